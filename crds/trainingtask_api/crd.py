@@ -1,0 +1,201 @@
+"""pydantic models -> the CustomResourceDefinition. Run as ``python -m trainingtask_api.crd > crds/trainingtasks.yaml``.
+
+A CRD wants a *structural* schema: no ``$ref``, no ``const``, no ``null`` types. Whatever this converter does not
+know, it refuses, so that no constraint of a model is lost on the way.
+"""
+
+import json
+import sys
+from typing import Any
+
+from trainingtask_api.names import GROUP, KIND, PLURAL, VERSION
+from trainingtask_api.spec import TrainingTaskSpec
+from trainingtask_api.status import TrainingTaskStatus
+
+Schema = dict[str, Any]
+
+_COPIED = {
+    "type",
+    "description",
+    "enum",
+    "format",
+    "pattern",
+    "minLength",
+    "maxLength",
+    "minimum",
+    "maximum",
+    "minItems",
+    "maxItems",
+    "minProperties",
+    "maxProperties",
+    "required",
+    "x-kubernetes-list-type",
+    "x-kubernetes-list-map-keys",
+    "x-kubernetes-validations",
+}
+_HANDLED = {
+    "title",
+    "default",
+    "properties",
+    "items",
+    "additionalProperties",
+    "anyOf",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+    "const",
+}
+
+
+class UnknownKeywordError(ValueError):
+    """A model uses a JSON Schema keyword that this converter cannot express in a CRD."""
+
+
+def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return `schema` as a structural schema.
+
+    Raises
+    ------
+    UnknownKeywordError
+        For a keyword or a union that has no structural form.
+    """
+    schema = _inlined(schema, definitions)
+    unknown = set(schema) - _COPIED - _HANDLED
+    if unknown:
+        raise UnknownKeywordError(f"cannot express {sorted(unknown)} in a CRD: {schema}")
+    result: Schema = {key: value for key, value in schema.items() if key in _COPIED}
+    if "anyOf" in schema:
+        result = _union(schema, definitions) | {k: v for k, v in result.items() if k != "type"}
+    if "const" in schema:
+        result["enum"] = [schema["const"]]
+    for bound in ("Minimum", "Maximum"):
+        if f"exclusive{bound}" in schema:
+            result[bound.lower()] = schema[f"exclusive{bound}"]
+            result[f"exclusive{bound}"] = True
+    if "items" in schema:
+        result["items"] = structural(schema["items"], definitions)
+    if "properties" in schema:
+        result["properties"] = {name: structural(part, definitions) for name, part in schema["properties"].items()}
+    elif isinstance(schema.get("additionalProperties"), dict):
+        result["additionalProperties"] = structural(schema["additionalProperties"], definitions)
+    if schema.get("default") is not None:
+        # An object defaults to {} and its own fields' defaults do the rest: one place per default.
+        default = schema["default"]
+        result["default"] = {} if isinstance(default, dict) else default
+        if default == [] or (isinstance(default, dict) and "properties" not in schema):
+            del result["default"]
+    return result
+
+
+def _inlined(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Replace a ``$ref`` by what it names; keywords beside the reference win over the target's."""
+    if "$ref" not in schema:
+        return schema
+    target = definitions[schema["$ref"].removeprefix("#/$defs/")]
+    beside = {key: value for key, value in schema.items() if key != "$ref"}
+    return {**target, **beside}
+
+
+def _union(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return the structural form of an ``anyOf``: optional, integer-or-string, or any scalar."""
+    options = [option for option in schema["anyOf"] if option != {"type": "null"}]
+    if len(options) == 1:
+        return structural(options[0], definitions)
+    types = {option.get("type") for option in options}
+    if types == {"string", "integer"}:
+        bounds = {key: option[key] for option in options for key in ("maxLength",) if key in option}
+        return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], **bounds}
+    if types == {"string", "integer", "number", "boolean"}:
+        return {"x-kubernetes-preserve-unknown-fields": True}
+    raise UnknownKeywordError(f"cannot express this union in a CRD: {schema}")
+
+
+def _model_schema(model: type[TrainingTaskSpec | TrainingTaskStatus]) -> Schema:
+    schema = model.model_json_schema(by_alias=True)
+    return structural({k: v for k, v in schema.items() if k != "$defs"}, schema.get("$defs", {}))
+
+
+def _column(name: str, path: str, description: str, *, wide: bool = False, kind: str = "string") -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": kind,
+        "jsonPath": path,
+        "description": description,
+        **({"priority": 1} if wide else {}),
+    }
+
+
+PRINTER_COLUMNS = [
+    _column("State", ".status.state", "Where the task stands"),
+    _column("Dataset", ".spec.dataset.name", "Data set"),
+    _column("Model", ".spec.model.name", "Model"),
+    _column("Device", ".spec.device", "Kind of node"),
+    _column("Progress", ".status.training.progress", "Progress of the training"),
+    _column("Score", ".status.training.score", "Micro-averaged F1 on the test rows"),
+    _column("Age", ".metadata.creationTimestamp", "Time since the task was created", kind="date"),
+    _column("Loss", ".status.training.loss", "Latest training loss", wide=True, kind="number"),
+    _column("ETA", ".status.training.eta", "Time left", wide=True),
+    _column("Reason", ".status.reason", "Why the task is in this state", wide=True),
+    _column("Job", ".status.jobName", "The Job that trains", wide=True),
+    _column("Node", ".status.node", "The node of the latest attempt", wide=True),
+]
+
+
+def custom_resource_definition() -> dict[str, Any]:
+    """Return the CRD of TrainingTask as a manifest."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": KIND.lower(),
+                "shortNames": ["tt"],
+                "categories": ["all"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": PRINTER_COLUMNS,
+                    "schema": {
+                        "openAPIV3Schema": {
+                            "type": "object",
+                            "description": "A multi-label text classifier to train, and what became of it.",
+                            "required": ["spec"],
+                            "x-kubernetes-validations": [
+                                {
+                                    "rule": "self.metadata.name.size() <= 63",
+                                    "message": "metadata.name must have at most 63 characters: it labels the task's Job and pods",
+                                }
+                            ],
+                            "properties": {
+                                "spec": _model_schema(TrainingTaskSpec),
+                                "status": _model_schema(TrainingTaskStatus),
+                            },
+                        }
+                    },
+                }
+            ],
+        },
+    }
+
+
+def to_yaml(manifest: dict[str, Any]) -> str:
+    """Return the manifest as YAML."""
+    import yaml  # noqa: PLC0415 - only this command needs it
+
+    # Through JSON, so that enums are plain strings and no YAML anchors appear.
+    plain = json.loads(json.dumps(manifest))
+    text: str = yaml.safe_dump(plain, sort_keys=False, width=10_000)
+    return "# Generated from crds/trainingtask_api by `make crd`. Do not edit.\n" + text
+
+
+if __name__ == "__main__":
+    sys.stdout.write(to_yaml(custom_resource_definition()))

@@ -1,0 +1,47 @@
+"""Names that the operator, the trainer, the chart and people's manifests have to agree on."""
+
+from typing import Final
+
+GROUP: Final = "trainingtask.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+KIND: Final = "TrainingTask"
+PLURAL: Final = "trainingtasks"
+
+# Server-side apply keeps the two writers of a status apart by these names.
+OPERATOR_FIELD_MANAGER: Final = "trainingtask-operator"
+TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
+
+TRAINER_CONTAINER: Final = "trainer"
+TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
+
+TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
+TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
+TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file
+
+# The Secret that, where it exists in a task's namespace, lets the trainer write its own history row.
+HISTORY_SECRET: Final = "trainingtask-history"  # noqa: S105 - a name
+HISTORY_SECRET_KEY: Final = "url"  # noqa: S105
+# The Postgres role of the trainers: it may insert and update runs, nothing else.
+HISTORY_TRAINER_ROLE: Final = "trainingtask_trainer"
+
+# Environment of a trainer pod.
+ENV_POD_NAME: Final = "TRAININGTASK_POD"
+ENV_NODE_NAME: Final = "TRAININGTASK_NODE"
+ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
+ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
+# Set by Kubernetes on the pods of an Indexed Job with a backoff limit per index; attempt = 1 + their sum.
+FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-failure-count"
+IGNORED_FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
+ENV_FAILURE_COUNT: Final = "TRAININGTASK_FAILURE_COUNT"
+ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
+
+# Where a trainer pod finds things.
+TASK_DIR: Final = "/etc/trainingtask"
+TASK_FILE: Final = f"{TASK_DIR}/task.yaml"
+DATASET_DIR: Final = "/mnt/dataset"
+MODEL_DIR: Final = "/mnt/model"
+OUTPUT_DIR: Final = "/mnt/output"
+
+TRANSFORMER_FAMILIES: Final = ("distilbert", "bert")
+CLASSICAL_MODELS: Final = ("logistic_regression",)

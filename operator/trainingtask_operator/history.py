@@ -1,0 +1,171 @@
+"""Rows that the trainer could not write, or not complete: made from status and pods, written in the background."""
+
+import asyncio
+import logging
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+from trainingtask_api import Results, TrainingTask, TrainingTaskStatus
+from trainingtask_api.run import RunStatus, TrainingRun, run_id
+from trainingtask_api.store import migrate, open_history, record
+
+from trainingtask_operator.attempts import Attempt
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 5.0
+
+
+def rows_of(task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]) -> list[TrainingRun]:
+    """Return one row per attempt that has begun, and one for a task that ended before any did."""
+    rows = [
+        _row(task, status, attempt, is_last=attempt is attempts[-1])
+        for attempt in attempts
+        if attempt.started or attempt.cause
+    ]
+    if status.finished_at is not None and (not rows or rows[-1].attempt < (status.attempt or 1)):
+        rows.append(_row(task, status, None, is_last=True))
+    return rows
+
+
+def _row(task: TrainingTask, status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool) -> TrainingRun:
+    number = attempt.number if attempt else status.attempt or 1
+    report = (
+        task.status.training
+        if task.status and task.status.training and task.status.training.attempt == number
+        else None
+    )
+    run_status, reason, message, finished = _end(status, attempt, is_last=is_last)
+    started = (attempt and attempt.started) or (report and report.start_time) or None
+    run = TrainingRun(
+        id=run_id(task.metadata.uid or "", number),
+        task_uid=task.metadata.uid or "",
+        namespace=task.metadata.namespace,
+        name=task.metadata.name,
+        attempt=number,
+        dataset=task.spec.dataset.name,
+        model=task.spec.model.name,
+        device=task.spec.device.value,
+        status=run_status.value,
+        create_time=task.metadata.creation_timestamp,
+        start_time=started,
+        finish_time=finished,
+        total_time=(finished - started).total_seconds() if finished and started else None,
+        spec=task.spec.to_json(),
+        error_reason=reason,
+        error_message=message,
+        trainer_image=attempt.image if attempt else task.spec.image,
+        node=attempt.node if attempt else status.node,
+    )
+    if report is not None and report.results is not None:
+        run.training_args, run.training_result, run.evaluate_result = _results(report.results)
+    return run
+
+
+def _end(
+    status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool
+) -> tuple[RunStatus, str | None, str | None, datetime | None]:
+    """Return the row's status, reason, message and finish time; a finish time makes the row final."""
+    failed = status.condition("Failed")
+    if is_last and status.finished_at is not None:
+        finished = (attempt and attempt.finished) or status.finished_at
+        if status.is_true("Complete"):
+            return RunStatus.SUCCEEDED, None, None, finished
+        assert failed is not None  # noqa: S101 - finished, and not complete
+        return RunStatus.FAILED, failed.reason, failed.message, finished
+    if attempt is not None and attempt.cause is not None:
+        return RunStatus.FAILED, attempt.cause.reason, attempt.cause.message, attempt.finished or attempt.created
+    if status.is_true("Suspended"):
+        return RunStatus.SUSPENDED, None, None, None
+    return RunStatus.RUNNING, None, None, None
+
+
+def _results(results: Results) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return arguments, training result and evaluation, with the names a reader of the table knows."""
+    plain = results.model_dump(mode="json", exclude_none=True)
+    arguments, evaluation = plain.pop("arguments"), plain.pop("evaluation")
+    return arguments, plain, evaluation
+
+
+class HistoryWriter:
+    """Writes rows one after the other, away from the reconciler; a database that is away is tried until it is back.
+
+    The backlog lives in memory only: after a restart the tasks themselves bring their rows again, and writing a row
+    twice changes nothing.
+    """
+
+    def __init__(self, url: str, retry_seconds: float = RETRY_SECONDS) -> None:
+        self._url = url
+        self._retry_seconds = retry_seconds
+        self._backlog: dict[Any, TrainingRun] = {}
+        self._done: dict[Any, str] = {}  # id -> the row as last written, so that an unchanged one costs nothing
+        self._some = asyncio.Event()
+
+    def submit(self, rows: list[TrainingRun]) -> None:
+        """Take rows to be written; of two versions of a row the later one counts."""
+        for row in rows:
+            if self._done.get(row.id) != _digest(row):
+                self._backlog[row.id] = row
+                self._some.set()
+
+    @property
+    def backlog(self) -> int:
+        """Number of rows that wait to be written."""
+        return len(self._backlog)
+
+    async def run(self) -> None:
+        """Write rows until cancelled."""
+        engine: Engine | None = None
+        while True:
+            if not self._backlog:
+                self._some.clear()
+                await self._some.wait()
+            try:
+                if engine is None:
+                    engine = await asyncio.to_thread(self._open)
+                await self._drain(engine)
+            except SQLAlchemyError as error:
+                # Types and codes only: a driver's text may quote the address and its user.
+                log.warning(
+                    "history: %s, %d rows wait; next try in %g s",
+                    type(error).__name__,
+                    self.backlog,
+                    self._retry_seconds,
+                )
+                await asyncio.sleep(self._retry_seconds)
+
+    def _open(self) -> Engine:
+        engine = open_history(self._url)
+        migrate(engine)
+        return engine
+
+    async def _drain(self, engine: Engine) -> None:
+        while self._backlog:
+            row = next(iter(self._backlog.values()))
+            await asyncio.to_thread(record, engine, row)
+            if self._backlog.get(row.id) is row:
+                del self._backlog[row.id]
+            self._done[row.id] = _digest(row)
+
+
+class NoHistory:
+    """`History` of a cluster without a database: the custom resources are the only record."""
+
+    def submit(self, rows: list[TrainingRun]) -> None:
+        """Drop the rows."""
+
+
+def _digest(row: TrainingRun) -> str:
+    return "\x00".join(
+        str(value)
+        for value in (
+            row.status,
+            row.finish_time,
+            row.start_time,
+            row.error_reason,
+            row.node,
+            bool(row.training_result),
+        )
+    )

@@ -1,0 +1,235 @@
+"""A task and the settings -> the Job that trains it. Pure: no cluster, no clock."""
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from trainingtask_api import Device, ExitCode, TrainingTask, names
+
+from trainingtask_operator.settings import DeviceSettings, Settings
+
+Manifest = dict[str, Any]
+
+# The image's unprivileged user; fsGroup lets it write to a freshly provisioned volume.
+TRAINER_USER = 1000
+GRACE_PERIOD_SECONDS = 60
+
+
+def job_name(task: TrainingTask) -> str:
+    """Return the name of the task's Job: readable, and unique for the uid, so that a re-created task gets its own.
+
+    At most 59 characters: the Job controller adds an index to it to name the pod's host, which is a DNS label.
+    """
+    digest = hashlib.sha256((task.metadata.uid or "").encode()).hexdigest()[:10]
+    readable = re.sub(r"[^a-z0-9-]", "-", task.metadata.name)[:48].strip("-")
+    return f"{readable}-{digest}"
+
+
+def labels_of(task: TrainingTask) -> dict[str, str]:
+    """Return the labels by which a task's Job and pods are found."""
+    return {
+        "app.kubernetes.io/managed-by": "trainingtask-operator",
+        names.TASK_NAME_LABEL: task.metadata.name,
+        names.TASK_UID_LABEL: task.metadata.uid or "",
+    }
+
+
+def build_job(task: TrainingTask, settings: Settings) -> Manifest:
+    """Return the Job that trains `task`.
+
+    One index with a backoff limit of its own: the Job controller then counts the failures on each pod, which tells
+    the trainer which attempt it is without asking anybody.
+    """
+    policy = task.spec.run_policy
+    spec: Manifest = {
+        "completionMode": "Indexed",
+        "completions": 1,
+        "parallelism": 1,
+        "backoffLimitPerIndex": policy.retries,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": names.TRAINER_CONTAINER,
+                        "operator": "In",
+                        "values": [int(ExitCode.USER_ERROR)],
+                    },
+                },
+                # An evicted or preempted pod is not the task's own failure: it is replaced and does not count.
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "suspend": policy.suspend,
+        "template": {
+            "metadata": {"labels": labels_of(task), "annotations": _task_annotation(task)},
+            "spec": _pod_spec(task, settings),
+        },
+    }
+    if policy.active_deadline_seconds is not None:
+        spec["activeDeadlineSeconds"] = policy.active_deadline_seconds
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(task),
+            "namespace": task.metadata.namespace,
+            "labels": labels_of(task),
+            "ownerReferences": [
+                {
+                    "apiVersion": names.API_VERSION,
+                    "kind": names.KIND,
+                    "name": task.metadata.name,
+                    "uid": task.metadata.uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": spec,
+    }
+
+
+def _task_annotation(task: TrainingTask) -> dict[str, str]:
+    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in step."""
+    content = {
+        "apiVersion": task.api_version,
+        "kind": task.kind,
+        "metadata": task.metadata.model_dump(
+            mode="json", by_alias=True, include={"name", "namespace", "uid", "creation_timestamp"}
+        ),
+        "spec": task.spec.to_json(),
+    }
+    return {names.TASK_ANNOTATION: json.dumps(content, separators=(",", ":"))}
+
+
+def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
+    device = settings.devices[task.spec.device]
+    volumes, mounts = _volumes(task)
+    spec: Manifest = {
+        "restartPolicy": "Never",
+        "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
+        "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": TRAINER_USER,
+            "runAsGroup": TRAINER_USER,
+            "fsGroup": TRAINER_USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": names.TRAINER_CONTAINER,
+                "image": task.spec.image or device.image,
+                "imagePullPolicy": settings.image_pull_policy,
+                "command": ["python", "-m", "trainingtask_trainer", "run", names.TASK_FILE],
+                "args": [
+                    f"--dataset-dir={names.DATASET_DIR}",
+                    f"--model-dir={names.MODEL_DIR}",
+                    f"--output-dir={names.OUTPUT_DIR}",
+                ],
+                "workingDir": "/tmp",  # noqa: S108 - the only place a read-only root file system leaves writable
+                "env": _environment(task, settings),
+                "resources": _resources(task, device),
+                "volumeMounts": mounts,
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+            }
+        ],
+        "volumes": volumes,
+    }
+    optional = {
+        "imagePullSecrets": settings.image_pull_secrets,
+        "nodeSelector": device.node_selector,
+        "affinity": device.affinity,
+        "tolerations": device.tolerations,
+        "runtimeClassName": device.runtime_class_name,
+    }
+    spec.update({field: value for field, value in optional.items() if value})
+    return spec
+
+
+def _resources(task: TrainingTask, device: DeviceSettings) -> Manifest:
+    """Return requests equal to limits: a trainer that is promised less than it takes is the first to be evicted."""
+    wanted = task.spec.resources
+    amounts: Manifest = {
+        "cpu": (wanted and wanted.cpu) or device.resources.cpu,
+        "memory": (wanted and wanted.memory) or device.resources.memory,
+    }
+    if task.spec.device is Device.GPU:
+        amounts[device.resource_name] = (wanted and wanted.gpus) or 1
+    amounts = {resource: str(amount) for resource, amount in amounts.items()}
+    return {"requests": amounts, "limits": dict(amounts)}
+
+
+def _environment(task: TrainingTask, settings: Settings) -> list[Manifest]:
+    def field(name: str, path: str) -> Manifest:
+        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+    image = task.spec.image or settings.devices[task.spec.device].image
+    environment: list[Manifest] = [
+        field(names.ENV_POD_NAME, "metadata.name"),
+        field(names.ENV_NODE_NAME, "spec.nodeName"),
+        field(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']"),
+        field(names.ENV_IGNORED_FAILURE_COUNT, f"metadata.annotations['{names.IGNORED_FAILURE_COUNT_ANNOTATION}']"),
+        {"name": names.ENV_IMAGE, "value": image},
+        {
+            "name": names.ENV_HISTORY_URL,
+            "valueFrom": {
+                "secretKeyRef": {"name": names.HISTORY_SECRET, "key": names.HISTORY_SECRET_KEY, "optional": True}
+            },
+        },
+        {"name": "HOME", "value": "/tmp"},  # noqa: S108
+        {"name": "HF_HOME", "value": "/tmp/huggingface"},  # noqa: S108
+        {"name": "PYTHONUNBUFFERED", "value": "1"},
+    ]
+    if settings.hub.offline:
+        environment.append({"name": "HF_HUB_OFFLINE", "value": "1"})
+    for secret in task.spec.env or []:
+        reference = {"name": secret.secret_key_ref.name, "key": secret.secret_key_ref.key}
+        environment.append({"name": secret.name, "valueFrom": {"secretKeyRef": reference}})
+    return environment
+
+
+def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
+    """Return the pod's volumes and the container's mounts; a claim that is used twice is one volume."""
+    wanted: list[tuple[str, str | None, bool]] = [
+        (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
+        (names.MODEL_DIR, task.spec.model.volume_claim, True),
+        (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
+    ]
+    # Without a claim the output goes to a scratch folder: the trainer need not know.
+    volumes: list[Manifest] = [
+        {
+            "name": "task",
+            "downwardAPI": {
+                "items": [
+                    {"path": "task.yaml", "fieldRef": {"fieldPath": f"metadata.annotations['{names.TASK_ANNOTATION}']"}}
+                ]
+            },
+        },
+        {"name": "tmp", "emptyDir": {}},
+    ]
+    mounts: list[Manifest] = [
+        {"name": "task", "mountPath": names.TASK_DIR, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    read_only = {claim: all(ro for _, other, ro in wanted if other == claim) for _, claim, _ in wanted if claim}
+    volume_of = {claim: f"claim-{index}" for index, claim in enumerate(read_only)}
+    for claim, volume in volume_of.items():
+        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only[claim]}})
+    for path, mounted, mount_read_only in wanted:
+        if mounted:
+            mounts.append({"name": volume_of[mounted], "mountPath": path, "readOnly": mount_read_only})
+    if task.spec.output is None:
+        volumes.append({"name": "output", "emptyDir": {}})
+        mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
+    return volumes, mounts

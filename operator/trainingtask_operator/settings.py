@@ -1,0 +1,67 @@
+"""What the cluster's admin decides: images, where each device lives, which namespaces may train."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+from trainingtask_api import Device
+
+SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class DefaultResources(_Section):
+    """What a trainer gets when its task does not say."""
+
+    cpu: str | int = "1"
+    memory: str = "2Gi"
+
+
+class DeviceSettings(_Section):
+    """How a trainer reaches the nodes of one device."""
+
+    image: str
+    node_selector: dict[str, str] = {}
+    affinity: dict[str, Any] = {}
+    tolerations: list[dict[str, Any]] = []
+    runtime_class_name: str = ""
+    resource_name: str = Field("nvidia.com/gpu", description="Extended resource of a GPU; unused for the CPU.")
+    resources: DefaultResources = DefaultResources()
+
+
+class HubSettings(_Section):
+    """Access to the hub of models and data sets."""
+
+    offline: bool = False
+
+
+class Settings(_Section):
+    """The operator's settings file."""
+
+    namespaces: list[str] = Field(
+        description="Namespaces that are prepared for trainers: service account, history Secret."
+    )
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    image_pull_secrets: list[dict[str, str]] = []
+    hub: HubSettings = HubSettings()
+    devices: dict[Device, DeviceSettings]
+
+
+def load_settings(path: str | None = None) -> Settings:
+    """Read the settings file that `path`, or the environment, names.
+
+    Raises
+    ------
+    OSError
+        When the file cannot be read.
+    pydantic.ValidationError
+        When it does not hold valid settings.
+    """
+    file = Path(path or os.environ[SETTINGS_VARIABLE])
+    return Settings.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
