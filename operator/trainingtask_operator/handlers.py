@@ -14,7 +14,6 @@ Key = tuple[str, str]
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **indexes: Any) -> None:
     """Configure kopf and start the workers over its indexes."""
     settings.posting.enabled = False  # log lines are not Events; events.py decides what is one
-    settings.scanning.disabled = True  # the CRD comes with the same chart; no rights to list CRDs are needed
     settings.peering.standalone = True
     settings.process.ultimate_exiting_timeout = 20
     settings.watching.server_timeout = 300

@@ -6,10 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
 from trainingtask_api import Results, TrainingTask, TrainingTaskStatus
 from trainingtask_api.run import RunStatus, TrainingRun, run_id
-from trainingtask_api.store import migrate, open_history, record
+from trainingtask_api.store import HistoryError, HistoryUnavailable, migrate, open_history, record
 
 from trainingtask_operator.attempts import Attempt
 
@@ -119,21 +118,15 @@ class HistoryWriter:
         """Write rows until cancelled."""
         engine: Engine | None = None
         while True:
-            if not self._backlog:
+            while not self._backlog:
                 self._some.clear()
                 await self._some.wait()
             try:
                 if engine is None:
                     engine = await asyncio.to_thread(self._open)
-                await self._drain(engine)
-            except SQLAlchemyError as error:
-                # Types and codes only: a driver's text may quote the address and its user.
-                log.warning(
-                    "history: %s, %d rows wait; next try in %g s",
-                    type(error).__name__,
-                    self.backlog,
-                    self._retry_seconds,
-                )
+                await self._write_next(engine)
+            except HistoryError as error:
+                log.warning("%s; %d rows wait, next try in %g s", error, self.backlog, self._retry_seconds)
                 await asyncio.sleep(self._retry_seconds)
 
     def _open(self) -> Engine:
@@ -141,13 +134,19 @@ class HistoryWriter:
         migrate(engine)
         return engine
 
-    async def _drain(self, engine: Engine) -> None:
-        while self._backlog:
-            row = next(iter(self._backlog.values()))
+    async def _write_next(self, engine: Engine) -> None:
+        row = next(iter(self._backlog.values()))
+        try:
             await asyncio.to_thread(record, engine, row)
-            if self._backlog.get(row.id) is row:
-                del self._backlog[row.id]
-            self._done[row.id] = _digest(row)
+        except HistoryUnavailable:
+            raise
+        except HistoryError:
+            # This row's own trouble: it goes to the end, so that it does not hold up the others.
+            self._backlog[row.id] = self._backlog.pop(row.id)
+            raise
+        self._done[row.id] = _digest(row)
+        if self._backlog[row.id] is row:
+            del self._backlog[row.id]
 
 
 class NoHistory:

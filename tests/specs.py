@@ -1,0 +1,124 @@
+"""Specs that both enforcers, the API server and pydantic, have to accept or refuse alike."""
+
+import copy
+from typing import Any
+
+from trainingtask_api import names
+
+CLASSICAL: dict[str, Any] = {"dataset": {"name": "support_tickets"}, "model": {"name": "logistic_regression"}}
+TRANSFORMER: dict[str, Any] = {"dataset": {"name": "go_emotions"}, "model": {"name": "bert"}}
+TABLE: dict[str, Any] = {
+    "dataset": {"name": "table", "volumeClaim": "data", "path": "mine/tickets.csv"},
+    "model": {"name": "logistic_regression"},
+}
+
+
+def task(name: str, spec: dict[str, Any], namespace: str = "default") -> dict[str, Any]:
+    """Return a TrainingTask as a manifest."""
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
+    }
+
+
+def changed(base: dict[str, Any], **paths: Any) -> dict[str, Any]:
+    """Return `base` with values set by path: ``changed(CLASSICAL, training__epochs=0)``."""
+    spec = copy.deepcopy(base)
+    for path, value in paths.items():
+        *parents, last = path.split("__")
+        part = spec
+        for parent in parents:
+            part = part.setdefault(parent, {})
+        part[last] = value
+    return spec
+
+
+GOOD: dict[str, dict[str, Any]] = {
+    "classical": CLASSICAL,
+    "transformer": TRANSFORMER,
+    "table": TABLE,
+    "table-indicators": changed(TABLE, dataset__columns={"text": "body", "indicators": ["spam", "urgent"]}),
+    "a-plugin-model": changed(CLASSICAL, model__name="my_model", training__epochs=2, model__strategy="multi_output"),
+    "hub": changed(TRANSFORMER, dataset__hub={"id": "google-research-datasets/go_emotions", "revision": "add492243ff905527e67aeb8b80c082af02207c3"}),
+    "hub-checkpoint": changed(TRANSFORMER, model__checkpoint="google-bert/bert-base-uncased", model__revision="main"),
+    "claim-checkpoint": changed(TRANSFORMER, model__volumeClaim="models", model__checkpoint="."),
+    "nested-checkpoint": changed(TRANSFORMER, model__volumeClaim="models", model__checkpoint="bert/v2..old"),
+    "gpu": changed(TRANSFORMER, device="gpu", resources={"gpus": 2, "cpu": 4, "memory": "16Gi"}),
+    "cpu-quantities": changed(CLASSICAL, resources={"cpu": "500m", "memory": "512Mi"}),
+    "cpu-fraction": changed(CLASSICAL, resources={"cpu": "1.5"}),
+    "all-training": changed(TRANSFORMER, training={"epochs": 1000, "batchSize": 1, "learningRate": 1, "weightDecay": 0, "seed": 4294967295}),
+    "fractions": changed(TABLE, dataset__validationFraction=0.3, dataset__testFraction=0.6),
+    "strategies": changed(CLASSICAL, model__strategy="classifier_chain", preprocessor={"name": "tfidf", "ngramMax": 1}),
+    "tokenizer": changed(TRANSFORMER, preprocessor={"name": "tokenizer", "maxLength": 64}),
+    "output": changed(CLASSICAL, output={"volumeClaim": "models", "subPath": "a/b.c"}),
+    "policy": changed(CLASSICAL, runPolicy={"suspend": True, "activeDeadlineSeconds": 1, "retries": 0, "ttlSecondsAfterFinished": 0}),
+    "env": changed(TRANSFORMER, env=[{"name": "HF_TOKEN", "secretKeyRef": {"name": "hub", "key": "token"}}]),
+    "image": changed(CLASSICAL, image="registry.example.com:5000/team/trainer:1.0@sha256:" + "0" * 64),
+}  # fmt: skip
+
+# name -> (spec, a part of the sentence that either enforcer must say)
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "no-dataset": ({"model": {"name": "bert"}}, "dataset"),
+    "no-model": ({"dataset": {"name": "go_emotions"}}, "model"),
+    "unknown-device": (changed(CLASSICAL, device="tpu"), "device"),
+    "dataset-name": (changed(CLASSICAL, dataset__name="Go Emotions"), "must be a registered name"),
+    "path-up": (changed(TABLE, dataset__path="../other"), "without '..'"),
+    "path-up-inside": (changed(TABLE, dataset__path="a/../../b"), "without '..'"),
+    "path-absolute": (changed(TABLE, dataset__path="/etc/passwd"), "without a leading '/'"),
+    "path-without-claim": (changed(TRANSFORMER, dataset__path="x"), "go together"),
+    "claim-without-path": (changed(TRANSFORMER, dataset__volumeClaim="data"), "go together"),
+    "claim-name": (changed(TABLE, dataset__volumeClaim="My_Claim"), "name of a Kubernetes object"),
+    "hub-and-path": (changed(TABLE, dataset__hub={"id": "a/b"}), "exclude each other"),
+    "hub-id": (changed(TRANSFORMER, dataset__hub={"id": "https://example.com/x"}), "must be a hub id"),
+    "hub-revision": (changed(TRANSFORMER, dataset__hub={"id": "a/b", "revision": "-x y"}), "must be a branch, a tag or a commit"),
+    "table-without-path": (changed(CLASSICAL, dataset__name="table"), "required for dataset.name 'table'"),
+    "generated-with-path": (changed(TABLE, dataset__name="support_tickets"), "is generated"),
+    "columns-without-table": (changed(TRANSFORMER, dataset__columns={"text": "x"}), "is for tables"),
+    "labels-and-indicators": (changed(TABLE, dataset__columns={"labels": "x", "indicators": ["a", "b"]}), "exclude each other"),
+    "one-indicator": (changed(TABLE, dataset__columns={"indicators": ["a"]}), "indicators"),
+    "sample-size": (changed(CLASSICAL, dataset__sampleSize=0), "sampleSize"),
+    "top-labels": (changed(CLASSICAL, dataset__topLabels=1), "topLabels"),
+    "validation-fraction": (changed(CLASSICAL, dataset__validationFraction=1.0), "validationFraction"),
+    "no-rows-left": (changed(TABLE, dataset__validationFraction=0.5, dataset__testFraction=0.5), "must add up to less than 1"),
+    "no-rows-left-by-default": (changed(TABLE, dataset__validationFraction=0.8), "must add up to less than 1"),
+    "dataset-seed": (changed(CLASSICAL, dataset__seed=-1), "seed"),
+    "max-length": (changed(TRANSFORMER, preprocessor={"maxLength": 0}), "maxLength"),
+    "max-length-of-tfidf": (changed(CLASSICAL, preprocessor={"name": "tfidf", "maxLength": 64}), "belongs to the 'tokenizer'"),
+    "max-length-of-classical": (changed(CLASSICAL, preprocessor={"maxLength": 64}), "preprocessor.maxLength"),
+    "ngram-of-tokenizer": (changed(TRANSFORMER, preprocessor={"name": "tokenizer", "ngramMax": 2}), "belong to 'tfidf'"),
+    "ngram-of-transformer": (changed(TRANSFORMER, preprocessor={"ngramMax": 2}), "preprocessor.ngramMax"),
+    "tfidf-for-transformer": (changed(TRANSFORMER, preprocessor={"name": "tfidf"}), "cannot feed a transformer"),
+    "tokenizer-for-classical": (changed(CLASSICAL, preprocessor={"name": "tokenizer"}), "cannot feed a classical model"),
+    "strategy-of-transformer": (changed(TRANSFORMER, model__strategy="one_vs_rest"), "a transformer predicts all labels at once"),
+    "unknown-strategy": (changed(CLASSICAL, model__strategy="magic"), "strategy"),
+    "checkpoint-of-classical": (changed(CLASSICAL, model__checkpoint="a/b"), "a classical model starts from nothing"),
+    "checkpoint-path-without-claim": (changed(TRANSFORMER, model__checkpoint="./local/dir"), "must be a hub id"),
+    "checkpoint-up": (changed(TRANSFORMER, model__volumeClaim="m", model__checkpoint="../x"), "without '..'"),
+    "model-claim-without-checkpoint": (changed(TRANSFORMER, model__volumeClaim="m"), "must be a folder"),
+    "revision-with-claim": (changed(TRANSFORMER, model__volumeClaim="m", model__checkpoint="x", model__revision="main"), "for a hub checkpoint"),
+    "epochs": (changed(TRANSFORMER, training__epochs=0), "epochs"),
+    "epochs-of-classical": (changed(CLASSICAL, training__epochs=3), "training.epochs is for transformers"),
+    "batch-size": (changed(TRANSFORMER, training__batchSize=0), "batchSize"),
+    "batch-size-of-classical": (changed(CLASSICAL, training__batchSize=8), "training.batchSize is for transformers"),
+    "learning-rate": (changed(TRANSFORMER, training__learningRate=0), "learningRate"),
+    "learning-rate-high": (changed(TRANSFORMER, training__learningRate=2), "learningRate"),
+    "weight-decay": (changed(TRANSFORMER, training__weightDecay=-0.1), "weightDecay"),
+    "threshold": (changed(CLASSICAL, evaluation__threshold=0), "threshold"),
+    "threshold-high": (changed(CLASSICAL, evaluation__threshold=1), "threshold"),
+    "gpus-on-cpu": (changed(TRANSFORMER, resources={"gpus": 1}), "resources.gpus needs device 'gpu'"),
+    "no-gpus": (changed(TRANSFORMER, device="gpu", resources={"gpus": 0}), "gpus"),
+    "cpu": (changed(CLASSICAL, resources={"cpu": "two"}), "must be a number of cores"),
+    "cpu-zero": (changed(CLASSICAL, resources={"cpu": 0}), "must be a number of cores"),
+    "memory-without-unit": (changed(CLASSICAL, resources={"memory": "4096"}), "must be a memory size with a unit"),
+    "output-path": (changed(CLASSICAL, output={"volumeClaim": "m", "subPath": "../x"}), "without '..'"),
+    "output-without-claim": (changed(CLASSICAL, output={"subPath": "x"}), "volumeClaim"),
+    "deadline": (changed(CLASSICAL, runPolicy={"activeDeadlineSeconds": 0}), "activeDeadlineSeconds"),
+    "retries": (changed(CLASSICAL, runPolicy={"retries": 11}), "retries"),
+    "ttl": (changed(CLASSICAL, runPolicy={"ttlSecondsAfterFinished": -1}), "ttlSecondsAfterFinished"),
+    "image": (changed(CLASSICAL, image="bad image"), "must be a container image"),
+    "env-name": (changed(CLASSICAL, env=[{"name": "hf-token", "secretKeyRef": {"name": "a", "key": "b"}}]), "environment variable's name"),
+    "env-reserved": (changed(CLASSICAL, env=[{"name": "TRAININGTASK_POD", "secretKeyRef": {"name": "a", "key": "b"}}]), "belong to the operator"),
+    "env-key": (changed(CLASSICAL, env=[{"name": "A", "secretKeyRef": {"name": "a", "key": "b c"}}]), "must be a key of a Secret"),
+}  # fmt: skip

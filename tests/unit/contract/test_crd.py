@@ -1,0 +1,70 @@
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainingtask_api.crd import UnknownKeywordError, custom_resource_definition, structural, to_yaml
+
+COMMITTED = Path(__file__).parents[3] / "crds" / "trainingtasks.yaml"
+
+
+def test_the_committed_crd_is_what_the_models_say() -> None:
+    assert COMMITTED.read_text(encoding="utf-8") == to_yaml(custom_resource_definition()), "run `make crd`"
+
+
+def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    yield path, schema
+    for name, part in schema.get("properties", {}).items():
+        yield from schemas(part, f"{path}.{name}")
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            yield from schemas(schema[key], f"{path}[]")
+
+
+ALL = dict(schemas(custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]))
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path and not path.endswith("[]")])
+def test_every_field_has_a_description(path: str) -> None:
+    assert ALL[path].get("description", "").strip()
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if path.startswith(".spec")])
+def test_every_string_list_and_map_of_the_spec_is_bounded(path: str) -> None:
+    schema = ALL[path]
+    if schema.get("type") == "string":
+        assert "maxLength" in schema or "enum" in schema
+    if schema.get("type") == "array":
+        assert "maxItems" in schema
+    if schema.get("type") == "object":
+        assert "properties" in schema or "maxProperties" in schema
+
+
+def test_the_crd_fits_into_an_annotation_free_apply() -> None:
+    assert len(to_yaml(custom_resource_definition())) < 256 * 1024
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "contentEncoding": "base64"},
+        {"anyOf": [{"type": "string"}, {"type": "object", "properties": {}}]},
+        {"type": "array", "uniqueItems": True},
+    ],
+)
+def test_what_the_converter_does_not_know_it_refuses(schema: dict[str, Any]) -> None:
+    with pytest.raises(UnknownKeywordError):
+        structural(schema, {})
+
+
+def test_references_bounds_constants_and_nulls_become_structural() -> None:
+    definitions = {
+        "Part": {"type": "object", "title": "Part", "properties": {"n": {"exclusiveMinimum": 0, "type": "number"}}}
+    }
+    schema = {"anyOf": [{"$ref": "#/$defs/Part"}, {"type": "null"}], "default": None, "description": "d"}
+    assert structural(schema, definitions) == {
+        "type": "object",
+        "description": "d",
+        "properties": {"n": {"type": "number", "minimum": 0, "exclusiveMinimum": True}},
+    }
+    assert structural({"const": "a", "type": "string"}, {}) == {"type": "string", "enum": ["a"]}

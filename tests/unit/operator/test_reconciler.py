@@ -1,0 +1,402 @@
+import json
+from typing import Any
+
+import pytest
+import specs
+from fake_cluster import NOW, FakeCluster, Rows, job_condition, pod, running, terminated
+from trainingtask_api import names
+from trainingtask_operator.cluster import ClusterError
+from trainingtask_operator.reconciler import Reconciler
+from trainingtask_operator.settings import Settings
+
+KEY = ("default", "t")
+
+
+def add(cluster: FakeCluster, **changes: Any) -> dict[str, Any]:
+    return cluster.add_task(specs.task("t", specs.changed(specs.CLASSICAL, **changes)))
+
+
+def condition(task: dict[str, Any], kind: str) -> dict[str, Any]:
+    return next((c for c in task["status"]["conditions"] if c["type"] == kind), {})
+
+
+def status_of(task: dict[str, Any], kind: str) -> str:
+    return str(condition(task, kind).get("status"))
+
+
+def the_job(cluster: FakeCluster, task: dict[str, Any]) -> dict[str, Any]:
+    job = cluster.job_of(task)
+    assert job is not None
+    return job
+
+
+async def start(cluster: FakeCluster, reconciler: Reconciler, task: dict[str, Any]) -> None:
+    """Bring a new task to a running pod."""
+    await reconciler.reconcile(*KEY)
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+
+
+async def test_a_life_from_creation_to_completion_takes_four_requests(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "Starting")
+    assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
+    assert rows.all == []
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"
+    assert task["status"]["node"] == "node-1"
+    assert [row.status for row in rows.all] == ["Running"]
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, reason="Completed"))]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running", "the Job has the last word"
+
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+    assert (status_of(task, "Complete"), status_of(task, "Running")) == ("True", "False")
+    assert task["status"]["completionTime"] == "2026-01-01T00:01:04Z"
+    (row,) = rows.all
+    assert (row.status, row.total_time, row.node, row.trainer_image) == ("Succeeded", 60.0, "node-1", "trainer:test")
+    assert cluster.requests == ["apply status", "create job", "apply status", "apply status"]
+    assert cluster.events == []
+
+
+async def test_the_job_is_named_in_the_status_before_it_exists(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+
+    def named(what: str) -> None:
+        if what == "create job":
+            assert task["status"]["jobName"]
+
+    cluster.before_each = named
+    await reconciler.reconcile(*KEY)
+    assert cluster.job_of(task)
+
+
+@pytest.mark.parametrize("lost", ["request", "response"])
+@pytest.mark.parametrize("step", ["apply status", "create job"])
+async def test_a_lost_request_or_response_leads_to_one_job(
+    cluster: FakeCluster, reconciler: Reconciler, step: str, lost: str
+) -> None:
+    task = add(cluster)
+    losses = [step]
+
+    def lose(what: str) -> None:
+        if what in losses:
+            losses.remove(what)
+            raise ClusterError(0, "lost")
+
+    if lost == "request":
+        cluster.before_each = lose
+    else:
+        cluster.after_each = lose
+    with pytest.raises(ClusterError):
+        await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert len(cluster.jobs) == 1
+    assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
+
+
+async def test_a_job_of_an_earlier_try_is_adopted_when_the_watch_lags(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    job = the_job(cluster, task)
+    del job["metadata"]["labels"]  # out of the watch's sight
+    await reconciler.reconcile(*KEY)
+    assert len(cluster.jobs) == 1
+    assert status_of(task, "Accepted") == "True"
+
+
+async def test_a_foreign_job_of_the_same_name_is_reported_and_left_alone(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    job = the_job(cluster, task)
+    job["metadata"] |= {"labels": {}, "ownerReferences": [{"uid": "somebody-else"}]}
+    before = json.dumps(job)
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Accepted")["reason"] == "NameConflict"
+    assert json.dumps(job) == before
+    assert [event["reason"] for event in cluster.events] == ["NameConflict"]
+    cluster.jobs.clear()
+    await reconciler.reconcile(*KEY)
+    assert status_of(task, "Accepted") == "True", "the conflict is gone, so is the complaint"
+
+
+async def test_suspend_and_resume_reach_the_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster, runPolicy={"suspend": True})
+    await reconciler.reconcile(*KEY)
+    assert the_job(cluster, task)["spec"]["suspend"] is True
+    assert (task["status"]["state"], status_of(task, "Suspended")) == ("Suspended", "True")
+
+    task["spec"]["runPolicy"] = {"suspend": False}
+    await reconciler.reconcile(*KEY)
+    assert the_job(cluster, task)["spec"]["suspend"] is False
+    assert (task["status"]["state"], status_of(task, "Suspended")) == ("Pending", "False")
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    task["spec"]["runPolicy"] = {"suspend": True}
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], status_of(task, "Running")) == ("Suspended", "False")
+    assert cluster.events == [], "what the user asked for is no trouble"
+
+
+async def test_a_users_mistake_carries_the_trainers_own_sentence_everywhere(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    said = json.dumps(
+        {
+            "phase": "Loading",
+            "failure": {"reason": "DatasetNotFound", "message": "No folder 'x' in the claim.", "phase": "Loading"},
+        }
+    )
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(64, said))]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running", "not interrupted: it will not be tried again"
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "PodFailurePolicy", "policy says so")]}
+    await reconciler.reconcile(*KEY)
+    assert (condition(task, "Failed")["reason"], condition(task, "Failed")["message"]) == (
+        "DatasetNotFound",
+        "No folder 'x' in the claim.",
+    )
+    (row,) = rows.all
+    assert (row.status, row.error_reason, row.error_message) == (
+        "Failed",
+        "DatasetNotFound",
+        "No folder 'x' in the claim.",
+    )
+    assert [(event["reason"], event["note"]) for event in cluster.events] == [
+        ("DatasetNotFound", "No folder 'x' in the claim.")
+    ]
+
+
+async def test_a_fault_is_tried_again_and_each_attempt_has_its_row(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    first = pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))
+    cluster.pods[task["metadata"]["uid"]] = [first]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "OOMKilled")
+
+    again = pod(task, phase="Running", attempt=2, state=running("2026-01-01T00:01:30Z"), created="2026-01-01T00:01:20Z")
+    cluster.pods[task["metadata"]["uid"]] = [first, again]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["attempt"], status_of(task, "Interrupted")) == (
+        "Running",
+        2,
+        "False",
+    )
+    assert [(row.attempt, row.status, row.error_reason) for row in rows.all] == [
+        (1, "Failed", "OOMKilled"),
+        (2, "Running", None),
+    ]
+    assert "2Gi" in (rows.all[0].error_message or "")
+
+    last = pod(task, phase="Failed", attempt=2, state=terminated(1, "Traceback\nboom"), created="2026-01-01T00:01:20Z")
+    cluster.pods[task["metadata"]["uid"]] = [first, last]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "FailedIndexes", "one index failed")]}
+    await reconciler.reconcile(*KEY)
+    failed = condition(task, "Failed")
+    assert failed["reason"] == "TrainerCrashed"
+    assert "boom" in failed["message"]
+    assert "attempt 2; no retries are left" in failed["message"]
+    assert [(row.attempt, row.status) for row in rows.all] == [(1, "Failed"), (2, "Failed")]
+
+
+async def test_a_deadline_names_itself(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster, runPolicy={"activeDeadlineSeconds": 7})
+    await start(cluster, reconciler, task)
+    cluster.pods[task["metadata"]["uid"]] = []
+    the_job(cluster, task)["status"] = {
+        "conditions": [job_condition("Failed", "DeadlineExceeded", "Job was active longer")]
+    }
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "DeadlineExceeded"
+    assert "7 s" in condition(task, "Failed")["message"]
+
+
+async def test_why_a_pod_waits_is_said_and_unsaid(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient memory.",
+    }
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, conditions=[unschedulable])]
+    await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "Unschedulable")
+    assert "Insufficient memory" in condition(task, "Running")["message"]
+    assert [event["reason"] for event in cluster.events] == ["Unschedulable"], "told once"
+
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, state=waiting)]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["reason"] == "ImagePullFailed"
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"
+
+
+async def test_a_deleted_job_of_a_task_that_trained_is_not_made_again(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "JobDeleted"
+    assert cluster.jobs == {}
+    assert [(row.status, row.error_reason) for row in rows.all] == [("Failed", "JobDeleted")]
+
+
+async def test_a_watch_that_lags_is_not_a_deleted_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    labels = the_job(cluster, task)["metadata"].pop("labels")
+    with pytest.raises(ClusterError):
+        await reconciler.reconcile(*KEY)
+    next(iter(cluster.jobs.values()))["metadata"]["labels"] = labels
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"
+
+
+async def test_terminal_is_sticky_and_a_vanished_job_never_trains_again(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    ended = json.dumps(task["status"])
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    requests = len(cluster.requests)
+    await reconciler.reconcile(*KEY)
+    assert (json.dumps(task["status"]), cluster.jobs, len(cluster.requests)) == (ended, {}, requests)
+
+
+async def test_the_ttl_is_set_only_when_the_end_is_on_record(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster, runPolicy={"ttlSecondsAfterFinished": 9})
+    await start(cluster, reconciler, task)
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    assert "ttlSecondsAfterFinished" not in the_job(cluster, task)["spec"]
+    await reconciler.reconcile(*KEY)
+    assert the_job(cluster, task)["spec"]["ttlSecondsAfterFinished"] == 9
+
+
+async def test_the_trainers_last_words_are_stored_for_it_when_the_api_server_was_away(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    words = {"attempt": 1, "phase": "Done", "score": "0.512", "finishTime": "2026-01-01T00:01:02Z"}
+    cluster.pods[task["metadata"]["uid"]] = [
+        pod(task, phase="Succeeded", state=terminated(0, json.dumps(words), "Completed"))
+    ]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["training"] == words
+    assert task["status"]["state"] == "Succeeded"
+    requests = len(cluster.requests)
+    await reconciler.reconcile(*KEY)
+    assert len(cluster.requests) == requests, "repaired once"
+
+
+async def test_a_namespace_without_trainers_is_refused_with_the_way_out(
+    cluster: FakeCluster, settings: Settings, rows: Rows
+) -> None:
+    task = add(cluster)
+    elsewhere = settings.model_copy(update={"namespaces": ["ml"]})
+    await Reconciler(cluster, cluster, elsewhere, rows, clock=lambda: NOW).reconcile(*KEY)
+    assert condition(task, "Accepted")["reason"] == "NamespaceNotPrepared"
+    assert "trainer.namespaces" in condition(task, "Accepted")["message"]
+    assert cluster.jobs == {}
+
+
+async def test_a_job_that_the_api_server_refuses_is_reported_and_tried_again(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+
+    def refuse(what: str) -> None:
+        if what == "create job":
+            raise ClusterError(403, "exceeded quota: small")
+
+    cluster.before_each = refuse
+    with pytest.raises(ClusterError):
+        await reconciler.reconcile(*KEY)
+    assert condition(task, "Accepted")["reason"] == "JobRefused"
+    assert "exceeded quota: small" in condition(task, "Accepted")["message"]
+
+
+async def test_a_spec_that_cannot_be_read_is_reported_once_and_stops_nobody(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = cluster.add_task(
+        specs.task("t", {"dataset": {"name": "support_tickets"}, "model": {"name": "bert"}, "newField": 1})
+    )
+    await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Accepted")["reason"] == "InvalidSpec"
+    assert "newField" in condition(task, "Accepted")["message"]
+    assert cluster.requests == ["apply status"]
+
+
+async def test_a_status_that_somebody_spoilt_is_rebuilt(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    task["status"] = {"conditions": "garbage", "attempt": "many"}
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"
+
+
+async def test_a_task_created_again_meanwhile_is_left_to_its_own_events(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    add(cluster)
+
+    def recreate(what: str) -> None:
+        if what == "apply status":
+            cluster.before_each = lambda _: None
+            add(cluster)
+
+    cluster.before_each = recreate
+    await reconciler.reconcile(*KEY)
+    assert "status" not in cluster.tasks[KEY]
+
+
+async def test_a_deleted_task_needs_nothing(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    task["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:10Z"
+    await reconciler.reconcile(*KEY)
+    cluster.tasks.clear()
+    await reconciler.reconcile(*KEY)
+    assert cluster.requests == []
+
+
+async def test_labels_of_the_job_find_the_task(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    labels = the_job(cluster, task)["spec"]["template"]["metadata"]["labels"]
+    assert (labels[names.TASK_NAME_LABEL], labels[names.TASK_UID_LABEL]) == ("t", task["metadata"]["uid"])

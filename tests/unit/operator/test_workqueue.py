@@ -1,0 +1,58 @@
+import asyncio
+
+import pytest
+from trainingtask_operator.workqueue import MAX_DELAY_SECONDS, WorkQueue
+
+
+async def test_a_key_added_often_is_handed_out_once() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(5):
+        queue.add("a")
+    queue.add("b")
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    assert len(queue) == 0
+
+
+async def test_a_key_at_work_is_not_handed_to_a_second_worker_but_runs_again() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("a")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.05)
+    queue.done("a")
+    assert await asyncio.wait_for(queue.get(), 1) == "a"
+    queue.done("a")
+    assert len(queue) == 0
+
+
+async def test_the_back_off_grows_is_capped_and_is_forgotten() -> None:
+    queue: WorkQueue[str] = WorkQueue(jitter=lambda: 1.0)
+    delays = [queue.retry("a") for _ in range(30)]
+    assert delays == sorted(delays)
+    assert delays[1] == 2 * delays[0]
+    assert delays[-1] == MAX_DELAY_SECONDS
+    queue.forget("a")
+    assert queue.retry("a") == delays[0]
+
+
+async def test_the_jitter_spreads_keys_that_fail_together() -> None:
+    least, most = (WorkQueue[str](jitter=lambda value=value: value).retry("a") for value in (0.0, 1.0))  # type: ignore[misc]
+    assert least == most / 2
+
+
+async def test_the_earlier_of_two_wishes_stands() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_after("a", 60)
+    queue.add_after("a", 0.01)
+    queue.add_after("a", 60)
+    assert await asyncio.wait_for(queue.get(), 2) == "a"
+
+
+async def test_waiting_workers_are_woken() -> None:
+    queue: WorkQueue[int] = WorkQueue()
+    workers = [asyncio.create_task(queue.get()) for _ in range(3)]
+    await asyncio.sleep(0)
+    for key in range(3):
+        queue.add(key)
+    assert sorted(await asyncio.wait_for(asyncio.gather(*workers), 2)) == [0, 1, 2]
