@@ -1,0 +1,1 @@
+"""Runs a single-node Kubernetes from the binaries under hack/cluster/go. Standard library only."""

