@@ -1,0 +1,53 @@
+{{- define "tt.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" (.Release.Name | trunc 18 | trimSuffix "-") .Chart.Name -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Labels that select pods; the component keeps operator and database apart. Call with (list $ "operator"). */}}
+{{- define "tt.selector" -}}
+app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
+
+{{- define "tt.labels" -}}
+{{ include "tt.selector" . }}
+app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
+app.kubernetes.io/version: {{ (index . 0).Chart.AppVersion | quote }}
+helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Version }}
+{{- end -}}
+
+{{/* An image reference. Call with (list $ .Values.some.image). */}}
+{{- define "tt.image" -}}
+{{- $image := index . 1 -}}
+{{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
+{{- $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag -}}
+{{- end -}}
+
+{{/* What the "restricted" Pod Security Standard asks of a container. */}}
+{{- define "tt.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* The operator's settings file. */}}
+{{- define "tt.settings" -}}
+namespaces: {{ toJson .Values.trainer.namespaces }}
+imagePullPolicy: {{ .Values.trainer.imagePullPolicy }}
+imagePullSecrets: {{ toJson .Values.trainer.imagePullSecrets }}
+hub:
+  offline: {{ .Values.trainer.hub.offline }}
+devices:
+{{- range $name, $device := .Values.trainer.devices }}
+  {{ $name }}:
+    {{- $image := $device.image | default (include "tt.image" (list $ $.Values.trainer.image)) }}
+    {{- toYaml (merge (dict "image" $image) $device) | nindent 4 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,256 @@
+"""The Helm chart as Helm renders it: every history mode, no right too many, no value that means nothing."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from trainingtask_api import names
+from trainingtask_operator.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "trainingtask-operator"
+EXTERNAL = ("--set=history.mode=external", "--set=history.external.operatorSecret.name=db")
+MODES = {"evaluation": (), "external": EXTERNAL, "none": ("--set=history.mode=none",)}
+
+Manifest = dict[str, Any]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Helm: $HELM, the one on PATH, or the one that `make cluster` built."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    built = sorted((cache / "trainingtask" / "bin").glob("tools-*/helm"), key=lambda path: path.stat().st_mtime)
+    program = os.environ.get("HELM") or shutil.which("helm") or (str(built[-1]) if built else None)
+    if program is None:
+        pytest.fail("these tests need Helm: put it on PATH, name it in $HELM, or run `make cluster`, which builds one")
+    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+
+
+def render(*options: str) -> list[Manifest]:
+    done = helm("template", "tt", str(CHART), "--namespace=ops", "--kube-version=1.34.0", *options)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def named(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:
+    (found,) = (
+        manifest
+        for manifest in of_kind(manifests, kind)
+        if manifest["metadata"]["name"] == name and namespace in (None, manifest["metadata"]["namespace"])
+    )
+    return found
+
+
+def settings_of(manifests: list[Manifest]) -> Settings:
+    text = named(manifests, "ConfigMap", "tt-trainingtask-operator-settings")["data"]["settings.yaml"]
+    return Settings.model_validate(yaml.safe_load(text))
+
+
+def operator_container(manifests: list[Manifest]) -> Manifest:
+    (deployment,) = of_kind(manifests, "Deployment")
+    container: Manifest = deployment["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_lint_is_silent(mode: str) -> None:
+    done = helm("lint", "--strict", "--quiet", str(CHART), *MODES[mode])
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_crd_is_the_generated_one_and_survives_an_uninstall() -> None:
+    generated = (ROOT / "crds" / "trainingtasks.yaml").read_text()
+    assert (CHART / "files" / "trainingtasks.yaml").read_text() == generated, "stale: run `make crd`"
+
+    (crd,) = of_kind(render(), "CustomResourceDefinition")
+    assert crd["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert crd == yaml.safe_load(generated)
+    assert of_kind(render("--set=crd.install=false"), "CustomResourceDefinition") == []
+
+
+def test_the_operator_understands_the_settings() -> None:
+    settings = settings_of(
+        render(
+            "--set=trainer.namespaces={a,b}",
+            "--set=trainer.image.repository=reg/trainer",
+            "--set-string=trainer.image.tag=7",
+            "--set=trainer.devices.gpu.image=reg/cuda@sha256:1",
+            "--set=trainer.devices.gpu.nodeSelector.pool=gpu",
+            "--set=trainer.hub.offline=true",
+        )
+    )
+
+    assert settings.namespaces == ["a", "b"]
+    assert settings.hub.offline
+    assert {device.value: chosen.image for device, chosen in settings.devices.items()} == {
+        "cpu": "reg/trainer:7",
+        "gpu": "reg/cuda@sha256:1",
+    }
+    gpu = {device.value: chosen for device, chosen in settings.devices.items()}["gpu"]
+    assert (gpu.node_selector, gpu.resource_name, gpu.resources.memory) == ({"pool": "gpu"}, "nvidia.com/gpu", "16Gi")
+    assert gpu.tolerations == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_a_change_of_settings_rolls_the_operator_and_nothing_else_does() -> None:
+    def checksum(*options: str) -> str:
+        (deployment,) = of_kind(render(*options), "Deployment")
+        found: str = deployment["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
+        return found
+
+    assert checksum() == checksum()
+    assert checksum() != checksum("--set=trainer.hub.offline=true")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_pod_is_restricted(mode: str) -> None:
+    manifests = render(*MODES[mode])
+    pods = [m["spec"]["template"]["spec"] for kind in ("Deployment", "StatefulSet") for m in of_kind(manifests, kind)]
+
+    assert len(pods) == (2 if mode == "evaluation" else 1)
+    for pod in pods:
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] > 0
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nobody_may_more_than_they_need(mode: str) -> None:
+    manifests = render(*MODES[mode])
+    rules = [rule for kind in ("ClusterRole", "Role") for role in of_kind(manifests, kind) for rule in role["rules"]]
+
+    assert rules
+    for rule in rules:
+        assert not {"*", "secrets", "configmaps", "serviceaccounts"} & set(rule["resources"])
+        assert not {"*", "update", "deletecollection", "impersonate", "escalate", "bind"} & set(rule["verbs"])
+        assert "*" not in rule["apiGroups"]
+    (role,) = of_kind(manifests, "Role")
+    assert role["rules"] == [{"apiGroups": [names.GROUP], "resources": ["trainingtasks/status"], "verbs": ["patch"]}]
+
+
+def test_every_trainer_namespace_is_prepared() -> None:
+    manifests = render("--set=trainer.namespaces={a,b}")
+
+    assert of_kind(manifests, "Namespace") == []
+    for namespace in ("a", "b"):
+        named(manifests, "ServiceAccount", names.TRAINER_SERVICE_ACCOUNT, namespace)
+        binding = named(manifests, "RoleBinding", "trainingtask-trainer", namespace)
+        assert binding["subjects"] == [
+            {"kind": "ServiceAccount", "name": names.TRAINER_SERVICE_ACCOUNT, "namespace": namespace}
+        ]
+        secret = named(manifests, "Secret", names.HISTORY_SECRET, namespace)
+        assert set(secret["stringData"]) == {names.HISTORY_SECRET_KEY}
+
+
+def test_created_namespaces_are_restricted_and_stay() -> None:
+    (namespace,) = of_kind(render("--set=trainer.namespaces={a}", "--set=trainer.createNamespaces=true"), "Namespace")
+
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_policy_covers_the_trainers_service_account() -> None:
+    manifests = render()
+    (policy,) = of_kind(manifests, "ValidatingAdmissionPolicy")
+    (binding,) = of_kind(manifests, "ValidatingAdmissionPolicyBinding")
+
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    assert f"endsWith(':{names.TRAINER_SERVICE_ACCOUNT}')" in policy["spec"]["matchConditions"][0]["expression"]
+    assert all(validation["message"] for validation in policy["spec"]["validations"])
+    assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
+
+
+def test_evaluation_draws_each_password_once() -> None:
+    manifests = render()
+    passwords = named(manifests, "Secret", "tt-trainingtask-operator-postgres")["stringData"]
+    server = "tt-trainingtask-operator-postgres.ops.svc:5432/trainingtask"
+
+    assert len(set(passwords.values())) == 3
+    assert all(len(password) == 32 and password.isalnum() for password in passwords.values())
+    assert named(manifests, "Secret", "tt-trainingtask-operator-history")["stringData"] == {
+        "url": f"postgresql://trainingtask:{passwords['owner-password']}@{server}"
+    }
+    assert named(manifests, "Secret", names.HISTORY_SECRET)["stringData"] == {
+        "url": f"postgresql://{names.HISTORY_TRAINER_ROLE}:{passwords['trainer-password']}@{server}"
+    }
+    script = named(manifests, "ConfigMap", "tt-trainingtask-operator-postgres-init")["data"]["roles.sql"]
+    assert f"CREATE ROLE {names.HISTORY_TRAINER_ROLE} LOGIN" in script
+
+
+def test_external_and_none_bring_no_database_and_no_secret() -> None:
+    for mode in ("external", "none"):
+        manifests = render(*MODES[mode])
+        assert {m["kind"] for m in manifests}.isdisjoint({"StatefulSet", "Secret", "Service"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "secret"),
+    [
+        ("evaluation", {"name": "tt-trainingtask-operator-history", "key": "url"}),
+        ("external", {"name": "db", "key": "url"}),
+        ("none", None),
+    ],
+)
+def test_the_operator_gets_its_url_from_a_secret(mode: str, secret: Manifest | None) -> None:
+    variables = {v["name"]: v for v in operator_container(render(*MODES[mode]))["env"]}
+
+    assert set(variables) == {"POD_ID", "TRAININGTASK_SETTINGS"} | ({names.ENV_HISTORY_URL} if secret else set())
+    if secret:
+        assert variables[names.ENV_HISTORY_URL]["valueFrom"] == {"secretKeyRef": secret}
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        (("--set=trainer.bogus=1",), "at '/trainer': additional properties 'bogus' not allowed"),
+        (("--set=history.mode=sqlite",), "at '/history/mode'"),
+        (("--set=history.mode=external",), "at '/history/external/operatorSecret/name'"),
+        (("--set=trainer.devices.cpu.resources.memory=lots",), "at '/trainer/devices/cpu/resources/memory'"),
+        (("--set=trainer.devices.tpu.image=x",), "at '/trainer/devices'"),
+        (("--set=trainer.namespaces={Bad_Name}",), "at '/trainer/namespaces/0'"),
+        (("--set-json=trainer.namespaces=[]",), "at '/trainer/namespaces'"),
+        (("--set=image.repository=",), "at '/image/repository'"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_its_path(options: tuple[str, ...], path: str) -> None:
+    done = helm("template", "tt", str(CHART), *options)
+
+    assert done.returncode != 0
+    assert path in done.stderr
+
+
+def test_every_value_is_described_and_in_the_schema() -> None:
+    def check(schema: Manifest, value: object, path: str) -> None:
+        assert schema.get("description"), f"{path} has no description"
+        if isinstance(value, dict) and schema.get("additionalProperties") is False:
+            for key, part in value.items():
+                check(schema["properties"][key], part, f"{path}.{key}")
+
+    check(
+        json.loads((CHART / "values.schema.json").read_text()), yaml.safe_load((CHART / "values.yaml").read_text()), ""
+    )
+
+
+def test_the_notes_tell_a_task_that_the_contract_accepts() -> None:
+    from trainingtask_api import TrainingTask
+
+    done = helm("install", "tt", str(CHART), "--dry-run=client", "--namespace=ops")
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    task = notes.partition("<<END\n")[2].partition("  END")[0]
+    assert TrainingTask.model_validate(yaml.safe_load(task)).spec.dataset.name == "support_tickets"
+    assert "kubectl get trainingtasks -n default -w" in notes
