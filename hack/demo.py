@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-RELEASE = "trainingtask"
+RELEASE = "trainingtask-operator"
 SYSTEM = "trainingtask-system"
 NAMESPACE = "trainingtask-demo"
 CLUSTER = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py")]
@@ -60,7 +60,9 @@ def run(*command: str | Path, stdin: str | None = None, quiet: bool = False) -> 
     """Run a command and return its standard output; its errors are shown as they come."""
     done = subprocess.run([str(part) for part in command], input=stdin, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
-        raise DemoError(f"{shlex.join(str(part) for part in command)} ended with {done.returncode}: {done.stdout.strip()[-2000:]}")
+        raise DemoError(
+            f"{shlex.join(str(part) for part in command)} ended with {done.returncode}: {done.stdout.strip()[-2000:]}"
+        )
     if not quiet and done.stdout:
         say(done.stdout.rstrip())
     return done.stdout
@@ -131,7 +133,9 @@ def apply_tasks(kubernetes: Kubernetes, local: bool) -> list[str]:
     else:
         say(f"    the transformer task is skipped: {reason}")
     for name, file in files.items():
-        kubernetes.kubectl("delete", "trainingtask", name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground")
+        kubernetes.kubectl(
+            "delete", "trainingtask", name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground"
+        )
         say(f"    kubectl apply -f {file.relative_to(ROOT)}")
         kubernetes.kubectl("apply", "-f", file, f"--namespace={NAMESPACE}")
     return list(files)
@@ -187,16 +191,22 @@ def watch(kubernetes: Kubernetes, names: list[str]) -> None:
         if news != shown:
             say(table.rstrip())
             shown = news
-        listed = json.loads(kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names, "--output=json"))
+        listed = json.loads(
+            kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names, "--output=json")
+        )
         items = listed.get("items", [listed])
         states = {item["metadata"]["name"]: item.get("status", {}).get("state") for item in items}
         if set(states.values()) <= {"Succeeded", "Failed"}:
             failed = [name for name, state in states.items() if state == "Failed"]
             if failed:
-                raise DemoError(f"{', '.join(failed)} failed: kubectl --namespace {NAMESPACE} describe trainingtask {failed[0]}")
+                raise DemoError(
+                    f"{', '.join(failed)} failed: kubectl --namespace {NAMESPACE} describe trainingtask {failed[0]}"
+                )
             return
         if time.monotonic() > deadline:
-            raise DemoError(f"not finished after {TASK_TIMEOUT_SECONDS} s: kubectl --namespace {NAMESPACE} describe trainingtasks")
+            raise DemoError(
+                f"not finished after {TASK_TIMEOUT_SECONDS} s: kubectl --namespace {NAMESPACE} describe trainingtasks"
+            )
         time.sleep(POLL_SECONDS)
 
 
@@ -215,7 +225,21 @@ def report(kubernetes: Kubernetes, names: list[str]) -> None:
         "select name, attempt, status, model, round(total_time::numeric, 1) as seconds, "
         "round((evaluate_result->'micro'->>'f1')::numeric, 3) as micro_f1, error_reason from training_run order by create_time, attempt"
     )
-    say(kubernetes.kubectl("exec", f"--namespace={SYSTEM}", f"statefulset/{RELEASE}-postgres", "--", "psql", "-U", "trainingtask", "-c", query).rstrip())
+    say(
+        kubernetes.kubectl(
+            "exec",
+            f"--namespace={SYSTEM}",
+            f"statefulset/{RELEASE}-postgres",
+            "--",
+            "psql",
+            "-U",
+            "postgres",
+            "-d",
+            "trainingtask",
+            "-c",
+            query,
+        ).rstrip()
+    )
 
 
 def main() -> None:

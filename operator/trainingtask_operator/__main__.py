@@ -16,7 +16,8 @@ HEALTH_ENDPOINT = "http://0.0.0.0:8080/healthz"
 def main() -> None:
     """Read the settings and hand over to kopf."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    for chatty in ("kopf", "aiohttp.access", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     try:
         settings = load_settings()
     except (KeyError, OSError, ValidationError) as error:

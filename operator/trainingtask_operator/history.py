@@ -118,12 +118,12 @@ class HistoryWriter:
         """Write rows until cancelled."""
         engine: Engine | None = None
         while True:
-            while not self._backlog:
-                self._some.clear()
-                await self._some.wait()
             try:
-                if engine is None:
+                if engine is None:  # before there is a row: the trainers' own writes need the table
                     engine = await asyncio.to_thread(self._open)
+                while not self._backlog:
+                    self._some.clear()
+                    await self._some.wait()
                 await self._write_next(engine)
             except HistoryError as error:
                 log.warning("%s; %d rows wait, next try in %g s", error, self.backlog, self._retry_seconds)

@@ -1,0 +1,157 @@
+"""One operator, installed by its chart, and one namespace for all cluster tests.
+
+Runs on the cluster of the current kubeconfig. `make test-cluster` starts a local one and names its images in
+TRAININGTASK_IMAGE_OPERATOR, _TRAINER and _POSTGRES; without them the chart's own are installed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubectl import Kubectl, Refused, eventually, run
+
+ROOT = Path(__file__).parents[2]
+RELEASE = "trainingtask-operator"
+SYSTEM = "trainingtask-system"
+NAMESPACE = "trainingtask-test"
+OPERATOR = f"deployment/{RELEASE}"
+POSTGRES = f"statefulset/{RELEASE}-postgres"
+IMAGES = {
+    "TRAININGTASK_IMAGE_OPERATOR": "image",
+    "TRAININGTASK_IMAGE_TRAINER": "trainer.image",
+    "TRAININGTASK_IMAGE_POSTGRES": "history.evaluation.image",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/cluster" in str(item.path):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(900))
+
+
+def restricted(namespace: str) -> dict[str, Any]:
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+
+
+@pytest.fixture(scope="session")
+def release() -> None:
+    """The chart, installed or upgraded, with the test namespace among those prepared."""
+    everywhere = Kubectl("default")
+    run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+    for namespace in (SYSTEM, NAMESPACE):
+        everywhere.apply(restricted(namespace))
+    values = [
+        argument
+        for variable, value in IMAGES.items()
+        if variable in os.environ
+        for repository, _, tag in [os.environ[variable].rpartition(":")]
+        for argument in ("--set-string", f"{value}.repository={repository},{value}.tag={tag}")
+    ]
+    namespaces = ",".join(sorted(prepared_namespaces() | {NAMESPACE}))
+    chart = str(ROOT / "charts" / "trainingtask-operator")
+    run(
+        "helm", "upgrade", "--install", RELEASE, chart, f"--namespace={SYSTEM}", f"--set=trainer.namespaces={{{namespaces}}}",
+        *values, "--wait", "--timeout=10m", timeout=660,
+    )  # fmt: skip
+    run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")
+
+
+def prepared_namespaces() -> set[str]:
+    """Return the namespaces of a release that is there already, such as the demo's, so that it keeps them."""
+    try:
+        values = json.loads(run("helm", "get", "values", RELEASE, f"--namespace={SYSTEM}", "--output=json")) or {}
+    except Refused:
+        return set()
+    return set(values.get("trainer", {}).get("namespaces", []))
+
+
+@pytest.fixture(scope="session")
+def system(release: None) -> Kubectl:
+    return Kubectl(SYSTEM)
+
+
+@pytest.fixture(scope="session")
+def kubectl(release: None) -> Kubectl:
+    return Kubectl(NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def models_claim(kubectl: Kubectl) -> str:
+    """A claim that takes trained models."""
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": spec})
+    return "models"
+
+
+@pytest.fixture(scope="session")
+def offer(kubectl: Kubectl) -> Callable[[str, Path], str]:
+    """Mount a folder of this machine as a read-only claim; on the local cluster only."""
+    if "TRAININGTASK_IMAGE_TRAINER" not in os.environ:
+        pytest.skip(
+            "needs the local cluster (make test-cluster): folders of this machine cannot be mounted into another one"
+        )
+
+    def claim(name: str, folder: Path) -> str:
+        command = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py"), "claim", NAMESPACE, name, str(folder)]
+        subprocess.run(command, check=True, capture_output=True)
+        return name
+
+    return claim
+
+
+@pytest.fixture
+def task(kubectl: Kubectl) -> Iterator[Callable[..., str]]:
+    """Apply tasks by name and spec; they are deleted after the test."""
+    names: list[str] = []
+
+    def apply(name: str, spec: dict[str, Any]) -> str:
+        kubectl.apply(
+            {
+                "apiVersion": "trainingtask.dev/v1alpha1",
+                "kind": "TrainingTask",
+                "metadata": {"name": name},
+                "spec": spec,
+            }
+        )
+        names.append(name)
+        return name
+
+    yield apply
+    if names:
+        kubectl("delete", "trainingtask", *names, "--ignore-not-found", "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def rows(system: Kubectl) -> Callable[[str], list[dict[str, Any]]]:
+    """Return a function that reads a task's history rows from Postgres, by the task's uid."""
+
+    def read(uid: str) -> list[dict[str, Any]]:
+        query = f"select coalesce(json_agg(r order by attempt), '[]') from training_run r where task_uid = '{uid}'"
+        text = system("exec", POSTGRES, "--", "psql", "-U", "postgres", "-d", "trainingtask", "-Atc", query)
+        found: list[dict[str, Any]] = json.loads(text)
+        return found
+
+    return read
+
+
+@pytest.fixture
+def final_row(kubectl: Kubectl, rows: Callable[[str], list[dict[str, Any]]]) -> Callable[[str], dict[str, Any]]:
+    """Return a function that waits for the last row of a task to be final."""
+
+    def read(task: str, timeout: float = 60) -> dict[str, Any]:
+        uid = kubectl.get("trainingtask", task)["metadata"]["uid"]
+
+        def last() -> dict[str, Any] | None:
+            found = rows(uid)
+            return found[-1] if found and found[-1]["finish_time"] else None
+
+        return eventually(f"a final history row of {task}", last, timeout)
+
+    return read

@@ -1,0 +1,108 @@
+"""The contract, enforced by a real API server."""
+
+import json
+
+import pytest
+import specs
+import yaml
+from kubectl import Kubectl, Refused
+
+
+def dry_run(kubectl: Kubectl, name: str, spec: object) -> None:
+    manifest = specs.task(name, spec, kubectl.namespace)  # type: ignore[arg-type]
+    kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps(manifest))
+
+
+@pytest.mark.parametrize("name", specs.GOOD)
+def test_good_specs_are_accepted(kubectl: Kubectl, name: str) -> None:
+    dry_run(kubectl, name, specs.GOOD[name])
+
+
+@pytest.mark.parametrize("name", specs.BAD)
+def test_bad_specs_are_refused_at_apply_with_a_sentence_that_names_the_field(kubectl: Kubectl, name: str) -> None:
+    spec, sentence = specs.BAD[name]
+    with pytest.raises(Refused) as refused:
+        dry_run(kubectl, name, spec)
+    assert sentence in str(refused.value)
+
+
+def test_a_long_name_and_an_unknown_field_are_refused(kubectl: Kubectl) -> None:
+    with pytest.raises(Refused, match="at most 63 characters"):
+        dry_run(kubectl, "n" * 64, specs.CLASSICAL)
+    with pytest.raises(Refused, match=r"unknown field .*epoch"):
+        dry_run(kubectl, "x", specs.changed(specs.TRANSFORMER, training__epoch=3))
+
+
+CHANGES = {
+    "dataset": {"dataset": {"seed": 7}},
+    "model": {"model": {"strategy": "multi_output"}},
+    "training": {"training": {"seed": 7}},
+    "device": {"device": "gpu"},
+    "evaluation": {"evaluation": {"threshold": 0.5}},
+    "image": {"image": "another:1"},
+    "output": {"output": {"volumeClaim": "x"}},
+    "resources": {"resources": {"cpu": 2}},
+    "preprocessor": {"preprocessor": {"ngramMax": 3}},
+    "env": {"env": [{"name": "A", "secretKeyRef": {"name": "a", "key": "b"}}]},
+    "runPolicy": {"runPolicy": {"retries": 5}},
+}
+
+
+@pytest.fixture(scope="module")
+def suspended(kubectl: Kubectl) -> str:
+    """A task that exists and does not run."""
+    kubectl.apply(specs.task("fixed", specs.changed(specs.CLASSICAL, runPolicy__suspend=True), kubectl.namespace))
+    return "fixed"
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_a_task_cannot_become_another_one(kubectl: Kubectl, suspended: str, part: str) -> None:
+    with pytest.raises(Refused, match="create a new TrainingTask instead"):
+        kubectl(
+            "patch",
+            "trainingtask",
+            suspended,
+            "--type=merge",
+            "--patch",
+            json.dumps({"spec": CHANGES[part]}),
+            "--dry-run=server",
+        )
+
+
+@pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}])
+def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended: str, policy: dict[str, object]) -> None:
+    kubectl(
+        "patch",
+        "trainingtask",
+        suspended,
+        "--type=merge",
+        "--patch",
+        json.dumps({"spec": {"runPolicy": policy}}),
+        "--dry-run=server",
+    )
+
+
+def test_every_section_is_explained(kubectl: Kubectl) -> None:
+    for section in ("dataset", "preprocessor", "model", "training", "evaluation", "resources", "output", "runPolicy"):
+        assert "DESCRIPTION" in kubectl("explain", f"tt.spec.{section}")
+    assert "Pretrained weights" in kubectl("explain", "tt.spec.model.checkpoint")
+
+
+def test_the_operator_may_touch_no_secret_and_delete_no_task(system: Kubectl) -> None:
+    account = f"--as=system:serviceaccount:{system.namespace}:trainingtask-operator"
+    rules = system("auth", "can-i", "--list", account, "--namespace=default")
+    assert "secrets" not in rules
+    for verb, kind in (
+        ("delete", "trainingtasks"),
+        ("create", "pods"),
+        ("update", "trainingtasks"),
+        ("create", "pods/exec"),
+    ):
+        with pytest.raises(Refused):
+            system("auth", "can-i", verb, kind, account, "--namespace=default")
+
+
+def test_the_namespaces_are_restricted(system: Kubectl, kubectl: Kubectl) -> None:
+    for namespace in (system.namespace, kubectl.namespace):
+        labels = yaml.safe_load(system("get", "namespace", namespace, "--output=yaml"))["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"

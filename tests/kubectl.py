@@ -1,0 +1,86 @@
+"""kubectl as a person uses it, and waiting for what must become true."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+Manifest = dict[str, Any]
+Value = TypeVar("Value")
+
+POLL_SECONDS = 0.3
+
+
+class Refused(AssertionError):
+    """kubectl ended with an error; the message is what a person sees."""
+
+
+def run(*command: str, stdin: str | None = None, timeout: float = 300) -> str:
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    if done.returncode != 0:
+        raise Refused(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def eventually(what: str, check: Callable[[], Value | None], timeout: float = 60) -> Value:
+    """Return the first true value of `check`; fail with `what` and the last value after `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what} (last: {value!r})")
+        time.sleep(POLL_SECONDS)
+
+
+class Kubectl:
+    """kubectl in one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+
+    def __call__(self, *arguments: str, stdin: str | None = None, timeout: float = 300) -> str:
+        return run("kubectl", f"--namespace={self.namespace}", *arguments, stdin=stdin, timeout=timeout)
+
+    def apply(self, *manifests: Manifest) -> str:
+        return self(
+            "apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(manifests)})
+        )
+
+    def get(self, kind: str, name: str) -> Manifest:
+        found: Manifest = json.loads(self("get", kind, name, "--output=json"))
+        return found
+
+    def find(self, kind: str, selector: str = "") -> list[Manifest]:
+        found: list[Manifest] = json.loads(self("get", kind, f"--selector={selector}", "--output=json"))["items"]
+        return found
+
+    def status(self, name: str) -> Manifest:
+        status: Manifest = self.get("trainingtask", name).get("status", {})
+        return status
+
+    def condition(self, name: str, kind: str) -> Manifest:
+        """Return the condition of a task, {} while there is none."""
+        conditions: list[Manifest] = self.status(name).get("conditions", [])
+        return next((condition for condition in conditions if condition["type"] == kind), {})
+
+    def wait(self, name: str, condition: str, timeout: int = 180) -> None:
+        """Wait as a person would; tell what became of the task instead when it does not come."""
+        try:
+            self(
+                "wait",
+                f"trainingtask/{name}",
+                f"--for=condition={condition}",
+                f"--timeout={timeout}s",
+                timeout=timeout + 10,
+            )
+        except Refused as error:
+            raise AssertionError(f"{error}\n{self('describe', 'trainingtask', name)}") from error
+
+    def pods(self, task: str) -> list[Manifest]:
+        return self.find("pods", f"trainingtask.dev/task-name={task}")
+
+    def jobs(self, task: str) -> list[Manifest]:
+        return self.find("jobs", f"trainingtask.dev/task-name={task}")

@@ -1,0 +1,361 @@
+import io
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import kubernetes.client
+import pytest
+from specs import CLASSICAL
+from sqlmodel import Session, select
+from trainingtask_api import names
+from trainingtask_api.run import TrainingRun
+from trainingtask_api.status import (
+    Averages,
+    Baseline,
+    EvaluationResult,
+    ExitCode,
+    Failure,
+    Phase,
+    Results,
+    TrainingReport,
+)
+from trainingtask_api.store import open_history
+from trainingtask_api.task import Metadata, TrainingTask
+from trainingtask_trainer.errors import Interrupted, diagnose
+from trainingtask_trainer.progress import Step
+from trainingtask_trainer.reporting import cr, termination
+from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable
+from trainingtask_trainer.reporting.console import ConsoleSink
+from trainingtask_trainer.reporting.cr import api_server, status_sink
+from trainingtask_trainer.reporting.history import HistorySink, Origin, history_sink
+from trainingtask_trainer.reporting.reporter import Reporter, in_words
+
+METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+RESULTS = Results(
+    global_step=8,
+    training_loss=0.2,
+    train_rows=100,
+    validation_rows=10,
+    runtime_seconds=4.0,
+    samples_per_second=25.0,
+    labels=3,
+    data_fingerprint="f" * 64,
+    evaluation=EvaluationResult(
+        split="test",
+        rows=20,
+        threshold=0.4,
+        threshold_source="tuned",
+        loss=0.3,
+        accuracy_thresh=0.9,
+        micro=Averages(precision=0.5, recall=0.6, f1=0.5454),
+        macro=Averages(precision=0.4, recall=0.5, f1=0.44),
+        weighted=Averages(precision=0.4, recall=0.5, f1=0.45),
+        all_zero=Baseline(accuracy_thresh=0.8, micro_f1=0),
+        most_frequent=Baseline(accuracy_thresh=0.7, micro_f1=0.3),
+        runtime_seconds=1.0,
+        samples_per_second=20.0,
+    ),
+    arguments={"training.epochs": 2},
+    versions={"python": "3.13.0"},
+)
+FAILURE = Failure(reason="InvalidData", message="Loading failed: no rows", phase=Phase.LOADING)
+
+
+def report(phase: Phase = Phase.TRAINING, **fields: Any) -> TrainingReport:
+    return TrainingReport(attempt=1, phase=phase, start_time=NOW, **fields)
+
+
+class Receiver:
+    """Takes reports, after failing as often as told."""
+
+    def __init__(self, failures: int = 0, error: Exception | None = None) -> None:
+        self.reports: list[TrainingReport] = []
+        self.calls = 0
+        self.failures = failures
+        self.error = error or DeliveryError("away")
+        self.taken = threading.Event()
+
+    def __call__(self, report: TrainingReport) -> None:
+        self.calls += 1
+        if self.calls <= self.failures:
+            raise self.error
+        self.reports.append(report)
+        self.taken.set()
+
+
+class TestBackgroundSink:
+    def test_newest_report_wins_and_the_last_does_not_wait(self) -> None:
+        receiver = Receiver()
+        sink = BackgroundSink("test", receiver, interval=60, patience=5)
+        sink.send(report(step=0))
+        assert receiver.taken.wait(5)
+        for step in range(1, 50):
+            sink.send(report(step=step))
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert [(r.phase, r.step) for r in receiver.reports] == [(Phase.TRAINING, 0), (Phase.DONE, None)]
+
+    def test_last_report_is_tried_again(self) -> None:
+        receiver = Receiver(failures=2)
+        sink = BackgroundSink("test", receiver, interval=60, patience=20)
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert [r.phase for r in receiver.reports] == [Phase.DONE]
+
+    def test_last_report_is_given_up_in_time(self, caplog: pytest.LogCaptureFixture) -> None:
+        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, patience=60)
+        sink.finish(report(Phase.DONE), 0.3)
+        started = time.monotonic()
+        sink.wait()
+        assert time.monotonic() - started < 2
+        assert "The last report did not reach test" in caplog.text
+
+    def test_a_receiver_that_hangs_holds_nobody_up(self) -> None:
+        never = threading.Event()
+        sink = BackgroundSink("test", lambda _: never.wait(), interval=0, patience=0.2)  # type: ignore[arg-type, return-value]
+        started = time.monotonic()
+        for step in range(100):
+            sink.send(report(step=step))
+        assert time.monotonic() - started < 0.5
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert time.monotonic() - started < 2
+        never.set()
+
+    def test_a_receiver_that_is_gone_is_left_alone(self) -> None:
+        receiver = Receiver(failures=1000, error=Undeliverable("deleted"))
+        sink = BackgroundSink("test", receiver, interval=0, patience=20)
+        sink.finish(report(Phase.DONE), None)
+        started = time.monotonic()
+        sink.wait()
+        assert time.monotonic() - started < 5
+        assert receiver.calls == 1
+
+
+class ApiServer(ThreadingHTTPServer):
+    """Keeps the patches it gets; answers with the statuses it is told, then with 200."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ApiHandler)
+        self.requests: list[tuple[str, dict[str, list[str]], str, dict[str, Any]]] = []
+        self.answers: list[tuple[int, str]] = []
+
+
+class _ApiHandler(BaseHTTPRequestHandler):
+    server: ApiServer
+
+    def do_PATCH(self) -> None:
+        url = urlsplit(self.path)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append((url.path, parse_qs(url.query), self.headers["Content-Type"], body))
+        status, content = self.server.answers.pop(0) if self.server.answers else (200, "{}")
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with ApiServer() as instance:
+        thread = threading.Thread(target=instance.serve_forever, daemon=True)
+        thread.start()
+        yield instance
+        instance.shutdown()
+        thread.join()
+
+
+def sink_to(server: ApiServer) -> BackgroundSink:
+    configuration = kubernetes.client.Configuration()
+    configuration.host = f"http://127.0.0.1:{server.server_port}"
+    return status_sink(METADATA, api_server(configuration, METADATA))
+
+
+class TestStatus:
+    def test_applies_its_own_field_of_this_very_task(self, server: ApiServer) -> None:
+        sink = sink_to(server)
+        sink.finish(report(Phase.DONE, results=RESULTS, score="0.545"), None)
+        sink.wait()
+        [(path, query, content_type, body)] = server.requests
+        assert path == "/apis/trainingtask.dev/v1alpha1/namespaces/team/trainingtasks/a-task/status"
+        assert query == {"fieldManager": ["trainingtask-trainer"], "force": ["true"]}
+        assert content_type == "application/apply-patch+yaml"
+        assert body["metadata"] == {"name": "a-task", "namespace": "team", "uid": "uid-1"}
+        assert set(body["status"]) == {"training"}
+        assert TrainingReport.model_validate(body["status"]["training"]).results == RESULTS
+
+    def test_tries_again_while_refused_or_away(self, server: ApiServer) -> None:
+        server.answers = [(503, "{}"), (403, "{}")]
+        sink = sink_to(server)
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert len(server.requests) == 3
+
+    @pytest.mark.parametrize("answer", [(404, "{}"), (409, '{"message": "Precondition failed: UID in precondition"}')])
+    def test_leaves_another_task_of_the_name_alone(self, server: ApiServer, answer: tuple[int, str]) -> None:
+        server.answers = [answer]
+        sink = sink_to(server)
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert len(server.requests) == 1
+
+    def test_an_absent_server_is_no_crash(self) -> None:
+        configuration = kubernetes.client.Configuration()
+        configuration.host = "http://127.0.0.1:9"
+        with pytest.raises(DeliveryError):
+            api_server(configuration, METADATA)({})
+
+    def test_outside_a_cluster_is_no_crash(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        with pytest.raises(DeliveryError, match="Service host/port is not set"):
+            cr._in_cluster(METADATA)
+
+
+class TestHistory:
+    @pytest.fixture
+    def url(self, tmp_path: Path) -> str:
+        return f"sqlite:///{tmp_path}/history.db"
+
+    @pytest.fixture
+    def finish(self, url: str, make_task: Callable[..., TrainingTask]) -> Callable[[TrainingReport], TrainingRun]:
+        def finish(last: TrainingReport) -> TrainingRun:
+            sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", "image:1", "node-1"))
+            sink.send(report(Phase.STARTING))
+            sink.finish(last, None)
+            sink.wait()
+            engine = open_history(url)
+            with Session(engine) as session:
+                found = session.exec(select(TrainingRun)).one()
+            engine.dispose()
+            return found
+
+        return finish
+
+    def test_row_of_a_success(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
+        row = finish(report(Phase.DONE, results=RESULTS, finish_time=NOW + timedelta(seconds=9)))
+        assert (row.status, row.total_time, row.name, row.task_uid) == ("Succeeded", 9, "a-task", "uid-1")
+        assert (row.trainer_image, row.node) == ("image:1", "node-1")
+        assert row.training_args == {"training.epochs": 2}
+        assert row.evaluate_result is not None
+        assert row.evaluate_result["micro"]["f1"] == 0.5454
+        assert row.training_result is not None
+        assert row.training_result["globalStep"] == 8
+        assert row.training_result.keys().isdisjoint({"arguments", "evaluation"})
+
+    def test_row_of_a_failure_is_final(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
+        row = finish(report(Phase.FAILED, failure=FAILURE, finish_time=NOW))
+        assert (row.status, row.error_reason, row.error_message) == ("Failed", "InvalidData", FAILURE.message)
+        assert row.finish_time is not None
+
+    def test_row_of_an_interruption_is_not(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
+        _, failure = diagnose(Interrupted("SIGTERM"), Phase.TRAINING)
+        row = finish(report(Phase.FAILED, failure=failure, finish_time=NOW))
+        assert (row.status, row.finish_time) == ("Interrupted", None)
+        assert row.error_message == "Training was interrupted by SIGTERM"
+
+    @pytest.mark.parametrize("url", [None, "mysql://root:hunter2@host/db"])
+    def test_in_a_pod_without_a_usable_url_the_operator_writes_the_row(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        make_task: Callable[..., TrainingTask],
+        caplog: pytest.LogCaptureFixture,
+        url: str | None,
+    ) -> None:
+        monkeypatch.setenv(names.ENV_POD_NAME, "a-pod")
+        monkeypatch.setenv(names.ENV_HISTORY_URL, url or "")
+        assert history_sink(None, make_task(CLASSICAL), "uid-1") is None
+        assert "hunter2" not in caplog.text
+
+
+class TestTermination:
+    def test_small_report_is_kept_whole(self) -> None:
+        said = json.loads(termination.message(report(Phase.DONE, results=RESULTS, score="0.545", progress="100%")))
+        assert said == {"phase": "Done", "score": "0.545", "results": RESULTS.to_json()}
+
+    def test_results_give_way_and_json_stays_json(self) -> None:
+        arguments = {f"argument{number}": "x" * 100 for number in range(60)}
+        big = RESULTS.model_copy(update={"arguments": arguments})
+        text = termination.message(report(Phase.DONE, results=big, score="0.545"))
+        assert len(text) <= termination.LIMIT
+        said = json.loads(text)
+        assert "arguments" not in said["results"]
+        assert said["results"]["evaluation"]["micro"]["f1"] == 0.5454
+
+    def test_long_failure_is_cut_to_fit(self) -> None:
+        failure = FAILURE.model_copy(update={"message": "\N{SNOWMAN}" * 2048})
+        text = termination.message(report(Phase.FAILED, failure=failure))
+        assert len(text) <= termination.LIMIT
+        assert json.loads(text)["failure"]["message"].startswith("\N{SNOWMAN}" * 900)
+
+    def test_written_only_where_the_file_is(self, tmp_path: Path) -> None:
+        path = tmp_path / "termination-log"
+        sink = termination.TerminationSink(path)
+        sink.finish(report(Phase.FAILED, failure=FAILURE), None)
+        assert not path.exists()
+        path.touch()
+        sink.finish(report(Phase.FAILED, failure=FAILURE), None)
+        assert json.loads(path.read_text())["failure"]["reason"] == "InvalidData"
+
+
+class TestReporter:
+    def test_rate_and_time_left(self) -> None:
+        clock = iter(NOW + timedelta(seconds=second) for second in (0, 0, 0, 10, 10, 10))
+        reporter = Reporter([], now=lambda: next(clock))
+        reporter.phase(Phase.TRAINING)
+        reporter.step(Step(epoch=1, epochs=2, step=20, total_steps=100, rows=160, loss=0.5))
+        assert (reporter.report.progress, reporter.report.eta) == ("20%", "40s")
+        assert reporter.report.samples_per_second == 16
+
+    def test_a_late_sink_hears_where_things_stand(self) -> None:
+        console = io.StringIO()
+        reporter = Reporter([])
+        reporter.phase(Phase.LOADING)
+        reporter.add(ConsoleSink(console, console))
+        assert console.getvalue() == "Loading\n"
+
+    def test_log_gets_few_lines_and_the_scores(self) -> None:
+        output, progress = io.StringIO(), io.StringIO()
+        reporter = Reporter([ConsoleSink(output, progress)])
+        reporter.phase(Phase.TRAINING)
+        for step in range(1, 1001):
+            reporter.step(Step(epoch=1, epochs=1, step=step, total_steps=1000, rows=step, loss=0.25))
+        assert len(progress.getvalue().splitlines()) <= 4
+        assert "100% epoch 1/1 step 1000/1000, loss 0.2500" in progress.getvalue()
+        reporter.succeeded(RESULTS)
+        assert "micro        0.500   0.600  0.545" in output.getvalue()
+
+    def test_terminal_gets_a_bar(self) -> None:
+        class Terminal(io.StringIO):
+            def isatty(self) -> bool:
+                return True
+
+        terminal = Terminal()
+        reporter = Reporter([ConsoleSink(terminal, terminal)])
+        reporter.phase(Phase.TRAINING)
+        for step in (1, 2):
+            reporter.step(Step(epoch=1, epochs=1, step=step, total_steps=2, rows=step, loss=0.25))
+        reporter.phase(Phase.EVALUATING)
+        assert "0/2" in terminal.getvalue()
+        assert terminal.getvalue().endswith("Evaluating\n")
+
+    def test_failure_is_a_sentence_on_the_console(self) -> None:
+        output, progress = io.StringIO(), io.StringIO()
+        Reporter([ConsoleSink(output, progress)]).failed(FAILURE, ExitCode.USER_ERROR)
+        assert progress.getvalue() == "InvalidData: Loading failed: no rows\n"
+        assert output.getvalue() == ""
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0.4, "0s"), (59, "59s"), (130, "2m10s"), (3900, "1h05m")])
+def test_durations_in_words(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from trainingtask_api.spec import Dataset
+from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.support_tickets import LABELS, SupportTickets
+from trainingtask_trainer.errors import UserError
+
+
+def rows(count: int, start: int = 0) -> Split:
+    """Return rows whose text is their number; label 0 on all, 1 on every second, 2 on every third."""
+    numbers = range(start, start + count)
+    return Split(
+        [str(number) for number in numbers],
+        multi_hot(([label for label in range(3) if number % (label + 1) == 0] for number in numbers), 3),
+    )
+
+
+def spec(**fields: object) -> Dataset:
+    return Dataset.model_validate({"name": "anything", **fields})
+
+
+RAW = RawData(("a", "b", "c"), rows(100), rows(20, 100), rows(30, 200))
+
+
+def test_official_splits_are_kept() -> None:
+    data = prepare(RAW, spec())
+    assert data.splits() == {"train": RAW.train, "validation": RAW.validation, "test": RAW.test}
+    assert data.fractions == {}
+
+
+def test_missing_splits_are_drawn_without_overlap() -> None:
+    data = prepare(RawData(RAW.label_names, rows(100)), spec(testFraction=0.25, validationFraction=0.2))
+    texts = [text for split in data.splits().values() for text in split.texts]
+    assert [len(split) for split in data.splits().values()] == [60, 15, 25]
+    assert sorted(texts, key=int) == [str(number) for number in range(100)]
+    assert data.fractions == {"dataset.testFraction": 0.25, "dataset.validationFraction": 0.2}
+
+
+def test_sample_is_drawn_before_the_validation_rows() -> None:
+    data = prepare(RAW, spec(sampleSize=50, validationFraction=0.2))
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 30)
+    assert set(data.train.texts + data.validation.texts) <= set(RAW.train.texts)
+
+
+def test_texts_and_labels_stay_together() -> None:
+    data = prepare(RAW, spec(sampleSize=50, validationFraction=0.2))
+    for text, labels in zip(data.train.texts, data.train.labels, strict=True):
+        assert list(labels) == [int(int(text) % (label + 1) == 0) for label in range(3)]
+
+
+def test_a_seed_draws_the_same_rows_for_ever() -> None:
+    # Literal values: another version of numpy or of this code must not change what a seed means.
+    assert prepare(RAW, spec(sampleSize=10, seed=7)).train.texts == [
+        "15", "22", "26", "37", "49", "71", "78", "86", "91", "93",
+    ]  # fmt: skip
+    assert prepare(RAW, spec(sampleSize=10, seed=8)).train.texts != prepare(RAW, spec(sampleSize=10)).train.texts
+
+
+def test_top_labels_keep_the_rows_that_carry_one() -> None:
+    train = Split(["x", "y", "z", "xz"], np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1]], dtype=np.uint8))
+    data = prepare(RawData(("a", "b", "c"), train, train, train), spec(topLabels=2))
+    assert data.label_names == ("a", "c")
+    assert data.train.texts == data.test.texts == ["x", "z", "xz"]
+    assert data.test.labels.tolist() == [[1, 0], [0, 1], [1, 1]]
+
+
+def test_too_few_rows_are_refused() -> None:
+    with pytest.raises(UserError, match=r"dataset.testFraction 0.2 of 1 rows leaves none to train on"):
+        prepare(RawData(("a", "b", "c"), rows(1)), spec())
+
+
+def test_rows_without_any_label_are_refused() -> None:
+    blank = Split(["x"] * 4, np.zeros((4, 2), dtype=np.uint8))
+    with pytest.raises(UserError, match="none of the 4 training rows carries a label"):
+        prepare(RawData(("a", "b"), blank, blank, blank), spec())
+
+
+def test_fingerprint_sees_every_text_label_and_border() -> None:
+    base = prepare(RAW, spec()).fingerprint()
+    assert base == prepare(RAW, spec()).fingerprint()
+    text = Split([*RAW.train.texts[:-1], "other"], RAW.train.labels)
+    flipped = Split(RAW.train.texts, RAW.train.labels ^ 1)
+    moved = Split(["01", *RAW.train.texts[2:], "x"], RAW.train.labels)
+    others = [prepare(RawData(RAW.label_names, s, RAW.validation, RAW.test), spec()) for s in (text, flipped, moved)]
+    assert len({base, *(data.fingerprint() for data in others)}) == 4
+
+
+def test_support_tickets_are_the_same_everywhere() -> None:
+    # Held here literally, so that the image's Python and a laptop's must agree.
+    data = prepare(SupportTickets().load(spec(), Path()), spec())
+    assert data.fingerprint() == "118b32aa42c3a842c53565c3addf8a3da76e902a1db74498c32e270b2a6c3f0f"
+    assert data.label_names == LABELS
+    assert len(data.train) + len(data.validation) + len(data.test) == 1500
+    assert (data.test.labels.sum(axis=0) >= 10).all()
+
+
+def test_support_tickets_follow_their_seed() -> None:
+    assert SupportTickets().load(spec(seed=1), Path()).train.texts != SupportTickets().load(spec(), Path()).train.texts

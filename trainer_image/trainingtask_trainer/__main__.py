@@ -1,0 +1,154 @@
+"""The command line: ``run``, ``predict`` and ``list``. What is slow to import is imported when its turn comes."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainingtask_api import names
+from trainingtask_api.status import ExitCode
+
+from trainingtask_trainer.errors import Interrupted, TrainerError, UserError, diagnose
+
+if TYPE_CHECKING:
+    from trainingtask_api.status import Results
+    from trainingtask_api.task import TrainingTask
+
+    from trainingtask_trainer.reporting.reporter import Reporter, Sink
+
+logger = logging.getLogger("trainingtask_trainer")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
+    commands = {"run": _run, "predict": _predict, "list": _list}
+    try:
+        return commands[options.command](options)
+    except TrainerError as error:
+        print(error.message, file=sys.stderr)
+        return ExitCode.USER_ERROR if isinstance(error, UserError) else ExitCode.FAULT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="trainingtask_trainer",
+        description="Trains the model that a TrainingTask describes, with or without a cluster.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="train the TrainingTask in a YAML file")
+    run.add_argument("task", type=Path, help="YAML file with one TrainingTask in it")
+    run.add_argument("--dataset-dir", type=Path, help="folder that stands for dataset.volumeClaim (default: .)")
+    run.add_argument("--model-dir", type=Path, help="folder that stands for model.volumeClaim (default: .)")
+    run.add_argument("--output-dir", type=Path, help="folder that stands for output.volumeClaim (default: out)")
+    run.add_argument(
+        "--history", metavar="URL", help="history to write to (default: sqlite:///trainingtask-history.db)"
+    )
+
+    predict = commands.add_parser("predict", help="label texts with a trained model")
+    predict.add_argument("model", type=Path, help="folder of the trained model")
+    predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
+    predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
+
+    commands.add_parser("list", help="show the data sets, preprocessors and models that this image offers")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.cpus import limit_threads  # noqa: PLC0415
+    from trainingtask_trainer.interruption import Interruption  # noqa: PLC0415
+    from trainingtask_trainer.reporting.console import ConsoleSink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.reporter import Reporter  # noqa: PLC0415
+    from trainingtask_trainer.reporting.termination import TerminationSink  # noqa: PLC0415
+
+    with Interruption() as interruption:  # process 1 of a container that handles no SIGTERM never gets one
+        limit_threads()  # before anything imports numpy
+        reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interruption)
+        try:
+            results = _train(options, reporter)
+        # The one place that catches everything: whatever ends a run becomes a sentence and an exit code.
+        except (Exception, Interrupted) as error:
+            interruption.disarm()
+            exit_code, failure = diagnose(error, reporter.report.phase)
+            if exit_code == ExitCode.FAULT and not isinstance(error, TrainerError):
+                logger.error("The trainer failed", exc_info=error)
+            reporter.failed(failure, exit_code)
+            return exit_code
+        interruption.disarm()
+        reporter.succeeded(results)
+    return ExitCode.SUCCESS
+
+
+def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
+    from trainingtask_trainer.places import Places  # noqa: PLC0415
+    from trainingtask_trainer.taskfile import read_task  # noqa: PLC0415
+
+    task = read_task(options.task)
+    for sink in _cluster_and_history(options, task):
+        reporter.add(sink)
+    default = Places.default()
+    places = Places(
+        dataset=options.dataset_dir or default.dataset,
+        model=options.model_dir or default.model,
+        output=options.output_dir or default.output,
+    )
+    from trainingtask_trainer.run import train  # noqa: PLC0415 - numpy and scikit-learn from here on
+
+    return train(task, places, reporter)
+
+
+def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask") -> Iterator["Sink"]:
+    from trainingtask_trainer.reporting.cr import status_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.history import history_sink  # noqa: PLC0415
+
+    if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+        yield status_sink(task.metadata)
+    history = history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()))
+    if history is not None:
+        yield history
+
+
+def _attempt() -> int:
+    """Return the number of this attempt; Kubernetes counts the failed ones, and apart the evicted ones."""
+    counts = (os.environ.get(name) or "0" for name in (names.ENV_FAILURE_COUNT, names.ENV_IGNORED_FAILURE_COUNT))
+    return 1 + sum(int(count) for count in counts)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.cpus import limit_threads  # noqa: PLC0415
+
+    limit_threads()
+    from trainingtask_trainer.saved import predict  # noqa: PLC0415
+
+    texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    for prediction in predict(options.model, texts) if texts else []:
+        if options.json:
+            labels = [{"label": label, "probability": value} for label, value in prediction.labels.items()]
+            print(json.dumps({"text": prediction.text, "labels": labels}, ensure_ascii=False))
+        else:
+            shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
+            print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _list(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.registry import KINDS, offered  # noqa: PLC0415
+
+    del options
+    for kind in KINDS:
+        print(f"{kind}:")
+        for name, point in offered(kind).items():
+            origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+            print(f"  {name:24}{point.value}  ({origin})")
+    return ExitCode.SUCCESS
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What a data set gives to a run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from trainingtask_api.spec import Dataset as DatasetSpec
+
+LabelMatrix = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of a data set: `texts` and a 0/1 matrix `labels` of shape [rows, labels]."""
+
+    texts: list[str]
+    labels: LabelMatrix
+
+    def __post_init__(self) -> None:
+        if self.labels.ndim != 2 or len(self.texts) != len(self.labels):
+            raise ValueError(f"{len(self.texts)} texts and labels of shape {self.labels.shape} do not match")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: Sequence[int] | NDArray[np.intp]) -> "Split":
+        """Return the rows at these indexes, in this order."""
+        return Split([self.texts[row] for row in rows], self.labels[np.asarray(rows, dtype=np.intp)])
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set as its source has it; a split that the source does not have is None."""
+
+    label_names: tuple[str, ...]
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+
+
+class Dataset(Protocol):
+    """A kind of data set, registered under the entry-point group ``trainingtask.datasets``."""
+
+    packages: ClassVar[tuple[str, ...]]
+    """Distributions whose versions belong into the results."""
+
+    def load(self, spec: DatasetSpec, root: Path) -> RawData:
+        """Read the data; `root` is the folder that stands for the task's volume claim.
+
+        Raises
+        ------
+        UserError
+            When the data is missing or wrong; the message names the file, the row and the column.
+        """
+        ...
+
+
+def multi_hot(rows: Iterable[Sequence[int]], labels: int) -> LabelMatrix:
+    """Return label indexes per row as a 0/1 matrix of shape [rows, labels]."""
+    rows = list(rows)
+    matrix = np.zeros((len(rows), labels), dtype=np.uint8)
+    for row, indexes in enumerate(rows):
+        matrix[row, list(indexes)] = 1
+    return matrix

@@ -1,0 +1,162 @@
+"""GoEmotions (Demszky et al., ACL 2020), simplified: 28 labels on Reddit comments, with official splits.
+
+From the hub, or from a folder in one of two layouts: the authors' TSV (``train.tsv``, ``dev.tsv``, ``test.tsv``,
+``labels.txt``; no header; text, comma-separated label indexes, comment id), or the hub's parquet files.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+from trainingtask_api.spec import Dataset as DatasetSpec
+from trainingtask_api.spec import HubSource
+
+from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.places import contents, find
+
+HUB_ID = "google-research-datasets/go_emotions"
+CONFIG = "simplified"
+_TSV_FILES = ("train.tsv", "dev.tsv", "test.tsv")
+_SPLITS = ("train", "validation", "test")
+
+
+class GoEmotions:
+    """The simplified configuration, from the hub or from local files."""
+
+    packages: ClassVar[tuple[str, ...]] = ("datasets",)
+
+    def load(self, spec: DatasetSpec, root: Path) -> RawData:
+        """Read the official splits."""
+        if spec.path is None:
+            return _from_hub(spec.hub or HubSource(id=HUB_ID))
+        folder = find(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
+        if all((folder / name).is_file() for name in (*_TSV_FILES, "labels.txt")):
+            return _from_tsv(folder)
+        parquet = {split: _parquet_files(folder, split) for split in _SPLITS}
+        if all(parquet.values()):
+            return _from_parquet(folder, parquet)
+        there = contents(folder) if folder.is_dir() else "a file, not a folder"
+        raise UserError(
+            "DatasetNotFound",
+            f"dataset.path '{spec.path}' ({folder}) needs {', '.join(_TSV_FILES)} and labels.txt, "
+            f"or parquet files of the splits {', '.join(_SPLITS)}; it holds {there}",
+        )
+
+
+def _from_tsv(folder: Path) -> RawData:
+    names = _label_file(folder / "labels.txt")
+    return RawData(names, *(_tsv_split(folder / file, len(names)) for file in _TSV_FILES))
+
+
+def _label_file(path: Path) -> tuple[str, ...]:
+    names = tuple(path.read_text(encoding="utf-8").split())
+    if len(names) < 2:
+        raise UserError("InvalidData", f"{path} holds {len(names)} label names, at least 2 are needed")
+    return names
+
+
+def _tsv_split(path: Path, labels: int) -> Split:
+    rows = list(_tsv_rows(path, labels))
+    return Split([text for text, _ in rows], multi_hot((indexes for _, indexes in rows), labels))
+
+
+def _tsv_rows(path: Path, labels: int) -> Iterator[tuple[str, list[int]]]:
+    # Split by hand: quotes and lone carriage returns in these comments are text, a CSV reader would act on them.
+    try:
+        lines = path.read_bytes().decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError("InvalidData", f"{path} is not UTF-8 text: {error}") from error
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        columns = line.rstrip("\r").split("\t")
+        if len(columns) != 3:
+            raise UserError(
+                "InvalidData", f"{path}, row {number}: {len(columns)} columns where text, labels and id are expected"
+            )
+        yield columns[0], _indexes(columns[1].split(","), labels, f"{path}, row {number}, column 2")
+
+
+def _indexes(values: list[Any], labels: int, where: str) -> list[int]:
+    try:
+        indexes = [int(value) for value in values]
+    except ValueError as error:
+        raise UserError("InvalidData", f"{where}: {values!r} are not label indexes") from error
+    for index in indexes:
+        if not 0 <= index < labels:
+            raise UserError("InvalidData", f"{where}: label index {index} is not within 0 to {labels - 1}")
+    return indexes
+
+
+def _parquet_files(folder: Path, split: str) -> list[Path]:
+    # The hub keeps each configuration in a folder of its own.
+    for place in (folder, folder / CONFIG):
+        files = sorted([*place.glob(f"{split}-*.parquet"), *place.glob(f"{split}.parquet")])
+        if files:
+            return files
+    return []
+
+
+def _from_parquet(folder: Path, files: dict[str, list[Path]]) -> RawData:
+    import pyarrow.parquet  # noqa: PLC0415 - TSV needs none of it
+
+    tables = {split: pyarrow.parquet.ParquetDataset(paths).read() for split, paths in files.items()}
+    names = _names_in_schema(tables["train"].schema.metadata or {})
+    if names is None:
+        label_file = folder / "labels.txt"
+        if not label_file.is_file():
+            raise UserError(
+                "InvalidData", f"{files['train'][0]} does not name its labels: put their names into {label_file}"
+            )
+        names = _label_file(label_file)
+    splits = []
+    for split in _SPLITS:
+        where = str(files[split][0])
+        for column in ("text", "labels"):
+            if column not in tables[split].column_names:
+                raise UserError(
+                    "InvalidData", f"{where}: no column '{column}', only {', '.join(tables[split].column_names)}"
+                )
+        rows = tables[split].column("labels").to_pylist()
+        indexes = [
+            _indexes(row, len(names), f"{where}, row {number}, column 'labels'")
+            for number, row in enumerate(rows, start=1)
+        ]
+        splits.append(Split(tables[split].column("text").to_pylist(), multi_hot(indexes, len(names))))
+    return RawData(names, *splits)
+
+
+def _names_in_schema(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
+    """Return the label names that the hub's library writes into a parquet schema, None when there are none."""
+    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    names = features.get("labels", {}).get("feature", {}).get("names")
+    return tuple(names) if names else None
+
+
+def _from_hub(hub: HubSource) -> RawData:
+    import datasets  # noqa: PLC0415 - heavy, and needed for the hub alone
+    from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
+
+    datasets.disable_progress_bars()
+    try:
+        loaded = datasets.load_dataset(hub.id, CONFIG, revision=hub.revision)
+    except DatasetNotFoundError as error:
+        raise UserError(
+            "DatasetUnavailable", f"dataset.hub '{hub.id}' at revision '{hub.revision}' cannot be had: {error}"
+        ) from error
+    except ValueError as error:  # no such configuration
+        raise UserError(
+            "DatasetUnavailable", f"dataset.hub '{hub.id}' is not laid out as go_emotions: {error}"
+        ) from error
+    except ConnectionError as error:
+        raise Fault(
+            "HubUnavailable", f"the hub could not be reached for '{hub.id}' ({error}); dataset.path needs no hub"
+        ) from error
+    try:
+        names = tuple(loaded["train"].features["labels"].feature.names)
+        parts = [(list(loaded[split]["text"]), list(loaded[split]["labels"])) for split in _SPLITS]
+    except (KeyError, AttributeError) as error:
+        raise UserError("InvalidData", f"dataset.hub '{hub.id}' is not laid out as go_emotions: no {error}") from error
+    return RawData(names, *(Split(texts, multi_hot(labels, len(names))) for texts, labels in parts))

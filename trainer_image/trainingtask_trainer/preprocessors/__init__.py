@@ -1,0 +1,1 @@
+"""How text becomes what a model reads, one file per kind."""

@@ -1,0 +1,92 @@
+"""What a person sees: a progress bar on a terminal, now and then a line in a log."""
+
+import sys
+import time
+from typing import Any, TextIO
+
+from tqdm import tqdm
+from trainingtask_api.status import Phase, Results, TrainingReport
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class ConsoleSink:
+    """Progress on `progress` (stderr; a terminal gets a bar), the scores on `output` (stdout)."""
+
+    def __init__(self, output: TextIO | None = None, progress: TextIO | None = None) -> None:
+        self._output = output or sys.stdout
+        self._progress = progress or sys.stderr
+        self._phase: Phase | None = None
+        self._bar: Any = None  # tqdm's type is generic over what it iterates, and this one iterates over nothing
+        self._last_line = 0.0
+
+    def send(self, report: TrainingReport) -> None:
+        """Show the phase when it changes, and the steps of the training."""
+        if report.phase != self._phase:
+            self._close_bar()
+            self._phase = report.phase
+            print(report.phase.value, file=self._progress, flush=True)
+        if report.step is not None and report.phase == Phase.TRAINING:
+            if self._progress.isatty():
+                self._draw(report)
+            else:
+                self._line(report)
+
+    def finish(self, report: TrainingReport, patience: float | None) -> None:
+        """Show the scores, or the sentence that says why there are none."""
+        del patience
+        self._close_bar()
+        if report.failure is not None:
+            print(f"{report.failure.reason}: {report.failure.message}", file=self._progress, flush=True)
+        if report.results is not None:
+            print(summary(report.results), file=self._output, flush=True)
+
+    def wait(self) -> None:
+        """Do nothing: `finish` has printed."""
+
+    def _draw(self, report: TrainingReport) -> None:
+        if self._bar is None:
+            self._bar = tqdm(total=report.total_steps, unit="step", file=self._progress, leave=False)
+        if report.loss is not None:
+            self._bar.set_postfix_str(f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", refresh=False)
+        self._bar.update((report.step or 0) - self._bar.n)
+
+    def _line(self, report: TrainingReport) -> None:
+        now = time.monotonic()
+        if now - self._last_line < _SECONDS_BETWEEN_LINES and report.step != report.total_steps:
+            return
+        self._last_line = now
+        parts = [f"{report.progress} epoch {report.epoch}/{report.epochs} step {report.step}/{report.total_steps}"]
+        if report.loss is not None:
+            parts.append(f"loss {report.loss:.4f}")
+        if report.samples_per_second is not None:
+            parts.append(f"{report.samples_per_second:.1f} rows/s")
+        if report.eta is not None:
+            parts.append(f"{report.eta} left")
+        print(", ".join(parts), file=self._progress, flush=True)
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def summary(results: Results) -> str:
+    """Return the scores as a few lines, each beside the baselines that give it a meaning."""
+    scores = results.evaluation
+    lines = [
+        f"{results.train_rows} training rows, {results.labels} labels, {results.global_step} steps "
+        f"in {results.runtime_seconds:.1f} s, training loss {results.training_loss:.4f}",
+        f"{scores.rows} {scores.split} rows, threshold {scores.threshold:.3f} ({scores.threshold_source}), "
+        f"loss {scores.loss:.4f}",
+        "           precision  recall  F1",
+        *(
+            f"  {name:9}{averages.precision:9.3f} {averages.recall:7.3f} {averages.f1:6.3f}"
+            for name, averages in (("micro", scores.micro), ("macro", scores.macro), ("weighted", scores.weighted))
+        ),
+        f"  accuracy_thresh {scores.accuracy_thresh:.3f}",
+        f"  baselines: most frequent label micro-F1 {scores.most_frequent.micro_f1:.3f}, "
+        f"no label accuracy_thresh {scores.all_zero.accuracy_thresh:.3f}",
+        *(f"  warning: {warning}" for warning in results.warnings),
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,135 @@
+"""The run's row in the history: written when it starts and when it ends."""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from trainingtask_api import names
+from trainingtask_api.run import RunStatus, TrainingRun, run_id
+from trainingtask_api.status import Phase, Results, TrainingReport
+from trainingtask_api.store import HistoryError, migrate, open_history, record
+from trainingtask_api.task import TrainingTask
+
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
+
+logger = logging.getLogger(__name__)
+
+_INTERVAL = 1.0
+_PATIENCE = 30.0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which run reports, beyond what the task itself says."""
+
+    task_uid: str
+    image: str | None
+    node: str | None
+
+
+class HistorySink(BackgroundSink):
+    """Writes the row in a thread of its own; a database that is away delays nothing."""
+
+    def __init__(self, url: str, task: TrainingTask, origin: Origin) -> None:
+        engine = open_history(url)  # connects on first use, which is in the thread
+        # On a cluster the operator owns the schema; a file on a laptop belongs to whoever comes first.
+        schema_missing = engine.dialect.name == "sqlite"
+
+        def deliver(report: TrainingReport) -> None:
+            nonlocal schema_missing
+            try:
+                if schema_missing:
+                    migrate(engine)
+                    schema_missing = False
+                record(engine, row(task, origin, report))
+            except HistoryError as error:
+                raise DeliveryError(str(error)) from error
+
+        self._started = False
+        super().__init__("the history", deliver, interval=_INTERVAL, patience=_PATIENCE)
+
+    def send(self, report: TrainingReport) -> None:
+        """Write the row once at the start; progress is no business of the history."""
+        if not self._started:
+            self._started = True
+            super().send(report)
+
+
+def history_sink(url: str | None, task: TrainingTask, task_uid: str) -> HistorySink | None:
+    """Return the sink for the run's row, None where the operator writes it.
+
+    Parameters
+    ----------
+    url
+        The user's choice; else the environment's; else, without a cluster, a file in the working directory.
+    task
+        The task that runs.
+    task_uid
+        Its uid, or one made up for this run on a laptop.
+
+    Raises
+    ------
+    UserError
+        When the URL cannot be used.
+    """
+    chosen = url or os.environ.get(names.ENV_HISTORY_URL)
+    if not chosen:
+        if names.ENV_POD_NAME in os.environ:
+            return None
+        chosen = "sqlite:///trainingtask-history.db"
+    origin = Origin(task_uid, os.environ.get(names.ENV_IMAGE), os.environ.get(names.ENV_NODE_NAME))
+    try:
+        return HistorySink(chosen, task, origin)
+    except HistoryError as error:
+        if url is None:  # not this user's mistake, and no reason not to train: the operator writes the row
+            logger.warning("No history row is written by the trainer: %s", error)
+            return None
+        raise UserError("InvalidHistory", str(error)) from error
+
+
+def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingRun:
+    """Return the history row of a report. Interrupted is not final: the task goes on in another pod."""
+    status = _status(report)
+    final = status in (RunStatus.SUCCEEDED, RunStatus.FAILED)
+    start, finish = report.start_time, report.finish_time if final else None
+    return TrainingRun(
+        id=run_id(origin.task_uid, report.attempt),
+        task_uid=origin.task_uid,
+        namespace=task.metadata.namespace,
+        name=task.metadata.name,
+        attempt=report.attempt,
+        dataset=task.spec.dataset.name,
+        model=task.spec.model.name,
+        device=task.spec.device.value,
+        status=status.value,
+        create_time=task.metadata.creation_timestamp or start,
+        start_time=start,
+        finish_time=finish,
+        total_time=(finish - start).total_seconds() if finish and start else None,
+        spec=task.spec.to_json(),
+        error_reason=report.failure.reason if report.failure else None,
+        error_message=report.failure.message if report.failure else None,
+        trainer_image=origin.image,
+        node=origin.node,
+        **(_columns(report.results) if report.results else {}),
+    )
+
+
+def _columns(results: Results) -> dict[str, Any]:
+    """Return the row's three JSON columns."""
+    training = results.to_json()
+    return {
+        "training_args": training.pop("arguments"),
+        "evaluate_result": training.pop("evaluation"),
+        "training_result": training,
+    }
+
+
+def _status(report: TrainingReport) -> RunStatus:
+    if report.phase == Phase.DONE:
+        return RunStatus.SUCCEEDED
+    if report.failure is None:
+        return RunStatus.RUNNING
+    return RunStatus.INTERRUPTED if report.failure.reason == "Interrupted" else RunStatus.FAILED

@@ -1,0 +1,121 @@
+"""The one voice of a run: keeps the current report and hands each new one to its sinks."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
+
+from trainingtask_trainer.interruption import Interruption
+from trainingtask_trainer.progress import Step
+
+# Kubernetes kills a pod 30 seconds after SIGTERM.
+_PATIENCE_AFTER_SIGTERM = 10.0
+
+
+class Sink(Protocol):
+    """A place that reports go to. Nothing here may raise or block, except `wait`."""
+
+    def send(self, report: TrainingReport) -> None:
+        """Take the newest report."""
+        ...
+
+    def finish(self, report: TrainingReport, patience: float | None) -> None:
+        """Take the last report; give up on it after `patience` seconds (None: the sink's own limit)."""
+        ...
+
+    def wait(self) -> None:
+        """Return when the last report is out, or given up."""
+        ...
+
+
+def utc_now() -> datetime:
+    """Return the current time, with its zone."""
+    return datetime.now(UTC)
+
+
+class Reporter:
+    """Keeps the run's `TrainingReport` and tells all sinks about each change."""
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        attempt: int = 1,
+        interruption: Interruption | None = None,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._sinks = list(sinks)
+        self._interruption = interruption
+        self._now = now
+        self._training_since: datetime | None = None
+        start = now()
+        self.report = TrainingReport(attempt=attempt, phase=Phase.STARTING, start_time=start, report_time=start)
+
+    def add(self, sink: Sink) -> None:
+        """Tell one more sink from now on, beginning with the current report."""
+        self._sinks.append(sink)
+        sink.send(self.report)
+
+    def phase(self, phase: Phase) -> None:
+        """Tell that the run enters a phase."""
+        self._training_since = self._now() if phase == Phase.TRAINING else self._training_since
+        self._send(phase=phase, eta=None)
+
+    def step(self, step: Step) -> None:
+        """Tell how far the training is; rate and time left are means over the training so far."""
+        seconds = (self._now() - (self._training_since or self._now())).total_seconds()
+        left = seconds / step.step * (step.total_steps - step.step) if step.step else None
+        self._send(
+            epoch=step.epoch,
+            epochs=step.epochs,
+            step=step.step,
+            total_steps=step.total_steps,
+            progress=f"{100 * step.step // max(1, step.total_steps)}%",
+            loss=step.loss,
+            samples_per_second=step.rows / seconds if seconds > 0 else None,
+            eta=None if left is None else in_words(left),
+        )
+
+    def succeeded(self, results: Results) -> None:
+        """Tell the end of a run that worked, and wait until everybody knows."""
+        self._finish(
+            patience=None,
+            phase=Phase.DONE,
+            progress="100%",
+            loss=results.training_loss,
+            samples_per_second=results.samples_per_second,
+            score=f"{results.evaluation.micro.f1:.3f}",
+            results=results,
+        )
+
+    def failed(self, failure: Failure, exit_code: ExitCode) -> None:
+        """Tell the end of a run that did not work, and wait until everybody knows."""
+        patience = _PATIENCE_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
+        self._finish(patience=patience, phase=Phase.FAILED, failure=failure)
+
+    def _send(self, **changes: Any) -> None:
+        if self._interruption is not None:
+            self._interruption.check()
+        self.report = self.report.model_copy(update=changes | {"report_time": self._now()})
+        for sink in self._sinks:
+            sink.send(self.report)
+
+    def _finish(self, patience: float | None, **changes: Any) -> None:
+        now = self._now()
+        ending = changes | {"report_time": now, "finish_time": now, "eta": None}
+        self.report = self.report.model_copy(update=ending)
+        # All at once, then wait: the patience of several sinks does not add up.
+        for sink in self._sinks:
+            sink.finish(self.report, patience)
+        for sink in self._sinks:
+            sink.wait()
+
+
+def in_words(seconds: float) -> str:
+    """Return a duration such as ``45s``, ``2m10s`` or ``1h05m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,59 @@
+"""The container's last message, which Kubernetes keeps with the pod: the backstop when the API server was away."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from trainingtask_api.status import TrainingReport
+
+logger = logging.getLogger(__name__)
+
+TERMINATION_LOG = Path("/dev/termination-log")
+LIMIT = 4096  # bytes; Kubernetes cuts what is longer, and cut JSON is no JSON
+# Parts of the results that the spec or the pod can tell as well, in the order in which they are given up.
+_EXPENDABLE = ("arguments", "versions", "warnings", "evaluation")
+
+
+class TerminationSink:
+    """Writes the last report into the termination log, where there is one."""
+
+    def __init__(self, path: Path = TERMINATION_LOG) -> None:
+        self._path = path
+
+    def send(self, report: TrainingReport) -> None:
+        """Do nothing: only the last report counts."""
+
+    def finish(self, report: TrainingReport, patience: float | None) -> None:
+        """Write the report."""
+        del patience
+        if not self._path.exists():
+            return
+        try:
+            self._path.write_bytes(message(report))
+        except OSError as error:
+            logger.warning("The termination message could not be written: %s", error)
+
+    def wait(self) -> None:
+        """Do nothing: `finish` has written."""
+
+
+def message(report: TrainingReport) -> bytes:
+    """Return the report as JSON of at most `LIMIT` bytes: phase, score, failure, and the results as far as they fit."""
+    content: dict[str, Any] = {
+        key: value for key, value in report.to_json().items() if key in ("phase", "score", "failure", "results")
+    }
+    for part in _EXPENDABLE:
+        if len(_encoded(content)) <= LIMIT:
+            break
+        content.get("results", {}).pop(part, None)
+    if len(_encoded(content)) > LIMIT:
+        content.pop("results", None)
+    while len(_encoded(content)) > LIMIT:
+        text = content["failure"]["message"]
+        content["failure"]["message"] = text[: len(text) * 3 // 4]
+    return _encoded(content)
+
+
+def _encoded(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

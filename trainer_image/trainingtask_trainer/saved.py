@@ -1,0 +1,124 @@
+"""A saved model: a folder that is either whole or not there.
+
+``trainingtask.json`` (what `predict` needs to know), ``results.json``, and the files of the model's kind.
+"""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from trainingtask_api.status import Results
+
+from trainingtask_trainer import registry
+from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.models.base import Model
+from trainingtask_trainer.places import contents
+from trainingtask_trainer.preprocessors.base import Preprocessor
+
+CARD_FILE = "trainingtask.json"
+RESULTS_FILE = "results.json"
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a saved model says of itself."""
+
+    model: str
+    preprocessor: str
+    labels: tuple[str, ...]
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The labels of a text, with their probabilities, most probable first."""
+
+    text: str
+    labels: dict[str, float]
+
+
+def save(folder: Path, model: Model, preprocessor: Preprocessor, card: Card, results: Results) -> None:
+    """Write the model into `folder`, in the place of an earlier one.
+
+    All files are written beside it and the finished folder is renamed, so that a half-saved model is never taken for
+    a whole one.
+
+    Raises
+    ------
+    Fault
+        When the volume cannot be written.
+    """
+    partial = _new_partial(folder)
+    previous = folder.with_name(f".{folder.name}.previous")
+    model.save(partial, preprocessor)
+    _write_json(partial / CARD_FILE, asdict(card))
+    _write_json(partial / RESULTS_FILE, results.to_json())
+    shutil.rmtree(previous, ignore_errors=True)
+    if folder.exists():
+        folder.rename(previous)  # a folder that is not empty cannot be replaced in one step
+    partial.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def check_output(root: Path, path: str) -> Path:
+    """Return the output folder, after a look whether it can be written: better now than after the training.
+
+    Raises
+    ------
+    UserError
+        When `path` is the root itself, which cannot be replaced as a whole.
+    Fault
+        When the volume cannot be written.
+    """
+    folder = root / path
+    if folder == root:
+        raise UserError("InvalidSpec", f"output.subPath '{path}' is the root of the claim: name a folder in it")
+    _new_partial(folder).rmdir()
+    return folder
+
+
+def _new_partial(folder: Path) -> Path:
+    """Return an empty folder beside `folder`, without what a killed run left in it."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Fault("OutputNotWritable", f"the output folder {folder.parent} cannot be written: {error}") from error
+        raise
+    return partial
+
+
+def _write_json(path: Path, content: object) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
+    """Return the labels of each text: those whose probability reaches the model's threshold.
+
+    Raises
+    ------
+    UserError
+        When `folder` holds no saved model.
+    """
+    path = folder / CARD_FILE
+    if not path.is_file():
+        there = f"it holds {contents(folder)}" if folder.is_dir() else "there is no such folder"
+        raise UserError("ModelUnavailable", f"{folder} is not a saved model, {CARD_FILE} is missing: {there}")
+    card = Card(**json.loads(path.read_text(encoding="utf-8")))
+    model: type[Model] = registry.load("models", card.model)
+    probabilities = model.load(folder)(texts)
+    predictions = []
+    for text, row in zip(texts, probabilities, strict=True):
+        chosen = [index for index in (-row).argsort(kind="stable") if row[index] >= card.threshold]
+        predictions.append(Prediction(text, {card.labels[index]: float(row[index]) for index in chosen}))
+    return predictions

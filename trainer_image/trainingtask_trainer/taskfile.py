@@ -1,0 +1,36 @@
+"""Reading a task from a file: the pod's mounted one, or a person's YAML with other manifests beside it."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from trainingtask_api.names import KIND
+from trainingtask_api.task import TrainingTask, describe_errors
+
+from trainingtask_trainer.errors import UserError
+
+
+def read_task(path: Path) -> TrainingTask:
+    """Return the one TrainingTask in a YAML file.
+
+    Raises
+    ------
+    UserError
+        When there is none, more than one, or one that breaks the contract: a sentence for each broken field.
+    """
+    try:
+        documents: list[Any] = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError("InvalidSpec", f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError("InvalidSpec", f"{path} is not YAML: {error}") from error
+    tasks = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
+    if len(tasks) != 1:
+        raise UserError("InvalidSpec", f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")
+    # What another version of the operator wrote into the status is not this run's business.
+    task = {key: value for key, value in tasks[0].items() if key != "status"}
+    try:
+        return TrainingTask.model_validate(task)
+    except ValidationError as error:
+        raise UserError("InvalidSpec", describe_errors(error).replace("\n", "; ")) from error
