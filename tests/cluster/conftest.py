@@ -14,13 +14,9 @@ from typing import Any
 
 import pytest
 from kubectl import Kubectl, Refused, eventually, run
+from release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
 
 ROOT = Path(__file__).parents[2]
-RELEASE = "trainingtask-operator"
-SYSTEM = "trainingtask-system"
-NAMESPACE = "trainingtask-test"
-OPERATOR = f"deployment/{RELEASE}"
-POSTGRES = f"statefulset/{RELEASE}-postgres"
 IMAGES = {
     "TRAININGTASK_IMAGE_OPERATOR": "image",
     "TRAININGTASK_IMAGE_TRAINER": "trainer.image",
@@ -83,11 +79,11 @@ def kubectl(release: None) -> Kubectl:
 
 
 @pytest.fixture(scope="session")
-def models_claim(kubectl: Kubectl) -> str:
-    """A claim that takes trained models."""
+def a_claim(kubectl: Kubectl) -> str:
+    """A claim with nothing in it."""
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-    kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "models"}, "spec": spec})
-    return "models"
+    kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "a-claim"}, "spec": spec})
+    return "a-claim"
 
 
 @pytest.fixture(scope="session")

@@ -99,9 +99,9 @@ def test_the_trained_model_predicts_from_its_claim(kubectl: Kubectl) -> None:
 
 
 def test_a_users_mistake_is_told_in_one_sentence_everywhere_and_never_retried(
-    kubectl: Kubectl, task: Apply, models_claim: str, final_row: FinalRow
+    kubectl: Kubectl, task: Apply, a_claim: str, final_row: FinalRow
 ) -> None:
-    task("no-such-data", specs.changed(specs.TABLE, dataset__volumeClaim=models_claim, dataset__path="no/such.csv"))
+    task("no-such-data", specs.changed(specs.TABLE, dataset__volumeClaim=a_claim, dataset__path="no/such.csv"))
     kubectl.wait("no-such-data", "Failed")
     failed = kubectl.condition("no-such-data", "Failed")
     assert failed["reason"] == "DatasetNotFound"
@@ -110,7 +110,6 @@ def test_a_users_mistake_is_told_in_one_sentence_everywhere_and_never_retried(
     row = final_row("no-such-data")
     assert (row["status"], row["error_reason"], row["error_message"]) == ("Failed", failed["reason"], failed["message"])
     assert len(kubectl.pods("no-such-data")) == 1
-    (event,) = kubectl.find("events.events.k8s.io")[-1:] or [{}]
     notes = [
         event["note"] for event in kubectl.find("events.events.k8s.io") if event.get("reason") == "DatasetNotFound"
     ]

@@ -55,6 +55,9 @@ def save(folder: Path, model: Model, preprocessor: Preprocessor, card: Card, res
     partial = _new_partial(folder)
     previous = folder.with_name(f".{folder.name}.previous")
     model.save(partial, preprocessor)
+    for file in partial.iterdir():
+        if not file.stat().st_mode & 0o040:  # safetensors keeps its file to its owner; others serve the model
+            file.chmod(0o644)
     _write_json(partial / CARD_FILE, asdict(card))
     _write_json(partial / RESULTS_FILE, results.to_json())
     shutil.rmtree(previous, ignore_errors=True)

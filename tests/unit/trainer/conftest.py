@@ -1,5 +1,4 @@
 import json
-import string
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 from specs import task as manifest
+from tiny_models import write_tiny_models
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.places import Places
 
-LETTERS = string.ascii_lowercase
 GO_EMOTIONS = Path(__file__).parents[3] / ".." / "shared" / "data" / "go_emotions"
 
 
@@ -39,36 +38,8 @@ def write_task(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with checkpoints `bert` and `distilbert`: random weights, a vocabulary of letters."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizerFast, DistilBertConfig, DistilBertModel
-
-    root = tmp_path_factory.mktemp("models")
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
-    vocabulary += ["slow", "charged", "password", "guide", "the", "page"]
-    (root / "vocab.txt").write_text("\n".join(vocabulary))
-    torch.manual_seed(0)
-    models = {
-        "bert": BertModel(
-            BertConfig(
-                vocab_size=len(vocabulary),
-                hidden_size=32,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                intermediate_size=32,
-                max_position_embeddings=64,
-            )
-        ),
-        "distilbert": DistilBertModel(
-            DistilBertConfig(
-                vocab_size=len(vocabulary), dim=32, n_layers=1, n_heads=2, hidden_dim=32, max_position_embeddings=64
-            )
-        ),
-    }
-    for name, model in models.items():
-        model.save_pretrained(root / name)
-        BertTokenizerFast(str(root / "vocab.txt")).save_pretrained(root / name)
-    return root
+    """Return a folder with checkpoints `bert` and `distilbert`."""
+    return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from trainingtask_trainer.cpus import cpu_limit
 from trainingtask_trainer.errors import Fault, Interrupted, UserError, diagnose
 from trainingtask_trainer.places import contents
 from trainingtask_trainer.record import require_finite
-from trainingtask_trainer.saved import check_output
+from trainingtask_trainer.saved import Card, check_output, save
 from trainingtask_trainer.taskfile import read_task
 
 
@@ -111,6 +111,26 @@ def test_output_must_be_a_folder_in_the_claim(tmp_path: Path) -> None:
         check_output(tmp_path, ".")
     assert check_output(tmp_path, "team/model") == tmp_path / "team" / "model"
     assert list((tmp_path / "team").iterdir()) == []
+
+
+def test_saved_files_can_be_read_by_others(tmp_path: Path) -> None:
+    class Secretive:
+        def save(self, folder: Path, preprocessor: object) -> None:
+            (folder / "weights").touch(mode=0o600)
+
+    (tmp_path / ".model.partial").mkdir()  # what a killed run left behind
+    (tmp_path / ".model.partial" / "half").touch()
+    (tmp_path / "model").mkdir()  # an earlier model
+    (tmp_path / "model" / "old").touch()
+    card = Card("secretive", "none", ("a", "b"), 0.5)
+    save(tmp_path / "model", Secretive(), None, card, Results.model_construct())  # type: ignore[arg-type]
+    assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "results.json",
+        "trainingtask.json",
+        "weights",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_contents_are_cut_for_a_sentence(tmp_path: Path) -> None:
