@@ -7,7 +7,6 @@ import os
 from typing import Any
 
 from trainingtask_api import names
-
 from trainingtask_operator.cluster import Cluster, ClusterError, connect
 from trainingtask_operator.history import HistoryWriter, NoHistory
 from trainingtask_operator.reconciler import Reconciler

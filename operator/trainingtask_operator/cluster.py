@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
+
 from trainingtask_api import names
 
 Manifest = dict[str, Any]

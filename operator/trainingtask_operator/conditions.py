@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Any
 
 from trainingtask_api import Condition, TrainingTask, TrainingTaskStatus
-
 from trainingtask_operator.attempts import Attempt, Cause, parse_time
 from trainingtask_operator.jobs import job_name
 

@@ -3,8 +3,8 @@
 from typing import Any
 
 import kopf
-from trainingtask_api import names
 
+from trainingtask_api import names
 from trainingtask_operator.app import App
 
 Key = tuple[str, str]

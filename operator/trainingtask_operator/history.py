@@ -2,14 +2,15 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Engine
+
 from trainingtask_api import TrainingTask, TrainingTaskStatus
 from trainingtask_api.run import RunStatus, TrainingRun, run_id
 from trainingtask_api.store import HistoryError, HistoryUnavailable, migrate, open_history, record
-
 from trainingtask_operator.attempts import Attempt
 
 log = logging.getLogger(__name__)
@@ -109,23 +110,25 @@ class HistoryWriter:
 
     async def run(self) -> None:
         """Write rows until cancelled."""
-        engine: Engine | None = None
-        while True:
-            try:
-                if engine is None:  # before there is a row: the trainers' own writes need the table
-                    engine = await asyncio.to_thread(self._open)
+        engine = open_history(self._url)
+        try:
+            # Before there is a row: the trainers' own writes need the table.
+            await self._until_answered(lambda: asyncio.to_thread(migrate, engine))
+            while True:
                 while not self._backlog:
                     self._some.clear()
                     await self._some.wait()
-                await self._write_next(engine)
+                await self._until_answered(lambda: self._write_next(engine))
+        finally:
+            engine.dispose()
+
+    async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                return await work()
             except HistoryError as error:
                 log.warning("%s; %d rows wait, next try in %g s", error, self.backlog, self._retry_seconds)
                 await asyncio.sleep(self._retry_seconds)
-
-    def _open(self) -> Engine:
-        engine = open_history(self._url)
-        migrate(engine)
-        return engine
 
     async def _write_next(self, engine: Engine) -> None:
         row = next(iter(self._backlog.values()))

@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 from trainingtask_api import Device, ExitCode, TrainingTask, names
-
 from trainingtask_operator.settings import DeviceSettings, Settings
 
 Manifest = dict[str, Any]

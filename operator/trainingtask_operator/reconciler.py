@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from pydantic import ValidationError
+
 from trainingtask_api import TrainingTask, TrainingTaskStatus, describe_errors, names
 from trainingtask_api.run import TrainingRun
-
 from trainingtask_operator import conditions, events
 from trainingtask_operator.attempts import Attempt, Cause, attempts_of
 from trainingtask_operator.cluster import Cluster, ClusterError

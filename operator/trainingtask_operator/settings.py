@@ -7,6 +7,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
+
 from trainingtask_api import Device
 
 SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"

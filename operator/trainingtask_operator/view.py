@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainingtask_api import names
-
 from trainingtask_operator.reconciler import Object, Observed
 
 Index = Mapping[Any, Iterable[Object]]

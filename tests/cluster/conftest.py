@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kubectl import Kubectl, Refused, eventually, run
 from release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
 
@@ -108,6 +109,8 @@ def task(kubectl: Kubectl) -> Iterator[Callable[..., str]]:
     names: list[str] = []
 
     def apply(name: str, spec: dict[str, Any]) -> str:
+        # Half a core: several tasks have to fit on the smallest machine at once.
+        spec = {**spec, "resources": {"cpu": "500m", **spec.get("resources", {})}}
         kubectl.apply(
             {
                 "apiVersion": "trainingtask.dev/v1alpha1",

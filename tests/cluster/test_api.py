@@ -3,8 +3,9 @@
 import json
 
 import pytest
-import specs
 import yaml
+
+import specs
 from kubectl import Kubectl, Refused
 
 

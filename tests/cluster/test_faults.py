@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 import specs
 from kubectl import Kubectl, Refused, eventually
 from release import OPERATOR, POSTGRES

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import specs
 import yaml
+
+import specs
 from kubectl import Kubectl, eventually
 
 ROOT = Path(__file__).parents[2]

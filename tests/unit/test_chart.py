@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from trainingtask_api import names
 from trainingtask_operator.settings import Settings
 

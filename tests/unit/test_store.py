@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from postgres import Postgres, postgres_server  # noqa: F401 - the fixture
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlmodel import Session, SQLModel, select
+
+from postgres import Postgres
 from trainingtask_api.names import HISTORY_TRAINER_ROLE
 from trainingtask_api.run import TrainingRun, run_id
 from trainingtask_api.store import HistoryError, HistoryUnavailable, migrate, open_history, record
@@ -49,14 +50,14 @@ def in_utc(time: datetime | None) -> datetime | None:
 
 
 @pytest.fixture
-def database(postgres_server: Postgres) -> Iterator[str]:  # noqa: F811
+def database(postgres_server: Postgres) -> Iterator[str]:
     name = postgres_server.create_database()
     yield name
     postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture
-def trainer_role(postgres_server: Postgres, database: str) -> Iterator[str]:  # noqa: F811
+def trainer_role(postgres_server: Postgres, database: str) -> Iterator[str]:
     postgres_server.execute(f"CREATE ROLE {HISTORY_TRAINER_ROLE} LOGIN PASSWORD '{TRAINER_PASSWORD}'")
     yield HISTORY_TRAINER_ROLE
     postgres_server.execute(f"DROP OWNED BY {HISTORY_TRAINER_ROLE}", database=database)
@@ -77,7 +78,7 @@ def opened() -> Iterator[Callable[[str], Engine]]:
 
 
 @pytest.fixture
-def postgres(postgres_server: Postgres, database: str, opened: Callable[[str], Engine]) -> Engine:  # noqa: F811
+def postgres(postgres_server: Postgres, database: str, opened: Callable[[str], Engine]) -> Engine:
     return opened(postgres_server.url(database, database, database))
 
 
@@ -222,7 +223,7 @@ def test_text_that_a_database_cannot_hold_costs_characters_not_the_row(engine: E
 def test_the_trainers_role_writes_runs_and_nothing_else(
     postgres: Engine,
     trainer_role: str,
-    postgres_server: Postgres,  # noqa: F811
+    postgres_server: Postgres,
     opened: Callable[[str], Engine],
 ) -> None:
     migrate(postgres)
@@ -301,7 +302,7 @@ def test_postgres_is_spoken_through_psycopg_3(scheme: str) -> None:
 
 
 def test_a_refused_password_is_not_in_the_error(
-    postgres_server: Postgres,  # noqa: F811
+    postgres_server: Postgres,
     database: str,
     opened: Callable[[str], Engine],
 ) -> None:
@@ -325,7 +326,7 @@ def test_a_row_in_an_error_is_not_quoted(engine: Engine) -> None:
     assert "quickstart" not in str(refused.value)
 
 
-def test_the_store_answers_again_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:  # noqa: F811
+def test_the_store_answers_again_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:
     migrate(postgres)
     record(postgres, a_run())
     postgres_server.stop()

@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING
 
 from trainingtask_api import names
 from trainingtask_api.status import ExitCode
-
 from trainingtask_trainer.errors import Interrupted, TrainerError, UserError, diagnose
 
 if TYPE_CHECKING:
     from trainingtask_api.status import Results
     from trainingtask_api.task import TrainingTask
-
     from trainingtask_trainer.reporting.reporter import Reporter, Sink
 
 logger = logging.getLogger("trainingtask_trainer")

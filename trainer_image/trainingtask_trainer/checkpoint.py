@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from trainingtask_api.spec import Model as ModelSpec
-
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.places import contents, find
 

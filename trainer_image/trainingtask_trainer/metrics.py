@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_fscore_support
+
 from trainingtask_api.status import Averages, Baseline
 
 LabelMatrix = NDArray[np.uint8]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainingtask_api import names
-
 from trainingtask_trainer.errors import UserError
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Results, Scalar
-
 from trainingtask_trainer.cpus import cpu_limit
 from trainingtask_trainer.datasets.splits import Data
 from trainingtask_trainer.errors import Fault

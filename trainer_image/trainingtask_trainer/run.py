@@ -6,7 +6,6 @@ from typing import Any
 
 from trainingtask_api.status import EvaluationResult, Phase, Results
 from trainingtask_api.task import TrainingTask
-
 from trainingtask_trainer import metrics, record, registry
 from trainingtask_trainer.datasets.base import Dataset, LabelMatrix
 from trainingtask_trainer.datasets.splits import prepare

@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainingtask_api.status import Results
-
 from trainingtask_trainer import registry
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.models.base import Model

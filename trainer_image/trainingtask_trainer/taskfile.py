@@ -5,9 +5,9 @@ from typing import Any
 
 import yaml
 from pydantic import ValidationError
+
 from trainingtask_api.names import KIND
 from trainingtask_api.task import TrainingTask, describe_errors
-
 from trainingtask_trainer.errors import UserError
 
 

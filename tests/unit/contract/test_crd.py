@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from trainingtask_api.crd import UnknownKeywordError, custom_resource_definition, structural, to_yaml
 
 COMMITTED = Path(__file__).parents[3] / "crds" / "trainingtasks.yaml"

@@ -1,6 +1,7 @@
 import pytest
-import specs
 from pydantic import ValidationError
+
+import specs
 from trainingtask_api import TrainingTask, describe_errors
 
 

@@ -1,4 +1,5 @@
 import pytest
+
 from fake_cluster import NOW, FakeCluster, Rows
 from trainingtask_operator.reconciler import Reconciler
 from trainingtask_operator.settings import Settings

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+
 import specs
 from trainingtask_api import TrainingTask, names
 from trainingtask_operator.jobs import build_job, job_name

@@ -2,6 +2,7 @@ import json
 from typing import Any
 
 import pytest
+
 import specs
 from fake_cluster import NOW, FakeCluster, Rows, job_condition, pod, running, terminated
 from trainingtask_api import names

@@ -1,6 +1,7 @@
 import asyncio
 
 import pytest
+
 from trainingtask_operator.workqueue import MAX_DELAY_SECONDS, WorkQueue
 
 

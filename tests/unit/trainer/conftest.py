@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from specs import task as manifest
 from tiny_models import write_tiny_models
 from trainingtask_api.task import TrainingTask

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import skops.io
 from sklearn.preprocessing import FunctionTransformer
+
 from specs import CLASSICAL, changed
 from trainingtask_api.spec import Dataset
 from trainingtask_api.task import TrainingTask

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from specs import CLASSICAL, TABLE, changed
 from trainingtask_api import names
 from trainingtask_trainer.__main__ import main
@@ -75,6 +76,7 @@ def test_classical_model_from_task_to_prediction_without_torch(
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import yaml
+
     from specs import task as manifest
 
     root = tmp_path_factory.mktemp("predict")

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
 from trainingtask_api.spec import Dataset
 from trainingtask_trainer import metrics
 from trainingtask_trainer.datasets.go_emotions import GoEmotions

@@ -6,6 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from trainingtask_api.spec import Model
 from trainingtask_trainer.checkpoint import checkpoint_folder
 from trainingtask_trainer.errors import Fault, UserError

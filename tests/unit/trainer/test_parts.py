@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from specs import CLASSICAL
 from trainingtask_api.status import EvaluationResult, ExitCode, Phase, Results
 from trainingtask_trainer import registry

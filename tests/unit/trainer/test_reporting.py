@@ -11,8 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import kubernetes.client
 import pytest
-from specs import CLASSICAL
 from sqlmodel import Session, select
+
+from specs import CLASSICAL
 from trainingtask_api import names
 from trainingtask_api.run import TrainingRun
 from trainingtask_api.status import (

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from trainingtask_api.spec import Dataset
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 from trainingtask_trainer.datasets.splits import prepare

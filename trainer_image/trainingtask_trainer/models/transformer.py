@@ -11,8 +11,6 @@ import torch
 import transformers
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import Dataset
-from trainingtask_api.spec import Device, TrainingTaskSpec
-from trainingtask_api.status import Scalar
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,6 +23,8 @@ from transformers import (
     TrainingArguments,
 )
 
+from trainingtask_api.spec import Device, TrainingTaskSpec
+from trainingtask_api.status import Scalar
 from trainingtask_trainer.checkpoint import checkpoint_folder, checkpoint_name
 from trainingtask_trainer.cpus import cpu_limit
 from trainingtask_trainer.errors import Fault

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-
 from trainingtask_trainer.places import Places
 
 

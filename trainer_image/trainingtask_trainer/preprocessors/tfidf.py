@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
+
 from trainingtask_api.spec import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.places import Places
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from trainingtask_api.spec import TrainingTaskSpec
-from trainingtask_api.status import Scalar
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from trainingtask_api.spec import TrainingTaskSpec
+from trainingtask_api.status import Scalar
 from trainingtask_trainer.checkpoint import checkpoint_folder, checkpoint_name, text_limit
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.places import Places

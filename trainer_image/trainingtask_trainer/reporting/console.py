@@ -5,6 +5,7 @@ import time
 from typing import Any, TextIO
 
 from tqdm import tqdm
+
 from trainingtask_api.status import Phase, Results, TrainingReport
 
 _SECONDS_BETWEEN_LINES = 5.0

@@ -7,7 +7,6 @@ from typing import Any
 from trainingtask_api import names
 from trainingtask_api.status import TrainingReport
 from trainingtask_api.task import Metadata
-
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable
 
 _INTERVAL = 2.0

@@ -9,7 +9,6 @@ from trainingtask_api.run import RunStatus, TrainingRun, run_id
 from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.store import HistoryError, migrate, open_history, record
 from trainingtask_api.task import TrainingTask
-
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
 

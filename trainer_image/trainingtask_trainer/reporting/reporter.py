@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
-
 from trainingtask_trainer.interruption import Interruption
 from trainingtask_trainer.progress import Step
 

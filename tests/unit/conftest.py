@@ -1,0 +1,3 @@
+from postgres import postgres_server
+
+__all__ = ["postgres_server"]  # one server for all unit tests

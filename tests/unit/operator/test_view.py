@@ -1,0 +1,106 @@
+from typing import Any
+
+import pytest
+
+from trainingtask_api import names
+from trainingtask_operator.view import WatchedObjects
+
+KEY = ("default", "t")
+
+
+def item(uid: str, version: int, **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {
+            "uid": uid,
+            "resourceVersion": str(version),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            **metadata,
+        }
+    }
+
+
+def job(uid: str, version: int, task: str = "task-1") -> dict[str, Any]:
+    return item(uid, version, labels={names.TASK_UID_LABEL: task})
+
+
+class Indexes:
+    def __init__(self) -> None:
+        self.tasks: dict[Any, list[Any]] = {KEY: [item("task-1", 10)]}
+        self.jobs: dict[Any, list[Any]] = {}
+        self.pods: dict[Any, list[Any]] = {}
+        self.view = WatchedObjects(self.tasks, self.jobs, self.pods)
+
+
+@pytest.fixture
+def indexes() -> Indexes:
+    return Indexes()
+
+
+def test_what_is_not_indexed_is_not_there(indexes: Indexes) -> None:
+    assert indexes.view.observe("default", "other") is None
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert (observed.job, observed.pods) == (None, [])
+
+
+def test_a_job_just_created_stands_in_until_the_watch_shows_it(indexes: Indexes) -> None:
+    view = indexes.view
+    view.wrote(job("job-1", 20))
+    observed = view.observe(*KEY)
+    assert observed is not None
+    assert observed.job == job("job-1", 20)
+
+    indexes.jobs["task-1"] = [job("job-1", 21)]
+    view.saw(job("job-1", 21))
+    observed = view.observe(*KEY)
+    assert observed is not None
+    assert observed.job == job("job-1", 21)
+
+    del indexes.jobs["task-1"]  # deleted: the index forgets it after its last event
+    observed = view.observe(*KEY)
+    assert observed is not None
+    assert observed.job is None
+
+
+def test_an_event_older_than_our_write_does_not_bring_the_past_back(indexes: Indexes) -> None:
+    view = indexes.view
+    view.wrote(item("task-1", 30))
+    view.saw(item("task-1", 20))
+    observed = view.observe(*KEY)
+    assert observed is not None
+    assert observed.task["metadata"]["resourceVersion"] == "30"
+    indexes.tasks[KEY] = [item("task-1", 31)]
+    view.saw(item("task-1", 31))
+    observed = view.observe(*KEY)
+    assert observed is not None
+    assert observed.task["metadata"]["resourceVersion"] == "31"
+
+
+def test_a_ghost_is_buried_and_stays_so(indexes: Indexes) -> None:
+    view = indexes.view
+    indexes.jobs["task-1"] = [job("job-1", 20)]
+    indexes.pods["task-1"] = [item("pod-1", 21)]
+    believed = view.uids()
+    assert believed == {"task-1", "job-1", "pod-1"}
+    view.bury(believed - {"task-1"})
+    observed = view.observe(*KEY)
+    assert observed is not None
+    assert (observed.job, observed.pods) == (None, [])
+    assert view.uids() == {"task-1"}
+
+
+def test_a_written_job_that_never_appears_is_buried_too(indexes: Indexes) -> None:
+    indexes.view.wrote(job("job-1", 20))
+    indexes.view.bury({"job-1"})
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.job is None
+
+
+def test_of_two_tasks_of_one_name_the_living_one_counts(indexes: Indexes) -> None:
+    old, new = item("task-0", 5), item("task-1", 10)
+    old["metadata"]["creationTimestamp"] = "2025-12-31T00:00:00Z"
+    indexes.tasks[KEY] = [new, old]
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.task["metadata"]["uid"] == "task-1"
