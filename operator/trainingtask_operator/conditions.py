@@ -39,7 +39,9 @@ def status_of(task: TrainingTask, job: Object | None, attempts: list[Attempt], n
     if suspended or before.condition("Suspended"):
         change.set("Suspended", suspended, SUSPENDED if suspended else RESUMED)
     latest = attempts[-1] if attempts else None
-    running, interruption = _activity(task, latest, suspended)
+    # A Job that is about to fail ends its pods first: that is no interruption, and the reason is a moment away.
+    failing = "FailureTarget" in job_conditions(job)
+    running, interruption = (None, None) if failing else _activity(latest, suspended)
     if running is not None:
         change.set("Running", *running)
     if interruption is not None:
@@ -80,15 +82,22 @@ def transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatus) ->
 
 def _outcome(task: TrainingTask, job: Object | None, attempts: list[Attempt]) -> tuple[bool, Cause, datetime] | None:
     """Return whether the Job succeeded, why it ended, and when; None while it has not ended."""
-    for condition in (job or {}).get("status", {}).get("conditions") or []:
-        if condition.get("status") != "True":
-            continue
-        when = parse_time(condition["lastTransitionTime"])
-        if condition["type"] == "Complete":
-            return True, SUCCEEDED, when
-        if condition["type"] == "Failed":
-            return False, _failure(task, condition, attempts), when
+    said = job_conditions(job)
+    if "Complete" in said:
+        return True, SUCCEEDED, parse_time(said["Complete"]["lastTransitionTime"])
+    if "Failed" in said:
+        return (
+            False,
+            _failure(task, said.get("FailureTarget", said["Failed"]), attempts),
+            parse_time(said["Failed"]["lastTransitionTime"]),
+        )
     return None
+
+
+def job_conditions(job: Object | None) -> dict[str, Object]:
+    """Return the Job's conditions that are True, by type."""
+    conditions = (job or {}).get("status", {}).get("conditions") or []
+    return {condition["type"]: condition for condition in conditions if condition.get("status") == "True"}
 
 
 def _failure(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> Cause:
@@ -108,9 +117,7 @@ def _failure(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> 
     return Cause(last.cause.reason, f"{last.cause.message} (attempt {last.number}; no retries are left)")
 
 
-def _activity(
-    task: TrainingTask, latest: Attempt | None, suspended: bool
-) -> tuple[tuple[bool, Cause] | None, Cause | None]:
+def _activity(latest: Attempt | None, suspended: bool) -> tuple[tuple[bool, Cause] | None, Cause | None]:
     """Return what to say of Running (None: leave it) and why the task is interrupted (None: it is not)."""
     if suspended:
         return (False, SUSPENDED), None

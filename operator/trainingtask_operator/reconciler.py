@@ -195,11 +195,10 @@ class Reconciler:
 
     async def _suspend_or_resume(self, task: TrainingTask, job: Object) -> None:
         wanted = task.spec.run_policy.suspend
-        ended = any(
-            c.get("status") == "True" and c["type"] in ("Complete", "Failed")
-            for c in job.get("status", {}).get("conditions") or []
-        )
-        if not ended and bool(job["spec"].get("suspend", False)) != wanted:
+        if (
+            not conditions.job_conditions(job).keys() & {"Complete", "Failed"}
+            and bool(job["spec"].get("suspend", False)) != wanted
+        ):
             self._view.wrote(
                 await self._cluster.patch_job(
                     task.metadata.namespace, job["metadata"]["name"], {"spec": {"suspend": wanted}}

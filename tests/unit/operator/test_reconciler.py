@@ -22,7 +22,7 @@ def condition(task: dict[str, Any], kind: str) -> dict[str, Any]:
 
 
 def status_of(task: dict[str, Any], kind: str) -> str:
-    return str(condition(task, kind).get("status"))
+    return str(condition(task, kind).get("status", ""))
 
 
 def the_job(cluster: FakeCluster, task: dict[str, Any]) -> dict[str, Any]:
@@ -229,6 +229,22 @@ async def test_a_deadline_names_itself(cluster: FakeCluster, reconciler: Reconci
     await reconciler.reconcile(*KEY)
     assert condition(task, "Failed")["reason"] == "DeadlineExceeded"
     assert "7 s" in condition(task, "Failed")["message"]
+
+
+async def test_a_pod_that_ends_because_the_job_is_failing_is_no_interruption(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster, runPolicy={"activeDeadlineSeconds": 7})
+    await start(cluster, reconciler, task)
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(143))]
+    target = job_condition("FailureTarget", "DeadlineExceeded")
+    the_job(cluster, task)["status"] = {"conditions": [target]}
+    await reconciler.reconcile(*KEY)
+    assert status_of(task, "Interrupted") == ""
+    assert cluster.events == []
+    the_job(cluster, task)["status"] = {"conditions": [target, job_condition("Failed", "FailedIndexes")]}
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "DeadlineExceeded"
 
 
 async def test_why_a_pod_waits_is_said_and_unsaid(cluster: FakeCluster, reconciler: Reconciler) -> None:
