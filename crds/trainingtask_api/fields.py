@@ -81,5 +81,6 @@ Revision = Annotated[
     ),
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
+IndicatorName = Annotated[str, Field(min_length=1, max_length=100)]  # up to 500 of them in a pod's annotation
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=4_294_967_295)]

@@ -10,6 +10,7 @@ from trainingtask_api.fields import (
     ColumnName,
     Fraction,
     HubId,
+    IndicatorName,
     ObjectName,
     RegisteredName,
     RelativePath,
@@ -54,7 +55,7 @@ class TableColumns(Contract):
     labels: ColumnName | None = Field(
         None, description="Column that holds all labels of a row: a delimited string or a list. Default: 'labels'."
     )
-    indicators: Annotated[list[ColumnName], Field(min_length=2, max_length=1000)] | None = Field(
+    indicators: Annotated[list[IndicatorName], Field(min_length=2, max_length=500)] | None = Field(
         None, description="Instead of `labels`: one column per label, with 0 or 1 in each row."
     )
     delimiter: Annotated[str, Field(min_length=1, max_length=3)] = Field(
@@ -309,7 +310,7 @@ class RunPolicy(Contract):
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         None,
-        description="Fail the task when it has been active for this long, all attempts together. Default: no deadline.",
+        description="Fail the task when it has been active for this long, all attempts together; a suspension starts the count anew. Default: no deadline.",
     )
     retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2,

@@ -34,7 +34,9 @@ _MIGRATION_LOCK = 0x7472_6169_6E74_6173  # any fixed number: whoever migrates th
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": _CONNECT_SECONDS,
     "options": f"-c statement_timeout={_STATEMENT_SECONDS}s",
-    # A server that vanished without a word is noticed after 25 seconds, not after hours.
+    # A server that vanished without a word is noticed after 25 seconds, not after hours: when the connection is idle
+    # by keep-alives, when it owes an answer by the timeout.
+    "tcp_user_timeout": 25_000,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,

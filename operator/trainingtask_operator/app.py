@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import logging
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 from trainingtask_api import names
 from trainingtask_operator.cluster import Cluster, ClusterError, connect
-from trainingtask_operator.history import HistoryWriter, NoHistory
-from trainingtask_operator.reconciler import Reconciler
+from trainingtask_operator.history import HistoryWriter, NoHistory, cancelled_row
+from trainingtask_operator.reconciler import Reconciler, parse
 from trainingtask_operator.settings import Settings
 from trainingtask_operator.view import WatchedObjects
 from trainingtask_operator.workqueue import WorkQueue
@@ -28,13 +29,14 @@ class App:
         self._settings = settings
         self._resources = contextlib.AsyncExitStack()
         self._view: WatchedObjects | None = None
+        self._history: HistoryWriter | NoHistory | None = None
 
     async def start(self, tasks: Any, jobs: Any, pods: Any) -> None:
         """Connect to the cluster and start working over the three indexes."""
         cluster = await self._resources.enter_async_context(connect())
         view = self._view = WatchedObjects(tasks, jobs, pods)
         url = os.environ.get(names.ENV_HISTORY_URL)
-        history: HistoryWriter | NoHistory = HistoryWriter(url) if url else NoHistory()
+        history = self._history = HistoryWriter(url) if url else NoHistory()
         reconciler = Reconciler(cluster, view, self._settings, history)
         loops = [self._work(reconciler) for _ in range(WORKERS)]
         loops.append(self._resync(cluster, view))
@@ -54,6 +56,12 @@ class App:
         if self._view is not None:
             self._view.saw(body)
         self.queue.add(key)
+
+    def deleted(self, body: Any) -> None:
+        """Take the last state of a task that was deleted: an unfinished one was cancelled."""
+        task = parse(body)
+        if self._history is not None and task is not None and not (task.status and task.status.finished_at):
+            self._history.submit([cancelled_row(task, datetime.now(UTC))])
 
     async def _work(self, reconciler: Reconciler) -> None:
         while True:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Protocol, cast
 
+import aiohttp
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 
@@ -86,7 +87,7 @@ async def _translated() -> AsyncIterator[None]:
         yield
     except ApiException as error:
         raise ClusterError(error.status or 0, _message(error)) from error
-    except (OSError, TimeoutError) as error:  # aiohttp's connection errors are OSErrors
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
         raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
 
 
@@ -210,7 +211,10 @@ class KubernetesCluster:
                 _continue=page,
                 _request_timeout=REQUEST_TIMEOUT_SECONDS,
             )
-            listed: Manifest = json.loads(await response.read())
+            body = await response.read()
+            if response.status >= 400:  # this variant of the call leaves that to its caller
+                raise ApiException(status=response.status, reason=response.reason, body=body.decode())
+            listed: Manifest = json.loads(body)
             return listed
 
         tasks = partial(of, names.GROUP, names.VERSION, names.PLURAL, "")

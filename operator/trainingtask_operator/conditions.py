@@ -65,6 +65,11 @@ def job_deleted(task: TrainingTask, attempts: list[Attempt], now: datetime) -> T
     return _Change(task, task.status or TrainingTaskStatus(), attempts, now).finished(False, JOB_DELETED, now)
 
 
+def is_deleted(job: Object) -> bool:
+    """Tell whether the Job is being deleted before it has ended."""
+    return "deletionTimestamp" in job["metadata"] and not job_conditions(job).keys() & {"Complete", "Failed"}
+
+
 def has_trained(status: TrainingTaskStatus | None) -> bool:
     """Tell whether a pod of the task is known to have run, so that its Job must have existed."""
     return status is not None and (status.start_time is not None or status.training is not None)
@@ -123,11 +128,11 @@ def _activity(latest: Attempt | None, suspended: bool) -> tuple[tuple[bool, Caus
         return (False, SUSPENDED), None
     if latest is None:
         return (False, STARTING), None
-    if latest.phase == "Running":
+    if latest.phase == "Running" and latest.cause is None:
         return (True, RUNNING), None
     if latest.phase == "Pending":
         return (False, latest.trouble or STARTING), None
-    if latest.phase == "Failed" and latest.cause and not latest.users_mistake:
+    if latest.cause and not latest.users_mistake:
         message = f"Attempt {latest.number} ended: {latest.cause.message} It is tried again after a pause, unless no retries are left."
         return (False, latest.cause), Cause(latest.cause.reason, message)
     # Succeeded, or refused for the user's mistake: the Job controller's word is a moment away.
@@ -153,7 +158,7 @@ class _Change:
         self._conditions[kind] = Condition(
             type=kind,
             status=status,
-            reason=cause.reason,
+            reason=cause.reason[:128],
             message=cause.message[:2048],
             last_transition_time=old.last_transition_time if old and old.status == status else self._now,
             observed_generation=self._task.metadata.generation,
@@ -161,8 +166,9 @@ class _Change:
 
     def finished(self, success: bool, cause: Cause, when: datetime) -> TrainingTaskStatus:
         self.set("Running", False, ENDED)
-        if self.is_true("Interrupted"):
-            self.set("Interrupted", False, ENDED)
+        for kind in ("Interrupted", "Suspended"):
+            if self.is_true(kind):
+                self.set(kind, False, ENDED)
         self.set("Complete" if success else "Failed", True, cause)
         return self.result(completion_time=when)
 
@@ -175,7 +181,7 @@ class _Change:
             state=state,
             reason=reason,
             conditions=list(self._conditions.values()),
-            job_name=self._before.job_name or job_name(self._task),
+            job_name=job_name(self._task),
             node=(latest and latest.node) or self._before.node,
             attempt=latest.number if latest else self._before.attempt,
             start_time=self._before.start_time or min(started, default=None),

@@ -23,6 +23,12 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **indexes: Any
     await app.start(indexes["tasks"], indexes["jobs"], indexes["pods"])
 
 
+@kopf.on.login(id="login")
+def login(**kwargs: Any) -> Any:
+    """Use the pod's service account or a kubeconfig; kopf's other ways would load a second Kubernetes client."""
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+
+
 @kopf.on.cleanup(id="stop")
 async def stop(memo: kopf.Memo, **_: Any) -> None:
     """Stop the workers."""
@@ -72,19 +78,22 @@ def pods(body: kopf.Body, **_: Any) -> dict[str, dict[str, Any]]:
     annotations = body["metadata"].get("annotations", {})
     counts = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
     pod["metadata"]["annotations"] = {name: annotations[name] for name in counts if name in annotations}
-    container = body["spec"]["containers"][0]
+    containers = {container["name"]: container for container in body["spec"]["containers"]}
+    container = containers.get(names.TRAINER_CONTAINER, {})  # an injected sidecar may come first
     limits = container.get("resources", {}).get("limits", {})
     pod["spec"] = {
         "nodeName": body["spec"].get("nodeName"),
-        "image": container["image"],
+        "image": container.get("image"),
         "memoryLimit": limits.get("memory"),
     }
     return {_task_uid(body): pod}
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="task")
-def task_changed(namespace: str | None, name: str, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """Look at a task that changed."""
+def task_changed(namespace: str | None, name: str, type: str, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
+    """Look at a task that changed, and close the record of one that is gone."""
+    if type == "DELETED":
+        memo.app.deleted(body)
     memo.app.saw(body, (namespace or "", name))
 
 

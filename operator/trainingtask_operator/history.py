@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
-from trainingtask_api import TrainingTask, TrainingTaskStatus
+from trainingtask_api import TrainingReport, TrainingTask, TrainingTaskStatus
 from trainingtask_api.run import RunStatus, TrainingRun, run_id
 from trainingtask_api.store import HistoryError, HistoryUnavailable, migrate, open_history, record
 from trainingtask_operator.attempts import Attempt
@@ -32,11 +32,7 @@ def rows_of(task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attem
 
 def _row(task: TrainingTask, status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool) -> TrainingRun:
     number = attempt.number if attempt else status.attempt or 1
-    report = (
-        task.status.training
-        if task.status and task.status.training and task.status.training.attempt == number
-        else None
-    )
+    report = _report_of(task, attempt, number)
     run_status, reason, message, finished = _end(status, attempt, is_last=is_last)
     started = (attempt and attempt.started) or (report and report.start_time) or None
     run = TrainingRun(
@@ -64,6 +60,17 @@ def _row(task: TrainingTask, status: TrainingTaskStatus, attempt: Attempt | None
     return run
 
 
+def _report_of(task: TrainingTask, attempt: Attempt | None, number: int) -> TrainingReport | None:
+    """Return what the trainer reported if it was in this attempt, by its own count and by the time."""
+    report = task.status.training if task.status else None
+    if report is None or report.attempt != (attempt.reported if attempt else number):
+        return None
+    # After a suspension the trainer's count may be an earlier attempt's; then the time tells whose report it is.
+    if attempt and attempt.reported != attempt.number and report.start_time and report.start_time < attempt.created:
+        return None
+    return report
+
+
 def _end(
     status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool
 ) -> tuple[RunStatus, str | None, str | None, datetime | None]:
@@ -75,11 +82,24 @@ def _end(
             return RunStatus.SUCCEEDED, None, None, finished
         assert failed is not None  # noqa: S101 - finished, and not complete
         return RunStatus.FAILED, failed.reason, failed.message, finished
-    if attempt is not None and attempt.cause is not None:
+    if attempt is not None and attempt.cause is not None and not is_last:
         return RunStatus.FAILED, attempt.cause.reason, attempt.cause.message, attempt.finished or attempt.created
+    # The last attempt is not over before the task is: it may be suspended, and go on as the same attempt.
     if status.is_true("Suspended"):
         return RunStatus.SUSPENDED, None, None, None
+    if attempt is not None and attempt.cause is not None:
+        return RunStatus.INTERRUPTED, attempt.cause.reason, attempt.cause.message, None
     return RunStatus.RUNNING, None, None, None
+
+
+def cancelled_row(task: TrainingTask, now: datetime) -> TrainingRun:
+    """Return the row of a task that was deleted before it ended."""
+    run = _row(task, task.status or TrainingTaskStatus(), None, is_last=True)
+    run.status, run.finish_time = RunStatus.CANCELLED.value, now
+    if run.start_time is not None:
+        run.total_time = (now - run.start_time).total_seconds()
+    run.error_reason, run.error_message = "Cancelled", "The task was deleted before it ended."
+    return run
 
 
 class HistoryWriter:

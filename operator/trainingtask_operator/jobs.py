@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from trainingtask_api import Device, ExitCode, TrainingTask, names
@@ -18,11 +19,18 @@ GRACE_PERIOD_SECONDS = 60
 def job_name(task: TrainingTask) -> str:
     """Return the name of the task's Job: readable, and unique for the uid, so that a re-created task gets its own.
 
-    At most 59 characters: the Job controller adds an index to it to name the pod's host, which is a DNS label.
+    At most 55 characters: Kubernetes cuts a longer one in the names of the Job's pods (`<job>-<index>-<random>`), and the
+    admission policy knows a trainer by its pod's name beginning with its Job's.
     """
     digest = hashlib.sha256((task.metadata.uid or "").encode()).hexdigest()[:10]
-    readable = re.sub(r"[^a-z0-9-]", "-", task.metadata.name)[:48].strip("-")
+    readable = re.sub(r"[^a-z0-9-]", "-", task.metadata.name)[:44].strip("-")
     return f"{readable}-{digest}"
+
+
+def controlled_by(item: Mapping[str, Any], uid: str) -> bool:
+    """Tell whether the object with this uid controls `item`. Labels are anybody's to set; this is not so easily so."""
+    owners = item["metadata"].get("ownerReferences") or []
+    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
 
 def labels_of(task: TrainingTask) -> dict[str, str]:
@@ -101,7 +109,7 @@ def _task_annotation(task: TrainingTask) -> dict[str, str]:
         ),
         "spec": task.spec.to_json(),
     }
-    return {names.TASK_ANNOTATION: json.dumps(content, separators=(",", ":"))}
+    return {names.TASK_ANNOTATION: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
 
 
 def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:

@@ -20,7 +20,7 @@ class _Section(BaseModel):
 class DefaultResources(_Section):
     """What a trainer gets when its task does not say."""
 
-    cpu: str | int = "1"
+    cpu: str | int | float = "1"
     memory: str = "2Gi"
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from trainingtask_api import names
+from trainingtask_operator.jobs import controlled_by
 from trainingtask_operator.reconciler import Object, Observed
 
 Index = Mapping[Any, Iterable[Object]]
@@ -30,18 +31,31 @@ class WatchedObjects:
 
     def observe(self, namespace: str, name: str) -> Observed | None:
         """Return what is known of the task, None when there is no such task."""
-        task = self._one(self._tasks, (namespace, name))
+        task = max(self._live(self._tasks, (namespace, name)), key=_age, default=None)
         if task is None:
             return None
         uid = task["metadata"]["uid"]
-        job = self._one(self._jobs, uid) or self._written_jobs.get(uid)
-        pods = [pod for pod in self._pods.get(uid, ()) if pod["metadata"]["uid"] not in self._ghosts]
+        # Labels find the children, owners prove them: a label is anybody's to set, in any namespace.
+        jobs = [self._written_jobs[uid]] if uid in self._written_jobs else []
+        jobs += [job for job in self._live(self._jobs, uid) if self._belongs(job, namespace, uid)]
+        job = max(jobs, key=_age, default=None)
+        pods = [
+            pod
+            for pod in self._live(self._pods, uid)
+            if job is not None and self._belongs(pod, namespace, job["metadata"]["uid"])
+        ]
         return Observed(task, job, pods)
 
     def wrote(self, written: Object) -> None:
         """Let the result of a write stand in for the object until the watch has caught up."""
-        self._written[written["metadata"]["uid"]] = written
-        task_uid = (written["metadata"].get("labels") or {}).get(names.TASK_UID_LABEL)
+        metadata = written["metadata"]
+        task_uid = (metadata.get("labels") or {}).get(names.TASK_UID_LABEL)
+        known = (
+            self._jobs.get(task_uid, ()) if task_uid else self._tasks.get((metadata["namespace"], metadata["name"]), ())
+        )
+        if any(item["metadata"]["uid"] == metadata["uid"] and _version(item) >= _version(written) for item in known):
+            return  # the watch was faster than the response
+        self._written[metadata["uid"]] = written
         if task_uid:
             self._written_jobs[task_uid] = written
 
@@ -49,7 +63,7 @@ class WatchedObjects:
         """Note a watch event: it overtakes our own write when it is as new."""
         uid = event["metadata"]["uid"]
         written = self._written.get(uid)
-        if written is not None and not _newer(written, event):
+        if written is not None and _version(written) <= _version(event):
             self._forget(uid)
 
     def tasks(self) -> list[tuple[str, str]]:
@@ -58,17 +72,16 @@ class WatchedObjects:
 
     def uids(self) -> set[str]:
         """Return the uids of all objects that are believed to exist."""
-        indexed = (
-            item["metadata"]["uid"]
-            for index in (self._tasks, self._jobs, self._pods)
-            for store in index.values()
-            for item in store
-        )
-        return (set(indexed) | set(self._written)) - self._ghosts
+        return (self.indexed() | set(self._written)) - self._ghosts
+
+    def indexed(self) -> set[str]:
+        """Return the uids of all objects in the indexes, ghosts among them."""
+        indexes = (self._tasks, self._jobs, self._pods)
+        return {item["metadata"]["uid"] for index in indexes for store in index.values() for item in store}
 
     def bury(self, uids: set[str]) -> None:
         """Mark objects that a live list did not show."""
-        self._ghosts |= uids
+        self._ghosts = (self._ghosts | uids) & self.indexed()  # what the indexes have dropped needs no mark
         for uid in uids:
             self._forget(uid)
 
@@ -78,16 +91,24 @@ class WatchedObjects:
         if task_uid:
             self._written_jobs.pop(task_uid, None)
 
-    def _one(self, index: Index, key: Any) -> Object | None:
-        """Return the newest live object under `key`, as our own last write left it if the watch lags behind."""
+    def _live(self, index: Index, key: Any) -> list[Object]:
+        """Return the objects under `key` that are no ghosts, as our own last write left them if the watch lags behind."""
         live = [item for item in index.get(key, ()) if item["metadata"]["uid"] not in self._ghosts]
-        if not live:
-            return None
-        newest = max(live, key=lambda item: str(item["metadata"]["creationTimestamp"]))
-        written = self._written.get(newest["metadata"]["uid"])
-        return written if written is not None and _newer(written, newest) else newest
+        written = (self._written.get(item["metadata"]["uid"]) for item in live)
+        return [
+            mine if mine and _version(mine) > _version(item) else item for mine, item in zip(written, live, strict=True)
+        ]
+
+    @staticmethod
+    def _belongs(item: Object, namespace: str, owner: str) -> bool:
+        return item["metadata"].get("namespace") == namespace and controlled_by(item, owner)
 
 
-def _newer(one: Object, other: Object) -> bool:
-    """Tell whether `one` is the later version of the same object; API servers number versions upwards."""
-    return int(one["metadata"]["resourceVersion"]) > int(other["metadata"]["resourceVersion"])
+def _version(item: Object) -> int:
+    """Return the resource version; API servers number versions upwards."""
+    return int(item["metadata"]["resourceVersion"])
+
+
+def _age(item: Object) -> tuple[str, int]:
+    """Return what sorts objects by age; the creation time alone is cut to whole seconds."""
+    return str(item["metadata"]["creationTimestamp"]), _version(item)

@@ -116,6 +116,9 @@ def test_operator_away_while_a_task_is_created_named_and_finished(
         scale(system, OPERATOR, 1)
     kubectl.wait(name, "Complete")
     assert len(kubectl.jobs(name)) == 1
+    assert kubectl.status(name)["training"]["phase"] == "Done", (
+        "the trainer was let in, so its Job's name is right again"
+    )
     assert final_row(name)["status"] == "Succeeded"
 
 

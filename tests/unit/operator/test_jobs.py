@@ -37,7 +37,7 @@ def test_the_job_name_is_a_dns_label_with_room_for_the_index(name: str) -> None:
     manifest = specs.task(name, specs.CLASSICAL)
     manifest["metadata"]["uid"] = "u"
     made = job_name(TrainingTask.model_validate(manifest))
-    assert len(f"{made}-0") <= 63
+    assert len(f"{made}-0-") <= 58, "Kubernetes cuts a longer one in the names of the pods"
     assert made.replace("-", "").isalnum()
     assert made.islower()
 

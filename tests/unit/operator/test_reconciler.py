@@ -160,7 +160,8 @@ async def test_a_users_mistake_carries_the_trainers_own_sentence_everywhere(
     await start(cluster, reconciler, task)
     said = json.dumps(
         {
-            "phase": "Loading",
+            "attempt": 1,
+            "phase": "Failed",
             "failure": {"reason": "DatasetNotFound", "message": "No folder 'x' in the claim.", "phase": "Loading"},
         }
     )
@@ -286,15 +287,133 @@ async def test_a_deleted_job_of_a_task_that_trained_is_not_made_again(
     assert [(row.status, row.error_reason) for row in rows.all] == [("Failed", "JobDeleted")]
 
 
-async def test_a_watch_that_lags_is_not_a_deleted_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_a_job_that_lost_its_labels_is_found_and_labelled_again(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
     task = add(cluster)
     await start(cluster, reconciler, task)
     labels = the_job(cluster, task)["metadata"].pop("labels")
-    with pytest.raises(ClusterError):
-        await reconciler.reconcile(*KEY)
-    next(iter(cluster.jobs.values()))["metadata"]["labels"] = labels
     await reconciler.reconcile(*KEY)
+    assert the_job(cluster, task)["metadata"]["labels"] == labels
     assert task["status"]["state"] == "Running"
+
+
+async def test_a_job_on_its_way_out_is_deleted_before_its_pods_are_gone(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    the_job(cluster, task)["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "JobDeleted"
+
+
+async def test_a_pause_and_a_deadline_leave_the_row_open_until_the_task_ends(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    task["spec"]["runPolicy"] = {"suspend": True}
+    stopping = pod(task, phase="Failed", state=terminated(143))
+    stopping["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    cluster.pods[task["metadata"]["uid"]] = [stopping]
+    await reconciler.reconcile(*KEY)
+    assert [(row.status, row.finish_time) for row in rows.all] == [("Suspended", None)]
+
+    task["spec"]["runPolicy"] = {"suspend": False}
+    resumed = pod(task, phase="Running", state=running("2026-01-01T00:02:03Z"), created="2026-01-01T00:02:00Z")
+    cluster.pods[task["metadata"]["uid"]] = [resumed]
+    await reconciler.reconcile(*KEY)
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    assert [(row.attempt, row.status) for row in rows.all] == [(1, "Succeeded")]
+
+
+async def test_an_attempt_after_a_failed_one_keeps_its_number_over_a_pause(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    """Kubernetes counts the failures of an index anew after a suspension."""
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    first = pod(task, phase="Failed", state=terminated(1))
+    resumed = pod(task, phase="Running", attempt=1, state=running(), created="2026-01-01T00:03:00Z")
+    cluster.pods[task["metadata"]["uid"]] = [first, resumed]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["attempt"]) == ("Running", 2)
+    assert [(row.attempt, row.status) for row in rows.all] == [(1, "Failed"), (2, "Running")]
+
+
+async def test_a_pod_on_a_lost_node_is_not_called_running(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    disruption = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "gone"}
+    lost = pod(task, phase="Running", state=running(), conditions=[disruption])
+    lost["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    cluster.pods[task["metadata"]["uid"]] = [lost]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "NodeLost")
+
+
+async def test_a_refused_job_does_not_make_its_own_writes_wake_it_for_ever(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    add(cluster)
+
+    def refuse(what: str) -> None:
+        if what == "create job":
+            raise ClusterError(403, "exceeded quota: small")
+
+    cluster.before_each = refuse
+    for _ in range(3):
+        with pytest.raises(ClusterError):
+            await reconciler.reconcile(*KEY)
+    assert cluster.requests.count("apply status") == 2, "named, refused, and then nothing new"
+    assert len(cluster.events) == 1
+
+
+async def test_a_status_of_another_release_does_not_train_a_finished_task_again(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    task["status"]["training"] = {"fieldOfTheFuture": 1}
+    task["status"]["anotherOne"] = 2
+    await reconciler.reconcile(*KEY)
+    assert cluster.jobs == {}
+
+
+async def test_a_report_that_the_api_server_refuses_does_not_hold_up_the_end(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    words = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z"}
+    done = pod(task, phase="Succeeded", state=terminated(0, json.dumps(words), "Completed"))
+    cluster.pods[task["metadata"]["uid"]] = [done]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    refusals = ["apply status"]
+
+    def refuse(what: str) -> None:
+        if what in refusals:
+            refusals.remove(what)
+            raise ClusterError(422, "invalid")
+
+    cluster.before_each = refuse
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+
+
+async def test_a_device_that_the_cluster_does_not_offer_is_named(
+    cluster: FakeCluster, settings: Settings, rows: Rows
+) -> None:
+    task = add(cluster)
+    none = settings.model_copy(update={"devices": {}})
+    await Reconciler(cluster, cluster, none, rows, clock=lambda: NOW).reconcile(*KEY)
+    assert condition(task, "Accepted")["reason"] == "DeviceNotOffered"
 
 
 async def test_terminal_is_sticky_and_a_vanished_job_never_trains_again(

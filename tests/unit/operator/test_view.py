@@ -14,13 +14,19 @@ def item(uid: str, version: int, **metadata: Any) -> dict[str, Any]:
             "uid": uid,
             "resourceVersion": str(version),
             "creationTimestamp": "2026-01-01T00:00:00Z",
+            "namespace": "default",
+            "name": "t",
             **metadata,
         }
     }
 
 
 def job(uid: str, version: int, task: str = "task-1") -> dict[str, Any]:
-    return item(uid, version, labels={names.TASK_UID_LABEL: task})
+    return item(uid, version, labels={names.TASK_UID_LABEL: task}, ownerReferences=[{"uid": task, "controller": True}])
+
+
+def pod(uid: str, version: int, job: str = "job-1") -> dict[str, Any]:
+    return item(uid, version, ownerReferences=[{"uid": job, "controller": True}])
 
 
 class Indexes:
@@ -79,7 +85,7 @@ def test_an_event_older_than_our_write_does_not_bring_the_past_back(indexes: Ind
 def test_a_ghost_is_buried_and_stays_so(indexes: Indexes) -> None:
     view = indexes.view
     indexes.jobs["task-1"] = [job("job-1", 20)]
-    indexes.pods["task-1"] = [item("pod-1", 21)]
+    indexes.pods["task-1"] = [pod("pod-1", 21)]
     believed = view.uids()
     assert believed == {"task-1", "job-1", "pod-1"}
     view.bury(believed - {"task-1"})
@@ -104,3 +110,25 @@ def test_of_two_tasks_of_one_name_the_living_one_counts(indexes: Indexes) -> Non
     observed = indexes.view.observe(*KEY)
     assert observed is not None
     assert observed.task["metadata"]["uid"] == "task-1"
+
+
+def test_a_label_alone_makes_no_child_of_a_task(indexes: Indexes) -> None:
+    indexes.jobs["task-1"] = [
+        job("job-1", 20),
+        item("forged", 30, labels={names.TASK_UID_LABEL: "task-1"}),
+        item("elsewhere", 31, namespace="other", ownerReferences=[{"uid": "task-1", "controller": True}]),
+    ]
+    indexes.pods["task-1"] = [pod("pod-1", 21), item("forged-pod", 22), pod("another-jobs-pod", 23, job="forged")]
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.job == job("job-1", 20)
+    assert observed.pods == [pod("pod-1", 21)]
+
+
+def test_a_response_slower_than_the_watch_is_not_kept(indexes: Indexes) -> None:
+    indexes.jobs["task-1"] = [job("job-1", 20)]
+    indexes.view.wrote(job("job-1", 20))
+    del indexes.jobs["task-1"]
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.job is None
