@@ -1,5 +1,6 @@
 """One rule, two enforcers: the API server (CEL) and pydantic, with one sentence for the person who broke it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -39,7 +40,12 @@ class Rule:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
-        schema.setdefault(VALIDATIONS, []).append(self.as_cel())
+        rule = self.as_cel()
+        if schema.get("type") == "string":
+            # The sentence repeats the value, which the API server itself leaves out.
+            sentence = json.dumps("' is refused: " + self.message, ensure_ascii=False)
+            rule["messageExpression"] = f'"\'" + self + {sentence}'
+        schema.setdefault(VALIDATIONS, []).append(rule)
         return schema
 
 

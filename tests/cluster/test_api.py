@@ -27,6 +27,12 @@ def test_bad_specs_are_refused_at_apply_with_a_sentence_that_names_the_field(kub
     assert sentence in str(refused.value)
 
 
+def test_a_refused_value_is_repeated(kubectl: Kubectl) -> None:
+    for path, value in (("dataset__path", "../other"), ("resources__memory", "4096")):
+        with pytest.raises(Refused, match=f"'{value}' is refused: must be"):
+            dry_run(kubectl, "x", specs.changed(specs.TABLE, **{path: value}))
+
+
 def test_a_long_name_and_an_unknown_field_are_refused(kubectl: Kubectl) -> None:
     with pytest.raises(Refused, match="at most 63 characters"):
         dry_run(kubectl, "n" * 64, specs.CLASSICAL)
