@@ -1,5 +1,6 @@
 """Reading a task from a file: the pod's mounted one, or a person's YAML with other manifests beside it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,14 @@ from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_trainer.errors import UserError
 
 
+def _documents(text: str) -> list[Any]:
+    """Return the documents of a file. A pod's file is JSON, which YAML reads alike but for characters that JSON escapes."""
+    try:
+        return [json.loads(text)]
+    except ValueError:
+        return list(yaml.safe_load_all(text))
+
+
 def read_task(path: Path) -> TrainingTask:
     """Return the one TrainingTask in a YAML file.
 
@@ -20,7 +29,7 @@ def read_task(path: Path) -> TrainingTask:
         When there is none, more than one, or one that breaks the contract: a sentence for each broken field.
     """
     try:
-        documents: list[Any] = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+        documents = _documents(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError("InvalidSpec", f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

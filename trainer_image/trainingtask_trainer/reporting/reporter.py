@@ -8,7 +8,7 @@ from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingR
 from trainingtask_trainer.interruption import Interruption
 from trainingtask_trainer.progress import Step
 
-# Kubernetes kills a pod 30 seconds after SIGTERM.
+# Well within the pod's grace period of a minute.
 _PATIENCE_AFTER_SIGTERM = 10.0
 
 
@@ -70,8 +70,8 @@ class Reporter:
             step=step.step,
             total_steps=step.total_steps,
             progress=f"{100 * step.step // max(1, step.total_steps)}%",
-            loss=step.loss,
-            samples_per_second=step.rows / seconds if seconds > 0 else None,
+            loss=None if step.loss is None else rounded(step.loss),
+            samples_per_second=rounded(step.rows / seconds) if seconds > 0 else None,
             eta=None if left is None else in_words(left),
         )
 
@@ -81,8 +81,8 @@ class Reporter:
             patience=None,
             phase=Phase.DONE,
             progress="100%",
-            loss=results.training_loss,
-            samples_per_second=results.samples_per_second,
+            loss=rounded(results.training_loss),
+            samples_per_second=rounded(results.samples_per_second),
             score=f"{results.evaluation.micro.f1:.3f}",
             results=results,
         )
@@ -108,6 +108,11 @@ class Reporter:
             sink.finish(self.report, patience)
         for sink in self._sinks:
             sink.wait()
+
+
+def rounded(value: float) -> float:
+    """Return a number with the four digits that a person reads of it; the results keep them all."""
+    return float(f"{value:.4g}")
 
 
 def in_words(seconds: float) -> str:

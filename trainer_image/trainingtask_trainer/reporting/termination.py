@@ -11,8 +11,8 @@ logger = logging.getLogger(__name__)
 
 TERMINATION_LOG = Path("/dev/termination-log")
 LIMIT = 4096  # bytes; Kubernetes cuts what is longer, and cut JSON is no JSON
-# Parts of the results that the spec or the pod can tell as well, in the order in which they are given up.
-_EXPENDABLE = ("arguments", "versions", "warnings", "evaluation")
+# Parts of the results that the spec or the image can tell as well, in the order in which they are given up.
+_EXPENDABLE = ("arguments", "versions", "warnings")
 
 
 class TerminationSink:
@@ -39,14 +39,13 @@ class TerminationSink:
 
 
 def message(report: TrainingReport) -> bytes:
-    """Return the report as JSON of at most `LIMIT` bytes: phase, score, failure, and the results as far as they fit."""
-    content: dict[str, Any] = {
-        key: value for key, value in report.to_json().items() if key in ("phase", "score", "failure", "results")
-    }
+    """Return the report as JSON of at most `LIMIT` bytes: a `TrainingReport` still, with its results as far as they fit."""
+    content = report.to_json()
+    results = content.get("results", {})
     for part in _EXPENDABLE:
         if len(_encoded(content)) <= LIMIT:
             break
-        content.get("results", {}).pop(part, None)
+        results.pop(part, None)
     if len(_encoded(content)) > LIMIT:
         content.pop("results", None)
     while len(_encoded(content)) > LIMIT:
