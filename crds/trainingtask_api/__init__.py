@@ -3,12 +3,11 @@
 Everybody imports this package; it imports nobody (pydantic and sqlmodel only, Alembic for the history's migrations).
 """
 
+from trainingtask_api.dataset import Dataset, HubSource, TableColumns
 from trainingtask_api.spec import (
-    Dataset,
     Device,
     EnvironmentSecret,
     Evaluation,
-    HubSource,
     Model,
     Output,
     Preprocessor,
@@ -16,7 +15,6 @@ from trainingtask_api.spec import (
     RunPolicy,
     SecretKey,
     Strategy,
-    TableColumns,
     Training,
     TrainingTaskSpec,
 )

@@ -6,11 +6,9 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from trainingtask_api.dataset import Dataset
 from trainingtask_api.fields import (
-    ColumnName,
     Fraction,
-    HubId,
-    IndicatorName,
     ObjectName,
     RegisteredName,
     RelativePath,
@@ -37,104 +35,6 @@ class Strategy(StrEnum):
     ONE_VS_REST = "one_vs_rest"
     MULTI_OUTPUT = "multi_output"
     CLASSIFIER_CHAIN = "classifier_chain"
-
-
-class HubSource(Contract):
-    """A data set on a hub."""
-
-    id: HubId = Field(description="Id of the data set on the hub, such as 'google-research-datasets/go_emotions'.")
-    revision: Revision = Field(
-        "main", description="Branch, tag or commit. Pin a commit to train on the same data for ever."
-    )
-
-
-class TableColumns(Contract):
-    """Which columns of a table hold the text and the labels."""
-
-    text: ColumnName = Field("text", description="Column that holds the text.")
-    labels: ColumnName | None = Field(
-        None, description="Column that holds all labels of a row: a delimited string or a list. Default: 'labels'."
-    )
-    indicators: Annotated[list[IndicatorName], Field(min_length=2, max_length=500)] | None = Field(
-        None, description="Instead of `labels`: one column per label, with 0 or 1 in each row."
-    )
-    delimiter: Annotated[str, Field(min_length=1, max_length=3)] = Field(
-        ",", description="What separates the labels of a row in the `labels` column."
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!(has(self.labels) && has(self.indicators))",
-            "dataset.columns.labels and dataset.columns.indicators exclude each other: name one label column or the indicator columns",
-            lambda columns: columns.labels is None or columns.indicators is None,
-        ),
-    )
-
-
-class Dataset(Contract):
-    """The texts and labels to train on."""
-
-    name: RegisteredName = Field(
-        description="Registered data set: 'go_emotions', 'table' (a file of your own), 'support_tickets' (generated, needs no file), or one that the image adds."
-    )
-    hub: HubSource | None = Field(
-        None, description="Read the data set from a hub. Default for data sets that live on one."
-    )
-    volume_claim: ObjectName | None = Field(
-        None, description="PersistentVolumeClaim in the task's namespace that holds the data; mounted read-only."
-    )
-    path: RelativePath | None = Field(
-        None, description="File or folder of the data, relative to the root of `volumeClaim`."
-    )
-    columns: TableColumns | None = Field(None, description="Columns of a `table`.")
-    sample_size: Annotated[int, Field(ge=10, le=100_000_000)] | None = Field(
-        None, description="Train on this many rows, drawn from the training rows with `seed`. Default: all rows."
-    )
-    top_labels: Annotated[int, Field(ge=2, le=1000)] | None = Field(
-        None, description="Keep the k most frequent labels and the rows that carry one of them. Default: all labels."
-    )
-    validation_fraction: Fraction | None = Field(
-        None,
-        description="Fraction of the training rows held out to tune the threshold on. Default: the data set's own validation split, else 0.1.",
-    )
-    test_fraction: Fraction | None = Field(
-        None,
-        description="Fraction of all rows held out for the scores, for data sets without a test split of their own. Default: 0.2.",
-    )
-    seed: Seed = Field(42, description="Seed of the sample and of the splits.")
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "has(self.path) == has(self.volumeClaim)",
-            "dataset.path and dataset.volumeClaim go together: name the claim and the path in it",
-            lambda dataset: (dataset.path is None) == (dataset.volume_claim is None),
-        ),
-        Rule(
-            "!(has(self.hub) && has(self.path))",
-            "dataset.hub and dataset.path exclude each other: the data comes from a hub or from a volume claim",
-            lambda dataset: dataset.hub is None or dataset.path is None,
-        ),
-        Rule(
-            "self.name != 'table' || has(self.path)",
-            "dataset.path and dataset.volumeClaim are required for dataset.name 'table'",
-            lambda dataset: dataset.name != "table" or dataset.path is not None,
-        ),
-        Rule(
-            "self.name != 'support_tickets' || !(has(self.path) || has(self.hub))",
-            "dataset.name 'support_tickets' is generated: remove dataset.path, dataset.volumeClaim and dataset.hub",
-            lambda dataset: dataset.name != "support_tickets" or (dataset.path is None and dataset.hub is None),
-        ),
-        Rule(
-            "!has(self.columns) || !(self.name in ['go_emotions', 'support_tickets'])",
-            "dataset.columns is for tables: remove it, or use dataset.name 'table'",
-            lambda dataset: dataset.columns is None or dataset.name not in ("go_emotions", "support_tickets"),
-        ),
-        Rule(
-            "(has(self.validationFraction) ? self.validationFraction : 0.1) + (has(self.testFraction) ? self.testFraction : 0.2) < 1.0",
-            "dataset.validationFraction (default 0.1) and dataset.testFraction (default 0.2) must add up to less than 1: no row would be left to train on",
-            lambda dataset: (dataset.validation_fraction or 0.1) + (dataset.test_fraction or 0.2) < 1.0,
-        ),
-    )
 
 
 class Preprocessor(Contract):

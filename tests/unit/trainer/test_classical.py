@@ -8,7 +8,7 @@ import skops.io
 from sklearn.preprocessing import FunctionTransformer
 
 from specs import CLASSICAL, changed
-from trainingtask_api.spec import Dataset
+from trainingtask_api.dataset import Dataset
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.datasets.support_tickets import SupportTickets
 from trainingtask_trainer.errors import UserError

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainingtask_api.spec import Dataset
+from trainingtask_api.dataset import Dataset
 from trainingtask_trainer import metrics
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
 from trainingtask_trainer.datasets.splits import prepare

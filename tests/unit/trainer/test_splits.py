@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainingtask_api.spec import Dataset
+from trainingtask_api.dataset import Dataset
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 from trainingtask_trainer.datasets.splits import prepare
 from trainingtask_trainer.datasets.support_tickets import LABELS, SupportTickets

@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trainingtask_api.spec import Dataset as DatasetSpec
+from trainingtask_api.dataset import Dataset as DatasetSpec
 
 LabelMatrix = NDArray[np.uint8]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainingtask_api.spec import Dataset as DatasetSpec
-from trainingtask_api.spec import HubSource
+from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.dataset import HubSource
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.places import contents, find

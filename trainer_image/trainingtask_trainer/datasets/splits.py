@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from trainingtask_api.spec import Dataset as DatasetSpec
+from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_trainer.datasets.base import RawData, Split
 from trainingtask_trainer.errors import UserError
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainingtask_api.spec import Dataset as DatasetSpec
-from trainingtask_api.spec import TableColumns
+from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.dataset import TableColumns
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.places import contents, find
