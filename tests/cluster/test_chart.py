@@ -1,8 +1,6 @@
 """The Helm chart as Helm renders it: every history mode, no right too many, no value that means nothing."""
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -22,13 +20,7 @@ Manifest = dict[str, Any]
 
 
 def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run Helm: $HELM, the one on PATH, or the one that `make cluster` built."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    built = sorted((cache / "trainingtask" / "bin").glob("tools-*/helm"), key=lambda path: path.stat().st_mtime)
-    program = os.environ.get("HELM") or shutil.which("helm") or (str(built[-1]) if built else None)
-    if program is None:
-        pytest.fail("these tests need Helm: put it on PATH, name it in $HELM, or run `make cluster`, which builds one")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
 
 
 def render(*options: str) -> list[Manifest]:
