@@ -197,11 +197,15 @@ def test_the_ttl_removes_the_job_and_keeps_the_task(kubectl: Kubectl, task: Appl
     assert (status["state"], status["training"]["phase"]) == ("Succeeded", "Done")
 
 
-def test_a_deleted_task_takes_its_job_and_pods_with_it(kubectl: Kubectl, task: Apply) -> None:
+def test_a_deleted_task_takes_its_job_and_pods_with_it_and_leaves_a_cancelled_row(
+    kubectl: Kubectl, task: Apply, rows: Callable[[str], list[dict[str, Any]]]
+) -> None:
     task("gone", specs.changed(specs.CLASSICAL, runPolicy__suspend=True))
     eventually("a Job", lambda: kubectl.jobs("gone"))
+    uid = kubectl.get("trainingtask", "gone")["metadata"]["uid"]
     kubectl("delete", "trainingtask", "gone")
     eventually("no Job", lambda: not kubectl.jobs("gone"))
+    eventually("a Cancelled row", lambda: [row["status"] for row in rows(uid)] == ["Cancelled"])
 
 
 def test_every_example_is_accepted(kubectl: Kubectl) -> None:

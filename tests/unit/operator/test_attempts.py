@@ -1,0 +1,77 @@
+"""Why a pod failed or does not start, in the user's words."""
+
+import json
+from typing import Any
+
+import pytest
+
+import specs
+from fake_cluster import FakeCluster, pod, terminated
+from trainingtask_operator.attempts import Attempt, attempts_of
+
+
+def attempt(**fields: Any) -> Attempt:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    (found,) = attempts_of([pod(task, **fields)])
+    return found
+
+
+FAILURE = {"reason": "InvalidData", "message": "Row 3 has no text.", "phase": "Loading"}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "part"),
+    [
+        (terminated(64, json.dumps({"attempt": 1, "phase": "Failed", "failure": FAILURE})), "InvalidData", "Row 3"),
+        (terminated(137, reason="OOMKilled"), "OOMKilled", "spec.resources.memory"),
+        (terminated(143), "Interrupted", "SIGTERM"),
+        (terminated(1, "line one\nline two\nboom"), "TrainerCrashed", "exit code 1. Last it said: line one | line two | boom"),
+        (terminated(139), "TrainerCrashed", "exit code 139"),
+        # Nothing that an image of somebody's own says may break the operator.
+        (terminated(1, '{"failure": {"reason": "' + "x" * 500 + '"}}'), "TrainerCrashed", "exit code 1"),
+        (terminated(1, "[]"), "TrainerCrashed", "exit code 1"),
+    ],
+)  # fmt: skip
+def test_why_a_pod_failed(state: dict[str, Any], reason: str, part: str) -> None:
+    cause = attempt(phase="Failed", state=state).cause
+    assert cause is not None
+    assert cause.reason == reason
+    assert part in cause.message
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("PreemptionByScheduler", "Preempted"),
+        ("DeletionByTaintManager", "NodeLost"),
+        ("EvictionByEvictionAPI", "Evicted"),
+        ("SomethingNew", "Evicted"),
+    ],
+)
+def test_a_disruption_is_named_and_is_not_the_trainers_fault(said: str, word: str) -> None:
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": said, "message": "by the cluster"}
+    cause = attempt(phase="Failed", state=terminated(143), conditions=[disrupted]).cause
+    assert cause is not None
+    assert (cause.reason, "by the cluster" in cause.message) == (word, True)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "word"),
+    [
+        ("ErrImagePull", "ImagePullFailed"),
+        ("InvalidImageName", "ImagePullFailed"),
+        ("CreateContainerConfigError", "SecretNotFound"),
+        ("RunContainerError", "RunContainerError"),
+        ("ContainerCreating", None),
+    ],
+)
+def test_why_a_pod_does_not_start(waiting: str, word: str | None) -> None:
+    trouble = attempt(state={"waiting": {"reason": waiting, "message": 'secret "hub" not found'}}).trouble
+    assert (trouble and trouble.reason) == word
+
+
+def test_garbage_in_the_counts_is_no_crash() -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    spoilt = pod(task)
+    spoilt["metadata"]["annotations"] = dict.fromkeys(spoilt["metadata"]["annotations"], "many")
+    assert attempts_of([spoilt])[0].number == 1
