@@ -4,25 +4,22 @@ Everybody imports this package; it imports nobody (pydantic and sqlmodel only, A
 """
 
 from trainingtask_api.dataset import Dataset, HubSource, TableColumns
+from trainingtask_api.model import Model, Preprocessor, Strategy
+from trainingtask_api.reasons import Reason
+from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.spec import (
+    Code,
     Device,
     EnvironmentSecret,
-    Evaluation,
-    Model,
     Output,
-    Preprocessor,
     Resources,
     RunPolicy,
     SecretKey,
-    Strategy,
-    Training,
     TrainingTaskSpec,
 )
 from trainingtask_api.status import (
-    Averages,
-    Baseline,
+    AttemptRecord,
     Condition,
-    EvaluationResult,
     ExitCode,
     Failure,
     Phase,
@@ -31,10 +28,24 @@ from trainingtask_api.status import (
     TrainingTaskStatus,
 )
 from trainingtask_api.task import Metadata, TrainingTask, describe_errors
+from trainingtask_api.training import (
+    Batching,
+    Evaluation,
+    Loop,
+    Loss,
+    PosWeight,
+    Precision,
+    Scheduler,
+    ThresholdTuning,
+    Training,
+)
 
 __all__ = [
+    "AttemptRecord",
     "Averages",
     "Baseline",
+    "Batching",
+    "Code",
     "Condition",
     "Dataset",
     "Device",
@@ -44,21 +55,30 @@ __all__ = [
     "ExitCode",
     "Failure",
     "HubSource",
+    "LabelScore",
+    "Loop",
+    "Loss",
     "Metadata",
     "Model",
     "Output",
     "Phase",
+    "PosWeight",
+    "Precision",
     "Preprocessor",
+    "Reason",
     "Resources",
     "Results",
     "RunPolicy",
+    "Scheduler",
     "SecretKey",
     "Strategy",
     "TableColumns",
+    "ThresholdTuning",
     "Training",
     "TrainingReport",
     "TrainingTask",
     "TrainingTaskSpec",
     "TrainingTaskStatus",
+    "ValidationScores",
     "describe_errors",
 ]

@@ -1,5 +1,6 @@
 """The `dataset` section of a task: where the texts and labels come from, and which of them are used."""
 
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -16,6 +17,13 @@ from trainingtask_api.fields import (
     Seed,
 )
 from trainingtask_api.rules import Contract, Rule
+
+
+class Config(StrEnum):
+    """Which edition of a data set, as the hub calls it."""
+
+    SIMPLIFIED = "simplified"
+    RAW = "raw"
 
 
 class HubSource(Contract):
@@ -54,7 +62,14 @@ class Dataset(Contract):
     """The texts and labels to train on."""
 
     name: RegisteredName = Field(
-        description="Registered data set: 'go_emotions', 'table' (a file of your own), 'support_tickets' (generated, needs no file), or one that the image adds."
+        description="Registered data set: 'go_emotions', 'cross_validated', 'table' (a file of your own), 'support_tickets' (generated, needs no file), one that the image adds, or a class as 'module:Class'."
+    )
+    config: Config | None = Field(
+        None,
+        description="go_emotions: 'simplified' (official splits) or 'raw' (one row per rater: a text keeps the labels that at least two of its raters chose, and is dropped without one). Default: simplified.",
+    )
+    include_answers: bool | None = Field(
+        None, description="cross_validated: append the answers to title and body. Default: false."
     )
     hub: HubSource | None = Field(
         None, description="Read the data set from a hub. Default for data sets that live on one."
@@ -94,9 +109,23 @@ class Dataset(Contract):
             lambda dataset: dataset.hub is None or dataset.path is None,
         ),
         Rule(
-            "self.name != 'table' || has(self.path)",
-            "dataset.path and dataset.volumeClaim are required for dataset.name 'table'",
-            lambda dataset: dataset.name != "table" or dataset.path is not None,
+            "!(self.name in ['table', 'cross_validated']) || has(self.path)",
+            "dataset.path and dataset.volumeClaim are required for dataset.name 'table' and 'cross_validated'",
+            lambda dataset: dataset.name not in ("table", "cross_validated") or dataset.path is not None,
+        ),
+        Rule(
+            "!has(self.config) || !(self.name in ['cross_validated', 'table', 'support_tickets'])",
+            "dataset.config is for dataset.name 'go_emotions': remove it",
+            lambda dataset: (
+                dataset.config is None or dataset.name not in ("cross_validated", "table", "support_tickets")
+            ),
+        ),
+        Rule(
+            "!has(self.includeAnswers) || !(self.name in ['go_emotions', 'table', 'support_tickets'])",
+            "dataset.includeAnswers is for dataset.name 'cross_validated': remove it",
+            lambda dataset: (
+                dataset.include_answers is None or dataset.name not in ("go_emotions", "table", "support_tickets")
+            ),
         ),
         Rule(
             "self.name != 'support_tickets' || !(has(self.path) || has(self.hub))",
@@ -104,9 +133,11 @@ class Dataset(Contract):
             lambda dataset: dataset.name != "support_tickets" or (dataset.path is None and dataset.hub is None),
         ),
         Rule(
-            "!has(self.columns) || !(self.name in ['go_emotions', 'support_tickets'])",
+            "!has(self.columns) || !(self.name in ['go_emotions', 'cross_validated', 'support_tickets'])",
             "dataset.columns is for tables: remove it, or use dataset.name 'table'",
-            lambda dataset: dataset.columns is None or dataset.name not in ("go_emotions", "support_tickets"),
+            lambda dataset: (
+                dataset.columns is None or dataset.name not in ("go_emotions", "cross_validated", "support_tickets")
+            ),
         ),
         Rule(
             "(has(self.validationFraction) ? self.validationFraction : 0.1) + (has(self.testFraction) ? self.testFraction : 0.2) < 1.0",

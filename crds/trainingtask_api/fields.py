@@ -20,16 +20,21 @@ def cel_in(names: tuple[str, ...]) -> str:
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
 
-def only_for(field: str, section: str, name: str, wanted: tuple[str, ...], what: str) -> Rule:
-    """Return a spec-level rule: `section.field` is refused when `name` is a known name outside `wanted`."""
-    attribute = re.sub(r"([A-Z])", r"_\1", field).lower()
+def attribute_of(field: str) -> str:
+    """Return the Python name of a camelCase field."""
+    return re.sub(r"([A-Z])", r"_\1", field).lower()
+
+
+def only_for(field: str, section: str, name: str, refused: tuple[str, ...], what: str) -> Rule:
+    """Return a spec-level rule: `section.field` is refused when the value at the path `name` is one of `refused`."""
+    attribute = attribute_of(field)
 
     def holds(spec: Any) -> bool:
         part = getattr(spec, section)
-        return part is None or getattr(part, attribute) is None or _dig(spec, name) not in wanted
+        return part is None or getattr(part, attribute) is None or _dig(spec, name) not in refused
 
     return Rule(
-        f"!has(self.{section}) || !has(self.{section}.{field}) || !(self.{name} in {cel_in(wanted)})",
+        f"!has(self.{section}) || !has(self.{section}.{field}) || !(self.{name} in {cel_in(refused)})",
         f"{section}.{field} {what}",
         holds,
     )
@@ -60,9 +65,10 @@ ObjectName = Annotated[
 ]
 RegisteredName = Annotated[
     str,
-    Field(min_length=1, max_length=63),
+    Field(min_length=1, max_length=128),
     matches(
-        r"^[a-z][a-z0-9_]*$", "must be a registered name: lower-case letters, digits and '_', such as 'distilbert'"
+        r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
+        "must be a registered name (lower-case letters, digits and '_', such as 'distilbert'), or a class as 'module:Class'",
     ),
 ]
 HubId = Annotated[

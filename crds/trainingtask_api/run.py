@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, UniqueConstraint
+from sqlalchemy import JSON, Column, DateTime, Index, Text, UniqueConstraint, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -38,10 +38,22 @@ def _time() -> Column[Any]:
 
 
 class TrainingRun(SQLModel, table=True):
-    """One attempt of one task. `finish_time` is set exactly when the row is final; it never changes after."""
+    """One attempt of one task.
+
+    `finish_time` is set exactly when the row is final; nothing changes after but `log_tail`, once.
+    """
 
     __tablename__ = "training_run"
-    __table_args__ = (UniqueConstraint("task_uid", "attempt"),)
+    __table_args__ = (
+        UniqueConstraint("task_uid", "attempt"),
+        # A few rows of many: an operator that starts looks for tasks that were deleted meanwhile.
+        Index(
+            "training_run_open",
+            "create_time",
+            postgresql_where=text("finish_time IS NULL"),
+            sqlite_where=text("finish_time IS NULL"),
+        ),
+    )
 
     id: uuid.UUID = Field(primary_key=True)
     task_uid: str = Field(max_length=64)
@@ -64,3 +76,8 @@ class TrainingRun(SQLModel, table=True):
     error_message: str | None = Field(default=None, max_length=4096)
     trainer_image: str | None = Field(default=None, max_length=500)
     node: str | None = Field(default=None, max_length=253)
+    log_tail: str | None = Field(
+        default=None,
+        sa_column=Column(Text(), nullable=True),
+        description="The last lines of the trainer's log, where it would be gone with the pod.",
+    )

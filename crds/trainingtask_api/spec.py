@@ -7,19 +7,11 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from trainingtask_api.dataset import Dataset
-from trainingtask_api.fields import (
-    Fraction,
-    ObjectName,
-    RegisteredName,
-    RelativePath,
-    Revision,
-    Seed,
-    cel_in,
-    matches,
-    only_for,
-)
-from trainingtask_api.names import CLASSICAL_MODELS, TRANSFORMER_FAMILIES
+from trainingtask_api.fields import ObjectName, RelativePath, attribute_of, cel_in, matches, only_for
+from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor, models_without
+from trainingtask_api.names import CLASSICAL_MODELS, KNOWN_MODELS, TRANSFORMER_FAMILIES
 from trainingtask_api.rules import Contract, Rule
+from trainingtask_api.training import USED_BY, Evaluation, Precision, Training
 
 
 class Device(StrEnum):
@@ -27,140 +19,6 @@ class Device(StrEnum):
 
     CPU = "cpu"
     GPU = "gpu"
-
-
-class Strategy(StrEnum):
-    """How a classical model, made for one label, is applied to many."""
-
-    ONE_VS_REST = "one_vs_rest"
-    MULTI_OUTPUT = "multi_output"
-    CLASSIFIER_CHAIN = "classifier_chain"
-
-
-class Preprocessor(Contract):
-    """How text becomes what the model reads."""
-
-    name: RegisteredName | None = Field(
-        None, description="Registered preprocessor: 'tokenizer' or 'tfidf'. Default: what the model needs."
-    )
-    max_length: Annotated[int, Field(ge=4, le=32_768)] | None = Field(
-        None,
-        description="tokenizer: longest text in tokens; longer ones are cut. Default: 128, or the model's own limit if lower.",
-    )
-    ngram_max: Annotated[int, Field(ge=1, le=5)] | None = Field(
-        None, description="tfidf: longest word n-gram. Default: 2."
-    )
-    min_document_frequency: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="tfidf: ignore terms that stand in fewer training texts. Default: 2."
-    )
-    max_features: Annotated[int, Field(ge=10, le=10_000_000)] | None = Field(
-        None, description="tfidf: keep this many most frequent terms. Default: all."
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!has(self.maxLength) || !has(self.name) || self.name != 'tfidf'",
-            "preprocessor.maxLength belongs to the 'tokenizer': remove it",
-            lambda part: part.max_length is None or part.name != "tfidf",
-        ),
-        Rule(
-            "!(has(self.ngramMax) || has(self.minDocumentFrequency) || has(self.maxFeatures)) || !has(self.name) || self.name != 'tokenizer'",
-            "preprocessor.ngramMax, minDocumentFrequency and maxFeatures belong to 'tfidf': remove them",
-            lambda part: (
-                (part.ngram_max, part.min_document_frequency, part.max_features) == (None, None, None)
-                or part.name != "tokenizer"
-            ),
-        ),
-    )
-
-
-class Model(Contract):
-    """The model to train."""
-
-    name: RegisteredName = Field(
-        description="Registered model: 'distilbert', 'bert', 'logistic_regression', or one that the image adds."
-    )
-    checkpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
-        None,
-        description="Pretrained weights to start from: a hub id, or with `volumeClaim` a folder in that claim ('.' for its root). Default: the family's base checkpoint on the hub.",
-    )
-    revision: Revision | None = Field(None, description="Branch, tag or commit of a hub checkpoint. Default: main.")
-    volume_claim: ObjectName | None = Field(
-        None, description="PersistentVolumeClaim that holds the checkpoint; mounted read-only."
-    )
-    strategy: Strategy | None = Field(
-        None, description="How a classical model serves many labels. Default: one_vs_rest."
-    )
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            f"!has(self.strategy) || !(self.name in {cel_in(TRANSFORMER_FAMILIES)})",
-            f"model.strategy is for classical models ({', '.join(CLASSICAL_MODELS)}): a transformer predicts all labels at once, remove it",
-            lambda model: model.strategy is None or model.name not in TRANSFORMER_FAMILIES,
-        ),
-        Rule(
-            f"!(has(self.checkpoint) || has(self.volumeClaim) || has(self.revision)) || !(self.name in {cel_in(CLASSICAL_MODELS)})",
-            "model.checkpoint, model.revision and model.volumeClaim are for transformers: a classical model starts from nothing, remove them",
-            lambda model: (
-                (model.checkpoint, model.volume_claim, model.revision) == (None, None, None)
-                or model.name not in CLASSICAL_MODELS
-            ),
-        ),
-        Rule(
-            "!has(self.volumeClaim) || (has(self.checkpoint) && !self.checkpoint.startsWith('/') && !self.checkpoint.split('/').exists(part, part == '..'))",
-            "model.checkpoint must be a folder relative to the root of model.volumeClaim, without a leading '/' and without '..' ('.' for the root itself)",
-            lambda model: (
-                model.volume_claim is None
-                or (
-                    model.checkpoint is not None
-                    and not model.checkpoint.startswith("/")
-                    and ".." not in model.checkpoint.split("/")
-                )
-            ),
-        ),
-        Rule(
-            "has(self.volumeClaim) || !has(self.checkpoint) || self.checkpoint.matches('^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$')",
-            "model.checkpoint must be a hub id ('name' or 'owner/name'), or a folder together with model.volumeClaim",
-            lambda model: (
-                model.volume_claim is not None
-                or model.checkpoint is None
-                or re.search(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$", model.checkpoint)
-                is not None
-            ),
-        ),
-        Rule(
-            "!(has(self.revision) && has(self.volumeClaim))",
-            "model.revision is for a hub checkpoint: remove it, or remove model.volumeClaim",
-            lambda model: model.revision is None or model.volume_claim is None,
-        ),
-    )
-
-
-class Training(Contract):
-    """Hyperparameters."""
-
-    epochs: Annotated[int, Field(ge=1, le=1000)] | None = Field(
-        None, description="Passes over the training rows. Transformers only. Default: 3."
-    )
-    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
-        None, description="Rows per optimiser step. Transformers only. Default: 32."
-    )
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="Peak learning rate, decayed linearly to 0. Transformers only. Default: 5e-5."
-    )
-    weight_decay: Annotated[float, Field(ge=0, le=1)] | None = Field(
-        None, description="Weight decay of AdamW. Transformers only. Default: 0.01."
-    )
-    seed: Seed = Field(42, description="Seed of initial weights, dropout and the order of the rows.")
-
-
-class Evaluation(Contract):
-    """How probabilities become labels and scores."""
-
-    threshold: Fraction | None = Field(
-        None,
-        description="A label is predicted when its probability reaches this. Default: tuned on the validation rows for micro-averaged F1, never on the test rows.",
-    )
 
 
 class Resources(Contract):
@@ -193,13 +51,31 @@ class Resources(Contract):
     gpus: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="Number of GPUs, with device 'gpu' only. Default: 1."
     )
+    profile: ObjectName | None = Field(
+        None,
+        description="One of the admin's device profiles, such as another GPU make. Default: the operator's default profile for the device.",
+    )
+
+
+OutputPath = Annotated[
+    RelativePath,
+    matches(r"[^./]", "must name a folder in the volume claim: its root itself cannot be replaced by a model"),
+]
 
 
 class Output(Contract):
     """Where the trained model is kept."""
 
     volume_claim: ObjectName = Field(description="PersistentVolumeClaim that receives the model.")
-    sub_path: RelativePath | None = Field(None, description="Folder in the claim. Default: the task's name.")
+    sub_path: OutputPath | None = Field(None, description="Folder in the claim. Default: the task's name.")
+
+
+class Code(Contract):
+    """Python files that stand on the trainer's import path."""
+
+    config_map: ObjectName = Field(
+        description="ConfigMap whose keys are Python files, such as 'my_model.py'; mounted read-only."
+    )
 
 
 class RunPolicy(Contract):
@@ -215,6 +91,12 @@ class RunPolicy(Contract):
     retries: Annotated[int, Field(ge=0, le=10)] = Field(
         2,
         description="How often a fault is tried again. A user's mistake is never tried again, and an evicted pod does not count.",
+    )
+    queue_name: ObjectName | None = Field(
+        None, description="Kueue LocalQueue that admits the task when there is quota. Default: no queue."
+    )
+    priority_class_name: ObjectName | None = Field(
+        None, description="PriorityClass of the trainer's pod. Default: the cluster's."
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         None,
@@ -265,6 +147,40 @@ def _fixed(field: str) -> Rule:
     )
 
 
+def _cannot_feed(preprocessor: str, kind: str, models: tuple[str, ...], instead: str) -> Rule:
+    return Rule(
+        f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {cel_in(models)})",
+        f"preprocessor.name '{preprocessor}' cannot feed {kind}: use '{instead}', or leave it out",
+        lambda spec: (
+            spec.preprocessor is None or spec.preprocessor.name != preprocessor or spec.model.name not in models
+        ),
+    )
+
+
+def _own_preprocessor_reads(field: str) -> Rule:
+    refused = models_without(field)
+    attribute = attribute_of(field)
+    return Rule(
+        f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {cel_in(refused)})",
+        f"preprocessor.{field} belongs to {' and '.join(repr(name) for name in PREPROCESSOR_FIELDS[field])}: remove it, or set preprocessor.name",
+        lambda spec: (
+            spec.preprocessor is None
+            or spec.preprocessor.name is not None
+            or getattr(spec.preprocessor, attribute) is None
+            or spec.model.name not in refused
+        ),
+    )
+
+
+def _in_words(models: tuple[str, ...]) -> str:
+    """Return a set of models as a person would say it."""
+    if models == TRANSFORMER_FAMILIES:
+        return "transformers"
+    return ", ".join(name for name in models if name not in TRANSFORMER_FAMILIES) + (
+        " and transformers" if set(TRANSFORMER_FAMILIES) <= set(models) else ""
+    )
+
+
 class TrainingTaskSpec(Contract):
     """What to train, on what, how and where. Fixed at creation, except runPolicy.suspend and runPolicy.ttlSecondsAfterFinished."""
 
@@ -294,6 +210,7 @@ class TrainingTaskSpec(Contract):
         ]
         | None
     ) = Field(None, description="Trainer image. Default: the operator's image for the device.")
+    code: Code | None = Field(None, description="Python files of your own, for a name of the form 'module:Class'.")
     env: Annotated[list[EnvironmentSecret], Field(max_length=16)] | None = Field(
         None,
         description="Environment variables from Secrets, such as a hub's access token.",
@@ -307,50 +224,24 @@ class TrainingTaskSpec(Contract):
             lambda spec: spec.device == Device.GPU or spec.resources is None or spec.resources.gpus is None,
         ),
         Rule(
-            f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != 'tfidf' || !(self.model.name in {cel_in(TRANSFORMER_FAMILIES)})",
-            "preprocessor.name 'tfidf' cannot feed a transformer: use 'tokenizer', or leave it out",
-            lambda spec: (
-                spec.preprocessor is None
-                or spec.preprocessor.name != "tfidf"
-                or spec.model.name not in TRANSFORMER_FAMILIES
-            ),
+            "self.device == 'gpu' || !has(self.training.precision) || self.training.precision != 'fp16'",
+            "training.precision 'fp16' needs device 'gpu': use 'bf16' or 'fp32' on a CPU",
+            lambda spec: spec.device == Device.GPU or spec.training.precision != Precision.FP16,
         ),
-        Rule(
-            f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != 'tokenizer' || !(self.model.name in {cel_in(CLASSICAL_MODELS)})",
-            "preprocessor.name 'tokenizer' cannot feed a classical model: use 'tfidf', or leave it out",
-            lambda spec: (
-                spec.preprocessor is None
-                or spec.preprocessor.name != "tokenizer"
-                or spec.model.name not in CLASSICAL_MODELS
-            ),
-        ),
+        *(_cannot_feed(name, "a transformer", TRANSFORMER_FAMILIES, "tokenizer") for name in ("tfidf", "embedding")),
+        _cannot_feed("tokenizer", "a classical model", CLASSICAL_MODELS, "tfidf' or 'embedding"),
         *(
             only_for(
                 field,
                 "training",
                 "model.name",
-                CLASSICAL_MODELS,
-                "is for transformers: a classical model does not use it, remove it",
+                tuple(name for name in KNOWN_MODELS if name not in users),
+                f"is for {_in_words(users)}: this model does not use it, remove it",
             )
-            for field in ("epochs", "batchSize", "learningRate", "weightDecay")
+            for field, users in USED_BY.items()
         ),
-        only_for(
-            "maxLength",
-            "preprocessor",
-            "model.name",
-            CLASSICAL_MODELS,
-            "belongs to the 'tokenizer' of transformers: remove it",
-        ),
-        *(
-            only_for(
-                field,
-                "preprocessor",
-                "model.name",
-                TRANSFORMER_FAMILIES,
-                "belongs to 'tfidf', which cannot feed a transformer: remove it",
-            )
-            for field in ("ngramMax", "minDocumentFrequency", "maxFeatures")
-        ),
+        # A preprocessor that is not named is the model's own.
+        *(_own_preprocessor_reads(field) for field in PREPROCESSOR_FIELDS),
         *(
             _fixed(field)
             for field in (
@@ -363,13 +254,18 @@ class TrainingTaskSpec(Contract):
                 "resources",
                 "output",
                 "image",
+                "code",
                 "env",
             )
         ),
         Rule(
             "self.runPolicy.retries == oldSelf.runPolicy.retries"
             " && has(self.runPolicy.activeDeadlineSeconds) == has(oldSelf.runPolicy.activeDeadlineSeconds)"
-            " && (!has(self.runPolicy.activeDeadlineSeconds) || self.runPolicy.activeDeadlineSeconds == oldSelf.runPolicy.activeDeadlineSeconds)",
+            " && (!has(self.runPolicy.activeDeadlineSeconds) || self.runPolicy.activeDeadlineSeconds == oldSelf.runPolicy.activeDeadlineSeconds)"
+            " && has(self.runPolicy.queueName) == has(oldSelf.runPolicy.queueName)"
+            " && (!has(self.runPolicy.queueName) || self.runPolicy.queueName == oldSelf.runPolicy.queueName)"
+            " && has(self.runPolicy.priorityClassName) == has(oldSelf.runPolicy.priorityClassName)"
+            " && (!has(self.runPolicy.priorityClassName) || self.runPolicy.priorityClassName == oldSelf.runPolicy.priorityClassName)",
             f"of spec.runPolicy only {' and '.join(MUTABLE_RUN_POLICY)} can be changed: create a new TrainingTask instead",
             lambda _: True,
         ),

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, Field
 
 from trainingtask_api.rules import Contract
+from trainingtask_api.scores import EvaluationResult, Sentence, ValidationScores, Word
 
-Word = Annotated[str, Field(max_length=128)]
-Sentence = Annotated[str, Field(max_length=2048)]
 Scalar = str | int | float | bool
 
 
@@ -38,43 +37,6 @@ class Phase(StrEnum):
     FAILED = "Failed"
 
 
-class Averages(Contract):
-    """Precision, recall and F1 of one way of averaging over labels."""
-
-    precision: float = Field(description="Precision.")
-    recall: float = Field(description="Recall.")
-    f1: float = Field(description="F1: harmonic mean of precision and recall.")
-
-
-class Baseline(Contract):
-    """What a model that reads no text scores on the same rows."""
-
-    accuracy_thresh: float = Field(description="Fraction of single label decisions that are right.")
-    micro_f1: float = Field(description="Micro-averaged F1.")
-
-
-class EvaluationResult(Contract):
-    """Scores on rows that neither training nor threshold tuning has seen."""
-
-    split: Word = Field(description="The rows that were scored.")
-    rows: int = Field(description="Number of rows.")
-    threshold: float = Field(description="Probability from which a label is predicted.")
-    threshold_source: Word = Field(description="'fixed' by the task, or 'tuned' on the validation rows.")
-    loss: float = Field(description="Binary cross-entropy, mean over rows and labels.")
-    accuracy_thresh: float = Field(
-        description="Fraction of single label decisions that are right; compare with the baselines, it says nothing by itself."
-    )
-    micro: Averages = Field(description="Over all label decisions together.")
-    macro: Averages = Field(description="Unweighted mean over labels.")
-    weighted: Averages = Field(description="Mean over labels, weighted by their support.")
-    all_zero: Baseline = Field(description="Baseline that predicts no label at all.")
-    most_frequent: Baseline = Field(
-        description="Baseline that predicts the most frequent training label for every row."
-    )
-    runtime_seconds: float = Field(description="Duration of the evaluation.")
-    samples_per_second: float = Field(description="Rows evaluated per second.")
-
-
 class Results(Contract):
     """What a finished training leaves behind, in JSON numbers and strings."""
 
@@ -86,6 +48,19 @@ class Results(Contract):
     samples_per_second: float = Field(description="Training rows per second.")
     labels: int = Field(description="Number of labels.")
     data_fingerprint: Word = Field(description="SHA-256 over texts and labels of all splits.")
+    validation_texts_in_train: int = Field(
+        0, description="Validation rows whose text stands in the training rows as well."
+    )
+    test_texts_in_train: int = Field(0, description="Test rows whose text stands in the training rows as well.")
+    best_epoch: int | None = Field(
+        None, description="The epoch whose weights were kept: best mean average precision on the validation rows."
+    )
+    tokens_per_second: float | None = Field(None, description="Training tokens per second, padding not counted.")
+    peak_memory_bytes: int | None = Field(None, description="Most memory that the trainer held at once.")
+    resumed_from_step: int | None = Field(
+        None, description="Optimiser step of the checkpoint that training went on from."
+    )
+    validation: ValidationScores = Field(description="Scores on the validation rows.")
     evaluation: EvaluationResult = Field(description="Scores on the test rows.")
     warnings: Annotated[list[Sentence], Field(max_length=16)] = Field(
         [], description="What a reader of the scores must know."
@@ -98,7 +73,7 @@ class Results(Contract):
         None, description="Folder of the trained model in the output claim."
     )
 
-    def as_columns(self) -> dict[str, dict[str, Any]]:
+    def as_columns(self) -> dict[str, Any]:
         """Return the three JSON columns of a history row, with the snake_case names that SQL is comfortable with."""
         training = self.model_dump(mode="json", exclude_none=True)
         arguments, evaluation = training.pop("arguments"), training.pop("evaluation")
@@ -127,6 +102,10 @@ class TrainingReport(Contract):
     samples_per_second: float | None = Field(None, description="Training rows per second.")
     eta: Word | None = Field(None, description="Time left, such as '2m10s'.")
     score: Word | None = Field(None, description="Micro-averaged F1 on the test rows.")
+    resumed_from_step: int | None = Field(
+        None, description="Optimiser step of the checkpoint that this attempt went on from."
+    )
+    peak_memory_bytes: int | None = Field(None, description="Most memory that the trainer held so far.")
     report_time: AwareDatetime | None = Field(None, description="When this was written.")
     start_time: AwareDatetime | None = Field(None, description="When this attempt started.")
     finish_time: AwareDatetime | None = Field(None, description="When this attempt ended.")
@@ -147,6 +126,18 @@ class Condition(Contract):
     observed_generation: int | None = Field(None, description="Generation of the spec that this is about.")
 
 
+class AttemptRecord(Contract):
+    """One attempt, as it is remembered when its pod is gone."""
+
+    number: int = Field(description="The first is 1.")
+    pod: Annotated[str, Field(max_length=253)] | None = Field(None, description="The pod that ran it.")
+    node: Annotated[str, Field(max_length=253)] | None = Field(None, description="Where it ran.")
+    start_time: AwareDatetime | None = Field(None, description="When its container started.")
+    finish_time: AwareDatetime | None = Field(None, description="When its container ended.")
+    exit_code: int | None = Field(None, description="Exit code of the trainer.")
+    reason: Word | None = Field(None, description="Why it ended.")
+
+
 class TrainingTaskStatus(Contract):
     """Status of a TrainingTask."""
 
@@ -164,6 +155,12 @@ class TrainingTaskStatus(Contract):
     job_name: Word | None = Field(None, description="The Job that trains.")
     node: Annotated[str, Field(max_length=253)] | None = Field(None, description="The node of the latest attempt.")
     attempt: int | None = Field(None, description="The latest attempt; the first is 1.")
+    attempts: Annotated[list[AttemptRecord], Field(max_length=16)] | None = Field(
+        None, description="The latest attempts, oldest first."
+    )
+    progress_stale: bool | None = Field(
+        None, description="The trainer's pod runs, but it has not reported for some minutes."
+    )
     start_time: AwareDatetime | None = Field(None, description="When the first pod ran.")
     completion_time: AwareDatetime | None = Field(None, description="When the task ended.")
     training: TrainingReport | None = Field(None, description="What the trainer says; written by the trainer alone.")

@@ -1,4 +1,4 @@
-"""The history store: opens it, brings its schema up to date, writes one row per attempt.
+"""The history store: opens it, writes one row per attempt. `schema` brings its tables up to date.
 
 Postgres on a cluster, SQLite for a run without one. Every function blocks; an event loop calls them in a thread.
 
@@ -10,26 +10,24 @@ Postgres on a cluster, SQLite for a run without one. Every function blocks; an e
 Their messages never contain the password.
 """
 
-from collections.abc import Iterator
+import uuid
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
-from trainingtask_api.names import HISTORY_TRAINER_ROLE
-from trainingtask_api.run import TrainingRun
+from trainingtask_api.reasons import Reason
+from trainingtask_api.run import RunStatus, TrainingRun
 
-_TABLE: Table = TrainingRun.__table__  # type: ignore[attr-defined]  # SQLModel sets it, its type does not say so
+TABLE: Table = TrainingRun.__table__  # type: ignore[attr-defined]  # SQLModel sets it, its type does not say so
 
 _CONNECT_SECONDS = 5
 _STATEMENT_SECONDS = 10
-_MIGRATION_SECONDS = 300
-_MIGRATION_LOCK = 0x7472_6169_6E74_6173  # any fixed number: whoever migrates this history takes this lock
+_OPEN_RUNS = 10_000  # looked through at a time
 
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": _CONNECT_SECONDS,
@@ -106,47 +104,12 @@ def _begin_immediately(engine: Engine) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def migrate(engine: Engine, trainer_role: str | None = HISTORY_TRAINER_ROLE) -> None:
-    """Bring the schema up to date and, on Postgres, give the trainers' role its rights if that role exists.
-
-    Safe to call by any number of processes at once, and again at each start.
-
-    Raises
-    ------
-    HistoryError, HistoryUnavailable
-    """
-    config = Config()
-    config.set_main_option("script_location", "trainingtask_api:migrations")
-    with _in_sentences(engine), engine.begin() as connection:
-        if connection.dialect.name == "postgresql":
-            connection.execute(text(f"SET LOCAL statement_timeout = '{_MIGRATION_SECONDS}s'"))
-            # Inside the transaction, so that whoever waits sees what the one before committed.
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        if connection.dialect.name == "postgresql" and trainer_role is not None:
-            _grant(connection, trainer_role)
-
-
-def _grant(connection: Connection, role: str) -> None:
-    """Give the trainers' role exactly what `record` needs."""
-    exists = text("SELECT 1 FROM pg_roles WHERE rolname = :role AND rolname <> current_user")
-    if connection.execute(exists, {"role": role}).first() is None:
-        return
-    quote = connection.dialect.identifier_preparer.quote_identifier
-    schema = quote(connection.execute(text("SELECT current_schema()")).scalar_one())
-    table = f"{schema}.{quote(_TABLE.name)}"
-    grantee = quote(role)
-    connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}"))
-    connection.execute(text(f"REVOKE ALL ON {table} FROM {grantee}"))
-    connection.execute(text(f"GRANT SELECT, INSERT, UPDATE ON {table} TO {grantee}"))
-
-
 def record(engine: Engine, run: TrainingRun) -> None:
     """Write what `run` knows into its row, creating the row if need be.
 
     Calling it twice is the same as calling it once. A field that is None leaves the row's value alone, and a row with
-    a `finish_time` stays as it is, so the trainer and the operator may write in any order.
+    a `finish_time` stays as it is, so the trainer and the operator may write in any order. The tail of the log alone
+    is added to it: the trainer cannot know it.
 
     Raises
     ------
@@ -154,22 +117,97 @@ def record(engine: Engine, run: TrainingRun) -> None:
         When a time of `run` has no time zone.
     HistoryError, HistoryUnavailable
     """
+    record_many(engine, [run])
+
+
+def record_many(engine: Engine, runs: Iterable[TrainingRun]) -> None:
+    """Write several rows in one transaction: all of them, or none. See `record`."""
+    statements = [statement for run in runs for statement in _statements(engine, run)]
+    with in_sentences(engine), engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def _statements(engine: Engine, run: TrainingRun) -> list[Executable]:
     values = _values(run)
     insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    new = insert(_TABLE).values(values)
-    statement = new.on_conflict_do_update(
-        index_elements=[_TABLE.c.id],
+    new = insert(TABLE).values(values)
+    upsert = new.on_conflict_do_update(
+        index_elements=[TABLE.c.id],
         # Columns that `run` says nothing about are in neither half: the statement cannot overwrite them.
         set_={name: new.excluded[name] for name in values},
-        where=_TABLE.c.finish_time.is_(None),
+        where=TABLE.c.finish_time.is_(None),
     )
-    with _in_sentences(engine), engine.begin() as connection:
-        connection.execute(statement)
+    if "log_tail" not in values:
+        return [upsert]
+    missing = (TABLE.c.id == run.id) & TABLE.c.log_tail.is_(None)
+    return [upsert, update(TABLE).where(missing).values(log_tail=values["log_tail"])]
+
+
+def recorded(engine: Engine, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Return those of `ids` whose rows are final and lack nothing: a failure's has the tail of its log.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    complete = (TABLE.c.status == RunStatus.SUCCEEDED.value) | TABLE.c.log_tail.is_not(None)
+    statement = select(TABLE.c.id).where(TABLE.c.id.in_(ids), TABLE.c.finish_time.is_not(None), complete)
+    with in_sentences(engine), engine.begin() as connection:
+        return set(connection.execute(statement).scalars())
+
+
+class OpenRun(NamedTuple):
+    """A row that is not final, as far as it says whose it is."""
+
+    id: Any
+    task_uid: str
+    namespace: str
+    name: str
+    start_time: datetime | None
+
+
+def open_runs(engine: Engine) -> list[OpenRun]:
+    """Return the rows that are not final, of tasks that ran on a node: a run on a laptop is its own business.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    columns = [TABLE.c[name] for name in OpenRun._fields]
+    statement = (
+        select(*columns)
+        .where(TABLE.c.finish_time.is_(None), TABLE.c.node.is_not(None))
+        .order_by(TABLE.c.create_time)
+        .limit(_OPEN_RUNS)
+    )
+    with in_sentences(engine), engine.begin() as connection:
+        return [OpenRun(*row) for row in connection.execute(statement)]
+
+
+def cancel_run(engine: Engine, run: OpenRun, now: datetime) -> None:
+    """Make a row final whose task is gone, unless it has become so meanwhile.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    start = run.start_time and (run.start_time if run.start_time.tzinfo else run.start_time.replace(tzinfo=UTC))
+    end = {
+        "status": RunStatus.CANCELLED.value,
+        "finish_time": now.astimezone(UTC),
+        "total_time": (now - start).total_seconds() if start else None,
+        "error_reason": Reason.CANCELLED.value,
+        "error_message": "The task was deleted, and nobody could record how it had ended.",
+    }
+    mine = (TABLE.c.id == run.id) & TABLE.c.finish_time.is_(None)
+    with in_sentences(engine), engine.begin() as connection:
+        connection.execute(update(TABLE).where(mine).values(end))
 
 
 def _values(run: TrainingRun) -> dict[str, Any]:
     values = {}
-    for column in _TABLE.columns:
+    for column in TABLE.columns:
         value = getattr(run, column.name)
         if isinstance(value, datetime):
             if value.utcoffset() is None:
@@ -194,7 +232,7 @@ def _storable(value: Any) -> Any:
 
 
 @contextmanager
-def _in_sentences(engine: Engine) -> Iterator[None]:
+def in_sentences(engine: Engine) -> Iterator[None]:
     """Turn the database's errors into one sentence each, without the password."""
     try:
         yield

@@ -9,16 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, MetaData, Table, insert, text, update
 from sqlalchemy.exc import DBAPIError, ProgrammingError
 from sqlmodel import Session, SQLModel, select
 
 from postgres import Postgres
 from trainingtask_api.names import HISTORY_TRAINER_ROLE
 from trainingtask_api.run import TrainingRun, run_id
-from trainingtask_api.store import HistoryError, HistoryUnavailable, migrate, open_history, record
+from trainingtask_api.schema import migrate
+from trainingtask_api.store import (
+    HistoryError,
+    HistoryUnavailable,
+    cancel_run,
+    open_history,
+    open_runs,
+    record,
+)
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 TRAINER_PASSWORD = "trainer-secret"
@@ -103,6 +113,82 @@ def test_migrations_give_the_models_schema(engine: Engine) -> None:
         assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
 
 
+def test_the_code_of_the_release_before_works_on_this_schema(empty: Engine) -> None:
+    """While an operator is rolled out, trainers of the release before still write."""
+    with empty.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", "trainingtask_api:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    before = Table("training_run", MetaData(), autoload_with=empty)
+    migrate(empty)
+
+    key = run_id("uid-1", 1)
+    values = a_run().model_dump(exclude_none=True) | {"id": key.hex if empty.dialect.name == "sqlite" else key}
+    known = {column.name for column in before.columns}
+    old = {name: value for name, value in values.items() if name in known}
+    with empty.begin() as connection:
+        connection.execute(insert(before).values(old))
+        connection.execute(update(before).values(status="Failed", finish_time=NOW))
+    with pytest.raises(DBAPIError, match="final"), empty.begin() as connection:
+        connection.execute(update(before).values(status="Running"))
+    assert (stored(empty).status, stored(empty).log_tail) == ("Failed", None)
+
+
+def test_the_schema_of_a_later_release_is_left_alone(engine: Engine) -> None:
+    """An operator that is rolled back finds the schema of the release it replaces."""
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE training_run ADD COLUMN invented TEXT"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    migrate(engine)
+    record(engine, a_run())
+    assert stored(engine).status == "Running"
+
+
+def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Engine) -> None:
+    record(engine, a_run(status="Failed", finish_time=NOW, error_reason="OOMKilled"))
+    record(engine, a_run(status="Failed", finish_time=NOW, error_reason="Other", log_tail="Killed"))
+    assert (stored(engine).error_reason, stored(engine).log_tail) == ("OOMKilled", "Killed")
+    record(engine, a_run(status="Failed", finish_time=NOW, log_tail="Something else"))
+    assert stored(engine).log_tail == "Killed"
+    for change in ("log_tail = 'x'", "status = 'Running'", "finish_time = NULL", "error_reason = 'x'"):
+        with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
+            connection.execute(text(f"UPDATE training_run SET {change}"))
+
+
+def test_every_column_but_the_log_is_final(engine: Engine) -> None:
+    record(engine, a_run(status="Succeeded", finish_time=NOW))
+    for column in TrainingRun.__table__.columns:  # type: ignore[attr-defined]
+        if column.name != "log_tail":
+            with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
+                connection.execute(text(f"UPDATE training_run SET {column.name} = {column.name}"))
+
+
+def test_rows_of_tasks_that_are_gone_are_found_and_closed(engine: Engine) -> None:
+    start = NOW - timedelta(minutes=5)
+    record(engine, a_run(node="node-1", start_time=start, create_time=start))
+    record(engine, a_run(id=run_id("laptop", 1), task_uid="laptop"))  # runs on no node
+    record(engine, a_run(id=run_id("done", 1), task_uid="done", node="node-1", status="Succeeded", finish_time=NOW))
+    (found,) = open_runs(engine)
+    assert (found.task_uid, found.namespace, found.name) == ("uid-1", "default", "quickstart")
+
+    cancel_run(engine, found, NOW)
+    assert open_runs(engine) == []
+    with Session(engine) as session:
+        row = session.get_one(TrainingRun, run_id("uid-1", 1))
+        assert (row.status, row.error_reason, row.total_time) == ("Cancelled", "Cancelled", 300.0)
+        laptop = session.get_one(TrainingRun, run_id("laptop", 1))
+        assert laptop.finish_time is None
+
+
+def test_a_row_that_became_final_meanwhile_is_not_cancelled(engine: Engine) -> None:
+    record(engine, a_run(node="node-1"))
+    (found,) = open_runs(engine)
+    record(engine, a_run(status="Succeeded", finish_time=NOW))
+    cancel_run(engine, found, NOW)
+    assert stored(engine).status == "Succeeded"
+
+
 def test_four_migrators_at_once(empty: Engine) -> None:
     start = threading.Barrier(4)
 
@@ -115,7 +201,7 @@ def test_four_migrators_at_once(empty: Engine) -> None:
             future.result(timeout=60)
 
     with empty.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0001",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0002",)]
     record(empty, a_run())
 
 
@@ -231,10 +317,12 @@ def test_the_trainers_role_writes_runs_and_nothing_else(
 
     record(trainer, a_run())
     record(trainer, a_run(status="Succeeded", finish_time=NOW))
-    assert stored(trainer).status == "Succeeded"
+    assert stored(postgres).status == "Succeeded"
     for forbidden in (
         "DELETE FROM training_run",
         "TRUNCATE training_run",
+        "SELECT log_tail FROM training_run",
+        "UPDATE training_run SET log_tail = 'mine'",
         "SELECT * FROM alembic_version",
         "CREATE TABLE public.mine (a int)",
         "ALTER TABLE training_run DISABLE TRIGGER ALL",
@@ -253,10 +341,12 @@ def test_migrating_again_takes_back_rights_that_were_too_many(postgres: Engine, 
     migrate(postgres)
 
     with postgres.connect() as connection:
-        granted = text(
-            "SELECT privilege_type FROM information_schema.role_table_grants WHERE grantee = :role ORDER BY 1"
+        whole = text("SELECT privilege_type FROM information_schema.role_table_grants WHERE grantee = :role")
+        assert connection.execute(whole, {"role": trainer_role}).scalars().all() == []
+        columns = text(
+            "SELECT DISTINCT privilege_type FROM information_schema.role_column_grants WHERE grantee = :role ORDER BY 1"
         )
-        assert connection.execute(granted, {"role": trainer_role}).scalars().all() == ["INSERT", "SELECT", "UPDATE"]
+        assert connection.execute(columns, {"role": trainer_role}).scalars().all() == ["INSERT", "SELECT", "UPDATE"]
 
 
 def test_times_keep_their_zone_in_postgres(postgres: Engine) -> None:

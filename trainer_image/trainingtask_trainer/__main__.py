@@ -45,7 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("task", type=Path, help="YAML file with one TrainingTask in it")
     run.add_argument("--dataset-dir", type=Path, help="folder that stands for dataset.volumeClaim (default: .)")
     run.add_argument("--model-dir", type=Path, help="folder that stands for model.volumeClaim (default: .)")
+    run.add_argument(
+        "--preprocessor-dir", type=Path, help="folder that stands for preprocessor.volumeClaim (default: .)"
+    )
     run.add_argument("--output-dir", type=Path, help="folder that stands for output.volumeClaim (default: out)")
+    run.add_argument("--code-dir", type=Path, help="folder that stands for code.configMap (default: none)")
     run.add_argument(
         "--history", metavar="URL", help="history to write to (default: sqlite:///trainingtask-history.db)"
     )
@@ -53,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="label texts with a trained model")
     predict.add_argument("model", type=Path, help="folder of the trained model")
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
+    predict.add_argument("--code-dir", type=Path, help="folder with the code of a model given as 'module:Class'")
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
 
     commands.add_parser("list", help="show the data sets, preprocessors and models that this image offers")
@@ -89,6 +94,7 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
     from trainingtask_trainer.taskfile import read_task  # noqa: PLC0415
 
     task = read_task(options.task)
+    _add_code(options)
     for sink in _cluster_and_history(options, task):
         reporter.add(sink)
     default = Places.default()
@@ -96,10 +102,18 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
         dataset=options.dataset_dir or default.dataset,
         model=options.model_dir or default.model,
         output=options.output_dir or default.output,
+        preprocessor=options.preprocessor_dir or default.preprocessor,
     )
     from trainingtask_trainer.run import train  # noqa: PLC0415 - numpy and scikit-learn from here on
 
     return train(task, places, reporter)
+
+
+def _add_code(options: argparse.Namespace) -> None:
+    from trainingtask_trainer.registry import add_code  # noqa: PLC0415
+
+    if options.code_dir is not None:
+        add_code(options.code_dir)
 
 
 def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask") -> Iterator["Sink"]:
@@ -123,6 +137,7 @@ def _predict(options: argparse.Namespace) -> int:
     from trainingtask_trainer.cpus import limit_threads  # noqa: PLC0415
 
     limit_threads()
+    _add_code(options)
     from trainingtask_trainer.saved import predict  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
@@ -137,16 +152,22 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from trainingtask_trainer.registry import KINDS, offered  # noqa: PLC0415
+    from trainingtask_trainer.registry import KINDS, offered, summary  # noqa: PLC0415
 
     del options
     for kind in KINDS:
         print(f"{kind}:")
         for name, point in offered(kind).items():
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-            print(f"  {name:24}{point.value}  ({origin})")
+            print(f"  {name:22}{origin:22}{summary(point)}")
     return ExitCode.SUCCESS
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is said and written. Python's own way out takes torch apart for seconds, which a pod that was told to end,
+    # and a task that is waited for, can do without.
+    os._exit(code)

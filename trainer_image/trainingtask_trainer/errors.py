@@ -2,7 +2,7 @@
 
     TrainerError              says a stable CamelCase reason and one sentence
     ├── UserError             the task or its data must change first: exit 64, never tried again
-    └── Fault                 the machine, the network, the arithmetic: exit 1, tried again
+    └── Fault                 the machine, the network, the volume: exit 1, tried again
     Interrupted               SIGTERM or Ctrl-C: exit 143, tried again; not an Exception, so that no library eats it
 
 Anything else that is raised is a fault as well; `diagnose` finds the words for it.
@@ -77,7 +77,8 @@ def _explain(error: BaseException) -> tuple[ExitCode, str, str]:
         return (
             ExitCode.FAULT,
             "OutOfMemory",
-            f"not enough memory ({_first_line(error)}): raise resources.memory or lower training.batchSize",
+            f"not enough memory ({_first_line(error)}): raise resources.memory (for a GPU's own memory take a larger one),"
+            " or with a transformer lower training.batchSize",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {error.filename}" if error.filename else ""

@@ -1,38 +1,28 @@
 """Scores of multi-label predictions: pure functions on arrays.
 
-`truth` is a 0/1 matrix and `probabilities` a matrix of the same shape [rows, labels], values in [0, 1].
+`truth` is a 0/1 matrix and `probabilities` a matrix of the same shape [rows, labels], values in [0, 1]; `predicted` is
+`probabilities` after its thresholds, 0/1. A score that is a quotient with nothing below the line is NaN here.
 """
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import precision_recall_fscore_support
-
-from trainingtask_api.status import Averages, Baseline
 
 LabelMatrix = NDArray[np.uint8]
 Probabilities = NDArray[np.float64]
-DEFAULT_THRESHOLD = 0.5
-
-
-class Scores(NamedTuple):
-    """Averages of precision, recall and F1, and the fraction of right decisions."""
-
-    accuracy_thresh: float
-    micro: Averages
-    macro: Averages
-    weighted: Averages
+Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 
 
 def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> float:
     """Return the mean over rows and labels of -(y log p + (1 - y) log(1 - p)), in nats.
 
-    A probability of exactly 0 or 1 is moved by one float64 epsilon, as `sklearn.metrics.log_loss` does.
+    A decision that is given the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
     """
-    epsilon = np.finfo(np.float64).eps
-    clipped = np.clip(probabilities, epsilon, 1 - epsilon)
-    return float(-np.mean(np.where(truth == 1, np.log(clipped), np.log1p(-clipped))))
+    given = np.where(truth == 1, probabilities, 1 - probabilities)
+    return float(-np.mean(np.log(np.maximum(given, np.finfo(np.float64).eps))))
 
 
 def accuracy_thresh(truth: LabelMatrix, predicted: LabelMatrix) -> float:
@@ -40,73 +30,127 @@ def accuracy_thresh(truth: LabelMatrix, predicted: LabelMatrix) -> float:
     return float(np.mean(truth == predicted))
 
 
-def score(truth: LabelMatrix, predicted: LabelMatrix) -> Scores:
-    """Return accuracy and the averaged precision, recall and F1; an undefined quotient (0/0) counts as 0."""
-
-    def averages(kind: str) -> Averages:
-        precision, recall, f1, _ = precision_recall_fscore_support(truth, predicted, average=kind, zero_division=0)
-        return Averages(precision=float(precision), recall=float(recall), f1=float(f1))
-
-    return Scores(accuracy_thresh(truth, predicted), averages("micro"), averages("macro"), averages("weighted"))
+def subset_accuracy(truth: LabelMatrix, predicted: LabelMatrix) -> float:
+    """Return the fraction of rows whose labels are all right."""
+    return float(np.mean((truth == predicted).all(axis=1)))
 
 
-def apply_threshold(probabilities: Probabilities, threshold: float) -> LabelMatrix:
-    """Return 1 where the probability reaches the threshold."""
-    return (probabilities >= threshold).astype(np.uint8)
+class Decisions(NamedTuple):
+    """Positive decisions, counted per label, per row or all together."""
+
+    hits: Counts
+    """Predicted and true."""
+    predicted: Counts
+    support: Counts
+    """True."""
+
+    @classmethod
+    def of(cls, truth: LabelMatrix, predicted: LabelMatrix, axis: int | None) -> "Decisions":
+        """Count along an axis: 0 gives one count per label, 1 one per row, None a single one."""
+
+        def count(cells: LabelMatrix) -> Counts:
+            return np.asarray(cells.sum(axis=axis, dtype=np.int64))
+
+        return cls(count(truth & predicted), count(predicted), count(truth))
+
+    @property
+    def precision(self) -> Floats:
+        """TP / (TP + FP); NaN where nothing is predicted."""
+        return _quotient(self.hits, self.predicted)
+
+    @property
+    def recall(self) -> Floats:
+        """TP / (TP + FN); NaN where nothing is true."""
+        return _quotient(self.hits, self.support)
+
+    @property
+    def f1(self) -> Floats:
+        """2 TP / (2 TP + FP + FN); NaN where nothing is predicted and nothing is true."""
+        return _quotient(2 * self.hits, self.predicted + self.support)
 
 
-def tune_threshold(truth: LabelMatrix, probabilities: Probabilities) -> float:
-    """Return the one threshold for all labels with the highest micro-averaged F1 on these rows.
+def _quotient(above: Counts, below: Counts) -> Floats:
+    result = np.full(np.shape(below), np.nan)
+    np.divide(above, below, out=result, where=below > 0)
+    return result
 
-    Exact: micro-F1 changes only where the threshold passes a probability, and with the k highest probabilities
-    predicted it is 2 TP(k) / (k + positives). All k are tried in one cumulative sum; of equal ones the smallest k
-    wins. The threshold lies in the middle between the last probability predicted and the first that is not, so
-    that rounding on another machine does not move a row across it.
+
+class Ranking(NamedTuple):
+    """Decisions by falling probability; equal probabilities are predicted together or not at all.
+
+    All three have one entry per distinct probability: the probability, how many are predicted from it on, and how
+    many of those are right.
     """
-    order = np.argsort(-probabilities, axis=None, kind="stable")
-    ranked = probabilities.ravel()[order]
-    hits = truth.ravel()[order].astype(np.int64)
-    positives = int(hits.sum())
+
+    probabilities: Probabilities
+    predicted: Counts
+    hits: Counts
+
+
+def rank(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ranking:
+    """Return the ranking of all decisions in two arrays of the same shape, which may be any."""
+    truth, probabilities = truth.ravel(), probabilities.ravel()
+    order = np.argsort(-probabilities)
+    ranked = probabilities[order]
+    hits = np.cumsum(truth[order], dtype=np.int64)
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+    return Ranking(ranked[last], last + 1, hits[last])
+
+
+def average_precision(ranking: Ranking) -> float:
+    """Return the sum over the ranking of precision times the gain in recall, NaN without a positive.
+
+    This is `sklearn.metrics.average_precision_score`: the step-wise sum, without interpolation.
+    """
+    positives = ranking.hits[-1]
     if positives == 0:
-        return DEFAULT_THRESHOLD
-    f1 = 2 * np.cumsum(hits) / (np.arange(1, ranked.size + 1) + positives)
-    # Equal probabilities are predicted together or not at all.
-    f1[:-1][ranked[:-1] == ranked[1:]] = -1
-    best = int(np.argmax(f1))
-    if best == ranked.size - 1:
-        return float(ranked[best])
-    middle = float((ranked[best] + ranked[best + 1]) / 2)
-    return middle if middle > ranked[best + 1] else float(ranked[best])
+        return math.nan
+    gains = np.diff(ranking.hits, prepend=0)
+    return float((gains * (ranking.hits / ranking.predicted)).sum() / positives)
 
 
-def all_zero_baseline(truth: LabelMatrix) -> Baseline:
-    """Return what predicting no label at all scores: high accuracy where labels are rare, and no F1."""
-    return _baseline(truth, np.zeros_like(truth))
+def roc_auc(ranking: Ranking) -> float:
+    """Return the area under the ROC curve, NaN without a positive or without a negative.
+
+    This is the share of pairs of a positive and a negative that are ranked right, where an equal pair counts half.
+    """
+    false_alarms = ranking.predicted - ranking.hits
+    pairs = ranking.hits[-1] * false_alarms[-1]
+    if pairs == 0:
+        return math.nan
+    return float(np.trapezoid(np.append(0, ranking.hits), np.append(0, false_alarms)) / pairs)
 
 
-def most_frequent_baseline(truth: LabelMatrix, train: LabelMatrix) -> Baseline:
-    """Return what predicting the most frequent label of the training rows for every row scores."""
-    predicted = np.zeros_like(truth)
-    predicted[:, int(train.sum(axis=0, dtype=np.int64).argmax())] = 1
-    return _baseline(truth, predicted)
+def ranking_scores(truth: LabelMatrix, probabilities: Probabilities) -> tuple[Floats, Floats]:
+    """Return average precision and ROC-AUC of each label, both of shape [labels], NaN where undefined."""
+    labels = truth.shape[1]
+    precisions, areas = np.empty(labels), np.empty(labels)
+    for label in range(labels):  # one at a time: a matrix of rankings would be several times the probabilities
+        ranking = rank(truth[:, label], probabilities[:, label])
+        precisions[label], areas[label] = average_precision(ranking), roc_auc(ranking)
+    return precisions, areas
 
 
-def _baseline(truth: LabelMatrix, predicted: LabelMatrix) -> Baseline:
-    scores = score(truth, predicted)
-    return Baseline(accuracy_thresh=scores.accuracy_thresh, micro_f1=scores.micro.f1)
+def mean_average_precision(truth: LabelMatrix, probabilities: Probabilities) -> float | None:
+    """Return the mean of the average precision over the labels that some row carries, None when none is."""
+    scores = [
+        average_precision(rank(truth[:, label], probabilities[:, label])) for label in np.flatnonzero(truth.any(axis=0))
+    ]
+    return float(np.mean(scores)) if scores else None
 
 
-def baseline_warnings(scores: Scores, all_zero: Baseline, most_frequent: Baseline) -> list[str]:
-    """Return a sentence for each baseline that the model does not beat."""
-    warnings = []
-    if scores.micro.f1 <= most_frequent.micro_f1:
-        warnings.append(
-            f"micro-F1 {scores.micro.f1:.3f} does not beat predicting the most frequent label for every row "
-            f"({most_frequent.micro_f1:.3f})"
-        )
-    if scores.accuracy_thresh <= all_zero.accuracy_thresh:
-        warnings.append(
-            f"accuracy_thresh {scores.accuracy_thresh:.3f} does not beat predicting no label at all "
-            f"({all_zero.accuracy_thresh:.3f})"
-        )
-    return warnings
+def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabilities) -> Floats:
+    """Return for each row the mean precision at its true labels' ranks, shape [rows], NaN for a row without labels.
+
+    It is the average precision of the row's own ranking of the labels. scikit-learn's score of the same name is the
+    mean of these, but it counts a row without labels as 1.
+    """
+    return np.array([average_precision(rank(*row)) for row in zip(truth, probabilities, strict=True)])
+
+
+def mean(values: Floats, weights: NDArray[Any] | None = None) -> float | None:
+    """Return the mean over the values that are defined, None where there are none or all weigh nothing."""
+    defined = ~np.isnan(values)
+    weights = np.ones(len(values)) if weights is None else weights
+    total = weights[defined].sum()
+    return float((values[defined] * weights[defined]).sum() / total) if total else None

@@ -7,20 +7,35 @@ from pathlib import Path
 from trainingtask_api import names
 from trainingtask_trainer.errors import UserError
 
+# On the output claim, beside the models: what a retry or a later task can use again.
+KEPT_DIR = ".trainingtask"
+
 
 @dataclass(frozen=True)
 class Places:
-    """The folders that stand for the three volume claims of a task."""
+    """The folders that stand for the volume claims of a task."""
 
     dataset: Path
     model: Path
     output: Path
+    preprocessor: Path = Path()
+
+    @property
+    def cache(self) -> Path:
+        """Folder for what is computed from data alone (token ids, embeddings), shared by tasks; it may not exist yet."""
+        return self.output / KEPT_DIR / "cache"
+
+    def checkpoints(self, task_uid: str) -> Path:
+        """Return the folder for a task's checkpoints, from which a retry goes on; it may not exist yet."""
+        return self.output / KEPT_DIR / "checkpoints" / task_uid
 
     @classmethod
     def default(cls) -> "Places":
         """Return the mounts in a pod, else the working directory and ``out/``."""
         if names.ENV_POD_NAME in os.environ:
-            return cls(Path(names.DATASET_DIR), Path(names.MODEL_DIR), Path(names.OUTPUT_DIR))
+            return cls(
+                Path(names.DATASET_DIR), Path(names.MODEL_DIR), Path(names.OUTPUT_DIR), Path(names.PREPROCESSOR_DIR)
+            )
         return cls(Path(), Path(), Path("out"))
 
 
@@ -66,8 +81,9 @@ def _check_readable(full: Path, what: str, reason: str) -> None:
 
 
 def contents(folder: Path, limit: int = 10) -> str:
-    """Return the names in a folder as part of a sentence, at most `limit` of them."""
-    entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in folder.iterdir())
+    """Return the names in a folder as part of a sentence, at most `limit` of them, without hidden ones."""
+    visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in visible)
     shown = ", ".join(entries[:limit])
     more = f" and {len(entries) - limit} more" if len(entries) > limit else ""
     return shown + more if entries else "nothing"

@@ -12,17 +12,25 @@ class Step:
     """Current epoch, from 1."""
     epochs: int
     step: int
-    """Optimiser steps done."""
+    """Optimiser steps done. The first one told starts the clock of rate and time left: loading weights is no training."""
     total_steps: int
     rows: int
     """Training rows read so far, all epochs together."""
     loss: float | None
     """Latest training loss."""
+    resumed_from: int | None = None
+    """Optimiser step of the checkpoint that this attempt went on from."""
 
 
 class Progress(Protocol):
-    """Called by a model after each optimiser step."""
+    """Called by a model before its first optimiser step, after each, and now and then while it validates."""
 
     def __call__(self, step: Step) -> None:
-        """Take the newest step and return at once."""
+        """Take the newest step and return at once.
+
+        Raises
+        ------
+        Interrupted
+            When the process was asked to stop.
+        """
         ...

@@ -10,7 +10,7 @@ from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Results, Scalar
 from trainingtask_trainer.cpus import cpu_limit
 from trainingtask_trainer.datasets.splits import Data
-from trainingtask_trainer.errors import Fault
+from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.preprocessors.base import Preprocessor
 
@@ -54,9 +54,12 @@ def require_finite(results: Results) -> None:
 
     Raises
     ------
-    Fault
+    UserError
         When a number is NaN or infinite.
     """
     for path, value in _flat("results", results.model_dump(mode="python", by_alias=True)):
         if isinstance(value, float) and not math.isfinite(value):
-            raise Fault("NonFiniteLoss", f"{path} is {value}: lower training.learningRate or look at the data")
+            raise UserError(
+                "NonFiniteLoss",
+                f"{path} is {value}: look at the data, and with a transformer lower training.learningRate",
+            )

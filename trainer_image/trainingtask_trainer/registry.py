@@ -1,12 +1,27 @@
-"""The data sets, preprocessors and models that an image offers: ordinary entry points, found without importing them."""
+"""The data sets, preprocessors and models of an image: ordinary entry points, or a class that the task names itself."""
 
+import ast
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import PathFinder
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 from trainingtask_trainer.errors import Fault, UserError
 
 Kind = Literal["datasets", "preprocessors", "models"]
 KINDS: tuple[Kind, ...] = ("datasets", "preprocessors", "models")
+
+_code_folders: list[Path] = []  # what `add_code` has put on `sys.path`, for messages
+
+
+def add_code(folder: Path) -> None:
+    """Let ``module:Class`` name the modules in this folder. What is installed comes first: `datasets.py` replaces nothing."""
+    _code_folders.append(folder)
+    sys.path.append(str(folder))
 
 
 def offered(kind: Kind) -> dict[str, EntryPoint]:
@@ -15,37 +30,137 @@ def offered(kind: Kind) -> dict[str, EntryPoint]:
     return dict(sorted(points.items()))
 
 
-def check(kind: Kind, name: str) -> EntryPoint:
-    """Return the entry point of a registered name without importing what is behind it.
+def summary(point: EntryPoint) -> str:
+    """Return the first line of a class's docstring, read from its source without importing it; "" without one."""
+    source = _source(point.module)
+    for node in ast.parse(source.read_bytes()).body if source else ():
+        if isinstance(node, ast.ClassDef) and node.name == point.attr:
+            return (ast.get_docstring(node) or "").partition("\n")[0]
+    return ""
+
+
+def _source(module: str) -> Path | None:
+    path: Sequence[str] | None = None
+    parts = module.split(".")
+    for depth in range(1, len(parts)):
+        # Package by package: asking for a module in a package would import the package.
+        package = PathFinder.find_spec(".".join(parts[:depth]), path)
+        if package is None or package.submodule_search_locations is None:
+            return None
+        path = package.submodule_search_locations
+    found = PathFinder.find_spec(module, path)
+    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+
+
+def check(kind: Kind, name: str) -> None:
+    """Refuse a name that `load` would refuse, without importing what a registered name stands for.
 
     Raises
     ------
     UserError
-        When this image does not offer the name; the message lists what it does offer.
+        As `load` does.
     """
+    if ":" in name:
+        load(kind, name)
+    else:
+        _registered(kind, name)
+
+
+def load(kind: Kind, name: str) -> Any:
+    """Return the class behind a registered name, or behind ``module:Class``.
+
+    Raises
+    ------
+    UserError
+        When this image does not offer the name, the module cannot be imported or holds no such class, or the class
+        lacks something that its kind must have.
+    Fault
+        When the class of a registered name cannot be imported: the image is incomplete.
+    """
+    if ":" in name:
+        loaded = _named(kind, name)
+    else:
+        point = _registered(kind, name)
+        try:
+            loaded = point.load()
+        except (ImportError, AttributeError) as error:
+            raise Fault("BrokenImage", f"{_field(kind)} '{name}' ({point.value}) cannot be loaded: {error}") from error
+    if missing := _protocol(kind) - set(dir(loaded)):
+        raise UserError(
+            "InvalidCode",
+            f"{_field(kind)} '{name}' lacks {', '.join(sorted(missing))}, which each of the {kind} must have "
+            f"(the protocol is in trainingtask_trainer.{kind}.base): add it to the class",
+        )
+    return loaded
+
+
+def _field(kind: Kind) -> str:
+    return f"{kind.removesuffix('s')}.name"
+
+
+def _registered(kind: Kind, name: str) -> EntryPoint:
     known = offered(kind)
     if name not in known:
-        singular = kind.removesuffix("s")
         raise UserError(
-            "UnknownName", f"{singular} '{name}' is not offered by this image, which knows {', '.join(known)}"
+            "UnknownName",
+            f"{_field(kind)} '{name}' is not offered by this image, which knows {', '.join(known)}: use one of them, "
+            "an image that adds the name (spec.image), or a class of your own as 'module:Class' (spec.code.configMap)",
+        )
+    classes = sorted({point.value for point in entry_points(group=f"trainingtask.{kind}", name=name)})
+    if len(classes) > 1:
+        raise UserError(
+            "UnknownName",
+            f"{_field(kind)} '{name}' is registered for several classes in this image: name one of {', '.join(classes)}",
         )
     return known[name]
 
 
-def load(kind: Kind, name: str) -> Any:
-    """Return the class behind a registered name.
-
-    Raises
-    ------
-    UserError
-        When this image does not offer the name.
-    Fault
-        When the class cannot be imported: the image is incomplete.
-    """
-    point = check(kind, name)
+def _named(kind: Kind, name: str) -> type:
+    """Return the class of a ``module:Class``."""
+    module_name, _, class_name = name.partition(":")
+    what = f"{_field(kind)} '{name}'"
     try:
-        return point.load()
-    except (ImportError, AttributeError) as error:
-        raise Fault(
-            "BrokenImage", f"{kind.removesuffix('s')} '{name}' ({point.value}) cannot be loaded: {error}"
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if f"{module_name}.".startswith(f"{error.name}."):
+            raise UserError(
+                "UnknownName",
+                f"{what}: there is no module {error.name}{_in_code_folders()}. Name the ConfigMap that holds {error.name}.py in "
+                "spec.code.configMap (without a cluster, its folder as --code-dir), or an image with the module in spec.image",
+            ) from error
+        raise UserError(
+            "InvalidCode",
+            f"{what}: {module_name} imports {error.name}, which this image does not have: name an image that has it in "
+            "spec.image, or do without it",
         ) from error
+    except Exception as error:  # whatever it is: the module that raises it while it is imported has to be mended
+        raise UserError("InvalidCode", f"{what}: {module_name} cannot be imported: {_told(error)}") from error
+    found = getattr(module, class_name, None)
+    if not isinstance(found, type):
+        own = (value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module_name)
+        there = ", ".join(sorted(value.__name__ for value in own)) or "none at all"
+        raise UserError(
+            "UnknownName",
+            f"{what}: {module_name} ({getattr(module, '__file__', None)}) has no class {class_name}; it has {there}",
+        )
+    return found
+
+
+def _in_code_folders() -> str:
+    """Return what `add_code` has added, as part of a sentence."""
+    modules = sorted(file.stem for folder in _code_folders for file in folder.glob("*.py"))
+    return f"; the task's own code has {', '.join(modules)}" if modules else ""
+
+
+def _told(error: Exception) -> str:
+    """Return what a module raised while it was imported, and where."""
+    if isinstance(error, SyntaxError):  # says itself where
+        return f"{type(error).__name__}: {error}"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+
+
+def _protocol(kind: Kind) -> set[str]:
+    """Return the names that a class of this kind must have."""
+    protocol = getattr(import_module(f"trainingtask_trainer.{kind}.base"), kind.removesuffix("s").capitalize())
+    return {name for name in (*vars(protocol), *protocol.__annotations__) if not name.startswith("_")}

@@ -1,19 +1,20 @@
 """A run from top to bottom: load, preprocess, fit, evaluate, save."""
 
 import time
-from dataclasses import dataclass
-from typing import Any
 
-from trainingtask_api.status import EvaluationResult, Phase, Results
+from trainingtask_api.status import Phase, Results
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer import metrics, record, registry
-from trainingtask_trainer.datasets.base import Dataset, LabelMatrix
-from trainingtask_trainer.datasets.splits import prepare
-from trainingtask_trainer.models.base import Model
+from trainingtask_trainer import record, registry
+from trainingtask_trainer.datasets.base import Dataset
+from trainingtask_trainer.datasets.splits import Data, prepare
+from trainingtask_trainer.evaluation import Scored, evaluate
+from trainingtask_trainer.memory import peak_bytes
+from trainingtask_trainer.models.base import Model, TrainingRows
+from trainingtask_trainer.models.finetuning.checkpoints import discard
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
-from trainingtask_trainer.saved import Card, check_output, save
+from trainingtask_trainer.saved import Manifest, check_output, save
 
 
 def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
@@ -37,8 +38,10 @@ def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
     reporter.phase(Phase.STARTING)
     registry.check("datasets", spec.dataset.name)  # all names first: a misspelt one costs no import
     registry.check("models", spec.model.name)
-    model_class: type[Model] = registry.load("models", spec.model.name)
     wanted = spec.preprocessor.name if spec.preprocessor else None
+    if wanted is not None:
+        registry.check("preprocessors", wanted)
+    model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
     model = model_class(spec, places)
     preprocessor: Preprocessor = registry.load("preprocessors", preprocessor_name)(spec, places)
@@ -54,14 +57,28 @@ def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
 
     reporter.phase(Phase.TRAINING)
     started = time.perf_counter()
-    fitted = model.fit(features["train"], data.train.labels, data.label_names, preprocessor, reporter.step)
+    rows = TrainingRows(
+        features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
+    )
+    checkpoints = places.checkpoints(task.metadata.uid or task.metadata.name) if spec.output else None
+    fitted = model.fit(rows, preprocessor, reporter.step, checkpoints)
     runtime = time.perf_counter() - started
 
     reporter.phase(Phase.EVALUATING)
-    threshold = _threshold(task, model, features["validation"], data.validation.labels)
-    evaluation, warnings = _evaluate(model, features["test"], data.test.labels, data.train.labels, threshold)
+    validation = Scored(data.validation.labels, model.predict(features["validation"]))
+    started = time.perf_counter()
+    test = Scored(data.test.labels, model.predict(features["test"]))
+    evaluation = evaluate(
+        spec.evaluation,
+        data.label_names,
+        train_labels=data.train.labels,
+        validation=validation,
+        test=test,
+        seconds=time.perf_counter() - started,
+    )
 
     reporter.phase(Phase.SAVING)
+    repeated = data.texts_in_train()
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -70,54 +87,34 @@ def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
         runtime_seconds=runtime,
         samples_per_second=fitted.rows_seen / runtime,
         labels=len(data.label_names),
+        best_epoch=fitted.best_epoch,
+        tokens_per_second=None if fitted.tokens_seen is None else fitted.tokens_seen / runtime,
+        peak_memory_bytes=peak_bytes(),
+        resumed_from_step=fitted.resumed_from_step,
         data_fingerprint=data.fingerprint(),
-        evaluation=evaluation,
-        warnings=[*fitted.warnings, *warnings],
+        validation_texts_in_train=repeated["validation"],
+        test_texts_in_train=repeated["test"],
+        validation=evaluation.validation,
+        evaluation=evaluation.test,
+        warnings=[*data.warnings(), *_repeated_warnings(repeated, data), *fitted.warnings, *evaluation.warnings],
         arguments=record.arguments(spec, data, preprocessor_name, preprocessor, model),
         versions=record.versions((*dataset.packages, *model.packages)),
         model_path=str(output.relative_to(places.output)) if output else None,
     )
     record.require_finite(results)
     if output is not None:
-        card = Card(spec.model.name, preprocessor_name, data.label_names, threshold.value)
-        save(output, model, preprocessor, card, results)
+        thresholds = tuple(evaluation.thresholds.values.tolist())
+        manifest = Manifest(task.metadata.name, spec.model.name, preprocessor_name, data.label_names, thresholds)
+        save(output, model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
+    if checkpoints is not None:
+        discard(checkpoints)
     return results
 
 
-@dataclass(frozen=True)
-class _Threshold:
-    value: float
-    source: str
-
-
-def _threshold(task: TrainingTask, model: Model, features: Any, truth: LabelMatrix) -> _Threshold:
-    """Return the task's threshold, else the one tuned on the validation rows; the test rows have no say."""
-    fixed = task.spec.evaluation.threshold if task.spec.evaluation else None
-    if fixed is not None:
-        return _Threshold(fixed, "fixed")
-    return _Threshold(metrics.tune_threshold(truth, model.predict(features)), "tuned")
-
-
-def _evaluate(
-    model: Model, features: Any, truth: LabelMatrix, train: LabelMatrix, threshold: _Threshold
-) -> tuple[EvaluationResult, list[str]]:
-    """Return the scores on the test rows, and what a reader must know of them."""
-    started = time.perf_counter()
-    probabilities = model.predict(features)
-    runtime = time.perf_counter() - started
-    scores = metrics.score(truth, metrics.apply_threshold(probabilities, threshold.value))
-    all_zero = metrics.all_zero_baseline(truth)
-    most_frequent = metrics.most_frequent_baseline(truth, train)
-    result = EvaluationResult(
-        split="test",
-        rows=len(truth),
-        threshold=threshold.value,
-        threshold_source=threshold.source,
-        loss=metrics.binary_cross_entropy(truth, probabilities),
-        **scores._asdict(),
-        all_zero=all_zero,
-        most_frequent=most_frequent,
-        runtime_seconds=runtime,
-        samples_per_second=len(truth) / runtime,
+def _repeated_warnings(repeated: dict[str, int], data: Data) -> list[str]:
+    if not any(repeated.values()):
+        return []
+    counts = " and ".join(
+        f"{repeated[name]} of {len(split)} {name} rows" for name, split in data.splits().items() if name in repeated
     )
-    return result, metrics.baseline_warnings(scores, all_zero, most_frequent)
+    return [f"{counts} have a text that stands in the training rows as well: remembering it is enough there"]

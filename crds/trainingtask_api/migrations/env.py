@@ -1,4 +1,4 @@
-"""Alembic's entry point. `trainingtask_api.store.migrate` opens the transaction and holds the lock around it."""
+"""Alembic's entry point. `trainingtask_api.schema.migrate` opens the transaction and holds the lock around it."""
 
 from alembic import context
 from sqlmodel import SQLModel

@@ -39,7 +39,7 @@ def write_task(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with checkpoints `bert` and `distilbert`."""
+    """Return a folder with a checkpoint of each family."""
     return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 

@@ -53,15 +53,21 @@ def test_classical_model_from_task_to_prediction_without_torch(
         [sys.executable, "-c", command, "run", str(task)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr.split() == ["Starting", "Loading", "Preprocessing", "Training", "Evaluating", "Saving"]
+    phases = [line for line in done.stderr.splitlines() if " " not in line]
+    assert phases == ["Starting", "Loading", "Preprocessing", "Training", "Evaluating", "Saving"]
 
     results = read_json(tmp_path / "out" / "tickets" / "results.json")
-    assert results["trainRows"] == 1080
+    assert results["trainRows"] == 1071
     assert 0.8 < results["evaluation"]["micro"]["f1"] < 1
     assert results["arguments"]["model.strategy"] == "one_vs_rest"
     assert "torch" not in results["versions"]
-    assert results["warnings"] == []
-    assert f"micro{results['evaluation']['micro']['precision']:13.3f}" in done.stdout
+    assert results["peakMemoryBytes"] > 50 << 20
+    [warning] = results["warnings"]
+    assert warning.startswith(
+        f"{results['validationTextsInTrain']} of {results['validationRows']} validation rows and "
+    )
+    assert f"  micro-F1 {results['evaluation']['micro']['f1']:27.3f}" in done.stdout
+    assert (tmp_path / "out" / "tickets" / "README.md").read_text().startswith("# tickets\n")
 
     row = row_in(tmp_path / "trainingtask-history.db")
     assert (row["name"], row["status"], row["attempt"]) == ("tickets", "Succeeded", 1)
@@ -109,13 +115,6 @@ def test_predict_lines_as_json(
 def test_predict_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "x"]) == 64
     assert "is not a saved model, trainingtask.json is missing: it holds nothing" in capsys.readouterr().err
-
-
-def test_list_shows_what_the_image_offers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["list"]) == 0
-    out = capsys.readouterr().out
-    for name in ("go_emotions", "support_tickets", "table", "tfidf", "tokenizer", "bert", "logistic_regression"):
-        assert f"  {name} " in out
 
 
 def test_bad_spec_is_told_at_once(tmp_path: Path, write_task: WriteTask) -> None:
@@ -196,7 +195,7 @@ def test_sigterm_ends_with_a_sentence_and_143(tmp_path: Path, tiny_models: Path,
     assert "Interrupted: Training was interrupted by SIGTERM" in rest
     row = row_in(tmp_path / "trainingtask-history.db")
     assert (row["status"], row["finish_time"]) == ("Interrupted", None)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".trainingtask"]  # a retry goes on from there
 
 
 def test_a_pods_task_file_is_json_with_any_character(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trainingtask_api.spec import Model
-from trainingtask_trainer.checkpoint import checkpoint_folder
+from trainingtask_api.model import Model
 from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.pretrained import checkpoint_folder
 
 
 class _Refusal(BaseHTTPRequestHandler):
@@ -48,6 +48,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[_Refus
     [
         (404, "RepoNotFound", "does not exist on the hub, or is private and HF_TOKEN is missing"),
         (403, "GatedRepo", "is gated: ask for access on the hub"),
+        (403, "", "the hub refuses access, check the HF_TOKEN in spec.env"),
         (404, "RevisionNotFound", "the hub knows no such revision"),
     ],
 )

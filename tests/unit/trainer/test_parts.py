@@ -1,20 +1,22 @@
-"""Small parts: errors, thread counts, the registry, task files, saved folders."""
+"""Small parts: errors, thread counts, task files, folders."""
 
 import errno
 import math
+import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from specs import CLASSICAL
-from trainingtask_api.status import EvaluationResult, ExitCode, Phase, Results
-from trainingtask_trainer import registry
+from trainingtask_api.scores import EvaluationResult
+from trainingtask_api.status import ExitCode, Phase, Results
 from trainingtask_trainer.cpus import cpu_limit
 from trainingtask_trainer.errors import Fault, Interrupted, UserError, diagnose
+from trainingtask_trainer.imports import without
 from trainingtask_trainer.places import contents
 from trainingtask_trainer.record import require_finite
-from trainingtask_trainer.saved import Card, check_output, save
 from trainingtask_trainer.taskfile import read_task
 
 
@@ -71,17 +73,6 @@ def test_cpu_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[
     assert cpu_limit(tmp_path) == cores
 
 
-def test_registry_loads_everything_it_offers() -> None:
-    for kind in registry.KINDS:
-        for name in registry.offered(kind):
-            assert isinstance(registry.load(kind, name), type)
-
-
-def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="model 'bart' is not offered by this image, which knows bert, distilbert, log"):
-        registry.load("models", "bart")
-
-
 def test_task_among_other_manifests(tmp_path: Path) -> None:
     example = Path(__file__).parents[3] / "examples" / "quickstart.yaml"
     assert read_task(example).metadata.name == "quickstart"
@@ -107,31 +98,13 @@ def test_status_of_another_version_is_ignored(tmp_path: Path, write_task: Callab
     assert read_task(path).status is None
 
 
-def test_output_must_be_a_folder_in_the_claim(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"output.subPath '.' is the root of the claim"):
-        check_output(tmp_path, ".")
-    assert check_output(tmp_path, "team/model") == tmp_path / "team" / "model"
-    assert list((tmp_path / "team").iterdir()) == []
-
-
-def test_saved_files_can_be_read_by_others(tmp_path: Path) -> None:
-    class Secretive:
-        def save(self, folder: Path, preprocessor: object) -> None:
-            (folder / "weights").touch(mode=0o600)
-
-    (tmp_path / ".model.partial").mkdir()  # what a killed run left behind
-    (tmp_path / ".model.partial" / "half").touch()
-    (tmp_path / "model").mkdir()  # an earlier model
-    (tmp_path / "model" / "old").touch()
-    card = Card("secretive", "none", ("a", "b"), 0.5)
-    save(tmp_path / "model", Secretive(), None, card, Results.model_construct())  # type: ignore[arg-type]
-    assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == 0o644
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "results.json",
-        "trainingtask.json",
-        "weights",
-    ]
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+def test_an_import_can_be_left_out() -> None:
+    sys.modules.pop("this", None)
+    with without("this"), pytest.raises(ImportError):
+        import_module("this")
+    assert "this" not in sys.modules
+    with without("math"):
+        assert import_module("math") is math
 
 
 def test_contents_are_cut_for_a_sentence(tmp_path: Path) -> None:
@@ -144,6 +117,6 @@ def test_contents_are_cut_for_a_sentence(tmp_path: Path) -> None:
 def test_results_that_are_no_numbers_are_refused() -> None:
     # model_construct: the other fields do not matter here, the number in its depth does.
     evaluation = EvaluationResult.model_construct(loss=math.nan)
-    with pytest.raises(Fault, match=r"results.evaluation.loss is nan") as caught:
+    with pytest.raises(UserError, match=r"results.evaluation.loss is nan") as caught:
         require_finite(Results.model_construct(evaluation=evaluation))
     assert caught.value.reason == "NonFiniteLoss"

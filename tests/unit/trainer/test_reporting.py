@@ -13,19 +13,11 @@ import kubernetes.client
 import pytest
 from sqlmodel import Session, select
 
+from results import RESULTS
 from specs import CLASSICAL
 from trainingtask_api import names
 from trainingtask_api.run import TrainingRun
-from trainingtask_api.status import (
-    Averages,
-    Baseline,
-    EvaluationResult,
-    ExitCode,
-    Failure,
-    Phase,
-    Results,
-    TrainingReport,
-)
+from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_api.store import open_history
 from trainingtask_api.task import Metadata, TrainingTask
 from trainingtask_trainer.errors import Interrupted, diagnose
@@ -39,33 +31,6 @@ from trainingtask_trainer.reporting.reporter import Reporter, in_words
 
 METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-RESULTS = Results(
-    global_step=8,
-    training_loss=0.2,
-    train_rows=100,
-    validation_rows=10,
-    runtime_seconds=4.0,
-    samples_per_second=25.0,
-    labels=3,
-    data_fingerprint="f" * 64,
-    evaluation=EvaluationResult(
-        split="test",
-        rows=20,
-        threshold=0.4,
-        threshold_source="tuned",
-        loss=0.3,
-        accuracy_thresh=0.9,
-        micro=Averages(precision=0.5, recall=0.6, f1=0.5454),
-        macro=Averages(precision=0.4, recall=0.5, f1=0.44),
-        weighted=Averages(precision=0.4, recall=0.5, f1=0.45),
-        all_zero=Baseline(accuracy_thresh=0.8, micro_f1=0),
-        most_frequent=Baseline(accuracy_thresh=0.7, micro_f1=0.3),
-        runtime_seconds=1.0,
-        samples_per_second=20.0,
-    ),
-    arguments={"training.epochs": 2},
-    versions={"python": "3.13.0"},
-)
 FAILURE = Failure(reason="InvalidData", message="Loading failed: no rows", phase=Phase.LOADING)
 
 
@@ -108,6 +73,19 @@ class TestBackgroundSink:
         sink = BackgroundSink("test", receiver, interval=60, patience=20)
         sink.finish(report(Phase.DONE), None)
         sink.wait()
+        assert [r.phase for r in receiver.reports] == [Phase.DONE]
+
+    def test_last_report_is_not_held_up_by_an_outage_before_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trainingtask_trainer.reporting.background._FIRST_BACKOFF", 60.0)
+        receiver = Receiver(failures=1)
+        sink = BackgroundSink("test", receiver, interval=60, patience=20)
+        sink.send(report())
+        while not receiver.calls:
+            time.sleep(0.01)
+        started = time.monotonic()
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert time.monotonic() - started < 5
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
 
     def test_last_report_is_given_up_in_time(self, caplog: pytest.LogCaptureFixture) -> None:
@@ -247,12 +225,28 @@ class TestHistory:
         row = finish(report(Phase.DONE, results=RESULTS, finish_time=NOW + timedelta(seconds=9)))
         assert (row.status, row.total_time, row.name, row.task_uid) == ("Succeeded", 9, "a-task", "uid-1")
         assert (row.trainer_image, row.node) == ("image:1", "node-1")
-        assert row.training_args == {"training.epochs": 2}
+        assert row.training_args == RESULTS.arguments
         assert row.evaluate_result is not None
         assert row.evaluate_result["micro"]["f1"] == 0.5454
         assert row.training_result is not None
         assert row.training_result["global_step"] == 8
         assert row.training_result.keys().isdisjoint({"arguments", "evaluation"})
+
+    def test_row_is_written_although_the_database_was_away_at_the_start(
+        self, url: str, tmp_path: Path, make_task: Callable[..., TrainingTask]
+    ) -> None:
+        (tmp_path / "history.db").mkdir()  # a folder is no database
+        sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", None, None))
+        sink.send(report(Phase.STARTING))
+        sink.send(report(Phase.TRAINING))
+        time.sleep(0.2)
+        (tmp_path / "history.db").rmdir()
+        sink.finish(report(Phase.DONE, results=RESULTS, finish_time=NOW), None)
+        sink.wait()
+        engine = open_history(url)
+        with Session(engine) as session:
+            assert session.exec(select(TrainingRun)).one().status == "Succeeded"
+        engine.dispose()
 
     def test_row_of_a_failure_is_final(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
         row = finish(report(Phase.FAILED, failure=FAILURE, finish_time=NOW))
@@ -279,21 +273,28 @@ class TestHistory:
         assert "hunter2" not in caplog.text
 
 
+def said(results: Results) -> TrainingReport:
+    text = termination.message(report(Phase.DONE, results=results, score="0.545"))
+    assert len(text) <= termination.LIMIT
+    return TrainingReport.model_validate_json(text)
+
+
 class TestTermination:
     def test_small_report_is_kept_whole(self) -> None:
         whole = report(Phase.DONE, results=RESULTS, score="0.545", finish_time=NOW)
         assert TrainingReport.model_validate_json(termination.message(whole)) == whole
 
     def test_results_give_way_and_json_stays_json(self) -> None:
+        label = RESULTS.evaluation.per_label[0]
+        evaluation = RESULTS.evaluation.model_copy(update={"per_label": [label] * 60})
+        long = RESULTS.model_copy(update={"evaluation": evaluation})
+        shorter = RESULTS.evaluation.model_copy(update={"per_label": []})
+        assert said(long).results == RESULTS.model_copy(update={"evaluation": shorter})
         arguments = {f"argument{number}": "x" * 100 for number in range(60)}
-        big = RESULTS.model_copy(update={"arguments": arguments})
-        text = termination.message(report(Phase.DONE, results=big, score="0.545"))
-        assert len(text) <= termination.LIMIT
-        said = TrainingReport.model_validate_json(text)
-        assert said.results == RESULTS.model_copy(update={"arguments": {}})
-        huge = big.model_copy(update={"data_fingerprint": "x" * 5000})
-        said = TrainingReport.model_validate_json(termination.message(report(Phase.DONE, results=huge, score="0.545")))
-        assert (said.results, said.score) == (None, "0.545")
+        longer = long.model_copy(update={"arguments": arguments})
+        assert said(longer).results == RESULTS.model_copy(update={"evaluation": shorter, "arguments": {}})
+        huge = longer.model_copy(update={"data_fingerprint": "x" * 5000})
+        assert (said(huge).results, said(huge).score) == (None, "0.545")
 
     def test_long_failure_is_cut_to_fit(self) -> None:
         failure = FAILURE.model_copy(update={"message": "\N{SNOWMAN}" * 2048})
@@ -314,13 +315,21 @@ class TestTermination:
 
 
 class TestReporter:
-    def test_rate_and_time_left(self) -> None:
-        clock = iter(NOW + timedelta(seconds=second) for second in (0, 0, 0, 10, 10, 10))
-        reporter = Reporter([], now=lambda: next(clock))
+    def test_rate_and_time_left_are_those_of_this_attempt_without_the_loading_of_weights(self) -> None:
+        time_now = NOW
+        reporter = Reporter([], now=lambda: time_now)
         reporter.phase(Phase.TRAINING)
-        reporter.step(Step(epoch=1, epochs=2, step=20, total_steps=100, rows=160, loss=0.5))
-        assert (reporter.report.progress, reporter.report.eta) == ("20%", "40s")
-        assert reporter.report.samples_per_second == 16
+        time_now += timedelta(seconds=100)  # the weights are loaded
+        reporter.step(Step(epoch=1, epochs=2, step=40, total_steps=100, rows=320, loss=None, resumed_from=40))
+        assert (reporter.report.progress, reporter.report.eta, reporter.report.samples_per_second) == (
+            "40%",
+            None,
+            None,
+        )
+        time_now += timedelta(seconds=10)
+        reporter.step(Step(epoch=2, epochs=2, step=60, total_steps=100, rows=480, loss=1 / 3, resumed_from=40))
+        assert (reporter.report.progress, reporter.report.eta, reporter.report.samples_per_second) == ("60%", "20s", 16)
+        assert (reporter.report.loss, reporter.report.resumed_from_step) == (0.3333, 40)
 
     def test_a_late_sink_hears_where_things_stand(self) -> None:
         console = io.StringIO()
@@ -338,7 +347,10 @@ class TestReporter:
         assert len(progress.getvalue().splitlines()) <= 4
         assert "100% epoch 1/1 step 1000/1000, loss 0.2500" in progress.getvalue()
         reporter.succeeded(RESULTS)
-        assert "micro        0.500   0.600  0.545" in output.getvalue()
+        said = [line.split() for line in output.getvalue().splitlines()]
+        assert ["micro", "0.500", "0.600", "0.545"] in said
+        assert ["macro", "-", "0.500", "0.440"] in said
+        assert ["micro-F1", "0.545", "0.300", "0.000"] in said
 
     def test_terminal_gets_a_bar(self) -> None:
         class Terminal(io.StringIO):

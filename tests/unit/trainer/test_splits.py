@@ -40,6 +40,62 @@ def test_missing_splits_are_drawn_without_overlap() -> None:
     assert data.fractions == {"dataset.testFraction": 0.25, "dataset.validationFraction": 0.2}
 
 
+def test_held_out_rows_have_their_share_of_every_label() -> None:
+    # Three labels on 60, 50 and 5 of 500 rows: rows drawn without regard to labels would miss the shares.
+    data = prepare(RawData(("a", "b", "c"), rare_labels(500)), spec(testFraction=0.2, validationFraction=0.2))
+    assert [split.labels.sum(axis=0).tolist() for split in (data.test, data.validation, data.train)] == [
+        [12, 10, 1], [10, 8, 1], [38, 32, 3],
+    ]  # fmt: skip
+    assert [len(split) for split in (data.test, data.validation, data.train)] == [100, 80, 320]
+
+
+def rare_labels(count: int) -> Split:
+    """Return rows of which the first 60 carry label 0, the next 50 label 1 and the last 5 label 2."""
+    labels = np.zeros((count, 3), dtype=np.uint8)
+    labels[:60, 0] = labels[60:110, 1] = labels[-5:, 2] = 1
+    return Split([str(number) for number in range(count)], labels)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_label_of_two_rows_can_always_be_learned(seed: int) -> None:
+    # 20 labels with two rows each: without care some pair is drawn whole with almost any seed.
+    pairs = Split([str(number) for number in range(40)], multi_hot(([number // 2] for number in range(40)), 20))
+    names = tuple(str(label) for label in range(20))
+    data = prepare(RawData(names, pairs), spec(seed=seed, testFraction=0.4))
+    assert data.warnings() == []
+    assert len(data.test) >= 8
+
+
+def test_labels_without_a_training_row_are_told() -> None:
+    names = tuple(f"label{number}" for number in range(8))
+    full = Split([str(number) for number in range(8)], np.eye(8, dtype=np.uint8))
+    data = prepare(RawData(names, full.take([0, 1]), full, full), spec())
+    assert data.warnings() == [
+        "6 of 8 labels have no training row and cannot be learned (label2, label3, label4, label5, label6, ...): "
+        "use more rows, or let dataset.topLabels keep fewer labels"
+    ]
+
+
+def test_rows_whose_text_stands_in_the_training_rows_are_counted() -> None:
+    repeated = rows(3, 98)  # 98 and 99 are training rows, 100 is none
+    assert prepare(RawData(RAW.label_names, RAW.train, repeated, rows(1)), spec()).texts_in_train() == {
+        "validation": 2,
+        "test": 1,
+    }
+
+
+def test_of_many_labels_the_frequent_ones_have_their_share_and_all_a_training_row() -> None:
+    random = np.random.RandomState(0)
+    labels = (random.random_sample((10_000, 1000)) < 0.1 / np.arange(1, 1001)).astype(np.uint8)
+    names = tuple(str(label) for label in np.flatnonzero(labels.any(axis=0)))
+    many = Split([str(number) for number in range(10_000)], labels[:, labels.any(axis=0)])
+    data = prepare(RawData(names, many), spec())
+    assert len(data.test) == pytest.approx(2000, abs=20)
+    shares = data.test.labels[:, :10].sum(axis=0) / many.labels[:, :10].sum(axis=0)
+    assert shares == pytest.approx(0.2, abs=0.01)
+    assert data.warnings() == []
+
+
 def test_sample_is_drawn_before_the_validation_rows() -> None:
     data = prepare(RAW, spec(sampleSize=50, validationFraction=0.2))
     assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 30)
@@ -92,7 +148,7 @@ def test_fingerprint_sees_every_text_label_and_border() -> None:
 def test_support_tickets_are_the_same_everywhere() -> None:
     # Held here literally, so that the image's Python and a laptop's must agree.
     data = prepare(SupportTickets().load(spec(), Path()), spec())
-    assert data.fingerprint() == "118b32aa42c3a842c53565c3addf8a3da76e902a1db74498c32e270b2a6c3f0f"
+    assert data.fingerprint() == "06bcc9fc7b4f2cc43c87adef0e28b123a9dfcdb43708c24da92328074dbe4ef1"
     assert data.label_names == LABELS
     assert len(data.train) + len(data.validation) + len(data.test) == 1500
     assert (data.test.labels.sum(axis=0) >= 10).all()

@@ -86,7 +86,7 @@ _CLOSERS = (
 class SupportTickets:
     """1,500 generated tickets with 8 topics, in one split."""
 
-    packages: ClassVar[tuple[str, ...]] = ()
+    packages: ClassVar[tuple[str, ...]] = ("iterative-stratification",)
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Generate the tickets; the same `spec.seed` gives the same ones everywhere."""

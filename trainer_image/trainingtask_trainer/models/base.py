@@ -20,6 +20,31 @@ Predictor = Callable[[Sequence[str]], Probabilities]
 
 
 @dataclass(frozen=True)
+class TrainingRows:
+    """What a model learns from, and the rows that tell it when to stop."""
+
+    features: Any
+    """Features of the training rows, as the preprocessor made them."""
+    labels: LabelMatrix
+    """0/1, shape [training rows, labels]."""
+    validation_features: Any
+    validation_labels: LabelMatrix
+    """0/1, shape [validation rows, labels]."""
+    label_names: Sequence[str]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """How far a training was at one optimiser step."""
+
+    step: int
+    training_loss: float | None = None
+    validation_loss: float | None = None
+    mean_average_precision: float | None = None
+    """On the validation rows."""
+
+
+@dataclass(frozen=True)
 class Fitted:
     """How the training went."""
 
@@ -28,7 +53,15 @@ class Fitted:
     training_loss: float
     """Binary cross-entropy on the training rows, mean over rows and labels."""
     rows_seen: int
-    """Training rows read, all epochs together."""
+    """Training rows read by this attempt, all epochs together."""
+    tokens_seen: int | None = None
+    """Training tokens read by this attempt, padding not counted; None where there are none."""
+    best_epoch: int | None = None
+    """The epoch whose weights were kept, from 1; None where there are no epochs."""
+    resumed_from_step: int | None = None
+    """Optimiser step of the checkpoint that the training went on from."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Training loss and validation scores by step, for the model card."""
     warnings: tuple[str, ...] = ()
 
 
@@ -47,14 +80,13 @@ class Model(Protocol):
         ...
 
     def fit(
-        self,
-        features: Any,
-        labels: LabelMatrix,
-        label_names: Sequence[str],
-        preprocessor: Preprocessor,
-        progress: Progress,
+        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
     ) -> Fitted:
-        """Train on the features of `preprocessor` and labels of shape [rows, labels]; tell `progress` as it goes."""
+        """Train on the features of `preprocessor`; tell `progress` as it goes.
+
+        `checkpoints` is a folder of this task's own that outlives the pod, None when there is none: what is found
+        there is gone on from.
+        """
         ...
 
     def predict(self, features: Any) -> Probabilities:

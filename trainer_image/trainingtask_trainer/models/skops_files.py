@@ -1,15 +1,25 @@
-"""Reading and writing skops files without paying for torch."""
+"""Reading and writing skops files without paying for torch.
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+skops imports every module below `sklearn` to find the types it trusts, and one of those is a wrapper around torch:
+seconds and hundreds of MiB for nothing. Without torch that module is skipped, as where torch is not installed.
+"""
+
 from pathlib import Path
 from typing import Any
+
+from trainingtask_trainer.imports import without
+
+# What classical models hold beside the types that skops trusts by itself. Both are arrays and nothing else, so that
+# reading them runs no code of the file's.
+_TRUSTED = [
+    "scipy.sparse._csr.csr_matrix",  # the training rows that knn searches; read without pickle
+    "sklearn.tree._tree.Tree",  # a forest's trees; their indexes are not checked: a forged file may crash the process
+]
 
 
 def dump(state: dict[str, Any], path: Path) -> None:
     """Write scikit-learn estimators and arrays into one file."""
-    with _without_torch():
+    with without("torch"):
         import skops.io  # noqa: PLC0415 - seconds
     skops.io.dump(state, path)
 
@@ -20,26 +30,9 @@ def load(path: Path) -> dict[str, Any]:
     Raises
     ------
     skops.io.exceptions.UntrustedTypesFoundException
-        When the file holds a type that skops does not trust by itself; nothing of it has been built then.
+        When the file holds a type that neither skops nor `_TRUSTED` names; nothing of it has been built then.
     """
-    with _without_torch():
+    with without("torch"):
         import skops.io  # noqa: PLC0415
-    state: dict[str, Any] = skops.io.load(path, trusted=[])
+    state: dict[str, Any] = skops.io.load(path, trusted=_TRUSTED)
     return state
-
-
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """Keep torch from being imported, where it has not been.
-
-    skops imports every module below `sklearn` to find the types it trusts, and one of those is a wrapper around torch:
-    seconds and hundreds of MiB for nothing. Without torch that module is skipped, as where torch is not installed.
-    """
-    if "torch" in sys.modules:
-        yield
-        return
-    sys.modules["torch"] = None  # type: ignore[assignment] # the import system's word for "not importable"
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]

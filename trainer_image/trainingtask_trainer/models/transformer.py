@@ -1,48 +1,44 @@
-"""Transformer encoders with a sequence-classification head, trained by Hugging Face's Trainer in float32."""
+"""Transformer encoders with a sequence-classification head, fine-tuned for many labels at once."""
 
-import math
-import tempfile
+import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-import transformers
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.utils.data import Dataset
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+
+from trainingtask_trainer.imports import transformers_without
+
+with transformers_without("scipy"):  # a twelfth of the time to the first step, for the losses of object detectors
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        set_seed,
+    )
 
 from trainingtask_api.spec import Device, TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.checkpoint import checkpoint_folder, checkpoint_name
-from trainingtask_trainer.cpus import cpu_limit
+from trainingtask_api.training import Loop
+from trainingtask_trainer.device import prepare_torch
 from trainingtask_trainer.errors import Fault
-from trainingtask_trainer.metrics import LabelMatrix, Probabilities
-from trainingtask_trainer.models.base import Fitted, Predictor, label_prior
+from trainingtask_trainer.interruption import only_at_checks
+from trainingtask_trainer.metrics import Floats, Probabilities
+from trainingtask_trainer.models.base import Fitted, Predictor, TrainingRows
+from trainingtask_trainer.models.finetuning import activations
+from trainingtask_trainer.models.finetuning.checkpoints import CheckpointFolder
+from trainingtask_trainer.models.finetuning.inputs import Inputs, Plan, Rows
+from trainingtask_trainer.models.finetuning.losses import loss_of, starting_bias
+from trainingtask_trainer.models.finetuning.prediction import probabilities
+from trainingtask_trainer.models.finetuning.session import Session, State
+from trainingtask_trainer.models.finetuning.settings import Settings
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
-from trainingtask_trainer.progress import Progress, Step
-
-DEFAULT_EPOCHS = 3
-DEFAULT_BATCH_SIZE = 32
-DEFAULT_LEARNING_RATE = 5e-5
-DEFAULT_WEIGHT_DECAY = 0.01
-_PREDICTION_BATCH = 64
-_LOSS_EVERY = 10  # steps; reading the loss makes a GPU wait
-
-Batch = dict[str, torch.Tensor]
+from trainingtask_trainer.pretrained import check_weights, checkpoint_folder, checkpoint_name, reading
+from trainingtask_trainer.progress import Progress
 
 
 class Transformer:
@@ -52,77 +48,83 @@ class Transformer:
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
 
     def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
-        self._on_gpu = spec.device == Device.GPU
-        if self._on_gpu and not torch.cuda.is_available():
-            raise Fault(
-                "NoGPU",
-                "device is 'gpu', but torch finds no usable GPU here: check the node's driver, the runtime class and "
-                "that the trainer image is the one for GPUs",
-            )
-        torch.set_num_threads(cpu_limit())
-        _be_quiet()
-        self._training = spec.training
+        self._settings = Settings.of(spec.training, prepare_torch(spec.device).type == "cuda")
         self._name = checkpoint_name(spec.model)
+        self._revision = spec.model.revision
         self._folder = checkpoint_folder(spec.model, places.model)
-        self._epochs = spec.training.epochs or DEFAULT_EPOCHS
-        self._batch_size = spec.training.batch_size or DEFAULT_BATCH_SIZE
-        self._learning_rate = spec.training.learning_rate or DEFAULT_LEARNING_RATE
-        decay = spec.training.weight_decay
-        self._weight_decay = DEFAULT_WEIGHT_DECAY if decay is None else decay
+        self._max_tokens: int | None = None
         self._model: PreTrainedModel | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._inputs: Inputs | None = None
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
-        return {
-            "model.checkpoint": self._name,
-            "training.epochs": self._epochs,
-            "training.batchSize": self._batch_size,
-            "training.learningRate": self._learning_rate,
-            "training.weightDecay": self._weight_decay,
-        }
+        return {"model.checkpoint": self._name} | self._settings.arguments()
 
     def fit(
-        self,
-        features: TokenIds,
-        labels: LabelMatrix,
-        label_names: Sequence[str],
-        preprocessor: Preprocessor,
-        progress: Progress,
+        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
     ) -> Fitted:
-        """Fine-tune on token ids; the learning rate falls linearly to 0.
+        """Fine-tune on token ids, from the last checkpoint where there is one; keep the best epoch's weights.
 
         Raises
         ------
-        Fault
-            When the loss is not a finite number.
+        UserError
+            When the loss is not a finite number, or the checkpoint does not fit the task.
+        Interrupted
+            When the process was asked to stop; a checkpoint is written first, where there is a folder for it.
         """
-        self._tokenizer = _tokenizer_of(preprocessor)
-        transformers.set_seed(self._training.seed)  # before the head's weights are drawn
-        self._model = _with_head(self._folder, label_names)
-        _start_at_prior(self._model, label_prior(labels))
-        with tempfile.TemporaryDirectory() as scratch:
-            arguments = self._arguments(Path(scratch))
-            trainer = Trainer(
-                model=self._model,
-                args=arguments,
-                train_dataset=_Rows(features, labels),
-                data_collator=_Collator(self._tokenizer),
-                compute_loss_func=_loss,
-                callbacks=[_ProgressCallback(progress, len(labels), self._epochs)],
+        settings = self._settings
+        tokenizer = _tokenizer_of(preprocessor)
+        set_seed(settings.seed)  # before the head's weights are drawn
+        model = self._model = self._with_head(rows.label_names)
+        _start_at(model, starting_bias(settings, rows.labels))
+        torch.nn.Module.to(model, settings.device)  # mypy cannot see through the library's own `to`
+
+        inputs = self._inputs = Inputs(model, tokenizer)
+        lengths = rows.features.lengths
+        max_tokens = self._max_tokens = activations.max_tokens(model, max(lengths), settings.autocast_dtype)
+
+        def validate(before_batch: Any) -> Probabilities:
+            return probabilities(
+                model,
+                inputs,
+                rows.validation_features,
+                dtype=settings.autocast_dtype,
+                max_tokens=max_tokens,
+                before_batch=before_batch,
             )
-            trainer.remove_callback(transformers.PrinterCallback)
-            output = trainer.train()
-        loss = float(output.training_loss)
-        _require_finite(loss, output.global_step)
-        spare = torch.cuda.device_count() - 1 if self._on_gpu else 0
-        warnings = (f"{spare} of the pod's GPUs were not used: training runs on one",) if spare > 0 else ()
-        return Fitted(output.global_step, loss, len(labels) * self._epochs, warnings)
+
+        session = Session(
+            model=model,
+            settings=settings,
+            plan=Plan(lengths, settings, inputs, max_tokens),
+            rows=Rows(inputs, rows.features, rows.labels),
+            loss_function=loss_of(settings, rows.labels),
+            validation_labels=rows.validation_labels,
+            validate=validate,
+            progress=progress,
+            checkpoints=None if checkpoints is None else CheckpointFolder(checkpoints, self._key(rows)),
+        )
+        with only_at_checks():
+            session.begin()
+            if not session.finished:
+                _loop(settings.loop)(model, session)
+        session.restore_best()
+        resumed, spare = session.resumed_from, torch.cuda.device_count() - 1 if settings.on_gpu else 0
+        return Fitted(
+            global_step=session.state.step,
+            training_loss=session.training_loss,
+            rows_seen=session.rows_seen,
+            tokens_seen=session.tokens_seen,
+            best_epoch=session.state.best_epoch,
+            resumed_from_step=None if resumed is None else resumed.state["step"],
+            curve=tuple(session.state.curve),
+            warnings=(f"{spare} of the pod's GPUs were not used: training runs on one",) if spare > 0 else (),
+        )
 
     def predict(self, features: TokenIds) -> Probabilities:
-        """Return probabilities of shape [rows, labels] in the order of the rows."""
-        assert self._model is not None and self._tokenizer is not None  # noqa: S101, PT018 - fit comes first
-        return _predict(self._model, self._tokenizer, features)
+        """Return probabilities of shape [rows, labels] in the order of the rows, in fp32 as the saved model will."""
+        assert self._model is not None and self._inputs is not None  # noqa: S101, PT018 - fit comes first
+        return probabilities(self._model, self._inputs, features, max_tokens=self._max_tokens)
 
     def save(self, folder: Path, preprocessor: Preprocessor) -> None:
         """Write weights (safetensors), configuration with label names, and tokenizer."""
@@ -136,166 +138,67 @@ class Transformer:
     @staticmethod
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
-        _be_quiet()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
+        prepare_torch(Device.CPU)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        inputs = Inputs(model, tokenizer)
 
         def predict(texts: Sequence[str]) -> Probabilities:
-            return _predict(model, tokenizer, encode(tokenizer, texts, tokenizer.model_max_length))
+            return probabilities(model, inputs, encode(tokenizer, texts, tokenizer.model_max_length))
 
         return predict
 
-    def _arguments(self, scratch: Path) -> TrainingArguments:
-        arguments = TrainingArguments(
-            output_dir=str(scratch),
-            num_train_epochs=self._epochs,
-            per_device_train_batch_size=self._batch_size,
-            learning_rate=self._learning_rate,
-            weight_decay=self._weight_decay,
-            lr_scheduler_type="linear",
-            seed=self._training.seed,
-            data_seed=self._training.seed,
-            use_cpu=not self._on_gpu,
-            logging_steps=_LOSS_EVERY,
-            logging_first_step=True,
-            logging_nan_inf_filter=False,  # the filter would hide the very loss we stop for
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=self._on_gpu,
-        )
-        if self._on_gpu:
-            # With several GPUs Trainer would multiply the batch by their number (DataParallel).
-            _ = arguments.device
-            arguments._n_gpu = 1
-        return arguments
-
-
-class _Rows(Dataset[dict[str, Any]]):
-    def __init__(self, token_ids: TokenIds, labels: LabelMatrix) -> None:
-        self._token_ids = token_ids
-        self._labels = labels.astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self._token_ids)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"input_ids": self._token_ids[row], "labels": self._labels[row]}
-
-
-class _Collator:
-    """Pads a batch to its own longest row."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-
-    def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        batch = _pad(self._tokenizer, [row["input_ids"] for row in rows])
-        return batch | {"labels": torch.from_numpy(np.stack([row["labels"] for row in rows]))}
-
-
-class _ProgressCallback(TrainerCallback):
-    """Tells the run's progress, and stops it on a loss that is not a number."""
-
-    def __init__(self, progress: Progress, rows: int, epochs: int) -> None:
-        self._progress = progress
-        self._rows = rows
-        self._epochs = epochs
-        self._loss: float | None = None
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        if logs and "loss" in logs:
-            self._loss = float(logs["loss"])
-            _require_finite(self._loss, state.global_step)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        done = state.epoch or 0.0
-        self._progress(
-            Step(
-                epoch=math.ceil(round(done, 6)),
-                epochs=self._epochs,
-                step=state.global_step,
-                total_steps=state.max_steps,
-                rows=round(done * self._rows),
-                loss=self._loss,
+    def _with_head(self, label_names: Sequence[str]) -> PreTrainedModel:
+        model: PreTrainedModel
+        with reading(self._name, "is no usable sequence classifier"):
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                self._folder,
+                num_labels=len(label_names),
+                id2label=dict(enumerate(label_names)),
+                label2id={name: index for index, name in enumerate(label_names)},
+                problem_type="multi_label_classification",
+                # The default follows the checkpoint, and training in half precision diverges.
+                dtype=torch.float32,
+                # A checkpoint that was fine-tuned for other labels starts with a new head.
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-        )
+        check_weights(model, loading, self._name)
+        return model
+
+    def _key(self, rows: TrainingRows) -> str:
+        """Return what tells this training from any other that a checkpoint may come from."""
+        state = [field.name for field in fields(State)]  # of another release: its checkpoints may lack a field
+        described = (self._name, self._revision, self._settings, list(rows.label_names), state)
+        digest = hashlib.sha256(repr(described).encode())
+        for features, labels in ((rows.features, rows.labels), (rows.validation_features, rows.validation_labels)):
+            for array in (features.ids, features.ends, labels):
+                digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
-def _loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None) -> torch.Tensor:
-    """Return the cross-entropy summed over rows and labels, divided by the decisions of the *optimiser step*.
+def _loop(loop: Loop) -> Any:
+    """Return the loop's `train`; importing Hugging Face's Trainer takes a while."""
+    if loop == Loop.ACCELERATE:
+        from trainingtask_trainer.models.finetuning import accelerate_loop  # noqa: PLC0415
 
-    The loss inside the model is a mean per micro-batch, which gradient accumulation then counts once too often.
-    """
-    total = binary_cross_entropy_with_logits(outputs.logits, labels, reduction="sum")
-    return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+        return accelerate_loop.train
+    with transformers_without("datasets"):  # and pandas with it: a tenth of the time to the first step
+        from trainingtask_trainer.models.finetuning import trainer_loop  # noqa: PLC0415
 
-
-def _require_finite(loss: float, step: int) -> None:
-    if not np.isfinite(loss):
-        raise Fault(
-            "NonFiniteLoss", f"the loss is {loss} at step {step}: lower training.learningRate or look at the data"
-        )
+    return trainer_loop.train
 
 
-def _be_quiet() -> None:
-    """Turn off the library's own progress bars and advice: the run reports for itself."""
-    logging: Any = transformers.logging
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
-def _with_head(folder: Path, label_names: Sequence[str]) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
-        folder,
-        num_labels=len(label_names),
-        id2label=dict(enumerate(label_names)),
-        label2id={name: index for index, name in enumerate(label_names)},
-        problem_type="multi_label_classification",
-        # The default follows the checkpoint, and training in half precision diverges.
-        dtype=torch.float32,
-        # A checkpoint that was fine-tuned for other labels starts with a new head.
-        ignore_mismatched_sizes=True,
-    )
-    return model
-
-
-def _start_at_prior(model: PreTrainedModel, prior: Probabilities) -> None:
-    """Set the output bias to the labels' log-odds: from 0 the first epochs only learn how rare labels are."""
-    layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part.out_features == len(prior)]
-    if layers and layers[-1].bias is not None:
+def _start_at(model: PreTrainedModel, bias: Floats) -> None:
+    """Set the bias of the output layer, which every family builds last and calls something else."""
+    layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    if layers and layers[-1].out_features == len(bias) and layers[-1].bias is not None:
         with torch.no_grad():
-            layers[-1].bias.copy_(torch.from_numpy(np.log(prior / (1 - prior))))
+            layers[-1].bias.copy_(torch.from_numpy(bias))
 
 
 def _tokenizer_of(preprocessor: Preprocessor) -> PreTrainedTokenizerBase:
     if not isinstance(preprocessor, Tokenizer):
         raise Fault("TrainerCrashed", f"{type(preprocessor).__name__} cannot feed a transformer")
     return preprocessor.tokenizer
-
-
-def _pad(tokenizer: PreTrainedTokenizerBase, token_ids: TokenIds) -> Batch:
-    return dict(tokenizer.pad({"input_ids": token_ids}, return_tensors="pt"))
-
-
-def _predict(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_ids: TokenIds) -> Probabilities:
-    """Return probabilities in the order of the rows; batches are sorted by length, which saves most of the padding."""
-    labels = int(model.config.num_labels or 0)
-    result: Probabilities = np.empty((len(token_ids), labels))
-    order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]), reverse=True)
-    model.train(False)
-    for start in range(0, len(order), _PREDICTION_BATCH):
-        rows = order[start : start + _PREDICTION_BATCH]
-        batch = _pad(tokenizer, [token_ids[row] for row in rows])
-        with torch.inference_mode():
-            logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
-        result[rows] = torch.sigmoid(logits.double()).cpu().numpy()
-    return result

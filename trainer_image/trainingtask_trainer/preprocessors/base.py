@@ -1,7 +1,8 @@
 """What a preprocessor gives to a run."""
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
@@ -9,7 +10,10 @@ from trainingtask_trainer.places import Places
 
 
 class Preprocessor(Protocol):
-    """A kind of preprocessor, registered under the entry-point group ``trainingtask.preprocessors``."""
+    """A kind of preprocessor, registered under the entry-point group ``trainingtask.preprocessors``.
+
+    A classical model keeps one that is `Vectorizing` or `Saving` as well beside itself.
+    """
 
     def __init__(self, spec: TrainingTaskSpec, places: Places) -> None: ...
 
@@ -23,4 +27,25 @@ class Preprocessor(Protocol):
 
     def arguments(self) -> dict[str, Scalar]:
         """Return its arguments after all defaults, by their names in the spec."""
+        ...
+
+
+@runtime_checkable
+class Vectorizing(Protocol):
+    """A preprocessor that is all in one scikit-learn transformer of texts, which skops can write."""
+
+    vectorizer: Any
+
+
+@runtime_checkable
+class Saving(Protocol):
+    """A preprocessor that writes files of its own."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load` needs into an existing folder, beside a model's files."""
+        ...
+
+    @staticmethod
+    def load(folder: Path) -> Callable[[Sequence[str]], Any]:
+        """Return the function from texts to features; runs no code from the folder."""
         ...

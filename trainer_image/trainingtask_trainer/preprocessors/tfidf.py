@@ -1,29 +1,44 @@
-"""Term frequency times inverse document frequency over word n-grams, for classical models."""
+"""Term frequency times inverse document frequency over word and character n-grams, for classical models."""
 
 from collections.abc import Sequence
 
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import FeatureUnion
 
-from trainingtask_api.spec import Preprocessor as PreprocessorSpec
+from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.places import Places
 
+# Words of any length, and each other character: scikit-learn's own pattern drops "I", "!" and emoji, which tell a lot.
+_TOKENS = r"\w+|[^\w\s]"
+
 
 class Tfidf:
-    """scikit-learn's `TfidfVectorizer` with sublinear term frequency; features are a matrix [texts, terms]."""
+    """scikit-learn's `TfidfVectorizer` with sublinear term frequency; features are a matrix [texts, terms].
+
+    Word n-grams, and on request character n-grams within words beside them. Rows of each of the two have length 1.
+    """
 
     def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
         del places
         wanted = spec.preprocessor or PreprocessorSpec()
-        self.vectorizer = TfidfVectorizer(
-            sublinear_tf=True,
-            ngram_range=(1, wanted.ngram_max or 2),
-            min_df=wanted.min_document_frequency or 2,
-            max_features=wanted.max_features,
-        )
+        self._minimum = wanted.min_document_frequency or 2
+        common = {"sublinear_tf": True, "min_df": self._minimum, "max_features": wanted.max_features}
+        words = TfidfVectorizer(token_pattern=_TOKENS, ngram_range=(1, wanted.ngram_max or 2), **common)
+        self.vectorizer: TfidfVectorizer | FeatureUnion = words
+        if wanted.character_ngram_max is not None:
+            characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, wanted.character_ngram_max), **common)
+            self.vectorizer = FeatureUnion([("words", words), ("characters", characters)])
+        self._arguments: dict[str, Scalar] = {
+            "ngramMax": wanted.ngram_max or 2,
+            "characterNgramMax": wanted.character_ngram_max or "none",
+            "minDocumentFrequency": self._minimum,
+            "maxFeatures": wanted.max_features or "all",
+        }
+        self._fitted: tuple[Sequence[str], csr_matrix] | None = None
 
     def fit(self, texts: Sequence[str]) -> None:
         """Learn terms and their document frequencies.
@@ -34,23 +49,20 @@ class Tfidf:
             When no term is left.
         """
         try:
-            self.vectorizer.fit(texts)
+            self._fitted = texts, self.vectorizer.fit_transform(texts)
         except ValueError as error:
             raise UserError(
                 "InvalidData",
-                f"no term stands in {self.vectorizer.min_df} of the {len(texts)} training texts ({error}): "
+                f"no term stands in {self._minimum} of the {len(texts)} training texts ({error}): "
                 "lower preprocessor.minDocumentFrequency or give more text",
             ) from error
 
     def transform(self, texts: Sequence[str]) -> csr_matrix:
         """Return the features as a sparse matrix of shape [texts, terms]."""
+        if self._fitted is not None and texts is self._fitted[0]:  # fitting has cut them into terms already
+            return self._fitted[1]
         return self.vectorizer.transform(texts)
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
-        maximum = self.vectorizer.max_features
-        return {
-            "ngramMax": self.vectorizer.ngram_range[1],
-            "minDocumentFrequency": self.vectorizer.min_df,
-            "maxFeatures": "all" if maximum is None else maximum,
-        }
+        return dict(self._arguments)

@@ -1,18 +1,57 @@
 """The tokenizer of a transformer's checkpoint. Cuts long texts; padding waits until a batch is known."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.checkpoint import checkpoint_folder, checkpoint_name, text_limit
+from trainingtask_trainer.cache import cached, digest
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.places import Places
+from trainingtask_trainer.pretrained import checkpoint_folder, checkpoint_name, reading, text_limit
 
 DEFAULT_MAX_LENGTH = 128
+# Everything in a checkpoint that a tokenizer may read; the weights are not among them.
+_TOKENIZER_SUFFIXES = {".json", ".txt", ".model"}
 
-TokenIds = list[list[int]]
+
+class TokenIds:
+    """The token ids of many texts in one array: 4 bytes a token, a tenth of what lists of Python's integers take."""
+
+    def __init__(self, ids: NDArray[np.int32], ends: NDArray[np.int64]) -> None:
+        """Take the ids of all texts, end to end, and where each text ends."""
+        self.ids = ids
+        self.ends = ends
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]]) -> "TokenIds":
+        """Return the token ids of texts that a tokenizer gave one by one."""
+        ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
+        total = int(ends[-1]) if len(ends) else 0
+        return cls(np.fromiter((token for text in texts for token in text), np.int32, total), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, text: int) -> list[int]:
+        text = range(len(self))[text]
+        start = self.ends[text - 1] if text else 0
+        ids: list[int] = self.ids[start : self.ends[text]].tolist()
+        return ids
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[text] for text in range(len(self)))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each text."""
+        lengths: list[int] = np.diff(self.ends, prepend=0).tolist()
+        return lengths
 
 
 class Tokenizer:
@@ -20,36 +59,61 @@ class Tokenizer:
 
     def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
         folder = checkpoint_folder(spec.model, places.model)
-        try:
-            self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                "ModelUnavailable", f"checkpoint '{checkpoint_name(spec.model)}' has no usable tokenizer: {error}"
-            ) from error
-        limit = text_limit(folder, self.tokenizer)
         wanted = spec.preprocessor.max_length if spec.preprocessor else None
-        if wanted is not None and limit is not None and wanted > limit:
-            raise UserError(
-                "InvalidSpec",
-                f"preprocessor.maxLength {wanted} is more than the {limit} tokens that checkpoint "
-                f"'{checkpoint_name(spec.model)}' can read",
-            )
-        self.max_length = wanted or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+        self.tokenizer, self.max_length = read_tokenizer(folder, checkpoint_name(spec.model), wanted)
+        self._folder = folder
+        self._cache = places.cache
 
     def fit(self, texts: Sequence[str]) -> None:
         """Do nothing: the vocabulary comes with the checkpoint."""
 
     def transform(self, texts: Sequence[str]) -> TokenIds:
-        """Return the token ids of each text."""
-        return encode(self.tokenizer, texts, self.max_length)
+        """Return the token ids of each text: cached, else made on all of the pod's cores."""
+
+        def tokenize() -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
+            made = encode(self.tokenizer, texts, self.max_length)
+            return {"ids": made.ids, "ends": made.ends}
+
+        arrays = cached(self._cache, self._key(texts), tokenize)
+        return TokenIds(arrays["ids"], arrays["ends"])
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
         return {"maxLength": self.max_length}
 
+    def _key(self, texts: Sequence[str]) -> str:
+        settings = ("tokens", version("trainingtask"), self.max_length, version("transformers"), version("tokenizers"))
+        return digest(settings, texts, _tokenizer_files(self._folder))
+
+
+def read_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[PreTrainedTokenizerBase, int]:
+    """Return the tokenizer of checkpoint `name` and the most tokens of a text: what the task wants, else the default.
+
+    Raises
+    ------
+    UserError
+        When there is no tokenizer, it cannot pad, or the checkpoint cannot read texts of `max_length`.
+    """
+    with reading(name, "has no usable tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if tokenizer.pad_token_id is None:
+        raise UserError(
+            "ModelMismatch", f"checkpoint '{name}' has no padding token, which an encoder needs: use another"
+        )
+    limit = text_limit(folder, tokenizer)
+    if max_length is not None and limit is not None and max_length > limit:
+        raise UserError(
+            "InvalidSpec",
+            f"preprocessor.maxLength {max_length} is more than the {limit} tokens that checkpoint '{name}' can read",
+        )
+    return tokenizer, max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> TokenIds:
     """Return the token ids of each text, cut to `max_length`, unpadded."""
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)
-    ids: TokenIds = encoded["input_ids"]
-    return ids
+    return TokenIds.of(encoded["input_ids"])
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file() and path.suffix in _TOKENIZER_SUFFIXES]

@@ -11,6 +11,7 @@ logger = logging.getLogger(__name__)
 
 _FIRST_BACKOFF = 0.5  # seconds
 _LONGEST_BACKOFF = 10.0
+_LONGEST_LAST_BACKOFF = 2.0  # with the last report the process waits
 
 
 class DeliveryError(Exception):
@@ -70,29 +71,28 @@ class BackgroundSink:
         """Return when the last report is delivered or its time is over."""
         if self._deadline is not None:
             self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        if self._thread.is_alive() or self._slot is not None:
+        if self._slot is not None:
             logger.warning("The last report did not reach %s; the operator completes the record", self._name)
 
     def _run(self) -> None:
         backoff = _FIRST_BACKOFF
         while (report := self._next()) is not None:
             if self._try(report):
+                with self._changed:
+                    if self._slot is report:
+                        self._slot = None
                 backoff = _FIRST_BACKOFF
-                self._pause(self._interval, cut_short=True)
+                self._pause(self._interval)
             else:
-                self._put_back(report)
-                self._pause(backoff, cut_short=False)
+                self._pause(backoff)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF)
 
     def _next(self) -> TrainingReport | None:
-        """Return the next report to deliver, None when there will be none."""
+        """Return the report to deliver, None when there will be none. It stays in the slot until it is delivered."""
         with self._changed:
             self._changed.wait_for(lambda: self._slot is not None or self._deadline is not None)
             late = self._deadline is not None and time.monotonic() >= self._deadline
-            if self._gone or late:
-                return None
-            report, self._slot = self._slot, None
-            return report
+            return None if self._gone or late else self._slot
 
     def _try(self, report: TrainingReport) -> bool:
         try:
@@ -100,27 +100,20 @@ class BackgroundSink:
         except Undeliverable as error:
             logger.warning("%s takes no more reports: %s", self._name, error)
             self._gone = True
+            return False
         except DeliveryError as error:
             if not self._complained:  # once per outage, not every few seconds
                 logger.warning("%s cannot be reached, training goes on: %s", self._name, error)
             self._complained = True
             return False
-        else:
-            self._complained = False
+        self._complained = False
         return True
 
-    def _put_back(self, report: TrainingReport) -> None:
+    def _pause(self, seconds: float) -> None:
+        """Wait between deliveries. The arrival of the last report ends the wait: it may be the one that gets through."""
         with self._changed:
-            if self._slot is None:
-                self._slot = report
-
-    def _pause(self, seconds: float, *, cut_short: bool) -> None:
-        """Wait between deliveries; with `cut_short` the last report ends the wait, else only its deadline."""
-        until = time.monotonic() + seconds
-        with self._changed:
-            while True:
-                now = time.monotonic()
-                end = until if self._deadline is None else min(until, now if cut_short else self._deadline)
-                if now >= end:
-                    return
-                self._changed.wait(end - now)
+            if self._deadline is None:
+                self._changed.wait_for(lambda: self._deadline is not None, seconds)
+            elif self._slot is not None and not self._gone:
+                left = self._deadline - time.monotonic()
+                self._changed.wait(max(0.0, min(seconds, _LONGEST_LAST_BACKOFF, left)))

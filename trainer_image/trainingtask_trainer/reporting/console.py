@@ -73,21 +73,24 @@ class ConsoleSink:
 
 
 def summary(results: Results) -> str:
-    """Return the scores as a few lines, each beside the baselines that give it a meaning."""
+    """Return the scores as a few lines, beside the baselines that give them a meaning."""
     scores = results.evaluation
+    threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
+    averages = ("micro", scores.micro), ("macro", scores.macro), ("weighted", scores.weighted)
     lines = [
         f"{results.train_rows} training rows, {results.labels} labels, {results.global_step} steps "
         f"in {results.runtime_seconds:.1f} s, training loss {results.training_loss:.4f}",
-        f"{scores.rows} {scores.split} rows, threshold {scores.threshold:.3f} ({scores.threshold_source}), "
-        f"loss {scores.loss:.4f}",
-        "           precision  recall  F1",
-        *(
-            f"  {name:9}{averages.precision:9.3f} {averages.recall:7.3f} {averages.f1:6.3f}"
-            for name, averages in (("micro", scores.micro), ("macro", scores.macro), ("weighted", scores.weighted))
-        ),
-        f"  accuracy_thresh {scores.accuracy_thresh:.3f}",
-        f"  baselines: most frequent label micro-F1 {scores.most_frequent.micro_f1:.3f}, "
-        f"no label accuracy_thresh {scores.all_zero.accuracy_thresh:.3f}",
+        f"{scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})",
+        _line("", "precision", "recall", "F1"),
+        *(_line(name, mean.precision, mean.recall, mean.f1) for name, mean in averages),
+        _line("", "model", "label prior", "no label"),
+        *(_line(*row) for row in scores.beside_baselines()),
         *(f"  warning: {warning}" for warning in results.warnings),
     ]
     return "\n".join(lines)
+
+
+def _line(name: str, *cells: str | float | None) -> str:
+    """Return one line of a table; an undefined score is a dash."""
+    shown = ("-" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)
+    return f"  {name:24}" + "".join(f"{cell:>12}" for cell in shown)

@@ -69,9 +69,9 @@ def _in_cluster(metadata: Metadata) -> Apply:
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
-    except config.ConfigException as error:
+        return api_server(configuration, metadata)
+    except (config.ConfigException, OSError) as error:
         raise DeliveryError(str(error)) from error
-    return api_server(configuration, metadata)
 
 
 def api_server(configuration: Any, metadata: Metadata) -> Apply:

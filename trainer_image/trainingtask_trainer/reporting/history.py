@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from trainingtask_api import names
 from trainingtask_api.run import RunStatus, TrainingRun, run_id
 from trainingtask_api.status import Phase, TrainingReport
-from trainingtask_api.store import HistoryError, migrate, open_history, record
+from trainingtask_api.store import HistoryError, open_history, record
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
@@ -15,7 +15,7 @@ from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryEr
 logger = logging.getLogger(__name__)
 
 _INTERVAL = 1.0
-_PATIENCE = 30.0
+_PATIENCE = 10.0  # two tries to connect; after that the operator writes the row
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class HistorySink(BackgroundSink):
             nonlocal schema_missing
             try:
                 if schema_missing:
+                    from trainingtask_api.schema import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
+
                     migrate(engine)
                     schema_missing = False
                 record(engine, row(task, origin, report))

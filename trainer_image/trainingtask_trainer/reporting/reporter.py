@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_trainer.interruption import Interruption
+from trainingtask_trainer.memory import peak_bytes
 from trainingtask_trainer.progress import Step
 
 # Well within the pod's grace period of a minute.
@@ -46,7 +47,7 @@ class Reporter:
         self._sinks = list(sinks)
         self._interruption = interruption
         self._now = now
-        self._training_since: datetime | None = None
+        self._first: tuple[Step, datetime] | None = None  # of this attempt, and when it was told
         start = now()
         self.report = TrainingReport(attempt=attempt, phase=Phase.STARTING, start_time=start, report_time=start)
 
@@ -57,13 +58,15 @@ class Reporter:
 
     def phase(self, phase: Phase) -> None:
         """Tell that the run enters a phase."""
-        self._training_since = self._now() if phase == Phase.TRAINING else self._training_since
         self._send(phase=phase, eta=None)
 
     def step(self, step: Step) -> None:
-        """Tell how far the training is; rate and time left are means over the training so far."""
-        seconds = (self._now() - (self._training_since or self._now())).total_seconds()
-        left = seconds / step.step * (step.total_steps - step.step) if step.step else None
+        """Tell how far the training is; rate and time left are means over this attempt's training so far."""
+        if self._first is None:
+            self._first = (step, self._now())
+        first, since = self._first
+        seconds, steps = (self._now() - since).total_seconds(), step.step - first.step
+        left = seconds / steps * (step.total_steps - step.step) if steps else None
         self._send(
             epoch=step.epoch,
             epochs=step.epochs,
@@ -71,19 +74,21 @@ class Reporter:
             total_steps=step.total_steps,
             progress=f"{100 * step.step // max(1, step.total_steps)}%",
             loss=None if step.loss is None else rounded(step.loss),
-            samples_per_second=rounded(step.rows / seconds) if seconds > 0 else None,
+            samples_per_second=rounded((step.rows - first.rows) / seconds) if seconds > 0 else None,
             eta=None if left is None else in_words(left),
+            resumed_from_step=step.resumed_from,
         )
 
     def succeeded(self, results: Results) -> None:
         """Tell the end of a run that worked, and wait until everybody knows."""
+        micro_f1 = results.evaluation.micro.f1
         self._finish(
             patience=None,
             phase=Phase.DONE,
             progress="100%",
             loss=rounded(results.training_loss),
             samples_per_second=rounded(results.samples_per_second),
-            score=f"{results.evaluation.micro.f1:.3f}",
+            score=None if micro_f1 is None else f"{micro_f1:.3f}",
             results=results,
         )
 
@@ -95,19 +100,24 @@ class Reporter:
     def _send(self, **changes: Any) -> None:
         if self._interruption is not None:
             self._interruption.check()
-        self.report = self.report.model_copy(update=changes | {"report_time": self._now()})
+        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_memory()})
         for sink in self._sinks:
             sink.send(self.report)
 
     def _finish(self, patience: float | None, **changes: Any) -> None:
         now = self._now()
-        ending = changes | {"report_time": now, "finish_time": now, "eta": None}
+        ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_memory()}
         self.report = self.report.model_copy(update=ending)
         # All at once, then wait: the patience of several sinks does not add up.
         for sink in self._sinks:
             sink.finish(self.report, patience)
         for sink in self._sinks:
             sink.wait()
+
+
+def _memory() -> dict[str, int]:
+    # Whoever is killed for its memory cannot tell how much it held: its last report does.
+    return {"peak_memory_bytes": peak_bytes()}
 
 
 def rounded(value: float) -> float:

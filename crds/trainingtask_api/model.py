@@ -1,0 +1,188 @@
+"""The `preprocessor` and `model` sections of a task: how text becomes numbers, and what learns from them."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from trainingtask_api.fields import ObjectName, RegisteredName, Revision, attribute_of, cel_in
+from trainingtask_api.names import (
+    CLASSICAL_MODELS,
+    KNOWN_MODELS,
+    NATIVE_MULTI_LABEL_MODELS,
+    PREPROCESSORS,
+    TRANSFORMER_FAMILIES,
+)
+from trainingtask_api.rules import Contract, Rule
+
+_HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
+
+# Which preprocessors read a field; whoever names another known one has made a mistake.
+PREPROCESSOR_FIELDS: dict[str, tuple[str, ...]] = {
+    "maxLength": ("tokenizer", "embedding"),
+    "ngramMax": ("tfidf",),
+    "characterNgramMax": ("tfidf",),
+    "minDocumentFrequency": ("tfidf",),
+    "maxFeatures": ("tfidf",),
+    "checkpoint": ("embedding",),
+    "revision": ("embedding",),
+    "volumeClaim": ("embedding",),
+}
+
+
+def models_without(field: str) -> tuple[str, ...]:
+    """Return the known models whose own preprocessor does not read this field of the `preprocessor` section."""
+    readers = PREPROCESSOR_FIELDS[field]
+    transformers = () if "tokenizer" in readers else TRANSFORMER_FAMILIES
+    return transformers + (() if "tfidf" in readers else CLASSICAL_MODELS)
+
+
+def _others(preprocessors: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for name in PREPROCESSORS if name not in preprocessors)
+
+
+def _belongs(field: str, readers: tuple[str, ...]) -> Rule:
+    """Return the rule that `field` is not given to a known preprocessor that does not read it."""
+    refused = _others(readers)
+    return Rule(
+        f"!has(self.{field}) || !has(self.name) || !(self.name in {cel_in(refused)})",
+        f"preprocessor.{field} belongs to {' and '.join(repr(name) for name in readers)}: remove it",
+        lambda part: getattr(part, attribute_of(field)) is None or part.name not in refused,
+    )
+
+
+def _checkpoint_rules(section: str) -> tuple[Rule, ...]:
+    """Return the rules on `checkpoint`, `revision` and `volumeClaim` of a section."""
+    return (
+        Rule(
+            "!has(self.volumeClaim) || (has(self.checkpoint) && !self.checkpoint.startsWith('/') && !self.checkpoint.split('/').exists(part, part == '..'))",
+            f"{section}.checkpoint must be a folder relative to the root of {section}.volumeClaim, without a leading '/' and without '..' ('.' for the root itself)",
+            _checkpoint_is_a_folder,
+        ),
+        Rule(
+            f"has(self.volumeClaim) || !has(self.checkpoint) || self.checkpoint.matches('{_HUB_ID}')",
+            f"{section}.checkpoint must be a hub id ('name' or 'owner/name'), or a folder together with {section}.volumeClaim",
+            lambda part: (
+                part.volume_claim is not None
+                or part.checkpoint is None
+                or re.search(_HUB_ID, part.checkpoint) is not None
+            ),
+        ),
+        Rule(
+            "!(has(self.revision) && has(self.volumeClaim))",
+            f"{section}.revision is for a hub checkpoint: remove it, or remove {section}.volumeClaim",
+            lambda part: part.revision is None or part.volume_claim is None,
+        ),
+    )
+
+
+def _checkpoint_is_a_folder(part: Any) -> bool:
+    return part.volume_claim is None or (
+        part.checkpoint is not None and not part.checkpoint.startswith("/") and ".." not in part.checkpoint.split("/")
+    )
+
+
+class Preprocessor(Contract):
+    """How text becomes what the model reads."""
+
+    name: RegisteredName | None = Field(
+        None,
+        description="Registered preprocessor: 'tokenizer', 'tfidf', 'embedding' (a frozen encoder, for classical models), or a class as 'module:Class'. Default: what the model needs.",
+    )
+    max_length: Annotated[int, Field(ge=4, le=32_768)] | None = Field(
+        None,
+        description="tokenizer and embedding: longest text in tokens; longer ones are cut. Default: 128, or the checkpoint's own limit if lower.",
+    )
+    ngram_max: Annotated[int, Field(ge=1, le=5)] | None = Field(
+        None, description="tfidf: longest word n-gram. Default: 2."
+    )
+    character_ngram_max: Annotated[int, Field(ge=2, le=8)] | None = Field(
+        None,
+        description="tfidf: add character n-grams of 2 to this many characters within words. Default: no character n-grams.",
+    )
+    min_document_frequency: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="tfidf: ignore terms that stand in fewer training texts. Default: 2."
+    )
+    max_features: Annotated[int, Field(ge=10, le=10_000_000)] | None = Field(
+        None, description="tfidf: keep this many most frequent terms, of words and of characters each. Default: all."
+    )
+    checkpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        None,
+        description="embedding: the encoder, a hub id, or with `volumeClaim` a folder in that claim ('.' for its root).",
+    )
+    revision: Revision | None = Field(
+        None, description="embedding: branch, tag or commit of a hub checkpoint. Default: main."
+    )
+    volume_claim: ObjectName | None = Field(
+        None, description="embedding: PersistentVolumeClaim that holds the encoder; mounted read-only."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *(_belongs(field, readers) for field, readers in PREPROCESSOR_FIELDS.items()),
+        Rule(
+            "!has(self.name) || self.name != 'embedding' || has(self.checkpoint)",
+            "preprocessor.checkpoint is required for preprocessor.name 'embedding': the encoder that turns texts into vectors",
+            lambda part: part.name != "embedding" or part.checkpoint is not None,
+        ),
+        *_checkpoint_rules("preprocessor"),
+    )
+
+
+class Strategy(StrEnum):
+    """How a classical model, most of which are made for one label, is applied to many."""
+
+    NATIVE = "native"
+    ONE_VS_REST = "one_vs_rest"
+    MULTI_OUTPUT = "multi_output"
+    CLASSIFIER_CHAIN = "classifier_chain"
+
+
+_NOT_NATIVE = tuple(name for name in CLASSICAL_MODELS if name not in NATIVE_MULTI_LABEL_MODELS)
+
+
+class Model(Contract):
+    """The model to train."""
+
+    name: RegisteredName = Field(
+        description=f"Registered model: {', '.join(repr(name) for name in KNOWN_MODELS)}, one that the image adds, or a class as 'module:Class'. 'auto' takes the family from the checkpoint."
+    )
+    checkpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        None,
+        description="Pretrained weights to start from: a hub id, or with `volumeClaim` a folder in that claim ('.' for its root). Default: the family's base checkpoint on the hub.",
+    )
+    revision: Revision | None = Field(None, description="Branch, tag or commit of a hub checkpoint. Default: main.")
+    volume_claim: ObjectName | None = Field(
+        None, description="PersistentVolumeClaim that holds the checkpoint; mounted read-only."
+    )
+    strategy: Strategy | None = Field(
+        None,
+        description="How a classical model serves many labels. Default: 'native' for random_forest and knn, else 'one_vs_rest'.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"!has(self.strategy) || !(self.name in {cel_in(TRANSFORMER_FAMILIES)})",
+            f"model.strategy is for classical models ({', '.join(CLASSICAL_MODELS)}): a transformer predicts all labels at once, remove it",
+            lambda model: model.strategy is None or model.name not in TRANSFORMER_FAMILIES,
+        ),
+        Rule(
+            f"!has(self.strategy) || self.strategy != 'native' || !(self.name in {cel_in(_NOT_NATIVE)})",
+            f"model.strategy 'native' is for models that learn all labels at once ({', '.join(NATIVE_MULTI_LABEL_MODELS)}): use one_vs_rest, multi_output or classifier_chain",
+            lambda model: model.strategy != Strategy.NATIVE or model.name not in _NOT_NATIVE,
+        ),
+        Rule(
+            "self.name != 'auto' || has(self.checkpoint)",
+            "model.checkpoint is required for model.name 'auto': the family is read from it",
+            lambda model: model.name != "auto" or model.checkpoint is not None,
+        ),
+        Rule(
+            f"!(has(self.checkpoint) || has(self.volumeClaim) || has(self.revision)) || !(self.name in {cel_in(CLASSICAL_MODELS)})",
+            "model.checkpoint, model.revision and model.volumeClaim are for transformers: a classical model starts from nothing, remove them",
+            lambda model: (
+                (model.checkpoint, model.volume_claim, model.revision) == (None, None, None)
+                or model.name not in CLASSICAL_MODELS
+            ),
+        ),
+        *_checkpoint_rules("model"),
+    )

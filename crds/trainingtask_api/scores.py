@@ -1,0 +1,112 @@
+"""The scores of a trained model: standard terms, and a reason wherever a quotient is undefined."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from trainingtask_api.rules import Contract
+
+Word = Annotated[str, Field(max_length=128)]
+Sentence = Annotated[str, Field(max_length=2048)]
+
+
+class Averages(Contract):
+    """Precision, recall and F1 of one way of averaging; absent where undefined."""
+
+    precision: float | None = Field(None, description="Precision: of the predicted labels, the fraction that is right.")
+    recall: float | None = Field(None, description="Recall: of the true labels, the fraction that is predicted.")
+    f1: float | None = Field(None, description="F1: 2 TP / (2 TP + FP + FN).")
+
+
+class LabelScore(Contract):
+    """Scores of one label; absent where undefined."""
+
+    label: Annotated[str, Field(max_length=200)] = Field(description="The label.")
+    precision: float | None = Field(None, description="Precision; undefined where the label is never predicted.")
+    recall: float | None = Field(None, description="Recall; undefined where no row carries the label.")
+    f1: float | None = Field(None, description="F1; undefined where the label is neither carried nor predicted.")
+    average_precision: float | None = Field(
+        None, description="Average precision over all thresholds; undefined where no row carries the label."
+    )
+    support: int = Field(description="Rows that carry the label.")
+    threshold: float = Field(description="Probability from which the label is predicted.")
+
+
+class Baseline(Contract):
+    """What a model that reads no text scores on the same rows."""
+
+    loss: float | None = Field(None, description="Binary cross-entropy.")
+    accuracy_thresh: float = Field(description="Fraction of single label decisions that are right.")
+    micro_f1: float | None = Field(None, description="Micro-averaged F1.")
+    macro_f1: float | None = Field(None, description="Macro-averaged F1.")
+    mean_average_precision: float | None = Field(None, description="Mean average precision.")
+
+
+class ValidationScores(Contract):
+    """Scores on the rows that thresholds and epochs were chosen by: too good to be reported as the model's."""
+
+    rows: int = Field(description="Number of rows.")
+    loss: float = Field(description="Binary cross-entropy, mean over rows and labels.")
+    micro_f1: float | None = Field(None, description="Micro-averaged F1 at the chosen thresholds.")
+    macro_f1: float | None = Field(None, description="Macro-averaged F1 at the chosen thresholds.")
+    mean_average_precision: float | None = Field(None, description="Mean over labels of the average precision.")
+
+
+class EvaluationResult(Contract):
+    """Scores on rows that neither training nor threshold tuning has seen. What is absent is named in `undefined`."""
+
+    split: Word = Field(description="The rows that were scored.")
+    rows: int = Field(description="Number of rows.")
+    threshold: float | None = Field(
+        None, description="Probability from which a label is predicted; absent when each label has its own."
+    )
+    threshold_source: Word = Field(
+        description="'fixed' by the task, or tuned on the validation rows: 'global' or 'per_label'."
+    )
+    loss: float = Field(description="Binary cross-entropy, mean over rows and labels.")
+    accuracy_thresh: float = Field(
+        description="Fraction of single label decisions that are right; compare with the baselines, it says nothing by itself."
+    )
+    subset_accuracy: float = Field(description="Fraction of rows whose label set is exactly right.")
+    hamming_loss: float = Field(description="Fraction of single label decisions that are wrong.")
+    micro: Averages = Field(description="Over all label decisions together.")
+    macro: Averages = Field(description="Unweighted mean over the labels where it is defined.")
+    weighted: Averages = Field(description="Mean over labels, weighted by their support.")
+    samples: Averages = Field(description="Mean over the rows where it is defined.")
+    mean_average_precision: float | None = Field(
+        None, description="Mean over labels of the average precision; needs no threshold."
+    )
+    label_ranking_average_precision: float | None = Field(
+        None, description="Mean over rows of the precision at each true label's rank; needs no threshold."
+    )
+    roc_auc: float | None = Field(
+        None, description="Mean over labels of the area under the ROC curve; needs no threshold."
+    )
+    per_label: Annotated[list[LabelScore], Field(max_length=1000)] = Field(
+        [], description="Scores of each label, in the data set's order."
+    )
+    undefined: Annotated[dict[str, Sentence], Field(max_length=64)] = Field(
+        {}, description="Score by path, such as 'macro.precision': why it is absent, or over which labels it is a mean."
+    )
+    all_zero: Baseline = Field(description="Baseline that predicts no label at all.")
+    label_prior: Baseline = Field(
+        description="Baseline that gives each row the labels' shares of the training rows as probabilities, with thresholds chosen as the model's."
+    )
+    runtime_seconds: float = Field(description="Duration of the evaluation.")
+    samples_per_second: float = Field(description="Rows evaluated per second.")
+
+    def beside_baselines(self) -> list[tuple[str, float | None, float | None, float | None]]:
+        """Return the scores that the baselines have as well: name, the model's, label prior's, all-zero's."""
+        prior, zero = self.label_prior, self.all_zero
+        return [
+            ("loss", self.loss, prior.loss, zero.loss),
+            ("micro-F1", self.micro.f1, prior.micro_f1, zero.micro_f1),
+            ("macro-F1", self.macro.f1, prior.macro_f1, zero.macro_f1),
+            (
+                "mean average precision",
+                self.mean_average_precision,
+                prior.mean_average_precision,
+                zero.mean_average_precision,
+            ),
+            ("accuracy_thresh", self.accuracy_thresh, prior.accuracy_thresh, zero.accuracy_thresh),
+        ]

@@ -1,0 +1,188 @@
+"""The `training` and `evaluation` sections of a task: hyperparameters, and how probabilities become scores."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from trainingtask_api.fields import Fraction, Seed
+from trainingtask_api.names import CLASSICAL_MODELS, TRANSFORMER_FAMILIES
+from trainingtask_api.rules import Contract, Rule
+
+
+class Loop(StrEnum):
+    """Who drives the optimiser."""
+
+    TRAINER = "trainer"
+    ACCELERATE = "accelerate"
+
+
+class Loss(StrEnum):
+    """What the optimiser minimises."""
+
+    BCE = "bce"
+    FOCAL = "focal"
+
+
+class PosWeight(StrEnum):
+    """How much a positive decision counts against a negative one."""
+
+    BALANCED = "balanced"
+
+
+class Precision(StrEnum):
+    """Number format of the model's arithmetic; weights and optimiser stay in fp32."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Batching(StrEnum):
+    """Which rows share a batch, and how it is cut so that little of it is padding."""
+
+    LENGTH_SPLIT = "length_split"
+    LENGTH_GROUPED = "length_grouped"
+
+
+class Scheduler(StrEnum):
+    """How the learning rate moves after the warm-up."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class ThresholdTuning(StrEnum):
+    """What is tuned on the validation rows."""
+
+    GLOBAL = "global"
+    PER_LABEL = "per_label"
+
+
+# Which models use a hyperparameter; whoever gives it to another known one has made a mistake.
+_TRANSFORMERS_ONLY = (
+    "epochs",
+    "batchSize",
+    "gradientAccumulationSteps",
+    "learningRate",
+    "scheduler",
+    "warmupFraction",
+    "weightDecay",
+    "maxGradientNorm",
+    "loss",
+    "loop",
+    "precision",
+    "batching",
+    "earlyStoppingPatience",
+    "checkpointSteps",
+)
+USED_BY: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(_TRANSFORMERS_ONLY, TRANSFORMER_FAMILIES),
+    "posWeight": (*TRANSFORMER_FAMILIES, *(name for name in CLASSICAL_MODELS if name != "knn")),
+    "inverseRegularization": ("logistic_regression", "linear_svc"),
+    "trees": ("random_forest",),
+    "neighbors": ("knn",),
+}
+
+
+class Training(Contract):
+    """Hyperparameters. One that the chosen model does not use is refused."""
+
+    epochs: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Passes over the training rows. Transformers only. Default: 3."
+    )
+    batch_size: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None,
+        description="Rows per batch. It is cut into smaller ones where that saves padding or memory, with the same gradients. Transformers only. Default: 32.",
+    )
+    gradient_accumulation_steps: Annotated[int, Field(ge=1, le=1024)] | None = Field(
+        None,
+        description="Batches per optimiser step: each step learns from batchSize times this many rows. Transformers only. Default: 1.",
+    )
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Peak learning rate. Transformers only. Default: 5e-5."
+    )
+    scheduler: Scheduler | None = Field(
+        None,
+        description="How the learning rate moves after the warm-up: 'linear' or 'cosine' down to 0, or 'constant'. Transformers only. Default: linear.",
+    )
+    warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = Field(
+        None,
+        description="Fraction of the optimiser steps in which the learning rate rises from 0 to its peak. Transformers only. Default: 0.",
+    )
+    weight_decay: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Weight decay of AdamW. Transformers only. Default: 0.01."
+    )
+    max_gradient_norm: Annotated[float, Field(ge=0, le=1_000_000)] | None = Field(
+        None,
+        description="Gradients are scaled down to this L2 norm; 0 leaves them alone. Transformers only. Default: 1.0.",
+    )
+    loss: Loss | None = Field(
+        None,
+        description="'bce' (binary cross-entropy) or 'focal' (Lin et al., 2017, gamma 2). Transformers only. Default: bce.",
+    )
+    pos_weight: PosWeight | None = Field(
+        None,
+        description="'balanced': a label's positives weigh as much as its negatives; for rare labels. In classical models this is scikit-learn's class_weight; knn has none. Default: every decision weighs the same.",
+    )
+    loop: Loop | None = Field(
+        None,
+        description="'trainer' (Hugging Face's Trainer) or 'accelerate' (a plain loop to read and to change). Both give the same losses. Transformers only. Default: trainer.",
+    )
+    precision: Precision | None = Field(
+        None,
+        description="Arithmetic of the model: 'fp32', 'bf16', 'fp16' (GPU only), or 'auto' (bf16 on a GPU that has it, else fp32); the results say what was chosen. Transformers only. Default: auto.",
+    )
+    batching: Batching | None = Field(
+        None,
+        description="'length_split': random batches, each cut by length into micro-batches, with the same gradients. 'length_grouped': rows of like length share a batch, faster still. Transformers only. Default: length_split.",
+    )
+    early_stopping_patience: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None,
+        description="Stop after this many epochs without a better mean average precision on the validation rows. Either way the best epoch's weights are kept. Transformers only. Default: train all epochs.",
+    )
+    checkpoint_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None,
+        description="Write a checkpoint to the output claim every so many optimiser steps, and when told to stop; a retry resumes from it. Transformers only. Default: after each epoch.",
+    )
+    inverse_regularization: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
+        None, description="C of logistic_regression and linear_svc: larger fits closer. Default: 10 and 1."
+    )
+    trees: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None, description="Trees of a random_forest. Default: 100."
+    )
+    neighbors: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Neighbours that knn asks. Default: 5."
+    )
+    seed: Seed = Field(42, description="Seed of initial weights, dropout and the order of the rows.")
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.loss) && self.loss == 'focal' && has(self.posWeight))",
+            "training.posWeight weights the 'bce' loss: remove it, or remove training.loss 'focal'",
+            lambda training: training.loss != Loss.FOCAL or training.pos_weight is None,
+        ),
+    )
+
+
+class Evaluation(Contract):
+    """How probabilities become labels and scores."""
+
+    threshold: Fraction | None = Field(
+        None,
+        description="A label is predicted when its probability reaches this. Default: tuned on the validation rows, never on the test rows.",
+    )
+    threshold_tuning: ThresholdTuning | None = Field(
+        None,
+        description="'global': one threshold for all labels, with the best micro-averaged F1 on the validation rows. 'per_label': one for each label, with the label's best F1. Default: global.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!(has(self.threshold) && has(self.thresholdTuning))",
+            "evaluation.threshold and evaluation.thresholdTuning exclude each other: fix the threshold, or have it tuned",
+            lambda evaluation: evaluation.threshold is None or evaluation.threshold_tuning is None,
+        ),
+    )

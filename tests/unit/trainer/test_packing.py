@@ -1,0 +1,85 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+
+from trainingtask_trainer.models.finetuning import packing
+
+SIZES: dict[str, dict[str, Any]] = {
+    "albert": {"embedding_size": 16},
+    "bert": {},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "roberta": {},
+}
+_GENERATOR = torch.Generator().manual_seed(0)
+TEXTS = [torch.randint(5, 90, (length,), generator=_GENERATOR).tolist() for length in (3, 3, 7, 20, 20, 20, 64, 5)]
+
+
+def model_of(family: str) -> PreTrainedModel:
+    common = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=100,
+        max_position_embeddings=70,
+        pad_token_id=1,
+        num_labels=3,
+        initializer_range=0.5,  # else all answers are alike
+        **(common if "dim" not in SIZES[family] else {}) | SIZES[family],
+    )
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return model.double().train(False)  # so that rounding hides no real difference, on any processor
+
+
+def padded(config: Any) -> dict[str, torch.Tensor]:
+    ids = torch.full((len(TEXTS), max(map(len, TEXTS))), config.pad_token_id)
+    for row, text in enumerate(TEXTS):
+        ids[row, : len(text)] = torch.tensor(text)
+    return {"input_ids": ids, "attention_mask": (ids != config.pad_token_id).long()}
+
+
+def gradients(model: PreTrainedModel, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    model.zero_grad()
+    logits = model(**inputs).logits
+    (logits * torch.arange(logits.numel()).view_as(logits)).sum().backward()
+    return logits.detach(), [p.grad for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str) -> None:
+    model = model_of(family)
+    assert packing.can_pack(model.config)
+    expected, expected_gradients = gradients(model, padded(model.config))
+    assert expected.std(dim=0).min() > 0.1
+    packing.enable(model)
+    for inputs in (packing.pack(TEXTS, model.config), padded(model.config)):
+        logits, found = gradients(model, inputs)
+        torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)
+        errors = [(a - b).abs().max() for a, b in zip(found, expected_gradients, strict=True)]
+        assert max(errors) < 1e-9 * max(gradient.abs().max() for gradient in expected_gradients)
+
+
+def test_a_text_is_not_read_by_its_neighbours() -> None:
+    model = model_of("bert")
+    packing.enable(model)
+    other = [TEXTS[0], [9] * len(TEXTS[1]), *TEXTS[2:]]
+    logits, changed = (model(**packing.pack(texts, model.config)).logits for texts in (TEXTS, other))
+    assert not torch.allclose(logits[1], changed[1])
+    torch.testing.assert_close(logits[[0, *range(2, 8)]], changed[[0, *range(2, 8)]])
+
+
+def test_a_saved_model_knows_nothing_of_it(tmp_path: Path, read_json: Callable[[Path], Any]) -> None:
+    model = model_of("bert")
+    packing.enable(model)
+    model.save_pretrained(tmp_path)
+    assert "texts" not in str(read_json(tmp_path / "config.json"))
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path).double().train(False)
+    torch.testing.assert_close(again(**padded(model.config)).logits, model(**padded(model.config)).logits)
+
+
+def test_other_families_are_padded() -> None:
+    assert not packing.can_pack(AutoConfig.for_model("xlnet"))
+    assert not packing.can_pack(AutoConfig.for_model("modernbert"))

@@ -1,0 +1,299 @@
+"""A training that was stopped goes on from its last checkpoint and ends with the same numbers."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from fine_tuning import LABELS, Run, fit, spec
+from trainingtask_trainer import interruption
+from trainingtask_trainer.errors import Interrupted
+from trainingtask_trainer.interruption import Interruption, only_at_checks
+from trainingtask_trainer.models.finetuning import session as session_module
+from trainingtask_trainer.models.finetuning.checkpoints import CheckpointFolder, discard
+from trainingtask_trainer.progress import Progress, Step
+
+LOOPS = ("trainer", "accelerate")
+STEPS = 21  # three epochs of seven
+
+
+class Killed(BaseException):
+    """What SIGKILL leaves behind: nothing more than there was."""
+
+
+def stop_at(step: int, error: BaseException, times: int = 1) -> Progress:
+    """Raise when a step is told for the `times`-th time."""
+    told = 0
+
+    def progress(now: Step) -> None:
+        nonlocal told
+        told += now.step == step
+        if told == times:
+            raise error
+
+    return progress
+
+
+def long(loop: str, **training: Any) -> dict[str, Any]:
+    return spec(epochs=3, loop=loop, scheduler="cosine", warmupFraction=0.1, **training)
+
+
+def assert_same_numbers(resumed: Run, whole: Run) -> None:
+    for name, weight in whole.weights().items():
+        np.testing.assert_array_equal(resumed.weights()[name], weight, err_msg=name)
+    np.testing.assert_array_equal(resumed.probabilities, whole.probabilities)
+    for name in ("global_step", "training_loss", "best_epoch", "curve"):
+        assert getattr(resumed.fitted, name) == getattr(whole.fitted, name), name
+
+
+@pytest.fixture
+def falling_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the first epoch the best: its weights have to get across the interruption."""
+    monkeypatch.setattr(session_module, "mean_average_precision", lambda *_: None)
+    losses = {7: 0.1, 14: 0.2, 21: 0.3}
+
+    def score(self: session_module.Session) -> None:
+        monkeypatch.setattr(session_module, "binary_cross_entropy", lambda *_: losses[self.state.step])
+        end_epoch(self)
+
+    end_epoch = session_module.Session._end_epoch
+    monkeypatch.setattr(session_module.Session, "_end_epoch", score)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("step", sorted({0, 7, *random.Random(4).sample(range(1, STEPS), 4)}))
+def test_stopped_at_any_step(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
+    whole = fit(long(loop), tiny_models)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM")), checkpoints=tmp_path)
+    told: list[Step] = []
+    resumed = fit(long(loop), tiny_models, progress=told.append, checkpoints=tmp_path)
+    assert_same_numbers(resumed, whole)
+    expected = step or None  # before the first step there is nothing to keep
+    assert resumed.fitted.resumed_from_step == expected
+    assert {said.resumed_from for said in told} == {expected}
+    assert (told[0].step, told[0].rows) == (step, whole.fitted.rows_seen - resumed.fitted.rows_seen)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.usefixtures("falling_scores")
+def test_the_best_weights_come_from_before_the_stop(tiny_models: Path, tmp_path: Path, loop: str) -> None:
+    whole = fit(long(loop), tiny_models)
+    assert whole.fitted.best_epoch == 1
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(16, Interrupted("SIGTERM")), checkpoints=tmp_path)
+    assert_same_numbers(fit(long(loop), tiny_models, checkpoints=tmp_path), whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("step", [7, 21])
+def test_stopped_while_validating(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
+    whole = fit(long(loop), tiny_models)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM"), 2), checkpoints=tmp_path)
+    resumed = fit(long(loop), tiny_models, checkpoints=tmp_path)
+    assert_same_numbers(resumed, whole)
+    assert resumed.fitted.resumed_from_step == step
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("checkpoint_steps", "killed", "resumed_from"), [(None, 12, 7), (None, 6, None), (5, 12, 10), (5, 4, None)]
+)
+def test_killed_without_a_word(
+    tiny_models: Path, tmp_path: Path, loop: str, checkpoint_steps: int | None, killed: int, resumed_from: int | None
+) -> None:
+    task = long(loop, checkpointSteps=checkpoint_steps, gradientAccumulationSteps=1, precision="bf16")
+    whole = fit(task, tiny_models)
+    with pytest.raises(Killed):
+        fit(task, tiny_models, progress=stop_at(killed, Killed()), checkpoints=tmp_path)
+    resumed = fit(task, tiny_models, checkpoints=tmp_path)
+    assert resumed.fitted.resumed_from_step == resumed_from
+    assert_same_numbers(resumed, whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_weights_that_the_pretrained_file_calls_otherwise(tiny_models: Path, tmp_path: Path, loop: str) -> None:
+    # As in google-bert/bert-base-uncased.
+    old_names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    shutil.copytree(tiny_models / "bert", tmp_path / "bert")
+    weights = load_file(tmp_path / "bert" / "model.safetensors")
+    for new, old in old_names.items():
+        weights = {name.replace(new, old): weight for name, weight in weights.items()}
+    save_file(weights, tmp_path / "bert" / "model.safetensors", {"format": "pt"})
+    whole = fit(long(loop), tmp_path)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tmp_path, progress=stop_at(9, Interrupted("SIGTERM")), checkpoints=tmp_path / "kept")
+    resumed = fit(long(loop), tmp_path, checkpoints=tmp_path / "kept")
+    assert resumed.fitted.resumed_from_step == 9
+    assert_same_numbers(resumed, whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_stopped_again_and_again(tiny_models: Path, tmp_path: Path, loop: str) -> None:
+    whole = fit(long(loop, earlyStoppingPatience=1), tiny_models)
+    for step in range(1, whole.fitted.global_step + 1, 3):
+        with pytest.raises(Interrupted):
+            fit(
+                long(loop, earlyStoppingPatience=1),
+                tiny_models,
+                progress=stop_at(step, Interrupted("SIGTERM")),
+                checkpoints=tmp_path,
+            )
+        assert sorted(path.name for path in tmp_path.glob("step-*")) == [f"step-{step}"]
+    assert_same_numbers(fit(long(loop, earlyStoppingPatience=1), tiny_models, checkpoints=tmp_path), whole)
+
+
+def test_a_finished_training_is_not_trained_again(tiny_models: Path, tmp_path: Path) -> None:
+    whole = fit(long("trainer"), tiny_models, checkpoints=tmp_path)
+    again = fit(long("trainer"), tiny_models, checkpoints=tmp_path)
+    assert_same_numbers(again, whole)
+    assert (again.fitted.resumed_from_step, again.fitted.rows_seen) == (STEPS, 0)
+    discard(tmp_path)
+    assert not tmp_path.exists()
+    discard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"learningRate": 0.02}, {"seed": 1}, {"loop": "accelerate"}, {"posWeight": "balanced"}, {"batching": "length_grouped"}],
+)  # fmt: skip
+def test_a_checkpoint_of_another_spec_is_left_alone(tiny_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    fit(spec(epochs=1), tiny_models, checkpoints=tmp_path)
+    run = fit(spec(epochs=1, **other), tiny_models, checkpoints=tmp_path)
+    assert run.fitted.resumed_from_step is None
+    # The folder now is the other one's.
+    assert fit(spec(epochs=1, **other), tiny_models, checkpoints=tmp_path).fitted.resumed_from_step == 7
+
+
+def test_a_checkpoint_of_other_labels_is_left_alone(tiny_models: Path, tmp_path: Path) -> None:
+    fit(spec(epochs=1), tiny_models, checkpoints=tmp_path)
+    labels = LABELS.copy()
+    labels[3, 2] = 1
+    assert fit(spec(epochs=1), tiny_models, labels=labels, checkpoints=tmp_path).fitted.resumed_from_step is None
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "uid", "key")
+    assert folder.last() is None
+    with folder.write(3, {"step": 3}) as partial:
+        (partial / "weights").write_text("3")
+
+    def write_and_die() -> None:
+        with folder.write(5, {"step": 5}) as partial:
+            (partial / "weights").write_text("5, or a part of it")
+            raise Killed
+
+    with pytest.raises(Killed):
+        write_and_die()
+    last = folder.last()
+    assert last is not None
+    assert (last.state, (last.folder / "weights").read_text()) == ({"step": 3}, "3")
+    assert CheckpointFolder(tmp_path / "uid", "other key").last() is None
+    with folder.write(7, {"step": 7}) as partial:
+        assert list(partial.iterdir()) == []
+    assert [path.name for path in (tmp_path / "uid").iterdir()] == ["step-7"]
+
+
+def test_a_step_that_is_written_again_is_never_missing(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, "key")
+    for content in ("first", "second"):
+        with folder.write(3, {"step": 3}) as partial:
+            (partial / "weights").write_text(content)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    assert (tmp_path / "step-3" / "weights").read_text() == "second"
+    (tmp_path / "step-3").rename(tmp_path / "step-3-replaced")  # killed between the two renames
+    last = folder.last()
+    assert last is not None
+    assert last.state == {"step": 3}
+
+
+def test_a_signal_waits_for_the_next_check() -> None:
+    with Interruption() as signals, only_at_checks():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            signals.check()
+
+
+def test_a_signal_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interruption, "_PATIENCE", 0.05)
+
+    def step_without_end() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            signal.pause()
+
+    with Interruption(), only_at_checks(), pytest.raises(Interrupted, match="SIGTERM"):
+        step_without_end()
+
+
+def _wait_for_step(checkpoints: Path, step: int, process: "subprocess.Popen[str]") -> None:
+    """Return when a checkpoint of this step or a later one is there."""
+    deadline = time.monotonic() + 240
+    while not any(int(path.name.split("-")[1]) >= step for path in checkpoints.glob("step-*")):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
+    tmp_path: Path, tiny_models: Path, write_task: Callable[..., Path], loop: str
+) -> None:
+    task = {
+        "dataset": {"name": "support_tickets", "sampleSize": 60},
+        "model": {"name": "distilbert", "volumeClaim": "models", "checkpoint": "distilbert"},
+        "training": {"loop": loop, "epochs": 3, "batchSize": 2, "checkpointSteps": 3, "learningRate": 1e-3},
+        "output": {"volumeClaim": "models"},
+    }
+    path = write_task(task, "killed")
+
+    def start(output: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [
+                *(sys.executable, "-m", "trainingtask_trainer", "run", str(path)),
+                *("--model-dir", str(tiny_models), "--output-dir", output),
+            ],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def results(output: str) -> dict[str, Any]:
+        with start(output) as process:
+            error = process.communicate()[1]
+        assert process.returncode == 0, error
+        found: dict[str, Any] = json.loads((tmp_path / output / "killed" / "results.json").read_text())
+        return found
+
+    checkpoints = tmp_path / "stopped" / ".trainingtask" / "checkpoints" / "killed"
+    # SIGKILL gives no time for another checkpoint, SIGTERM does.
+    for number, step in ((signal.SIGKILL, 5), (signal.SIGTERM, 30)):
+        with start("stopped") as process:
+            _wait_for_step(checkpoints, step, process)
+            process.send_signal(number)
+            error = process.communicate()[1]
+        assert process.returncode == (-9 if number == signal.SIGKILL else 143), error
+    resumed = results("stopped")
+    assert resumed["resumedFromStep"] >= 30
+    assert not checkpoints.exists()
+
+    whole = results("whole")
+    for found in (whole, resumed):
+        found.pop("resumedFromStep", None)
+        for part in (found, found["evaluation"]):
+            for name in ("runtimeSeconds", "samplesPerSecond", "tokensPerSecond", "peakMemoryBytes"):
+                part.pop(name, None)
+    assert resumed == whole

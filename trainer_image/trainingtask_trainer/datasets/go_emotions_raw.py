@@ -1,0 +1,75 @@
+"""GoEmotions as its raters left it, one row per rater and comment, and the rule that makes one row per text of it.
+
+The rule: a text keeps each label that at least two different raters of the text chose, and a text without such a label
+is dropped. It is the agreement of two raters by which the authors made the simplified edition (README of
+google-research/goemotions), except that they count per comment: here comments of the same text are one text, whose
+raters are counted together, so that no text stands twice in the data. Texts are in the order of their first rows.
+
+The columns are text, rater_id, what else is known of the comment, and one 0/1 column per label.
+There are no official splits.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_trainer.datasets.files import READERS, cell, is_on, text
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.places import contents
+
+_NOT_LABELS = {
+    "text", "id", "author", "subreddit", "link_id", "parent_id", "created_utc", "rater_id", "example_very_unclear",
+}  # fmt: skip
+_AGREEING_RATERS = 2
+# The authors' three files, and the hub's; the hub keeps each configuration in a folder of its own.
+_PATTERNS = ("goemotions_*.csv", "train.parquet", "train-*.parquet", "raw/train-*.parquet")
+
+
+def file_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of each row of a folder's files, for messages, and its cells."""
+    files = next((files for pattern in _PATTERNS if (files := sorted(folder.glob(pattern)))), None)
+    if files is None:
+        there = contents(folder) if folder.is_dir() else "a file, not a folder"
+        raise UserError(
+            "DatasetNotFound",
+            f"dataset.path ({folder}) with dataset.config 'raw' needs {' or '.join(_PATTERNS)}; it holds {there}",
+        )
+    for file in files:
+        for number, row in READERS[file.suffix](file):
+            yield f"{file}, row {number}", row
+
+
+def agreed(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
+    """Return one row per text on whose labels two raters agree.
+
+    Parameters
+    ----------
+    rows
+        The place of each row, for messages, and its cells by column.
+
+    Raises
+    ------
+    UserError
+        When a column is missing, a cell is wrong, or no raters agree.
+    """
+    names: tuple[str, ...] = ()
+    raters: dict[str, dict[int, set[Any]]] = defaultdict(lambda: defaultdict(set))
+    for where, row in rows:
+        names = names or tuple(column for column in row if column not in _NOT_LABELS)
+        chosen = raters[text(row, "text", where)]
+        rater = cell(row, "rater_id", where)
+        for index, name in enumerate(names):
+            if is_on(row, name, where):
+                chosen[index].add(rater)
+    if len(names) < 2:
+        raise UserError("InvalidData", f"the rows have {len(names)} label columns, at least 2 are needed")
+    labels = {
+        comment: [index for index, who in chosen.items() if len(who) >= _AGREEING_RATERS]
+        for comment, chosen in raters.items()
+    }
+    kept = {comment: indexes for comment, indexes in labels.items() if indexes}
+    if not kept:
+        raise UserError("InvalidData", f"no two raters agree on a label of any of the {len(raters)} texts")
+    return RawData(names, Split(list(kept), multi_hot(kept.values(), len(names))))

@@ -1,0 +1,94 @@
+"""Checkpoints of a training that a retry goes on from: folders that are either whole or not there."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_STATE_FILE = "training.json"
+_PREFIX = "step-"
+_REPLACED = "-replaced"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the volume."""
+
+    folder: Path
+    """Holds what the loop wrote, and `training.json`."""
+    state: dict[str, Any]
+
+
+class CheckpointFolder:
+    """The checkpoints of one task, of which the last one is kept."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Use `folder`, which may not exist yet; `key` tells trainings apart that must not go on from each other."""
+        self._folder = folder
+        self._key = key
+
+    def scratch(self) -> Path:
+        """Return an existing folder from which files can be moved into a checkpoint."""
+        scratch = self._folder / ".scratch"
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed attempt left
+        scratch.mkdir(parents=True)
+        return scratch
+
+    def last(self) -> Checkpoint | None:
+        """Return the last checkpoint of this very training, None when there is none."""
+        for folder in self._whole():
+            state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+            if state.pop("key") == self._key:
+                return Checkpoint(folder, state)
+        return None
+
+    @contextmanager
+    def write(self, step: int, state: dict[str, Any]) -> Iterator[Path]:
+        """Give an empty folder to write the checkpoint of a step into; afterwards it is the last one.
+
+        All is on the disk before the folder gets its name, so that a half-written one is never taken for a whole one.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        partial = self._folder / ".partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        earlier = list(self._whole())
+        yield partial
+        (partial / _STATE_FILE).write_text(json.dumps({"key": self._key, **state}), encoding="utf-8")
+        for path in partial.rglob("*"):
+            sync(path)
+        sync(partial)
+        final = self._folder / f"{_PREFIX}{step}"
+        if final.exists():  # of another training that went as far, or the same step, written again while validating
+            final.rename(self._folder / f"{_PREFIX}{step}{_REPLACED}")
+        partial.rename(final)
+        sync(self._folder)
+        for folder in [*earlier, *self._folder.glob(f"*{_REPLACED}")]:
+            if folder != final:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _whole(self) -> list[Path]:
+        """Return the folders of whole checkpoints, the last step first."""
+
+        def step(folder: Path) -> int:
+            return int(folder.name.removeprefix(_PREFIX).removesuffix(_REPLACED))
+
+        return sorted(self._folder.glob(f"{_PREFIX}*"), key=step, reverse=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a task's checkpoints, where there are any: its model is saved."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

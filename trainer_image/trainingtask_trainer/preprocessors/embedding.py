@@ -1,0 +1,104 @@
+"""Texts as vectors of a frozen encoder, for classical models."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from trainingtask_api.model import Preprocessor as PreprocessorSpec
+from trainingtask_api.spec import Device, TrainingTaskSpec
+from trainingtask_api.status import Scalar
+from trainingtask_trainer.cache import cached, digest
+from trainingtask_trainer.device import prepare_torch
+from trainingtask_trainer.models.finetuning.inputs import pad
+from trainingtask_trainer.places import Places
+from trainingtask_trainer.preprocessors.tokenizer import encode, read_tokenizer
+from trainingtask_trainer.pretrained import check_weights, encoder_folder, reading
+
+_BATCH_TOKENS = 4096  # padding counted
+
+Vectors = NDArray[np.float32]
+
+
+class Embedding:
+    """The mean of the encoder's last hidden states over a text's tokens, scaled to length 1.
+
+    Features are a matrix [texts, hidden size], kept in the cache: they depend on the encoder and the texts alone.
+    """
+
+    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
+        self._device = prepare_torch(spec.device)
+        wanted = spec.preprocessor or PreprocessorSpec()
+        self._folder = encoder_folder(wanted, places.preprocessor)
+        self._name = wanted.checkpoint or ""
+        self._tokenizer, self._max_length = read_tokenizer(self._folder, self._name, wanted.max_length)
+        self._cache = places.cache
+
+    def fit(self, texts: Sequence[str]) -> None:
+        """Do nothing: the encoder stays as it is."""
+
+    def transform(self, texts: Sequence[str]) -> Vectors:
+        """Return the vectors of these texts, shape [texts, hidden size]."""
+        versions = (version(package) for package in ("trainingtask", "transformers", "torch"))
+        settings = ("embedding", self._max_length, *versions, self._device.type)
+        files = [path for path in self._folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".safetensors"}]
+
+        def compute() -> dict[str, Vectors]:
+            encoder = _read_encoder(self._folder, self._name, self._device)
+            return {"vectors": _vectors(encoder, self._tokenizer, texts, self._max_length)}
+
+        vectors: Vectors = cached(self._cache, digest(settings, texts, files), compute)["vectors"]
+        return vectors
+
+    def arguments(self) -> dict[str, Scalar]:
+        """Return the arguments after all defaults."""
+        return {"checkpoint": self._name, "maxLength": self._max_length, "pooling": "mean"}
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors), configuration and tokenizer: a saved model needs no other folder."""
+        self._tokenizer.model_max_length = self._max_length  # whoever loads it cuts where training did
+        _read_encoder(self._folder, self._name, self._device).save_pretrained(folder)
+        self._tokenizer.save_pretrained(folder)
+
+    @staticmethod
+    def load(folder: Path) -> Callable[[Sequence[str]], Vectors]:
+        """Return the function from texts to vectors."""
+        device = prepare_torch(Device.CPU)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        encoder = _read_encoder(folder, str(folder), device)
+        return lambda texts: _vectors(encoder, tokenizer, texts, tokenizer.model_max_length)
+
+
+def _read_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedModel:
+    encoder: PreTrainedModel
+    with reading(name, "cannot be read as an encoder"):
+        encoder, loading = AutoModel.from_pretrained(
+            folder, dtype=torch.float32, device_map=device, trust_remote_code=False, output_loading_info=True
+        )
+    check_weights(encoder, loading, name)
+    encoder.train(False)
+    return encoder
+
+
+def _vectors(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
+) -> Vectors:
+    """Return unit vectors in the order of the texts; texts of like length share a batch, so that little is padding."""
+    ids = list(encode(tokenizer, texts, max_length))
+    order = sorted(range(len(ids)), key=lambda text: len(ids[text]), reverse=True)
+    result: Vectors = np.empty((len(ids), int(encoder.config.hidden_size)), dtype=np.float32)
+    start = 0
+    while start < len(order):
+        batch = order[start : start + max(1, _BATCH_TOKENS // max(1, len(ids[order[start]])))]
+        inputs = {name: part.to(encoder.device) for name, part in pad(tokenizer, [ids[text] for text in batch]).items()}
+        with torch.inference_mode():
+            states = encoder(**inputs).last_hidden_state
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            # The mean's divisor would be scaled away with the length.
+            result[batch] = torch.nn.functional.normalize((states * mask).sum(dim=1)).cpu().numpy()
+        start += len(batch)
+    return result
