@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
 
-.PHONY: help demo test test-unit test-cluster lint crd requirements cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator results crd requirements cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -23,14 +23,31 @@ test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres
 	$(CLUSTER) up
 	$(CLUSTER) images
-	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster
+	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster tests/faults
+
+bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a plain asyncio (BENCH=--quick: a smoke test)
+	$(CLUSTER) up
+	eval "$$($(CLUSTER) env)" && PYTHONPATH=benchmarks/operator:tests $(BIN)/python benchmarks/operator $(BENCH)
+
+test-faults: $(VENV)/ready ## The faults of docs/failure-modes.md in full size: 100 kills, 200 tasks without a database; half an hour
+	$(CLUSTER) up
+	eval "$$($(CLUSTER) env)" && TRAININGTASK_FAULTS=full $(BIN)/pytest tests/faults
 
 lint: $(VENV)/ready ## Format and lint
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy
 
+bench-trainer: $(VENV)/ready ## Time the transformers' training against padded batches
+	$(BIN)/python benchmarks/trainer/bench.py
+
 crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the chart
 	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml
 	cp crds/trainingtasks.yaml charts/trainingtask-operator/files/trainingtasks.yaml
+
+results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need be, and write it (hours on two cores)
+	$(BIN)/python benchmarks/results/make_results.py
+
+bench-classical: $(VENV)/ready ## Classical models against plain scikit-learn on GoEmotions (an hour on two cores)
+	$(BIN)/python benchmarks/classical/bench.py
 
 cluster: ## Start the local cluster, or reuse it
 	$(CLUSTER) up

@@ -158,7 +158,7 @@ def offer_local_data(kubernetes: Kubernetes, local: bool) -> str | None:
     if not (data / "go_emotions").is_dir():
         return "no hub answers, and DATA_DIR names no folder with go_emotions/ in it"
     model = Path(os.environ["MODEL_DIR"]) if "MODEL_DIR" in os.environ else packaged_model()
-    for name, folder in (("training-data", data), ("pretrained-models", model)):
+    for name, folder in (("training-data", data), ("minilm", model)):
         run(*CLUSTER, "claim", NAMESPACE, name, folder.resolve(), quiet=True)
     return None
 
@@ -226,7 +226,7 @@ def report(kubernetes: Kubernetes, names: list[str]) -> None:
         scores = results["evaluation"]
         say(
             f"  {name}: micro-F1 {scores['micro']['f1']:.3f}, macro-F1 {scores['macro']['f1']:.3f} on {scores['rows']} {scores['split']} rows "
-            f"(most frequent label alone: {scores['mostFrequent']['microF1']:.3f}), {results['runtimeSeconds']:.0f} s of training"
+            f"(label prior alone: {scores['labelPrior']['microF1']:.3f}), {results['runtimeSeconds']:.0f} s of training"
         )
     say("\nHistory (table training_run)")
     query = (

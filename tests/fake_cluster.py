@@ -8,10 +8,12 @@ import copy
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from trainingtask_api import names
 from trainingtask_api.run import TrainingRun
+from trainingtask_operator.causes import Note
 from trainingtask_operator.cluster import ClusterError
 from trainingtask_operator.reconciler import Observed
 
@@ -27,6 +29,9 @@ class FakeCluster:
         self.tasks: dict[tuple[str, str], Manifest] = {}
         self.jobs: dict[tuple[str, str], Manifest] = {}
         self.pods: dict[str, list[Manifest]] = {}
+        self.notes: dict[str, Note] = {}
+        self.workloads: dict[str, bool] = {}  # uid of the Job -> whether Kueue may start it
+        self.ending: set[str] = set()
         self.events: list[Manifest] = []
         self.requests: list[str] = []
         self.before_each: Callable[[str], None] = lambda _: None
@@ -62,6 +67,7 @@ class FakeCluster:
             copy.deepcopy(task),
             copy.deepcopy(self.job_of(task)),
             copy.deepcopy(self.pods.get(task["metadata"]["uid"], [])),
+            dict(self.notes),
         )
 
     def wrote(self, written: Mapping[str, Any]) -> None:
@@ -110,10 +116,41 @@ class FakeCluster:
         self._touch(job)
         return self.respond("patch job", job)
 
+    async def delete_job(self, namespace: str, name: str) -> None:
+        self.request("delete job")
+        if self.jobs.pop((namespace, name), None) is None:
+            raise ClusterError(404, "not found")
+        self.respond("delete job", {})
+
+    async def is_ending(self, namespace: str) -> bool:
+        self.request("get namespace")
+        return namespace in self.ending
+
     async def create_event(self, event: Manifest) -> None:
         self.request("create event")
         self.events.append(copy.deepcopy(event))
         self.respond("create event", event)
+
+    async def get_task(self, namespace: str, name: str) -> Manifest:
+        self.request("get task")
+        if (namespace, name) not in self.tasks:
+            raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
+        return self.respond("get task", self.tasks[namespace, name])
+
+    async def pods_of(self, namespace: str, task_uid: str) -> list[Manifest]:
+        self.request("list pods")
+        return copy.deepcopy(self.pods.get(task_uid, []))
+
+    async def log_tail(self, namespace: str, pod: str) -> str:
+        self.request("read log")
+        return f"the log of {namespace}/{pod}"
+
+    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+        self.request("patch workload")
+        if job_uid not in self.workloads:
+            return False
+        self.workloads[job_uid] = active
+        return True
 
     async def list_uids(self) -> set[str]:
         self.request("list")
@@ -140,9 +177,15 @@ class Rows:
 
     def __init__(self) -> None:
         self.by_id: dict[Any, TrainingRun] = {}
+        self.logs: dict[uuid.UUID, str] = {}
+        self.is_away = False
 
-    def submit(self, rows: list[TrainingRun]) -> None:
+    def submit(self, rows: list[TrainingRun], logs: Mapping[uuid.UUID, str] = MappingProxyType({})) -> None:
         self.by_id |= {row.id: row for row in rows}
+        self.logs |= logs
+
+    def stored(self, rows: list[TrainingRun]) -> bool:
+        return not self.is_away
 
     @property
     def all(self) -> list[TrainingRun]:
@@ -162,7 +205,7 @@ def pod(
     container = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
     return {
         "metadata": {
-            "name": f"{task['metadata']['name']}-0-{attempt}",
+            "name": f"{task['metadata']['name']}-0-{created[-6:-4]}{created[-3:-1]}",
             "uid": str(uuid.uuid4()),
             "creationTimestamp": created,
             "labels": {names.TASK_UID_LABEL: task["metadata"]["uid"]},

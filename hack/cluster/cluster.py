@@ -24,6 +24,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     build = commands.add_parser("images", help="build and push images, print their references")
     build.add_argument("names", nargs="*", metavar="IMAGE", help=f"of {', '.join(images.NAMES)}; default: all of them")
     build.add_argument("--json", action="store_true", help="print the references as one JSON object")
+    extend = commands.add_parser("extend", help="build and push an image on top of the trainer's, print its reference")
+    extend.add_argument("name")
+    extend.add_argument("directory", type=Path, help="holds the Dockerfile and what it copies")
     commands.add_parser("kubeconfig", help="print the path of the administrator's kubeconfig")
     commands.add_parser("env", help="print shell exports: KUBECONFIG, PATH and the image references")
     claim = commands.add_parser("claim", help="offer a directory of this machine to pods as a read-only claim")
@@ -47,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "images":
             references = images.build(config, options.names or list(images.NAMES))
             print(json.dumps(references) if options.json else "\n".join(f"{k}={v}" for k, v in references.items()))
+        case "extend":
+            print(images.build_on_trainer(config, options.name, options.directory))
         case "kubeconfig":
             print(config.kubeconfig)
         case "env":

@@ -1,111 +1,387 @@
-"""The running operator: the queue, its workers, the resync and the history writer, started and stopped together."""
+"""The running operator: what the watches show goes into the indexes and the queue, and workers take it from there."""
 
 import asyncio
 import contextlib
 import logging
 import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_operator.cluster import Cluster, ClusterError, connect
-from trainingtask_operator.history import HistoryWriter, NoHistory, cancelled_row
-from trainingtask_operator.reconciler import Reconciler, parse
+from trainingtask_operator import metrics
+from trainingtask_operator.attempts import attempts_of
+from trainingtask_operator.cluster import Cluster, ClusterError, Credentials, connect
+from trainingtask_operator.history import HistoryWriter, NoHistory, cancelled_rows, logs_of
+from trainingtask_operator.index import (
+    Index,
+    Object,
+    about,
+    differ,
+    has_ttl,
+    is_on_its_way,
+    job_is_over,
+    kept_job,
+    kept_note,
+    kept_pod,
+    kept_task,
+    only_training_differs,
+    owner_uid,
+    pod_is_over,
+    task_key,
+    task_uid,
+)
+from trainingtask_operator.leader import Leadership
+from trainingtask_operator.logs import about as logging_about
+from trainingtask_operator.orphans import close_orphans
+from trainingtask_operator.reading import has_ended, parse
+from trainingtask_operator.reconciler import AFTER_OTHERS, Reconciler
 from trainingtask_operator.settings import Settings
 from trainingtask_operator.view import WatchedObjects
 from trainingtask_operator.workqueue import WorkQueue
 
-WORKERS = 8
+WORKERS = 16
 RESYNC_SECONDS = 300.0
+RETRY_SECONDS = 2.0
+# A trainer reports every few seconds; what its report says beyond what people read is looked at less often.
+PROGRESS_SECONDS = 10.0
+FINISH_WORK_SECONDS = 8.0
+FLUSH_HISTORY_SECONDS = 5.0
+
+Key = tuple[str, str]
 
 log = logging.getLogger(__name__)
 
 
 class App:
-    """Everything between the watches and the API server. Handlers call `saw`; the rest runs by itself."""
+    """Everything between the watches and the API server. Handlers call `…_seen`; the rest runs by itself."""
 
     def __init__(self, settings: Settings) -> None:
-        self.queue: WorkQueue[tuple[str, str]] = WorkQueue()
+        self.queue: WorkQueue[Key] = WorkQueue()
+        self.tasks, self.jobs, self.pods = Index(has_ended), Index(job_is_over), Index(pod_is_over)
+        self.notes = Index()
+        self.synced = False
+        self.leadership: Leadership | None = None
+        self.last_resync = time.monotonic()
+        self.unseen: set[str] = set()  # uids that two live lists in a row showed and no watch did
+        self._view = WatchedObjects(self.tasks, self.jobs, self.pods, self.notes)
         self._settings = settings
+        self._states: dict[str, str] = {}  # uid -> state of the task
+        self._during_work: dict[Key, list[tuple[str, str]]] = {}  # events of tasks at work: uid, resource version
+        self._running_since: dict[str, float] = {}  # uid of a task whose status does not say so yet -> when seen
+        self._unchecked: dict[Key, None] = {}  # tasks that had ended before this process started
+        self._some_unchecked = asyncio.Event()
         self._resources = contextlib.AsyncExitStack()
-        self._view: WatchedObjects | None = None
-        self._history: HistoryWriter | NoHistory | None = None
-
-    async def start(self, tasks: Any, jobs: Any, pods: Any) -> None:
-        """Connect to the cluster and start working over the three indexes."""
-        cluster = await self._resources.enter_async_context(connect())
-        view = self._view = WatchedObjects(tasks, jobs, pods)
         url = os.environ.get(names.ENV_HISTORY_URL)
-        history = self._history = HistoryWriter(url) if url else NoHistory()
-        reconciler = Reconciler(cluster, view, self._settings, history)
-        loops = [self._work(reconciler) for _ in range(WORKERS)]
-        loops.append(self._resync(cluster, view))
-        if isinstance(history, HistoryWriter):
-            loops.append(history.run())
-        running = [asyncio.create_task(loop) for loop in loops]
+        self.history = HistoryWriter(url) if url else NoHistory()
+
+    async def start(self, login: Callable[[], Credentials]) -> None:
+        """Connect to the cluster, learn which Jobs and pods there are, and start working."""
+        cluster = await self._resources.enter_async_context(connect(login))
+        await self._learn(cluster)
+        self.synced = True
+        metrics.QUEUE_DEPTH.set_function(lambda: len(self.queue))
+        metrics.QUEUE_AGE.set_function(lambda: self.queue.age)
+        metrics.HISTORY_BACKLOG.set_function(lambda: self.history.backlog)
+        loops = [self._act(cluster)]
+        lease = os.environ.get(names.ENV_LEASE)
+        if lease:
+            namespace, _, name = lease.partition("/")
+            self.leadership = Leadership(cluster, namespace, name, os.environ.get("POD_ID") or f"pid-{os.getpid()}")
+            loops.append(self.leadership.run())
+        else:
+            metrics.LEADER.set(1)
+        running = [_start(loop) for loop in loops]
         self._resources.push_async_callback(_cancel, running)
-        for task in running:
-            task.add_done_callback(_die_loudly)
 
     async def stop(self) -> None:
-        """Stop the loops and close the connection; what was not done is done after the next start."""
+        """Finish the work at hand and the rows that wait, within bounds; the rest is done after the next start."""
         await self._resources.aclose()
 
-    def saw(self, body: Any, key: tuple[str, str]) -> None:
-        """Take a watch event."""
-        if self._view is not None:
-            self._view.saw(body)
-        self.queue.add(key)
+    @property
+    def is_acting(self) -> bool:
+        """Whether this replica is the one that acts."""
+        return self.leadership is None or self.leadership.held.is_set()
 
-    def deleted(self, body: Any) -> None:
+    def task_seen(self, kind: str | None, body: Object) -> None:
+        """Take a task from a watch, or from a list (`kind` is None)."""
+        metadata = body["metadata"]
+        key, uid = (metadata["namespace"], metadata["name"]), metadata["uid"]
+        mine = self._view.saw(body)
+        if kind == "DELETED":
+            self._unchecked.pop(key, None)
+            self.tasks.remove(uid)
+            self._states.pop(uid, None)
+            self._running_since.pop(uid, None)
+            self._view.gone(uid)
+            self._deleted(body)
+            self._add(key)  # another one may have its name already
+            return
+        task = kept_task(body)
+        self._note_state(uid, str((task.get("status") or {}).get("state") or "Pending"))
+        before = self.tasks.not_over(uid)
+        self.tasks.put(key, uid, task)
+        if has_ended(task):
+            if kind is None:
+                self._unchecked[key] = None
+                self._some_unchecked.set()
+            elif has_ttl(task):
+                self._add(key, later=True)
+            elif not mine:
+                self._look(key, body)
+        elif before is not None and only_training_differs(before, task):
+            if self.is_acting:
+                self.queue.add_after(key, PROGRESS_SECONDS)
+        elif not mine:
+            self._look(key, body)
+
+    def _look(self, key: Key, body: Object, *, later: bool = False) -> None:
+        """Queue the task; while it is at work, wait for what that work wrote: this may be its event, faster than the response."""
+        if self.queue.is_at_work(key):
+            metadata = body["metadata"]
+            self._during_work.setdefault(key, []).append((metadata["uid"], metadata["resourceVersion"]))
+        else:
+            self._add(key, later=later)
+
+    def _add(self, key: Key, *, later: bool = False) -> None:
+        """Queue the task. A standby's queue stays empty: it would hold whatever it ever saw, and fills as it takes over."""
+        if self.is_acting:
+            self.queue.add(key, later=later)
+
+    def take_over(self) -> None:
+        """Queue what a standby has to look at as it becomes the leader: like after a start."""
+        self.last_resync = time.monotonic()  # a standby makes none
+        ended = set(self.tasks)
+        for key in self.tasks.open_keys():
+            ended.discard(key)
+            self.queue.add(key)
+        self._unchecked |= dict.fromkeys(ended)
+        self._some_unchecked.set()
+
+    def _note_state(self, uid: str, state: str) -> None:
+        self._states[uid] = sys.intern(state)
+        since = self._running_since.pop(uid, None) if state != "Pending" else None
+        if since is not None:
+            metrics.RUNNING_SECONDS.observe(time.monotonic() - since)
+
+    def count_states(self) -> None:
+        """Bring the metric of tasks by state up to date."""
+        metrics.TASKS.clear()
+        for state, number in Counter(self._states.values()).items():
+            metrics.TASKS.labels(state).set(number)
+
+    def job_seen(self, kind: str | None, body: Object) -> None:
+        """Take a Job."""
+        if kind == "ADDED":
+            for task in self.tasks.get(task_key(body), []):
+                created = datetime.fromisoformat(task["metadata"]["creationTimestamp"])
+                metrics.JOB_SECONDS.observe((datetime.now(UTC) - created).total_seconds())
+        self._child_seen(self.jobs, kind, body, kept_job)
+
+    def pod_seen(self, kind: str | None, body: Object) -> None:
+        """Take a pod."""
+        of = task_uid(body)
+        if (
+            kind is not None
+            and (body.get("status") or {}).get("phase") == "Running"
+            and self._states.get(of, "Running") != "Running"  # the pod of a deleted task runs on for its grace period
+        ):
+            self._running_since.setdefault(of, time.monotonic())
+        self._child_seen(self.pods, kind, body, kept_pod)
+
+    def note_seen(self, kind: str | None, body: Object) -> None:
+        """Take an Event about a Job or a pod."""
+        uid = body["metadata"]["uid"]
+        if kind == "DELETED":
+            self.notes.remove(uid)
+            return
+        self.notes.put(about(body), uid, kept_note(body))
+        key = self._view.task_of(about(body))
+        if key:
+            self._add(key)
+
+    def _child_seen(self, index: Index, kind: str | None, body: Object, kept: Callable[[Object], Object]) -> None:
+        uid = body["metadata"]["uid"]
+        # The owner of a Job is its task, whatever a person has made of the labels.
+        key = self.tasks.key_of(owner_uid(body)) or self.tasks.key_of(task_uid(body)) or task_key(body)
+        mine = self._view.saw(body)
+        if kind == "DELETED":
+            index.remove(uid)
+            self._view.gone(uid)
+            self._add(key)
+            return
+        child = kept(body)
+        before = index.not_over(uid)
+        index.put(task_uid(body), uid, child)
+        if kind is None:
+            self._add(key, later=True)
+        elif not mine and (before is None or differ(before, child)):
+            self._look(key, body, later=is_on_its_way(child))
+
+    def _deleted(self, body: Object) -> None:
         """Take the last state of a task that was deleted: an unfinished one was cancelled."""
+        if not self.is_acting:
+            return
         task = parse(body)
-        if self._history is not None and task is not None and not (task.status and task.status.finished_at):
-            self._history.submit([cancelled_row(task, datetime.now(UTC))])
+        if task is None:
+            return
+        if task.status and task.status.finished_at:
+            self.history.forget(task)
+        else:
+            attempts = attempts_of(self.pods.get(task.metadata.uid, []), task.status)
+            logs = logs_of(task, attempts, going=True)  # while the pod has its grace period
+            self.history.submit(cancelled_rows(task, attempts, datetime.now(UTC)), logs)
+
+    async def _learn(self, cluster: Cluster) -> None:
+        """Index the Jobs and pods before any task is looked at: without them it would seem to have none.
+
+        kopf lists them too, but it does not say when it is done.
+        """
+        while True:
+            try:
+                async for child in cluster.children():
+                    of, kept = (self.jobs, kept_job) if child["kind"] == "Job" else (self.pods, kept_pod)
+                    of.put(task_uid(child), child["metadata"]["uid"], kept(child))
+            except ClusterError as error:
+                log.warning("the Jobs and pods cannot be listed: %s", error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _act(self, cluster: Cluster) -> None:
+        """Work, as soon as this replica is the one to do it."""
+        if self.leadership is not None:
+            await self.leadership.held.wait()
+            self.take_over()
+        reconciler = Reconciler(cluster, self._view, self._settings, self.history)
+        workers = [_start(self._work(reconciler)) for _ in range(WORKERS)]
+        others = [_start(self._resync(cluster)), _start(self._check_ended())]
+        if isinstance(self.history, HistoryWriter):
+            self.history.read_log = _reader(cluster)
+            self.history.again = lambda key: self.queue.add(key, later=True)
+            others += [_start(self.history.run()), _start(close_orphans(self.history, cluster, self.tasks.has))]
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await _cancel(others[:2])
+            self.queue.stop()
+            await asyncio.wait(workers, timeout=FINISH_WORK_SECONDS)
+            await _cancel(workers)
+            await self.history.flush(FLUSH_HISTORY_SECONDS)
+            await _cancel(others)
+            if self.leadership is not None:
+                await self.leadership.release()
 
     async def _work(self, reconciler: Reconciler) -> None:
-        while True:
-            key = await self.queue.get()
-            try:
-                await reconciler.reconcile(*key)
-            except ClusterError as error:
-                delay = self.queue.retry(key)
-                log.warning("%s/%s: %s; next try in %.1f s", *key, error, delay)
-            except Exception:
-                # A defect must not take the other tasks down with it: log it in full, keep trying this one.
-                log.exception("%s/%s: the reconcile failed", *key)
-                self.queue.retry(key)
-            else:
-                self.queue.forget(key)
-            finally:
-                self.queue.done(key)
+        while (key := await self.queue.get()) is not None:
+            begin = time.monotonic()
+            with logging_about(namespace=key[0], task=key[1]):
+                await self._reconcile(reconciler, key)
+            metrics.RECONCILE_SECONDS.observe(time.monotonic() - begin)
+            self.finish(key)
+            await asyncio.sleep(0)  # a reconcile that needs no request would never let the watches in
 
-    async def _resync(self, cluster: Cluster, view: WatchedObjects) -> None:
-        """Hold the indexes against a live list now and then, and look at every task again."""
+    def finish(self, key: Key) -> None:
+        """Mark the work on a task as done; it is looked at again if somebody else changed something meanwhile."""
+        if any(not self._view.is_ours(*version) for version in self._during_work.pop(key, ())):
+            self.queue.add(key)
+        self.queue.done(key)
+
+    async def _reconcile(self, reconciler: Reconciler, key: Key) -> None:
+        try:
+            again = await reconciler.reconcile(*key)
+        except ClusterError as error:
+            metrics.RECONCILE_ERRORS.labels("api").inc()
+            delay = self.queue.retry(key)
+            log.warning("%s/%s: %s; next try in %.1f s", *key, error, delay)
+        except Exception:
+            # A defect must not take the other tasks down with it: log it in full, keep trying this one.
+            metrics.RECONCILE_ERRORS.labels("defect").inc()
+            log.exception("%s/%s: the reconcile failed", *key)
+            self.queue.retry(key)
+        else:
+            self.queue.forget(key)
+            if again == AFTER_OTHERS:
+                self.queue.add(key, later=True)
+            elif again is not None:
+                self.queue.add_after(key, again.total_seconds())
+
+    async def _check_ended(self) -> None:
+        """Look at the tasks that ended before this process started, but for those whose end is on record.
+
+        There may be ten thousand of them, and one that still needs something: the history is asked in batches.
+        """
+        while True:
+            self._some_unchecked.clear()
+            while self._unchecked:
+                keys = list(self._unchecked)[: HistoryWriter.BATCH]
+                bodies = [(key, task) for key in keys for task in self.tasks.get(key, [])]
+                recorded = await self.history.recorded([task for _, task in bodies])
+                for key, task in bodies:
+                    if task["metadata"]["uid"] not in recorded or has_ttl(task):
+                        self.queue.add(key, later=True)
+                for key in keys:
+                    self._unchecked.pop(key, None)
+                await asyncio.sleep(0)
+            await self._some_unchecked.wait()
+
+    async def _resync(self, cluster: Cluster) -> None:
+        """Hold the indexes against a live list now and then, and look at every open task again."""
+        missing: set[str] = set()
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            believed = view.uids()  # before the list: what is created meanwhile is not taken for a ghost
+            believed = self._view.uids()  # before the list: what is created meanwhile is not taken for a ghost
+            live: set[str] = set()
             try:
-                live = await cluster.list_uids()
+                async for item in cluster.tasks():
+                    live.add(item["metadata"]["uid"])
+                async for item in cluster.children():
+                    live.add(item["metadata"]["uid"])
             except ClusterError as error:
                 log.warning("resync: %s", error)
                 continue
             ghosts = believed - live
             if ghosts:
                 log.info("resync: %d objects were deleted while no watch was looking", len(ghosts))
-                view.bury(ghosts)
-            for key in view.tasks():
-                self.queue.add(key)
+                self._view.bury(ghosts)
+                for uid in ghosts:
+                    self._states.pop(uid, None)
+            unknown = live - self._view.uids()
+            self.unseen, missing = unknown & missing, unknown
+            self.last_resync = time.monotonic()
+            for key in self.tasks.open_keys():
+                self.queue.add(key, later=True)
 
 
-async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+def _reader(cluster: Cluster) -> Callable[[str, str], Awaitable[str | None]]:
+    async def read(namespace: str, pod: str) -> str | None:
+        try:
+            return await cluster.log_tail(namespace, pod)
+        except ClusterError as error:
+            log.info("%s/%s: no log to keep: %s", namespace, pod, error)
+            # 400: the container never started. Whatever else is no answer to whether there is a log.
+            return "" if error.not_found or error.status == 400 else None
+
+    return read
+
+
+def _start(loop: Any) -> "asyncio.Task[None]":
+    task: asyncio.Task[None] = asyncio.create_task(loop)
+    task.add_done_callback(_die_loudly)
+    return task
+
+
+async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _die_loudly(task: asyncio.Task[None]) -> None:
-    """End the process when a loop ends by itself: a restart is better than an operator that only looks alive."""
-    if not task.cancelled():
+def _die_loudly(task: "asyncio.Task[None]") -> None:
+    """End the process when a loop fails: a restart is better than an operator that only looks alive."""
+    if not task.cancelled() and task.exception() is not None:
         log.critical("a background loop ended", exc_info=task.exception())
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The pods of a task -> its attempts: when each ran, where, and why it ended, in the user's words. Pure."""
+"""The pods of a task, and what its status remembers -> its attempts: when each ran, where, and why it ended. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -7,47 +7,44 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from trainingtask_api import ExitCode, TrainingReport, names
+from trainingtask_api import AttemptRecord, ExitCode, Reason, TrainingReport, TrainingTaskStatus, names
+from trainingtask_operator.causes import Cause, Note, disruption, why_failed, why_waiting
 
 Object = Mapping[str, Any]
 
-# Why Kubernetes took a pod away -> our word for it.
-_DISRUPTIONS = {
-    "PreemptionByScheduler": "Preempted",
-    "DeletionByTaintManager": "NodeLost",
-    "DeletionByPodGC": "NodeLost",
-    "EvictionByEvictionAPI": "Evicted",
-    "TerminationByKubelet": "Evicted",
-}
-_IMAGE_TROUBLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One stable CamelCase word, and one sentence for a person."""
-
-    reason: str
-    message: str
+REMEMBERED = 16  # as many as status.attempts may hold
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One pod of a task's Job."""
+    """One pod of a task's Job, or what is remembered of it."""
 
     number: int
     reported: int  # what the trainer takes for its number: the pod's own count
-    pod: str
+    pod: str | None
+    exists: bool  # the pod is still there
     node: str | None
     image: str | None
-    phase: str  # the pod's: Pending, Running, Succeeded or Failed
-    created: datetime
+    phase: str  # the pod's: Pending, Running, Succeeded or Failed; Unknown when it is gone
+    leaving: bool  # the pod is being deleted
+    created: datetime | None
     started: datetime | None
     finished: datetime | None
+    exit_code: int | None
     cause: Cause | None  # of a failed pod, or of one on a node that is lost
     counted: bool  # failed for good: what comes after it is another attempt
     trouble: Cause | None  # of a pod that cannot start
-    report: TrainingReport | None  # the trainer's termination message
-    users_mistake: bool
+    last_words: TrainingReport | None  # the trainer's termination message
+
+    @property
+    def users_mistake(self) -> bool:
+        """The trainer refused the task: it is not tried again."""
+        return self.exit_code == ExitCode.USER_ERROR
+
+    @property
+    def begun(self) -> bool:
+        """It ran, or failed before it could."""
+        return self.started is not None or self.cause is not None
 
 
 def parse_time(text: str) -> datetime:
@@ -55,63 +52,167 @@ def parse_time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def attempts_of(pods: Iterable[Object]) -> list[Attempt]:
+def attempts_of(
+    pods: Iterable[Object], status: TrainingTaskStatus | None = None, notes: Mapping[str, Note] | None = None
+) -> list[Attempt]:
     """Return the attempts in order; of two pods of one attempt (suspended and resumed) the later one stands.
 
-    Kubernetes forgets its count of failures when a Job is suspended, so a pod that follows a failed one is the next
-    attempt even if its own count says otherwise.
+    A pod keeps the number that the status remembers for it. Kubernetes forgets its count of failures when a Job is
+    suspended, so a new pod that follows a failed one is the next attempt even if its own count says otherwise.
+
+    Parameters
+    ----------
+    pods
+        The task's, in any order.
+    status
+        The task's, as it is stored: what it remembers of attempts, and the trainer's latest report.
+    notes
+        Events about the pods, by the pod's uid.
     """
-    found: list[Attempt] = []
-    for attempt in sorted((_attempt(pod) for pod in pods), key=lambda attempt: attempt.created):
-        last = found[-1] if found else None
-        number = max(attempt.number, last.number + (1 if last.counted else 0)) if last else attempt.number
-        if last and last.number == number:
-            found.pop()
-        found.append(replace(attempt, number=number))
-    return found
+    remembered = (status and status.attempts) or []
+    report = status.training if status else None
+    known: dict[str | None, int] = {record.pod: record.number for record in remembered if record.pod}
+    found = {record.number: _remembered(record) for record in remembered}
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+        attempt = _attempt(pod, report, notes or {})
+        number = known.get(attempt.pod) or max(
+            [attempt.number, *(other.number + (1 if other.counted else 0) for other in found.values())]
+        )
+        found[number] = replace(attempt, number=number)
+    return _without_gaps(found, report)
 
 
-def _attempt(pod: Object) -> Attempt:
+def _without_gaps(found: dict[int, Attempt], report: TrainingReport | None) -> list[Attempt]:
+    """Return the attempts by number; what ended unseen, while no operator looked, has ended all the same."""
+    if not found:
+        return []
+    whole = [found[max(found)]]
+    while whole[0].number > 1 and len(whole) < REMEMBERED:
+        number = whole[0].number - 1
+        attempt = found.get(number) or _remembered(AttemptRecord(number=number))
+        if not attempt.exists and attempt.cause is None:
+            attempt = _ended_unseen(attempt, report, before=whole[0])
+        elif attempt.cause is not None:
+            attempt = replace(attempt, counted=True)  # also a pod deleted by hand: another attempt has followed it
+        whole.insert(0, attempt)
+    return whole
+
+
+def _ended_unseen(attempt: Attempt, report: TrainingReport | None, before: Attempt) -> Attempt:
+    own = report if report and report.attempt == attempt.number else None
+    if own is not None and own.failure is not None:
+        cause = Cause(own.failure.reason, own.failure.message)
+    else:
+        cause = Cause(Reason.POD_LOST, "The attempt's pod was deleted before anybody could see why it ended.")
+    finished = (own and own.finish_time) or before.created or before.finished
+    return replace(attempt, cause=cause, counted=True, finished=finished)
+
+
+def _remembered(record: AttemptRecord) -> Attempt:
+    """Return an attempt whose pod is not there (or not yet looked at)."""
+    cause = Cause(record.reason, f"Attempt {record.number} ended: {record.reason}.") if record.reason else None
+    return Attempt(
+        number=record.number,
+        reported=record.number,
+        pod=record.pod,
+        exists=False,
+        node=record.node,
+        image=None,
+        phase="Unknown",
+        leaving=False,
+        created=record.start_time,
+        started=record.start_time,
+        finished=record.finish_time,
+        exit_code=record.exit_code,
+        cause=cause,
+        counted=cause is not None,
+        trouble=None,
+        last_words=None,
+    )
+
+
+def records_of(
+    begun: list[Attempt], *, ended_at: datetime | None = None, failure: str | None = None
+) -> list[AttemptRecord]:
+    """Return what the status remembers of the attempts.
+
+    An attempt that succeeded, or that the trainer refused, stays open until the task has ended: to tell its end would
+    be a write of its own, a moment before the Job's verdict. So does one without a reason: a pod that follows it is
+    the same attempt, as after a suspension.
+
+    Parameters
+    ----------
+    begun
+        The attempts that have begun, in order.
+    ended_at
+        When the task ended, None while it has not.
+    failure
+        Why it failed.
+    """
+    records = [_record(attempt) for attempt in begun[-REMEMBERED:]]
+    if records and ended_at is not None:
+        last = begun[-1]
+        own = last.cause.reason if last.cause and failure == Reason.RETRIES_EXHAUSTED else failure
+        end = {"finish_time": last.finished or ended_at, "exit_code": last.exit_code, "reason": own and own[:128]}
+        records[-1] = records[-1].model_copy(update=end)
+    return records
+
+
+def _record(attempt: Attempt) -> AttemptRecord:
+    failed = attempt.counted and not attempt.users_mistake
+    return AttemptRecord(
+        number=attempt.number,
+        pod=attempt.pod,
+        node=attempt.node,
+        start_time=attempt.started,
+        finish_time=attempt.finished if failed else None,
+        exit_code=attempt.exit_code if failed else None,
+        reason=attempt.cause.reason[:128] if failed and attempt.cause else None,
+    )
+
+
+def _attempt(pod: Object, report: TrainingReport | None, notes: Mapping[str, Note]) -> Attempt:
     metadata, status = pod["metadata"], pod.get("status", {})
     annotations = metadata.get("annotations") or {}
     container = _container_status(status)
     state = container.get("state", {})
     ended: Object = state.get("terminated") or {}
     running: Object = state.get("running") or {}
-    report = _report(ended.get("message", ""))
+    last_words = _last_words(ended.get("message", ""))
     started = ended.get("startedAt") or running.get("startedAt")
     phase = status.get("phase", "Pending")
-    exit_code = ended.get("exitCode")
-    disruption = _disruption(status)
+    taken = disruption(status)
     leaving = "deletionTimestamp" in metadata
     counts = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
     number = 1 + sum(_count(annotations, name) for name in counts)
     # On a node that is lost nobody is left to say that the pod has ended.
-    cause = disruption if leaving else None
+    cause = taken if leaving else None
     if phase == "Failed":
-        cause = _cause(pod, ended, report, disruption)
+        cause = why_failed(pod, ended, last_words, report if report and report.attempt == number else None)
     return Attempt(
         number=number,
         reported=number,
         pod=metadata["name"],
+        exists=True,
         node=pod.get("spec", {}).get("nodeName"),
         image=pod.get("spec", {}).get("image"),
         phase=phase,
+        leaving=leaving,
         created=parse_time(metadata["creationTimestamp"]),
         started=parse_time(started) if started else None,
         finished=parse_time(ended["finishedAt"]) if ended.get("finishedAt") else None,
+        exit_code=ended.get("exitCode"),
         cause=cause,
         # A pod that the Job controller deletes to suspend the Job is no failure.
-        counted=phase == "Failed" and (not leaving or disruption is not None),
-        trouble=_trouble(status, container) if phase == "Pending" else None,
-        report=report,
-        users_mistake=exit_code == ExitCode.USER_ERROR,
+        counted=phase == "Failed" and (not leaving or taken is not None),
+        trouble=why_waiting(status, container, notes.get(metadata["uid"])) if phase == "Pending" else None,
+        last_words=last_words,
     )
 
 
 def _count(annotations: Object, name: str) -> int:
     value = str(annotations.get(name, "0"))
-    return int(value) if value.isdigit() else 0
+    return int(value) if value.isdecimal() and len(value) < 7 else 0  # else somebody wrote into it
 
 
 def _container_status(status: Object) -> Object:
@@ -119,63 +220,9 @@ def _container_status(status: Object) -> Object:
     return next((item for item in statuses if item.get("name") == names.TRAINER_CONTAINER), {})
 
 
-def _report(message: str) -> TrainingReport | None:
+def _last_words(message: str) -> TrainingReport | None:
     """Return the trainer's termination message; a killed trainer leaves the tail of its log instead."""
     try:
         return TrainingReport.model_validate_json(message)
     except ValidationError:
         return None
-
-
-def _disruption(status: Object) -> Cause | None:
-    """Return why Kubernetes takes the pod off its node, None when it does not."""
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            word = _DISRUPTIONS.get(condition.get("reason", ""), "Evicted")
-            return Cause(word, f"The pod was taken off its node: {condition.get('message') or condition.get('reason')}")
-    if status.get("reason") == "Evicted":
-        return Cause("Evicted", f"The node evicted the pod: {status.get('message', '')}")
-    return None
-
-
-def _cause(pod: Object, ended: Object, report: TrainingReport | None, disruption: Cause | None) -> Cause:
-    """Return why a failed pod failed; the trainer's own words come first, then Kubernetes' evidence."""
-    status = pod["status"]
-    if report and report.failure and ended.get("exitCode") != ExitCode.INTERRUPTED:
-        return Cause(report.failure.reason, report.failure.message)
-    if ended.get("reason") == "OOMKilled":
-        limit = pod.get("spec", {}).get("memoryLimit") or "its limit"
-        return Cause(
-            "OOMKilled",
-            f"The trainer needed more memory than {limit}: raise spec.resources.memory, or lower training.batchSize or preprocessor.maxLength.",
-        )
-    if disruption:
-        return disruption
-    if ended.get("exitCode") == ExitCode.INTERRUPTED:
-        return Cause("Interrupted", "The trainer was told to stop (SIGTERM).")
-    if ended:
-        tail = str(ended.get("message", "")).strip().splitlines()[-3:]
-        said = f" Last it said: {' | '.join(tail)}" if tail and not report else ""
-        return Cause("TrainerCrashed", f"The trainer ended with exit code {ended.get('exitCode')}.{said}"[:1800])
-    return Cause(
-        status.get("reason") or "PodFailed", status.get("message") or "The pod failed before the trainer started."
-    )
-
-
-def _trouble(status: Object, container: Object) -> Cause | None:
-    """Return why a pending pod does not start, None while it is simply on its way."""
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return Cause("Unschedulable", f"No node can take the pod: {condition.get('message', '')}")
-    waiting: Object = container.get("state", {}).get("waiting") or {}
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE_TROUBLE:
-        return Cause("ImagePullFailed", f"The trainer image cannot be pulled: {message}")
-    if reason == "CreateContainerConfigError":
-        return Cause(
-            "SecretNotFound" if "secret" in message else "ContainerConfigError",
-            f"The container cannot be created: {message}",
-        )
-    if reason in ("CreateContainerError", "RunContainerError"):
-        return Cause(reason, f"The container cannot be started: {message}")
-    return None

@@ -1,21 +1,28 @@
-"""What the operator asks of a cluster: a narrow protocol, and its one real implementation over kubernetes.aio."""
+"""What the operator asks of a cluster: a narrow protocol, and its one real implementation."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import aiohttp
-from kubernetes.aio import client, config
-from kubernetes.aio.client.exceptions import ApiException
 
 from trainingtask_api import names
+from trainingtask_operator import metrics
+from trainingtask_operator.index import kept_pod
 
 Manifest = dict[str, Any]
 
 REQUEST_TIMEOUT_SECONDS = 20.0
+LEASE_TIMEOUT_SECONDS = 5.0
 PAGE_SIZE = 500
+CONNECTIONS = 32
+LOGIN_SECONDS = 60.0
+LOG_LINES = 100
+LOG_BYTES = 16 * 1024
+LOG_TIMEOUT_SECONDS = 3.0  # a node that is gone must not hold up the rows of all tasks
 
 
 class ClusterError(Exception):
@@ -62,172 +69,260 @@ class Cluster(Protocol):
     async def patch_job(self, namespace: str, name: str, patch: Manifest) -> Manifest:
         """Merge `patch` into the Job and return it."""
 
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """Delete the Job, and its pods after it."""
+
+    async def is_ending(self, namespace: str) -> bool:
+        """Tell whether the namespace is being deleted."""
+
     async def create_event(self, event: Manifest) -> None:
         """Create an Event (events.k8s.io/v1)."""
 
-    async def list_uids(self) -> set[str]:
-        """Return the uids of all live tasks and of their Jobs and pods."""
+    async def get_task(self, namespace: str, name: str) -> Manifest:
+        """Return the task."""
+
+    async def log_tail(self, namespace: str, pod: str) -> str:
+        """Return the last lines that the pod's trainer printed."""
+
+    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+        """Stop or release the Job in Kueue's queue; False when there is no Workload of the Job."""
+
+    async def pods_of(self, namespace: str, task_uid: str) -> list[Manifest]:
+        """Return the live pods of a task, as far as a reconcile reads them."""
+
+    def tasks(self) -> AsyncIterator[Manifest]:
+        """Iterate over all live tasks."""
+
+    def children(self) -> AsyncIterator[Manifest]:
+        """Iterate over the live Jobs and pods of tasks; each says its `kind`."""
+
+    async def get_lease(self, namespace: str, name: str) -> Manifest:
+        """Return the Lease."""
+
+    async def create_lease(self, lease: Manifest) -> Manifest:
+        """Create the Lease and return it."""
+
+    async def replace_lease(self, lease: Manifest) -> Manifest:
+        """Replace the Lease, unless it has changed since it was read, and return it."""
+
+
+class Credentials(Protocol):
+    """How to reach the API server; kopf's `ConnectionInfo` is one."""
+
+    server: str
+
+    def as_http_headers(self) -> dict[str, str]:
+        """Return the header that says who asks."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """Return how both ends prove who they are."""
 
 
 @asynccontextmanager
-async def connect() -> AsyncIterator[Cluster]:
-    """Connect with the pod's service account, or with the kubeconfig outside a cluster."""
-    configuration = client.Configuration()
-    try:
-        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    except config.ConfigException:
-        await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    async with client.ApiClient(configuration) as api:
-        yield KubernetesCluster(api)
+async def connect(login: Callable[[], Credentials]) -> AsyncIterator[Cluster]:
+    """Connect as `login` says; it is asked again every minute, for a pod's token is renewed within the hour."""
+    connector = aiohttp.TCPConnector(ssl=login().as_ssl_context(), limit=CONNECTIONS)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield KubernetesCluster(session, login)
 
 
-@asynccontextmanager
-async def _translated() -> AsyncIterator[None]:
-    try:
-        yield
-    except ApiException as error:
-        raise ClusterError(error.status or 0, _message(error)) from error
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
-
-
-def _message(error: ApiException) -> str:
+def _message(text: str, fallback: str) -> str:
     """Return the API server's own sentence, without headers and dumps."""
     try:
-        return str(json.loads(error.body or "{}")["message"])
+        return str(json.loads(text or "{}")["message"])
     except (ValueError, KeyError, TypeError):
-        return f"{error.status} {error.reason}"
+        return fallback
+
+
+_TASKS = f"/apis/{names.API_VERSION}"
+_JOBS = "/apis/batch/v1"
+_LEASES = "/apis/coordination.k8s.io/v1"
+_BY_US = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
+_JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
 
 
 class KubernetesCluster:
     """`Cluster` on a real API server. Everything stays plain JSON: models would cost more than the requests."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._objects = client.CustomObjectsApi(api)
-        self._core = client.CoreV1Api(api)
+    def __init__(self, session: aiohttp.ClientSession, login: Callable[[], Credentials]) -> None:
+        self._session = session
+        self._login = login
+        self._credentials = login()
+        self._logged_in = time.monotonic()
 
     async def apply_status(self, namespace: str, name: str, uid: str, status: Manifest, *, manager: str) -> Manifest:
         """See `Cluster`."""
+        written = await self._apply_status(namespace, name, uid, status, manager)
+        if written["metadata"]["uid"] != uid:
+            # For a status the API server does not compare the uid: another task of this name has got what is not its own.
+            await self._apply_status(namespace, name, uid, {"state": "Pending"}, manager)  # null would be refused
+            raise ClusterError(409, f"TrainingTask {namespace}/{name} was deleted and created again")
+        return written
+
+    async def _apply_status(self, namespace: str, name: str, uid: str, status: Manifest, manager: str) -> Manifest:
         body = {
             "apiVersion": names.API_VERSION,
             "kind": names.KIND,
             "metadata": {"namespace": namespace, "name": name, "uid": uid},
             "status": status,
         }
-        async with _translated():
-            return cast(
-                "Manifest",
-                await self._objects.patch_namespaced_custom_object_status(
-                    names.GROUP,
-                    names.VERSION,
-                    namespace,
-                    names.PLURAL,
-                    name,
-                    body,
-                    field_manager=manager,
-                    force=True,
-                    _content_type="application/apply-patch+yaml",
-                    _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                ),
-            )
+        path = f"{_TASKS}/namespaces/{namespace}/{names.PLURAL}/{name}/status"
+        return await self._json("PATCH", path, body, _APPLY, params={"fieldManager": manager, "force": "true"})
 
     async def get_job(self, namespace: str, name: str) -> Manifest:
         """See `Cluster`."""
-        async with _translated():
-            return cast(
-                "Manifest",
-                await self._objects.get_namespaced_custom_object(
-                    "batch", "v1", namespace, "jobs", name, _request_timeout=REQUEST_TIMEOUT_SECONDS
-                ),
-            )
+        return await self._json("GET", f"{_JOBS}/namespaces/{namespace}/jobs/{name}")
 
     async def create_job(self, job: Manifest) -> Manifest:
         """See `Cluster`."""
-        async with _translated():
-            return cast(
-                "Manifest",
-                await self._objects.create_namespaced_custom_object(
-                    "batch",
-                    "v1",
-                    job["metadata"]["namespace"],
-                    "jobs",
-                    job,
-                    field_manager=names.OPERATOR_FIELD_MANAGER,
-                    _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                ),
-            )
+        path = f"{_JOBS}/namespaces/{job['metadata']['namespace']}/jobs"
+        return await self._json("POST", path, job, params=_BY_US)
 
     async def patch_job(self, namespace: str, name: str, patch: Manifest) -> Manifest:
         """See `Cluster`."""
-        async with _translated():
-            return cast(
-                "Manifest",
-                await self._objects.patch_namespaced_custom_object(
-                    "batch",
-                    "v1",
-                    namespace,
-                    "jobs",
-                    name,
-                    patch,
-                    field_manager=names.OPERATOR_FIELD_MANAGER,
-                    _content_type="application/merge-patch+json",
-                    _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                ),
-            )
+        path = f"{_JOBS}/namespaces/{namespace}/jobs/{name}"
+        return await self._json("PATCH", path, patch, _MERGE, params=_BY_US)
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """See `Cluster`."""
+        path = f"{_JOBS}/namespaces/{namespace}/jobs/{name}"
+        await self._json("DELETE", path, {"propagationPolicy": "Background"})
+
+    async def is_ending(self, namespace: str) -> bool:
+        """See `Cluster`."""
+        found = await self._json("GET", f"/api/v1/namespaces/{namespace}")
+        return (found.get("status") or {}).get("phase") == "Terminating"
 
     async def create_event(self, event: Manifest) -> None:
         """See `Cluster`."""
-        async with _translated():
-            await self._objects.create_namespaced_custom_object(
-                "events.k8s.io",
-                "v1",
-                event["metadata"]["namespace"],
-                "events",
-                event,
-                _request_timeout=REQUEST_TIMEOUT_SECONDS,
-            )
+        await self._json("POST", f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events", event)
 
-    async def list_uids(self) -> set[str]:
+    async def get_task(self, namespace: str, name: str) -> Manifest:
         """See `Cluster`."""
+        return await self._json("GET", f"{_TASKS}/namespaces/{namespace}/{names.PLURAL}/{name}")
 
-        async def of(group: str, version: str, plural: str, selector: str, page: str) -> Manifest:
-            return cast(
-                "Manifest",
-                await self._objects.list_cluster_custom_object(
-                    group,
-                    version,
-                    plural,
-                    label_selector=selector,
-                    limit=PAGE_SIZE,
-                    _continue=page,
-                    _request_timeout=REQUEST_TIMEOUT_SECONDS,
-                ),
-            )
+    async def pods_of(self, namespace: str, task_uid: str) -> list[Manifest]:
+        """See `Cluster`."""
+        pods = self._pages(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{names.TASK_UID_LABEL}={task_uid}")
+        return [dict(kept_pod(pod)) async for pod in pods]
 
-        async def pods(page: str) -> Manifest:
-            response = await self._core.list_pod_for_all_namespaces_without_preload_content(
-                label_selector=names.TASK_UID_LABEL,
-                limit=PAGE_SIZE,
-                _continue=page,
-                _request_timeout=REQUEST_TIMEOUT_SECONDS,
-            )
-            body = await response.read()
-            if response.status >= 400:  # this variant of the call leaves that to its caller
-                raise ApiException(status=response.status, reason=response.reason, body=body.decode())
-            listed: Manifest = json.loads(body)
-            return listed
+    async def log_tail(self, namespace: str, pod: str) -> str:
+        """See `Cluster`."""
+        text = await self._text(
+            "GET",
+            f"/api/v1/namespaces/{namespace}/pods/{pod}/log",
+            timeout=LOG_TIMEOUT_SECONDS,
+            params={
+                "container": names.TRAINER_CONTAINER,
+                "tailLines": str(LOG_LINES),
+                # The limit counts from the first of these lines: generous here, exact below.
+                "limitBytes": str(16 * LOG_BYTES),
+            },
+        )
+        return text.encode()[-LOG_BYTES:].decode(errors="ignore")
 
-        tasks = partial(of, names.GROUP, names.VERSION, names.PLURAL, "")
-        jobs = partial(of, "batch", "v1", "jobs", names.TASK_UID_LABEL)
-        uids: set[str] = set()
-        async with _translated():
-            lists: tuple[Callable[[str], Awaitable[Manifest]], ...] = (tasks, jobs, pods)
-            for pages in lists:
-                page = ""
-                while True:
-                    listed = await pages(page)
-                    uids.update(item["metadata"]["uid"] for item in listed["items"])
-                    page = listed["metadata"].get("continue", "")
-                    if not page:
-                        break
-        return uids
+    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+        """See `Cluster`."""
+        for version in names.KUEUE_VERSIONS:
+            path = f"/apis/{names.KUEUE_GROUP}/{version}/namespaces/{namespace}/workloads"
+            try:
+                found = await self._json(
+                    "GET", path, params={"labelSelector": f"{names.KUEUE_JOB_UID_LABEL}={job_uid}"}
+                )
+                for workload in found["items"]:
+                    await self._json(
+                        "PATCH",
+                        f"{path}/{workload['metadata']['name']}",
+                        {"spec": {"active": active}},
+                        _MERGE,
+                        params=_BY_US,
+                    )
+            except ClusterError as error:
+                if not error.not_found:  # this version is not served
+                    raise
+            else:
+                return bool(found["items"])
+        return False
+
+    async def tasks(self) -> AsyncIterator[Manifest]:
+        """See `Cluster`."""
+        async for task in self._pages(f"{_TASKS}/{names.PLURAL}"):
+            yield task
+
+    async def children(self) -> AsyncIterator[Manifest]:
+        """See `Cluster`."""
+        for kind, path in (("Job", f"{_JOBS}/jobs"), ("Pod", "/api/v1/pods")):
+            async for item in self._pages(path, labelSelector=names.TASK_UID_LABEL):
+                yield {**item, "kind": kind}  # the items of a list do not say it
+
+    async def get_lease(self, namespace: str, name: str) -> Manifest:
+        """See `Cluster`."""
+        return await self._json("GET", f"{_LEASES}/namespaces/{namespace}/leases/{name}", timeout=LEASE_TIMEOUT_SECONDS)
+
+    async def create_lease(self, lease: Manifest) -> Manifest:
+        """See `Cluster`."""
+        path = f"{_LEASES}/namespaces/{lease['metadata']['namespace']}/leases"
+        return await self._json("POST", path, lease, timeout=LEASE_TIMEOUT_SECONDS)
+
+    async def replace_lease(self, lease: Manifest) -> Manifest:
+        """See `Cluster`."""
+        metadata = lease["metadata"]
+        path = f"{_LEASES}/namespaces/{metadata['namespace']}/leases/{metadata['name']}"
+        return await self._json("PUT", path, lease, timeout=LEASE_TIMEOUT_SECONDS)
+
+    async def _pages(self, path: str, **params: str) -> AsyncIterator[Manifest]:
+        while True:
+            listed = await self._json("GET", path, params={"limit": str(PAGE_SIZE), **params})
+            for item in listed["items"]:
+                yield item
+            page = listed["metadata"].get("continue", "")
+            if not page:
+                return
+            params["continue"] = page
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        body: Manifest | None = None,
+        kind: str = _JSON,
+        *,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109 - of the request alone
+        params: dict[str, str] | None = None,
+    ) -> Manifest:
+        answer: Manifest = json.loads(await self._text(method, path, body, kind, timeout=timeout, params=params))
+        return answer
+
+    async def _text(
+        self,
+        method: str,
+        path: str,
+        body: Manifest | None = None,
+        kind: str = _JSON,
+        *,
+        timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109
+        params: dict[str, str] | None = None,
+    ) -> str:
+        if time.monotonic() - self._logged_in > LOGIN_SECONDS:
+            self._credentials, self._logged_in = self._login(), time.monotonic()
+        headers = {"Content-Type": kind, "User-Agent": names.OPERATOR_FIELD_MANAGER}
+        headers |= self._credentials.as_http_headers()
+        status = 0
+        try:
+            async with self._session.request(
+                method,
+                self._credentials.server + path,
+                data=None if body is None else json.dumps(body),
+                headers=headers,
+                params=params,
+                timeout=aiohttp.ClientTimeout(total=timeout),
+            ) as response:
+                text = await response.text()
+                status = response.status
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
+        finally:
+            metrics.count_request(method, path, status)
+        if status >= 400:
+            raise ClusterError(status, _message(text, f"{status} {response.reason}"))
+        return text

@@ -4,18 +4,19 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from trainingtask_api import Condition, TrainingTask, names
+from trainingtask_api import Condition, Reason, TrainingTask, names
 
 # A task that goes well costs no event: its conditions say it all, and a thousand tasks spare a thousand requests.
 _TROUBLE = {("Accepted", "False"), ("Failed", "True"), ("Interrupted", "True")}
-_NOT_TROUBLE = {"Starting", "SuspendedByUser", "Ended"}
+_ALWAYS_TROUBLE = {Reason.PROGRESS_STALE, Reason.QUEUE_UNAVAILABLE}
+_NOT_TROUBLE = {Reason.STARTING, Reason.WAITING_FOR_QUOTA, Reason.SUSPENDED_BY_USER, Reason.ENDED}
 
 
 def is_trouble(condition: Condition) -> bool:
     """Tell whether a transition to this condition deserves a Warning."""
     if condition.type == "Running" and condition.status == "False":
         return condition.reason not in _NOT_TROUBLE
-    return (condition.type, condition.status) in _TROUBLE
+    return condition.reason in _ALWAYS_TROUBLE or (condition.type, condition.status) in _TROUBLE
 
 
 def warnings_for(task: TrainingTask, transitions: list[Condition], now: datetime) -> list[dict[str, Any]]:

@@ -1,104 +1,113 @@
-"""The only file with kopf decorators: watch tasks, their Jobs and their pods, and put the task's key on the queue."""
+"""The only file with kopf decorators: watch tasks, their Jobs, pods and Events, and hand what is seen to the app.
 
+Handlers are coroutines: kopf runs plain functions in threads, where neither the queue nor the indexes may be touched.
+"""
+
+import contextlib
 from typing import Any
 
 import kopf
 
 from trainingtask_api import names
 from trainingtask_operator.app import App
+from trainingtask_operator.health import serve
 
-Key = tuple[str, str]
+PAGE_SIZE = 250
 
 
 @kopf.on.startup(id="start")
-async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **indexes: Any) -> None:
-    """Configure kopf and start the workers over its indexes."""
+async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
+    """Configure kopf and start the workers."""
     settings.posting.enabled = False  # log lines are not Events; events.py decides what is one
     settings.peering.standalone = True
     settings.process.ultimate_exiting_timeout = 20
     settings.watching.server_timeout = 300
+    settings.watching.chunk_size = PAGE_SIZE
+    settings.queueing.idle_timeout = 0.5  # an idle worker holds on to the last state of its object
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.persistence.progress_storage = NoProgress()
     for kind in ("jobs", "pods"):
         settings.watching.label_selectors[kind] = names.TASK_UID_LABEL
+    # The same Events under both of their groups: a watch has one field selector, and takes no "or".
+    settings.watching.field_selectors["", "events"] = "reason=FailedCreate,involvedObject.kind=Job"
+    settings.watching.field_selectors["events.k8s.io", "events"] = "reason=FailedMount,regarding.kind=Pod"
     app: App = memo.app
-    await app.start(indexes["tasks"], indexes["jobs"], indexes["pods"])
+    memo.servers = contextlib.AsyncExitStack()
+    await memo.servers.enter_async_context(serve(app))  # first: the process lives while it waits for the API server
+    await app.start(lambda: login(settings=settings))
 
 
-@kopf.on.login(id="login")
-def login(**kwargs: Any) -> Any:
-    """Use the pod's service account or a kubeconfig; kopf's other ways would load a second Kubernetes client."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+def login(settings: kopf.OperatorSettings, **_: Any) -> Any:
+    """Use the pod's service account or a kubeconfig; kopf's other ways would load a Kubernetes client."""
+    return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+
+
+kopf.on.login(id="login")(login)
 
 
 @kopf.on.cleanup(id="stop")
 async def stop(memo: kopf.Memo, **_: Any) -> None:
     """Stop the workers."""
     await memo.app.stop()
-
-
-@kopf.on.probe(id="queue")
-def queue_depth(memo: kopf.Memo, **_: Any) -> int:
-    """Say on /healthz how many tasks wait for the reconciler."""
-    return len(memo.app.queue)
-
-
-def _kept(body: kopf.Body, *fields: str) -> dict[str, Any]:
-    """Return the named fields and the part of the metadata that a reconcile reads."""
-    metadata = {key: value for key, value in body["metadata"].items() if key not in ("managedFields", "annotations")}
-    return {
-        "apiVersion": body.get("apiVersion"),
-        "kind": body.get("kind"),
-        "metadata": metadata,
-        **{f: body[f] for f in fields if f in body},
-    }
-
-
-def _task_uid(body: kopf.Body) -> str:
-    return str(body["metadata"]["labels"][names.TASK_UID_LABEL])
-
-
-@kopf.index(names.GROUP, names.VERSION, names.PLURAL, id="tasks")
-def tasks(namespace: str | None, name: str, body: kopf.Body, **_: Any) -> dict[Key, dict[str, Any]]:
-    """Index tasks by namespace and name."""
-    return {(namespace or "", name): _kept(body, "spec", "status")}
-
-
-@kopf.index("batch", "v1", "jobs", id="jobs", labels={names.TASK_UID_LABEL: kopf.PRESENT})
-def jobs(body: kopf.Body, **_: Any) -> dict[str, dict[str, Any]]:
-    """Index Jobs by the uid of their task."""
-    job = _kept(body, "status")
-    spec = body["spec"]
-    job["spec"] = {field: spec[field] for field in ("suspend", "ttlSecondsAfterFinished") if field in spec}
-    return {_task_uid(body): job}
-
-
-@kopf.index("v1", "pods", id="pods", labels={names.TASK_UID_LABEL: kopf.PRESENT})
-def pods(body: kopf.Body, **_: Any) -> dict[str, dict[str, Any]]:
-    """Index pods by the uid of their task."""
-    pod = _kept(body, "status")
-    annotations = body["metadata"].get("annotations", {})
-    counts = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
-    pod["metadata"]["annotations"] = {name: annotations[name] for name in counts if name in annotations}
-    containers = {container["name"]: container for container in body["spec"]["containers"]}
-    container = containers.get(names.TRAINER_CONTAINER, {})  # an injected sidecar may come first
-    limits = container.get("resources", {}).get("limits", {})
-    pod["spec"] = {
-        "nodeName": body["spec"].get("nodeName"),
-        "image": container.get("image"),
-        "memoryLimit": limits.get("memory"),
-    }
-    return {_task_uid(body): pod}
+    await memo.servers.aclose()
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="task")
-def task_changed(namespace: str | None, name: str, type: str, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """Look at a task that changed, and close the record of one that is gone."""
-    if type == "DELETED":
-        memo.app.deleted(body)
-    memo.app.saw(body, (namespace or "", name))
+async def task_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Take a task; of a list its type is None."""
+    memo.app.task_seen(event["type"], event["object"])
 
 
-@kopf.on.event("batch", "v1", "jobs", id="job", labels={names.TASK_UID_LABEL: kopf.PRESENT})
-@kopf.on.event("v1", "pods", id="pod", labels={names.TASK_UID_LABEL: kopf.PRESENT})
-def child_changed(namespace: str | None, body: kopf.Body, memo: kopf.Memo, **_: Any) -> None:
-    """Look at the task whose Job or pod changed."""
-    memo.app.saw(body, (namespace or "", body["metadata"]["labels"].get(names.TASK_NAME_LABEL, "")))
+@kopf.on.event("batch", "v1", "jobs", id="job")
+async def job_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Take a Job."""
+    memo.app.job_seen(event["type"], event["object"])
+
+
+@kopf.on.event("v1", "pods", id="pod")
+async def pod_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Take a pod."""
+    memo.app.pod_seen(event["type"], event["object"])
+
+
+@kopf.on.event("", "v1", "events", id="note")
+@kopf.on.event("events.k8s.io", "v1", "events", id="note")
+async def noted(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Take an Event that says why a Job gets no pod, or a pod no volume."""
+    memo.app.note_seen(event["type"], event["object"])
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """No difference to what was handled last: only handlers of changes want it, and it costs two copies per event."""
+
+    def build(self, **_: Any) -> Any:
+        """Build nothing."""
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        """Know nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+
+class NoProgress(kopf.ProgressStorage):
+    """No progress of handlers: those of events have none, and clearing it costs two copies per event."""
+
+    def fetch(self, **_: Any) -> Any:
+        """Know nothing."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+    def purge(self, **_: Any) -> None:
+        """Have nothing to forget."""
+
+    def touch(self, **_: Any) -> None:
+        """Leave the object alone."""
+
+    def clear(self, *, essence: Any) -> Any:
+        """Have nothing to clear."""
+        return essence

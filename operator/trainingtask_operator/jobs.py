@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainingtask_api import Device, ExitCode, TrainingTask, names
-from trainingtask_operator.settings import DeviceSettings, Settings
+from trainingtask_operator.settings import DeviceSettings, Settings, device_of
 
 Manifest = dict[str, Any]
 
@@ -69,7 +69,8 @@ def build_job(task: TrainingTask, settings: Settings) -> Manifest:
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
             ]
         },
-        "suspend": policy.suspend,
+        # Kueue wants to find a Job of its queues suspended, and starts it when there is quota.
+        "suspend": policy.suspend or policy.queue_name is not None,
         "template": {
             "metadata": {"labels": labels_of(task), "annotations": _task_annotation(task)},
             "spec": _pod_spec(task, settings),
@@ -83,7 +84,7 @@ def build_job(task: TrainingTask, settings: Settings) -> Manifest:
         "metadata": {
             "name": job_name(task),
             "namespace": task.metadata.namespace,
-            "labels": labels_of(task),
+            "labels": labels_of(task) | ({names.QUEUE_LABEL: policy.queue_name} if policy.queue_name else {}),
             "ownerReferences": [
                 {
                     "apiVersion": names.API_VERSION,
@@ -113,7 +114,7 @@ def _task_annotation(task: TrainingTask) -> dict[str, str]:
 
 
 def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
-    device = settings.devices[task.spec.device]
+    device = device_of(task, settings)
     volumes, mounts = _volumes(task)
     spec: Manifest = {
         "restartPolicy": "Never",
@@ -136,7 +137,9 @@ def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
                 "command": ["python", "-m", "trainingtask_trainer", "run", names.TASK_FILE],
                 "args": [
                     f"--dataset-dir={names.DATASET_DIR}",
+                    f"--preprocessor-dir={names.PREPROCESSOR_DIR}",
                     f"--model-dir={names.MODEL_DIR}",
+                    f"--code-dir={names.CODE_DIR}",
                     f"--output-dir={names.OUTPUT_DIR}",
                 ],
                 "workingDir": "/tmp",  # noqa: S108 - the only place a read-only root file system leaves writable
@@ -159,6 +162,7 @@ def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
         "affinity": device.affinity,
         "tolerations": device.tolerations,
         "runtimeClassName": device.runtime_class_name,
+        "priorityClassName": task.spec.run_policy.priority_class_name,
     }
     spec.update({field: value for field, value in optional.items() if value})
     return spec
@@ -181,7 +185,7 @@ def _environment(task: TrainingTask, settings: Settings) -> list[Manifest]:
     def field(name: str, path: str) -> Manifest:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-    image = task.spec.image or settings.devices[task.spec.device].image
+    image = task.spec.image or device_of(task, settings).image
     environment: list[Manifest] = [
         field(names.ENV_POD_NAME, "metadata.name"),
         field(names.ENV_NODE_NAME, "spec.nodeName"),
@@ -210,6 +214,7 @@ def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
     """Return the pod's volumes and the container's mounts; a claim that is used twice is one volume."""
     wanted: list[tuple[str, str | None, bool]] = [
         (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
+        (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
         (names.MODEL_DIR, task.spec.model.volume_claim, True),
         (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
     ]
@@ -239,4 +244,7 @@ def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
     if task.spec.output is None:
         volumes.append({"name": "output", "emptyDir": {}})
         mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
+    if task.spec.code is not None:
+        volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})
+        mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
     return volumes, mounts

@@ -2,25 +2,34 @@
 
 import contextlib
 import logging
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from trainingtask_api import Condition, TrainingTask, TrainingTaskStatus, describe_errors, names
+from trainingtask_api import Condition, Reason, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
 from trainingtask_api.run import TrainingRun
-from trainingtask_operator import conditions, events
-from trainingtask_operator.attempts import Attempt, Cause, attempts_of
+from trainingtask_operator import conditions, events, logs
+from trainingtask_operator.attempts import Attempt, attempts_of
+from trainingtask_operator.causes import Cause, Note
 from trainingtask_operator.cluster import Cluster, ClusterError
-from trainingtask_operator.history import rows_of
+from trainingtask_operator.history import logs_of, rows_of
 from trainingtask_operator.jobs import build_job, controlled_by, job_name, labels_of
+from trainingtask_operator.reading import conditions_in, has_ended, parse
 from trainingtask_operator.settings import Settings
 
 Object = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
+
+STORED_AGAIN_AFTER = timedelta(seconds=5)
+AFTER_OTHERS = timedelta(0)
+CONFLICT_AGAIN_AFTER = timedelta(seconds=10)  # a Job without our labels goes unseen
+QUEUE_AGAIN_AFTER = timedelta(seconds=10)  # Kueue makes a Job's Workload within moments, and tells nobody
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Observed:
     task: Object
     job: Object | None
     pods: list[Object]
+    notes: Mapping[str, Note] = field(default_factory=dict)  # Events about the Job and the pods, by their uid
 
 
 class View(Protocol):
@@ -45,8 +55,11 @@ class View(Protocol):
 class History(Protocol):
     """Where rows go; writing happens elsewhere and delays nobody."""
 
-    def submit(self, rows: list[TrainingRun]) -> None:
-        """Take the rows to be written."""
+    def submit(self, rows: list[TrainingRun], logs: Mapping[uuid.UUID, str] = MappingProxyType({})) -> None:
+        """Take the rows to be written, and for some the pod whose log is to be kept with it."""
+
+    def stored(self, rows: list[TrainingRun]) -> bool:
+        """Tell whether the rows, as they are, have been written."""
 
 
 class TaskGoneError(Exception):
@@ -54,7 +67,7 @@ class TaskGoneError(Exception):
 
 
 class Reconciler:
-    """Brings the cluster in line with one task at a time. Holds no state between calls."""
+    """Brings the cluster in line with one task at a time. What it remembers between calls only spares work."""
 
     def __init__(
         self,
@@ -69,9 +82,10 @@ class Reconciler:
         self._settings = settings
         self._history = history
         self._clock = clock
+        self._brought: set[str] = set()  # uids of tasks whose rows, as their status stands, went to the history
 
-    async def reconcile(self, namespace: str, name: str) -> None:
-        """Do what the task needs now.
+    async def reconcile(self, namespace: str, name: str) -> timedelta | None:
+        """Do what the task needs now; return when to look again even if nothing happens, None for never.
 
         Raises
         ------
@@ -80,51 +94,80 @@ class Reconciler:
         """
         observed = self._view.observe(namespace, name)
         if observed is None or observed.task["metadata"].get("deletionTimestamp"):
-            return  # its Job goes with it: the garbage collector follows the owner reference
+            return None  # its Job goes with it: the garbage collector follows the owner reference
         task = parse(observed.task)
         if task is None:
             await self._refuse_unreadable(observed.task)
-            return
-        attempts = attempts_of(observed.pods)
-        try:
-            await self._bring_in_line(task, observed, attempts)
-        except TaskGoneError:
-            log.info("%s/%s was deleted meanwhile", namespace, name)
+            return None
+        attempts = attempts_of(observed.pods, task.status, observed.notes)
+        with logs.about(uid=task.metadata.uid, attempt=attempts[-1].number if attempts else None):
+            try:
+                return await self._bring_in_line(task, observed, attempts)
+            except TaskGoneError:
+                log.info("%s/%s was deleted meanwhile", namespace, name)
+                return CONFLICT_AGAIN_AFTER  # or else the API server was mistaken: a 409 has other causes, too
 
-    async def _bring_in_line(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> None:
+    async def _bring_in_line(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> timedelta | None:
         if task.status is not None and task.status.finished_at is not None:
-            task = await self._repair_report(task, attempts)
-            self._history.submit(rows_of(task, task.status or TrainingTaskStatus(), attempts))
-            await self._clean_up(task, observed.job)
-            return
+            return await self._put_away(task, observed.job, attempts)
 
         job = observed.job or await self._find_job(task)
+        queue_trouble = None
         if conditions.has_trained(task.status) and (job is None or conditions.is_deleted(job)):
-            await self._write(task, conditions.job_deleted(task, attempts, self._clock()), attempts)
-            return
+            await self._tell_of_deleted_job(task, attempts)
+            return None
         if job is None:
             obstacle = self._obstacle(task)
             if obstacle is not None:
                 await self._write(task, conditions.refused(task, obstacle, self._clock()), attempts)
-                return
-            # The task must name its Job before a trainer speaks: the admission policy knows the pod by it.
-            if task.status is None or task.status.job_name != job_name(task):
-                task = await self._write(task, conditions.status_of(task, None, attempts, self._clock()), attempts)
+                return None
+            if suspends_in_queue(task):  # a Job would be the queue's to start
+                await self._write(task, conditions.status_of(task, None, attempts, self._clock()), attempts)
+                return None
             try:
                 job = await self._create_job(task)
             except ClusterError as error:
                 if error.refused:
-                    cause = Cause("JobRefused", f"The API server refuses the Job: {error}")
+                    cause = Cause(Reason.JOB_REFUSED, f"The API server refuses the Job: {error}")
                     await self._write(task, conditions.refused(task, cause, self._clock()), attempts)
                 raise
             if job is None:
                 await self._write(task, conditions.refused(task, name_conflict(task), self._clock()), attempts)
-                return
-        await self._suspend_or_resume(task, job)
-        status = conditions.status_of(task, job, attempts, self._clock())
+                return CONFLICT_AGAIN_AFTER
+            if task.status is None:
+                return AFTER_OTHERS  # of a thousand new tasks, each has its Job before the first is told so
+        else:
+            queue_trouble = await self._suspend_or_resume(task, job)
+        if attempts and attempts[-1].leaving and await self._goes_with_its_namespace(task, attempts[-1]):
+            await self._write(task, conditions.cancelled(task, attempts, self._clock()), attempts)
+            await self._delete(job)
+            return None
+        note = observed.notes.get(job["metadata"]["uid"])
+        now = self._clock()
+        status = conditions.status_of(task, job, attempts, now, note=note, queue_trouble=queue_trouble)
         if status.finished_at is not None:
+            attempts = await self._with_last_end(task, observed, attempts)
+            status = conditions.status_of(task, job, attempts, now, note=note, queue_trouble=queue_trouble)
             task = await self._repair_report(task, attempts)
         await self._write(task, status, attempts)
+        return QUEUE_AGAIN_AFTER if queue_trouble else conditions.next_look(task, attempts, now)
+
+    async def _with_last_end(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> list[Attempt]:
+        """Return the attempts with the end of the last one: the watch of Jobs may be ahead of that of pods."""
+        if attempts and attempts[-1].phase not in ("Pending", "Running"):
+            return attempts
+        pods = await self._cluster.pods_of(task.metadata.namespace, task.metadata.uid or "")
+        return attempts_of(pods or observed.pods, task.status, observed.notes)
+
+    async def _tell_of_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> None:
+        # A Job goes with its task, and the Job's watch may be the first to show it. The live task also knows whether
+        # the trainer had finished before.
+        report = await self._live_report(task)
+        task = task if report is None else _with_report(task, report)
+        # A namespace that is deleted takes the Job along, before the task as it may be.
+        ending = await self._cluster.is_ending(task.metadata.namespace)
+        end = conditions.cancelled if ending else conditions.job_deleted
+        await self._write(task, end(task, attempts, self._clock()), attempts)
 
     async def _refuse_unreadable(self, body: Object) -> None:
         """Say why a spec cannot be read (the schema of another release let it in), and leave the rest of the status."""
@@ -137,20 +180,20 @@ class Reconciler:
         metadata = body["metadata"]
         log.warning("%s/%s has an invalid spec: %s", metadata["namespace"], metadata["name"], message)
         known = conditions_in(body)
-        if any(old.get("reason") == "InvalidSpec" and old.get("message") == message for old in known) or has_ended(
-            body
-        ):
+        if any(
+            old.get("reason") == Reason.INVALID_SPEC and old.get("message") == message for old in known
+        ) or has_ended(body):
             return
         condition = {
             "type": "Accepted",
             "status": "False",
-            "reason": "InvalidSpec",
+            "reason": Reason.INVALID_SPEC.value,
             "message": message,
             "lastTransitionTime": self._clock().isoformat(),
         }
         status = {field: value for field, value in (body.get("status") or {}).items() if field != "training"}
         status |= {
-            "reason": "InvalidSpec",
+            "reason": Reason.INVALID_SPEC.value,
             "conditions": [*(old for old in known if old.get("type") != "Accepted"), condition],
         }
         with contextlib.suppress(TaskGoneError):
@@ -160,17 +203,27 @@ class Reconciler:
         """Return why this cluster's settings do not let the task train, None when they do."""
         if task.metadata.namespace not in self._settings.namespaces:
             return self._unprepared(task)
-        if task.spec.device not in self._settings.devices:
+        device, resources = task.spec.device, task.spec.resources
+        if resources is not None and resources.profile is not None:
+            offered = sorted(name for name, profile in self._settings.profiles.items() if profile.device is device)
+            if resources.profile not in offered:
+                return Cause(
+                    Reason.PROFILE_NOT_OFFERED,
+                    f"This cluster offers no profile {resources.profile!r} for device {device.value!r} (offered:"
+                    f" {', '.join(offered) or 'none'}): correct spec.resources.profile in a new task, or ask the"
+                    f" cluster's admin to add it to trainer.profiles of the Helm release.",
+                )
+        elif device not in self._settings.devices:
             return Cause(
-                "DeviceNotOffered",
-                f"This cluster offers no device {task.spec.device.value!r}: ask its admin to set trainer.devices.{task.spec.device.value}.",
+                Reason.DEVICE_NOT_OFFERED,
+                f"This cluster offers no device {device.value!r}: ask its admin to set trainer.devices.{device.value}.",
             )
         return None
 
     def _unprepared(self, task: TrainingTask) -> Cause:
         prepared = ", ".join(self._settings.namespaces) or "none"
         return Cause(
-            "NamespaceNotPrepared",
+            Reason.NAMESPACE_NOT_PREPARED,
             f"Namespace {task.metadata.namespace!r} is not prepared for training (prepared: {prepared}): "
             "ask the cluster's admin to add it to trainer.namespaces of the Helm release.",
         )
@@ -214,33 +267,82 @@ class Reconciler:
         self._view.wrote(patched)
         return patched
 
-    async def _suspend_or_resume(self, task: TrainingTask, job: Object) -> None:
-        wanted = task.spec.run_policy.suspend
-        if (
-            not conditions.job_conditions(job).keys() & {"Complete", "Failed"}
-            and bool(job["spec"].get("suspend", False)) != wanted
-        ):
-            self._view.wrote(
-                await self._cluster.patch_job(
-                    task.metadata.namespace, job["metadata"]["name"], {"spec": {"suspend": wanted}}
-                )
-            )
+    async def _suspend_or_resume(self, task: TrainingTask, job: Object) -> Cause | None:
+        """Let the Job run or not, as the task says; return why that could not be done in a queue."""
+        if conditions.job_conditions(job).keys() & {"Complete", "Failed"}:
+            return None
+        wanted, is_suspended = task.spec.run_policy.suspend, bool(job["spec"].get("suspend", False))
+        namespace, name = task.metadata.namespace, job["metadata"]["name"]
+        if task.spec.run_policy.queue_name is None:
+            if is_suspended != wanted:
+                self._view.wrote(await self._cluster.patch_job(namespace, name, {"spec": {"suspend": wanted}}))
+            return None
+        told = task.status is not None and task.status.is_true("Suspended")
+        if told == wanted and (is_suspended or not wanted):
+            return None
+        # Kueue alone suspends the Jobs of its queues: it starts again whatever else was stopped.
+        try:
+            found = await self._cluster.set_workload_active(namespace, job["metadata"]["uid"], not wanted)
+        except ClusterError as error:
+            if not error.refused:
+                raise
+            return Cause(Reason.QUEUE_UNAVAILABLE, f"Kueue's Workload of Job {name!r} cannot be changed: {error}")
+        if found:
+            return None
+        return Cause(
+            Reason.QUEUE_UNAVAILABLE,
+            f"spec.runPolicy.suspend is {str(wanted).lower()}, but Job {name!r} has no Workload to tell Kueue: is Kueue"
+            f" installed, and does it serve queue {task.spec.run_policy.queue_name!r}?",
+        )
 
-    async def _clean_up(self, task: TrainingTask, job: Object | None) -> None:
-        """Hand the finished Job to the TTL controller, only now that its end is on record."""
+    async def _goes_with_its_namespace(self, task: TrainingTask, latest: Attempt) -> bool:
+        """Tell whether the namespace is being deleted: asked only when a pod is, and nobody says why.
+
+        Such a namespace would wait for ever. Kubernetes deletes its pods before its Jobs; the Job controller keeps the
+        last failed pod of an index until there is another, for its count of failures; and there can be no other.
+        """
+        return (
+            latest.phase == "Failed"
+            and not task.spec.run_policy.suspend
+            and await self._cluster.is_ending(task.metadata.namespace)
+        )
+
+    async def _delete(self, job: Object) -> None:
+        try:
+            await self._cluster.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
+        except ClusterError as error:
+            if not error.not_found:
+                raise
+
+    async def _put_away(self, task: TrainingTask, job: Object | None, attempts: list[Attempt]) -> timedelta | None:
+        """See to it that a task that has ended is on record, and that its Job goes in time."""
+        task = await self._repair_report(task, attempts)
+        status = task.status or TrainingTaskStatus()
+        rows = rows_of(task, status, attempts)
+        self._history.submit(rows, logs_of(task, attempts))
+        if job is not None and conditions.is_cancelled(status):
+            await self._delete(job)
+            return None
+        return await self._clean_up(task, job, rows)
+
+    async def _clean_up(self, task: TrainingTask, job: Object | None, rows: list[TrainingRun]) -> timedelta | None:
+        """Hand the finished Job to the TTL controller when its end is on record; return when to ask for that again."""
         ttl = task.spec.run_policy.ttl_seconds_after_finished
         if job is None or job["spec"].get("ttlSecondsAfterFinished") == ttl:
-            return
+            return None
+        if not self._history.stored(rows):
+            return STORED_AGAIN_AFTER
         patch = {"spec": {"ttlSecondsAfterFinished": ttl}}
         try:
             self._view.wrote(await self._cluster.patch_job(task.metadata.namespace, job["metadata"]["name"], patch))
         except ClusterError as error:
             if not error.not_found:  # cleaned up already
                 raise
+        return None
 
     async def _repair_report(self, task: TrainingTask, attempts: list[Attempt]) -> TrainingTask:
         """Store the trainer's last words for it, when the API server was away as it said them; return the task with them."""
-        report = attempts[-1].report if attempts else None
+        report = attempts[-1].last_words if attempts else None
         stored = task.status.training if task.status else None
         if report is None or report.finish_time is None:
             return task
@@ -248,6 +350,11 @@ class Reconciler:
             return task
         metadata = task.metadata
         words = {"training": report.to_json()}
+        live = await self._live_report(task)
+        if live is not None and live.finish_time is not None and live.finish_time >= report.finish_time:
+            return _with_report(
+                task, live
+            )  # the watch lags: what the pod left is cut to 4 KiB, and must not replace it
         try:
             await self._apply(
                 metadata.namespace, metadata.name, metadata.uid or "", words, manager=names.TRAINER_FIELD_MANAGER
@@ -258,21 +365,36 @@ class Reconciler:
             # An image of somebody's own may say what the schema refuses: its end must be recorded all the same.
             log.warning("%s/%s: the trainer's last report is refused: %s", metadata.namespace, metadata.name, error)
             return task
-        status = (task.status or TrainingTaskStatus()).model_copy(update={"training": report})
-        return task.model_copy(update={"status": status})
+        return _with_report(task, report)
+
+    async def _live_report(self, task: TrainingTask) -> TrainingReport | None:
+        try:
+            live = parse(await self._cluster.get_task(task.metadata.namespace, task.metadata.name))
+        except ClusterError as error:
+            if error.not_found:
+                raise TaskGoneError from error
+            raise
+        if live is not None and live.metadata.uid != task.metadata.uid:
+            raise TaskGoneError
+        return live.status.training if live and live.status else None
 
     async def _write(self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]) -> TrainingTask:
         """Store `status` if it says anything new, tell of trouble, pass the rows on; return the task as it is now."""
-        before = task.status
-        new = status.to_json()
-        old = before.model_copy(update={"training": None}).to_json() if before else {}
-        if new != old:
-            await self._apply(task.metadata.namespace, task.metadata.name, task.metadata.uid or "", new)
+        before, uid = task.status, task.metadata.uid or ""
+        said = before.model_copy(update={"training": None}) if before else None
+        if status == said and uid in self._brought:
+            return task
+        if status != said:
+            await self._apply(task.metadata.namespace, task.metadata.name, uid, status.to_json())
             await self._warn(task, conditions.transitions(before, status))
         task = task.model_copy(
             update={"status": status.model_copy(update={"training": before.training if before else None})}
         )
-        self._history.submit(rows_of(task, status, attempts))
+        self._history.submit(rows_of(task, status, attempts), logs_of(task, attempts))
+        if status.finished_at is None:
+            self._brought.add(uid)
+        else:
+            self._brought.discard(uid)
         return task
 
     async def _warn(self, task: TrainingTask, transitions: list[Condition]) -> None:
@@ -296,49 +418,33 @@ class Reconciler:
         try:
             self._view.wrote(await self._cluster.apply_status(namespace, name, uid, status, manager=manager))
         except ClusterError as error:
-            if error.not_found or error.conflict:
+            if error.not_found or (error.conflict and await self._is_another(namespace, name, uid)):
                 raise TaskGoneError from error
             raise
 
-
-def parse(body: Object) -> TrainingTask | None:
-    """Return the task, without what of its status cannot be read; None when its spec cannot be read.
-
-    A status may be spoilt by a person, or written by another release. What the cluster shows is the truth and rebuilds
-    it, except for its end: a task that has ended must not train again because its status is not understood.
-    """
-    status = body.get("status") or None
-    readable = (
-        {field: value for field, value in status.items() if field != "training"} if isinstance(status, dict) else None
-    )
-    ended = (
-        {"conditions": [c for c in conditions_in(body) if c.get("type") in ("Complete", "Failed")]}
-        if has_ended(body)
-        else None
-    )
-    for attempt in (status, readable, ended):
-        with contextlib.suppress(ValidationError):
-            return TrainingTask.model_validate({**body, "status": attempt})
-    return None
+    async def _is_another(self, namespace: str, name: str, uid: str) -> bool:
+        """Tell whether the task of this uid is gone; a conflict may mean no more than that others write to it too."""
+        try:
+            return bool((await self._cluster.get_task(namespace, name))["metadata"]["uid"] != uid)
+        except ClusterError as error:
+            if error.not_found:
+                return True
+            raise
 
 
-def conditions_in(body: Object) -> list[Object]:
-    """Return the conditions of a raw object, as far as they are conditions at all."""
-    status = body.get("status")
-    found = status.get("conditions") if isinstance(status, Mapping) else None
-    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+def _with_report(task: TrainingTask, report: TrainingReport) -> TrainingTask:
+    status = (task.status or TrainingTaskStatus()).model_copy(update={"training": report})
+    return task.model_copy(update={"status": status})
 
 
-def has_ended(body: Object) -> bool:
-    """Tell whether a raw task is Complete or Failed."""
-    return any(
-        item.get("type") in ("Complete", "Failed") and item.get("status") == "True" for item in conditions_in(body)
-    )
+def suspends_in_queue(task: TrainingTask) -> bool:
+    """Tell whether a task of a queue shall not run: its queue would start a Job that is there."""
+    return task.spec.run_policy.suspend and task.spec.run_policy.queue_name is not None
 
 
 def name_conflict(task: TrainingTask) -> Cause:
     """Return what to say when the name of the task's Job is taken."""
     return Cause(
-        "NameConflict",
+        Reason.NAME_CONFLICT,
         f"Job {job_name(task)!r} exists and does not belong to this task: delete it, or give the task another name.",
     )

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from trainingtask_api import Device
+from trainingtask_api import Device, TrainingTask
 
 SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"
 
@@ -36,6 +36,12 @@ class DeviceSettings(_Section):
     resources: DefaultResources = DefaultResources()
 
 
+class DeviceProfile(DeviceSettings):
+    """Another way to a device than the default one: another make of GPU, a slice of one, larger nodes."""
+
+    device: Device
+
+
 class HubSettings(_Section):
     """Access to the hub of models and data sets."""
 
@@ -51,7 +57,20 @@ class Settings(_Section):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: list[dict[str, str]] = []
     hub: HubSettings = HubSettings()
-    devices: dict[Device, DeviceSettings]
+    devices: dict[Device, DeviceSettings] = Field(description="What a task gets that names no profile.")
+    profiles: dict[str, DeviceProfile] = Field({}, description="What a task may name as resources.profile.")
+
+
+def device_of(task: TrainingTask, settings: Settings) -> DeviceSettings:
+    """Return the settings of the task's profile, or of its device's default.
+
+    Raises
+    ------
+    KeyError
+        When the cluster does not offer it.
+    """
+    profile = task.spec.resources and task.spec.resources.profile
+    return settings.profiles[profile] if profile else settings.devices[task.spec.device]
 
 
 def load_settings(path: str | None = None) -> Settings:

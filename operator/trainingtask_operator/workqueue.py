@@ -23,22 +23,45 @@ class WorkQueue(Generic[Key]):
     def __init__(self, jitter: Callable[[], float] = random.random) -> None:
         self._jitter = jitter
         self._waiting: deque[Key] = deque()
+        self._later: dict[Key, None] = {}  # in order; what comes after all that is waiting
         self._dirty: dict[Key, float] = {}  # key -> when it was added, on the monotonic clock
-        self._at_work: set[Key] = set()
+        self._at_work: dict[Key, float] = {}  # key -> since when
         self._failures: dict[Key, int] = {}
         self._delayed: dict[Key, asyncio.TimerHandle] = {}
         self._some = asyncio.Event()
+        self._stopped = False
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._later)
 
-    def add(self, key: Key) -> None:
-        """Ask for `key` to be looked at."""
+    @property
+    def age(self) -> float:
+        """Seconds that the oldest key has waited, those for later left out."""
+        first = self._waiting[0] if self._waiting else None
+        return time.monotonic() - self._dirty[first] if first is not None else 0.0
+
+    @property
+    def oldest_work(self) -> float:
+        """Seconds that the longest piece of work has taken so far."""
+        return time.monotonic() - min(self._at_work.values()) if self._at_work else 0.0
+
+    def is_at_work(self, key: Key) -> bool:
+        """Tell whether somebody works on `key` now."""
+        return key in self._at_work
+
+    def add(self, key: Key, *, later: bool = False) -> None:
+        """Ask for `key` to be looked at; `later` is when nothing else waits."""
         if key in self._dirty:
+            if not later and key in self._later:
+                del self._later[key]
+                self._waiting.append(key)
             return
         self._dirty[key] = time.monotonic()
         if key not in self._at_work:
-            self._waiting.append(key)
+            if later:
+                self._later[key] = None
+            else:
+                self._waiting.append(key)
             self._some.set()
 
     def add_after(self, key: Key, seconds: float) -> None:
@@ -63,19 +86,30 @@ class WorkQueue(Generic[Key]):
         """Note that the work on `key` succeeded: its next failure starts the back-off anew."""
         self._failures.pop(key, None)
 
-    async def get(self) -> Key:
-        """Wait for a key and mark it as at work; `done` must follow."""
-        while not self._waiting:
+    def stop(self) -> None:
+        """Hand out no more keys."""
+        self._stopped = True
+        self._some.set()
+
+    async def get(self) -> Key | None:
+        """Wait for a key and mark it as at work, `done` must follow; None once the queue is stopped."""
+        while not self._waiting and not self._later and not self._stopped:
             self._some.clear()
             await self._some.wait()
-        key = self._waiting.popleft()
+        if self._stopped:
+            return None
+        if self._waiting:
+            key = self._waiting.popleft()
+        else:
+            key = next(iter(self._later))
+            del self._later[key]
         del self._dirty[key]
-        self._at_work.add(key)
+        self._at_work[key] = time.monotonic()
         return key
 
     def done(self, key: Key) -> None:
         """Mark the work on `key` as ended; what was added meanwhile waits again."""
-        self._at_work.discard(key)
+        self._at_work.pop(key, None)
         if key in self._dirty:
             self._waiting.append(key)
             self._some.set()

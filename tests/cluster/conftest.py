@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fake_nodes import PROFILES
 from kubectl import Kubectl, Refused, eventually, run
 from release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
 
@@ -55,6 +56,7 @@ def release() -> None:
     chart = str(ROOT / "charts" / "trainingtask-operator")
     run(
         "helm", "upgrade", "--install", RELEASE, chart, f"--namespace={SYSTEM}", f"--set=trainer.namespaces={{{namespaces}}}",
+        "--set=kueue.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
         *values, "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
     run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")

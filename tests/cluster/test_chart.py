@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from trainingtask_api import names
+from trainingtask_operator import health
 from trainingtask_operator.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -93,6 +94,47 @@ def test_the_operator_understands_the_settings() -> None:
     assert gpu.tolerations == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
+def test_a_profile_gets_image_and_resources_of_its_device_and_nothing_else(tmp_path: Path) -> None:
+    profiles = {
+        "mi300": {"device": "gpu", "resourceName": "amd.com/gpu", "nodeSelector": {"accelerator": "mi300"}},
+        "large": {"device": "cpu", "resources": {"cpu": 8, "memory": "64Gi"}, "image": "reg/large:1"},
+    }
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"trainer": {"profiles": profiles}}))
+    offered = settings_of(render(f"--values={values}", "--set=trainer.devices.gpu.image=reg/cuda:1")).profiles
+
+    gpu, large = offered["mi300"], offered["large"]
+    assert (gpu.device.value, gpu.image, gpu.resource_name) == ("gpu", "reg/cuda:1", "amd.com/gpu")
+    assert (gpu.node_selector, gpu.tolerations, gpu.resources.memory) == ({"accelerator": "mi300"}, [], "16Gi")
+    assert (large.device.value, large.image, large.resources.cpu, large.resources.memory) == (
+        "cpu", "reg/large:1", 8, "64Gi",
+    )  # fmt: skip
+    assert settings_of(render()).profiles == {}
+
+
+def test_what_could_reach_other_peoples_work_is_granted_in_the_trainers_namespaces_alone() -> None:
+    objects = render("--set=trainer.namespaces={ml}", "--set=kueue.enabled=true")
+    everywhere = {
+        (resource, verb)
+        for role in of_kind(objects, "ClusterRole")
+        for rule in role["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert not everywhere & {("jobs", "create"), ("jobs", "patch"), ("pods/log", "get"), ("workloads", "patch")}
+    [role] = [role for role in of_kind(objects, "Role") if role["metadata"]["name"] == "trainingtask-operator"]
+    assert role["metadata"]["namespace"] == "ml"
+
+
+def test_the_operator_may_touch_kueue_only_where_the_admin_says_so() -> None:
+    def groups(*options: str) -> set[str]:
+        objects = render("--set=trainer.namespaces={ml}", *options)
+        roles = of_kind(objects, "ClusterRole") + of_kind(objects, "Role")
+        return {group for role in roles for rule in role["rules"] for group in rule["apiGroups"]}
+
+    assert groups("--set=kueue.enabled=true") - groups() == {names.KUEUE_GROUP}
+
+
 def test_a_change_of_settings_rolls_the_operator_and_nothing_else_does() -> None:
     def checksum(*options: str) -> str:
         (deployment,) = of_kind(render(*options), "Deployment")
@@ -131,7 +173,7 @@ def test_nobody_may_more_than_they_need(mode: str) -> None:
         assert not {"*", "secrets", "configmaps", "serviceaccounts"} & set(rule["resources"])
         assert not {"*", "update", "deletecollection", "impersonate", "escalate", "bind"} & set(rule["verbs"])
         assert "*" not in rule["apiGroups"]
-    (role,) = of_kind(manifests, "Role")
+    [role] = [role for role in of_kind(manifests, "Role") if role["metadata"]["name"] == names.TRAINER_SERVICE_ACCOUNT]
     assert role["rules"] == [{"apiGroups": [names.GROUP], "resources": ["trainingtasks/status"], "verbs": ["patch"]}]
 
 
@@ -201,7 +243,9 @@ def test_external_and_none_bring_no_database_and_no_secret() -> None:
 def test_the_operator_gets_its_url_from_a_secret(mode: str, secret: Manifest | None) -> None:
     variables = {v["name"]: v for v in operator_container(render(*MODES[mode]))["env"]}
 
-    assert set(variables) == {"POD_ID", "TRAININGTASK_SETTINGS"} | ({names.ENV_HISTORY_URL} if secret else set())
+    assert set(variables) == {"POD_ID", "TRAININGTASK_SETTINGS", names.ENV_LOG_FORMAT} | (
+        {names.ENV_HISTORY_URL} if secret else set()
+    )
     if secret:
         assert variables[names.ENV_HISTORY_URL]["valueFrom"] == {"secretKeyRef": secret}
 
@@ -247,3 +291,26 @@ def test_the_notes_tell_a_task_that_the_contract_accepts() -> None:
     task = notes.partition("<<END\n")[2].partition("  END")[0]
     assert TrainingTask.model_validate(yaml.safe_load(task)).spec.dataset.name == "support_tickets"
     assert "kubectl get trainingtasks -n default -w" in notes
+
+
+def test_several_replicas_share_a_lease_and_one_needs_none() -> None:
+    alone, several = render(), render("--set=replicas=2")
+
+    assert names.ENV_LEASE not in {variable["name"] for variable in operator_container(alone)["env"]}
+    assert not [role for role in of_kind(alone, "Role") if role["metadata"]["name"].endswith("-lease")]
+    variables = {variable["name"]: variable.get("value") for variable in operator_container(several)["env"]}
+    assert variables[names.ENV_LEASE] == "ops/tt-trainingtask-operator"
+    role = named(several, "Role", "tt-trainingtask-operator-lease", "ops")
+    assert [rule["verbs"] for rule in role["rules"]] == [["create"], ["get", "update"]]
+    assert role["rules"][1]["resourceNames"] == ["tt-trainingtask-operator"]
+    (deployment,) = of_kind(several, "Deployment")
+    assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
+
+
+def test_the_probes_and_metrics_are_where_the_operator_serves_them() -> None:
+    container = operator_container(render())
+
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"health": health.HEALTH_PORT, "metrics": health.METRICS_PORT}
+    paths = {kind: container[kind]["httpGet"]["path"] for kind in ("startupProbe", "livenessProbe", "readinessProbe")}
+    assert paths == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}

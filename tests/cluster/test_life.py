@@ -5,8 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import specs
 from kubectl import Kubectl, eventually
 
@@ -22,7 +20,7 @@ def test_the_quickstart_ends_with_a_model_scores_and_a_row(kubectl: Kubectl, fin
 
     status = kubectl.status("quickstart")
     evaluation = status["training"]["results"]["evaluation"]
-    assert evaluation["micro"]["f1"] > evaluation["mostFrequent"]["microF1"]
+    assert evaluation["micro"]["f1"] > evaluation["labelPrior"]["microF1"]
     assert status["training"]["score"] == f"{evaluation['micro']['f1']:.3f}"
 
     header, line = kubectl("get", "tt", "quickstart").splitlines()
@@ -135,7 +133,8 @@ def test_out_of_memory_is_retried_named_and_each_attempt_has_a_row(
     task("too-small", specs.changed(specs.CLASSICAL, resources={"memory": "48Mi"}, runPolicy__retries=1))
     kubectl.wait("too-small", "Failed")
     failed = kubectl.condition("too-small", "Failed")
-    assert failed["reason"] == "OOMKilled"
+    assert failed["reason"] == "RetriesExhausted"
+    assert "The last failure was OOMKilled" in failed["message"]
     assert "48Mi" in failed["message"]
     assert "spec.resources.memory" in failed["message"]
     final_row("too-small")
@@ -204,10 +203,3 @@ def test_a_deleted_task_takes_its_job_and_pods_with_it_and_leaves_a_cancelled_ro
     kubectl("delete", "trainingtask", "gone")
     eventually("no Job", lambda: not kubectl.jobs("gone"))
     eventually("a Cancelled row", lambda: [row["status"] for row in rows(uid)] == ["Cancelled"])
-
-
-def test_every_example_is_accepted(kubectl: Kubectl) -> None:
-    for file in sorted((ROOT / "examples").glob("*.yaml")):
-        kinds = [document["kind"] for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
-        assert "TrainingTask" in kinds
-        kubectl("apply", "--dry-run=server", "-f", str(file))

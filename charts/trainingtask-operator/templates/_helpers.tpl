@@ -50,4 +50,12 @@ devices:
     {{- $image := $device.image | default (include "tt.image" (list $ $.Values.trainer.image)) }}
     {{- toYaml (merge (dict "image" $image) $device) | nindent 4 }}
 {{- end }}
+profiles:
+{{- range $name, $profile := .Values.trainer.profiles }}
+  {{ $name }}:
+    {{- $default := index $.Values.trainer.devices $profile.device }}
+    {{- $image := $profile.image | default $default.image | default (include "tt.image" (list $ $.Values.trainer.image)) }}
+    {{- toYaml (merge (dict "image" $image) $profile (dict "resources" $default.resources)) | nindent 4 }}
+{{- else }} {}
+{{- end }}
 {{- end -}}

@@ -147,6 +147,8 @@ def daemons(config: Config) -> list[Daemon]:
             f"--service-cluster-ip-range={SERVICE_CIDR}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
+            # A watch from the beginning (kwok's) would need etcd 3.5; without it the API server lists as it used to.
+            "--feature-gates=WatchList=false",
             f"--client-ca-file={pki / 'ca.crt'}",
             *pair("apiserver", "tls-"),
             f"--kubelet-certificate-authority={pki / 'ca.crt'}",

@@ -24,6 +24,7 @@ GENERATIONS = 2
 BASE_SUITE = "trixie"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
 CERTIFICATES = Path("/etc/ssl/certs")
+BUILD_HOME = "/root"  # inside the image: builds run as its root
 MANIFEST_TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
 
 
@@ -48,8 +49,8 @@ def _recipes() -> dict[str, Recipe]:
 
 
 def references(config: Config) -> dict[str, str]:
-    """The current reference of each image built so far."""
-    return {name: generations[0] for name, generations in _generations(config).items()}
+    """The current reference of each of our images that has been built so far."""
+    return {name: generations[0] for name, generations in _generations(config).items() if name in NAMES}
 
 
 def build(config: Config, names: Iterable[str]) -> dict[str, str]:
@@ -74,6 +75,18 @@ def build(config: Config, names: Iterable[str]) -> dict[str, str]:
             with stage("remove old images"):
                 _prune(config)
     return {name: references(config)[name] for name in names}
+
+
+def build_on_trainer(config: Config, name: str, context: Path) -> str:
+    """Build a Dockerfile that starts from the trainer's image, push it, and return its reference."""
+    with locked(config):
+        _require_registry(config)
+        recipe = Recipe(context / "Dockerfile", context, downloads=False)
+        with stage(f"build {name}"):
+            image = _build(config, name, recipe, f"localhost/{PROJECT}/trainer:latest")
+        with stage(f"push {name}"):
+            _publish(config, name, image)
+    return _generations(config)[name][0]
 
 
 def ensure_pause(config: Config) -> None:
@@ -136,7 +149,11 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
         uv_settings = config.etc / "uv"
         uv_settings.mkdir(exist_ok=True)
         (uv_settings / "uv.toml").write_text('system-certs = true\nlink-mode = "copy"\n')
-        volumes = [f"{CERTIFICATES}:{CERTIFICATES}:ro", f"{uv_settings}:/etc/uv:ro", f"{package_cache}:/root/.cache"]
+        volumes = [
+            f"{CERTIFICATES}:{CERTIFICATES}:ro",
+            f"{uv_settings}:/etc/uv:ro",
+            f"{package_cache}:{BUILD_HOME}/.cache",
+        ]
     _buildah(
         config,
         "bud",
@@ -223,7 +240,8 @@ def _prune(config: Config) -> None:
     run([config.bin / "registry", "garbage-collect", config.etc / "registry.json"], log=log)
 
     containerd: list[str | Path] = ["ctr", "--address", config.containerd_socket, "--namespace", "k8s.io", "images"]
-    ours = re.compile(rf"^{re.escape(config.registry)}/{PROJECT}/({'|'.join(NAMES)}):")
+    names = tuple(_generations(config))
+    ours = re.compile(rf"^{re.escape(config.registry)}/{PROJECT}/({'|'.join(names)}):")
     pulled = run([*containerd, "list", "--quiet"]).split()
     if stale := [reference for reference in pulled if ours.match(reference) and reference not in kept]:
         run([*containerd, "remove", *stale])
@@ -231,7 +249,7 @@ def _prune(config: Config) -> None:
     # buildah keeps the layers of earlier steps as images without a name. Those that the last build of some image
     # made or used are its cache; the others are of no use.
     steps = re.compile(r"^--> (?:Using cache )?([0-9a-f]{11,64})\b", re.MULTILINE)
-    logs = [_build_log(config, name) for name in (*NAMES, "pause")]
+    logs = [_build_log(config, name) for name in (*names, "pause")]
     cached = tuple({step for log in logs if log.exists() for step in steps.findall(log.read_text())})
     unnamed = _buildah(config, "images", "--quiet", "--no-trunc", "--filter", "dangling=true").split()
     for image in (line.removeprefix("sha256:") for line in unnamed):

@@ -61,7 +61,7 @@ def test_a_disruption_is_named_and_is_not_the_trainers_fault(said: str, word: st
         ("ErrImagePull", "ImagePullFailed"),
         ("InvalidImageName", "ImagePullFailed"),
         ("CreateContainerConfigError", "SecretNotFound"),
-        ("RunContainerError", "RunContainerError"),
+        ("RunContainerError", "SecretNotFound"),
         ("ContainerCreating", None),
     ],
 )

@@ -11,7 +11,7 @@ from sqlalchemy.exc import ProgrammingError
 from kubectl import eventually
 from postgres import Postgres
 from trainingtask_api.run import TrainingRun, run_id
-from trainingtask_api.store import open_history
+from trainingtask_api.store import HistoryUnavailable, OpenRun, open_history
 from trainingtask_operator.history import HistoryWriter
 
 
@@ -106,3 +106,127 @@ async def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(
         await asyncio.to_thread(eventually, "the good row", lambda: writer.backlog == 1, 30)
         assert set(stored(url)) == {good.id}
     assert "refused" in caplog.text
+
+
+async def test_a_final_row_takes_the_log_of_its_pod_along_and_an_open_one_waits_for_it(
+    postgres_server: Postgres,
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def read_log(namespace: str, pod: str) -> str:
+        asked.append((namespace, pod))
+        return "Killed"
+
+    url = database_url(postgres_server)
+    writer = HistoryWriter(url, read_log=read_log)
+    early = row()
+    late = TrainingRun(**{**early.model_dump(), "status": "Failed", "finish_time": datetime.now(UTC)})
+    async with running(writer):
+        writer.submit([early], {early.id: "pod-1"})
+        await until_written(writer)
+        assert asked == []
+        assert not writer.stored([late])
+        writer.submit([late], {late.id: "pod-1"})
+        await until_written(writer)
+        assert (asked, writer.stored([late])) == ([("n", "pod-1")], True)
+        writer.submit([late], {late.id: "pod-1"})
+        await until_written(writer)
+        assert asked == [("n", "pod-1")], "once"
+    engine = open_history(url)
+    with engine.connect() as connection:
+        assert connection.execute(text("select log_tail from training_run")).scalar_one() == "Killed"
+    engine.dispose()
+
+
+async def test_rows_of_tasks_deleted_while_no_operator_looked_are_closed(postgres_server: Postgres) -> None:
+    url = database_url(postgres_server)
+    writer = HistoryWriter(url)
+    gone, there = row(node="node-1"), row(node="node-1")
+    known = {there.task_uid}
+
+    async def exists(run: OpenRun) -> bool:
+        return run.task_uid in known
+
+    with pytest.raises(HistoryUnavailable):
+        await writer.close_orphans(exists)
+    async with running(writer):
+        writer.submit([gone, there])
+        await until_written(writer)
+        await writer.close_orphans(exists)
+    assert stored(url) == {gone.id: "Cancelled", there.id: "Running"}
+
+
+async def test_a_row_that_waits_to_be_written_is_not_closed_as_an_orphan(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its task ended and was deleted while the database was away: the row knows how it ended."""
+    url = database_url(postgres_server)
+    writer = HistoryWriter(url)
+    done = row(node="node-1")
+
+    async def gone(_: OpenRun) -> bool:
+        return False
+
+    async with running(writer):
+        writer.submit([done])
+        await until_written(writer)
+        monkeypatch.setattr(writer, "_some", asyncio.Event())  # nobody writes for now
+        writer.submit([TrainingRun(**done.model_dump() | {"status": "Succeeded", "finish_time": datetime.now(UTC)})])
+        await writer.close_orphans(gone)
+    assert stored(url) == {done.id: "Running"}
+
+
+def raw(one: TrainingRun) -> dict[str, object]:
+    return {"metadata": {"uid": one.task_uid}, "status": {"attempt": one.attempt}}
+
+
+async def test_after_a_start_the_history_is_asked_what_it_has_in_one_question(postgres_server: Postgres) -> None:
+    url = database_url(postgres_server)
+    now = datetime.now(UTC)
+    complete = row(status="Succeeded", finish_time=now)
+    open_one = row()
+    without_log = row(status="Failed", finish_time=now)
+    with_log = row(status="Failed", finish_time=now, log_tail="Killed")
+    before = HistoryWriter(url)
+    async with running(before):
+        before.submit([complete, open_one, without_log, with_log])
+        await until_written(before)
+    after = HistoryWriter(url)
+    async with running(after):
+        rows = [complete, open_one, without_log, with_log, row()]
+        assert await after.recorded([raw(one) for one in rows]) == {complete.task_uid, with_log.task_uid}
+        after.submit([complete, with_log])
+        assert after.backlog == 0, "what is recorded is not written again"
+        after.submit([without_log])
+        assert after.backlog == 1
+
+
+async def test_rows_beyond_the_bound_are_asked_for_again_when_there_is_room(
+    postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = database_url(postgres_server)
+    writer = HistoryWriter(url, retry_seconds=0.05)
+    monkeypatch.setattr(writer, "BACKLOG", 4)
+    rows = {one.name: one for one in (row(name=f"t{number}") for number in range(10))}
+    writer.again = lambda key: writer.submit([rows[key[1]]])
+    writer.submit(list(rows.values()))
+    assert writer.backlog == 4
+    async with running(writer):
+        await asyncio.to_thread(eventually, "all ten", lambda: writer.stored(list(rows.values())), 30)
+    assert len(stored(url)) == 10
+
+
+async def test_a_stop_waits_for_the_rows_but_not_for_ever(
+    postgres_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer = HistoryWriter(database_url(postgres_server))
+    async with running(writer):
+        writer.submit([row() for _ in range(300)])
+        await writer.flush(20)
+        assert writer.backlog == 0
+        await writer.flush(0)
+    away = HistoryWriter("postgresql://nobody:nothing@127.0.0.1:1/none")
+    away.submit([row()])
+    async with running(away):
+        await away.flush(0.2)
+    assert "1 rows are left for the next start" in caplog.text

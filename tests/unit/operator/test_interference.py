@@ -1,12 +1,14 @@
 """What the reconciler does when somebody or something interferes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import specs
 from fake_cluster import NOW, FakeCluster, Rows, job_condition, pod, running, terminated
 from reconciling import KEY, add, condition, start, the_job
+from results import RESULTS
 from trainingtask_api import names
 from trainingtask_operator.cluster import ClusterError
 from trainingtask_operator.reconciler import Reconciler
@@ -106,7 +108,7 @@ async def test_a_refused_job_does_not_make_its_own_writes_wake_it_for_ever(
     for _ in range(3):
         with pytest.raises(ClusterError):
             await reconciler.reconcile(*KEY)
-    assert cluster.requests.count("apply status") == 2, "named, refused, and then nothing new"
+    assert cluster.requests.count("apply status") == 1, "refused, and then nothing new"
     assert len(cluster.events) == 1
 
 
@@ -198,6 +200,87 @@ async def test_the_trainers_last_words_are_stored_for_it_when_the_api_server_was
     assert len(cluster.requests) == requests, "repaired once"
 
 
+async def test_last_words_cut_to_size_never_replace_the_whole_report_that_a_lagging_watch_does_not_show(
+    cluster: FakeCluster, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    words = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z"}
+    cluster.pods[task["metadata"]["uid"]] = [
+        pod(task, phase="Succeeded", state=terminated(0, json.dumps(words), "Completed"))
+    ]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    seen = cluster.observe(*KEY)
+    whole = words | {"score": "0.512"}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": whole}, manager=names.TRAINER_FIELD_MANAGER)
+    monkeypatch.setattr(cluster, "observe", lambda *_: seen)
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["training"] == whole
+    assert task["status"]["state"] == "Succeeded"
+
+
+async def test_how_the_trainer_ended_is_told_although_the_watch_of_pods_lags(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = add(cluster, runPolicy__retries=0)
+    await start(cluster, reconciler, task)
+    before = cluster.observe(*KEY)
+    assert before is not None
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(3, "Boom", "Error"))]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", reason="BackoffLimitExceeded")]}
+    lagging = replace(before, job=the_job(cluster, task))
+    monkeypatch.setattr(cluster, "observe", lambda *_: lagging)
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "TrainerCrashed"
+    assert [record["exitCode"] for record in task["status"]["attempts"]] == [3]
+    assert rows.all[-1].error_reason == "TrainerCrashed"
+
+
+async def test_a_job_that_goes_with_its_namespace_is_cancelled(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    cluster.ending.add("default")
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "Cancelled"
+    assert [row.status for row in rows.all] == ["Cancelled"]
+
+
+async def test_a_write_that_is_refused_with_a_conflict_is_made_again(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    refused = ["apply status"]
+
+    def conflict(what: str) -> None:
+        if what in refused:
+            refused.remove(what)
+            raise ClusterError(409, "the object has been modified")
+
+    cluster.before_each = conflict
+    with pytest.raises(ClusterError, match="modified"):  # the queue brings it again
+        await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Pending"
+
+
+async def test_a_job_that_is_gone_after_the_trainer_was_done_takes_no_success_away(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    report = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z", "results": RESULTS.to_json()}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager=names.TRAINER_FIELD_MANAGER)
+    cluster.jobs.clear()
+    cluster.pods.clear()
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+    assert [row.status for row in rows.all][-1] == "Succeeded"
+
+
 async def test_a_namespace_without_trainers_is_refused_with_the_way_out(
     cluster: FakeCluster, settings: Settings, rows: Rows
 ) -> None:
@@ -275,3 +358,33 @@ async def test_labels_of_the_job_find_the_task(cluster: FakeCluster, reconciler:
     await reconciler.reconcile(*KEY)
     labels = the_job(cluster, task)["spec"]["template"]["metadata"]["labels"]
     assert (labels[names.TASK_NAME_LABEL], labels[names.TASK_UID_LABEL]) == ("t", task["metadata"]["uid"])
+
+
+async def test_a_task_goes_with_its_namespace_which_would_wait_for_its_job(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    stopped = pod(task, phase="Failed", state=terminated(143))
+    stopped["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    cluster.pods[task["metadata"]["uid"]] = [stopped]
+    await reconciler.reconcile(*KEY)
+    assert cluster.jobs, "a pod deleted by hand is no reason"
+
+    cluster.ending.add("default")
+    lost = ["delete job"]
+
+    def lose(what: str) -> None:
+        if what in lost:
+            lost.remove(what)
+            raise ClusterError(0, "lost")
+
+    cluster.before_each = lose
+    with pytest.raises(ClusterError):
+        await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert cluster.jobs == {}
+    assert condition(task, "Failed")["reason"] == "Cancelled"
+    assert [(row.status, row.error_reason, row.finish_time is None) for row in rows.all] == [
+        ("Cancelled", "Cancelled", False)
+    ]

@@ -77,6 +77,36 @@ def test_another_vendors_resource_is_asked_for_by_its_name(settings: Settings) -
     assert container_of(job)["resources"]["limits"]["amd.com/gpu"] == "1"
 
 
+def test_a_profile_takes_the_place_of_its_devices_default(settings: Settings) -> None:
+    profile = {
+        "device": "gpu",
+        "image": "trainer:slice",
+        "resourceName": "nvidia.com/mig-1g.5gb",
+        "nodeSelector": {"a": "b"},
+    }
+    offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": profile}})
+    job = build(offered, specs.changed(specs.TRANSFORMER, device="gpu", resources={"profile": "slice"}))
+    container, pod = container_of(job), pod_of(job)
+    assert container["image"] == "trainer:slice"
+    assert {"name": names.ENV_IMAGE, "value": "trainer:slice"} in container["env"]
+    assert container["resources"]["limits"]["nvidia.com/mig-1g.5gb"] == "1"
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert (pod["nodeSelector"], "tolerations" in pod, "runtimeClassName" in pod) == ({"a": "b"}, False, False)
+
+
+def test_a_queue_gets_the_job_suspended_under_its_label_and_the_pod_its_priority(settings: Settings) -> None:
+    policy = {"queueName": "team-a", "priorityClassName": "low"}
+    job = build(settings, specs.changed(specs.CLASSICAL, runPolicy=policy))
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert job["spec"]["suspend"] is True
+    assert pod_of(job)["priorityClassName"] == "low"
+
+    without = build(settings, specs.CLASSICAL)
+    assert "kueue.x-k8s.io/queue-name" not in without["metadata"]["labels"]
+    assert without["spec"]["suspend"] is False
+    assert "priorityClassName" not in pod_of(without)
+
+
 def test_the_policy_maps_onto_the_job(settings: Settings) -> None:
     policy = {"suspend": True, "activeDeadlineSeconds": 60, "retries": 4, "ttlSecondsAfterFinished": 5}
     spec = build(settings, specs.changed(specs.CLASSICAL, runPolicy=policy))["spec"]
@@ -96,6 +126,7 @@ def test_claims_are_mounted_once_and_read_only_unless_they_take_the_output(setti
         specs.TRANSFORMER,
         dataset__volumeClaim="one",
         dataset__path="d",
+        preprocessor={"volumeClaim": "two", "checkpoint": "e", "name": "my_code:Encoder"},
         model__volumeClaim="two",
         model__checkpoint="m",
         output__volumeClaim="one",
@@ -110,8 +141,16 @@ def test_claims_are_mounted_once_and_read_only_unless_they_take_the_output(setti
     mounts = {mount["mountPath"]: mount for mount in container_of(job)["volumeMounts"]}
     assert mounts[names.DATASET_DIR]["readOnly"]
     assert mounts[names.MODEL_DIR]["readOnly"]
+    assert mounts[names.PREPROCESSOR_DIR] == mounts[names.MODEL_DIR] | {"mountPath": names.PREPROCESSOR_DIR}
     assert not mounts[names.OUTPUT_DIR]["readOnly"]
     assert mounts[names.DATASET_DIR]["name"] == mounts[names.OUTPUT_DIR]["name"] == claims["one"]["name"]
+
+
+def test_code_is_mounted_where_the_trainer_looks_for_it(settings: Settings) -> None:
+    job = build(settings, specs.changed(specs.CLASSICAL, code={"configMap": "my-code"}, model__name="bayes:NaiveBayes"))
+    assert {"name": "code", "configMap": {"name": "my-code"}} in pod_of(job)["volumes"]
+    assert {"name": "code", "mountPath": names.CODE_DIR, "readOnly": True} in container_of(job)["volumeMounts"]
+    assert f"--code-dir={names.CODE_DIR}" in container_of(job)["args"]
 
 
 def test_without_a_claim_the_output_goes_to_scratch_space(settings: Settings) -> None:

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from fake_cluster import FakeCluster, Rows, job_condition, pod, running, terminated
+from fake_cluster import NOW, FakeCluster, Rows, job_condition, pod, running, terminated
 from reconciling import KEY, add, condition, start, status_of, the_job
 from trainingtask_operator.cluster import ClusterError
-from trainingtask_operator.reconciler import Reconciler
+from trainingtask_operator.reconciler import AFTER_OTHERS, Reconciler
+from trainingtask_operator.settings import Settings
 
 
 async def test_a_life_from_creation_to_completion_takes_four_requests(
@@ -37,20 +38,19 @@ async def test_a_life_from_creation_to_completion_takes_four_requests(
     assert task["status"]["completionTime"] == "2026-01-01T00:01:04Z"
     (row,) = rows.all
     assert (row.status, row.total_time, row.node, row.trainer_image) == ("Succeeded", 60.0, "node-1", "trainer:test")
-    assert cluster.requests == ["apply status", "create job", "apply status", "apply status"]
+    assert cluster.requests == ["create job", "apply status", "apply status", "apply status"]
     assert cluster.events == []
 
 
-async def test_the_job_is_named_in_the_status_before_it_exists(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_of_many_new_tasks_each_has_its_job_before_the_first_is_told_so(
+    cluster: FakeCluster, settings: Settings, rows: Rows
+) -> None:
     task = add(cluster)
-
-    def named(what: str) -> None:
-        if what == "create job":
-            assert task["status"]["jobName"]
-
-    cluster.before_each = named
-    await reconciler.reconcile(*KEY)
-    assert cluster.job_of(task)
+    reconciler = Reconciler(cluster, cluster, settings, rows, clock=lambda: NOW)
+    assert await reconciler.reconcile(*KEY) == AFTER_OTHERS
+    assert cluster.requests == ["create job"]
+    assert await reconciler.reconcile(*KEY) != AFTER_OTHERS
+    assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
 
 
 @pytest.mark.parametrize("lost", ["request", "response"])
@@ -97,7 +97,7 @@ async def test_a_foreign_job_of_the_same_name_is_reported_and_left_alone(
     job = the_job(cluster, task)
     job["metadata"] |= {"labels": {}, "ownerReferences": [{"uid": "somebody-else"}]}
     before = json.dumps(job)
-    await reconciler.reconcile(*KEY)
+    assert await reconciler.reconcile(*KEY) is not None, "to be looked at again: nobody says when that Job goes"
     assert condition(task, "Accepted")["reason"] == "NameConflict"
     assert json.dumps(job) == before
     assert [event["reason"] for event in cluster.events] == ["NameConflict"]
@@ -186,10 +186,17 @@ async def test_a_fault_is_tried_again_and_each_attempt_has_its_row(
     the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "FailedIndexes", "one index failed")]}
     await reconciler.reconcile(*KEY)
     failed = condition(task, "Failed")
-    assert failed["reason"] == "TrainerCrashed"
+    assert failed["reason"] == "RetriesExhausted"
     assert "boom" in failed["message"]
-    assert "attempt 2; no retries are left" in failed["message"]
-    assert [(row.attempt, row.status) for row in rows.all] == [(1, "Failed"), (2, "Failed")]
+    assert "TrainerCrashed" in failed["message"]
+    assert [(row.attempt, row.status, row.error_reason) for row in rows.all] == [
+        (1, "Failed", "OOMKilled"),
+        (2, "Failed", "TrainerCrashed"),
+    ]
+    assert [(a["number"], a["exitCode"], a["reason"]) for a in task["status"]["attempts"]] == [
+        (1, 137, "OOMKilled"),
+        (2, 1, "TrainerCrashed"),
+    ]
 
 
 async def test_a_deadline_names_itself(cluster: FakeCluster, reconciler: Reconciler) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 
 from trainingtask_api import names
+from trainingtask_operator.index import Index
 from trainingtask_operator.view import WatchedObjects
 
 KEY = ("default", "t")
@@ -29,12 +30,22 @@ def pod(uid: str, version: int, job: str = "job-1") -> dict[str, Any]:
     return item(uid, version, ownerReferences=[{"uid": job, "controller": True}])
 
 
+class Lists(Index):
+    def __setitem__(self, key: Any, items: list[Any]) -> None:
+        for found in self.get(key, []):
+            self.remove(found["metadata"]["uid"])
+        for found in items:
+            self.put(key, found["metadata"]["uid"], found)
+
+    def __delitem__(self, key: Any) -> None:
+        self[key] = []
+
+
 class Indexes:
     def __init__(self) -> None:
-        self.tasks: dict[Any, list[Any]] = {KEY: [item("task-1", 10)]}
-        self.jobs: dict[Any, list[Any]] = {}
-        self.pods: dict[Any, list[Any]] = {}
-        self.view = WatchedObjects(self.tasks, self.jobs, self.pods)
+        self.tasks, self.jobs, self.pods, self.notes = Lists(), Lists(), Lists(), Lists()
+        self.tasks[KEY] = [item("task-1", 10)]
+        self.view = WatchedObjects(self.tasks, self.jobs, self.pods, self.notes)
 
 
 @pytest.fixture

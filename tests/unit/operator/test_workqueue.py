@@ -57,3 +57,35 @@ async def test_waiting_workers_are_woken() -> None:
     for key in range(3):
         queue.add(key)
     assert sorted(await asyncio.wait_for(asyncio.gather(*workers), 2)) == [0, 1, 2]
+
+
+async def test_what_is_for_later_comes_after_the_rest_and_can_become_urgent() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for key in ("old-1", "old-2"):
+        queue.add(key, later=True)
+    queue.add("new")
+    assert len(queue) == 3
+    queue.add("old-2")
+    assert [await queue.get() for _ in range(3)] == ["new", "old-2", "old-1"]
+
+
+async def test_a_stopped_queue_hands_out_nothing_and_wakes_who_waits() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0)
+    queue.stop()
+    assert await asyncio.wait_for(waiting, 1) is None
+    queue.add("a")
+    assert await queue.get() is None
+
+
+async def test_the_age_is_that_of_the_first_and_work_is_timed() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert (queue.age, queue.oldest_work) == (0.0, 0.0)
+    queue.add("a")
+    await asyncio.sleep(0.02)
+    assert queue.age >= 0.01
+    await queue.get()
+    await asyncio.sleep(0.02)
+    assert (queue.age, queue.is_at_work("a")) == (0.0, True)
+    assert queue.oldest_work >= 0.01

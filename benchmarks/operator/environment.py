@@ -1,0 +1,184 @@
+"""A control plane for a run: simulated nodes, namespaces, and the account of the systems under test."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
+
+from control_plane import control_plane
+
+HERE = Path(__file__).resolve().parent
+REPOSITORY = HERE.parent.parent
+
+SHORT, LONG = "trainingtask-bench", "trainingtask-bench-long"  # in the second, pods run until they are deleted
+NAME = "trainingtask-bench"
+NODES = 20
+TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
+ON_FAKE_NODES = {
+    "nodeSelector": {"type": "kwok"},
+    "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}],
+}
+SETTINGS = {
+    "namespaces": [SHORT, LONG],
+    "devices": {"cpu": {"image": "trainer:bench", **ON_FAKE_NODES, "resources": {"cpu": "1", "memory": "1Gi"}}},
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A prepared control plane.
+
+    Attributes
+    ----------
+    admin
+        A client that API priority and fairness never holds back.
+    kubeconfig
+        Of the account that the systems under test run as.
+    """
+
+    admin: Api
+    kubeconfig: Path
+    folder: Path
+
+
+@contextlib.asynccontextmanager
+async def environment(folder: Path) -> AsyncIterator[Environment]:
+    """Start a control plane of its own: nothing else acts on it, and nothing is left behind."""
+    with control_plane(folder / "control-plane", HERE / "stages.yaml") as plane:
+        async with Api(str(plane.kubeconfig())) as admin:
+            await _prepare(admin)
+            token = await admin.request(
+                "POST",
+                f"{PODS}/namespaces/{SHORT}/serviceaccounts/{NAME}/token",
+                {"spec": {"expirationSeconds": 3600}},
+            )
+            kubeconfig = folder / "kubeconfig"
+            kubeconfig.write_text(json.dumps(_kubeconfig(admin, token["status"]["token"])))
+            (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
+            yield Environment(admin, kubeconfig, folder)
+
+
+async def _prepare(admin: Api) -> None:
+    crd = yaml.safe_load((REPOSITORY / "crds" / "trainingtasks.yaml").read_text())
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    await admin.request("POST", path, crd)
+    for document in _objects():
+        await _apply(admin, document)
+    for number in range(NODES):
+        # A node is born with the taint of one that is not ready, which nobody takes off here.
+        await admin.request("PATCH", f"{PODS}/nodes/{NAME}-{number}", {"spec": {"taints": [TAINT]}}, MERGE_PATCH)
+    while True:
+        found = await admin.request("GET", f"{path}/{crd['metadata']['name']}")
+        nodes = (await admin.request("GET", f"{PODS}/nodes"))["items"]
+        if _is(found, "Established") and all(_is(node, "Ready") for node in nodes):
+            return
+        await asyncio.sleep(0.2)
+
+
+def _is(item: dict[str, Any], condition: str) -> bool:
+    conditions = (item.get("status") or {}).get("conditions") or []
+    return any(c["type"] == condition and c["status"] == "True" for c in conditions)
+
+
+async def empty(admin: Api, namespace: str) -> None:
+    """Delete all tasks, Jobs and pods of a namespace, in the order that leaves the controllers least to do."""
+    for path in (
+        f"{TASKS}/namespaces/{namespace}/trainingtasks",
+        f"{JOBS}/namespaces/{namespace}/jobs",
+        f"{PODS}/namespaces/{namespace}/pods",
+    ):
+        await admin.request("DELETE", path, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
+    for path in (f"{PODS}/namespaces/{namespace}/pods", f"{JOBS}/namespaces/{namespace}/jobs"):
+        while (await admin.request("GET", path, limit="1"))["items"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+
+
+def _objects() -> list[dict[str, Any]]:
+    def thing(api: str, kind: str, name: str, namespace: str = "", **rest: Any) -> dict[str, Any]:
+        metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
+        return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
+
+    account = {"kind": "ServiceAccount", "name": NAME, "namespace": SHORT}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME}
+    matched = {
+        "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"name": NAME, "namespace": SHORT}}],
+        "resourceRules": [
+            {"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": True}
+        ],
+        "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}],
+    }
+    # The priority level of all service accounts; the schema is ours, so that its counter counts our requests alone.
+    flow = {
+        "priorityLevelConfiguration": {"name": "workload-low"},
+        "matchingPrecedence": 500,
+        "distinguisherMethod": {"type": "ByUser"},
+        "rules": [matched],
+    }
+    nodes = [_node(f"{NAME}-{number}") for number in range(NODES)]
+    return [
+        *(thing("v1", "Namespace", name) for name in (SHORT, LONG)),
+        *(thing("v1", "ServiceAccount", "trainingtask-trainer", name) for name in (SHORT, LONG)),
+        thing("v1", "ServiceAccount", NAME, SHORT),
+        thing("rbac.authorization.k8s.io/v1", "ClusterRole", NAME, rules=_chart_rules()),
+        thing("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", NAME, subjects=[account], roleRef=role),
+        thing("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", NAME, spec=flow),
+        *nodes,
+    ]
+
+
+def _chart_rules() -> list[dict[str, Any]]:
+    """Return what the chart lets the operator do."""
+    chart = REPOSITORY / "charts" / "trainingtask-operator"
+    rendered = subprocess.run(
+        ["helm", "template", "bench", str(chart), "--show-only=templates/rbac.yaml"],
+        check=True,
+        capture_output=True,
+    )
+    documents = [document for document in yaml.safe_load_all(rendered.stdout) if document]
+    return next(document["rules"] for document in documents if document["kind"] == "ClusterRole")
+
+
+def _node(name: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": name, "labels": {"type": "kwok", "kubernetes.io/hostname": name}},
+        "spec": {"taints": [TAINT]},
+    }
+
+
+_PATHS = {
+    "Namespace": (PODS, "namespaces"),
+    "ServiceAccount": (PODS, "serviceaccounts"),
+    "Node": (PODS, "nodes"),
+    "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
+    "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "FlowSchema": ("/apis/flowcontrol.apiserver.k8s.io/v1", "flowschemas"),
+}
+
+
+async def _apply(admin: Api, document: dict[str, Any]) -> None:
+    root, plural = _PATHS[document["kind"]]
+    namespace = document["metadata"].get("namespace")
+    folder = f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+    await admin.request(
+        "PATCH", f"{folder}/{document['metadata']['name']}", document, APPLY, fieldManager=NAME, force="true"
+    )
+
+
+def _kubeconfig(admin: Api, token: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": NAME, "cluster": admin.cluster}],
+        "users": [{"name": NAME, "user": {"token": token}}],
+        "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": NAME}}],
+        "current-context": NAME,
+    }

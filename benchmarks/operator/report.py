@@ -1,0 +1,90 @@
+"""The tables of a run, in Markdown."""
+
+from scenarios import Measured, Scaled, Size
+
+FLOOR = "plain asyncio"
+OURS = "ours"
+
+
+def report(measured: dict[str, Measured], scaled: Scaled | None, size: Size) -> str:
+    """Return the tables: the variants side by side, ours against its goals, and its requests."""
+    sections = [_side_by_side(measured, size)]
+    if OURS in measured:
+        sections += [_goals(measured, scaled, size), _requests(measured[OURS])]
+    return "\n\n".join(sections)
+
+
+def _side_by_side(measured: dict[str, Measured], size: Size) -> str:
+    lines = [
+        f"| system | create → Job, idle p50 | {size.burst:,} tasks: last Job | pod running → status, idle / burst p50 "
+        "| Job ended → status, idle / burst p50 | all ended | API requests per task | CPU per task | RSS, peak / after |",
+        "|" + "---|" * 9,
+    ]
+    lines += [
+        f"| {name} | {m.idle_job:.0f} ms | {m.last_job:.1f} s | {m.idle_running:.0f} / {m.burst_running:.0f} ms "
+        f"| {m.idle_ended:.0f} / {m.burst_ended:.0f} ms | {m.all_ended:.0f} s | {m.requests:.1f} | {m.cpu:.1f} ms "
+        f"| {m.peak_rss:.0f} / {m.rss:.0f} MiB |"
+        for name, m in measured.items()
+    ]
+    return "\n".join(lines)
+
+
+def _goals(measured: dict[str, Measured], scaled: Scaled | None, size: Size) -> str:
+    ours, floor = measured[OURS], measured.get(FLOOR)
+    rows: list[tuple[str, float, float, str]] = [
+        ("pod running → status, idle p50", ours.idle_running, 25, "ms"),
+        ("pod running → status, burst p50", ours.burst_running, 150, "ms"),
+        ("Job ended → terminal status, idle p50", ours.idle_ended, 50, "ms"),
+        ("Job ended → terminal status, burst p50", ours.burst_ended, 50, "ms"),
+        ("API requests per task", ours.requests, 4, ""),
+        ("CPU per task", ours.cpu, 12, "ms"),
+        (f"peak RSS, {size.burst:,} tasks", ours.peak_rss, 150, "MiB"),
+    ]
+    if floor is not None:
+        rows[:0] = [
+            (f"last of {size.burst:,} Jobs, × the floor", ours.last_job / floor.last_job, 1.5, "×"),
+            ("create → Job, idle p50, × the floor", ours.idle_job / floor.idle_job, 2, "×"),
+        ]
+    if scaled is not None:
+        rows += [
+            (f"RSS, {size.finished:,} finished tasks", scaled.rss_finished, 250, "MiB"),
+            (f"peak RSS, start with {size.finished:,} finished tasks", scaled.peak_rss_finished, 250, "MiB"),
+            (f"start → first Job, {size.finished:,} finished tasks", scaled.start_to_job, 5, "s"),
+            (f"create → Job while {size.progress:,} report, × quiet", scaled.progress_job / scaled.quiet_job, 2, "×"),
+        ]
+    lines = ["| goal | measured | at most | |", "|---|---|---|---|"]
+    lines += [
+        f"| {what} | {value:.1f} {unit} | {limit:g} {unit} | {'met' if value <= limit else 'MISSED'} |"
+        for what, value, limit, unit in rows
+    ]
+    if scaled is not None:
+        lines += [
+            "",
+            f"{size.progress:,} trainers made {scaled.reports:.0f} reports a second: the API server used "
+            f"{scaled.api_cpu:.2f} cores ({scaled.quiet_api_cpu:.2f} without them), that is "
+            f"{1000 * (scaled.api_cpu - scaled.quiet_api_cpu) / max(scaled.reports, 1e-9):.1f} ms a report; the operator "
+            f"{scaled.operator_cpu:.2f} cores. A new task's Job took {scaled.progress_job:.0f} ms "
+            f"({scaled.quiet_job:.0f} ms without them).",
+        ]
+    return "\n".join(lines)
+
+
+def _requests(ours: Measured) -> str:
+    """Return the API server's counters of everybody, for the calls that only the operator makes."""
+    only_ours = [
+        ("POST", "jobs"),
+        ("GET", "jobs"),
+        ("PATCH", "jobs"),
+        ("DELETE", "jobs"),
+        ("APPLY", "trainingtasks/status"),
+        ("PATCH", "trainingtasks/status"),
+        ("GET", "trainingtasks"),
+        ("GET", "pods/log"),
+    ]
+    lines = ["| verb | resource | requests per task |", "|---|---|---|"]
+    lines += [
+        f"| {verb} | {resource} | {ours.calls.by_call[verb, resource] / ours.tasks:.2f} |"
+        for verb, resource in only_ours
+        if ours.calls.by_call[verb, resource]
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,110 @@
+"""Faults of the control plane: a control plane of one's own per session, and the operator as a local process.
+
+Small sizes unless TRAININGTASK_FAULTS is `full` (`make test-faults`).
+"""
+
+import asyncio
+import os
+import random
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+from api import PODS, Api
+
+from control_plane import ControlPlane, control_plane, missing_programs
+from postgres import Postgres, postgres_server
+from scene import Scene, node, scene
+from simulated_trainers import write_stages
+
+__all__ = ["postgres_server"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of each fault."""
+
+    tasks_killed_over: int
+    kills: int
+    unreachable_seconds: float
+    tasks_without_database: int
+    database_away_seconds: float
+
+
+SMALL = Sizes(6, 4, 3.0, 20, 0.0)
+FULL = Sizes(50, 100, 60.0, 200, 600.0)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "tests/faults" in str(item.path):
+            item.add_marker(pytest.mark.cluster)
+            item.add_marker(pytest.mark.timeout(1800))
+            if item.get_closest_marker("full") and not is_full():
+                item.add_marker(pytest.mark.skip(reason="takes long: make test-faults"))
+
+
+def is_full() -> bool:
+    return os.environ.get("TRAININGTASK_FAULTS") == "full"
+
+
+@pytest.fixture(scope="session")
+def sizes() -> Sizes:
+    return FULL if is_full() else SMALL
+
+
+@pytest.fixture
+def dice() -> random.Random:
+    """Random moments; the seed is printed with a failure, and TRAININGTASK_FAULTS_SEED repeats it."""
+    seed = int(os.environ.get("TRAININGTASK_FAULTS_SEED") or random.randrange(10**6))
+    print(f"TRAININGTASK_FAULTS_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    missing = missing_programs()
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (make cluster builds them; see hack/cluster/README.md)")
+    folder = tmp_path_factory.mktemp("control-plane")
+    with control_plane(folder, write_stages(folder / "stages.yaml")) as running:
+        asyncio.run(prepare(running))
+        yield running
+
+
+@pytest.fixture
+async def here(plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    """A namespace named after the test."""
+    namespace = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:60].strip("-")
+    async with scene(plane, namespace, tmp_path) as it:
+        yield it
+
+
+async def prepare(plane: ControlPlane) -> None:
+    """Bring the CRD and two nodes."""
+    crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    manifest = yaml.safe_load((Path(__file__).parents[2] / "crds" / "trainingtasks.yaml").read_text())
+    async with Api(str(plane.kubeconfig())) as api:
+        await api.request("POST", crds, manifest)
+        for name in ("one", "two"):
+            await api.request("POST", f"{PODS}/nodes", node(name))
+        async with asyncio.timeout(60):
+            while True:
+                crd = await api.request("GET", f"{crds}/{manifest['metadata']['name']}")
+                nodes = (await api.request("GET", f"{PODS}/nodes"))["items"]
+                served = any(
+                    c["type"] == "Established" and c["status"] == "True" for c in crd["status"]["conditions"] or []
+                )
+                if served and not any(n["spec"].get("taints") for n in nodes):
+                    return
+                await asyncio.sleep(0.2)
+
+
+@pytest.fixture
+def history(postgres_server: Postgres) -> str:
+    """The URL of an empty database."""
+    database = postgres_server.create_database()
+    return postgres_server.url(database, database, database)

@@ -1,0 +1,147 @@
+"""Specs that nobody would write: the API server refuses them with a message, or their Job is valid. No third case."""
+
+import asyncio
+import copy
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from api import JOBS, TASKS, Api, ApiError
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+import specs
+from control_plane import ControlPlane
+from scene import Object
+from trainingtask_api import TrainingTask, names
+from trainingtask_api.crd import custom_resource_definition
+from trainingtask_operator.jobs import build_job
+from trainingtask_operator.settings import Settings
+
+Ask = Callable[[str, Object], Object | ApiError]
+EXAMPLES = 300
+NAMESPACE = "default"
+SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+TEXTS = ["", " ", "0", "a", "A-b_c", "a.b/c", "..", "../a", "./a", "a/../b", "é", "名", "😀", "\x00", "'\"\\", "{{x}}", "$(HOME)", "1e9", "x" * 600]  # fmt: skip
+ODD = st.sampled_from([None, [], {}, "", 0, -1, True, 1e308, "nonsense", ["a"], {"a": "b"}])
+
+
+def values(schema: Object) -> st.SearchStrategy[Any]:
+    """Return values at and around what a schema allows, and some of another type."""
+    if "enum" in schema:
+        return st.sampled_from([*schema["enum"], "other"]) | ODD
+    kind = schema.get("type")
+    if kind in ("integer", "number"):
+        low, high = schema.get("minimum", 0), schema.get("maximum", 10)
+        edges = [low, high, low - 1, high + 1, (low + high) / 2, (low + high) // 2]
+        return st.sampled_from(edges) | ODD
+    if kind == "boolean":
+        return st.booleans() | ODD
+    if kind == "array":
+        return st.lists(values(schema["items"]), max_size=3) | ODD
+    if kind == "object" and "properties" in schema:
+        fields = {name: values(part) for name, part in schema["properties"].items()}
+        return st.fixed_dictionaries({}, optional=fields) | ODD
+    least, most = schema.get("minLength", 0), schema.get("maxLength", 300)
+    sizes = [n for n in (least - 1, least, most, most + 1) if n >= 0]
+    return st.sampled_from(TEXTS) | st.sampled_from(["a" * n for n in sizes]) | st.text(max_size=20) | ODD
+
+
+def places(schema: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Object]]:
+    """Iterate over all fields of a schema, with the section first and then what is in it."""
+    for name, part in schema.get("properties", {}).items():
+        yield (*path, name), part
+        yield from places(part, (*path, name))
+
+
+@st.composite
+def generated(draw: st.DrawFn) -> Object:
+    """Return a spec: a good one, with a few fields changed or taken away."""
+    spec = copy.deepcopy(specs.GOOD[draw(st.sampled_from(sorted(specs.GOOD)))])
+    for _ in range(draw(st.integers(0, 3))):
+        path, schema = draw(st.sampled_from(list(places(SCHEMA))))
+        part: Any = spec
+        for section in path[:-1]:
+            part = part.setdefault(section, {}) if isinstance(part, dict) else {}
+        if not isinstance(part, dict):
+            continue
+        if path[-1] in part and draw(st.booleans()):
+            del part[path[-1]]
+        else:
+            part[path[-1]] = copy.deepcopy(draw(values(schema)))  # the next change may be inside it
+    return spec
+
+
+NAMES = st.sampled_from(["a", "a" * 63, "a" * 64, "1.2", "a.b-c", "9", "A", "-a", "a-", "a..b", "tt" + "-x" * 30])
+
+
+@pytest.fixture(scope="module")
+def ask(plane: ControlPlane) -> Iterator[Ask]:
+    """Return a function that has an object created without it being kept, and returns it or the refusal."""
+    loop = asyncio.new_event_loop()
+    api = Api(str(plane.kubeconfig()))
+    loop.run_until_complete(api.__aenter__())
+
+    def create(path: str, manifest: Object) -> Object | ApiError:
+        try:
+            created: Object = loop.run_until_complete(api.request("POST", path, manifest, dryRun="All"))
+        except ApiError as refusal:
+            return refusal
+        return created
+
+    yield create
+    loop.run_until_complete(api.__aexit__())
+    loop.run_until_complete(asyncio.sleep(0.1))  # the connections close
+    loop.close()
+
+
+def settings_for(task: TrainingTask) -> Settings:
+    """Return settings of a cluster that offers what the task asks for: what it does not is said by other words."""
+    device = {"image": "trainer:any"}
+    profile = task.spec.resources and task.spec.resources.profile
+    profiles = {profile: {"device": task.spec.device.value, **device}} if profile else {}
+    return Settings.model_validate(
+        {"namespaces": [NAMESPACE], "devices": {"cpu": device, "gpu": device}, "profiles": profiles}
+    )
+
+
+def test_generated_specs_are_refused_with_a_message_or_have_a_valid_job(ask: Ask) -> None:
+    outcomes: Counter[str] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(spec=generated(), name=NAMES)
+    def check(spec: Object, name: str) -> None:
+        outcomes[judge(ask, spec, name)] += 1
+
+    check()
+    print(dict(outcomes))
+    assert min(outcomes["refused"], outcomes["valid"]) >= EXAMPLES // 10, outcomes
+
+
+def judge(ask: Ask, spec: Object, name: str) -> str:
+    stored = ask(f"{TASKS}/namespaces/{NAMESPACE}/{names.PLURAL}", specs.task(name, spec, NAMESPACE))
+    if isinstance(stored, ApiError):
+        assert stored.status in (400, 422), stored
+        assert re.search(r'"message":"[^"]{10}', str(stored)), stored
+        return "refused"
+    mistakes: set[str] = set()
+    try:
+        task = TrainingTask.model_validate(stored)
+    except ValidationError as error:
+        mistakes = {item["type"] for item in error.errors()}
+    if mistakes:
+        # The API server takes 2147483647.5 for an integer: it compares the first nine digits. The task says InvalidSpec.
+        assert mistakes == {"int_from_float"}, mistakes
+        return "refused by the operator"
+    job = ask(f"{JOBS}/namespaces/{NAMESPACE}/jobs", build_job(task, settings_for(task)))
+    assert not isinstance(job, ApiError), f"the task is accepted, and its Job is refused: {job}"
+    return "valid"

@@ -1,0 +1,79 @@
+"""SIGKILL of the operator at any moment: the next one goes on where it was."""
+
+import asyncio
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from api_proxy import ApiProxy, Call
+from scene import CONVERGED_SECONDS, CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene
+
+ENDINGS = [SUCCEEDS, SUCCEEDS, MISTAKEN, CRASHES]
+
+
+async def test_operator_killed_at_random_moments(here: Scene, history: str, sizes: Any, dice: random.Random) -> None:
+    images = {f"task-{n}": ENDINGS[n % len(ENDINGS)] for n in range(sizes.tasks_killed_over)}
+    to_create = list(images.items())
+    async with here.operator(history=history) as operator:
+        for kill in range(sizes.kills):
+            while to_create and len(images) - len(to_create) <= kill * len(images) / sizes.kills:
+                name, image = to_create.pop(0)
+                await here.create(name, image, runPolicy__retries=1)
+            await asyncio.sleep(dice.uniform(0.2, 4))  # from before it can act to long after
+            await operator.restart()
+        for name, image in to_create:
+            await here.create(name, image, runPolicy__retries=1)
+        await here.jobs_ended(len(images), timeout=120)
+        await here.tasks_ended(CONVERGED_SECONDS)
+        await here.check(images, retries=1)
+        await here.rows_match(history)
+        assert not operator.defects()
+
+
+@pytest.mark.full
+async def test_operator_killed_before_and_after_each_of_its_writes(here: Scene, history: str) -> None:
+    """Before a write: it has never been made. After it: the API server has taken it, and nobody was told."""
+    moment = asyncio.Event()
+    seen: Counter[tuple[str, str]] = Counter()
+
+    def first(call: Call) -> bool:
+        return take(call, "before")
+
+    def second(call: Call) -> bool:
+        return take(call, "after")
+
+    def take(call: Call, when: str) -> bool:
+        """Choose each kind of write twice, once for each moment."""
+        key = (when, f"{call.method} {call.path}")
+        if not call.is_write or moment.is_set() or seen[key] >= (2 if call.path.endswith("/status") else 1):
+            return False
+        seen[key] += 1
+        moment.set()
+        return True
+
+    async def kill_whenever() -> None:
+        while True:
+            await moment.wait()
+            await operator.kill()
+            moment.clear()
+            await operator.start()
+
+    async with ApiProxy(here.plane.server, here.plane.authority) as proxy:
+        proxy.dropped, proxy.lost = first, second
+        async with here.operator(server=proxy.url, history=history) as operator:
+            await here.create("task", RUNS)
+            killing = asyncio.create_task(kill_whenever())
+            await here.state("task", "Running", timeout=60)
+            await here.end("task")
+            task = await here.state("task", "Succeeded", timeout=60)
+            killing.cancel()
+            here.check_writes({"task": task})
+            assert len(await here.pods()) == 1
+            await operator.ready()
+            await here.rows_match(history)
+            assert not operator.defects()
+    jobs = f"POST /apis/batch/v1/namespaces/{here.namespace}/jobs"
+    assert seen["before", jobs] == seen["after", jobs] == 1
+    assert sum(seen.values()) >= 4

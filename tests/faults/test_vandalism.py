@@ -1,0 +1,135 @@
+"""A person writes nonsense into a status, or onto a Job: repaired or reported, and nobody else suffers."""
+
+from typing import Any
+
+import pytest
+
+from scene import JOBS, RUNS, SUCCEEDS, TASKS, Scene, eventually, owner_of, state_of
+from trainingtask_api import names
+
+PERSON = {"fieldManager": "a-person"}
+LONG_AGO = "1999-12-31T23:59:59Z"
+
+
+def a_condition(kind: str, status: str, reason: str = "Nonsense") -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason, "message": "?", "lastTransitionTime": LONG_AGO}
+
+
+GARBAGE: dict[str, dict[str, Any]] = {
+    "state": {"state": "Banana", "reason": "Fruit"},
+    "no-conditions": {"conditions": []},
+    "contradictions": {"conditions": [a_condition("Running", "False"), a_condition("Suspended", "True")]},
+    "unknown-conditions": {"conditions": [a_condition(f"Kind{n}", "Unknown") for n in range(8)]},
+    "another-job": {"jobName": "somebody-elses"},
+    "an-attempt-of-another": {"attempt": 7, "attempts": [{"number": 7, "pod": "no-such-pod", "reason": "Nonsense"}]},
+    "attempts-from-nowhere": {"attempt": -3, "attempts": [{"number": 0}, {"number": -3}, {"number": 2**31 - 1}]},
+    "attempts-twice": {"attempts": [{"number": 1}, {"number": 1, "reason": "Nonsense"}]},
+    "times": {"startTime": "9999-12-31T23:59:59Z", "completionTime": LONG_AGO},
+    "a-report": {"training": {"attempt": 99, "phase": "Done", "finishTime": LONG_AGO}},
+    "everything": {"state": "", "node": "nowhere", "observedGeneration": -1, "progressStale": True, "attempts": []},
+    "nothing": {},
+}
+
+
+async def others_go_on(here: Scene, name: str = "other") -> None:
+    """A task that has nothing to do with it starts and ends as ever."""
+    await here.create(name, SUCCEEDS)
+    await here.state(name, "Succeeded", timeout=60)
+
+
+async def test_garbage_in_a_status(here: Scene, history: str) -> None:
+    """In that of a running task, which must end well all the same, with the operator restarted in between."""
+    async with here.operator(history=history) as operator:
+        for name in GARBAGE:
+            await here.create(name, RUNS)
+        for name in GARBAGE:
+            await here.state(name, "Running", timeout=60)
+        await operator.kill()
+        for name, garbage in GARBAGE.items():
+            await here.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
+        await operator.start()
+        await operator.ready()
+        await others_go_on(here)
+        # And once more while it looks.
+        for name, garbage in GARBAGE.items():
+            await here.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
+        for name in GARBAGE:
+            await here.end(name)
+        tasks = await here.tasks_ended()
+        assert {name: state_of(task) for name, task in tasks.items()} == dict.fromkeys([*GARBAGE, "other"], "Succeeded")
+        here.check_writes(tasks)
+        jobs = {owner_of(job): job["metadata"]["name"] for job in await here.jobs()}
+        assert {t["status"]["jobName"] for t in tasks.values()} == set(jobs.values()), "each names its own Job again"
+        assert not operator.defects()
+        assert not operator.ended
+
+
+LABELS: dict[str, dict[str, Any]] = {
+    "no-labels": {names.TASK_UID_LABEL: None, names.TASK_NAME_LABEL: None},
+    "no-uid": {names.TASK_UID_LABEL: None},
+    "another-uid": {names.TASK_UID_LABEL: "not-a-uid"},
+    "another-name": {names.TASK_NAME_LABEL: "somebody-else"},
+}
+
+
+@pytest.mark.parametrize("when", ["while it looks", pytest.param("while it is down", marks=pytest.mark.full)])
+async def test_garbage_in_the_labels_of_a_job(here: Scene, history: str, when: str) -> None:
+    async with here.operator(history=history) as operator:
+        await here.create("victim", RUNS)
+        for name in LABELS:
+            await here.create(name, RUNS)
+        for name in (*LABELS, "victim"):
+            await here.state(name, "Running", timeout=60)
+        victim = (await here.task("victim"))["metadata"]["uid"]
+        if when == "while it is down":
+            await operator.kill()
+        for name, labels in {**LABELS, "no-uid": {names.TASK_UID_LABEL: victim}}.items():
+            job = (await here.job_of(name))["metadata"]["name"]
+            await here.patch(JOBS, "jobs", job, {"metadata": {"labels": labels}}, **PERSON)
+        if when == "while it is down":
+            await operator.start()
+            await operator.ready()
+        await others_go_on(here)
+        for name in LABELS:
+            await here.end(name)
+        for name in LABELS:
+            await here.state(name, "Succeeded", timeout=60)
+        assert state_of(await here.task("victim")) == "Running", "another task's Job says nothing about this one"
+        await here.end("victim")
+        await here.state("victim", "Succeeded")
+        here.check_writes(await here.tasks())
+        assert not operator.defects()
+        assert not operator.ended
+
+
+@pytest.mark.full
+async def test_job_of_a_person_that_claims_to_be_a_tasks(here: Scene, history: str) -> None:
+    """It carries the labels of a task and belongs to nobody: it is left alone, and says nothing about the task."""
+    async with here.operator(history=history) as operator:
+        await here.create("task", RUNS)
+        task = await here.state("task", "Running", timeout=60)
+        labels = {names.TASK_UID_LABEL: task["metadata"]["uid"], names.TASK_NAME_LABEL: "task"}
+        pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": SUCCEEDS}]}
+        job = {
+            "metadata": {"name": "impostor", "labels": labels},
+            "spec": {
+                "completionMode": "Indexed",
+                "completions": 1,
+                "parallelism": 1,
+                "backoffLimitPerIndex": 0,
+                "template": {"metadata": {"labels": labels}, "spec": pod},
+            },
+        }
+        await here.api.request("POST", f"{JOBS}/namespaces/{here.namespace}/jobs", job)
+
+        async def impostor_ended() -> bool:
+            found = [j for j in await here.jobs() if j["metadata"]["name"] == "impostor"]
+            return bool(found and found[0].get("status", {}).get("conditions"))
+
+        await eventually("the impostor has ended", impostor_ended, 60)
+        await others_go_on(here)
+        assert state_of(await here.task("task")) == "Running"
+        tasks = await here.tasks()
+        here.check_writes(tasks)
+        assert not operator.defects()
+        assert not operator.ended

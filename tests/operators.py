@@ -1,0 +1,104 @@
+"""Replicas of the operator as processes of this machine, run as a kubelet would run them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Self
+
+from control_plane import free_port
+from trainingtask_api import names
+from trainingtask_operator.settings import SETTINGS_VARIABLE
+
+
+class Operator:
+    """One replica. When it ends by itself it is started again, and that is remembered.
+
+    Attributes
+    ----------
+    ended
+        Exit codes of the ends that nobody asked for.
+    """
+
+    def __init__(self, log: Path, kubeconfig: Path, settings: Path, **environment: str) -> None:
+        self.log = log
+        self.ended: list[int] = []
+        self._health = free_port()
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if name != names.ENV_HISTORY_URL},
+            "KUBECONFIG": str(kubeconfig),
+            SETTINGS_VARIABLE: str(settings),
+            names.ENV_HEALTH_PORT: str(self._health),
+            names.ENV_METRICS_PORT: str(free_port()),
+            **environment,
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._kubelet: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+
+    async def start(self) -> None:
+        """Start it; it is not ready yet."""
+        await self._spawn()
+        self._kubelet = asyncio.create_task(self._restart_for_ever())
+
+    async def kill(self) -> None:
+        """SIGKILL it, and leave it dead."""
+        if self._kubelet is not None:
+            self._kubelet.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._kubelet
+            self._kubelet = None
+        if self._process is not None:
+            if self._process.returncode is None:
+                self._process.send_signal(signal.SIGKILL)
+            await self._process.wait()
+            self._process = None
+
+    async def restart(self) -> None:
+        """SIGKILL it, and start it again."""
+        await self.kill()
+        await self.start()
+
+    async def ready(self, timeout: float = 60) -> str:
+        """Wait until it is ready; return as what."""
+        async with asyncio.timeout(timeout):
+            while True:
+                answer = await asyncio.to_thread(self._readyz)
+                if answer is not None:
+                    return answer
+                await asyncio.sleep(0.1)
+
+    def defects(self) -> list[str]:
+        """Return the lines of the log that no fault excuses."""
+        said = self.log.read_text().splitlines()
+        return [line for line in said if "the reconcile failed" in line or "a background loop ended" in line]
+
+    def _readyz(self) -> str | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/readyz", timeout=5) as response:
+                return str(response.read().decode().strip())
+        except (OSError, urllib.error.URLError):
+            return None
+
+    async def _spawn(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "trainingtask_operator", env=self._environment, stdout=output, stderr=output
+            )
+
+    async def _restart_for_ever(self) -> None:
+        while True:
+            assert self._process is not None
+            self.ended.append(await self._process.wait())
+            await asyncio.sleep(1)
+            await self._spawn()

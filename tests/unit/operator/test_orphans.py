@@ -1,0 +1,66 @@
+"""Which rows are closed as those of deleted tasks: closing one is for good."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from fake_cluster import FakeCluster
+from trainingtask_api.store import OpenRun
+from trainingtask_operator import orphans
+from trainingtask_operator.cluster import ClusterError
+
+
+class OneLook:
+    """A history with open rows, that remembers which of them were said to have no task."""
+
+    def __init__(self, runs: list[OpenRun]) -> None:
+        self.runs = runs
+        self.closed: list[str] = []
+        self.looked = asyncio.Event()
+
+    async def close_orphans(self, exists: Callable[[OpenRun], Awaitable[bool]]) -> None:
+        try:
+            self.closed += [run.name for run in self.runs if not await exists(run)]
+        finally:
+            self.looked.set()
+
+
+def run_of(name: str, uid: str) -> OpenRun:
+    return OpenRun(id=uid, task_uid=uid, namespace="default", name=name, start_time=None)
+
+
+async def closed(cluster: FakeCluster, runs: list[OpenRun], watched: str = "") -> list[str]:
+    history: Any = OneLook(runs)
+    looking = asyncio.create_task(orphans.close_orphans(history, cluster, lambda uid: uid == watched))
+    await asyncio.wait_for(history.looked.wait(), 5)
+    looking.cancel()
+    with suppress(asyncio.CancelledError):
+        await looking
+    return list(history.closed)
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "FIRST_LOOK_SECONDS", 0.0)
+
+
+async def test_rows_of_tasks_that_are_gone_or_created_again(cluster: FakeCluster) -> None:
+    task = cluster.add_task({"metadata": {"namespace": "default", "name": "t"}})
+    runs = [run_of("t", task["metadata"]["uid"]), run_of("t", "earlier"), run_of("gone", "uid")]
+    assert await closed(cluster, runs) == ["t", "gone"]
+
+
+async def test_a_task_that_the_watch_shows_is_not_asked_for(cluster: FakeCluster) -> None:
+    assert await closed(cluster, [run_of("t", "seen")], watched="seen") == []
+    assert cluster.requests == []
+
+
+async def test_an_api_server_that_does_not_serve_tasks_says_nothing_about_any(cluster: FakeCluster) -> None:
+    def not_served(_: str) -> None:
+        raise ClusterError(404, "404 Not Found")
+
+    cluster.before_each = not_served
+    assert await closed(cluster, [run_of("t", "uid")]) == []
