@@ -72,6 +72,7 @@ COMPILE = UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --universal --python-v
 requirements: ## Resolve the pinned requirements anew
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra operator -o requirements/operator.txt
+	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra web -o requirements/web.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra trainer --override <(echo "torch; sys_platform == 'never'") \
 	  --no-emit-package torch -o requirements/trainer.txt
 	$(COMPILE) -c requirements/dev.txt <(echo torch) -o requirements/torch.txt
