@@ -12,7 +12,7 @@ import aiohttp
 import yarl
 from aiohttp import web
 
-from control_plane import free_port
+from ports import free_port
 
 HOP_BY_HOP = {"connection", "host", "content-length", "transfer-encoding", "accept-encoding", "content-encoding"}
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Self
 
-from control_plane import free_port
+from ports import free_port
 from trainingtask_api import names
 from trainingtask_operator.settings import SETTINGS_VARIABLE
 

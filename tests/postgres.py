@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import URL, create_engine, text
+
+from ports import free_port
 
 _START_SECONDS = 60
 
@@ -83,7 +84,7 @@ def throw_away_postgres() -> Iterator[Postgres]:
     try:
         if (user := _server_user()) is not None:
             shutil.chown(folder, user)
-        server = Postgres(data=folder / "data", port=_free_port(), password=uuid.uuid4().hex)
+        server = Postgres(data=folder / "data", port=free_port(), password=uuid.uuid4().hex)
         _initialise(server, folder / "password")
         server.start()
         try:
@@ -126,13 +127,6 @@ def _program(name: str) -> str:
     if found is None:
         pytest.fail(f"these tests need PostgreSQL, and '{name}' was not found: apt-get install postgresql")
     return found
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from typing import Self
 
-from control_plane import free_port
+from ports import free_port
 
 
 class TcpProxy:

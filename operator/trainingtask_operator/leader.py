@@ -7,6 +7,7 @@ by another machine's timestamps, and the holder gives up well before anybody els
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,7 +28,15 @@ class LeadershipLostError(Exception):
 class Leadership:
     """One replica's part in the election."""
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        namespace: str,
+        name: str,
+        identity: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
@@ -49,14 +58,14 @@ class Leadership:
         log.info("this replica (%s) is the leader", self._identity)
         metrics.LEADER.set(1)
         self.held.set()
-        renewed = time.monotonic()
+        renewed = self._clock()
         while True:
             await asyncio.sleep(PAUSE_SECONDS)
-            before = time.monotonic()
+            before = self._clock()
             # An attempt that hangs must not outlast the time that is left, or another one leads beside this one.
             if await self._attempt(renewed + RENEW_WITHIN_SECONDS - before):
                 renewed = before
-            elif self._holder() != self._identity or time.monotonic() - renewed > RENEW_WITHIN_SECONDS:
+            elif self._holder() != self._identity or self._clock() - renewed > RENEW_WITHIN_SECONDS:
                 raise LeadershipLostError(
                     f"the Lease {self._namespace}/{self._name} was not renewed: {self._holder()} holds it"
                 )
@@ -92,8 +101,8 @@ class Leadership:
             return True
         version = lease["metadata"]["resourceVersion"]
         if version != self._seen[0]:
-            self._seen = (version, time.monotonic())
-        if self._holder() not in ("", self._identity) and time.monotonic() < self._seen[1] + LEASE_SECONDS:
+            self._seen = (version, self._clock())
+        if self._holder() not in ("", self._identity) and self._clock() < self._seen[1] + LEASE_SECONDS:
             return False
         self._lease = await self._cluster.replace_lease(self._next(lease, self._identity))
         return True

@@ -1,22 +1,15 @@
 """What the probes say, asked over HTTP."""
 
-import socket
 import time
 
 import aiohttp
 import pytest
 
+from ports import free_port
 from trainingtask_api import names
 from trainingtask_operator import health, metrics
 from trainingtask_operator.app import App
 from trainingtask_operator.settings import Settings
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 async def ask(port: int, path: str) -> tuple[int, str]:

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from trainingtask_operator import leader
+from skipped_time import in_skipped_time, now
 from trainingtask_operator.cluster import ClusterError
-from trainingtask_operator.leader import Leadership, LeadershipLostError
+from trainingtask_operator.leader import (
+    LEASE_SECONDS,
+    PAUSE_SECONDS,
+    RENEW_WITHIN_SECONDS,
+    Leadership,
+    LeadershipLostError,
+)
 
 
 class Leases:
@@ -50,97 +56,96 @@ class Leases:
         return str(self.lease["spec"]["holderIdentity"])
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(leader, "RENEW_WITHIN_SECONDS", 0.2)
-    monkeypatch.setattr(leader, "LEASE_SECONDS", 0.4)
-
-
 def replica(leases: Leases, name: str) -> Leadership:
-    return Leadership(leases, "ns", "lease", name)  # type: ignore[arg-type]
+    return Leadership(leases, "ns", "lease", name, clock=now)  # type: ignore[arg-type]
 
 
+@in_skipped_time
 async def test_the_first_leads_and_the_standby_takes_over_when_it_is_silent() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first, second = asyncio.create_task(one.run()), asyncio.create_task(two.run())
-    await asyncio.wait_for(one.held.wait(), 2)
-    await asyncio.sleep(0.6)  # longer than the Lease: renewals alone keep it
+    await one.held.wait()
+    await asyncio.sleep(3 * LEASE_SECONDS)  # renewals alone keep it
     assert (leases.holder, two.held.is_set()) == ("one", False)
     first.cancel()  # killed
-    await asyncio.wait_for(two.held.wait(), 2)
+    killed = now()
+    await two.held.wait()
+    assert LEASE_SECONDS - PAUSE_SECONDS <= now() - killed <= LEASE_SECONDS + PAUSE_SECONDS
     assert leases.holder == "two"
     assert leases.lease is not None
     assert leases.lease["spec"]["leaseTransitions"] == 1
     second.cancel()
 
 
+@in_skipped_time
 async def test_a_released_lease_is_taken_at_once() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first = asyncio.create_task(one.run())
-    await asyncio.wait_for(one.held.wait(), 2)
+    await one.held.wait()
     second = asyncio.create_task(two.run())
     first.cancel()
     await one.release()
-    await asyncio.wait_for(two.held.wait(), 0.3)
+    released = now()
+    await two.held.wait()
+    assert now() - released <= PAUSE_SECONDS
     await one.release()
     assert leases.holder == "two", "what another one holds is not released"
     second.cancel()
 
 
-async def test_a_leader_that_cannot_renew_stops_before_another_may_lead(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leader, "LEASE_SECONDS", 1.5)  # 0.4 s is little on a busy machine
+@in_skipped_time
+async def test_a_leader_that_cannot_renew_stops_before_another_may_lead() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first = asyncio.create_task(one.run())
-    await asyncio.wait_for(one.held.wait(), 2)
-    failing = True
+    await one.held.wait()
+    cut_off = now()
 
     def away(what: str) -> None:
-        if failing and asyncio.current_task() is first:
+        if asyncio.current_task() is first:
             raise ClusterError(0, "the API server does not answer")
 
     leases.before = away
     second = asyncio.create_task(two.run())
     with pytest.raises(LeadershipLostError, match="was not renewed"):
-        await asyncio.wait_for(asyncio.shield(first), 2)
+        await first
+    assert now() - cut_off <= RENEW_WITHIN_SECONDS + PAUSE_SECONDS
     assert not two.held.is_set()
-    await asyncio.wait_for(two.held.wait(), 5)
+    await two.held.wait()
+    assert now() - cut_off >= LEASE_SECONDS
     second.cancel()
 
 
-async def test_an_answer_that_does_not_come_is_not_waited_for_beyond_the_time_that_is_left(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(leader, "RENEW_WITHIN_SECONDS", 1.0)
+@in_skipped_time
+async def test_an_answer_that_does_not_come_is_not_waited_for_beyond_the_time_that_is_left() -> None:
     leases = Leases()
     one = replica(leases, "one")
     running = asyncio.create_task(one.run())
-    await asyncio.wait_for(one.held.wait(), 2)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
+    await one.held.wait()
+    began = now()
 
     async def hang(namespace: str, name: str) -> dict[str, Any]:
-        if loop.time() - began < 0.9:
+        if now() - began < RENEW_WITHIN_SECONDS - PAUSE_SECONDS:
             raise ClusterError(0, "the API server does not answer")
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     leases.get_lease = hang  # type: ignore[method-assign]
     with pytest.raises(LeadershipLostError):
-        await asyncio.wait_for(running, 5)
-    assert loop.time() - began < 1.3, "one attempt alone is given 0.5 s"
+        await running
+    assert now() - began <= RENEW_WITHIN_SECONDS + PAUSE_SECONDS, "one attempt alone is given 5 s"
 
 
+@in_skipped_time
 async def test_a_leader_whose_lease_was_taken_stops() -> None:
     leases = Leases()
     one = replica(leases, "one")
     running = asyncio.create_task(one.run())
-    await asyncio.wait_for(one.held.wait(), 2)
+    await one.held.wait()
     assert leases.lease is not None
     leases.lease["spec"]["holderIdentity"] = "somebody"
     leases.version += 1
     leases.lease["metadata"]["resourceVersion"] = str(leases.version)
     with pytest.raises(LeadershipLostError, match="somebody holds it"):
-        await asyncio.wait_for(running, 2)
+        await running
