@@ -2,11 +2,12 @@
 
 import contextlib
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from pydantic import ValidationError
 
-from trainingtask_api import Metadata, TrainingTask, TrainingTaskStatus
+from trainingtask_api import Metadata, Reason, TrainingTask, TrainingTaskStatus
 
 Object = Mapping[str, Any]
 
@@ -63,3 +64,24 @@ def has_ended(body: Object) -> bool:
     return any(
         item.get("type") in ("Complete", "Failed") and item.get("status") == "True" for item in conditions_in(body)
     )
+
+
+def says_invalid(body: Object, message: str) -> bool:
+    """Tell whether a raw task's status says already that its spec cannot be read, and why."""
+    return any(
+        item.get("reason") == Reason.INVALID_SPEC and item.get("message") == message for item in conditions_in(body)
+    )
+
+
+def invalid_spec(body: Object, message: str, now: datetime) -> dict[str, Any]:
+    """Return the status of a task whose spec cannot be read; the rest of what it says stays."""
+    condition = {
+        "type": "Accepted",
+        "status": "False",
+        "reason": Reason.INVALID_SPEC.value,
+        "message": message,
+        "lastTransitionTime": now.isoformat(),
+    }
+    status = {field: value for field, value in (body.get("status") or {}).items() if field != "training"}
+    others = [item for item in conditions_in(body) if item.get("type") != "Accepted"]
+    return {"state": "Pending"} | status | {"reason": Reason.INVALID_SPEC.value, "conditions": [*others, condition]}

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 
-from trainingtask_api import Condition, Reason, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
+from trainingtask_api import Condition, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
 from trainingtask_api.run import TrainingRun
 from trainingtask_operator import conditions, events, logs
 from trainingtask_operator.attempts import Attempt, attempts_of
@@ -19,7 +19,8 @@ from trainingtask_operator.causes import Cause, Note
 from trainingtask_operator.cluster import Cluster, ClusterError
 from trainingtask_operator.history import logs_of, rows_of
 from trainingtask_operator.jobs import build_job, controlled_by, job_name, labels_of
-from trainingtask_operator.reading import conditions_in, has_ended, parse
+from trainingtask_operator.obstacles import job_refused, name_conflict, no_workload, obstacle_of, workload_refused
+from trainingtask_operator.reading import has_ended, invalid_spec, parse, says_invalid
 from trainingtask_operator.settings import Settings
 
 Object = Mapping[str, Any]
@@ -117,19 +118,18 @@ class Reconciler:
             await self._tell_of_deleted_job(task, attempts)
             return None
         if job is None:
-            obstacle = self._obstacle(task)
+            obstacle = obstacle_of(task, self._settings)
             if obstacle is not None:
                 await self._write(task, conditions.refused(task, obstacle, self._clock()), attempts)
                 return None
-            if suspends_in_queue(task):  # a Job would be the queue's to start
+            if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # a Job would be the queue's to start
                 await self._write(task, conditions.status_of(task, None, attempts, self._clock()), attempts)
                 return None
             try:
                 job = await self._create_job(task)
             except ClusterError as error:
                 if error.refused:
-                    cause = Cause(Reason.JOB_REFUSED, f"The API server refuses the Job: {error}")
-                    await self._write(task, conditions.refused(task, cause, self._clock()), attempts)
+                    await self._write(task, conditions.refused(task, job_refused(error), self._clock()), attempts)
                 raise
             if job is None:
                 await self._write(task, conditions.refused(task, name_conflict(task), self._clock()), attempts)
@@ -179,54 +179,11 @@ class Reconciler:
             return
         metadata = body["metadata"]
         log.warning("%s/%s has an invalid spec: %s", metadata["namespace"], metadata["name"], message)
-        known = conditions_in(body)
-        if any(
-            old.get("reason") == Reason.INVALID_SPEC and old.get("message") == message for old in known
-        ) or has_ended(body):
+        if has_ended(body) or says_invalid(body, message):
             return
-        condition = {
-            "type": "Accepted",
-            "status": "False",
-            "reason": Reason.INVALID_SPEC.value,
-            "message": message,
-            "lastTransitionTime": self._clock().isoformat(),
-        }
-        status = {field: value for field, value in (body.get("status") or {}).items() if field != "training"}
-        status |= {
-            "reason": Reason.INVALID_SPEC.value,
-            "conditions": [*(old for old in known if old.get("type") != "Accepted"), condition],
-        }
+        status = invalid_spec(body, message, self._clock())
         with contextlib.suppress(TaskGoneError):
-            await self._apply(metadata["namespace"], metadata["name"], metadata["uid"], {"state": "Pending"} | status)
-
-    def _obstacle(self, task: TrainingTask) -> Cause | None:
-        """Return why this cluster's settings do not let the task train, None when they do."""
-        if task.metadata.namespace not in self._settings.namespaces:
-            return self._unprepared(task)
-        device, resources = task.spec.device, task.spec.resources
-        if resources is not None and resources.profile is not None:
-            offered = sorted(name for name, profile in self._settings.profiles.items() if profile.device is device)
-            if resources.profile not in offered:
-                return Cause(
-                    Reason.PROFILE_NOT_OFFERED,
-                    f"This cluster offers no profile {resources.profile!r} for device {device.value!r} (offered:"
-                    f" {', '.join(offered) or 'none'}): correct spec.resources.profile in a new task, or ask the"
-                    f" cluster's admin to add it to trainer.profiles of the Helm release.",
-                )
-        elif device not in self._settings.devices:
-            return Cause(
-                Reason.DEVICE_NOT_OFFERED,
-                f"This cluster offers no device {device.value!r}: ask its admin to set trainer.devices.{device.value}.",
-            )
-        return None
-
-    def _unprepared(self, task: TrainingTask) -> Cause:
-        prepared = ", ".join(self._settings.namespaces) or "none"
-        return Cause(
-            Reason.NAMESPACE_NOT_PREPARED,
-            f"Namespace {task.metadata.namespace!r} is not prepared for training (prepared: {prepared}): "
-            "ask the cluster's admin to add it to trainer.namespaces of the Helm release.",
-        )
+            await self._apply(metadata["namespace"], metadata["name"], metadata["uid"], status)
 
     async def _create_job(self, task: TrainingTask) -> Object | None:
         """Create the task's Job, or adopt it when an earlier try did; None when the name is somebody else's."""
@@ -286,14 +243,8 @@ class Reconciler:
         except ClusterError as error:
             if not error.refused:
                 raise
-            return Cause(Reason.QUEUE_UNAVAILABLE, f"Kueue's Workload of Job {name!r} cannot be changed: {error}")
-        if found:
-            return None
-        return Cause(
-            Reason.QUEUE_UNAVAILABLE,
-            f"spec.runPolicy.suspend is {str(wanted).lower()}, but Job {name!r} has no Workload to tell Kueue: is Kueue"
-            f" installed, and does it serve queue {task.spec.run_policy.queue_name!r}?",
-        )
+            return workload_refused(task, error)
+        return None if found else no_workload(task)
 
     async def _goes_with_its_namespace(self, task: TrainingTask, latest: Attempt) -> bool:
         """Tell whether the namespace is being deleted: asked only when a pod is, and nobody says why.
@@ -435,16 +386,3 @@ class Reconciler:
 def _with_report(task: TrainingTask, report: TrainingReport) -> TrainingTask:
     status = (task.status or TrainingTaskStatus()).model_copy(update={"training": report})
     return task.model_copy(update={"status": status})
-
-
-def suspends_in_queue(task: TrainingTask) -> bool:
-    """Tell whether a task of a queue shall not run: its queue would start a Job that is there."""
-    return task.spec.run_policy.suspend and task.spec.run_policy.queue_name is not None
-
-
-def name_conflict(task: TrainingTask) -> Cause:
-    """Return what to say when the name of the task's Job is taken."""
-    return Cause(
-        Reason.NAME_CONFLICT,
-        f"Job {job_name(task)!r} exists and does not belong to this task: delete it, or give the task another name.",
-    )
