@@ -134,15 +134,16 @@ def _objects() -> list[dict[str, Any]]:
 
 
 def _chart_rules() -> list[dict[str, Any]]:
-    """Return what the chart lets the operator do."""
+    """Return what the chart lets the operator do, everywhere or in the namespaces of trainers."""
     chart = REPOSITORY / "charts" / "trainingtask-operator"
-    rendered = subprocess.run(
-        ["helm", "template", "bench", str(chart), "--show-only=templates/rbac.yaml"],
-        check=True,
-        capture_output=True,
-    )
-    documents = [document for document in yaml.safe_load_all(rendered.stdout) if document]
-    return next(document["rules"] for document in documents if document["kind"] == "ClusterRole")
+    rendered = subprocess.run(["helm", "template", "bench", str(chart)], check=True, capture_output=True)
+    roles = [("ClusterRole", "bench-trainingtask-operator"), ("Role", "trainingtask-operator")]
+    found = {
+        (document["kind"], document["metadata"]["name"]): document["rules"]
+        for document in yaml.safe_load_all(rendered.stdout)
+        if document and document["kind"] in ("ClusterRole", "Role")
+    }
+    return [rule for role in roles for rule in found[role]]
 
 
 def _node(name: str) -> dict[str, Any]:

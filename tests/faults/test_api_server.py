@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -106,34 +107,40 @@ async def test_watches_told_that_they_are_too_old(
         assert not operator.ended
 
 
+BUSY, CONFLICT = Answer(429, "TooManyRequests", retry_after=1), Answer(409, "Conflict", "the object has been modified")
+BROKEN, AWAY = Answer(500, "InternalError"), Answer(503, "ServiceUnavailable")
+
+
 @pytest.mark.parametrize(
-    "answer",
+    "answers",
     [
-        pytest.param(Answer(429, "TooManyRequests", retry_after=1), marks=pytest.mark.full),
-        Answer(409, "Conflict", "the object has been modified; please apply your changes to the latest version"),
-        pytest.param(Answer(500, "InternalError"), marks=pytest.mark.full),
-        pytest.param(Answer(503, "ServiceUnavailable"), marks=pytest.mark.full),
+        (BUSY, CONFLICT, BROKEN, AWAY),
+        *(pytest.param((answer,), marks=pytest.mark.full) for answer in (BUSY, CONFLICT, BROKEN, AWAY)),
     ],
-    ids=lambda answer: str(answer.status),
+    ids=lambda answers: "-".join(str(answer.status) for answer in answers),
 )
 async def test_any_call_refused_for_the_moment(
-    here: Scene, proxy: ApiProxy, history: str, dice: random.Random, answer: Answer
+    here: Scene, proxy: ApiProxy, history: str, answers: tuple[Answer, ...]
 ) -> None:
     """Every second call of any kind, from the first on: of the watches and lists as well, but for 409, which is for writes."""
-    refused: list[Call] = []
+    calls: Counter[Call] = Counter()
+    refused: Counter[tuple[Call, int]] = Counter()
 
     def refuse(call: Call) -> Answer | None:
-        if (answer.status == 409 and not call.is_write) or dice.random() < 0.5:
+        calls[call] += 1
+        fitting = [answer for answer in answers if call.is_write or answer is not CONFLICT]
+        if calls[call] % 2 == 0 or not fitting:
             return None
-        refused.append(call)
+        answer = fitting[calls[call] // 2 % len(fitting)]
+        refused[call, answer.status] += 1
         return answer
 
     proxy.instead = refuse
     async with here.operator(server=proxy.url, history=history) as operator:
         await create_all(here)
         await all_right(here, history)
-        assert any(call.creates_job for call in refused)
-        assert any(call.path.endswith("/status") for call in refused)
+        assert {status for call, status in refused if call.creates_job} == {answer.status for answer in answers}
+        assert any(call.path.endswith("/status") for call, _ in refused)
         assert not operator.defects()
 
 
