@@ -22,6 +22,10 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.peering.standalone = True
     settings.process.ultimate_exiting_timeout = 20
     settings.watching.server_timeout = 300
+    # Back within seconds of an API server that was away. By default kopf's pauses grow to 21 s, and it ends the process
+    # after a minute, which the kubelet then starts later and later.
+    settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 60)
+    settings.networking.connect_timeout = 10
     settings.watching.chunk_size = PAGE_SIZE
     settings.queueing.idle_timeout = 0.5  # an idle worker holds on to the last state of its object
     settings.persistence.diffbase_storage = NoDiffBase()
