@@ -1,0 +1,195 @@
+"""`kubectl trainingtask`: the commands and their options; what they do stands in `commands`."""
+
+# ruff: noqa: PLC0415 - a command imports what it needs when it runs: `--help` answers at once
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from trainingtask_cli import options
+from trainingtask_cli.errors import CommandError, UsageError
+from trainingtask_cli.options import Format
+
+
+class _Commands(TyperGroup):
+    """Ends a command that failed with one sentence and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (CommandError, UsageError) as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train text classifiers on Kubernetes: start TrainingTasks, watch them, compare what they score.",
+)
+
+
+@app.command("list")
+def list_(
+    *,
+    namespace: options.Namespace = None,
+    all_namespaces: options.AllNamespaces = False,
+    output: options.Output = Format.TABLE,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """List tasks."""
+    from trainingtask_cli import commands
+
+    commands.list_tasks(commands.Cluster(kubeconfig, context, namespace), output, everywhere=all_namespaces)
+
+
+@app.command()
+def watch(
+    names: options.AnyNames = None,
+    *,
+    namespace: options.Namespace = None,
+    all_namespaces: options.AllNamespaces = False,
+    output: options.Output = Format.TABLE,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Show how far tasks are, until all of them have ended; Ctrl-C ends it before."""
+    from trainingtask_cli import commands
+
+    commands.watch(commands.Cluster(kubeconfig, context, namespace), names or [], output, everywhere=all_namespaces)
+
+
+@app.command()
+def logs(
+    name: options.Name,
+    *,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as the log grows.")] = False,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Print the log of a task's newest pod."""
+    from trainingtask_cli import commands
+
+    commands.logs(commands.Cluster(kubeconfig, context, namespace), name, follow=follow)
+
+
+@app.command()
+def describe(
+    name: options.Name,
+    *,
+    namespace: options.Namespace = None,
+    output: options.Output = Format.TABLE,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Say where a task stands and why, what it has been through, and what it scores."""
+    from trainingtask_cli import commands
+
+    commands.describe(commands.Cluster(kubeconfig, context, namespace), name, output)
+
+
+@app.command()
+def compare(
+    names: options.Names,
+    *,
+    namespace: options.Namespace = None,
+    output: options.Output = Format.TABLE,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Show what differs between up to 10 tasks, and their scores side by side."""
+    from trainingtask_cli import commands
+
+    commands.compare(commands.Cluster(kubeconfig, context, namespace), names, output)
+
+
+@app.command()
+def cancel(
+    names: options.Names,
+    *,
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="Do not ask.")] = False,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Delete tasks, with their Jobs and pods; the history keeps their record."""
+    from trainingtask_cli import commands
+
+    commands.cancel(commands.Cluster(kubeconfig, context, namespace), names, sure=yes)
+
+
+@app.command()
+def retry(
+    name: options.Name,
+    *,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Create a task with the same spec under a new name."""
+    from trainingtask_cli import commands
+
+    commands.retry(commands.Cluster(kubeconfig, context, namespace), name)
+
+
+@app.command()
+def submit(
+    *,
+    name: Annotated[str | None, typer.Option(help="Name of the task.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="dataset.name, such as support_tickets.")] = None,
+    model: Annotated[str | None, typer.Option(help="model.name, such as distilbert.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="model.checkpoint.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or gpu.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="training.epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="training.batchSize.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="training.learningRate.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Any field of the spec, such as training.seed=7; repeatable."),
+    ] = None,
+    file: Annotated[
+        str | None,
+        typer.Option("-f", "--file", help="A TrainingTask as YAML, - for standard input; flags win over it."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the YAML and create nothing.")] = False,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Create a task from flags, from a file, or from both."""
+    from trainingtask_cli import commands
+
+    fields = {
+        "dataset.name": dataset,
+        "model.name": model,
+        "model.checkpoint": checkpoint,
+        "device": device,
+        "training.epochs": epochs,
+        "training.batchSize": batch_size,
+        "training.learningRate": learning_rate,
+    }
+    commands.submit(
+        lambda: commands.Cluster(kubeconfig, context, namespace),
+        file,
+        name=name,
+        namespace=namespace,
+        fields=fields,
+        settings=settings or [],
+        dry_run=dry_run,
+    )
+
+
+def main() -> None:
+    """Run as kubectl runs a plugin."""
+    app(prog_name="kubectl trainingtask")
+
+
+if __name__ == "__main__":
+    main()

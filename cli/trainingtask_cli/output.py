@@ -1,0 +1,112 @@
+"""How what was read reaches the reader: tables for people, JSON, YAML and CSV for programs."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from trainingtask_cli.options import Format
+from trainingtask_cli.words import Cell, shown
+
+# Wide enough that nothing is cut or wrapped where no terminal has a width.
+_NO_TERMINAL = 100_000
+_STYLES = {
+    "Succeeded": "green",
+    "Complete": "green",
+    "Failed": "bold red",
+    "Interrupted": "yellow",
+    "Suspended": "yellow",
+    "Running": "cyan",
+    "Cancelled": "dim",
+    "Deleted": "dim",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under columns, as people see them; `csv` names the same columns for programs."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    title: str = ""
+    wrapped: frozenset[str] = field(default=frozenset())  # columns of prose; the others stay on one line
+
+
+def console() -> Console:
+    """Return standard output: with colours and a width only when it is a terminal."""
+    terminal = sys.stdout.isatty()
+    return Console(
+        force_terminal=terminal,
+        width=None if terminal else _NO_TERMINAL,
+        markup=False,
+        highlight=False,
+        emoji=False,
+    )
+
+
+def rich_table(table: Table) -> RichTable:
+    """Return the table as rich draws it."""
+    drawn = RichTable(
+        box=None, pad_edge=False, show_header=any(table.columns), header_style="bold", padding=(0, 3, 0, 0)
+    )
+    for column in table.columns:
+        drawn.add_column(column, no_wrap=column not in table.wrapped, overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(styled(cell) for cell in row))
+    return drawn
+
+
+def styled(cell: Cell) -> Text:
+    """Return a cell; the words for a state have colours."""
+    return Text(shown(cell), style=_STYLES.get(cell, "") if isinstance(cell, str) else "")
+
+
+def show(*parts: Table | str) -> None:
+    """Print tables and sentences for people."""
+    out = console()
+    for number, part in enumerate(parts):
+        if number:
+            out.print()
+        if isinstance(part, Table) and part.title:
+            out.print(part.title, style="bold")
+        drawn = rich_table(part) if isinstance(part, Table) else Text(shown(part))
+        if out.is_terminal:
+            out.print(drawn)
+        else:  # rich fills each line up with spaces
+            with out.capture() as captured:
+                out.print(drawn)
+            sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+    sys.stdout.flush()
+
+
+def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:
+    """Return rows as CSV: numbers unrounded, nothing for what is absent."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if header:
+        writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_document(form: Format, value: Any) -> str:
+    """Return an object as JSON or YAML."""
+    if form is Format.JSON:
+        return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    import yaml  # noqa: PLC0415 - only YAML needs it
+
+    text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
+    return text
+
+
+def unmanaged(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an object without its `managedFields`, as kubectl shows it."""
+    metadata = {key: value for key, value in task["metadata"].items() if key != "managedFields"}
+    return {**task, "metadata": metadata}

@@ -1,0 +1,82 @@
+"""What the API server answered -> one sentence for a person: what happened, and what to do. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, in the words of the sentence about it."""
+
+    verb: str  # such as "list"
+    plural: str  # such as "trainingtasks"
+    namespace: str | None = None
+    name: str | None = None
+
+
+def refusal(request: Request, status: int, body: str) -> CommandError:
+    """Return the error to raise for an answer that is not a success."""
+    said = _status_in(body)
+    message = str(said.get("message") or " ".join(body.split())[:300] or "it said nothing more")
+    if status == 401:
+        return CommandError(
+            "the API server does not know who you are: log in again, or choose another --context"
+            " (`kubectl auth whoami` shows who it takes you for)"
+        )
+    if status == 403:
+        return CommandError(f"{message}: ask whoever runs the cluster for that right, or name another namespace (-n)")
+    if status == 404:
+        return CommandError(_not_found(request, said, message))
+    if status == 409 and said.get("reason") == "AlreadyExists":
+        return CommandError(
+            f"there is a TrainingTask {request.name!r} in namespace {request.namespace!r} already: choose another name,"
+            f" or delete that one first (`kubectl trainingtask cancel {request.name} -n {request.namespace}`)"
+        )
+    if status == 409:
+        return CommandError(f"{message}: it has changed meanwhile, look at it again and repeat the command")
+    if status == 410:
+        return GoneError(f"{message}: repeat the command")
+    if status in (400, 422):
+        return CommandError(f"the API server refuses it: {message}")
+    if status == 429 or status >= 500:
+        return TemporaryError(f"the API server cannot answer now ({status}: {message}): try again in a moment")
+    return CommandError(f"the API server answered {status} to `{request.verb} {request.plural}`: {message}")
+
+
+def unreachable(server: str, cause: str) -> TemporaryError:
+    """Return the error to raise when nobody answers at all."""
+    return TemporaryError(
+        f"the API server at {server} does not answer ({cause}): check that the cluster runs and that --context and"
+        " --kubeconfig name the right one (`kubectl config get-contexts`)"
+    )
+
+
+def _not_found(request: Request, said: Mapping[str, Any], message: str) -> str:
+    details = said.get("details")
+    missing = details.get("name") if isinstance(details, Mapping) else None
+    if request.plural == "pods":
+        return f"{message}: the pod is gone, `kubectl trainingtask history` keeps the last lines of its log"
+    if not missing:
+        return (
+            "this cluster has no TrainingTasks: install the chart trainingtask-operator, or choose another cluster"
+            " with --context"
+        )
+    if missing != request.name:
+        return f"{message}: choose another namespace (-n), or have it created"
+    return (
+        f"there is no TrainingTask {request.name!r} in namespace {request.namespace!r}: `kubectl trainingtask list -A`"
+        " shows the tasks there are, `kubectl trainingtask history` those there were"
+    )
+
+
+def _status_in(body: str) -> Mapping[str, Any]:
+    """Return the Status object of an answer, {} when it is something else: a proxy answers in HTML."""
+    try:
+        said = json.loads(body)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
