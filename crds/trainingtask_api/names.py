@@ -30,6 +30,8 @@ HISTORY_SECRET: Final = "trainingtask-history"  # noqa: S105 - a name
 HISTORY_SECRET_KEY: Final = "url"  # noqa: S105
 # The Postgres role of the trainers: it may insert and update runs, nothing else.
 HISTORY_TRAINER_ROLE: Final = "trainingtask_trainer"
+# The Postgres role of whoever shows the history: it may read.
+HISTORY_READER_ROLE: Final = "trainingtask_reader"
 
 # Environment of a trainer pod.
 ENV_POD_NAME: Final = "TRAININGTASK_POD"

@@ -1,11 +1,11 @@
-"""The history row: one per task and attempt, kept after the task, its Job and its pods are gone."""
+"""The history: a row per task and attempt, its curves and events, kept after the task, its Job and its pods are gone."""
 
 import uuid
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Index, Text, UniqueConstraint, text
+from sqlalchemy import JSON, Column, DateTime, ForeignKey, Index, Text, UniqueConstraint, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -40,12 +40,19 @@ def _time() -> Column[Any]:
 class TrainingRun(SQLModel, table=True):
     """One attempt of one task.
 
-    `finish_time` is set exactly when the row is final; nothing changes after but `log_tail`, once.
+    `finish_time` is set exactly when the row is final; nothing changes after but what only the operator knows
+    (`OPERATORS_OWN`), and that once.
     """
 
     __tablename__ = "training_run"
     __table_args__ = (
         UniqueConstraint("task_uid", "attempt"),
+        # Newest first is how people read it; each with a filter of its own, for values that few rows have.
+        Index("training_run_created", "create_time", "id"),
+        *(
+            Index(f"training_run_{column}", column, "create_time", "id")
+            for column in ("namespace_uid", "namespace", "status", "dataset", "model")
+        ),
         # A few rows of many: an operator that starts looks for tasks that were deleted meanwhile.
         Index(
             "training_run_open",
@@ -58,6 +65,11 @@ class TrainingRun(SQLModel, table=True):
     id: uuid.UUID = Field(primary_key=True)
     task_uid: str = Field(max_length=64)
     namespace: str = Field(max_length=253)
+    namespace_uid: str | None = Field(
+        default=None,
+        max_length=64,
+        description="Tells a namespace from a later one of the same name; the operator vouches for it.",
+    )
     name: str = Field(max_length=253)
     attempt: int
     dataset: str = Field(max_length=200)
@@ -68,6 +80,15 @@ class TrainingRun(SQLModel, table=True):
     start_time: datetime | None = Field(default=None, sa_column=_time())
     finish_time: datetime | None = Field(default=None, sa_column=_time())
     total_time: float | None = Field(default=None, description="Seconds from start_time to finish_time.")
+    labels: dict[str, str] | None = Field(
+        default=None, sa_column=_json(), description="The task's own, as the operator last saw them."
+    )
+    phase: str | None = Field(default=None, max_length=32, description="What the trainer did when it last reported.")
+    step: int | None = Field(default=None, description="Optimiser steps done.")
+    total_steps: int | None = Field(default=None, description="Optimiser steps in all.")
+    eta: str | None = Field(default=None, max_length=32, description="Time left, such as '2m10s'.")
+    report_time: datetime | None = Field(default=None, sa_column=_time())
+    score: float | None = Field(default=None, description="Micro-averaged F1 on the test rows.")
     spec: dict[str, Any] | None = Field(default=None, sa_column=_json())
     training_args: dict[str, Any] | None = Field(default=None, sa_column=_json())
     training_result: dict[str, Any] | None = Field(default=None, sa_column=_json())
@@ -81,3 +102,38 @@ class TrainingRun(SQLModel, table=True):
         sa_column=Column(Text(), nullable=True),
         description="The last lines of the trainer's log, where it would be gone with the pod.",
     )
+
+
+# A trainer may neither see nor set these: it could put its run into another tenant's view.
+OPERATORS_OWN = ("log_tail", "namespace_uid", "labels")
+
+
+def _run_key() -> Column[Any]:
+    return Column(Uuid(), ForeignKey("training_run.id", ondelete="CASCADE"), primary_key=True)
+
+
+class MetricPoint(SQLModel, table=True):
+    """One value of one curve of a run. Written once."""
+
+    __tablename__ = "metric_point"
+
+    run_id: uuid.UUID = Field(sa_column=_run_key())
+    name: str = Field(
+        max_length=64,
+        primary_key=True,
+        description="training_loss, learning_rate, validation_loss or mean_average_precision.",
+    )
+    step: int = Field(primary_key=True, sa_column_kwargs={"autoincrement": False}, description="Optimiser step.")
+    value: float
+
+
+class RunEvent(SQLModel, table=True):
+    """Something that happened to a run: a condition became true or false, or the trainer entered a phase."""
+
+    __tablename__ = "run_event"
+
+    run_id: uuid.UUID = Field(sa_column=_run_key())
+    time: datetime = Field(sa_column=Column(DateTime(timezone=True), primary_key=True))
+    type: str = Field(max_length=32, primary_key=True, description="Type of the condition, or 'Phase'.")
+    reason: str = Field(max_length=128, primary_key=True)
+    message: str = Field(default="", max_length=4096)

@@ -74,10 +74,15 @@ class Results(Contract):
     )
 
     def as_columns(self) -> dict[str, Any]:
-        """Return the three JSON columns of a history row, with the snake_case names that SQL is comfortable with."""
+        """Return the columns of a history row, the JSON ones with the snake_case names that SQL is comfortable with."""
         training = self.model_dump(mode="json", exclude_none=True)
         arguments, evaluation = training.pop("arguments"), training.pop("evaluation")
-        return {"training_args": arguments, "training_result": training, "evaluate_result": evaluation}
+        return {
+            "training_args": arguments,
+            "training_result": training,
+            "evaluate_result": evaluation,
+            "score": self.evaluation.micro.f1,
+        }
 
 
 class Failure(Contract):

@@ -1,4 +1,4 @@
-"""The history store: opens it, writes one row per attempt. `schema` brings its tables up to date.
+"""The history store: opens it, writes one row per attempt. `schema` brings its tables up to date, `reading` reads them.
 
 Postgres on a cluster, SQLite for a run without one. Every function blocks; an event loop calls them in a thread.
 
@@ -11,19 +11,40 @@ Their messages never contain the password.
 """
 
 import uuid
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import URL, Connection, Engine, Executable, Table, create_engine, event, make_url, select, update
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Executable,
+    Insert,
+    Table,
+    create_engine,
+    delete,
+    event,
+    make_url,
+    select,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from trainingtask_api.reasons import Reason
-from trainingtask_api.run import RunStatus, TrainingRun
+from trainingtask_api.run import OPERATORS_OWN, MetricPoint, RunEvent, RunStatus, TrainingRun
 
-TABLE: Table = TrainingRun.__table__  # type: ignore[attr-defined]  # SQLModel sets it, its type does not say so
+
+def _table(model: Any) -> Table:
+    table: Table = model.__table__  # SQLModel sets it, its type does not say so
+    return table
+
+
+TABLE = _table(TrainingRun)
+POINTS = _table(MetricPoint)
+EVENTS = _table(RunEvent)
 
 _CONNECT_SECONDS = 5
 _STATEMENT_SECONDS = 10
@@ -98,61 +119,85 @@ def _begin_immediately(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def _no_implicit_transactions(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 
-def record(engine: Engine, run: TrainingRun) -> None:
-    """Write what `run` knows into its row, creating the row if need be.
+def record(
+    engine: Engine, run: TrainingRun, *, events: Sequence[RunEvent] = (), points: Sequence[MetricPoint] = ()
+) -> None:
+    """Write what `run` knows into its row, creating the row if need be, and add its events and points.
 
     Calling it twice is the same as calling it once. A field that is None leaves the row's value alone, and a row with
-    a `finish_time` stays as it is, so the trainer and the operator may write in any order. The tail of the log alone
-    is added to it: the trainer cannot know it.
+    a `finish_time` stays as it is, so the trainer and the operator may write in any order. What only the operator can
+    know (`OPERATORS_OWN`) is added to it all the same. Events and points that are there stay as they are.
 
     Raises
     ------
     ValueError
-        When a time of `run` has no time zone.
+        When a time has no time zone.
     HistoryError, HistoryUnavailable
     """
-    record_many(engine, [run])
+    record_many(engine, [run], events=events, points=points)
 
 
-def record_many(engine: Engine, runs: Iterable[TrainingRun]) -> None:
-    """Write several rows in one transaction: all of them, or none. See `record`."""
+def record_many(
+    engine: Engine,
+    runs: Iterable[TrainingRun],
+    *,
+    events: Sequence[RunEvent] = (),
+    points: Sequence[MetricPoint] = (),
+) -> None:
+    """Write several rows, with events and points of theirs, in one transaction: all of them, or none. See `record`."""
     statements = [statement for run in runs for statement in _statements(engine, run)]
+    additions = [(table, [_values(item) for item in items]) for table, items in ((EVENTS, events), (POINTS, points))]
     with in_sentences(engine), engine.begin() as connection:
         for statement in statements:
             connection.execute(statement)
+        for table, values in additions:
+            if values:
+                # No target: naming one would take the right to read, which a trainer does not have.
+                connection.execute(_insert(engine, table).on_conflict_do_nothing(), values)
+
+
+def _insert(engine: Engine, table: Table) -> Any:
+    """Return an insert that can have an ON CONFLICT clause; the two dialects' classes share no type."""
+    return (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
 
 
 def _statements(engine: Engine, run: TrainingRun) -> list[Executable]:
     values = _values(run)
-    insert = postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert
-    new = insert(TABLE).values(values)
-    upsert = new.on_conflict_do_update(
+    new = _insert(engine, TABLE).values(values)
+    upsert: Insert = new.on_conflict_do_update(
         index_elements=[TABLE.c.id],
         # Columns that `run` says nothing about are in neither half: the statement cannot overwrite them.
         set_={name: new.excluded[name] for name in values},
         where=TABLE.c.finish_time.is_(None),
     )
-    if "log_tail" not in values:
+    if run.finish_time is None:
         return [upsert]
-    missing = (TABLE.c.id == run.id) & TABLE.c.log_tail.is_(None)
-    return [upsert, update(TABLE).where(missing).values(log_tail=values["log_tail"])]
+    late = [name for name in OPERATORS_OWN if name in values]
+    return [upsert] + [
+        update(TABLE).where(TABLE.c.id == run.id, TABLE.c[name].is_(None)).values({name: values[name]}) for name in late
+    ]
 
 
 def recorded(engine: Engine, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
     """Return those of `ids` whose rows are final and lack nothing: a failure's has the tail of its log.
+
+    A row without `namespace_uid` was finished by its trainer, and the operator has not vouched for it yet.
 
     Raises
     ------
     HistoryError, HistoryUnavailable
     """
     complete = (TABLE.c.status == RunStatus.SUCCEEDED.value) | TABLE.c.log_tail.is_not(None)
-    statement = select(TABLE.c.id).where(TABLE.c.id.in_(ids), TABLE.c.finish_time.is_not(None), complete)
+    statement = select(TABLE.c.id).where(
+        TABLE.c.id.in_(ids), TABLE.c.finish_time.is_not(None), TABLE.c.namespace_uid.is_not(None), complete
+    )
     with in_sentences(engine), engine.begin() as connection:
         return set(connection.execute(statement).scalars())
 
@@ -168,7 +213,7 @@ class OpenRun(NamedTuple):
 
 
 def open_runs(engine: Engine) -> list[OpenRun]:
-    """Return the rows that are not final, of tasks that ran on a node: a run on a laptop is its own business.
+    """Return the rows that are not final, of tasks on a cluster: a run on a laptop is its own business.
 
     Raises
     ------
@@ -177,7 +222,7 @@ def open_runs(engine: Engine) -> list[OpenRun]:
     columns = [TABLE.c[name] for name in OpenRun._fields]
     statement = (
         select(*columns)
-        .where(TABLE.c.finish_time.is_(None), TABLE.c.node.is_not(None))
+        .where(TABLE.c.finish_time.is_(None), TABLE.c.namespace_uid.is_not(None) | TABLE.c.node.is_not(None))
         .order_by(TABLE.c.create_time)
         .limit(_OPEN_RUNS)
     )
@@ -205,10 +250,28 @@ def cancel_run(engine: Engine, run: OpenRun, now: datetime) -> None:
         connection.execute(update(TABLE).where(mine).values(end))
 
 
-def _values(run: TrainingRun) -> dict[str, Any]:
+def prune(engine: Engine, before: datetime, limit: int = 1000) -> int:
+    """Delete up to `limit` runs that ended before then, oldest first, with their events and points; return how many.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    old = (
+        select(TABLE.c.id)
+        # A run is created before it ends: the index on create_time leads to it.
+        .where(TABLE.c.create_time < before, TABLE.c.finish_time < before)
+        .order_by(TABLE.c.create_time, TABLE.c.id)
+        .limit(limit)
+    )
+    with in_sentences(engine), engine.begin() as connection:
+        return connection.execute(delete(TABLE).where(TABLE.c.id.in_(old))).rowcount
+
+
+def _values(item: TrainingRun | RunEvent | MetricPoint) -> dict[str, Any]:
     values = {}
-    for column in TABLE.columns:
-        value = getattr(run, column.name)
+    for column in _table(item).columns:
+        value = getattr(item, column.name)
         if isinstance(value, datetime):
             if value.utcoffset() is None:
                 raise ValueError(f"{column.name} has no time zone: {value.isoformat()}")

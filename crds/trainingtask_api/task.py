@@ -19,6 +19,7 @@ class Metadata(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=63)]  # it labels the task's Job and pods
     namespace: str = "default"
     uid: str | None = None
+    labels: dict[str, str] = {}
     generation: int | None = None
     creation_timestamp: AwareDatetime | None = None
     deletion_timestamp: AwareDatetime | None = None

@@ -2,147 +2,30 @@
 
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta, timezone
-from pathlib import Path
-from typing import Any
+from datetime import timedelta, timezone
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from sqlalchemy import Engine, MetaData, Table, insert, text, update
-from sqlalchemy.exc import DBAPIError, ProgrammingError
-from sqlmodel import Session, SQLModel, select
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlmodel import Session, col, select
 
+from history_rows import NOW, a_run, in_utc, stored
 from postgres import Postgres
-from trainingtask_api.names import HISTORY_TRAINER_ROLE
-from trainingtask_api.run import TrainingRun, run_id
+from trainingtask_api.run import OPERATORS_OWN, MetricPoint, RunEvent, TrainingRun, run_id
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import (
+    TABLE,
     HistoryError,
     HistoryUnavailable,
     cancel_run,
     open_history,
     open_runs,
+    prune,
     record,
+    record_many,
 )
-
-NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
-TRAINER_PASSWORD = "trainer-secret"
-
-
-def a_run(**changes: Any) -> TrainingRun:
-    fields: dict[str, Any] = {
-        "id": run_id("uid-1", 1),
-        "task_uid": "uid-1",
-        "namespace": "default",
-        "name": "quickstart",
-        "attempt": 1,
-        "dataset": "support_tickets",
-        "model": "logistic_regression",
-        "device": "cpu",
-        "status": "Running",
-    }
-    return TrainingRun(**(fields | changes))
-
-
-def stored(engine: Engine) -> TrainingRun:
-    with Session(engine) as session:
-        return session.exec(select(TrainingRun)).one()
-
-
-def in_utc(time: datetime | None) -> datetime | None:
-    """SQLite returns times without their zone; they were stored in UTC."""
-    return time and (time if time.tzinfo else time.replace(tzinfo=UTC))
-
-
-@pytest.fixture
-def database(postgres_server: Postgres) -> Iterator[str]:
-    name = postgres_server.create_database()
-    yield name
-    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def trainer_role(postgres_server: Postgres, database: str) -> Iterator[str]:
-    postgres_server.execute(f"CREATE ROLE {HISTORY_TRAINER_ROLE} LOGIN PASSWORD '{TRAINER_PASSWORD}'")
-    yield HISTORY_TRAINER_ROLE
-    postgres_server.execute(f"DROP OWNED BY {HISTORY_TRAINER_ROLE}", database=database)
-    postgres_server.execute(f"DROP ROLE {HISTORY_TRAINER_ROLE}")
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[[str], Engine]]:
-    engines: list[Engine] = []
-
-    def opened(url: str) -> Engine:
-        engines.append(open_history(url))
-        return engines[-1]
-
-    yield opened
-    for engine in engines:
-        engine.dispose()
-
-
-@pytest.fixture
-def postgres(postgres_server: Postgres, database: str, opened: Callable[[str], Engine]) -> Engine:
-    return opened(postgres_server.url(database, database, database))
-
-
-@pytest.fixture(params=["postgres", "sqlite"])
-def empty(request: pytest.FixtureRequest, tmp_path: Path, opened: Callable[[str], Engine]) -> Engine:
-    if request.param == "sqlite":
-        return opened(f"sqlite:///{tmp_path}/history.db")
-    engine: Engine = request.getfixturevalue("postgres")
-    return engine
-
-
-@pytest.fixture
-def engine(empty: Engine) -> Engine:
-    migrate(empty)
-    return empty
-
-
-def test_migrations_give_the_models_schema(engine: Engine) -> None:
-    migrate(engine)  # again: nothing to do
-
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), SQLModel.metadata) == []
-
-
-def test_the_code_of_the_release_before_works_on_this_schema(empty: Engine) -> None:
-    """While an operator is rolled out, trainers of the release before still write."""
-    with empty.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", "trainingtask_api:migrations")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    before = Table("training_run", MetaData(), autoload_with=empty)
-    migrate(empty)
-
-    key = run_id("uid-1", 1)
-    values = a_run().model_dump(exclude_none=True) | {"id": key.hex if empty.dialect.name == "sqlite" else key}
-    known = {column.name for column in before.columns}
-    old = {name: value for name, value in values.items() if name in known}
-    with empty.begin() as connection:
-        connection.execute(insert(before).values(old))
-        connection.execute(update(before).values(status="Failed", finish_time=NOW))
-    with pytest.raises(DBAPIError, match="final"), empty.begin() as connection:
-        connection.execute(update(before).values(status="Running"))
-    assert (stored(empty).status, stored(empty).log_tail) == ("Failed", None)
-
-
-def test_the_schema_of_a_later_release_is_left_alone(engine: Engine) -> None:
-    """An operator that is rolled back finds the schema of the release it replaces."""
-    with engine.begin() as connection:
-        connection.execute(text("ALTER TABLE training_run ADD COLUMN invented TEXT"))
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    migrate(engine)
-    record(engine, a_run())
-    assert stored(engine).status == "Running"
 
 
 def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Engine) -> None:
@@ -156,12 +39,72 @@ def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Eng
             connection.execute(text(f"UPDATE training_run SET {change}"))
 
 
-def test_every_column_but_the_log_is_final(engine: Engine) -> None:
+def test_every_column_but_the_operators_own_is_final(engine: Engine) -> None:
     record(engine, a_run(status="Succeeded", finish_time=NOW))
-    for column in TrainingRun.__table__.columns:  # type: ignore[attr-defined]
-        if column.name != "log_tail":
+    for column in TABLE.columns:
+        if column.name not in OPERATORS_OWN:
             with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
                 connection.execute(text(f"UPDATE training_run SET {column.name} = {column.name}"))
+
+
+def test_the_operators_own_is_added_to_a_finished_row_and_then_final(engine: Engine) -> None:
+    record(engine, a_run(status="Succeeded", finish_time=NOW))
+    own = {"log_tail": "done", "namespace_uid": "uid-of-default", "labels": {"team": "nlp"}}
+    record(engine, a_run(status="Failed", finish_time=NOW, **own))
+    others = {"log_tail": "other", "namespace_uid": "other", "labels": {"team": "other"}}
+    record(engine, a_run(status="Failed", finish_time=NOW, **others))
+    row = stored(engine)
+    assert {name: getattr(row, name) for name in own} == own
+    assert row.status == "Succeeded"
+    for column in OPERATORS_OWN:
+        with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
+            connection.execute(text(f"UPDATE training_run SET {column} = NULL"))
+
+
+def test_events_and_points_are_written_once(engine: Engine) -> None:
+    run = a_run()
+    event = RunEvent(run_id=run.id, time=NOW, type="Running", reason="TrainerRunning", message="It trains.")
+    points = [MetricPoint(run_id=run.id, name="training_loss", step=step, value=1 / step) for step in (1, 2)]
+    record(engine, run, events=[event], points=points)
+    other = MetricPoint(run_id=run.id, name="training_loss", step=2, value=99.0)
+    third = MetricPoint(run_id=run.id, name="training_loss", step=3, value=0.1)
+    record(engine, run, events=[event], points=[other, third])
+    with Session(engine) as session:
+        assert [
+            (point.step, point.value) for point in session.exec(select(MetricPoint).order_by(col(MetricPoint.step)))
+        ] == [
+            (1, 1.0),
+            (2, 0.5),
+            (3, 0.1),
+        ]
+        assert session.exec(select(RunEvent)).one().message == "It trains."
+
+
+def test_a_point_of_no_run_is_refused(engine: Engine) -> None:
+    point = MetricPoint(run_id=uuid.uuid4(), name="training_loss", step=1, value=1.0)
+    with pytest.raises(HistoryError, match="refused"):
+        record(engine, a_run(), points=[point])
+
+
+def test_old_runs_are_deleted_in_batches_with_all_that_belongs_to_them(engine: Engine) -> None:
+    def ended(days: int) -> TrainingRun:
+        end = NOW - timedelta(days=days)
+        key = run_id(f"uid-{days}", 1)
+        return a_run(id=key, task_uid=f"uid-{days}", status="Failed", create_time=end, finish_time=end)
+
+    runs = [ended(days) for days in (1, 5, 31, 32, 33)]
+    running = a_run(create_time=NOW - timedelta(days=40))
+    events = [RunEvent(run_id=run.id, time=NOW, type="Failed", reason="OOMKilled") for run in runs]
+    points = [MetricPoint(run_id=run.id, name="training_loss", step=1, value=1.0) for run in runs]
+    record_many(engine, [*runs, running], events=events, points=points)
+
+    month = NOW - timedelta(days=30)
+    assert [prune(engine, month, limit=2) for _ in range(3)] == [2, 1, 0]
+    with Session(engine) as session:
+        left = set(session.exec(select(TrainingRun.id)))
+        assert left == {runs[0].id, runs[1].id, running.id}
+        assert set(session.exec(select(RunEvent.run_id))) == set(session.exec(select(MetricPoint.run_id)))
+        assert set(session.exec(select(RunEvent.run_id))) == {runs[0].id, runs[1].id}
 
 
 def test_rows_of_tasks_that_are_gone_are_found_and_closed(engine: Engine) -> None:
@@ -187,22 +130,6 @@ def test_a_row_that_became_final_meanwhile_is_not_cancelled(engine: Engine) -> N
     record(engine, a_run(status="Succeeded", finish_time=NOW))
     cancel_run(engine, found, NOW)
     assert stored(engine).status == "Succeeded"
-
-
-def test_four_migrators_at_once(empty: Engine) -> None:
-    start = threading.Barrier(4)
-
-    def go() -> None:
-        start.wait()
-        migrate(empty)
-
-    with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(go) for _ in range(4)]:
-            future.result(timeout=60)
-
-    with empty.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0002",)]
-    record(empty, a_run())
 
 
 def test_a_row_is_kept_as_it_was_written(engine: Engine) -> None:
@@ -304,60 +231,6 @@ def test_text_that_a_database_cannot_hold_costs_characters_not_the_row(engine: E
 
     row = stored(engine)
     assert (row.error_message, row.error_reason, row.spec) == ("x" * 4096, "a?b?", {"delimiter": ["?", 1]})
-
-
-def test_the_trainers_role_writes_runs_and_nothing_else(
-    postgres: Engine,
-    trainer_role: str,
-    postgres_server: Postgres,
-    opened: Callable[[str], Engine],
-) -> None:
-    migrate(postgres)
-    trainer = opened(postgres_server.url(str(postgres.url.database), trainer_role, TRAINER_PASSWORD))
-
-    record(trainer, a_run())
-    record(trainer, a_run(status="Succeeded", finish_time=NOW))
-    assert stored(postgres).status == "Succeeded"
-    for forbidden in (
-        "DELETE FROM training_run",
-        "TRUNCATE training_run",
-        "SELECT log_tail FROM training_run",
-        "UPDATE training_run SET log_tail = 'mine'",
-        "SELECT * FROM alembic_version",
-        "CREATE TABLE public.mine (a int)",
-        "ALTER TABLE training_run DISABLE TRIGGER ALL",
-        "DROP TRIGGER training_run_final ON training_run",
-    ):
-        with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"), trainer.begin() as connection:
-            connection.execute(text(forbidden))
-    with pytest.raises(HistoryError, match="refused: permission denied"):
-        migrate(trainer)
-
-
-def test_migrating_again_takes_back_rights_that_were_too_many(postgres: Engine, trainer_role: str) -> None:
-    migrate(postgres)
-    with postgres.begin() as connection:
-        connection.execute(text(f"GRANT DELETE ON training_run TO {trainer_role}"))
-    migrate(postgres)
-
-    with postgres.connect() as connection:
-        whole = text("SELECT privilege_type FROM information_schema.role_table_grants WHERE grantee = :role")
-        assert connection.execute(whole, {"role": trainer_role}).scalars().all() == []
-        columns = text(
-            "SELECT DISTINCT privilege_type FROM information_schema.role_column_grants WHERE grantee = :role ORDER BY 1"
-        )
-        assert connection.execute(columns, {"role": trainer_role}).scalars().all() == ["INSERT", "SELECT", "UPDATE"]
-
-
-def test_times_keep_their_zone_in_postgres(postgres: Engine) -> None:
-    migrate(postgres)
-
-    with postgres.connect() as connection:
-        kinds = text(
-            "SELECT DISTINCT data_type FROM information_schema.columns"
-            " WHERE table_name = 'training_run' AND column_name LIKE '%\\_time' AND column_name <> 'total_time'"
-        )
-        assert connection.execute(kinds).scalars().all() == ["timestamp with time zone"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,357 @@
+"""Reading the history: lists by keyset, one run with all there is, curves thinned out. Whoever asks sees only what is theirs.
+
+Every function takes who is asking as `Visible`, and the restriction is part of each SQL statement. What is forbidden
+looks like what does not exist. Every function blocks, and raises `HistoryError` or `HistoryUnavailable` of the store.
+"""
+
+import base64
+import binascii
+import re
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from sqlalchemy import (
+    ColumnElement,
+    Engine,
+    Row,
+    Select,
+    String,
+    and_,
+    cast,
+    false,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from trainingtask_api.run import RunStatus
+from trainingtask_api.store import EVENTS, POINTS, TABLE, in_sentences
+
+MAX_POINTS = 500  # of one curve
+MAX_LIMIT = 500  # runs of one page
+_MANY_NAMESPACES = 100
+_MAX_WORDS = 8
+# Words are what stands between punctuation; the same expression as in the index `training_run_words`.
+_WORDS: ColumnElement[Any] = literal_column(
+    "to_tsvector('simple', regexp_replace(name || ' ' || namespace || ' ' || dataset || ' ' || model || ' ' ||"
+    " coalesce(error_reason, '') || ' ' || coalesce(error_message, ''), '[^[:alnum:]]+', ' ', 'g'))"
+)
+
+
+@dataclass(frozen=True)
+class Visible:
+    """Which runs somebody may see: all (None), or those of these namespaces, by their uids."""
+
+    namespace_uids: frozenset[str] | None
+
+
+EVERYTHING = Visible(None)
+
+
+def _with_zone(value: Any) -> Any:
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
+
+
+Time = Annotated[AwareDatetime, BeforeValidator(_with_zone)]  # SQLite keeps no zone; all is stored in UTC
+
+
+class RunFilter(BaseModel):
+    """Which runs to list. What is None is not asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    namespace: Annotated[str, Field(max_length=253)] | None = None
+    state: RunStatus | None = None
+    dataset: Annotated[str, Field(max_length=200)] | None = None
+    model: Annotated[str, Field(max_length=200)] | None = None
+    label: Annotated[str, Field(max_length=320, pattern=r"^[^=]+=[^=]*$")] | None = Field(
+        None, description="A label of the task, as 'key=value'."
+    )
+    since: Time | None = Field(None, description="Created then or later.")
+    until: Time | None = Field(None, description="Created before then.")
+    text: Annotated[str, Field(max_length=200)] | None = Field(
+        None,
+        description="Beginnings of words in name, namespace, data set, model, reason or message; all must be there.",
+    )
+
+
+class RunSummary(BaseModel):
+    """A run in a list. The names are those of the table's columns."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+    id: uuid.UUID
+    task_uid: str
+    namespace: str
+    name: str
+    attempt: int
+    dataset: str
+    model: str
+    device: str
+    status: str
+    create_time: Time | None
+    start_time: Time | None
+    finish_time: Time | None
+    total_time: float | None
+    score: float | None
+    error_reason: str | None
+    phase: str | None
+    step: int | None
+    total_steps: int | None
+    eta: str | None
+
+
+class RunDetail(RunSummary):
+    """All there is of one run, but its curves and events."""
+
+    labels: dict[str, str] | None
+    report_time: Time | None
+    spec: dict[str, Any] | None
+    training_args: dict[str, Any] | None
+    training_result: dict[str, Any] | None
+    evaluate_result: dict[str, Any] | None
+    error_message: str | None
+    trainer_image: str | None
+    node: str | None
+    log_tail: str | None
+
+
+class Event(BaseModel):
+    """Something that happened to a run."""
+
+    model_config = ConfigDict(from_attributes=True, frozen=True)
+
+    time: Time
+    type: str
+    reason: str
+    message: str
+
+
+class Point(NamedTuple):
+    """One value of a curve."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Page:
+    """Some runs, newest first, and the cursor of those that follow."""
+
+    items: list[RunSummary]
+    next: str | None
+
+
+_SUMMARY = [TABLE.c[name] for name in RunSummary.model_fields]
+_DETAIL = [TABLE.c[name] for name in RunDetail.model_fields]
+_NEWEST_FIRST = (TABLE.c.create_time.desc(), TABLE.c.id.desc())
+
+
+def list_runs(
+    engine: Engine, visible: Visible, wanted: RunFilter | None = None, *, limit: int = 50, cursor: str | None = None
+) -> Page:
+    """Return the newest runs, or those that follow a cursor.
+
+    Raises
+    ------
+    ValueError
+        When the cursor is not one of ours.
+    """
+    statement = list_statement(engine.dialect.name, visible, wanted or RunFilter(), min(limit, MAX_LIMIT), cursor)
+    rows = _all(engine, statement)
+    items = [RunSummary.model_validate(row) for row in rows[:limit]]
+    return Page(items, _cursor(items[-1]) if len(rows) > limit else None)
+
+
+def list_statement(dialect: str, visible: Visible, wanted: RunFilter, limit: int, cursor: str | None) -> Select[Any]:
+    """Return the statement of `list_runs`: at most one row more than `limit`, which tells whether more follow."""
+    conditions = [TABLE.c.create_time.is_not(None), *_conditions(dialect, wanted)]
+    if cursor is not None:
+        create_time, key = _read_cursor(cursor)
+        place = tuple_(literal(create_time, TABLE.c.create_time.type), literal(key, TABLE.c.id.type))
+        conditions.append(tuple_(TABLE.c.create_time, TABLE.c.id) < place)
+
+    def newest(*more: ColumnElement[bool]) -> Select[Any]:
+        return select(*_SUMMARY).where(*conditions, *more).order_by(*_NEWEST_FIRST).limit(limit + 1)
+
+    uids = sorted(visible.namespace_uids or ())
+    if not 1 < len(uids) <= _MANY_NAMESPACES:
+        return newest(_is_visible(visible))
+    # The newest of each namespace come straight from its index; of these few the newest are taken.
+    each = union_all(*(select(newest(TABLE.c.namespace_uid == uid).subquery()) for uid in uids)).subquery()
+    return select(each).order_by(each.c.create_time.desc(), each.c.id.desc()).limit(limit + 1)
+
+
+def export_runs(engine: Engine, visible: Visible, wanted: RunFilter, most: int) -> Iterator[RunSummary]:
+    """Yield the runs of a filter, newest first, page by page, up to `most`."""
+    cursor = None
+    while most > 0:
+        page = list_runs(engine, visible, wanted, limit=min(most, MAX_LIMIT), cursor=cursor)
+        yield from page.items
+        most -= len(page.items)
+        cursor = page.next
+        if cursor is None:
+            return
+
+
+def get_run(engine: Engine, visible: Visible, key: uuid.UUID) -> RunDetail | None:
+    """Return one run, None when there is none to see."""
+    return next(iter(get_runs(engine, visible, [key])), None)
+
+
+def get_runs(engine: Engine, visible: Visible, keys: Sequence[uuid.UUID]) -> list[RunDetail]:
+    """Return these runs, in this order, without those that are not there to see."""
+    rows = _all(engine, select(*_DETAIL).where(TABLE.c.id.in_(keys), _is_visible(visible)))
+    found = {row.id: RunDetail.model_validate(row) for row in rows}
+    return [found[key] for key in keys if key in found]
+
+
+def get_attempts(engine: Engine, visible: Visible, task_uid: str) -> list[RunSummary]:
+    """Return all attempts of a task, the first one first."""
+    mine = select(*_SUMMARY).where(TABLE.c.task_uid == task_uid, _is_visible(visible)).order_by(TABLE.c.attempt)
+    return [RunSummary.model_validate(row) for row in _all(engine, mine)]
+
+
+def get_events(engine: Engine, visible: Visible, key: uuid.UUID) -> list[Event]:
+    """Return what happened to a run, oldest first."""
+    statement = (
+        select(EVENTS)
+        .join(TABLE, TABLE.c.id == EVENTS.c.run_id)
+        .where(EVENTS.c.run_id == key, _is_visible(visible))
+        .order_by(EVENTS.c.time, EVENTS.c.type)
+    )
+    return [Event.model_validate(row) for row in _all(engine, statement)]
+
+
+def get_metrics(
+    engine: Engine, visible: Visible, keys: Sequence[uuid.UUID], *, names: Sequence[str] = (), most: int = MAX_POINTS
+) -> dict[uuid.UUID, dict[str, list[Point]]]:
+    """Return the curves of runs by name, each of at most `most` points: evenly picked, the first and last among them."""
+    curves: dict[uuid.UUID, dict[str, list[Point]]] = {}
+    for row in _all(engine, metrics_statement(visible, keys, names=names, most=most)):
+        curves.setdefault(row.run_id, {}).setdefault(row.name, []).append(Point(row.step, row.value))
+    return curves
+
+
+def metrics_statement(
+    visible: Visible, keys: Sequence[uuid.UUID], *, names: Sequence[str] = (), most: int = MAX_POINTS
+) -> Select[Any]:
+    """Return the statement of `get_metrics`."""
+    curve = (POINTS.c.run_id, POINTS.c.name)
+    numbered = (
+        select(
+            POINTS,
+            (func.row_number().over(partition_by=curve, order_by=POINTS.c.step) - 1).label("place"),
+            func.count().over(partition_by=curve).label("total"),
+        )
+        .join(TABLE, TABLE.c.id == POINTS.c.run_id)
+        .where(POINTS.c.run_id.in_(keys), _is_visible(visible), POINTS.c.name.in_(names) if names else true())
+        .subquery()
+    )
+    every = (numbered.c.total + most - 2) // (most - 1)  # so that the last one finds room
+    picked = (numbered.c.place % every == 0) | (numbered.c.place == numbered.c.total - 1)
+    return (
+        select(numbered.c.run_id, numbered.c.name, numbered.c.step, numbered.c.value)
+        .where(picked)
+        .order_by(numbered.c.run_id, numbered.c.name, numbered.c.step)
+    )
+
+
+def namespaces_with_runs(engine: Engine) -> set[str]:
+    """Return the uids of all namespaces that have runs: a step in an index for each, whatever the number of runs."""
+    uid = TABLE.c.namespace_uid
+    found = select(func.min(uid).label("uid")).cte("found", recursive=True)
+    following = select(func.min(uid)).where(uid > found.c.uid).scalar_subquery()
+    found = found.union_all(select(following).where(found.c.uid.is_not(None)))
+    return {row.uid for row in _all(engine, select(found.c.uid).where(found.c.uid.is_not(None)))}
+
+
+def answers(engine: Engine) -> None:
+    """Return if the history answers and has its tables.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    for table in (TABLE, POINTS, EVENTS):
+        _all(engine, select(literal(1)).select_from(table).limit(1))
+
+
+def _all(engine: Engine, statement: Select[Any]) -> Sequence[Row[Any]]:
+    with in_sentences(engine), engine.begin() as connection:
+        return connection.execute(statement).all()
+
+
+def _is_visible(visible: Visible) -> ColumnElement[bool]:
+    if visible.namespace_uids is None:
+        return true()
+    uids = sorted(visible.namespace_uids)
+    if not uids:
+        return false()
+    return TABLE.c.namespace_uid == uids[0] if len(uids) == 1 else TABLE.c.namespace_uid.in_(uids)
+
+
+def _conditions(dialect: str, wanted: RunFilter) -> Iterator[ColumnElement[bool]]:
+    for column in ("namespace", "dataset", "model"):
+        value = getattr(wanted, column)
+        if value is not None:
+            yield TABLE.c[column] == value
+    if wanted.state is not None:
+        yield TABLE.c.status == wanted.state.value
+    if wanted.since is not None:
+        yield TABLE.c.create_time >= wanted.since.astimezone(UTC)
+    if wanted.until is not None:
+        yield TABLE.c.create_time < wanted.until.astimezone(UTC)
+    if wanted.label is not None:
+        key, _, value = wanted.label.partition("=")
+        yield _has_label(dialect, key, value)
+    if wanted.text is not None:
+        yield _has_words(dialect, re.findall(r"[^\W_]+", wanted.text)[:_MAX_WORDS])
+
+
+def _has_label(dialect: str, key: str, value: str) -> ColumnElement[bool]:
+    if dialect == "postgresql":
+        return cast(TABLE.c.labels, JSONB).contains({key: value})
+    quoted = key.replace('"', '\\"')
+    return func.json_extract(cast(TABLE.c.labels, String), f'$."{quoted}"') == value
+
+
+def _has_words(dialect: str, words: Sequence[str]) -> ColumnElement[bool]:
+    if not words:
+        return true()
+    if dialect == "postgresql":
+        return _WORDS.op("@@")(func.to_tsquery("simple", " & ".join(f"{word}:*" for word in words)))
+    nothing = literal("")
+    parts: list[ColumnElement[Any]] = [TABLE.c[name] for name in ("name", "namespace", "dataset", "model")]
+    parts += [func.coalesce(TABLE.c[name], nothing) for name in ("error_reason", "error_message")]
+    text = func.lower(_joined(parts))
+    return and_(*(text.contains(word.lower(), autoescape=True) for word in words))
+
+
+def _joined(parts: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined + literal(" ") + part
+    return joined
+
+
+def _cursor(last: RunSummary) -> str:
+    assert last.create_time is not None  # noqa: S101 - rows without it are not listed
+    return base64.urlsafe_b64encode(f"{last.create_time.isoformat()} {last.id}".encode()).decode()
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, uuid.UUID]:
+    try:
+        create_time, _, key = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
+        return datetime.fromisoformat(create_time).astimezone(UTC), uuid.UUID(key)
+    except (ValueError, binascii.Error):
+        raise ValueError("the cursor is not one of this list: leave it out to begin with the newest run") from None
