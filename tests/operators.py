@@ -53,16 +53,29 @@ class Operator:
 
     async def kill(self) -> None:
         """SIGKILL it, and leave it dead."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self, grace_period: float) -> int:
+        """Ask it to end, as a kubelet does; return its exit code, that of a SIGKILL after the grace period."""
+        try:
+            async with asyncio.timeout(grace_period):
+                return await self._end(signal.SIGTERM)
+        except TimeoutError:
+            return await self._end(signal.SIGKILL)
+
+    async def _end(self, by: signal.Signals) -> int:
         if self._kubelet is not None:
             self._kubelet.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._kubelet
             self._kubelet = None
-        if self._process is not None:
-            if self._process.returncode is None:
-                self._process.send_signal(signal.SIGKILL)
-            await self._process.wait()
-            self._process = None
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(by)
+        code = await self._process.wait()
+        self._process = None
+        return code
 
     async def restart(self) -> None:
         """SIGKILL it, and start it again."""

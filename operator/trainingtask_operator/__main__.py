@@ -2,6 +2,7 @@
 # ruff: noqa: E402 - something has to happen before the imports
 
 import gc
+import logging
 import os
 import sys
 from typing import cast
@@ -18,6 +19,8 @@ from trainingtask_operator import logs
 from trainingtask_operator.app import App
 from trainingtask_operator.settings import SETTINGS_VARIABLE, load_settings
 
+log = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Read the settings and hand over to kopf."""
@@ -32,8 +35,15 @@ def main() -> None:
     # What is imported by now stays, and what an event allocates is freed by counting references: look for cycles seldom.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    uvloop.install()
-    kopf.run(standalone=True, clusterwide=True, memo=kopf.Memo(app=App(settings)))
+    code = 1
+    try:
+        kopf.run(loop=uvloop.new_event_loop(), standalone=True, clusterwide=True, memo=kopf.Memo(app=App(settings)))
+        code = 0
+    except Exception:
+        log.exception("the operator ends")
+    finally:
+        # At once: the interpreter would wait for its threads, and one may wait for a database that never answers.
+        os._exit(code)
 
 
 if __name__ == "__main__":

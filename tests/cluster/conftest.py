@@ -16,7 +16,10 @@ import pytest
 
 from fake_nodes import PROFILES
 from kubectl import Kubectl, Refused, eventually, run
+from reason_scenes import broken, empty_hub, nodes, scenes
 from release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
+
+__all__ = ["broken", "empty_hub", "nodes", "scenes"]
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {

@@ -1,6 +1,7 @@
 """What must hold when things break: named by the fault. Killed means SIGKILL."""
 
 import base64
+import contextlib
 import json
 import ssl
 import subprocess
@@ -10,19 +11,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import specs
 from kubectl import Kubectl, Refused, eventually
 from release import OPERATOR, POSTGRES
 from tiny_models import write_tiny_models
+from trainingtask_api import names
 
 Apply = Callable[..., str]
 FinalRow = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def slow_spec(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def slow_spec(
+    offer: Callable[[str, Path], str], a_claim: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """A task that trains for as long as a test may need, on a model that needs no memory to speak of."""
     folder = write_tiny_models(tmp_path_factory.mktemp("checkpoints"))
     base = tmp_path_factory.getbasetemp()
@@ -34,7 +39,8 @@ def slow_spec(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPa
     return specs.changed(
         specs.CLASSICAL,
         model={"name": "bert", "volumeClaim": claim, "checkpoint": "bert"},
-        training={"epochs": 1000, "batchSize": 8},
+        training={"epochs": 1000, "batchSize": 8, "checkpointSteps": 5},
+        output={"volumeClaim": a_claim},
         runPolicy__retries=0,
     )
 
@@ -137,6 +143,54 @@ def test_postgres_stopped_during_a_run(kubectl: Kubectl, system: Kubectl, task: 
     )
 
 
+def step_of(kubectl: Kubectl, task: str, least: int) -> int:
+    """Wait until the training of a task is so far; return how far it is."""
+    return eventually(
+        f"step {least}", lambda: (s := kubectl.status(task)["training"].get("step", 0)) >= least and s, 120
+    )
+
+
+def kill_trainer(pod: str) -> None:
+    """SIGKILL a trainer, from outside: inside, it is the first process, which no signal of its own kind reaches."""
+    trainers = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):  # it has ended, or is a kernel's
+            if process.environ().get(names.ENV_POD_NAME) == pod:
+                trainers.append(process)
+    assert trainers
+    for process in trainers:
+        process.kill()
+
+
+def test_trainer_killed_goes_on_from_its_checkpoint(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> None:
+    name = task("killed", specs.changed(slow_spec, runPolicy__retries=1))
+    reached = step_of(kubectl, name, 10)
+    (pod,) = kubectl.pods(name)
+    kill_trainer(pod["metadata"]["name"])
+    resumed = eventually("goes on", lambda: kubectl.status(name)["training"].get("resumedFromStep"), 120)
+    assert resumed >= reached - 5
+    status = kubectl.status(name)
+    first, second = status["attempts"]
+    assert (first["number"], first["reason"], first["exitCode"]) == (1, "TrainerCrashed", 137)
+    assert first["startTime"] < first["finishTime"] < second["startTime"]
+    assert (first["node"], second["node"]) == (status["node"], status["node"])
+    assert (status["attempt"], status["training"]["attempt"], status["state"]) == (2, 2, "Running")
+
+
+def test_task_deleted_while_it_trains(
+    kubectl: Kubectl, slow_task: str, rows: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    uid = kubectl.get("trainingtask", slow_task)["metadata"]["uid"]
+    kubectl("delete", "trainingtask", slow_task)
+    eventually("a Cancelled row", lambda: [row["status"] for row in rows(uid)] == ["Cancelled"])
+    eventually("no pods", lambda: not kubectl.pods(slow_task), 120)
+    assert kubectl.jobs(slow_task) == []
+    (row,) = rows(uid)
+    assert (row["error_reason"], row["attempt"]) == ("Cancelled", 1)
+    assert row["start_time"] < row["finish_time"]
+    assert row["log_tail"], "what it printed outlives it"
+
+
 def test_job_deleted_by_hand_while_it_trains(kubectl: Kubectl, slow_task: str, final_row: FinalRow) -> None:
     kubectl("delete", "job", f"--selector=trainingtask.dev/task-name={slow_task}", "--wait=false")
     kubectl.wait(slow_task, "Failed")
@@ -157,6 +211,7 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
         )
 
     (first,) = kubectl.pods(slow_task)
+    reached = step_of(kubectl, slow_task, 10)
     suspend(True)
     eventually("no pods", lambda: not kubectl.pods(slow_task), 120)
     assert kubectl.status(slow_task)["state"] == "Suspended"
@@ -165,6 +220,8 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
     (second,) = kubectl.pods(slow_task)
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert kubectl.status(slow_task)["attempt"] == 1, "a pause is no failure"
+    resumed = eventually("goes on", lambda: kubectl.status(slow_task)["training"].get("resumedFromStep"), 120)
+    assert resumed >= reached, "its last step, for it had its grace period to write it"
 
 
 def test_deadline_passed(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any], final_row: FinalRow) -> None:

@@ -157,25 +157,6 @@ def test_a_gpu_task_says_why_it_waits_on_a_cluster_without_gpus(kubectl: Kubectl
     assert "nvidia.com/gpu" in kubectl("describe", "trainingtask", "wants-gpu")
 
 
-def test_an_image_that_cannot_be_pulled_is_named(kubectl: Kubectl, task: Apply) -> None:
-    task("no-image", specs.changed(specs.CLASSICAL, image="localhost:1/no/such:image"))
-    reason = eventually(
-        "a reason", lambda: (c := kubectl.condition("no-image", "Running")).get("reason") == "ImagePullFailed" and c
-    )
-    assert "localhost:1/no/such" in reason["message"]
-
-
-def test_a_missing_secret_is_named(kubectl: Kubectl, task: Apply) -> None:
-    task(
-        "no-secret",
-        specs.changed(specs.CLASSICAL, env=[{"name": "HF_TOKEN", "secretKeyRef": {"name": "nope", "key": "token"}}]),
-    )
-    reason = eventually(
-        "a reason", lambda: (c := kubectl.condition("no-secret", "Running")).get("reason") == "SecretNotFound" and c
-    )
-    assert "nope" in reason["message"]
-
-
 def test_a_suspended_task_waits_and_runs_when_it_may(kubectl: Kubectl, task: Apply) -> None:
     task("later", specs.changed(specs.CLASSICAL, runPolicy__suspend=True))
     eventually("Suspended", lambda: kubectl.condition("later", "Suspended").get("status") == "True")

@@ -5,45 +5,22 @@ reasons that are not here. What needs a GPU, or a node to lose, plays on nodes t
 """
 
 import json
-import threading
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import specs
-from fake_nodes import GPU, fake_nodes, node
+from fake_nodes import GPU
 from kubectl import Kubectl, eventually
-from release import OPERATOR
-from tiny_models import write_tiny_models
+from reason_scenes import GPU_TASK, HIGH, LOW, Apply
+from trainingtask_api import names
 
-Apply = Callable[[str, dict[str, Any]], None]
 Row = dict[str, Any]
 
 WITHIN = timedelta(seconds=5)
-LOW, HIGH, UNWELCOME = (f"trainingtask-test-{name}" for name in ("low", "high", "unwelcome"))
-GPU_TASK = specs.changed(specs.TRANSFORMER, device="gpu", resources={"gpus": 1, "cpu": "1", "memory": "1Gi"})
-FAKE = specs.changed(specs.CLASSICAL, resources={"profile": "fake"})
-
-
-def priority(name: str, value: int) -> dict[str, Any]:
-    return {
-        "apiVersion": "scheduling.k8s.io/v1",
-        "kind": "PriorityClass",
-        "metadata": {"name": name},
-        "value": value,
-        "description": "For tests.",
-    }
-
-
-def quota() -> dict[str, Any]:
-    """No pod of this one priority: the other tests' pods are not meant."""
-    scope = {"scopeName": "PriorityClass", "operator": "In", "values": [UNWELCOME]}
-    spec = {"hard": {"pods": "0"}, "scopeSelector": {"matchExpressions": [scope]}}
-    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "unwelcome"}, "spec": spec}
 
 
 def workloads() -> dict[str, Any]:
@@ -65,120 +42,6 @@ def workloads() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module")
-def nodes(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    log = tmp_path_factory.mktemp("kwok") / "kwok.log"
-    with fake_nodes(kubectl, node("cpu"), node("doomed"), node("gpu", gpus=1), log=log):
-        yield
-
-
-@pytest.fixture(scope="module")
-def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A claim with a checkpoint `bert` whose weights are no numbers, and a table without texts."""
-    import torch
-    from transformers import BertModel
-
-    folder = write_tiny_models(tmp_path_factory.mktemp("broken"))
-    model = BertModel.from_pretrained(folder / "bert")
-    with torch.no_grad():
-        model.embeddings.word_embeddings.weight.fill_(float("nan"))
-    model.save_pretrained(folder / "bert")
-    (folder / "tickets.csv").write_text("number,labels\n1,a\n", encoding="utf-8")
-    base = tmp_path_factory.getbasetemp()
-    for part in (folder, base, base.parent):
-        part.chmod(0o755)
-    for file in (item for item in folder.rglob("*") if item.is_file()):
-        file.chmod(0o644)
-    return offer("broken", folder)
-
-
-class EmptyHub(BaseHTTPRequestHandler):
-    """A hub of data sets and models that has none."""
-
-    def do_GET(self) -> None:
-        """Answer as the hub does for a repository that it does not have."""
-        self.send_response(404)
-        self.send_header("X-Error-Code", "RepoNotFound")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    do_HEAD = do_POST = do_GET  # noqa: N815 - the library calls them so
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep quiet."""
-
-
-@pytest.fixture(scope="module")
-def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
-    """The variable that sends a trainer to an empty hub on this machine."""
-    addresses = [address for one in kubectl.find("nodes") for address in one["status"].get("addresses", [])]
-    host = next(address["address"] for address in addresses if address["type"] == "InternalIP")
-    server = ThreadingHTTPServer((host, 0), EmptyHub)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        url = f"http://{host}:{server.server_port}"
-        kubectl.apply(
-            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "empty-hub"}, "stringData": {"url": url}}
-        )
-        yield {"name": "HF_ENDPOINT", "secretKeyRef": {"name": "empty-hub", "key": "url"}}
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture(scope="module")
-def scenes(
-    kubectl: Kubectl, system: Kubectl, a_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
-) -> Iterator[Apply]:
-    """Everything that a test here waits for, begun at once."""
-    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(UNWELCOME, -10), quota())
-    applied: list[str] = []
-
-    def play(name: str, spec: dict[str, Any]) -> None:
-        applied.append(name)
-        kubectl.apply(specs.task(name, spec, kubectl.namespace))
-
-    # An image without a trainer in it.
-    operator = json.loads(system("get", OPERATOR, "--output=json"))
-    no_trainer = operator["spec"]["template"]["spec"]["containers"][0]["image"]
-
-    def trainer(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
-        return specs.changed(spec, resources={"cpu": "250m", "memory": "1Gi"}, runPolicy__retries=0, **changes)
-
-    parts = {
-        "no-volume": trainer(specs.TABLE, dataset__volumeClaim="nowhere"),
-        "no-code": trainer(specs.CLASSICAL, code={"configMap": "no-such-code"}),
-        "over-quota": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": UNWELCOME}),
-        "no-priority": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": "no-such-class"}),
-        "queued": specs.changed(FAKE, runPolicy={"queueName": "team-a"}),
-        "taken": specs.changed(FAKE, runPolicy={"queueName": "team-a", "suspend": True}),
-        "no-profile": specs.changed(specs.CLASSICAL, resources={"profile": "no-such-profile"}),
-        "evicted": FAKE,
-        "node-lost": specs.changed(FAKE, resources__profile="doomed"),
-        "hangs": FAKE,
-        "preempted": specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}),
-        "invalid-data": trainer(specs.TABLE, dataset__volumeClaim=broken, dataset__path="tickets.csv"),
-        "no-model": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": a_claim, "checkpoint": "not/here"}),
-        "no-number": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": broken, "checkpoint": "bert"}),
-        "no-dataset": trainer(
-            specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}, env=[empty_hub]
-        ),
-        "crashed": trainer(specs.CLASSICAL, image=no_trainer),
-    }
-    try:
-        for name, spec in parts.items():
-            play(name, spec)
-        eventually("Running", lambda: kubectl.status("node-lost").get("state") == "Running")
-        kubectl("delete", "node", "fake-doomed")  # now: it takes the longest to be noticed
-        yield play
-    finally:
-        kubectl("delete", "trainingtask", *applied, "--ignore-not-found", "--wait=false")
-        kubectl("delete", "resourcequota", "unwelcome", "--ignore-not-found")
-        kubectl("delete", "priorityclass", LOW, HIGH, UNWELCOME, "--ignore-not-found")
-
-
 def said(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
     """Wait for a condition's reason; return its message."""
 
@@ -190,44 +53,48 @@ def said(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeou
     return message
 
 
-def told_after(kubectl: Kubectl, task: str, reason: str) -> timedelta:
-    """Return how long after the task's creation its Warning with this reason came."""
-    created = kubectl.get("trainingtask", task)["metadata"]["creationTimestamp"]
-    events = kubectl.find("events.events.k8s.io")
-    times = [e["eventTime"] for e in events if (e["regarding"]["name"], e.get("reason")) == (task, reason)]
-    return datetime.fromisoformat(min(times)) - datetime.fromisoformat(created)
+def told_after(kubectl: Kubectl, task: str, reason: str, part: str) -> timedelta:
+    """Return how long after Kubernetes' own Warning that says `part` of the Job or its pod ours with this reason came."""
+    job = kubectl.status(task)["jobName"]
+    causes, ours = [], []
+    for event in kubectl.find("events"):
+        about, when = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
+        if about["kind"] in ("Job", "Pod") and about["name"].startswith(job) and part in event["message"]:
+            causes.append(datetime.fromisoformat(when))
+        elif (about["kind"], about["name"], event["reason"]) == (names.KIND, task, reason):
+            ours.append(datetime.fromisoformat(when))
+    return min(ours) - min(causes)
 
 
 def attempts(kubectl: Kubectl, task: str) -> list[tuple[int, str | None]]:
     return [(a["number"], a.get("reason")) for a in kubectl.status(task).get("attempts", [])]
 
 
-def test_a_claim_that_is_not_there(kubectl: Kubectl, scenes: Apply) -> None:
-    message = said(kubectl, "no-volume", "VolumeNotFound")
-    assert "PersistentVolumeClaim 'nowhere'" in message
-    assert told_after(kubectl, "no-volume", "VolumeNotFound") < WITHIN
+@pytest.mark.parametrize(
+    ("task", "reason", "part"),
+    [
+        ("no-volume", "VolumeNotFound", "nowhere"),
+        ("no-code", "VolumeNotFound", "no-such-code"),
+        ("no-image", "ImagePullFailed", "localhost:1/no/such:image"),
+        ("no-secret", "SecretNotFound", "nope"),
+        ("no-memory", "Unschedulable", "Insufficient memory"),
+        ("over-quota", "QuotaExceeded", "exceeded quota: unwelcome"),
+        ("no-priority", "PodRefused", "no-such-class"),
+    ],
+)
+def test_why_a_task_waits(kubectl: Kubectl, scenes: Apply, task: str, reason: str, part: str) -> None:
+    assert part in said(kubectl, task, reason)
+    assert kubectl.status(task)["reason"] == reason
+    assert told_after(kubectl, task, reason, part) < WITHIN
 
 
-def test_a_config_map_that_is_not_there(kubectl: Kubectl, scenes: Apply) -> None:
-    message = said(kubectl, "no-code", "VolumeNotFound")
-    assert "ConfigMap 'no-such-code'" in message
-    assert told_after(kubectl, "no-code", "VolumeNotFound") < WITHIN
-
-
-def test_a_quota_that_is_used_up(kubectl: Kubectl, scenes: Apply) -> None:
-    message = said(kubectl, "over-quota", "QuotaExceeded")
-    assert "exceeded quota: unwelcome" in message
-    assert told_after(kubectl, "over-quota", "QuotaExceeded") < WITHIN
+def test_a_quota_that_has_room_again(kubectl: Kubectl, scenes: Apply) -> None:
     kubectl("delete", "resourcequota", "unwelcome")
     # The Job controller tries again by itself, and the task says so.
     eventually("a pod", lambda: kubectl.pods("over-quota"), 120)
     eventually(
         "no more talk of a quota", lambda: kubectl.condition("over-quota", "Running")["reason"] != "QuotaExceeded"
     )
-
-
-def test_a_priority_class_that_is_not_there(kubectl: Kubectl, scenes: Apply) -> None:
-    assert "no-such-class" in said(kubectl, "no-priority", "PodRefused")
 
 
 def test_a_profile_that_is_not_offered(kubectl: Kubectl, scenes: Apply) -> None:
@@ -252,6 +119,9 @@ def test_a_queued_task_waits_for_its_queue_and_is_suspended_through_it(kubectl: 
         kubectl("patch", "trainingtask", "queued", "--type=merge", "--patch", patch)
 
     assert "'team-a'" in said(kubectl, "queued", "WaitingForQuota")
+    created = kubectl.get("trainingtask", "queued")["metadata"]["creationTimestamp"]
+    told = kubectl.condition("queued", "Running")["lastTransitionTime"]
+    assert datetime.fromisoformat(told) - datetime.fromisoformat(created) < WITHIN
     assert job()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert job()["spec"]["suspend"] is True
     kueue_suspends(False)
@@ -323,7 +193,7 @@ def test_a_gpu_task_runs_where_a_gpu_is_waits_when_it_is_taken_and_yields_it_to_
 
     scenes("gpu-waits", specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}))
     assert GPU in said(kubectl, "gpu-waits", "Unschedulable")
-    assert told_after(kubectl, "gpu-waits", "Unschedulable") < WITHIN
+    assert told_after(kubectl, "gpu-waits", "Unschedulable", GPU) < WITHIN
     (pod,) = kubectl.pods("gpu-waits")
     assert "nodeName" not in pod["spec"], "not on a CPU node either"
 
@@ -343,8 +213,6 @@ def test_an_evicted_pod_is_replaced_and_is_no_failure_of_the_task(kubectl: Kubec
     path = f"/api/v1/namespaces/{kubectl.namespace}/pods/{name}/eviction"
     kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
     eventually("the next attempt", lambda: attempts(kubectl, "evicted") == [(1, "Evicted"), (2, None)], 90)
-    (job,) = kubectl.jobs("evicted")
-    assert job["status"].get("failedIndexes", "") == ""
     first = kubectl.status("evicted")["attempts"][0]
     assert (first["exitCode"], first["node"]) == (143, "fake-cpu")
     assert first["startTime"] <= first["finishTime"]
@@ -365,6 +233,7 @@ def test_a_node_that_is_gone(kubectl: Kubectl, scenes: Apply) -> None:
         ("no-dataset", "DatasetUnavailable", "nobody/nothing"),
         ("no-number", "NonFiniteLoss", "the loss is nan"),
         ("crashed", "TrainerCrashed", "exit code 1. Last it said: "),
+        ("hog", "OOMKilled", "memory limit of 600Mi; at "),
     ],
 )
 def test_what_the_trainer_says_at_its_end(
@@ -376,6 +245,14 @@ def test_what_the_trainer_says_at_its_end(
     assert attempts(kubectl, task) == [(1, reason)]
     row = final_row(task)
     assert (row["status"], row["error_reason"], row["error_message"]) == ("Failed", reason, failed["message"])
+
+
+def test_a_memory_limit_is_told_with_the_peak_that_was_reported(kubectl: Kubectl, scenes: Apply) -> None:
+    kubectl.wait("hog", "Failed")
+    peak = re.search(r"had reported a peak of (\d+) MiB", kubectl.condition("hog", "Failed")["message"])
+    assert peak is not None
+    assert 300 < int(peak[1]) <= 600
+    assert kubectl.status("hog")["attempts"][0]["exitCode"] == 137
 
 
 def test_the_log_outlives_the_pod(kubectl: Kubectl, scenes: Apply, rows: Callable[[str], list[Row]]) -> None:

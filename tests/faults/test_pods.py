@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scene import JOBS, KILLED, PODS, RUNS, Scene, condition, eventually, state_of
+from scene import CRASHES, JOBS, KILLED, PODS, RUNS, Scene, condition, eventually, state_of
 
 
 async def test_job_deleted_by_hand(here: Scene, history: str) -> None:
@@ -54,6 +54,19 @@ async def test_pod_deleted_by_hand(here: Scene, history: str) -> None:
         first, second_one = task["status"]["attempts"]
         assert first["reason"] in ("Interrupted", "PodLost"), "whether its last moment was seen or not"
         assert "reason" not in second_one
+        here.check_writes({"task": task})
+        await here.rows_match(history)
+        assert not operator.defects()
+
+
+async def test_deadline_over_all_attempts(here: Scene, history: str) -> None:
+    """Each attempt alone is quick enough; Kubernetes waits for 10 s between two."""
+    async with here.operator(history=history) as operator:
+        await here.create("task", CRASHES, runPolicy={"retries": 10, "activeDeadlineSeconds": 20})
+        task = await here.state("task", "Failed", timeout=60)
+        assert condition(task, "Failed")["reason"] == "DeadlineExceeded"
+        reasons = [attempt["reason"] for attempt in task["status"]["attempts"]]
+        assert reasons == ["TrainerCrashed", "DeadlineExceeded"]
         here.check_writes({"task": task})
         await here.rows_match(history)
         assert not operator.defects()

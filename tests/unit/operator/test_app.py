@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from skipped_time import in_skipped_time
 from trainingtask_api import names
 from trainingtask_operator.app import App
 from trainingtask_operator.settings import Settings
@@ -123,3 +124,24 @@ async def test_a_standby_queues_nothing_and_everything_that_is_open_as_it_takes_
     app.take_over()
     assert await taken(app) == ["open"]
     assert list(app._unchecked) == [("n", "over")], "the history is asked first"
+
+
+@in_skipped_time
+async def test_a_defect_in_one_task_stops_no_other(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    tried: list[str] = []
+
+    class OneDefect:
+        async def reconcile(self, namespace: str, name: str) -> None:
+            tried.append(name)
+            if name == "bad" and tried.count(name) < 3:
+                raise RuntimeError("a defect")
+
+    reconciler: Any = OneDefect()
+    working = asyncio.create_task(app._work(reconciler))
+    for name in ("bad", "good"):
+        app.queue.add(("n", name))
+    await asyncio.sleep(60)
+    assert tried == ["bad", "good", "bad", "bad"], "tried again until it is well"
+    assert caplog.text.count("RuntimeError: a defect") == 2
+    app.queue.stop()
+    await working
