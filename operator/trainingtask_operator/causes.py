@@ -80,9 +80,16 @@ def why_failed(pod: Object, ended: Object, last_words: TrainingReport | None, re
     if ended:
         tail = str(ended.get("message", "")).strip().splitlines()[-_TAIL_LINES:]
         said = f" Last it said: {' | '.join(tail)}" if tail and not last_words else ""
-        return Cause(Reason.TRAINER_CRASHED, f"The trainer ended with exit code {ended.get('exitCode')}.{said}"[:1800])
+        crashed = f"The trainer ended with exit code {ended.get('exitCode')}.{said}"[:1600]
+        return Cause(
+            Reason.TRAINER_CRASHED,
+            f"{crashed} More is in its log: kubectl logs {pod['metadata']['name']}, later log_tail in the history.",
+        )
     said = ": ".join(str(status[field]) for field in ("reason", "message") if status.get(field))
-    return Cause(Reason.POD_FAILED, f"The pod failed before the trainer started. {said}".strip())
+    return Cause(
+        Reason.POD_FAILED,
+        f"The pod failed before the trainer started; if it does so again, ask the cluster's admin. {said}".strip(),
+    )
 
 
 def _out_of_memory(limit: str | None, report: TrainingReport | None) -> Cause:
@@ -124,7 +131,11 @@ def why_waiting(status: Object, container: Object, unmounted: Note | None) -> Ca
                 Reason.SECRET_NOT_FOUND,
                 f"The container cannot be created, {message}: create the Secret, with every key that spec.env names.",
             )
-        return Cause(Reason.CONTAINER_NOT_CREATED, f"The container cannot be created ({reason}): {message}")
+        return Cause(
+            Reason.CONTAINER_NOT_CREATED,
+            f"The container cannot be created ({reason}): correct spec.image in a new task, or ask the cluster's admin."
+            f" {message}",
+        )
     return None if unmounted is None else _unmounted(unmounted)
 
 
@@ -139,7 +150,10 @@ def _unmounted(note: Note) -> Cause | None:
     missing = _missing_volume(note.message)
     # The kubelet fails for a moment now and then, while its caches fill; what it says twice is trouble.
     if missing is None and note.count > 1:
-        return Cause(Reason.VOLUME_NOT_MOUNTED, f"A volume of the pod cannot be mounted: {note.message}")
+        return Cause(
+            Reason.VOLUME_NOT_MOUNTED,
+            f"A volume of the pod cannot be mounted: it is tried again; ask the cluster's admin. {note.message}",
+        )
     return missing
 
 
@@ -163,4 +177,7 @@ def why_no_pod(note: Note) -> Cause:
             "The namespace's ResourceQuota leaves no room for the pod; it starts when there is, or ask for less in"
             f" spec.resources. {note.message}",
         )
-    return Cause(Reason.POD_REFUSED, f"The pod cannot be created: {note.message}")
+    return Cause(
+        Reason.POD_REFUSED,
+        f"The pod cannot be created: correct what the message names, or ask the cluster's admin. {note.message}",
+    )

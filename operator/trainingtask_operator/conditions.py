@@ -213,12 +213,12 @@ def _failure(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> 
         return Cause(
             Reason.DEADLINE_EXCEEDED,
             "The task was active longer than spec.runPolicy.activeDeadlineSeconds allows"
-            f" ({policy.active_deadline_seconds} s).",
+            f" ({policy.active_deadline_seconds} s): allow more in a new task, or train less.",
         )
     failed = [attempt for attempt in attempts if attempt.cause]
     if not failed:
         said = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
-        return Cause(Reason.JOB_FAILED, f"The Job failed. {said}".strip())
+        return Cause(Reason.JOB_FAILED, f"The Job failed, and no pod says why: create the task again. {said}".strip())
     last = failed[-1]
     assert last.cause is not None  # noqa: S101 - selected above
     if last.users_mistake or policy.retries == 0:

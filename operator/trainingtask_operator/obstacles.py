@@ -47,12 +47,19 @@ def name_conflict(task: TrainingTask) -> Cause:
 
 def job_refused(why: Exception) -> Cause:
     """Return what to say when the API server does not take the Job as it is."""
-    return Cause(Reason.JOB_REFUSED, f"The API server refuses the Job: {why}")
+    return Cause(
+        Reason.JOB_REFUSED,
+        f"The API server refuses the Job: correct what it names in a new task, or ask the cluster's admin. {why}",
+    )
 
 
 def workload_refused(task: TrainingTask, why: Exception) -> Cause:
     """Return what to say when Kueue cannot be told that the task shall stop, or go on."""
-    return Cause(Reason.QUEUE_UNAVAILABLE, f"Kueue's Workload of Job {job_name(task)!r} cannot be changed: {why}")
+    return Cause(
+        Reason.QUEUE_UNAVAILABLE,
+        f"Kueue's Workload of Job {job_name(task)!r} cannot be changed: ask the cluster's admin to set kueue.enabled in"
+        f" the Helm release. {why}",
+    )
 
 
 def no_workload(task: TrainingTask) -> Cause:
