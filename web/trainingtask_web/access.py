@@ -1,0 +1,126 @@
+"""Who asks, and what they may see. The one way to both is `CurrentAsker`; the restriction itself is in the SQL."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from sqlalchemy import Engine
+
+from trainingtask_api.reading import EVERYTHING, Visible, namespaces_with_runs
+from trainingtask_web.answers import SignInNeeded
+from trainingtask_web.apiserver import ApiServer, User
+
+CACHE_SECONDS = 30.0
+_MOST_CACHED = 10_000
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks, and which runs they may see."""
+
+    name: str
+    visible: Visible
+    token: str | None = field(default=None, repr=False)
+    """Their own, to do things as they; None where nobody is asked who they are."""
+    by_session: bool = False
+    """The browser sent the token by itself, so that another site may have caused the request."""
+
+
+ANYBODY = Asker("anybody", EVERYTHING)
+
+
+class Access:
+    """Asks Kubernetes who holds a token and what they may see, and remembers the answers for a while."""
+
+    def __init__(self, engine: Engine, api: ApiServer | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._api = api
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, tuple[float, Future[Asker | None]]] = OrderedDict()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody may see everything."""
+        return self._api is None
+
+    def look(self, token: str) -> Asker | None:
+        """Return who holds a token; None when nobody does.
+
+        Raises
+        ------
+        ApiServerError, HistoryError
+            When that cannot be said.
+        """
+        if self._api is None:
+            return ANYBODY
+        key = hashlib.sha256(token.encode()).digest()
+        with self._lock:
+            until, answer = self._known.get(key, (0.0, None))
+            if answer is not None and self._clock() < until:
+                mine = False
+            else:
+                mine, answer = True, Future()
+                self._known[key] = (self._clock() + CACHE_SECONDS, answer)
+                self._known.move_to_end(key)
+                if len(self._known) > _MOST_CACHED:
+                    self._known.popitem(last=False)
+        if mine:  # whoever asks the same meanwhile waits for this answer
+            self._find_out(self._api, key, token, answer)
+        return answer.result()
+
+    def _find_out(self, api: ApiServer, key: bytes, token: str, answer: "Future[Asker | None]") -> None:
+        found: Asker | None = None
+        try:
+            user = api.token_review(token)
+            if user is not None:
+                found = Asker(user.name, self._visible(api, user), token)
+            answer.set_result(found)
+        except BaseException as error:
+            answer.set_exception(error)
+            raise
+        finally:
+            if found is None:  # no failure is remembered
+                with self._lock:
+                    self._known.pop(key, None)
+
+    def _visible(self, api: ApiServer, user: User) -> Visible:
+        if api.may(user, "list", None):
+            return EVERYTHING
+        living = api.namespaces()
+        uids = namespaces_with_runs(self._engine) & living.keys()
+        return Visible(frozenset(uid for uid in uids if api.may(user, "list", living[uid])))
+
+
+_BEARER = HTTPBearer(auto_error=False, description="A Kubernetes token, such as `kubectl create token NAME` prints.")
+
+
+def asker(request: Request, bearer: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> Asker:
+    """Return who asks, by the bearer token or the session's.
+
+    Raises
+    ------
+    SignInNeeded
+        401; a browser is sent to the page to sign in.
+    """
+    access: Access = request.app.state.access
+    if access.is_open:
+        return ANYBODY
+    by_session = bearer is None and "authorization" not in request.headers
+    token = request.app.state.sessions.token(request) if by_session else bearer and bearer.credentials
+    if not token:
+        raise SignInNeeded("Who are you? Send a Kubernetes token in the header 'Authorization: Bearer TOKEN'.")
+    found = access.look(token)
+    if found is None:
+        raise SignInNeeded("Kubernetes does not know this token, or it has expired.")
+    return Asker(found.name, found.visible, token, by_session)
+
+
+CurrentAsker = Annotated[Asker, Depends(asker)]

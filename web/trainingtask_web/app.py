@@ -1,0 +1,78 @@
+"""The web app put together: the API, the old service's routes, the pages where they are, and its health.
+
+`pages`, when it is there, has a `router` and `error_page(request, status, sentence)`. Its routes take who asks as
+`access.CurrentAsker` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
+`next` to ``/session``, which comes back with ``?problem=unknown|long&next=...`` when the token is not known or too
+long. ``POST /session/end`` signs out. Files are in ``static/``, served below ``/static/``.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import anyio.to_thread
+from fastapi import FastAPI
+from fastapi.responses import PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+
+from trainingtask_api import reading
+from trainingtask_api.store import open_history
+from trainingtask_web import answers, sessions
+from trainingtask_web.access import Access
+from trainingtask_web.apiserver import ApiServer
+from trainingtask_web.security import Strict
+from trainingtask_web.settings import Auth, Settings, session_key
+
+_STATIC = Path(__file__).parent / "static"
+_DESCRIPTION = "All training runs, across namespaces and after their tasks are gone. You see what you may list."
+
+
+def create_app(settings: Settings, api: ApiServer | None = None) -> FastAPI:
+    """Return the app; nothing connects before the first request.
+
+    Raises
+    ------
+    HistoryError, BadSettings
+        When the settings cannot work.
+    ValueError
+        When people have to be known, and no API server is given to know them.
+    """
+    if (api is None) != (settings.auth is Auth.NONE):
+        raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
+    engine = open_history(settings.history_url.get_secret_value())
+
+    @contextlib.asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
+        yield
+        engine.dispose()
+        if api is not None:
+            api.close()
+
+    app = FastAPI(
+        title="TrainingTask", description=_DESCRIPTION, version="v1", docs_url=None, redoc_url=None, lifespan=life
+    )
+    app.state.settings = settings
+    app.state.engine = engine
+    app.state.access = Access(engine, api)
+    app.state.sessions = sessions.Sessions(session_key(settings), secure=settings.secure_cookie)
+    app.add_middleware(Strict)
+    app.include_router(sessions.router)
+
+    @app.get("/healthz", include_in_schema=False)
+    async def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz", include_in_schema=False)
+    def readyz() -> PlainTextResponse:
+        reading.answers(engine)
+        return PlainTextResponse("ok\n")
+
+    pages = import_module("trainingtask_web.pages") if find_spec("trainingtask_web.pages") else None
+    if pages is not None:
+        app.include_router(pages.router)
+        app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    answers.install(app, pages.error_page if pages is not None else None)
+    return app
