@@ -1,0 +1,109 @@
+"""The requests that the operator makes, answered by a server that says what a test wants."""
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from ports import free_port
+from trainingtask_operator import cluster as requests
+from trainingtask_operator.cluster import LOG_BYTES, LOG_LINES, Cluster, ClusterError, connect
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Token:
+    """Credentials of a plain HTTP server."""
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.token = "first"
+
+    def as_http_headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        return ssl.create_default_context()
+
+
+@asynccontextmanager
+async def answering(answer: Answer) -> AsyncIterator[tuple[Cluster, Token]]:
+    """Have a server that gives this answer to everything, and its client."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    port = free_port()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    token = Token(f"http://127.0.0.1:{port}")
+    try:
+        async with connect(lambda: token) as cluster:
+            yield cluster, token
+    finally:
+        await runner.cleanup()
+
+
+async def test_of_a_log_the_last_lines_are_read_and_no_more_than_a_row_may_hold() -> None:
+    asked: list[str] = []
+
+    async def log(request: web.Request) -> web.Response:
+        asked.append(request.query["tailLines"])
+        return web.Response(text="é" * 100_000 + "the end")
+
+    async with answering(log) as (cluster, _):
+        tail = await cluster.log_tail("n", "p")
+    assert asked == [str(LOG_LINES)]
+    assert tail.endswith("éthe end")
+    assert LOG_BYTES - 2 <= len(tail.encode()) <= LOG_BYTES
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [('{"kind": "Status", "message": "jobs is forbidden"}', "jobs is forbidden"), ("<html>", "403")]
+)
+async def test_a_refusal_is_told_in_the_api_servers_own_sentence(text: str, said: str) -> None:
+    async def refuse(_: web.Request) -> web.Response:
+        return web.Response(status=403, text=text)
+
+    async with answering(refuse) as (cluster, _):
+        with pytest.raises(ClusterError, match=said) as refusal:
+            await cluster.get_job("n", "j")
+    assert (refusal.value.status, refusal.value.refused, refusal.value.not_found) == (403, True, False)
+
+
+async def test_no_answer_is_no_refusal() -> None:
+    async def break_off(request: web.Request) -> web.Response:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async with answering(break_off) as (cluster, _):
+        with pytest.raises(ClusterError, match="does not answer") as error:
+            await cluster.get_job("n", "j")
+    assert (error.value.status, error.value.refused) == (0, False)
+
+
+async def test_all_pages_of_a_list_are_read() -> None:
+    async def page(request: web.Request) -> web.Response:
+        number = int(request.query.get("continue", "0"))
+        more = {"continue": str(number + 1)} if number < 2 else {}
+        return web.json_response({"items": [{"number": number}], "metadata": more})
+
+    async with answering(page) as (cluster, _):
+        assert [item["number"] async for item in cluster.tasks()] == [0, 1, 2]
+
+
+async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        seen.append(request.headers["Authorization"])
+        return web.json_response({})
+
+    async with answering(note) as (cluster, token):
+        await cluster.get_job("n", "j")
+        token.token = "second"
+        monkeypatch.setattr(requests, "LOGIN_SECONDS", -1.0)
+        await cluster.get_job("n", "j")
+    assert seen == ["Bearer first", "Bearer second"]
