@@ -6,13 +6,13 @@ wrong uid, 404, growing resource versions. `before_each` may raise to lose a req
 
 import copy
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_api.run import TrainingRun
+from trainingtask_api.run import RunEvent, TrainingRun
 from trainingtask_operator.causes import Note
 from trainingtask_operator.cluster import ClusterError
 from trainingtask_operator.reconciler import Observed
@@ -178,11 +178,18 @@ class Rows:
     def __init__(self) -> None:
         self.by_id: dict[Any, TrainingRun] = {}
         self.logs: dict[uuid.UUID, str] = {}
+        self.events: dict[tuple[uuid.UUID, str, str], RunEvent] = {}
         self.is_away = False
 
-    def submit(self, rows: list[TrainingRun], logs: Mapping[uuid.UUID, str] = MappingProxyType({})) -> None:
+    def submit(
+        self,
+        rows: list[TrainingRun],
+        logs: Mapping[uuid.UUID, str] = MappingProxyType({}),
+        events: Sequence[RunEvent] = (),
+    ) -> None:
         self.by_id |= {row.id: row for row in rows}
         self.logs |= logs
+        self.events |= {(event.run_id, event.type, event.reason): event for event in events}
 
     def stored(self, rows: list[TrainingRun]) -> bool:
         return not self.is_away

@@ -8,14 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
 from trainingtask_operator.attempts import attempts_of
 from trainingtask_operator.cluster import Cluster, ClusterError, Credentials, connect
-from trainingtask_operator.history import HistoryWriter, NoHistory, cancelled_rows, logs_of
+from trainingtask_operator.history import HistoryWriter, NoHistory
 from trainingtask_operator.index import (
     Index,
     Object,
@@ -39,6 +39,7 @@ from trainingtask_operator.logs import about as logging_about
 from trainingtask_operator.orphans import close_orphans
 from trainingtask_operator.reading import has_ended, parse
 from trainingtask_operator.reconciler import AFTER_OTHERS, Reconciler
+from trainingtask_operator.rows import cancelled_rows, logs_of
 from trainingtask_operator.settings import Settings
 from trainingtask_operator.view import WatchedObjects
 from trainingtask_operator.workqueue import WorkQueue
@@ -63,6 +64,7 @@ class App:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.tasks, self.jobs, self.pods = Index(has_ended), Index(job_is_over), Index(pod_is_over)
         self.notes = Index()
+        self.namespaces: dict[str, str] = {}  # name -> uid
         self.synced = False
         self.leadership: Leadership | None = None
         self.last_resync = time.monotonic()
@@ -203,6 +205,14 @@ class App:
         if key:
             self._add(key)
 
+    def namespace_seen(self, kind: str | None, body: Object) -> None:
+        """Take a namespace: a later one of the same name is another one."""
+        metadata = body["metadata"]
+        if kind != "DELETED":
+            self.namespaces[metadata["name"]] = metadata["uid"]
+        elif self.namespaces.get(metadata["name"]) == metadata["uid"]:
+            del self.namespaces[metadata["name"]]
+
     def _child_seen(self, index: Index, kind: str | None, body: Object, kept: Callable[[Object], Object]) -> None:
         uid = body["metadata"]["uid"]
         # The owner of a Job is its task, whatever a person has made of the labels.
@@ -236,12 +246,14 @@ class App:
             self.history.submit(cancelled_rows(task, attempts, datetime.now(UTC)), logs)
 
     async def _learn(self, cluster: Cluster) -> None:
-        """Index the Jobs and pods before any task is looked at: without them it would seem to have none.
+        """Index namespaces, Jobs and pods before any task is looked at: without them it would seem to have none.
 
         kopf lists them too, but it does not say when it is done.
         """
         while True:
             try:
+                async for namespace in cluster.namespaces():
+                    self.namespace_seen(None, namespace)
                 async for child in cluster.children():
                     of, kept = (self.jobs, kept_job) if child["kind"] == "Job" else (self.pods, kept_pod)
                     of.put(task_uid(child), child["metadata"]["uid"], kept(child))
@@ -262,7 +274,11 @@ class App:
         if isinstance(self.history, HistoryWriter):
             self.history.read_log = _reader(cluster)
             self.history.again = lambda key: self.queue.add(key, later=True)
+            self.history.namespace_uid = self.namespaces.get
             others += [_start(self.history.run()), _start(close_orphans(self.history, cluster, self.tasks.has))]
+            days = self._settings.history.retention_days
+            if days:
+                others.append(_start(self.history.prune(timedelta(days=days))))
         try:
             await asyncio.Event().wait()
         finally:

@@ -93,6 +93,9 @@ class Cluster(Protocol):
     def tasks(self) -> AsyncIterator[Manifest]:
         """Iterate over all live tasks."""
 
+    def namespaces(self) -> AsyncIterator[Manifest]:
+        """Iterate over all namespaces."""
+
     def children(self) -> AsyncIterator[Manifest]:
         """Iterate over the live Jobs and pods of tasks; each says its `kind`."""
 
@@ -248,6 +251,11 @@ class KubernetesCluster:
         """See `Cluster`."""
         async for task in self._pages(f"{_TASKS}/{names.PLURAL}"):
             yield task
+
+    async def namespaces(self) -> AsyncIterator[Manifest]:
+        """See `Cluster`."""
+        async for namespace in self._pages("/api/v1/namespaces"):
+            yield namespace
 
     async def children(self) -> AsyncIterator[Manifest]:
         """See `Cluster`."""

@@ -1,4 +1,4 @@
-"""The only file with kopf decorators: watch tasks, their Jobs, pods and Events, and hand what is seen to the app.
+"""The only file with kopf decorators: watch tasks, their namespaces, Jobs, pods and Events, and hand what is seen to the app.
 
 Handlers are coroutines: kopf runs plain functions in threads, where neither the queue nor the indexes may be touched.
 """
@@ -72,6 +72,12 @@ async def job_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
 async def pod_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """Take a pod."""
     memo.app.pod_seen(event["type"], event["object"])
+
+
+@kopf.on.event("v1", "namespaces", id="namespace")
+async def namespace_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Take a namespace."""
+    memo.app.namespace_seen(event["type"], event["object"])
 
 
 @kopf.on.event("", "v1", "events", id="note")

@@ -1,18 +1,18 @@
-"""Rows that the trainer could not write, or not complete: made from status and pods, written in the background."""
+"""Writes the history in the background: rows that the trainer could not write, or not complete."""
 
 import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Engine
 
-from trainingtask_api import Reason, TrainingReport, TrainingTask, TrainingTaskStatus
-from trainingtask_api.run import RunStatus, TrainingRun, run_id
+from trainingtask_api import TrainingTask
+from trainingtask_api.run import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import (
     HistoryError,
@@ -21,128 +21,24 @@ from trainingtask_api.store import (
     cancel_run,
     open_history,
     open_runs,
+    prune,
     record_many,
     recorded,
 )
-from trainingtask_operator.attempts import Attempt
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+PRUNE_SECONDS = 3600.0
 FORGOTTEN = 1000  # attempts of a deleted task: more than any has, unless somebody wrote into its status
 
 
-def rows_of(task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]) -> list[TrainingRun]:
-    """Return one row per attempt that has begun, and one for a task that ended before any did."""
-    rows = [
-        _row(task, status, attempt, is_last=attempt is attempts[-1])
-        for attempt in attempts
-        if attempt.started or attempt.cause
-    ]
-    if status.finished_at is not None and (not rows or rows[-1].attempt < (status.attempt or 1)):
-        rows.append(_row(task, status, None, is_last=True))
-    return rows
+class Waiting(NamedTuple):
+    """A row that waits to be written, with events that may not have been, and what tells it from an earlier version."""
 
-
-def logs_of(task: TrainingTask, attempts: list[Attempt], *, going: bool = False) -> dict[uuid.UUID, str]:
-    """Return the pods whose logs are kept, by the id of the attempt's row.
-
-    Of every attempt that failed while its node answers, and of any if its pod is `going`, with its task or by its TTL:
-    otherwise ``kubectl logs`` shows it for as long as the task is there.
-    """
-    going = going or task.spec.run_policy.ttl_seconds_after_finished is not None
-    return {
-        run_id(task.metadata.uid or "", attempt.number): attempt.pod
-        for attempt in attempts
-        if attempt.exists
-        and attempt.pod
-        and attempt.started
-        and (going or attempt.phase == "Failed")
-        and not (attempt.cause and attempt.cause.reason == Reason.NODE_LOST)
-    }
-
-
-def _row(task: TrainingTask, status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool) -> TrainingRun:
-    number = attempt.number if attempt else status.attempt or 1
-    report = _report_of(task, attempt, number)
-    run_status, reason, message, finished = _end(status, attempt, is_last=is_last)
-    started = (attempt and attempt.started) or (report and report.start_time) or None
-    run = TrainingRun(
-        id=run_id(task.metadata.uid or "", number),
-        task_uid=task.metadata.uid or "",
-        namespace=task.metadata.namespace,
-        name=task.metadata.name,
-        attempt=number,
-        dataset=task.spec.dataset.name,
-        model=task.spec.model.name,
-        device=task.spec.device.value,
-        status=run_status.value,
-        create_time=task.metadata.creation_timestamp,
-        start_time=started,
-        finish_time=finished,
-        total_time=(finished - started).total_seconds() if finished and started else None,
-        spec=task.spec.to_json(),
-        error_reason=reason,
-        error_message=message,
-        trainer_image=attempt.image if attempt else task.spec.image,
-        node=attempt.node if attempt else status.node,
-    )
-    if report is not None and report.results is not None:
-        run.sqlmodel_update(report.results.as_columns())
-    return run
-
-
-def _report_of(task: TrainingTask, attempt: Attempt | None, number: int) -> TrainingReport | None:
-    """Return what the trainer reported if it was in this attempt, by its own count and by the time."""
-    report = task.status.training if task.status else None
-    if report is None or report.attempt != (attempt.reported if attempt else number):
-        return None
-    # After a suspension the trainer's count may be an earlier attempt's; then the time tells whose report it is.
-    if attempt and attempt.reported != attempt.number and _before(report.start_time, attempt.created):
-        return None
-    return report
-
-
-def _before(one: datetime | None, other: datetime | None) -> bool:
-    return one is not None and other is not None and one < other
-
-
-def _end(
-    status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool
-) -> tuple[RunStatus, str | None, str | None, datetime | None]:
-    """Return the row's status, reason, message and finish time; a finish time makes the row final."""
-    failed = status.condition("Failed")
-    if is_last and status.finished_at is not None:
-        finished = (attempt and attempt.finished) or status.finished_at
-        if status.is_true("Complete"):
-            return RunStatus.SUCCEEDED, None, None, finished
-        assert failed is not None  # noqa: S101 - finished, and not complete
-        if failed.reason == Reason.CANCELLED:
-            return RunStatus.CANCELLED, failed.reason, failed.message, finished
-        if failed.reason == Reason.RETRIES_EXHAUSTED and attempt is not None and attempt.cause is not None:
-            return RunStatus.FAILED, attempt.cause.reason, attempt.cause.message, finished
-        return RunStatus.FAILED, failed.reason, failed.message, finished
-    if attempt is not None and attempt.cause is not None and not is_last:
-        ended = attempt.finished or attempt.created or status.start_time
-        return RunStatus.FAILED, attempt.cause.reason, attempt.cause.message, ended
-    # The last attempt is not over before the task is: it may be suspended, and go on as the same attempt.
-    if status.is_true("Suspended"):
-        return RunStatus.SUSPENDED, None, None, None
-    if attempt is not None and attempt.cause is not None:
-        return RunStatus.INTERRUPTED, attempt.cause.reason, attempt.cause.message, None
-    return RunStatus.RUNNING, None, None, None
-
-
-def cancelled_rows(task: TrainingTask, attempts: list[Attempt], now: datetime) -> list[TrainingRun]:
-    """Return the rows of a task that was deleted before it ended: what had not ended is cancelled."""
-    status = task.status or TrainingTaskStatus()
-    rows = rows_of(task, status, attempts) or [_row(task, status, None, is_last=True)]
-    for run in rows:
-        if run.finish_time is None:
-            run.status, run.finish_time = RunStatus.CANCELLED.value, now
-            run.total_time = (now - run.start_time).total_seconds() if run.start_time else None
-            run.error_reason, run.error_message = Reason.CANCELLED.value, "The task was deleted before it ended."
-    return rows
+    row: TrainingRun
+    events: dict[tuple[str, str, datetime], RunEvent]
+    digest: int
 
 
 class HistoryWriter:
@@ -158,6 +54,8 @@ class HistoryWriter:
         a row is looked at again after the next start.
     again
         Called with namespace and name of a task whose rows had no place, when there is room.
+    namespace_uid
+        Returns the uid of the namespace of this name, None while it is not known.
     """
 
     BATCH = 200
@@ -175,39 +73,46 @@ class HistoryWriter:
         self._retry_seconds = retry_seconds
         self.read_log = read_log
         self.again: Callable[[tuple[str, str]], None] = lambda _: None
+        self.namespace_uid: Callable[[str], str | None] = lambda _: None
         self._engine: Engine | None = None
         self._open = asyncio.Event()
         self._logs: dict[uuid.UUID, str] = {}  # id -> the pod whose log belongs into the row
-        self._backlog: dict[uuid.UUID, TrainingRun] = {}
+        self._backlog: dict[uuid.UUID, Waiting] = {}
         self._written: dict[uuid.UUID, int] = {}  # id -> digest of the row as last written, if it is not final
         self._final: set[uuid.UUID] = set()
         self._without_place: set[tuple[str, str]] = set()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
 
-    def submit(self, rows: list[TrainingRun], logs: Mapping[uuid.UUID, str] = MappingProxyType({})) -> None:
-        """Take rows to be written; of two versions of a row the later one counts.
+    def submit(
+        self,
+        rows: list[TrainingRun],
+        logs: Mapping[uuid.UUID, str] = MappingProxyType({}),
+        events: Sequence[RunEvent] = (),
+    ) -> None:
+        """Take rows and events of theirs to be written; of two versions of a row the later one counts.
 
         A final row is written together with the tail of the log of its pod, for those that `logs` names.
         """
         for row in rows:
-            if self._is_written(row):
+            row.namespace_uid = self.namespace_uid(row.namespace)
+            told = {(event.type, event.reason, event.time): event for event in events if event.run_id == row.id}
+            digest = _digest(row, told)
+            if row.id in self._final or self._written.get(row.id) == digest:
                 continue
-            if row.id not in self._backlog and len(self._backlog) >= self.BACKLOG:
+            earlier = self._backlog.get(row.id)
+            if earlier is None and len(self._backlog) >= self.BACKLOG:
                 self._without_place.add((row.namespace, row.name))
                 continue
-            self._backlog[row.id] = row
+            self._backlog[row.id] = Waiting(row, earlier.events | told if earlier else told, digest)
             if row.finish_time is not None and row.id in logs:
                 self._logs[row.id] = logs[row.id]
             self._some.set()
             self._none.clear()
 
     def stored(self, rows: list[TrainingRun]) -> bool:
-        """Tell whether the rows, as they are, have been written."""
-        return all(self._is_written(row) for row in rows)
-
-    def _is_written(self, row: TrainingRun) -> bool:
-        return row.id in self._final or self._written.get(row.id) == _digest(row)
+        """Tell whether the final rows, as they are, have been written."""
+        return all(row.id in self._final for row in rows)
 
     def forget(self, task: TrainingTask) -> None:
         """Free what is known of a task that ended and was deleted."""
@@ -249,6 +154,18 @@ class HistoryWriter:
             if run.id not in self._backlog and not await exists(run):
                 log.info("%s/%s was deleted while no operator looked: its row is closed", run.namespace, run.name)
                 await asyncio.to_thread(cancel_run, engine, run, datetime.now(UTC))
+
+    async def prune(self, age: timedelta) -> None:
+        """Delete runs that ended longer than `age` ago, now and then, until cancelled."""
+        while True:
+            await self._open.wait()
+            engine, before = self._engine, datetime.now(UTC) - age
+            try:
+                while engine is not None and (deleted := await asyncio.to_thread(prune, engine, before)):
+                    log.info("%d runs that ended before %s are deleted", deleted, before.date())
+            except HistoryError as error:
+                log.warning("old runs stay for now: %s", error)
+            await asyncio.sleep(PRUNE_SECONDS)
 
     @property
     def backlog(self) -> int:
@@ -297,31 +214,32 @@ class HistoryWriter:
 
     async def _write_some(self, engine: Engine) -> None:
         """Write the next batch; if the database refuses it, row by row, so that the bad one holds up no other."""
-        rows = list(itertools.islice(self._backlog.values(), self.BATCH))
-        await asyncio.gather(*(self._add_log(row) for row in rows))
+        some = list(itertools.islice(self._backlog.values(), self.BATCH))
+        await asyncio.gather(*(self._add_log(waiting.row) for waiting in some))
         try:
-            await asyncio.to_thread(record_many, engine, rows)
+            await self._record(engine, some)
         except HistoryUnavailable:
             raise
         except HistoryError:
-            await self._write_each(engine, rows)
-        else:
-            for row in rows:
-                self._has_written(row)
+            await self._write_each(engine, some)
 
-    async def _write_each(self, engine: Engine, rows: list[TrainingRun]) -> None:
+    async def _record(self, engine: Engine, some: Sequence[Waiting]) -> None:
+        events = [event for waiting in some for event in waiting.events.values()]
+        await asyncio.to_thread(record_many, engine, [waiting.row for waiting in some], events=events)
+        for waiting in some:
+            self._has_written(waiting)
+
+    async def _write_each(self, engine: Engine, some: Sequence[Waiting]) -> None:
         refusal: HistoryError | None = None
-        for row in rows:
+        for waiting in some:
             try:
-                await asyncio.to_thread(record_many, engine, [row])
+                await self._record(engine, [waiting])
             except HistoryUnavailable:
                 raise
             except HistoryError as error:
                 # This row's own trouble: it goes to the end.
-                self._backlog[row.id] = self._backlog.pop(row.id)
+                self._backlog[waiting.row.id] = self._backlog.pop(waiting.row.id)
                 refusal = error
-            else:
-                self._has_written(row)
         if refusal is not None:
             raise refusal
 
@@ -330,14 +248,15 @@ class HistoryWriter:
         if pod is not None and self.read_log is not None and row.log_tail is None:
             row.log_tail = await self.read_log(row.namespace, pod)
 
-    def _has_written(self, row: TrainingRun) -> None:
+    def _has_written(self, waiting: Waiting) -> None:
+        row = waiting.row
         if row.finish_time is None:
-            self._written[row.id] = _digest(row)
+            self._written[row.id] = waiting.digest
         else:
             self._written.pop(row.id, None)
             if row.status != RunStatus.CANCELLED:  # nobody asks for those again
                 self._final.add(row.id)
-        if self._backlog[row.id] is row:
+        if self._backlog[row.id] is waiting:
             del self._backlog[row.id]
             self._logs.pop(row.id, None)
 
@@ -347,7 +266,12 @@ class NoHistory:
 
     backlog = 0
 
-    def submit(self, rows: list[TrainingRun], logs: Mapping[uuid.UUID, str] = MappingProxyType({})) -> None:
+    def submit(
+        self,
+        rows: list[TrainingRun],
+        logs: Mapping[uuid.UUID, str] = MappingProxyType({}),
+        events: Sequence[RunEvent] = (),
+    ) -> None:
         """Drop the rows."""
 
     def stored(self, rows: list[TrainingRun]) -> bool:
@@ -365,7 +289,7 @@ class NoHistory:
         """Have nothing to write."""
 
 
-def _digest(row: TrainingRun) -> int:
+def _digest(row: TrainingRun, told: Collection[tuple[str, str, datetime]]) -> int:
     return hash(
         (
             row.status,
@@ -373,6 +297,8 @@ def _digest(row: TrainingRun) -> int:
             row.start_time,
             row.error_reason,
             row.node,
+            row.namespace_uid,
             bool(row.training_result),
+            frozenset(told),
         )
     )

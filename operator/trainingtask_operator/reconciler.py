@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -12,15 +12,15 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from trainingtask_api import Condition, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
-from trainingtask_api.run import TrainingRun
+from trainingtask_api.run import RunEvent, TrainingRun
 from trainingtask_operator import conditions, events, logs
 from trainingtask_operator.attempts import Attempt, attempts_of
 from trainingtask_operator.causes import Cause, Note
 from trainingtask_operator.cluster import Cluster, ClusterError
-from trainingtask_operator.history import logs_of, rows_of
 from trainingtask_operator.jobs import build_job, controlled_by, job_name, labels_of
 from trainingtask_operator.obstacles import job_refused, name_conflict, no_workload, obstacle_of, workload_refused
 from trainingtask_operator.reading import has_ended, invalid_spec, parse, says_invalid
+from trainingtask_operator.rows import events_of, logs_of, rows_of
 from trainingtask_operator.settings import Settings
 
 Object = Mapping[str, Any]
@@ -56,8 +56,13 @@ class View(Protocol):
 class History(Protocol):
     """Where rows go; writing happens elsewhere and delays nobody."""
 
-    def submit(self, rows: list[TrainingRun], logs: Mapping[uuid.UUID, str] = MappingProxyType({})) -> None:
-        """Take the rows to be written, and for some the pod whose log is to be kept with it."""
+    def submit(
+        self,
+        rows: list[TrainingRun],
+        logs: Mapping[uuid.UUID, str] = MappingProxyType({}),
+        events: Sequence[RunEvent] = (),
+    ) -> None:
+        """Take the rows to be written, for some the pod whose log is to be kept with it, and what happened to them."""
 
     def stored(self, rows: list[TrainingRun]) -> bool:
         """Tell whether the rows, as they are, have been written."""
@@ -270,7 +275,7 @@ class Reconciler:
         task = await self._repair_report(task, attempts)
         status = task.status or TrainingTaskStatus()
         rows = rows_of(task, status, attempts)
-        self._history.submit(rows, logs_of(task, attempts))
+        self._history.submit(rows, logs_of(task, attempts), events_of(status, rows, attempts))
         if job is not None and conditions.is_cancelled(status):
             await self._delete(job)
             return None
@@ -341,7 +346,8 @@ class Reconciler:
         task = task.model_copy(
             update={"status": status.model_copy(update={"training": before.training if before else None})}
         )
-        self._history.submit(rows_of(task, status, attempts), logs_of(task, attempts))
+        rows = rows_of(task, status, attempts)
+        self._history.submit(rows, logs_of(task, attempts), events_of(status, rows, attempts))
         if status.finished_at is None:
             self._brought.add(uid)
         else:

@@ -48,6 +48,12 @@ class HubSettings(_Section):
     offline: bool = False
 
 
+class HistorySettings(_Section):
+    """How long runs are kept."""
+
+    retention_days: int = Field(0, ge=0, description="Days after its end that a run is deleted; 0: never.")
+
+
 class Settings(_Section):
     """The operator's settings file."""
 
@@ -57,6 +63,7 @@ class Settings(_Section):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: list[dict[str, str]] = []
     hub: HubSettings = HubSettings()
+    history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="What a task gets that names no profile.")
     profiles: dict[str, DeviceProfile] = Field({}, description="What a task may name as resources.profile.")
 

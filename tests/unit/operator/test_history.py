@@ -2,7 +2,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
@@ -10,14 +10,23 @@ from sqlalchemy.exc import ProgrammingError
 
 from kubectl import eventually
 from postgres import Postgres
-from trainingtask_api.run import TrainingRun, run_id
+from trainingtask_api.reading import EVERYTHING, get_events
+from trainingtask_api.run import RunEvent, TrainingRun, run_id
 from trainingtask_api.store import HistoryUnavailable, OpenRun, open_history
 from trainingtask_operator.history import HistoryWriter
 
 
 def row(attempt: int = 1, **fields: object) -> TrainingRun:
     uid = str(uuid.uuid4())
-    known = {"namespace": "n", "name": "t", "dataset": "d", "model": "m", "device": "cpu", "status": "Running"}
+    known = {
+        "namespace": "n",
+        "namespace_uid": "uid-of-n",
+        "name": "t",
+        "dataset": "d",
+        "model": "m",
+        "device": "cpu",
+        "status": "Running",
+    }
     return TrainingRun(id=run_id(uid, attempt), task_uid=uid, attempt=attempt, **{**known, **fields})
 
 
@@ -187,13 +196,16 @@ async def test_after_a_start_the_history_is_asked_what_it_has_in_one_question(po
     open_one = row()
     without_log = row(status="Failed", finish_time=now)
     with_log = row(status="Failed", finish_time=now, log_tail="Killed")
+    unvouched = row(status="Succeeded", finish_time=now)  # finished by its trainer, the operator said nothing yet
     before = HistoryWriter(url)
     async with running(before):
+        before.submit([unvouched])
+        before.namespace_uid = {"n": "uid-of-n"}.get
         before.submit([complete, open_one, without_log, with_log])
         await until_written(before)
     after = HistoryWriter(url)
     async with running(after):
-        rows = [complete, open_one, without_log, with_log, row()]
+        rows = [complete, open_one, without_log, with_log, unvouched, row()]
         assert await after.recorded([raw(one) for one in rows]) == {complete.task_uid, with_log.task_uid}
         after.submit([complete, with_log])
         assert after.backlog == 0, "what is recorded is not written again"
@@ -212,8 +224,8 @@ async def test_rows_beyond_the_bound_are_asked_for_again_when_there_is_room(
     writer.submit(list(rows.values()))
     assert writer.backlog == 4
     async with running(writer):
-        await asyncio.to_thread(eventually, "all ten", lambda: writer.stored(list(rows.values())), 30)
-    assert len(stored(url)) == 10
+        await until_written(writer)  # which makes the table, too
+        await asyncio.to_thread(eventually, "all ten", lambda: len(stored(url)) == 10, 30)
 
 
 async def test_a_stop_waits_for_the_rows_but_not_for_ever(
@@ -230,3 +242,44 @@ async def test_a_stop_waits_for_the_rows_but_not_for_ever(
     async with running(away):
         await away.flush(0.2)
     assert "1 rows are left for the next start" in caplog.text
+
+
+async def test_what_happens_while_a_row_stays_the_same_is_written(postgres_server: Postgres) -> None:
+    url = database_url(postgres_server)
+    writer = HistoryWriter(url)
+    waiting = row(status="Pending")
+
+    def event(reason: str) -> RunEvent:
+        return RunEvent(run_id=waiting.id, time=datetime.now(UTC), type="Running", reason=reason, message="")
+
+    starting, unschedulable, pulling = event("Starting"), event("Unschedulable"), event("ImagePullFailed")
+    writer.submit([waiting], events=[starting])
+    writer.submit([waiting], events=[unschedulable])  # before the first is written
+    async with running(writer):
+        await until_written(writer)
+        writer.submit([waiting], events=[pulling])
+        assert writer.backlog == 1
+        await until_written(writer)
+        writer.submit([waiting], events=[pulling])
+        assert writer.backlog == 0
+    engine = open_history(url)
+    told = [one.reason for one in get_events(engine, EVERYTHING, waiting.id)]
+    engine.dispose()
+    assert told == ["Starting", "Unschedulable", "ImagePullFailed"]
+
+
+async def test_runs_are_deleted_when_they_are_old(postgres_server: Postgres) -> None:
+    url = database_url(postgres_server)
+    writer = HistoryWriter(url)
+    now = datetime.now(UTC)
+    old = row(status="Failed", create_time=now - timedelta(days=40), finish_time=now - timedelta(days=31))
+    young = row(status="Failed", create_time=now - timedelta(days=40), finish_time=now - timedelta(days=29))
+    async with running(writer):
+        writer.submit([old, young, row()])
+        await until_written(writer)
+        pruning = asyncio.create_task(writer.prune(timedelta(days=30)))
+        await asyncio.to_thread(eventually, "the old run's end", lambda: len(stored(url)) == 2, 30)
+        assert old.id not in stored(url)
+        pruning.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await pruning

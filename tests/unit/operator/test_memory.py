@@ -7,8 +7,8 @@ from fake_cluster import FakeCluster, Rows, job_condition, pod, running, termina
 from reconciling import KEY, add, condition, start, the_job
 from trainingtask_api import TrainingTask, TrainingTaskStatus
 from trainingtask_operator.attempts import REMEMBERED, attempts_of
-from trainingtask_operator.history import logs_of
 from trainingtask_operator.reconciler import Reconciler
+from trainingtask_operator.rows import logs_of
 
 
 def remembered(task: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -36,6 +36,9 @@ async def test_an_attempt_outlives_its_pod(cluster: FakeCluster, reconciler: Rec
     await reconciler.reconcile(*KEY)
     assert remembered(task) == [*ended, (2, None, None, None)]
     assert [(row.attempt, row.status) for row in rows.all] == [(1, "Failed"), (2, "Running")]
+    first, second = (row.id for row in rows.all)
+    assert [reason for run, kind, reason in rows.events if (run, kind) == (first, "Accepted")] == ["Accepted"]
+    assert "Accepted" not in {kind for run, kind, _ in rows.events if run == second}, "that was before it"
 
 
 async def test_a_pause_is_the_same_attempt_even_when_its_pod_is_gone(

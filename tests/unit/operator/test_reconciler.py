@@ -18,7 +18,7 @@ async def test_a_life_from_creation_to_completion_takes_four_requests(
     await reconciler.reconcile(*KEY)
     assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "Starting")
     assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
-    assert rows.all == []
+    assert [(row.status, row.error_reason) for row in rows.all] == [("Pending", None)]
 
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
     await reconciler.reconcile(*KEY)
@@ -38,6 +38,14 @@ async def test_a_life_from_creation_to_completion_takes_four_requests(
     assert task["status"]["completionTime"] == "2026-01-01T00:01:04Z"
     (row,) = rows.all
     assert (row.status, row.total_time, row.node, row.trainer_image) == ("Succeeded", 60.0, "node-1", "trainer:test")
+    told = [(kind, reason) for run, kind, reason in rows.events if run == row.id]
+    assert told == [
+        ("Accepted", "Accepted"),
+        ("Running", "Starting"),
+        ("Running", "TrainerRunning"),
+        ("Running", "Ended"),
+        ("Complete", "Succeeded"),
+    ]
     assert cluster.requests == ["create job", "apply status", "apply status", "apply status"]
     assert cluster.events == []
 
