@@ -31,7 +31,7 @@ async def test_an_attempt_outlives_its_pod(cluster: FakeCluster, reconciler: Rec
     assert cluster.requests.count("apply status") == 3, "a pod that goes is no news"
 
     # Its own count says 1: the failed pod is not there to be counted, and the Job was suspended meanwhile.
-    later = pod(task, phase="Running", state=running("2026-01-01T00:02:00Z"), created="2026-01-01T00:01:50Z")
+    later = pod(task, phase="Running", state=running("2026-01-01T00:02:20Z"), created="2026-01-01T00:02:10Z")
     cluster.pods[uid] = [later]
     await reconciler.reconcile(*KEY)
     assert remembered(task) == [*ended, (2, None, None, None)]
