@@ -342,7 +342,7 @@ class Reconciler:
             return task
         if status != said:
             await self._apply(task.metadata.namespace, task.metadata.name, uid, status.to_json())
-            await self._warn(task, conditions.transitions(before, status))
+            await self._tell(task, conditions.transitions(before, status))
         task = task.model_copy(
             update={"status": status.model_copy(update={"training": before.training if before else None})}
         )
@@ -354,7 +354,11 @@ class Reconciler:
             self._brought.discard(uid)
         return task
 
-    async def _warn(self, task: TrainingTask, transitions: list[Condition]) -> None:
+    async def _tell(self, task: TrainingTask, transitions: list[Condition]) -> None:
+        """Log what has changed; make an Event of what is trouble."""
+        if transitions:
+            changes = ", ".join(f"{change.type}={change.status} ({change.reason})" for change in transitions)
+            log.info("%s/%s: %s", task.metadata.namespace, task.metadata.name, changes)
         for event in events.warnings_for(task, transitions, self._clock()):
             try:
                 await self._cluster.create_event(event)
