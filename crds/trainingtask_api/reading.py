@@ -107,7 +107,7 @@ class RunSummary(BaseModel):
     phase: str | None
     step: int | None
     total_steps: int | None
-    eta: str | None
+    eta: Annotated[str | None, BeforeValidator(lambda eta: eta or None)]
 
 
 class RunDetail(RunSummary):

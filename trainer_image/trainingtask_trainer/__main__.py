@@ -95,7 +95,7 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
 
     task = read_task(options.task)
     _add_code(options)
-    for sink in _cluster_and_history(options, task):
+    for sink in _cluster_and_history(options, task, reporter):
         reporter.add(sink)
     default = Places.default()
     places = Places(
@@ -116,13 +116,13 @@ def _add_code(options: argparse.Namespace) -> None:
         add_code(options.code_dir)
 
 
-def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask") -> Iterator["Sink"]:
+def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
     from trainingtask_trainer.reporting.cr import status_sink  # noqa: PLC0415
     from trainingtask_trainer.reporting.history import history_sink  # noqa: PLC0415
 
     if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         yield status_sink(task.metadata)
-    history = history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()))
+    history = history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
     if history is not None:
         yield history
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainingtask_api.scores import LabelScore
 from trainingtask_api.status import Results, Scalar
-from trainingtask_trainer.models.base import CurvePoint
+from trainingtask_trainer.progress import CurvePoint
 
 CARD_FILE = "README.md"
 CURVE_FILE = "curve.png"

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainingtask_api.scores import LabelScore
-from trainingtask_trainer.models.base import CurvePoint
+from trainingtask_trainer.progress import CurvePoint
 
 # From Okabe and Ito's palette, which the colour-blind can tell apart; so can a grey print, by the markers.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"

@@ -1,7 +1,22 @@
 """The one seam through which a model tells how far it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """How far a training was at one optimiser step. The names are those of the history's curves."""
+
+    step: int
+    training_loss: float | None = None
+    """Mean since the point before."""
+    learning_rate: float | None = None
+    """Of this step."""
+    validation_loss: float | None = None
+    mean_average_precision: float | None = None
+    """On the validation rows."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +35,8 @@ class Step:
     """Latest training loss."""
     resumed_from: int | None = None
     """Optimiser step of the checkpoint that this attempt went on from."""
+    curve: Sequence[CurvePoint] = ()
+    """The curve so far; it only ever grows at its end."""
 
 
 class Progress(Protocol):

@@ -14,10 +14,11 @@ from trainingtask_api.status import Results
 from trainingtask_trainer import registry, thresholds
 from trainingtask_trainer.card import write_card
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.models.base import CurvePoint, Model
+from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.models.finetuning.checkpoints import sync
 from trainingtask_trainer.places import contents
 from trainingtask_trainer.preprocessors.base import Preprocessor
+from trainingtask_trainer.progress import CurvePoint
 
 MANIFEST_FILE = "trainingtask.json"
 RESULTS_FILE = "results.json"

@@ -6,7 +6,7 @@ from results import RESULTS
 from trainingtask_api.scores import LabelScore
 from trainingtask_api.status import Results
 from trainingtask_trainer.card import write_card
-from trainingtask_trainer.models.base import CurvePoint
+from trainingtask_trainer.progress import CurvePoint
 
 PNG = b"\x89PNG\r\n\x1a\n"
 CURVE = (

@@ -2,7 +2,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,22 +11,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import kubernetes.client
 import pytest
-from sqlmodel import Session, select
 
 from results import RESULTS
-from specs import CLASSICAL
-from trainingtask_api import names
-from trainingtask_api.run import TrainingRun
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
-from trainingtask_api.store import open_history
-from trainingtask_api.task import Metadata, TrainingTask
-from trainingtask_trainer.errors import Interrupted, diagnose
+from trainingtask_api.task import Metadata
 from trainingtask_trainer.progress import Step
 from trainingtask_trainer.reporting import cr, termination
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable
 from trainingtask_trainer.reporting.console import ConsoleSink
 from trainingtask_trainer.reporting.cr import api_server, status_sink
-from trainingtask_trainer.reporting.history import HistorySink, Origin, history_sink
 from trainingtask_trainer.reporting.reporter import Reporter, in_words
 
 METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
@@ -199,78 +192,6 @@ class TestStatus:
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         with pytest.raises(DeliveryError, match="Service host/port is not set"):
             cr._in_cluster(METADATA)
-
-
-class TestHistory:
-    @pytest.fixture
-    def url(self, tmp_path: Path) -> str:
-        return f"sqlite:///{tmp_path}/history.db"
-
-    @pytest.fixture
-    def finish(self, url: str, make_task: Callable[..., TrainingTask]) -> Callable[[TrainingReport], TrainingRun]:
-        def finish(last: TrainingReport) -> TrainingRun:
-            sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", "image:1", "node-1"))
-            sink.send(report(Phase.STARTING))
-            sink.finish(last, None)
-            sink.wait()
-            engine = open_history(url)
-            with Session(engine) as session:
-                found = session.exec(select(TrainingRun)).one()
-            engine.dispose()
-            return found
-
-        return finish
-
-    def test_row_of_a_success(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
-        row = finish(report(Phase.DONE, results=RESULTS, finish_time=NOW + timedelta(seconds=9)))
-        assert (row.status, row.total_time, row.name, row.task_uid) == ("Succeeded", 9, "a-task", "uid-1")
-        assert (row.trainer_image, row.node) == ("image:1", "node-1")
-        assert row.training_args == RESULTS.arguments
-        assert row.evaluate_result is not None
-        assert row.evaluate_result["micro"]["f1"] == 0.5454
-        assert row.training_result is not None
-        assert row.training_result["global_step"] == 8
-        assert row.training_result.keys().isdisjoint({"arguments", "evaluation"})
-
-    def test_row_is_written_although_the_database_was_away_at_the_start(
-        self, url: str, tmp_path: Path, make_task: Callable[..., TrainingTask]
-    ) -> None:
-        (tmp_path / "history.db").mkdir()  # a folder is no database
-        sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", None, None))
-        sink.send(report(Phase.STARTING))
-        sink.send(report(Phase.TRAINING))
-        time.sleep(0.2)
-        (tmp_path / "history.db").rmdir()
-        sink.finish(report(Phase.DONE, results=RESULTS, finish_time=NOW), None)
-        sink.wait()
-        engine = open_history(url)
-        with Session(engine) as session:
-            assert session.exec(select(TrainingRun)).one().status == "Succeeded"
-        engine.dispose()
-
-    def test_row_of_a_failure_is_final(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
-        row = finish(report(Phase.FAILED, failure=FAILURE, finish_time=NOW))
-        assert (row.status, row.error_reason, row.error_message) == ("Failed", "InvalidData", FAILURE.message)
-        assert row.finish_time is not None
-
-    def test_row_of_an_interruption_is_not(self, finish: Callable[[TrainingReport], TrainingRun]) -> None:
-        _, failure = diagnose(Interrupted("SIGTERM"), Phase.TRAINING)
-        row = finish(report(Phase.FAILED, failure=failure, finish_time=NOW))
-        assert (row.status, row.finish_time) == ("Interrupted", None)
-        assert row.error_message == "Training was interrupted by SIGTERM"
-
-    @pytest.mark.parametrize("url", [None, "mysql://root:hunter2@host/db"])
-    def test_in_a_pod_without_a_usable_url_the_operator_writes_the_row(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        make_task: Callable[..., TrainingTask],
-        caplog: pytest.LogCaptureFixture,
-        url: str | None,
-    ) -> None:
-        monkeypatch.setenv(names.ENV_POD_NAME, "a-pod")
-        monkeypatch.setenv(names.ENV_HISTORY_URL, url or "")
-        assert history_sink(None, make_task(CLASSICAL), "uid-1") is None
-        assert "hunter2" not in caplog.text
 
 
 def said(results: Results) -> TrainingReport:

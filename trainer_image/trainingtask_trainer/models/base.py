@@ -13,7 +13,7 @@ from trainingtask_api.status import Scalar
 from trainingtask_trainer.metrics import LabelMatrix, Probabilities
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.base import Preprocessor
-from trainingtask_trainer.progress import Progress
+from trainingtask_trainer.progress import CurvePoint, Progress
 
 Predictor = Callable[[Sequence[str]], Probabilities]
 """Texts to probabilities of shape [texts, labels]."""
@@ -31,17 +31,6 @@ class TrainingRows:
     validation_labels: LabelMatrix
     """0/1, shape [validation rows, labels]."""
     label_names: Sequence[str]
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """How far a training was at one optimiser step."""
-
-    step: int
-    training_loss: float | None = None
-    validation_loss: float | None = None
-    mean_average_precision: float | None = None
-    """On the validation rows."""
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,25 @@
-"""The run's row in the history: written when it starts and when it ends."""
+"""The run's row in the history, with its curve and its phases: written when it starts, now and then, and when it ends."""
 
+import dataclasses
 import logging
+import math
 import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trainingtask_api import names
-from trainingtask_api.run import RunStatus, TrainingRun, run_id
+from trainingtask_api.run import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.store import HistoryError, open_history, record
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.progress import CurvePoint
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = 1.0
+_INTERVAL = 10.0
 _PATIENCE = 10.0  # two tries to connect; after that the operator writes the row
 
 
@@ -28,36 +33,74 @@ class Origin:
 
 
 class HistorySink(BackgroundSink):
-    """Writes the row in a thread of its own; a database that is away delays nothing."""
+    """Writes the row in a thread of its own; a database that is away delays nothing.
 
-    def __init__(self, url: str, task: TrainingTask, origin: Origin) -> None:
+    Parameters
+    ----------
+    url
+        Of the history.
+    task, origin
+        The run.
+    curve
+        Returns the run's curve so far, which only grows at its end.
+    """
+
+    def __init__(
+        self, url: str, task: TrainingTask, origin: Origin, curve: Callable[[], Sequence[CurvePoint]] = tuple
+    ) -> None:
         engine = open_history(url)  # connects on first use, which is in the thread
         # On a cluster the operator owns the schema; a file on a laptop belongs to whoever comes first.
         schema_missing = engine.dialect.name == "sqlite"
+        self._task_uid = origin.task_uid
+        self._phases: list[RunEvent] = []
+        written = 0  # points of the curve
 
         def deliver(report: TrainingReport) -> None:
-            nonlocal schema_missing
+            nonlocal schema_missing, written
+            run = row(task, origin, report)
+            new = curve()[written:]
             try:
                 if schema_missing:
                     from trainingtask_api.schema import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
 
                     migrate(engine)
                     schema_missing = False
-                record(engine, row(task, origin, report))
+                record(engine, run, events=list(self._phases), points=list(_points(run.id, new)))
             except HistoryError as error:
                 raise DeliveryError(str(error)) from error
+            written += len(new)
 
-        self._started = False
         super().__init__("the history", deliver, interval=_INTERVAL, patience=_PATIENCE)
 
     def send(self, report: TrainingReport) -> None:
-        """Write the row once at the start; progress is no business of the history."""
-        if not self._started:
-            self._started = True
-            super().send(report)
+        """Take the newest report."""
+        self._note_phase(report)
+        super().send(report)
+
+    def finish(self, report: TrainingReport, patience: float | None) -> None:
+        """Take the last report."""
+        self._note_phase(report)
+        super().finish(report, patience)
+
+    def _note_phase(self, report: TrainingReport) -> None:
+        if report.report_time and not (self._phases and self._phases[-1].reason == report.phase.value):
+            key = run_id(self._task_uid, report.attempt)
+            self._phases.append(
+                RunEvent(run_id=key, time=report.report_time, type="Phase", reason=report.phase.value, message="")
+            )
 
 
-def history_sink(url: str | None, task: TrainingTask, task_uid: str) -> HistorySink | None:
+def _points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint]:
+    """Yield the values of a curve; the history's names are the fields'."""
+    for point in curve:
+        for name, value in dataclasses.asdict(point).items():
+            if name != "step" and value is not None and math.isfinite(value):
+                yield MetricPoint(run_id=key, name=name, step=point.step, value=value)
+
+
+def history_sink(
+    url: str | None, task: TrainingTask, task_uid: str, curve: Callable[[], Sequence[CurvePoint]]
+) -> HistorySink | None:
     """Return the sink for the run's row, None where the operator writes it.
 
     Parameters
@@ -68,6 +111,8 @@ def history_sink(url: str | None, task: TrainingTask, task_uid: str) -> HistoryS
         The task that runs.
     task_uid
         Its uid, or one made up for this run on a laptop.
+    curve
+        Returns the run's curve so far.
 
     Raises
     ------
@@ -81,7 +126,7 @@ def history_sink(url: str | None, task: TrainingTask, task_uid: str) -> HistoryS
         chosen = "sqlite:///trainingtask-history.db"
     origin = Origin(task_uid, os.environ.get(names.ENV_IMAGE), os.environ.get(names.ENV_NODE_NAME))
     try:
-        return HistorySink(chosen, task, origin)
+        return HistorySink(chosen, task, origin, curve)
     except HistoryError as error:
         if url is None:  # not this user's mistake, and no reason not to train: the operator writes the row
             logger.warning("No history row is written by the trainer: %s", error)
@@ -108,6 +153,11 @@ def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingR
         start_time=start,
         finish_time=finish,
         total_time=(finish - start).total_seconds() if finish and start else None,
+        phase=report.phase.value,
+        step=report.step,
+        total_steps=report.total_steps,
+        eta=report.eta or "",  # None would leave what the report before said
+        report_time=report.report_time,
         spec=task.spec.to_json(),
         error_reason=report.failure.reason if report.failure else None,
         error_message=report.failure.message if report.failure else None,

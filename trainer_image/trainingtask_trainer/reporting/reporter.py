@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_trainer.interruption import Interruption
 from trainingtask_trainer.memory import peak_bytes
-from trainingtask_trainer.progress import Step
+from trainingtask_trainer.progress import CurvePoint, Step
 
 # Well within the pod's grace period of a minute.
 _PATIENCE_AFTER_SIGTERM = 10.0
@@ -35,7 +35,7 @@ def utc_now() -> datetime:
 
 
 class Reporter:
-    """Keeps the run's `TrainingReport` and tells all sinks about each change."""
+    """Keeps the run's `TrainingReport` and its curve, and tells all sinks about each change."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Reporter:
         self._interruption = interruption
         self._now = now
         self._first: tuple[Step, datetime] | None = None  # of this attempt, and when it was told
+        self.curve: Sequence[CurvePoint] = ()
         start = now()
         self.report = TrainingReport(attempt=attempt, phase=Phase.STARTING, start_time=start, report_time=start)
 
@@ -62,6 +63,7 @@ class Reporter:
 
     def step(self, step: Step) -> None:
         """Tell how far the training is; rate and time left are means over this attempt's training so far."""
+        self.curve = step.curve
         if self._first is None:
             self._first = (step, self._now())
         first, since = self._first

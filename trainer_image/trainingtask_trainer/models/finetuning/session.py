@@ -13,12 +13,12 @@ from transformers import PreTrainedModel
 
 from trainingtask_trainer.errors import Interrupted, UserError
 from trainingtask_trainer.metrics import LabelMatrix, Probabilities, binary_cross_entropy, mean_average_precision
-from trainingtask_trainer.models.base import CurvePoint
 from trainingtask_trainer.models.finetuning.checkpoints import Checkpoint, CheckpointFolder
 from trainingtask_trainer.models.finetuning.inputs import Plan, Rows
 from trainingtask_trainer.models.finetuning.losses import LossFunction
 from trainingtask_trainer.models.finetuning.settings import Settings
-from trainingtask_trainer.progress import Progress, Step
+from trainingtask_trainer.models.finetuning.steps import learning_rates
+from trainingtask_trainer.progress import CurvePoint, Progress, Step
 
 WEIGHTS_FILE = "model.safetensors"
 """Of a checkpoint; both libraries look for this name."""
@@ -91,6 +91,7 @@ class Session:
         self._progress = progress
         self._checkpoints = checkpoints
         self._unread: list[tuple[int, torch.Tensor]] = []  # rows and loss of the latest steps
+        self._learning_rate = learning_rates(settings, plan.total_steps)
         self._loss: float | None = None
         self._best: dict[str, torch.Tensor] | None = None
         """The best epoch's weights; None while there are none, and when the model's own are."""
@@ -229,7 +230,7 @@ class Session:
             state.curve_losses.append(self._loss)
             if step % math.ceil(self.plan.total_steps / _CURVE_LOSSES) == 0:
                 mean = sum(state.curve_losses) / len(state.curve_losses)
-                state.curve.append(CurvePoint(step, training_loss=mean))
+                state.curve.append(CurvePoint(step, training_loss=mean, learning_rate=self._learning_rate(step)))
                 state.curve_losses.clear()
 
     def _tell(self) -> None:
@@ -243,5 +244,6 @@ class Session:
                 rows=self.state.rows,
                 loss=self._loss,
                 resumed_from=None if self.resumed_from is None else self.resumed_from.state["step"],
+                curve=self.state.curve,
             )
         )

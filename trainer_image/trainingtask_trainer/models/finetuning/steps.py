@@ -31,8 +31,24 @@ def optimiser_and_scheduler(
         lr=settings.learning_rate,
         fused=True,
     )
+    return optimiser, _schedule(optimiser, settings, total_steps)
+
+
+def learning_rates(settings: Settings, total_steps: int) -> Callable[[int], float]:
+    """Return the learning rate of each optimiser step, counted from 1."""
+    schedule = _schedule(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
+    (factor,) = schedule.lr_lambdas
+    return lambda step: settings.learning_rate * factor(step - 1)
+
+
+def _schedule(
+    optimiser: torch.optim.Optimizer, settings: Settings, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
     warmup_steps = round(settings.warmup_fraction * total_steps)
-    return optimiser, get_scheduler(_SCHEDULERS[settings.scheduler], optimiser, warmup_steps, total_steps)
+    schedule: torch.optim.lr_scheduler.LambdaLR = get_scheduler(
+        _SCHEDULERS[settings.scheduler], optimiser, warmup_steps, total_steps
+    )
+    return schedule
 
 
 def accumulate_gradients(
