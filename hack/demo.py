@@ -93,7 +93,13 @@ def local_cluster() -> dict[str, str]:
         name, value = line.removeprefix("export ").split("=", 1)
         os.environ[name] = os.path.expandvars(value)
     values = {}
-    for image, value in (("operator", "image"), ("trainer", "trainer.image"), ("postgres", "history.evaluation.image")):
+    paths = {
+        "operator": "image",
+        "web": "web.image",
+        "trainer": "trainer.image",
+        "postgres": "history.evaluation.image",
+    }
+    for image, value in paths.items():
         repository, tag = references[image].rsplit(":", 1)
         values |= {f"{value}.repository": repository, f"{value}.tag": tag}
     return values
@@ -110,6 +116,7 @@ def install(kubernetes: Kubernetes, values: dict[str, str]) -> None:
         CHART,
         f"--namespace={SYSTEM}",
         f"--set=trainer.namespaces={{{NAMESPACE}}}",
+        "--set=web.enabled=true",
         *settings,
         *shlex.split(os.environ.get("HELM_ARGS", "")),
         "--wait",
@@ -271,6 +278,11 @@ def main() -> None:
         "explain trainingtask.spec.model",
     ):
         say(f"  kubectl --namespace {NAMESPACE} {command}")
+    say(
+        "  All runs, with curves and scores, at http://localhost:8000 (the first command prints a token to log in with):"
+    )
+    say(f"  kubectl --namespace {SYSTEM} create token {RELEASE}")
+    say(f"  kubectl --namespace {SYSTEM} port-forward service/{RELEASE}-web 8000:80")
     if context is None:
         say("  make cluster-down")
 

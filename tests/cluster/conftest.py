@@ -1,7 +1,7 @@
 """One operator, installed by its chart, and one namespace for all cluster tests.
 
 Runs on the cluster of the current kubeconfig. `make test-cluster` starts a local one and names its images in
-TRAININGTASK_IMAGE_OPERATOR, _TRAINER and _POSTGRES; without them the chart's own are installed.
+TRAININGTASK_IMAGE_OPERATOR, _WEB, _TRAINER and _POSTGRES; without them the chart's own are installed.
 """
 
 import json
@@ -24,6 +24,7 @@ __all__ = ["broken", "empty_hub", "nodes", "scenes"]
 ROOT = Path(__file__).parents[2]
 IMAGES = {
     "TRAININGTASK_IMAGE_OPERATOR": "image",
+    "TRAININGTASK_IMAGE_WEB": "web.image",
     "TRAININGTASK_IMAGE_TRAINER": "trainer.image",
     "TRAININGTASK_IMAGE_POSTGRES": "history.evaluation.image",
 }
@@ -59,7 +60,7 @@ def release() -> None:
     chart = str(ROOT / "charts" / "trainingtask-operator")
     run(
         "helm", "upgrade", "--install", RELEASE, chart, f"--namespace={SYSTEM}", f"--set=trainer.namespaces={{{namespaces}}}",
-        "--set=kueue.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
+        "--set=kueue.enabled=true", "--set=web.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
         *values, "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
     run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")

@@ -1,46 +1,18 @@
 """The Helm chart as Helm renders it: every history mode, no right too many, no value that means nothing."""
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from charts import CHART, ROOT, Manifest, helm, named, of_kind, render
 from trainingtask_api import names
 from trainingtask_operator import health
 from trainingtask_operator.settings import Settings
 
-ROOT = Path(__file__).parents[2]
-CHART = ROOT / "charts" / "trainingtask-operator"
 EXTERNAL = ("--set=history.mode=external", "--set=history.external.operatorSecret.name=db")
 MODES = {"evaluation": (), "external": EXTERNAL, "none": ("--set=history.mode=none",)}
-
-Manifest = dict[str, Any]
-
-
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
-
-
-def render(*options: str) -> list[Manifest]:
-    done = helm("template", "tt", str(CHART), "--namespace=ops", "--kube-version=1.34.0", *options)
-    assert done.returncode == 0, done.stderr
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
-
-
-def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
-    return [manifest for manifest in manifests if manifest["kind"] == kind]
-
-
-def named(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:
-    (found,) = (
-        manifest
-        for manifest in of_kind(manifests, kind)
-        if manifest["metadata"]["name"] == name and namespace in (None, manifest["metadata"]["namespace"])
-    )
-    return found
 
 
 def settings_of(manifests: list[Manifest]) -> Settings:
@@ -80,11 +52,13 @@ def test_the_operator_understands_the_settings() -> None:
             "--set=trainer.devices.gpu.image=reg/cuda@sha256:1",
             "--set=trainer.devices.gpu.nodeSelector.pool=gpu",
             "--set=trainer.hub.offline=true",
+            "--set=history.retentionDays=90",
         )
     )
 
     assert settings.namespaces == ["a", "b"]
     assert settings.hub.offline
+    assert settings.history.retention_days == 90
     assert {device.value: chosen.image for device, chosen in settings.devices.items()} == {
         "cpu": "reg/trainer:7",
         "gpu": "reg/cuda@sha256:1",
@@ -214,7 +188,7 @@ def test_evaluation_draws_each_password_once() -> None:
     passwords = named(manifests, "Secret", "tt-trainingtask-operator-postgres")["stringData"]
     server = "tt-trainingtask-operator-postgres.ops.svc:5432/trainingtask"
 
-    assert len(set(passwords.values())) == 3
+    assert len(set(passwords.values())) == 4
     assert all(len(password) == 32 and password.isalnum() for password in passwords.values())
     assert named(manifests, "Secret", "tt-trainingtask-operator-history")["stringData"] == {
         "url": f"postgresql://trainingtask:{passwords['owner-password']}@{server}"

@@ -44,6 +44,8 @@ imagePullPolicy: {{ .Values.trainer.imagePullPolicy }}
 imagePullSecrets: {{ toJson .Values.trainer.imagePullSecrets }}
 hub:
   offline: {{ .Values.trainer.hub.offline }}
+history:
+  retentionDays: {{ .Values.history.retentionDays }}
 devices:
 {{- range $name, $device := .Values.trainer.devices }}
   {{ $name }}:

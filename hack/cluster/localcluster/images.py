@@ -19,7 +19,7 @@ from .config import HERE, PROJECT, REPOSITORY, Config
 from .console import ClusterError, run, stage
 from .settings import PAUSE_TAG
 
-NAMES = ("operator", "trainer", "postgres")
+NAMES = ("operator", "web", "trainer", "postgres")
 GENERATIONS = 2
 BASE_SUITE = "trixie"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -35,6 +35,7 @@ class Recipe:
     dockerfile: Path
     context: Path
     arguments: tuple[str, ...] = ()
+    target: str = ""  # empty: the last one
     downloads: bool = True  # by pip or uv over HTTPS; apt needs no certificates, and its packages may write theirs
 
 
@@ -42,6 +43,7 @@ def _recipes() -> dict[str, Recipe]:
     postgres = HERE / "images" / "postgres"
     return {
         "operator": Recipe(REPOSITORY / "Dockerfile", REPOSITORY),
+        "web": Recipe(REPOSITORY / "Dockerfile", REPOSITORY, target="web"),
         # Empty: torch from PyPI, where the machine reaches no other index.
         "trainer": Recipe(REPOSITORY / "trainer_image" / "Dockerfile", REPOSITORY, ("TORCH_BACKEND=",)),
         "postgres": Recipe(postgres / "Dockerfile", postgres, downloads=False),
@@ -160,6 +162,7 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
         *("--isolation", "chroot", "--layers", "--http-proxy=false"),
         *(part for volume in volumes for part in ("--volume", volume)),
         *(part for argument in arguments for part in ("--build-arg", argument)),
+        *(("--target", recipe.target) if recipe.target else ()),
         *("--file", recipe.dockerfile, "--tag", f"localhost/{PROJECT}/{name}:latest", "--iidfile", id_file),
         recipe.context,
         log=_build_log(config, name),
