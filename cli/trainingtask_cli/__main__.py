@@ -186,6 +186,54 @@ def submit(
     )
 
 
+@app.command()
+def history(
+    run: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="Show one run.", show_default=False)] = None,
+    *,
+    state: Annotated[str | None, typer.Option(help="Such as Succeeded, Failed or Cancelled.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set.")] = None,
+    model: Annotated[str | None, typer.Option(help="Name of the model.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="KEY=VALUE", help="A label of the task.")] = None,
+    since: Annotated[str | None, typer.Option(help="A time, or an age such as 12h or 7d.")] = None,
+    text: Annotated[str | None, typer.Option(help="Words of name, data set, model, reason or message.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many runs, the newest first.")] = 50,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="The web app. Default: TRAININGTASK_SERVER.")
+    ] = None,
+    token: Annotated[
+        str | None, typer.Option(help="Bearer token for it. Default: TRAININGTASK_TOKEN, or the kubeconfig's own.")
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="The database instead. Default: TRAININGTASK_HISTORY_URL.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option("-n", "--namespace", help="Default: all you may see.")] = None,
+    output: options.Output = Format.TABLE,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Show the runs that are recorded, also of tasks that are gone."""
+    from datetime import UTC, datetime
+
+    from trainingtask_cli import history as runs
+
+    wanted = {
+        "namespace": namespace,
+        "state": state,
+        "dataset": dataset,
+        "model": model,
+        "label": label,
+        "since": runs.since(since, datetime.now(UTC)),
+        "text": text,
+    }
+
+    def own_token() -> str | None:
+        from trainingtask_cli.cluster import Cluster
+
+        return Cluster(kubeconfig, context).token()
+
+    runs.history(runs.open_source(server, database, token, own_token), run, wanted, limit, output)
+
+
 def main() -> None:
     """Run as kubectl runs a plugin."""
     app(prog_name="kubectl trainingtask")

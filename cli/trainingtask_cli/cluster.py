@@ -38,7 +38,7 @@ class Cluster:
 
     def token(self) -> str | None:
         """Return the bearer token that the kubeconfig logs in with, None when it uses something else."""
-        header = self._configuration.get_api_key_with_prefix("authorization") or ""
+        header = self._configuration.get_api_key_with_prefix("BearerToken", alias="authorization") or ""
         scheme, _, token = str(header).partition(" ")
         return token.strip() or None if scheme.lower() == "bearer" else None
 

@@ -64,7 +64,7 @@ def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
     task = cluster.task(name)
     pod = cluster.newest_pod(task)
     if pod is None:
-        raise CommandError(_why_no_pod(cluster, task))
+        raise CommandError(_why_no_pod(task))
     pod_name = pod["metadata"]["name"]
     if at(pod, "status", "phase") == "Pending":
         raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {_said(task)}")
@@ -185,15 +185,18 @@ def _note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _why_no_pod(cluster: Cluster, task: Object) -> str:
+def _why_no_pod(task: Object) -> str:
     status = status_of(task)
     name = task["metadata"]["name"]
-    if status.start_time is not None or status.finished_at is not None:
-        return (
-            f"{name} has no pod any more. `kubectl trainingtask history --namespace {cluster.namespace} --text {name}`"
-            " finds its record, which keeps the last lines of the log of an attempt that failed"
-        )
-    return f"{name} has no pod yet. {_said(task)}"
+    if status.start_time is None and status.finished_at is None:
+        return f"{name} has no pod yet. {_said(task)}"
+    from trainingtask_api.run import run_id  # noqa: PLC0415 - it brings the whole of SQLAlchemy
+
+    run = run_id(task["metadata"]["uid"], status.attempt or 1)
+    return (
+        f"{name} has no pod any more. `kubectl trainingtask history {run}` shows its record, which keeps the last lines"
+        " of the log of an attempt that failed"
+    )
 
 
 def _said(task: Object) -> str:

@@ -69,20 +69,20 @@ def styled(cell: Cell) -> Text:
 
 
 def show(*parts: Table | str) -> None:
-    """Print tables and sentences for people."""
+    """Print tables and sentences for people. Only prose is wrapped: a name that is cut off is of no use."""
     out = console()
+    width = out.width
     for number, part in enumerate(parts):
-        if number:
-            out.print()
-        if isinstance(part, Table) and part.title:
-            out.print(part.title, style="bold")
-        drawn = rich_table(part) if isinstance(part, Table) else Text(shown(part))
-        if out.is_terminal:
-            out.print(drawn)
-        else:  # rich fills each line up with spaces
-            with out.capture() as captured:
-                out.print(drawn)
-            sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
+        with out.capture() as captured:
+            if number:
+                out.print()
+            if isinstance(part, Table) and part.title:
+                out.print(part.title, style="bold")
+            out.width = width if isinstance(part, str) or part.wrapped else _NO_TERMINAL
+            out.print(rich_table(part) if isinstance(part, Table) else Text(shown(part)))
+            out.width = width
+        # Without the spaces that rich fills each line up with.
+        sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
     sys.stdout.flush()
 
 

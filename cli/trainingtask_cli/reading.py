@@ -2,34 +2,39 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainingtask_api import Condition, TrainingTaskStatus
 
 Object = Mapping[str, Any]
 Path = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def status_of(task: Object) -> TrainingTaskStatus:
-    """Return the status without what cannot be read of it: another release may have written it, or a person.
+    """Return the status as far as it can be read; an empty one when there is none."""
+    return read(TrainingTaskStatus, task.get("status")) or TrainingTaskStatus()
 
-    Whatever breaks the model is left out, as little of it as possible.
+
+def read(model: type[Model], value: Any) -> Model | None:
+    """Return the object without what cannot be read of it: another release may have written it, or a person.
+
+    Whatever breaks the model is left out, as little of it as possible. None when nothing is left that it accepts.
     """
-    status = copy.deepcopy(task.get("status"))
-    if not isinstance(status, dict):
-        return TrainingTaskStatus()
-    while True:
+    value = copy.deepcopy(value)
+    while isinstance(value, dict):
         try:
-            return TrainingTaskStatus.model_validate(status)
+            return model.model_validate(value)
         except ValidationError as error:
-            broken = {_existing(status, item["loc"]) for item in error.errors(include_url=False)}
+            broken = {_existing(value, item["loc"]) for item in error.errors(include_url=False)}
             if () in broken:
-                return TrainingTaskStatus()
+                return None
             # Later items of a list first: the numbers of the earlier ones stay right.
             for path in sorted(broken, key=lambda path: [str(part).zfill(6) for part in path], reverse=True):
-                _remove(status, path)
+                _remove(value, path)
+    return None
 
 
 def _existing(value: Any, location: Path) -> Path:

@@ -17,6 +17,7 @@ Manifest = dict[str, Any]
 _NAME_LENGTH = 63
 # What a person may say of an object; the rest of an exported one is the API server's.
 _OWN_METADATA = ("name", "namespace", "labels", "annotations")
+_RECOMMENDED = "app.kubernetes.io/"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -95,11 +96,14 @@ def to_yaml(manifest: Manifest) -> str:
 
 
 def retry_of(task: Mapping[str, Any], name: str) -> Manifest:
-    """Return the same task under another name, not created yet."""
+    """Return the same task under another name, not created yet; its labels find both in the history."""
+    metadata = {"name": name, "namespace": task["metadata"]["namespace"]}
+    # The recommended labels say what an object is a part of, and by whose hand: that is not true of this one.
+    labels = {k: v for k, v in task["metadata"].get("labels", {}).items() if not k.startswith(_RECOMMENDED)}
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
-        "metadata": {"name": name, "namespace": task["metadata"]["namespace"]},
+        "metadata": metadata | ({"labels": labels} if labels else {}),
         "spec": task["spec"],
     }
 

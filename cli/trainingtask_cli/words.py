@@ -56,8 +56,10 @@ def shown(cell: Cell) -> str:
     """Return a cell of a table; what is absent is a dash."""
     if cell is None or cell == "":
         return "-"
+    if isinstance(cell, bool):
+        return str(cell).lower()
     if isinstance(cell, float):
-        return f"{cell:.4g}" if abs(cell) < 0.001 or abs(cell) >= 1000 else f"{cell:.3f}"
+        return f"{cell:.0f}" if abs(cell) >= 1000 else f"{cell:.4g}" if 0 < abs(cell) < 0.001 else f"{cell:.3f}"
     # What would steer a terminal is shown as a box; a message may hold a line of anybody's log.
     return str(cell).translate(_HARMLESS)
 

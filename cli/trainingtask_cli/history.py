@@ -1,0 +1,214 @@
+"""`history`: the runs that are recorded, also those whose tasks are gone."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import typer
+
+from trainingtask_api import EvaluationResult
+from trainingtask_api.names import ENV_HISTORY_URL
+from trainingtask_cli.describing import Part, score_parts
+from trainingtask_cli.errors import CommandError, UsageError
+from trainingtask_cli.options import Format
+from trainingtask_cli.output import Table, as_csv, as_document, show
+from trainingtask_cli.reading import at, read
+from trainingtask_cli.runs import FromDatabase, FromServer, Run, Source, may_carry_a_token, newest
+from trainingtask_cli.tables import flat
+from trainingtask_cli.words import Cell, age, between, duration, moment
+
+ENV_SERVER = "TRAININGTASK_SERVER"
+ENV_TOKEN = "TRAININGTASK_TOKEN"  # noqa: S105 - a name
+
+# The columns of `-o csv`: those of a run in a list, see trainingtask_api.reading.RunSummary.
+COLUMNS = (
+    *("id", "task_uid", "namespace", "name", "attempt", "dataset", "model", "device", "status", "create_time"),
+    *("start_time", "finish_time", "total_time", "score", "error_reason", "phase", "step", "total_steps", "eta"),
+)
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def history(source: Source, run: str | None, wanted: Mapping[str, str | None], limit: int, form: Format) -> None:
+    """Print the runs that fit, or one of them."""
+    if run is None:
+        _print_runs(*newest(source, {key: value for key, value in wanted.items() if value}, limit), form)
+        return
+    try:
+        key = UUID(run)
+    except ValueError:
+        raise UsageError(f"{run!r} is no id of a run: `kubectl trainingtask history` shows them") from None
+    found = source.run(key)
+    if found is None:
+        raise CommandError(
+            f"there is no run {key}, or it is not yours to see: `kubectl trainingtask history` lists yours"
+        )
+    if form is Format.TABLE:
+        show(*run_parts(found, source.events(key), datetime.now(UTC)))
+    elif form is Format.CSV:
+        sys.stdout.write(as_csv(COLUMNS, [[found.get(name) for name in COLUMNS]]))
+    else:
+        sys.stdout.write(as_document(form, found))
+
+
+def open_source(
+    server: str | None, database: str | None, token: str | None, token_of_kubeconfig: Callable[[], str | None]
+) -> Source:
+    """Return where runs are read: what a flag says, else what the environment says."""
+    if server and database:
+        raise UsageError("--server and --database exclude each other")
+    if not server and not database:
+        server = os.environ.get(ENV_SERVER)
+        database = None if server else os.environ.get(ENV_HISTORY_URL)
+    if database:
+        return FromDatabase(database)
+    if not server:
+        raise UsageError(
+            f"where is the history? Name its web app with --server (or {ENV_SERVER}), or its database with --database"
+            f" (or {ENV_HISTORY_URL})"
+        )
+    return FromServer(server, token or os.environ.get(ENV_TOKEN) or _own_token(server, token_of_kubeconfig))
+
+
+def _own_token(server: str, token_of_kubeconfig: Callable[[], str | None]) -> str:
+    if not may_carry_a_token(server):
+        raise CommandError(
+            f"the kubeconfig's token is not sent to {server}, where anybody on the way could read it: use https, or"
+            f" pass a token by --token or {ENV_TOKEN}"
+        )
+    token = token_of_kubeconfig()
+    if token is None:
+        raise CommandError(
+            f"the kubeconfig holds no token, as it logs in another way: pass one by --token or {ENV_TOKEN}, such as one"
+            " of `kubectl create token NAME`"
+        )
+    return token
+
+
+def since(text: str | None, now: datetime) -> str | None:
+    """Return a time, given as one or as an age such as ``7d``, as the history takes it."""
+    if text is None:
+        return None
+    past = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    try:
+        when = now - timedelta(**{_UNITS[past[2]]: int(past[1])}) if past else datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        raise UsageError(
+            f"--since {text!r}: expected a time such as 2026-05-04T10:00, or an age such as 12h or 7d"
+        ) from None
+    return (when if when.tzinfo else when.astimezone()).isoformat()
+
+
+def _print_runs(runs: Sequence[Run], more: bool, form: Format) -> None:
+    if form is Format.CSV:
+        sys.stdout.write(as_csv(COLUMNS, ([run.get(name) for name in COLUMNS] for run in runs)))
+    elif form is not Format.TABLE:
+        sys.stdout.write(as_document(form, runs))
+    elif runs:
+        show(runs_table(runs, datetime.now(UTC)))
+    else:
+        typer.echo("no run fits", err=True)
+    if more:
+        typer.echo(f"These are the newest {len(runs)}; --limit shows more.", err=True)
+
+
+def runs_table(runs: Sequence[Run], now: datetime) -> Table:
+    """Return the runs as people see them."""
+    rows: list[tuple[Cell, ...]] = [
+        (
+            run.get("namespace"),
+            run.get("name"),
+            run.get("attempt"),
+            run.get("status"),
+            run.get("dataset"),
+            run.get("model"),
+            run.get("device"),
+            run.get("score"),
+            _seconds(run.get("total_time")),
+            age(_time(run.get("create_time")), now),
+            run.get("error_reason"),
+            run.get("id"),
+        )
+        for run in runs
+    ]
+    columns = ("NAMESPACE", "NAME", "#", "STATE", "DATASET", "MODEL", "DEVICE", "SCORE", "TOOK", "AGE", "REASON", "RUN")
+    return Table(columns, rows)
+
+
+def run_parts(run: Run, events: Sequence[Run], now: datetime) -> list[Part]:
+    """Return the sections of one run."""
+    parts: list[Part] = [Table(("", ""), _facts(run, now), wrapped=frozenset({""}))]
+    created = _time(run.get("create_time"))
+    happened: list[tuple[Cell, ...]] = [
+        (
+            moment(when),
+            f"+{between(created, when) or '?'}",
+            event.get("type"),
+            event.get("reason"),
+            event.get("message"),
+        )
+        for event in events
+        for when in (_time(event.get("time")),)
+    ]
+    if happened:
+        columns = ("TIME", "AFTER", "TYPE", "REASON", "MESSAGE")
+        parts.append(Table(columns, happened, "Events", frozenset({"MESSAGE"})))
+    scores = read(EvaluationResult, run.get("evaluate_result"))
+    if scores is not None:
+        warnings = at(run, "training_result", "warnings")
+        parts += score_parts(scores, [str(one) for one in warnings] if isinstance(warnings, list) else [])
+    spec: list[tuple[Cell, ...]] = list(flat(run.get("spec") or {}).items())
+    if spec and spec[0][0]:
+        parts.append(Table(("", ""), spec, "Spec"))
+    if run.get("log_tail"):
+        parts.append("Last lines of the log\n" + str(run["log_tail"]).rstrip())
+    return parts
+
+
+def _facts(run: Run, now: datetime) -> list[tuple[Cell, ...]]:
+    reason = ": ".join(str(run[field]) for field in ("error_reason", "error_message") if run.get(field))
+    labels = run.get("labels")
+    facts: dict[str, Cell] = {
+        "Run": run.get("id"),
+        "Task": run.get("name"),
+        "Namespace": run.get("namespace"),
+        "Attempt": run.get("attempt"),
+        "State": run.get("status"),
+        "Reason": reason,
+        "Data set": run.get("dataset"),
+        "Model": run.get("model"),
+        "Device": run.get("device"),
+        "Score": run.get("score"),
+        "Labels": ", ".join(f"{key}={value}" for key, value in labels.items()) if isinstance(labels, dict) else None,
+        "Created": _ago(run.get("create_time"), now),
+        "Started": _ago(run.get("start_time"), now),
+        "Ended": _ago(run.get("finish_time"), now),
+        "Took": _seconds(run.get("total_time")),
+        "Progress": _progress(run) if not run.get("finish_time") else None,
+        "Node": run.get("node"),
+        "Image": run.get("trainer_image"),
+        "Model path": at(run, "training_result", "model_path"),
+    }
+    return [(f"{name}:", value) for name, value in facts.items() if value not in (None, "")]
+
+
+def _progress(run: Run) -> str | None:
+    steps = f"step {run['step']} of {run['total_steps']}" if run.get("step") and run.get("total_steps") else None
+    left = f"{run['eta']} left" if run.get("eta") else None
+    return ", ".join(str(part) for part in (run.get("phase"), steps, left) if part) or None
+
+
+def _seconds(value: Any) -> str | None:
+    return duration(value) if isinstance(value, int | float) else None
+
+
+def _time(text: Any) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
+
+
+def _ago(text: Any, now: datetime) -> str | None:
+    when = _time(text)
+    return None if when is None else f"{moment(when)} ({age(when, now)} ago)"

@@ -1,0 +1,158 @@
+"""What is read of an API server over real HTTP, also of one that goes away."""
+
+import itertools
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from trainingtask_cli.cluster import Cluster
+from trainingtask_cli.errors import CommandError, TemporaryError
+from trainingtask_cli.reading import state_of
+
+
+@pytest.fixture
+def cluster(kubeconfig: Path) -> Cluster:
+    return Cluster()
+
+
+def event(kind: str, task: Any) -> Any:
+    return {"type": kind, "object": task}
+
+
+GONE = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+
+
+def states(tasks: dict[str, Any]) -> dict[str, str]:
+    return {task["metadata"]["name"]: state_of(task) for task in tasks.values()}
+
+
+def test_the_context_says_which_namespace_and_who(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    server.add(make.task("a"))
+    server.add(make.task("b", namespace="team-b"))
+    assert cluster.namespace == "team-a"
+    assert [task["metadata"]["name"] for task in cluster.tasks()] == ["a"]
+    assert server.tokens == {"Bearer the-users-token"}
+    assert cluster.token() == "the-users-token"
+    assert Cluster(namespace="team-b").task("b")["metadata"]["namespace"] == "team-b"
+
+
+def test_a_context_may_be_named_where_none_is_current(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
+    content = make.kubeconfig(server.url)
+    content["contexts"].append({"name": "bare", "context": {"cluster": "here", "user": "nobody"}})
+    content["users"].append({"name": "nobody", "user": {}})
+    del content["current-context"]
+    kubeconfig.write_text(yaml.safe_dump(content))
+    bare = Cluster(context="bare")
+    assert (bare.namespace, bare.token()) == ("default", None)
+    with pytest.raises(CommandError, match=r"kubeconfig .* cannot be used"):
+        Cluster()
+    with pytest.raises(CommandError, match="elsewhere"):
+        Cluster(context="elsewhere")
+
+
+def test_kubeconfigs_are_merged_as_kubectl_merges_them(
+    kubeconfig: Path, server: Any, make: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make.kubeconfig(server.url)
+    parts = {
+        "one": {k: whole[k] for k in ("contexts", "users")},
+        "two": {k: whole[k] for k in ("clusters", "current-context")},
+    }
+    for name, part in parts.items():
+        (tmp_path / name).write_text(yaml.safe_dump({"apiVersion": "v1", "kind": "Config", **part}))
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    assert Cluster().tasks() == []
+
+
+def test_a_long_list_comes_in_pages_and_each_item_says_what_it_is(
+    cluster: Cluster, server: Any, make: SimpleNamespace
+) -> None:
+    server.page = 2
+    made = [server.add(make.task(f"t{number}")) for number in range(5)]
+    assert cluster.tasks() == made
+    assert len(server.requests) == 3
+
+
+def test_names_are_names_and_no_paths(cluster: Cluster, server: Any) -> None:
+    with pytest.raises(CommandError, match="there is no TrainingTask"):
+        cluster.task("../../pods/x?y")
+    assert server.requests[-1][1].endswith("/trainingtasks/..%2F..%2Fpods%2Fx%3Fy")
+
+
+def test_only_the_task_that_was_seen_is_deleted(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    cluster.delete(server.add(make.task("a")))
+    assert server.bodies == [{"preconditions": {"uid": "uid-team-a-a"}, "propagationPolicy": "Background"}]
+
+
+def test_changes_are_followed(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    server.add(make.task("a"))
+    server.watches.put(
+        [event("MODIFIED", make.task("a", "Running")), event("ADDED", make.task("b")), event("DELETED", make.task("a"))]
+    )
+    seen = [states(tasks) for tasks in itertools.islice(cluster.follow(pause=0), 4)]
+    assert seen == [{"a": ""}, {"a": "Running"}, {"a": "Running", "b": ""}, {"b": ""}]
+
+
+def test_what_a_watch_missed_a_list_finds(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    server.add(make.task("a"))
+    server.add(make.task("b"))
+    followed = cluster.follow(pause=0)
+    assert states(next(followed)) == {"a": "", "b": ""}
+    del server.tasks["team-a", "b"]
+    server.add(make.task("a", "Running"))
+    server.watches.put([event("ERROR", GONE)])
+    assert states(next(followed)) == {"a": "Running"}
+    server.watches.put([])  # the API server ends a watch now and then
+    assert states(next(followed)) == {"a": "Running"}
+
+
+def test_an_api_server_that_is_away_for_a_moment_ends_nothing(
+    cluster: Cluster, server: Any, make: SimpleNamespace
+) -> None:
+    server.add(make.task("a"))
+    followed = cluster.follow(pause=0)
+    next(followed)
+    answers = iter([(503, "starting"), (429, "slowly"), None, None])
+    server.refuse = lambda method, path: next(answers)
+    server.watches.put([event("MODIFIED", make.task("a", "Running"))])
+    assert [states(next(followed)) for _ in range(2)] == [{"a": ""}, {"a": "Running"}]
+
+
+def test_an_api_server_that_was_never_there_is_named_at_once(cluster: Cluster, server: Any) -> None:
+    server.refuse = lambda method, path: (503, "starting")
+    with pytest.raises(TemporaryError, match="503: starting"):
+        next(cluster.follow())
+
+
+def test_a_right_that_is_lost_ends_it(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    followed = cluster.follow(pause=0)
+    next(followed)
+    server.refuse = lambda method, path: (403, make.status(403, "Forbidden", "not for you"))
+    with pytest.raises(CommandError, match="not for you"):
+        next(followed)
+
+
+def test_the_newest_pod_is_the_latest_attempts(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    task = server.add(make.task("a"))
+    for name, second, uid in (
+        ("a-1", 1, task["metadata"]["uid"]),
+        ("a-2", 9, task["metadata"]["uid"]),
+        ("b-1", 10, "other"),
+    ):
+        labels = {"trainingtask.dev/task-uid": uid}
+        server.pods.append(
+            {"metadata": {"name": name, "labels": labels, "creationTimestamp": f"2026-05-04T10:00:{second:02d}Z"}}
+        )
+    newest = cluster.newest_pod(task)
+    assert newest is not None
+    assert newest["metadata"]["name"] == "a-2"
+    assert cluster.newest_pod(make.task("c")) is None
+
+
+def test_a_log_is_copied_byte_by_byte(cluster: Cluster, server: Any) -> None:
+    server.logs["a-1"] = b"\xff 1\n" * 100_000
+    assert b"".join(cluster.log("a-1")) == server.logs["a-1"]
+    assert "follow=false" in server.requests[-1][1]

@@ -1,0 +1,116 @@
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+
+from trainingtask_api.crd import PRINTER_COLUMNS
+from trainingtask_cli.output import as_csv, show
+from trainingtask_cli.tables import compare_tasks, differences, flat, list_table, same_data, task_row
+from trainingtask_cli.words import duration, shown, size
+
+NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (130, "2m10s"), (599, "9m59s"), (600, "10m"), (10_799, "179m"),
+        (10_800, "3h"), (12_000, "3h20m"), (28_800, "8h"), (172_799, "47h"), (172_800, "2d"), (190_800, "2d5h"), (691_200, "8d"),
+        (86_400 * 400, "400d"),
+    ],
+)  # fmt: skip
+def test_durations_are_said_as_kubectl_says_ages(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("cell", "text"),
+    [(None, "-"), ("", "-"), (0, "0"), (0.5454, "0.545"), (1e-5, "1e-05"), (0.0, "0.000"), (12345.6, "12346"), (True, "true"), ("a\x1b[31m\x9bb\nc", "a\ufffd[31m\ufffdb\nc")],
+)  # fmt: skip
+def test_cells_are_short_and_harmless(cell: str | float | None, text: str) -> None:
+    assert shown(cell) == text
+
+
+def test_sizes_have_a_unit() -> None:
+    assert [size(count) for count in (None, 5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
+        None, "5 B", "2 KiB", "3 MiB", "5.5 GiB",
+    ]  # fmt: skip
+
+
+def test_list_has_the_printer_columns(make: SimpleNamespace) -> None:
+    table = list_table([make.task("a", "Running", training=make.report())], NOW, namespaces=False)
+    expected = [column["name"].upper() for column in PRINTER_COLUMNS if "priority" not in column]
+    assert list(table.columns) == ["NAME", *expected]
+    assert table.rows == [("a", "Running", "support_tickets", "logistic_regression", "cpu", "42%", None, "7m30s")]
+
+
+def test_list_names_the_namespace_when_there_are_several(make: SimpleNamespace) -> None:
+    table = list_table([make.task("a", namespace="team-b")], NOW, namespaces=True)
+    assert (table.columns[0], table.rows[0][:3]) == ("NAMESPACE", ("team-b", "a", None))
+
+
+def test_a_row_for_programs_holds_numbers_and_times(make: SimpleNamespace) -> None:
+    task = make.task("a", "Failed", reason="OOMKilled", attempt=2, node="n1", jobName="a-1", training=make.report())
+    row = task_row(task)
+    assert (row["namespace"], row["reason"], row["attempt"], row["step"], row["loss"]) == (
+        "team-a",
+        "OOMKilled",
+        2,
+        42,
+        0.21,
+    )
+    assert (row["created"], row["finished"]) == ("2026-05-04T10:00:00Z", "2026-05-04T10:01:00+00:00")
+    assert task_row({}).keys() == row.keys()
+    assert as_csv(row, [row.values()]).splitlines()[1].startswith("team-a,a,Failed,OOMKilled,support_tickets,")
+
+
+def test_an_object_is_flat_by_path() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": False}}, "e": [{"f": 1}], "g": {}, "h": None}) == {
+        "a.b": 1, "a.c.d": False, "e": '[{"f": 1}]', "g": "{}", "h": "null",
+    }  # fmt: skip
+
+
+def test_only_what_differs_is_compared() -> None:
+    one = {"model": {"name": "bert"}, "training": {"epochs": 3, "seed": 1}}
+    two = {"model": {"name": "bert"}, "training": {"epochs": 4, "seed": 1}, "evaluation": {"threshold": 0.5}}
+    assert differences([one, two]) == [("training.epochs", 3, 4), ("evaluation.threshold", None, 0.5)]
+    assert differences([one, one]) == []
+    assert differences([{}, {}]) == []
+
+
+def test_scores_stand_side_by_side(make: SimpleNamespace) -> None:
+    tasks = [
+        make.task("a", "Succeeded", training=make.result(0.5)),
+        make.task("b", "Succeeded", training=make.result(0.75, dataFingerprint="e" * 64)),
+        make.task("c", "Running", training=make.report(), spec={"model__name": "knn"}),
+    ]
+    spec, scores = compare_tasks(tasks)
+    assert spec.rows == [("model.name", "logistic_regression", "logistic_regression", "knn")]
+    rows = {row[0]: row[1:] for row in scores.rows}
+    assert rows["state"] == ("Succeeded", "Succeeded", "Running")
+    assert rows["micro-F1"] == (0.5, 0.75, None)
+    assert rows["micro-F1 of the label prior"] == (0.3, 0.3, None)
+    assert not same_data(scores)
+    assert same_data(compare_tasks([tasks[0], tasks[0], tasks[2]])[1])
+
+
+def test_without_a_terminal_nothing_is_coloured_cut_or_filled_up(
+    make: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "20")
+    long = make.task("a" * 63, "Failed", spec={"dataset__name": "[red]x[/red]"})
+    show(list_table([long], NOW, namespaces=True))
+    header, line = capsys.readouterr().out.splitlines()
+    assert header == header.rstrip()
+    assert line.split() == [
+        "team-a",
+        "a" * 63,
+        "Failed",
+        "[red]x[/red]",
+        "logistic_regression",
+        "cpu",
+        "-",
+        "-",
+        "7m30s",
+    ]
