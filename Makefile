@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
 
-.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator results crd requirements cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator bench-web screenshots results crd requirements cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -16,9 +16,9 @@ demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name:
 
 test: test-unit test-cluster ## Everything: what needs no cluster in seconds, then the rest on a real one
 
-test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster
+test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/pytest tests/unit --cov --cov-report=term:skip-covered
+	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres
 	$(CLUSTER) up
@@ -32,6 +32,12 @@ bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a p
 test-faults: $(VENV)/ready ## The faults of docs/failure-modes.md in full size: 100 kills, 200 tasks without a database; half an hour
 	$(CLUSTER) up
 	eval "$$($(CLUSTER) env)" && TRAININGTASK_FAULTS=full $(BIN)/pytest tests/faults
+
+bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 runs, 50 readers at once
+	$(BIN)/python benchmarks/web/load.py
+
+screenshots: $(VENV)/ready ## Pictures of the runs pages, in screenshots/
+	$(BIN)/python hack/screenshots.py
 
 lint: $(VENV)/ready ## Format and lint
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy
