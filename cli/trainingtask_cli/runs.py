@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from httpx import Response
+    from sqlalchemy import Engine
 
 Run = dict[str, Any]
 Filter = Mapping[str, str]
@@ -142,24 +143,32 @@ class FromDatabase:
             chosen = RunFilter.model_validate(wanted)
         except ValidationError as error:
             raise UsageError(describe_errors(error)) from None
-        with _in_sentences():
-            page = list_runs(self._engine, EVERYTHING, chosen, limit=limit, cursor=cursor)
+        with self._open() as engine:
+            page = list_runs(engine, EVERYTHING, chosen, limit=limit, cursor=cursor)
         return [run.model_dump(mode="json") for run in page.items], page.next
 
     def run(self, key: UUID) -> Run | None:
         """See `Source`."""
         from trainingtask_api.reading import EVERYTHING, get_run  # noqa: PLC0415
 
-        with _in_sentences():
-            found = get_run(self._engine, EVERYTHING, key)
+        with self._open() as engine:
+            found = get_run(engine, EVERYTHING, key)
         return None if found is None else found.model_dump(mode="json")
 
     def events(self, key: UUID) -> list[Run]:
         """See `Source`."""
         from trainingtask_api.reading import EVERYTHING, get_events  # noqa: PLC0415
 
+        with self._open() as engine:
+            return [event.model_dump(mode="json") for event in get_events(engine, EVERYTHING, key)]
+
+    @contextmanager
+    def _open(self) -> "Iterator[Engine]":
         with _in_sentences():
-            return [event.model_dump(mode="json") for event in get_events(self._engine, EVERYTHING, key)]
+            try:
+                yield self._engine
+            finally:
+                self._engine.dispose()
 
 
 def may_carry_a_token(server: str) -> bool:
