@@ -84,11 +84,6 @@ def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathF
         model.embeddings.word_embeddings.weight.fill_(float("nan"))
     model.save_pretrained(folder / "bert")
     (folder / "tickets.csv").write_text("number,labels\n1,a\n", encoding="utf-8")
-    base = tmp_path_factory.getbasetemp()
-    for part in (folder, base, base.parent):
-        part.chmod(0o755)
-    for file in (item for item in folder.rglob("*") if item.is_file()):
-        file.chmod(0o644)
     return offer("broken", folder)
 
 

@@ -94,14 +94,20 @@ def a_claim(kubectl: Kubectl) -> str:
 
 
 @pytest.fixture(scope="session")
-def offer(kubectl: Kubectl) -> Callable[[str, Path], str]:
+def offer(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], str]:
     """Mount a folder of this machine as a read-only claim; on the local cluster only."""
+    temporary = tmp_path_factory.getbasetemp()
     if "TRAININGTASK_IMAGE_TRAINER" not in os.environ:
         pytest.skip(
             "needs the local cluster (make test-cluster): folders of this machine cannot be mounted into another one"
         )
 
     def claim(name: str, folder: Path) -> str:
+        if temporary in folder.parents:  # pytest's are for this user alone, and trainers run as another
+            for part in (temporary.parent, temporary, *folder.relative_to(temporary).parents):
+                (temporary / part).chmod(0o755)
+            for item in (folder, *folder.rglob("*")):
+                item.chmod(0o755 if item.is_dir() else 0o644)
         command = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py"), "claim", NAMESPACE, name, str(folder)]
         subprocess.run(command, check=True, capture_output=True)
         return name

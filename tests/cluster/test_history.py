@@ -1,0 +1,142 @@
+"""The history of a task that trained in a pod, as the installed web app shows it to those who may see it."""
+
+import base64
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy.engine import make_url
+
+import specs
+from kubectl import Kubectl, eventually
+from release import RELEASE, SYSTEM
+from tiny_models import write_tiny_models
+
+LABELS = {"team": "nlp"}
+SPEC = {
+    "dataset": {"name": "support_tickets", "sampleSize": 300},
+    "model": {"name": "distilbert", "checkpoint": "distilbert", "volumeClaim": "tiny-for-history"},
+    "training": {"epochs": 3, "batchSize": 16, "warmupFraction": 0.1},
+    "resources": {"cpu": "500m"},
+}
+
+
+@pytest.fixture(scope="module")
+def web(release: None) -> Iterator[str]:
+    """The installed web app's address, through `kubectl port-forward`."""
+    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
+    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert forward.stdout is not None
+    found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+    assert found, "kubectl port-forward said nothing of where it listens"
+    yield f"http://127.0.0.1:{found[1]}"
+    forward.terminate()
+    forward.wait()
+
+
+@pytest.fixture(scope="module")
+def client_of(web: str, kubectl: Kubectl) -> Iterator[Callable[[str], httpx.Client]]:
+    """Return a function from a ServiceAccount to a client with its token; only `reader` may list tasks."""
+    rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": ["list"]}]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
+    subjects = [{"kind": "ServiceAccount", "name": "reader", "namespace": kubectl.namespace}]
+    rbac = "rbac.authorization.k8s.io/v1"
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader"}},
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "stranger"}},
+        {"apiVersion": rbac, "kind": "Role", "metadata": {"name": "reader"}, "rules": rules},
+        {"apiVersion": rbac, "kind": "RoleBinding", "metadata": {"name": "reader"}, "roleRef": role, "subjects": subjects},
+    )  # fmt: skip
+    clients = []
+
+    def client(account: str) -> httpx.Client:
+        token = kubectl("create", "token", account).strip()
+        clients.append(httpx.Client(base_url=web, headers={"Authorization": f"Bearer {token}"}, timeout=30))
+        return clients[-1]
+
+    yield client
+    for one in clients:
+        one.close()
+
+
+@pytest.fixture(scope="module")
+def uid(kubectl: Kubectl, offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The uid of a task that has trained and is gone: its history is all that is left."""
+    offer("tiny-for-history", write_tiny_models(tmp_path_factory.mktemp("models")))
+    task = specs.task("recorded", SPEC, kubectl.namespace)
+    task["metadata"]["labels"] = LABELS
+    kubectl.apply(task)
+    kubectl.wait("recorded", "Complete", timeout=300)
+    task_uid: str = kubectl.get("trainingtask", "recorded")["metadata"]["uid"]
+    return task_uid
+
+
+def the_run(client: httpx.Client, uid: str) -> dict[str, Any]:
+    def found() -> list[dict[str, Any]]:
+        listed = client.get("/api/v1/runs", params={"label": "team=nlp", "state": "Succeeded"})
+        assert listed.status_code == 200, listed.text
+        return [run for run in listed.json()["items"] if run["task_uid"] == uid]
+
+    # Who may see what is remembered for half a minute.
+    (run,) = eventually("the run in the list", found, 60)
+    return run
+
+
+def test_a_run_is_shown_with_its_curves_phases_and_scores_after_its_task_is_gone(
+    kubectl: Kubectl, client_of: Callable[[str], httpx.Client], uid: str
+) -> None:
+    results = kubectl.status("recorded")["training"]["results"]
+    kubectl("delete", "trainingtask", "recorded", "--wait")
+    client = client_of("reader")
+    key = the_run(client, uid)["id"]
+
+    run = client.get(f"/api/v1/runs/{key}").json()
+    assert (run["name"], run["namespace"], run["labels"]) == ("recorded", kubectl.namespace, LABELS)
+    assert (run["score"], run["step"]) == (results["evaluation"]["micro"]["f1"], results["globalStep"])
+    assert run["spec"]["model"]["name"] == "distilbert"
+    events = client.get(f"/api/v1/runs/{key}/events").json()["items"]
+    phases = [event["reason"] for event in events if event["type"] == "Phase"]
+    assert phases == ["Starting", "Loading", "Preprocessing", "Training", "Evaluating", "Saving", "Done"]
+    assert {"Accepted", "TrainerRunning", "Succeeded"} <= {event["reason"] for event in events}
+    curves = client.get(f"/api/v1/runs/{key}/metrics").json()
+    assert {"training_loss", "learning_rate", "validation_loss", "mean_average_precision"} <= set(
+        str(curves).split("'")
+    )
+
+
+def test_a_stranger_sees_nothing_and_not_that_there_is_anything(
+    client_of: Callable[[str], httpx.Client], uid: str
+) -> None:
+    key = the_run(client_of("reader"), uid)["id"]
+    stranger = client_of("stranger")
+    assert stranger.get("/api/v1/runs").json()["items"] == []
+    absent = "00000000-0000-0000-0000-000000000000"
+    for path in ("", "/metrics", "/events"):
+        forbidden, missing = (stranger.get(f"/api/v1/runs/{run}{path}") for run in (key, absent))
+        assert forbidden.status_code == missing.status_code == 404
+        assert forbidden.text == missing.text.replace(absent, key)
+
+
+def test_nobody_gets_in_without_a_token(web: str) -> None:
+    assert httpx.get(f"{web}/api/v1/runs").status_code == 401
+    assert httpx.get(f"{web}/readyz").status_code == 200
+
+
+def test_the_web_apps_database_role_only_reads(system: Kubectl) -> None:
+    url = make_url(secret_value(system, f"{RELEASE}-web-history", "url"))
+    assert url.username == "trainingtask_reader"
+    query = (
+        "select string_agg(distinct privilege_type, ',') from information_schema.role_table_grants where grantee = '{}'"
+    )
+    text = system(
+        "exec", f"statefulset/{RELEASE}-postgres", "--", "psql", "-U", "postgres", "-d", "trainingtask", "-Atc", query.format(url.username),
+    )  # fmt: skip
+    assert text.strip() == "SELECT"
+
+
+def secret_value(kubectl: Kubectl, name: str, key: str) -> str:
+    return base64.b64decode(kubectl.get("secret", name)["data"][key]).decode()
