@@ -7,6 +7,8 @@ import signal
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
 
@@ -82,12 +84,12 @@ class Operator:
         await self.kill()
         await self.start()
 
-    async def ready(self, timeout: float = 60) -> str:
-        """Wait until it is ready; return as what."""
+    async def ready(self, role: str = "", timeout: float = 60) -> str:
+        """Wait until it is ready, as `role` where one is given; return as what."""
         async with asyncio.timeout(timeout):
             while True:
                 answer = await asyncio.to_thread(self._readyz)
-                if answer is not None:
+                if answer is not None and role in ("", answer):
                     return answer
                 await asyncio.sleep(0.1)
 
@@ -115,3 +117,13 @@ class Operator:
             self.ended.append(await self._process.wait())
             await asyncio.sleep(1)
             await self._spawn()
+
+
+@asynccontextmanager
+async def leader_and_standby(first: Operator, second: Operator) -> AsyncIterator[tuple[Operator, Operator]]:
+    """Start two replicas, the first of which is the leader."""
+    async with first:
+        await first.ready("leader")
+        async with second:
+            await second.ready("standby")
+            yield first, second

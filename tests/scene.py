@@ -55,6 +55,7 @@ RESULTS = {
         "samplesPerSecond": 4.0,
     },
 }
+RESULT_COLUMNS = ("training_args", "training_result", "evaluate_result", "score")
 ENDED = {"Complete", "Failed"}
 FAILURE = {"reason": "InvalidData", "message": "The data cannot be trained on.", "phase": "Loading"}
 
@@ -290,7 +291,7 @@ def expected_rows(task: Object) -> dict[tuple[str, int], Object]:
     for record in status["attempts"]:
         is_last = record["number"] == status["attempt"]
         succeeded = is_last and state_of(task) == "Succeeded"
-        columns: Object = {"training_args": None, "training_result": None, "evaluate_result": None}
+        columns: Object = dict.fromkeys(RESULT_COLUMNS)
         report = status.get("training", {})
         if "results" in report and report["attempt"] == record["number"]:
             results = TrainingReport.model_validate(report).results
@@ -337,16 +338,7 @@ def read_rows(history: str) -> dict[tuple[str, int], Object]:
     finally:
         engine.dispose()
     times = ("create_time", "start_time", "finish_time")
-    columns = (
-        "name",
-        "namespace",
-        "status",
-        "error_reason",
-        "node",
-        "training_args",
-        "training_result",
-        "evaluate_result",
-    )
+    columns = ("name", "namespace", "status", "error_reason", "node", *RESULT_COLUMNS)
     return {
         (row["task_uid"], row["attempt"]): {
             **{column: row[column] for column in columns},

@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from control_plane import OPERATORS
-from operators import Operator
+from operators import leader_and_standby
 from postgres import Postgres
 from scene import CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene, eventually, read_rows
 from tcp_proxy import TcpProxy
@@ -16,20 +16,14 @@ IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": CRASHES, "four": SUCCEEDS}
 
 async def test_leader_stopped_in_order(here: Scene, history: str) -> None:
     """The standby does not wait for its Lease to run out."""
-
-    async def leads(replica: Operator) -> bool:
-        return await replica.ready() == "leader"
-
-    first, second = (here.operator(user, history=history, lease=True) for user in OPERATORS)
-    async with first, second:
-        await eventually("one of them leads", lambda: leads(first), 60)
-        await second.ready()
+    replicas = [here.operator(user, history=history, lease=True) for user in OPERATORS]
+    async with leader_and_standby(*replicas) as (first, second):
         for name, image in IMAGES.items():
             await here.create(name, image, runPolicy__retries=0)
         await eventually("a Job", here.jobs, 30)
         assert await first.stop(GRACE_PERIOD) == 0
         stopped = time.monotonic()
-        await eventually("the other leads", lambda: leads(second), 60)
+        await second.ready("leader")
         assert time.monotonic() - stopped < LEASE_SECONDS - 5
         await here.jobs_ended(len(IMAGES), timeout=90)
         await here.tasks_ended()

@@ -1,36 +1,22 @@
 """Two replicas and one Lease: one acts, the other waits for it to fall silent."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from api_proxy import ApiProxy
 from control_plane import OPERATORS
-from operators import Operator
+from operators import Operator, leader_and_standby
 from scene import MISTAKEN, RUNS, SUCCEEDS, Object, Scene, eventually
 
 TAKEN_OVER_SECONDS = 60
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": SUCCEEDS}
 
 
-@asynccontextmanager
-async def leader_and_standby(
-    here: Scene, history: str, server: str | None = None
-) -> AsyncIterator[tuple[Operator, Operator]]:
-    """Start two replicas; the first, whose way to the API server may be another, is the leader."""
+def replicas(here: Scene, history: str, server: str | None = None) -> tuple[Operator, Operator]:
+    """Return two; the way of the first to the API server may be another."""
     first = here.operator(OPERATORS[0], server=server, history=history, lease=True)
-    second = here.operator(OPERATORS[1], history=history, lease=True)
-    async with first:
-
-        async def leads() -> bool:
-            return await first.ready() == "leader"
-
-        await eventually("the first leads", leads, 60)
-        async with second:
-            assert await second.ready() == "standby"
-            yield first, second
+    return first, here.operator(OPERATORS[1], history=history, lease=True)
 
 
 def acts_of(here: Scene, user: str) -> list[Object]:
@@ -47,7 +33,7 @@ async def finish(here: Scene, history: str) -> None:
 
 @pytest.mark.full
 async def test_two_operators_at_once(here: Scene, history: str) -> None:
-    async with leader_and_standby(here, history) as (first, second):
+    async with leader_and_standby(*replicas(here, history)) as (first, second):
         for name, image in IMAGES.items():
             await here.create(name, image)
         await finish(here, history)
@@ -59,7 +45,7 @@ async def test_two_operators_at_once(here: Scene, history: str) -> None:
 
 @pytest.mark.full
 async def test_leader_killed(here: Scene, history: str) -> None:
-    async with leader_and_standby(here, history) as (first, second):
+    async with leader_and_standby(*replicas(here, history)) as (first, second):
         await here.create("one", SUCCEEDS)
         await eventually("a Job", here.jobs, 30)
         await first.kill()
@@ -74,18 +60,14 @@ async def test_leadership_lost_mid_work(here: Scene, history: str) -> None:
     """The leader is cut off and lives: it must not act when it is back, though it still believes what it saw."""
     async with (
         ApiProxy(here.plane.server, here.plane.authority) as proxy,
-        leader_and_standby(here, history, proxy.url) as (first, second),
+        leader_and_standby(*replicas(here, history, proxy.url)) as (first, second),
     ):
         await here.create("cut-off", RUNS)
         await here.state("cut-off", "Running", timeout=30)
         await proxy.close()
         for name, image in IMAGES.items():
             await here.create(name, image)
-
-        async def taken_over() -> bool:
-            return await second.ready() == "leader"
-
-        await eventually("the second leads", taken_over, TAKEN_OVER_SECONDS)
+        await second.ready("leader", TAKEN_OVER_SECONDS)
         before = len(acts_of(here, OPERATORS[0]))
         await proxy.open()
         await here.end("cut-off")
@@ -93,11 +75,7 @@ async def test_leadership_lost_mid_work(here: Scene, history: str) -> None:
         tasks = await here.tasks_ended()
         here.check_writes(tasks)
         assert first.ended, "whoever has lost the Lease ends at once, and starts as a standby"
-
-        async def waits() -> bool:
-            return await first.ready() == "standby"
-
-        await eventually("the first waits", waits, 60)
+        await first.ready("standby")
         await asyncio.sleep(1)
         assert len(acts_of(here, OPERATORS[0])) == before
         assert len(await here.jobs()) == len(tasks)
