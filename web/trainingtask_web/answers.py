@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from trainingtask_api.store import HistoryError, HistoryUnavailable
@@ -15,6 +16,13 @@ from trainingtask_web.apiserver import ApiServerError
 from trainingtask_web.security import headers_for
 
 log = logging.getLogger(__name__)
+
+
+class Sentence(BaseModel):
+    """What went wrong: which field, its value, and what is allowed."""
+
+    detail: str
+
 
 ErrorPage = Callable[[Request, int, str], Response]
 NOT_FOUND = "There is no such run, or it is not yours to see."
@@ -63,7 +71,10 @@ def install(app: FastAPI, error_page: ErrorPage | None) -> None:
         if isinstance(error, SignInNeeded) and request.method == "GET" and prefers_html(request):
             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/session?next={quote(wanted, safe='')}", 303)
-        return answer(request, error.status_code, str(error.detail), error.headers)
+        sentence = str(error.detail)
+        if sentence == "Not Found" and not prefers_html(request):
+            sentence = f"There is nothing at {request.url.path[:200]!r}: /docs lists what there is."
+        return answer(request, error.status_code, sentence, error.headers)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -19,7 +19,7 @@ from fastapi.staticfiles import StaticFiles
 
 from trainingtask_api import reading
 from trainingtask_api.store import open_history
-from trainingtask_web import answers, sessions
+from trainingtask_web import answers, api, documents, legacy, sessions
 from trainingtask_web.access import Access
 from trainingtask_web.apiserver import ApiServer
 from trainingtask_web.security import Strict
@@ -29,7 +29,7 @@ _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = "All training runs, across namespaces and after their tasks are gone. You see what you may list."
 
 
-def create_app(settings: Settings, api: ApiServer | None = None) -> FastAPI:
+def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastAPI:
     """Return the app; nothing connects before the first request.
 
     Raises
@@ -39,7 +39,7 @@ def create_app(settings: Settings, api: ApiServer | None = None) -> FastAPI:
     ValueError
         When people have to be known, and no API server is given to know them.
     """
-    if (api is None) != (settings.auth is Auth.NONE):
+    if (api_server is None) != (settings.auth is Auth.NONE):
         raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
     engine = open_history(settings.history_url.get_secret_value())
 
@@ -48,18 +48,24 @@ def create_app(settings: Settings, api: ApiServer | None = None) -> FastAPI:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
         engine.dispose()
-        if api is not None:
-            api.close()
+        if api_server is not None:
+            api_server.close()
 
     app = FastAPI(
         title="TrainingTask", description=_DESCRIPTION, version="v1", docs_url=None, redoc_url=None, lifespan=life
     )
     app.state.settings = settings
     app.state.engine = engine
-    app.state.access = Access(engine, api)
+    app.state.access = Access(engine, api_server)
     app.state.sessions = sessions.Sessions(session_key(settings), secure=settings.secure_cookie)
     app.add_middleware(Strict)
-    app.include_router(sessions.router)
+    app.state.api_server = api_server
+    app.include_router(api.router)
+    app.include_router(legacy.router)
+    if api_server is not None:
+        app.include_router(legacy.creating)
+        app.include_router(sessions.router)
+    documents.install(app)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:
