@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy.engine import make_url
 
 from kubectl import Kubectl, eventually
 from release import RELEASE, SYSTEM
@@ -240,15 +239,14 @@ def kubeconfig_of(kubectl: Kubectl, token: str, folder: Path) -> Path:
 def forwarded(target: str, port: int) -> Iterator[int]:
     """Have a port of this machine lead to a Service of the release."""
     command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", target, f":{port}"]
-    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert forward.stdout is not None
-    try:
-        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert found, "kubectl port-forward said nothing of where it listens"
-        yield int(found[1])
-    finally:
-        forward.terminate()
-        forward.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
+        assert forward.stdout is not None
+        try:
+            found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+            assert found, "kubectl port-forward said nothing of where it listens"
+            yield int(found[1])
+        finally:
+            forward.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -261,9 +259,10 @@ def gone(cli: Cli, kubectl: Kubectl, trained: list[str]) -> dict[str, Any]:
 
 def test_the_history_keeps_a_task_that_is_gone(cli: Cli, system: Kubectl, gone: dict[str, Any]) -> None:
     name = gone["metadata"]["name"]
-    url = make_url(base64.b64decode(system.get("secret", f"{RELEASE}-web-history")["data"]["url"]).decode())
+    password = base64.b64decode(system.get("secret", f"{RELEASE}-postgres")["data"]["reader-password"]).decode()
     with forwarded(f"service/{RELEASE}-postgres", 5432) as port:
-        here = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+        # Who looks at the history needs no more than to read it.
+        here = f"postgresql://trainingtask_reader:{password}@127.0.0.1:{port}/trainingtask"
         environment = {"TRAININGTASK_HISTORY_URL": here}
 
         def final() -> list[list[str]] | None:
