@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from sqlalchemy import (
     ColumnElement,
     Engine,
@@ -61,7 +61,16 @@ def _with_zone(value: Any) -> Any:
     return value.replace(tzinfo=UTC) if isinstance(value, datetime) and value.tzinfo is None else value
 
 
-Time = Annotated[AwareDatetime, BeforeValidator(_with_zone)]  # SQLite keeps no zone; all is stored in UTC
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is outside of the years 1 to 9999 in UTC") from None
+
+
+# SQLite keeps no zone; all is stored in UTC
+Time = Annotated[AwareDatetime, BeforeValidator(_with_zone), AfterValidator(_in_utc)]
+_NO_NUL = r"^[^\x00]*$"  # Postgres' texts cannot hold it
 
 
 class RunFilter(BaseModel):
@@ -69,16 +78,16 @@ class RunFilter(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    namespace: Annotated[str, Field(max_length=253)] | None = None
+    namespace: Annotated[str, Field(max_length=253, pattern=_NO_NUL)] | None = None
     state: RunStatus | None = None
-    dataset: Annotated[str, Field(max_length=200)] | None = None
-    model: Annotated[str, Field(max_length=200)] | None = None
-    label: Annotated[str, Field(max_length=320, pattern=r"^[^=]+=[^=]*$")] | None = Field(
+    dataset: Annotated[str, Field(max_length=200, pattern=_NO_NUL)] | None = None
+    model: Annotated[str, Field(max_length=200, pattern=_NO_NUL)] | None = None
+    label: Annotated[str, Field(max_length=320, pattern=r"^[^=\x00]+=[^=\x00]*$")] | None = Field(
         None, description="A label of the task, as 'key=value'."
     )
     since: Time | None = Field(None, description="Created then or later.")
     until: Time | None = Field(None, description="Created before then.")
-    text: Annotated[str, Field(max_length=200)] | None = Field(
+    text: Annotated[str, Field(max_length=200, pattern=_NO_NUL)] | None = Field(
         None,
         description="Beginnings of words in name, namespace, data set, model, reason or message; all must be there.",
     )
@@ -308,9 +317,9 @@ def _conditions(dialect: str, wanted: RunFilter) -> Iterator[ColumnElement[bool]
     if wanted.state is not None:
         yield TABLE.c.status == wanted.state.value
     if wanted.since is not None:
-        yield TABLE.c.create_time >= wanted.since.astimezone(UTC)
+        yield TABLE.c.create_time >= wanted.since
     if wanted.until is not None:
-        yield TABLE.c.create_time < wanted.until.astimezone(UTC)
+        yield TABLE.c.create_time < wanted.until
     if wanted.label is not None:
         key, _, value = wanted.label.partition("=")
         yield _has_label(dialect, key, value)
@@ -321,8 +330,8 @@ def _conditions(dialect: str, wanted: RunFilter) -> Iterator[ColumnElement[bool]
 def _has_label(dialect: str, key: str, value: str) -> ColumnElement[bool]:
     if dialect == "postgresql":
         return cast(TABLE.c.labels, JSONB).contains({key: value})
-    quoted = key.replace('"', '\\"')
-    return func.json_extract(cast(TABLE.c.labels, String), f'$."{quoted}"') == value
+    label = func.json_each(cast(TABLE.c.labels, String)).table_valued("key", "value")
+    return select(literal(1)).select_from(label).where(label.c.key == key, label.c.value == value).exists()
 
 
 def _has_words(dialect: str, words: Sequence[str]) -> ColumnElement[bool]:
@@ -353,5 +362,5 @@ def _read_cursor(cursor: str) -> tuple[datetime, uuid.UUID]:
     try:
         create_time, _, key = base64.urlsafe_b64decode(cursor.encode()).decode().partition(" ")
         return datetime.fromisoformat(create_time).astimezone(UTC), uuid.UUID(key)
-    except (ValueError, binascii.Error):
+    except (ValueError, OverflowError, binascii.Error):
         raise ValueError("the cursor is not one of this list: leave it out to begin with the newest run") from None
