@@ -342,8 +342,8 @@ def _has_words(dialect: str, words: Sequence[str]) -> ColumnElement[bool]:
     nothing = literal("")
     parts: list[ColumnElement[Any]] = [TABLE.c[name] for name in ("name", "namespace", "dataset", "model")]
     parts += [func.coalesce(TABLE.c[name], nothing) for name in ("error_reason", "error_message")]
-    text = func.lower(_joined(parts))
-    return and_(*(text.contains(word.lower(), autoescape=True) for word in words))
+    text = _joined(parts)
+    return and_(*(text.regexp_match(rf"(?i)(?<![^\W_]){word}") for word in words))
 
 
 def _joined(parts: Sequence[ColumnElement[Any]]) -> ColumnElement[Any]:

@@ -1,0 +1,94 @@
+"""The web app over a history of two teams, and a small Kubernetes that knows their people."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine, text
+
+from postgres import Postgres
+from runs import a_run, of_team_b
+from small_kubernetes import SmallKubernetes, small_kubernetes
+from trainingtask_api.run import MetricPoint, RunEvent
+from trainingtask_api.schema import migrate
+from trainingtask_api.store import open_history, record_many
+from trainingtask_web.app import create_app
+from trainingtask_web.settings import load_settings
+
+Client = Callable[..., TestClient]
+
+
+@pytest.fixture
+def kubernetes() -> Iterator[SmallKubernetes]:
+    """ann sees team-a, bob sees team-b, eve sees nothing, and the admin everything."""
+    with small_kubernetes() as kubernetes:
+        kubernetes.namespaces = {"team-a": "uid-of-team-a", "team-b": "uid-of-team-b", "team-c": "uid-of-team-c"}
+        for name in ("ann", "bob", "eve", "admin"):
+            kubernetes.knows(f"token-of-{name}", name)
+        kubernetes.may = {
+            ("ann", "list", "team-a"),
+            ("ann", "create", "team-a"),
+            ("bob", "list", "team-b"),
+            ("admin", "list", ""),
+        }
+        yield kubernetes
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(postgres_server: Postgres) -> Iterator[Engine]:
+    name = postgres_server.create_database()
+    engine = open_history(postgres_server.url(name, name, name))
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+    """An empty history. On Postgres all tests share one database: to create one takes longer than most of them."""
+    if request.param == "postgres":
+        engine: Engine = request.getfixturevalue("shared_postgres")
+        yield engine
+        with engine.begin() as connection:
+            connection.execute(text("TRUNCATE training_run CASCADE"))
+    else:
+        engine = open_history(f"sqlite:///{tmp_path}/history.db")
+        migrate(engine)
+        yield engine
+        engine.dispose()
+
+
+@pytest.fixture
+def history(engine: Engine) -> Engine:
+    """Five runs of team-a and three of team-b, each with a curve and an event."""
+    runs = [a_run(number) for number in range(5)] + [of_team_b(number) for number in range(5, 8)]
+    points = [
+        MetricPoint(run_id=run.id, name="training_loss", step=step, value=1 / (step + 1))
+        for run in runs
+        for step in range(3)
+    ]
+    events = [
+        RunEvent(run_id=run.id, time=run.create_time, type="Accepted", reason="Accepted", message="m") for run in runs
+    ]
+    record_many(engine, runs, events=events, points=points)
+    return engine
+
+
+@pytest.fixture
+def client(kubernetes: SmallKubernetes) -> Iterator[Client]:
+    """Return a function that starts the app over a history, as somebody who has a token."""
+    with ExitStack() as stack:
+
+        def start(engine: Engine, token: str | None = None, **environment: str) -> TestClient:
+            url = engine.url.render_as_string(hide_password=False)
+            settings = load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_THREADS": "4", **environment})
+            api = None if settings.auth == "none" else kubernetes.client()
+            headers = {"Authorization": f"Bearer {token}"} if token else {}
+            client = TestClient(
+                create_app(settings, api), "https://runs.example.com", headers=headers, follow_redirects=False
+            )
+            return stack.enter_context(client)
+
+        yield start
