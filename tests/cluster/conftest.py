@@ -60,7 +60,7 @@ def release() -> None:
     chart = str(ROOT / "charts" / "trainingtask-operator")
     run(
         "helm", "upgrade", "--install", RELEASE, chart, f"--namespace={SYSTEM}", f"--set=trainer.namespaces={{{namespaces}}}",
-        "--set=kueue.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
+        "--set=kueue.enabled=true", "--set=web.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
         *values, "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
     run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")

@@ -29,19 +29,18 @@ SPEC = {
 def web(release: None) -> Iterator[str]:
     """The installed web app's address, through `kubectl port-forward`."""
     command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
-    forward = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert forward.stdout is not None
-    found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-    assert found, "kubectl port-forward said nothing of where it listens"
-    yield f"http://127.0.0.1:{found[1]}"
-    forward.terminate()
-    forward.wait()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
+        assert forward.stdout is not None
+        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+        assert found, "kubectl port-forward said nothing of where it listens"
+        yield f"http://127.0.0.1:{found[1]}"
+        forward.terminate()
 
 
 @pytest.fixture(scope="module")
 def client_of(web: str, kubectl: Kubectl) -> Iterator[Callable[[str], httpx.Client]]:
-    """Return a function from a ServiceAccount to a client with its token; only `reader` may list tasks."""
-    rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": ["list"]}]
+    """Return a function from a ServiceAccount to a client with its token; only `reader` may list and create tasks."""
+    rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": ["list", "create"]}]
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
     subjects = [{"kind": "ServiceAccount", "name": "reader", "namespace": kubectl.namespace}]
     rbac = "rbac.authorization.k8s.io/v1"
@@ -119,6 +118,40 @@ def test_a_stranger_sees_nothing_and_not_that_there_is_anything(
         forbidden, missing = (stranger.get(f"/api/v1/runs/{run}{path}") for run in (key, absent))
         assert forbidden.status_code == missing.status_code == 404
         assert forbidden.text == missing.text.replace(absent, key)
+
+
+def test_the_old_services_request_creates_a_task_that_trains(
+    kubectl: Kubectl, client_of: Callable[[str], httpx.Client]
+) -> None:
+    request = {
+        "DATASET_NAME": "support_tickets",
+        "MODEL_NAME": "logistic_regression",
+        "N_SAMPLE": 300,
+        "IS_TRAINER": True,
+        "EPOCH": 3,
+        "BATCH_SIZE": 8,
+        "WEIGHT_DECAY": 0.01,
+    }
+    where = {"namespace": kubectl.namespace}
+    refused = client_of("stranger").post("/", json=request, params=where)
+    assert refused.status_code == 403
+    assert "stranger" in refused.json()["detail"]
+    reader = client_of("reader")
+    created = reader.post("/", json=request, params=where)
+    assert created.status_code == 201, created.text
+    record = created.json()
+    kubectl.wait(record["name"], "Complete")
+
+    def ended() -> dict[str, Any] | None:
+        answer = reader.get(f"/{record['id']}")
+        found: dict[str, Any] = answer.json()
+        return found if answer.status_code == 200 and found["finish_time"] else None
+
+    found = eventually("the record of its end", ended)
+    assert (found["status"], found["N_SAMPLE"], found["MODEL_NAME"]) == ("Succeeded", 300, "logistic_regression")
+    assert found["evaluate_result"]["micro"]["f1"] > 0.5
+    assert record["id"] in {one["id"] for one in reader.get("/").json()}
+    kubectl("delete", "trainingtask", record["name"])
 
 
 def test_nobody_gets_in_without_a_token(web: str) -> None:
