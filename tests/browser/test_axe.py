@@ -1,0 +1,55 @@
+"""axe finds nothing to object to on any page, wide and on a phone, in light and in dark; and no page is wider than its window."""
+
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Page
+
+from history_scene import Scene
+
+WIDE = {"width": 1440, "height": 900}
+PHONE = {"width": 390, "height": 844}
+
+
+def addresses(address: str, empty: str, scene: Scene) -> dict[str, str]:
+    """Return every kind of page."""
+    succeeded = [str(run.id) for run in scene.runs if run.status == "Succeeded"][:10]
+    running = scene.named("emotions-roberta-large-batch")
+    return {
+        "list": f"{address}/runs?label=team=ml",
+        "no match": f"{address}/runs?namespace=nowhere",
+        "refused filter": f"{address}/runs?label=nothing",
+        "empty": f"{empty}/runs",
+        "running": f"{address}/runs/{running.id}",
+        "succeeded": f"{address}/runs/{scene.named('emotions-bert-base', 2).id}",
+        "failed": f"{address}/runs/{scene.named('emotions-bert-base', 1).id}",
+        "waiting": f"{address}/runs/{scene.named('queries-auto').id}",
+        "two compared": f"{address}/runs/compare?ids={succeeded[0]},{running.id}",
+        "ten compared": f"{address}/runs/compare?ids={','.join(succeeded)}",
+        "sign in": f"{address}/session?problem=unknown",
+        "not found": f"{address}/runs/none",
+    }
+
+
+@pytest.mark.parametrize(
+    ("viewport", "scheme"), [(WIDE, "light"), (WIDE, "dark"), (PHONE, "light"), (PHONE, "dark")], ids=str
+)
+def test_no_page_has_a_violation(
+    opened: Callable[..., Page],
+    address: str,
+    empty_address: str,
+    scene: Scene,
+    viewport: dict[str, int],
+    scheme: str,
+) -> None:
+    page = opened("about:blank", viewport=viewport, color_scheme=scheme)
+    found: dict[str, str] = {}
+    for name, url in addresses(address, empty_address, scene).items():
+        page.goto(url)
+        page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
+        results = Axe().run(page, options={"resultTypes": ["violations"]})
+        if results.violations_count:
+            found[name] = results.generate_report()
+        assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], name
+    assert found == {}

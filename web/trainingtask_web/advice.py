@@ -1,0 +1,69 @@
+"""What to do about a reason: the last column of docs/reasons.md, for the page of a run. A test holds both together."""
+
+from trainingtask_api import Reason
+
+NEXT_STEP = {
+    Reason.ACCEPTED: "None.",
+    Reason.STARTING: "Wait.",
+    Reason.TRAINER_RUNNING: "Wait.",
+    Reason.PROGRESS_STALE: "`kubectl logs` of the pod. If it hangs, delete the pod: the attempt ends and is tried again.",
+    Reason.SUSPENDED_BY_USER: "Set it to false to go on from the last checkpoint.",
+    Reason.RESUMED: "None.",
+    Reason.ENDED: "See that condition.",
+    Reason.SUCCEEDED: "Use it.",
+    Reason.INVALID_SPEC: "Correct the field that the message names, in a new task.",
+    Reason.NAMESPACE_NOT_PREPARED: "Ask the cluster's admin to add it to `trainer.namespaces`.",
+    Reason.DEVICE_NOT_OFFERED: "Use another `device`, or ask the admin for `trainer.devices`.",
+    Reason.PROFILE_NOT_OFFERED: "Use one that the message lists, or ask the admin for `trainer.profiles`.",
+    Reason.NAME_CONFLICT: "Delete that Job, or create the task anew.",
+    Reason.JOB_REFUSED: "Read the message; it is the API server's own.",
+    Reason.WAITING_FOR_QUOTA: "Wait; `kubectl get localqueue` shows the queue.",
+    Reason.QUEUE_UNAVAILABLE: "Check that Kueue serves the queue, and that `kueue.enabled` is set in the Helm release.",
+    Reason.QUOTA_EXCEEDED: "Wait for other pods to end, or ask for less in `resources`.",
+    Reason.POD_REFUSED: "Read the message; it is the API server's own.",
+    Reason.UNSCHEDULABLE: "Wait, ask for less in `resources`, or ask the admin for nodes.",
+    Reason.VOLUME_NOT_FOUND: "Create it in the task's namespace.",
+    Reason.VOLUME_NOT_MOUNTED: "Read the message; it is the kubelet's own.",
+    Reason.IMAGE_PULL_FAILED: "Correct `image`, or ask the admin for the registry's Secret.",
+    Reason.SECRET_NOT_FOUND: "Create it.",
+    Reason.CONTAINER_NOT_CREATED: "Read the message; it is the container runtime's own.",
+    Reason.EVICTED: "None: it is tried again and goes on from the last checkpoint.",
+    Reason.PREEMPTED: "None; `runPolicy.priorityClassName` decides who yields.",
+    Reason.NODE_LOST: "None.",
+    Reason.OOM_KILLED: "Raise `resources.memory`, or lower `training.batchSize` or `preprocessor.maxLength`.",
+    Reason.POD_LOST: "None: it is tried again.",
+    Reason.POD_FAILED: "Read the message; it is the kubelet's own.",
+    Reason.INVALID_DATA: "Correct the data or the `dataset` section.",
+    Reason.INVALID_CODE: "Correct the code.",
+    Reason.UNKNOWN_NAME: "Use a name that the message lists.",
+    Reason.DATASET_NOT_FOUND: "Correct the path; the message shows what is there.",
+    Reason.DATASET_UNAVAILABLE: "Correct `dataset.hub`, or pass an `HF_TOKEN` in `env`.",
+    Reason.MODEL_UNAVAILABLE: "Correct `model.checkpoint`, or pass an `HF_TOKEN` in `env`.",
+    Reason.MODEL_MISMATCH: "Use the `model.name` that the message suggests.",
+    Reason.NON_FINITE_LOSS: "Lower `training.learningRate`, or look at the data.",
+    Reason.NO_GPU: "Ask the admin about the device's image and driver.",
+    Reason.OUTPUT_OCCUPIED: "Use another `subPath`.",
+    Reason.INVALID_HISTORY: "Correct it.",
+    Reason.INTERRUPTED: "None: it is tried again.",
+    Reason.TRAINER_CRASHED: "Read the log; the history row keeps its last lines.",
+    Reason.HUB_UNAVAILABLE: "None, or use a claim.",
+    Reason.OUT_OF_MEMORY: "Raise `resources.memory`, or lower `training.batchSize`.",
+    Reason.NO_SPACE_LEFT: "Make room in the output claim.",
+    Reason.OUTPUT_NOT_WRITABLE: "Check the claim's rights.",
+    Reason.BROKEN_IMAGE: "Ask whoever built the image.",
+    Reason.RETRIES_EXHAUSTED: "Do what the last reason asks for, and create the task again.",
+    Reason.DEADLINE_EXCEEDED: "Allow more time, or train less.",
+    Reason.JOB_DELETED: "Create the task again to train again.",
+    Reason.JOB_FAILED: "Create the task again.",
+    Reason.CANCELLED: "None.",
+}
+
+_BY_WORD = {reason.value: step for reason, step in NEXT_STEP.items()}
+
+
+def next_step(reason: str | None) -> str | None:
+    """Return what to do about a reason, None where there is nothing to do or the word is none of ours."""
+    step = _BY_WORD.get(reason or "")
+    if step is None or step == "None.":
+        return None
+    return "Nothing" + step.removeprefix("None") if step.startswith("None") else step
