@@ -11,9 +11,19 @@ from trainingtask_cli import options
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
 
+_ANYWHERE = ("-n", "--namespace", "--context", "--kubeconfig")
+
 
 class _Commands(TyperGroup):
     """Ends a command that failed with one sentence and its exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # As with kubectl, what every command takes may also stand before it.
+        before: list[str] = []
+        while args and args[0].partition("=")[0] in _ANYWHERE:
+            used = 1 if "=" in args[0] else 2
+            before, args = before + args[:used], args[used:]
+        return super().parse_args(ctx, args[:1] + before + args[1:])
 
     def invoke(self, ctx: Any) -> Any:
         try:

@@ -69,9 +69,12 @@ def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
     if at(pod, "status", "phase") == "Pending":
         raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {_said(task)}")
     with contextlib.suppress(KeyboardInterrupt):
+        written = 0
         for chunk in cluster.log(pod_name, follow=follow):
-            sys.stdout.buffer.write(chunk)
+            written += sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
+        if not written:
+            _note(f"pod {pod_name} has written nothing. {_said(task)}")
 
 
 def describe(cluster: Cluster, name: str, form: Format) -> None:
@@ -95,7 +98,7 @@ def compare(cluster: Cluster, wanted: Sequence[str], form: Format) -> None:
     if form is Format.TABLE:
         show(*([spec] if spec.rows else ["The specs are the same."]), scores)
         if not same_data(scores):
-            _note("note: these tasks were scored on different data, so that their scores do not compare as they stand")
+            _note("note: these tasks did not have the same data (see the last line): mind that when you compare them")
     elif form is Format.CSV:
         sys.stdout.write(as_csv(("field", *spec.columns[1:]), [*(_spec_row(row) for row in spec.rows), *scores.rows]))
     else:

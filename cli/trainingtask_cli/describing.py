@@ -1,6 +1,7 @@
 """A task -> what a person wants to know of it, in sections. Pure."""
 
 from datetime import datetime
+from typing import Any
 
 from trainingtask_api import EvaluationResult, TrainingReport, TrainingTaskStatus
 from trainingtask_cli.output import Table
@@ -33,8 +34,8 @@ def _facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tupl
         "Namespace": at(task, "metadata", "namespace"),
         "State": status.state or "none",
         "Reason": f"{said.reason}: {said.message}" if said else status.reason or (None if status.state else unseen),
-        "Data set": " ".join(filter(None, (at(spec, "dataset", "name"), _source(spec)))),
-        "Model": " ".join(filter(None, (at(spec, "model", "name"), at(spec, "model", "checkpoint")))),
+        "Data set": " ".join(filter(None, (at(spec, "dataset", "name"), _origin(at(spec, "dataset"), "path")))),
+        "Model": " ".join(filter(None, (at(spec, "model", "name"), _origin(at(spec, "model"), "checkpoint")))),
         "Device": at(spec, "device"),
         "Output": at(spec, "output", "volumeClaim"),
         "Created": _ago(created(task), now),
@@ -61,9 +62,10 @@ def _of_the_report(report: TrainingReport) -> dict[str, Cell]:
     }
 
 
-def _source(spec: Object) -> str | None:
-    claim, path, hub = at(spec, "dataset", "volumeClaim"), at(spec, "dataset", "path"), at(spec, "dataset", "hub", "id")
-    return f"({claim}:{path})" if claim else f"({hub})" if hub else None
+def _origin(part: Any, field: str) -> str | None:
+    """Return where data or weights come from: a file or folder in a claim, or a name on a hub."""
+    claim, path, hub = at(part, "volumeClaim"), at(part, field), at(part, "hub", "id")
+    return f"({claim}:{path})" if claim else f"({hub or path})" if hub or path else None
 
 
 def _ago(when: datetime | None, now: datetime) -> str | None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -135,6 +136,18 @@ def test_list_shows_tasks(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     assert "\x1b" not in everywhere
 
 
+@pytest.mark.parametrize(
+    "options", [["-n", "team-b"], ["--namespace=team-b"], ["--namespace", "team-b", "--context=here"]]
+)
+def test_what_every_command_takes_may_stand_before_it(
+    options: list[str], cli: Cli, server: Any, make: SimpleNamespace
+) -> None:
+    server.add(make.task("b", namespace="team-b"))
+    assert cli(*options, "list", "-o", "csv").stdout.splitlines()[1].startswith("team-b,b,")
+    assert cli(*options).exit_code == 2
+    assert cli("-n").exit_code == 2
+
+
 def test_list_says_that_there_is_nothing(cli: Cli) -> None:
     for arguments, where in (
         (["list"], "in namespace team-a"),
@@ -176,6 +189,18 @@ def test_watch_prints_changes_until_the_end(cli: Cli, server: Any, make: SimpleN
     assert result.exit_code == 0
 
 
+def test_ctrl_c_is_an_end_like_another(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
+    server.add(make.task("a", "Running"))
+    command = [sys.executable, "-m", "trainingtask_cli", "watch"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().endswith("a: Running\n")
+        watching.send_signal(signal.SIGINT)
+        assert watching.communicate(timeout=30) == ("", "")
+    assert watching.returncode == 0
+    server.watches.put([])  # the server's own end of it
+
+
 def test_describe_says_everything(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Succeeded", training=make.result()))
     said = cli("describe", "a").stdout
@@ -203,7 +228,7 @@ def test_compare_shows_both_and_warns_of_other_data(cli: Cli, server: Any, make:
     assert ["micro-F1", "0.500", "0.600"] in [line.split() for line in result.stdout.splitlines()]
     assert result.stderr == ""
     assert "The specs are the same." in cli("compare", "a", "c").stdout
-    assert "scored on different data" in cli("compare", "a", "c").stderr
+    assert "did not have the same data" in cli("compare", "a", "c").stderr
     rows = {row[0]: row[1:] for row in csv.reader(io.StringIO(cli("compare", "a", "b", "-o", "csv").stdout))}
     assert rows["field"] == ["a", "b"]
     assert rows["spec.training.seed"] == ["42", "7"]
@@ -224,6 +249,10 @@ def test_logs_copies_the_newest_pods(cli: Cli, server: Any, make: SimpleNamespac
     assert cli("logs", "a").stdout == "epoch 1\nepoch 2\n"
     assert cli("logs", "a", "-f").stdout == "epoch 1\nepoch 2\n"
     assert "follow=true" in server.requests[-1][1]
+    server.logs["a-1"] = b""
+    silent = cli("logs", "a")
+    assert (silent.exit_code, silent.stdout) == (0, "")
+    assert silent.stderr == "pod a-1 has written nothing. Running: a is Running.\n"
     pod["status"]["phase"] = "Pending"
     result = cli("logs", "a")
     assert (result.exit_code, result.stderr) == (

@@ -43,6 +43,8 @@ def test_a_failure_is_told_in_words_with_its_way_there(make: SimpleNamespace) ->
     task["spec"]["dataset"] |= {"volumeClaim": "data", "path": "x.csv"}
     assert facts(task)["Reason"] == "RetriesExhausted: a is Failed."
     assert facts(task)["Data set"] == "support_tickets (data:x.csv)"
+    task["spec"]["model"] |= {"checkpoint": "owner/name"}
+    assert facts(task)["Model"] == "logistic_regression (owner/name)"
     timeline = sections(task)["Conditions"].rows
     assert [row[1:4] for row in timeline] == [
         ("+0s", "Accepted=True", "Accepted"),
