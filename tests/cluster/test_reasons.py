@@ -269,9 +269,9 @@ def test_the_table_of_reasons_as_kubectl_shows_it(kubectl: Kubectl, scenes: Appl
     column = lines[0].index("REASON")
     shown = {line.split()[0]: line[column:].split()[0] for line in lines[1:]}
     print("\n".join(lines))  # pytest -s: for the record
-    for task in shown:
-        told = [c for c in kubectl.status(task)["conditions"] if c["reason"] == shown[task]]
-        print(f"{task}: {told[0]['message']}")
+    for task, reason in shown.items():
+        messages = [c["message"] for c in kubectl.status(task)["conditions"] if c["reason"] == reason]
+        print(f"{task}: {messages[0]}")
     for task, reason in {
         "no-volume": "VolumeNotFound",
         "gpu-waits": "Unschedulable",
