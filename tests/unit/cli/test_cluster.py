@@ -156,3 +156,22 @@ def test_a_log_is_copied_byte_by_byte(cluster: Cluster, server: Any) -> None:
     server.logs["a-1"] = b"\xff 1\n" * 100_000
     assert b"".join(cluster.log("a-1")) == server.logs["a-1"]
     assert "follow=false" in server.requests[-1][1]
+
+
+def test_in_a_pod_without_a_kubeconfig_it_is_the_pods_own_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, content in (("namespace", "team-c"), ("token", "the-pods-token"), ("ca.crt", "a certificate")):
+        (tmp_path / name).write_text(content)
+    monkeypatch.setattr("trainingtask_cli.cluster._ACCOUNT", tmp_path)
+    loader = "kubernetes.config.incluster_config"
+    monkeypatch.setattr(f"{loader}.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
+    monkeypatch.setattr(f"{loader}.SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    here = Cluster()
+    assert (here.namespace, here.token()) == ("team-c", "the-pods-token")
+    assert Cluster(namespace="team-d").namespace == "team-d"
+    with pytest.raises(CommandError, match="there is no such file"):
+        Cluster(context="another")

@@ -249,6 +249,10 @@ def test_logs_copies_the_newest_pods(cli: Cli, server: Any, make: SimpleNamespac
     assert cli("logs", "a").stdout == "epoch 1\nepoch 2\n"
     assert cli("logs", "a", "-f").stdout == "epoch 1\nepoch 2\n"
     assert "follow=true" in server.requests[-1][1]
+    gone = make.status(404, "NotFound", 'pods "a-1" not found', name="a-1", kind="pods")
+    server.refuse = lambda method, path: (404, gone) if "/log?" in path else None
+    assert 'pods "a-1" not found: the pod is gone, `kubectl trainingtask history` keeps' in cli("logs", "a").stderr
+    server.refuse = lambda method, path: None
     server.logs["a-1"] = b""
     silent = cli("logs", "a")
     assert (silent.exit_code, silent.stdout) == (0, "")

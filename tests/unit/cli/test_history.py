@@ -197,6 +197,16 @@ def test_a_run_that_succeeded_shows_its_scores(cli: Cli, where: str) -> None:
     assert ["a|b", "7", "0.500", "0.600", "0.545", "-", "0.400"] in lines
 
 
+def test_a_run_that_goes_on_tells_how_far_it_is(cli: Cli, database: str) -> None:
+    engine = open_history(database)
+    none = dict.fromkeys(("finish_time", "total_time", "score", "training_args", "training_result", "evaluate_result"))
+    far = {"status": RunStatus.RUNNING, "phase": "Training", "step": 42, "total_steps": 100, "eta": "2m10s"}
+    record(engine, a_run(9, **none, **far))
+    engine.dispose()
+    said = cli("history", f"--database={database}", str(run_id("uid-9", 1))).stdout
+    assert "Training, step 42 of 100, 2m10s left" in said
+
+
 def test_a_row_of_another_release_is_shown_as_far_as_it_is_understood(cli: Cli, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'other.db'}"
     engine = open_history(url)

@@ -127,6 +127,11 @@ def test_a_file_and_a_flag_must_not_name_two_namespaces() -> None:
         build(specs.task("a", specs.CLASSICAL, "team-a"), namespace="team-b")
 
 
+def test_a_file_whose_metadata_are_none_is_refused() -> None:
+    with pytest.raises(CommandError, match="metadata: expected a mapping with a name"):
+        build({"kind": "TrainingTask", "metadata": ["a"]})
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
