@@ -1,8 +1,10 @@
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import yaml
 
@@ -10,6 +12,14 @@ from specs import task as manifest
 from tiny_models import write_tiny_models
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.places import Places
+
+# What is computed here is too small to share between threads, which on a busy machine only wait for each other. Read by
+# the numeric libraries when they are imported, and by the processes that tests start.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+# The same examples in every run, however slow the machine.
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("same")
 
 GO_EMOTIONS = Path(__file__).parents[3] / ".." / "shared" / "data" / "go_emotions"
 

@@ -1,8 +1,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -190,9 +188,9 @@ def test_a_long_fit_stops_when_told(make_task: Make, places: Places, tickets: Sp
 
 
 def test_balanced_weights_find_more_of_a_rare_label(make_task: Make, places: Places, tickets: Split) -> None:
-    texts = tickets.texts[:800]
-    labels = tickets.labels[:800, :2].copy()
-    labels[np.flatnonzero(labels[:, 0])[10:], 0] = 0  # rare
+    texts = tickets.texts[:400]
+    labels = tickets.labels[:400, :2].copy()
+    labels[np.flatnonzero(labels[:, 0])[5:], 0] = 0  # rare
     for model, strategy in [kind for kind in KINDS if kind[0] != "knn"]:
         usual = Run(make_task(spec_of(model, strategy)), places, texts, labels)
         balanced = Run(make_task(spec_of(model, strategy, posWeight="balanced")), places, texts, labels)
@@ -242,36 +240,6 @@ def test_validation_rows_without_any_label_calibrate_too(make_task: Make, places
     probabilities = model.predict(features)
     # The order of the decision values is that of the labels still.
     assert probabilities[labels == 1].mean() > probabilities[labels == 0].mean()
-
-
-@pytest.mark.parametrize("model", CLASSICAL_MODELS)
-def test_never_imports_torch(tmp_path: Path, model: str) -> None:
-    labels = [[int("apple" in text), int("plum" in text)] for text in TEXTS]
-    code = f"""
-import sys, numpy as np
-from pathlib import Path
-from specs import CLASSICAL, changed, task
-from trainingtask_api.task import TrainingTask
-from trainingtask_trainer import registry
-from trainingtask_trainer.models.base import TrainingRows
-from trainingtask_trainer.places import Places
-spec = TrainingTask.model_validate(task("a", changed(CLASSICAL, model__name={model!r}))).spec
-places = Places(Path(), Path(), Path())
-texts, labels = {TEXTS!r}, np.array({labels!r}, dtype=np.uint8)
-tfidf = registry.load("preprocessors", "tfidf")(spec, places)
-tfidf.fit(texts)
-features = tfidf.transform(texts)
-model = registry.load("models", {model!r})(spec, places)
-model.fit(TrainingRows(features, labels, features, labels, ["a", "b"]), tfidf, lambda step: None, None)
-model.save(Path({str(tmp_path)!r}), tfidf)
-model.load(Path({str(tmp_path)!r}))(texts)
-sys.exit("torch was imported" if "torch" in sys.modules else 0)
-"""
-    tests = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tests, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_model_file_with_foreign_types_is_refused(tmp_path: Path) -> None:

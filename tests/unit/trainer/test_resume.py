@@ -7,22 +7,25 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from accelerate.state import AcceleratorState
 from safetensors.numpy import load_file, save_file
 
 from fine_tuning import LABELS, Run, fit, spec
 from trainingtask_trainer import interruption
+from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Interrupted
 from trainingtask_trainer.interruption import Interruption, only_at_checks
 from trainingtask_trainer.models.finetuning import session as session_module
 from trainingtask_trainer.models.finetuning.checkpoints import CheckpointFolder, discard
 from trainingtask_trainer.progress import Progress, Step
+from trainingtask_trainer.reporting.reporter import Reporter
 
 LOOPS = ("trainer", "accelerate")
 STEPS = 21  # three epochs of seven
@@ -47,6 +50,11 @@ def stop_at(step: int, error: BaseException, times: int = 1) -> Progress:
 
 def long(loop: str, **training: Any) -> dict[str, Any]:
     return spec(epochs=3, loop=loop, scheduler="cosine", warmupFraction=0.1, **training)
+
+
+@cache
+def uninterrupted(loop: str, models: Path) -> Run:
+    return fit(long(loop), models)
 
 
 def assert_same_numbers(resumed: Run, whole: Run) -> None:
@@ -74,7 +82,7 @@ def falling_scores(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("step", sorted({0, 7, *random.Random(4).sample(range(1, STEPS), 4)}))
 def test_stopped_at_any_step(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
-    whole = fit(long(loop), tiny_models)
+    whole = uninterrupted(loop, tiny_models)
     with pytest.raises(Interrupted):
         fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM")), checkpoints=tmp_path)
     told: list[Step] = []
@@ -99,7 +107,7 @@ def test_the_best_weights_come_from_before_the_stop(tiny_models: Path, tmp_path:
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("step", [7, 21])
 def test_stopped_while_validating(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
-    whole = fit(long(loop), tiny_models)
+    whole = uninterrupted(loop, tiny_models)
     with pytest.raises(Interrupted):
         fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM"), 2), checkpoints=tmp_path)
     resumed = fit(long(loop), tiny_models, checkpoints=tmp_path)
@@ -238,56 +246,61 @@ def test_a_signal_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> Non
         step_without_end()
 
 
-def _wait_for_step(checkpoints: Path, step: int, process: "subprocess.Popen[str]") -> None:
-    """Return when a checkpoint of this step or a later one is there."""
-    deadline = time.monotonic() + 240
-    while not any(int(path.name.split("-")[1]) >= step for path in checkpoints.glob("step-*")):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+# The trainer as a pod starts it, which is killed as it tells of a step.
+KILLED = """
+import os, signal, sys
+from trainingtask_trainer.__main__ import main
+from trainingtask_trainer.reporting.reporter import Reporter
+Reporter.step = lambda self, step: step.step == int(sys.argv[1]) and os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[2:])
+"""
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
-    tmp_path: Path, tiny_models: Path, write_task: Callable[..., Path], loop: str
+    tmp_path: Path, tiny_models: Path, write_task: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    every = 3
     task = {
         "dataset": {"name": "support_tickets", "sampleSize": 60},
         "model": {"name": "distilbert", "volumeClaim": "models", "checkpoint": "distilbert"},
-        "training": {"loop": loop, "epochs": 3, "batchSize": 2, "checkpointSteps": 3, "learningRate": 1e-3},
+        "training": {"epochs": 3, "batchSize": 4, "checkpointSteps": every, "learningRate": 1e-3},
         "output": {"volumeClaim": "models"},
     }
     path = write_task(task, "killed")
+    checkpoints = tmp_path / "stopped" / ".trainingtask" / "checkpoints" / "killed"
+    killed, told = sorted(random.Random(4).sample(range(every + 1, 34), 2))  # of 36 or so
 
-    def start(output: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [
-                *(sys.executable, "-m", "trainingtask_trainer", "run", str(path)),
-                *("--model-dir", str(tiny_models), "--output-dir", output),
-            ],
-            cwd=tmp_path,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def arguments(output: str) -> list[str]:
+        history = f"--history=sqlite:///{tmp_path / 'history.db'}"
+        return ["run", str(path), f"--model-dir={tiny_models}", f"--output-dir={tmp_path / output}", history]
+
+    def run(output: str) -> int:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process trains once, outside tests
+        return main(arguments(output))
 
     def results(output: str) -> dict[str, Any]:
-        with start(output) as process:
-            error = process.communicate()[1]
-        assert process.returncode == 0, error
+        assert run(output) == 0
         found: dict[str, Any] = json.loads((tmp_path / output / "killed" / "results.json").read_text())
         return found
 
-    checkpoints = tmp_path / "stopped" / ".trainingtask" / "checkpoints" / "killed"
-    # SIGKILL gives no time for another checkpoint, SIGTERM does.
-    for number, step in ((signal.SIGKILL, 5), (signal.SIGTERM, 30)):
-        with start("stopped") as process:
-            _wait_for_step(checkpoints, step, process)
-            process.send_signal(number)
-            error = process.communicate()[1]
-        assert process.returncode == (-9 if number == signal.SIGKILL else 143), error
+    command = [sys.executable, "-c", KILLED, str(killed), *arguments("stopped")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # It had no time for another checkpoint. SIGTERM gives some.
+    kept = (killed - 1) // every * every
+    assert [folder.name for folder in checkpoints.glob("step-*")] == [f"step-{kept}"]
+    tell = Reporter.step
+
+    def step(self: Reporter, now: Step) -> None:
+        if now.step == told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        tell(self, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "step", step)
+        assert run("stopped") == 128 + signal.SIGTERM
     resumed = results("stopped")
-    assert resumed["resumedFromStep"] >= 30
+    assert resumed["resumedFromStep"] == told
     assert not checkpoints.exists()
 
     whole = results("whole")

