@@ -116,7 +116,7 @@ def small_kubernetes() -> Iterator[SmallKubernetes]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_POST = _go
+        do_GET = do_POST = _go  # noqa: N815 - the library's names
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     kubernetes.url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -8,8 +8,8 @@ import base64
 import binascii
 import re
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
@@ -49,9 +49,19 @@ _WORDS: ColumnElement[Any] = literal_column(
 
 @dataclass(frozen=True)
 class Visible:
-    """Which runs somebody may see: all (None), or those of these namespaces, by their uids."""
+    """Which runs somebody may see: all (None), or those of these namespaces, by their uids.
+
+    Where `names` says what the namespaces are called, by uid, a list of one of them is looked for in that one alone.
+    """
 
     namespace_uids: frozenset[str] | None
+    names: Mapping[str, str] | None = field(default=None, compare=False)
+
+    def called(self, name: str | None) -> "Visible":
+        """Return what of this can be in a namespace of that name; None: of any name."""
+        if self.namespace_uids is None or self.names is None or name is None:
+            return self
+        return Visible(frozenset(uid for uid in self.namespace_uids if self.names.get(uid) == name), self.names)
 
 
 EVERYTHING = Visible(None)
@@ -192,8 +202,10 @@ def list_statement(dialect: str, visible: Visible, wanted: RunFilter, limit: int
     def newest(*more: ColumnElement[bool]) -> Select[Any]:
         return select(*_SUMMARY).where(*conditions, *more).order_by(*_NEWEST_FIRST).limit(limit + 1)
 
+    visible = visible.called(wanted.namespace)
     uids = sorted(visible.namespace_uids or ())
-    if not 1 < len(uids) <= _MANY_NAMESPACES:
+    # By text or label all matches are found at once, in no order: that is not to be done for each namespace.
+    if not 1 < len(uids) <= _MANY_NAMESPACES or wanted.text is not None or wanted.label is not None:
         return newest(_is_visible(visible))
     # The newest of each namespace come straight from its index; of these few the newest are taken.
     each = union_all(*(select(newest(TABLE.c.namespace_uid == uid).subquery()) for uid in uids)).subquery()

@@ -96,7 +96,8 @@ class Access:
             return EVERYTHING
         living = api.namespaces()
         uids = namespaces_with_runs(self._engine) & living.keys()
-        return Visible(frozenset(uid for uid in uids if api.may(user, "list", living[uid])))
+        theirs = {uid: living[uid] for uid in uids if api.may(user, "list", living[uid])}
+        return Visible(frozenset(theirs), theirs)
 
 
 _BEARER = HTTPBearer(auto_error=False, description="A Kubernetes token, such as `kubectl create token NAME` prints.")

@@ -11,11 +11,13 @@ from collections.abc import AsyncIterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
+from sqlalchemy import Engine, event
 
 from trainingtask_api import reading
 from trainingtask_api.store import open_history
@@ -41,7 +43,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     """
     if (api_server is None) != (settings.auth is Auth.NONE):
         raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
-    engine = open_history(settings.history_url.get_secret_value())
+    engine = _open(settings)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
@@ -82,3 +84,15 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
         app.mount("/static", StaticFiles(directory=_STATIC), name="static")
     answers.install(app, pages.error_page if pages is not None else None)
     return app
+
+
+def _open(settings: Settings) -> Engine:
+    engine = open_history(settings.history_url.get_secret_value())
+
+    @event.listens_for(engine, "do_connect")
+    def plan_for_the_values(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+        # A plan that is made once for all values reads the whole table where a rare value has an index.
+        if engine.dialect.name == "postgresql":
+            parameters["options"] += " -c plan_cache_mode=force_custom_plan"
+
+    return engine

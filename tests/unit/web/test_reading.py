@@ -1,6 +1,7 @@
 """Reading the history, on Postgres and on SQLite alike."""
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -205,7 +206,7 @@ def test_a_curve_is_thinned_out_evenly_and_keeps_its_ends(engine: Engine) -> Non
             steps = [point.step for point in found[run.id]["training_loss"]]
             assert (steps[0], steps[-1]) == (0, 10 * (length - 1)), (length, most)
             assert len(steps) <= most, (length, most)
-            gaps = {after - before for before, after in zip(steps[:-1], steps[1:-1], strict=False)}
+            gaps = {after - before for before, after in pairwise(steps[:-1])}
             assert len(gaps) <= 1, (length, most)
             if length <= most - 1:
                 assert len(steps) == length, (length, most)
