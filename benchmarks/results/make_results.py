@@ -210,7 +210,8 @@ sharing the two cores: the processor's time (of both together) says more than th
 
 The tables of the old service that these rows follow are not in this repository, so their numbers stand nowhere here;
 the one that is known: its DistilBERT had an accuracy_thresh of 0.957 on GoEmotions, where predicting no label scores
-0.958.
+0.958. Nor are the raters' own rows of GoEmotions (`dataset.config: raw`) at hand, of which the old service kept 57,732
+texts: how many the rule in trainingtask_trainer/datasets/go_emotions_raw.py keeps is not measured.
 """
 TEXTS = {
     "go_emotions": """All arguments at their defaults: TF-IDF over words and pairs of words. For 0/1 labels *one vs rest* and *multi output* are the
