@@ -1,7 +1,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 from sqlalchemy import Engine
 
 from browsing import CHROMIUM, chromium, serving
@@ -9,7 +9,9 @@ from history_scene import Scene, two_weeks
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import open_history
 
-SECONDS = 10_000  # milliseconds, as Playwright counts
+PATIENCE = 60_000  # milliseconds; a machine may be busy with other things
+
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -71,13 +73,15 @@ def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
         if message.type in ("error", "warning") and not own:
             complaints.append(f"{message.type}: {message.text}")
 
-    def opened(url: str, **options: object) -> Page:
+    def opened(url: str, *, own_clock: bool = False, **options: object) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(SECONDS)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("console", heard)
         page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
+        if own_clock:  # which the test moves on
+            page.clock.install()
         page.goto(url)
         return page
 
