@@ -45,19 +45,24 @@ def shared_postgres(postgres_server: Postgres) -> Iterator[Engine]:
     engine.dispose()
 
 
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Engine]:
+    engine = open_history(f"sqlite:///{tmp_path}/history.db")
+    migrate(engine)
+    yield engine
+    engine.dispose()
+
+
 @pytest.fixture(params=["postgres", "sqlite"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Engine]:
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """An empty history. On Postgres all tests share one database: to create one takes longer than most of them."""
-    if request.param == "postgres":
-        engine: Engine = request.getfixturevalue("shared_postgres")
-        yield engine
-        with engine.begin() as connection:
-            connection.execute(text("TRUNCATE training_run CASCADE"))
-    else:
-        engine = open_history(f"sqlite:///{tmp_path}/history.db")
-        migrate(engine)
-        yield engine
-        engine.dispose()
+    if request.param == "sqlite":
+        yield request.getfixturevalue("sqlite")
+        return
+    engine: Engine = request.getfixturevalue("shared_postgres")
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE training_run CASCADE"))
 
 
 @pytest.fixture
