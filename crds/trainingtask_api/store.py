@@ -23,6 +23,7 @@ from sqlalchemy import (
     Executable,
     Insert,
     Table,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -152,11 +153,11 @@ def record_many(
     points: Sequence[MetricPoint] = (),
 ) -> None:
     """Write several rows, with events and points of theirs, in one transaction: all of them, or none. See `record`."""
-    statements = [statement for run in runs for statement in _statements(engine, run)]
+    rows = [_values(run) for run in runs]
     additions = [(table, [_values(item) for item in items]) for table, items in ((EVENTS, events), (POINTS, points))]
     with in_sentences(engine), engine.begin() as connection:
-        for statement in statements:
-            connection.execute(statement)
+        for statement, values in _upserts(engine, rows):
+            connection.execute(statement, values)
         for table, values in additions:
             if values:
                 # No target: naming one would take the right to read, which a trainer does not have.
@@ -168,21 +169,25 @@ def _insert(engine: Engine, table: Table) -> Any:
     return (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
 
 
-def _statements(engine: Engine, run: TrainingRun) -> list[Executable]:
-    values = _values(run)
-    new = _insert(engine, TABLE).values(values)
-    upsert: Insert = new.on_conflict_do_update(
-        index_elements=[TABLE.c.id],
-        # Columns that `run` says nothing about are in neither half: the statement cannot overwrite them.
-        set_={name: new.excluded[name] for name in values},
-        where=TABLE.c.finish_time.is_(None),
-    )
-    if run.finish_time is None:
-        return [upsert]
-    late = [name for name in OPERATORS_OWN if name in values]
-    return [upsert] + [
-        update(TABLE).where(TABLE.c.id == run.id, TABLE.c[name].is_(None)).values({name: values[name]}) for name in late
-    ]
+def _upserts(engine: Engine, rows: list[dict[str, Any]]) -> Iterator[tuple[Executable, list[dict[str, Any]]]]:
+    """Yield statements, each with the values of all rows that know the same columns: to make one costs more than to run it."""
+    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault(tuple(row), []).append(row)
+    for columns, values in alike.items():
+        new = _insert(engine, TABLE)
+        upsert: Insert = new.on_conflict_do_update(
+            index_elements=[TABLE.c.id],
+            # Columns that the rows say nothing about are in neither half: the statement cannot overwrite them.
+            set_={name: new.excluded[name] for name in columns},
+            where=TABLE.c.finish_time.is_(None),
+        )
+        yield upsert, values
+    for name in OPERATORS_OWN:
+        late = [{"of": row["id"], "late": row[name]} for row in rows if row.get("finish_time") and name in row]
+        if late:
+            mine = (TABLE.c.id == bindparam("of"), TABLE.c[name].is_(None))
+            yield update(TABLE).where(*mine).values({name: bindparam("late")}), late
 
 
 def recorded(engine: Engine, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
