@@ -59,7 +59,7 @@ class HistoryWriter:
     """
 
     BATCH = 200
-    BACKLOG = 2000
+    BACKLOG = 500  # with the scores of 28 labels a row takes 40 KB
 
     def __init__(
         self,
