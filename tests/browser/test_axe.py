@@ -10,11 +10,13 @@ from history_scene import Scene
 
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
+# What all rules have passed in one colour scheme can only fail this one in the other.
+CONTRAST = ["color-contrast"]
 
 
 def addresses(address: str, empty: str, scene: Scene) -> dict[str, str]:
     """Return every kind of page."""
-    succeeded = [str(run.id) for run in scene.runs if run.status == "Succeeded"][:10]
+    succeeded = [str(run.id) for run in scene.runs if run.status == "Succeeded"][:4]
     running = scene.named("emotions-roberta-large-batch")
     return {
         "list": f"{address}/runs?label=team=ml",
@@ -26,14 +28,16 @@ def addresses(address: str, empty: str, scene: Scene) -> dict[str, str]:
         "failed": f"{address}/runs/{scene.named('emotions-bert-base', 1).id}",
         "waiting": f"{address}/runs/{scene.named('queries-auto').id}",
         "two compared": f"{address}/runs/compare?ids={succeeded[0]},{running.id}",
-        "ten compared": f"{address}/runs/compare?ids={','.join(succeeded)}",
+        "several compared": f"{address}/runs/compare?ids={','.join(succeeded)}",
         "sign in": f"{address}/session?problem=unknown",
         "not found": f"{address}/runs/none",
     }
 
 
 @pytest.mark.parametrize(
-    ("viewport", "scheme"), [(WIDE, "light"), (WIDE, "dark"), (PHONE, "light"), (PHONE, "dark")], ids=str
+    ("viewport", "scheme", "rules"),
+    [(WIDE, "light", None), (PHONE, "dark", None), (WIDE, "dark", CONTRAST), (PHONE, "light", CONTRAST)],
+    ids=["wide-light", "phone-dark", "wide-dark-contrast", "phone-light-contrast"],
 )
 def test_no_page_has_a_violation(
     opened: Callable[..., Page],
@@ -42,13 +46,14 @@ def test_no_page_has_a_violation(
     scene: Scene,
     viewport: dict[str, int],
     scheme: str,
+    rules: list[str] | None,
 ) -> None:
     page = opened("about:blank", viewport=viewport, color_scheme=scheme)
     found: dict[str, str] = {}
     for name, url in addresses(address, empty_address, scene).items():
         page.goto(url)
         page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
-        results = Axe().run(page, options={"resultTypes": ["violations"]})
+        results = Axe().run(page, options={"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})})
         if results.violations_count:
             found[name] = results.generate_report()
         assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], name

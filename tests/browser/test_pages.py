@@ -261,7 +261,7 @@ def test_hostile_and_long_names_break_nothing(opened: Opened, address: str, engi
         for number in range(2)
     ]  # fmt: skip
     page = opened("about:blank")
-    for viewport in (PHONE, {"width": 800, "height": 900}, {"width": 1440, "height": 900}):
+    for viewport in (PHONE, {"width": 1000, "height": 900}):
         page.set_viewport_size(viewport)
         for path in ("/runs?namespace=hostile", f"/runs/{runs[0].id}", f"/runs/compare?ids={runs[0].id},{runs[1].id}"):
             page.goto(address + path)

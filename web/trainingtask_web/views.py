@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from trainingtask_api import names
+from trainingtask_api import Reason, names
 from trainingtask_api.reading import Event, Point, RunDetail, RunSummary
 from trainingtask_api.run import RunStatus
 from trainingtask_web import words
@@ -22,6 +22,9 @@ from trainingtask_web.advice import next_step
 SPARK_WIDTH, SPARK_HEIGHT = 96, 24
 _STATES = {state.value for state in RunStatus}
 _ACTIVE = (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.INTERRUPTED)
+
+# Types and reasons of events of conditions that became false; the reason says it all.
+_FALSE = {("Running", Reason.STARTING), ("Running", Reason.ENDED), ("Suspended", Reason.RESUMED)}
 
 # Name of a curve -> what people call it.
 CURVE_NAMES = {
@@ -157,13 +160,24 @@ def timeline(run: RunDetail, events: Sequence[Event]) -> list[Moment]:
         Moment(
             time=time,
             after="" if not start or time == start else f"+{words.duration((time - start).total_seconds())}",
-            title=reason if kind == "Phase" else kind,
-            reason=None if kind == "Phase" or not reason else reason,
+            title=(title := _title(kind, reason)),
+            reason=reason if reason and reason != title else None,
             message=message,
             tone=_tone(kind, reason),
         )
         for time, kind, reason, message in entries
     ]
+
+
+def _title(kind: str, reason: str) -> str:
+    """Return what became so: an event names its condition, and its reason tells whether that became true or false."""
+    if kind == "Phase" or (kind, reason) in _FALSE:
+        return reason
+    if kind == "Accepted" and reason != Reason.ACCEPTED:
+        return "Not accepted"
+    if kind == "Running" and reason not in (Reason.TRAINER_RUNNING, Reason.PROGRESS_STALE):
+        return "Waiting" if _tone(kind, reason) == "warn" else "Not running"
+    return kind
 
 
 def _tone(kind: str, reason: str) -> str:

@@ -142,12 +142,31 @@ def test_the_timeline_is_in_order_and_speaks_of_trouble() -> None:
     told = [(entry.after, entry.title, entry.reason, entry.tone) for entry in views.timeline(run, events)]
     assert told == [
         ("", "Created", None, "plain"),
-        ("+3s", "Running", "Unschedulable", "warn"),
+        ("+3s", "Waiting", "Unschedulable", "warn"),
         ("+30s", "Running", "TrainerRunning", "plain"),
         ("+40s", "Loading", None, "plain"),
         ("+1m 10s", "Interrupted", "Evicted", "warn"),
         ("+1m 30s", "Failed", "OOMKilled", "bad"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "title", "rest"),
+    [
+        ("Accepted", "Accepted", "Accepted", None),
+        ("Accepted", "DeviceNotOffered", "Not accepted", "DeviceNotOffered"),
+        ("Running", "Starting", "Starting", None),
+        ("Running", "Ended", "Ended", None),
+        ("Running", "ProgressStale", "Running", "ProgressStale"),
+        ("Running", "WordOfALaterRelease", "Not running", "WordOfALaterRelease"),
+        ("Suspended", "SuspendedByUser", "Suspended", "SuspendedByUser"),
+        ("Suspended", "Resumed", "Resumed", None),
+        ("Complete", "Succeeded", "Complete", "Succeeded"),
+    ],
+)
+def test_an_entry_says_what_became_so(kind: str, reason: str, title: str, rest: str | None) -> None:
+    entry = views.timeline(detail(), [Event(time=NOW, type=kind, reason=reason, message="")])[-1]
+    assert (entry.title, entry.reason) == (title, rest)
 
 
 def test_without_events_the_rows_own_times_are_told() -> None:
@@ -294,11 +313,11 @@ def test_what_differs_is_shown_with_what_is_not_set() -> None:
         detail(spec={"model": {"name": "bert"}, "training": {"epochs": 3, "seed": 42}}),
         detail(spec={"model": {"name": "knn"}, "training": {"seed": 42}, "device": "cpu"}),
     ]
-    assert comparing.differences(runs) == [
-        ("model.name", ["bert", "knn"]),
-        ("training.epochs", ["3", None]),
-        ("device", [None, "cpu"]),
-    ]
+    assert dict(comparing.differences(runs)) == {
+        "model.name": ["bert", "knn"],
+        "training.epochs": ["3", None],
+        "device": [None, "cpu"],
+    }
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@
       legend: { show: false },
       scales: { x: { time: false } },
       axes: [
-        { ...axis, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
+        { ...axis, size: 32, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
         { ...axis, size: 62, values: (_, ticks) => ticks.map(shown) },
       ],
       series: [
