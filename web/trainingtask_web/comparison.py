@@ -28,8 +28,8 @@ def scores(results: Sequence[Mapping[str, Any] | None]) -> list[Line]:
 
 def _lines(objects: Sequence[Mapping[str, Any] | None]) -> list[Line]:
     leaves = [dict(_leaves("", one or {})) for one in objects]
-    paths = dict.fromkeys(path for one in leaves for path in one)
-    return [Line(path, [one.get(path) for one in leaves]) for path in paths]
+    paths = {path for one in leaves for path in one}  # sorted: Postgres keeps no order of keys
+    return [Line(path, [one.get(path) for one in leaves]) for path in sorted(paths)]
 
 
 def _leaves(prefix: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -127,9 +127,9 @@ def test_comparing(client: Client, engine: Engine) -> None:
     found = answer.json()
     assert [run["name"] for run in found["runs"]] == ["task-0", "task-1", "task-2"]
     assert found["differences"] == [
+        {"path": "model.name", "values": ["bert", "bert", None]},
         {"path": "training.epochs", "values": [3, 5, None]},
         {"path": "training.seed", "values": [1, 1, None]},
-        {"path": "model.name", "values": ["bert", "bert", None]},
     ]
     assert found["scores"] == [{"path": "micro.f1", "values": [0.5, 1.5, None]}]
     assert found["curves"] == {"training_loss": [[[1, 1.0]], [], []]}
