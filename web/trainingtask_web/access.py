@@ -39,9 +39,17 @@ ANYBODY = Asker("anybody", EVERYTHING)
 class Access:
     """Asks Kubernetes who holds a token and what they may see, and remembers the answers for a while."""
 
-    def __init__(self, engine: Engine, api: ApiServer | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        api: ApiServer | None,
+        namespace: str = "",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._engine = engine
         self._api = api
+        self._namespace = namespace
         self._clock = clock
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, tuple[float, Future[Asker | None]]] = OrderedDict()
@@ -95,8 +103,10 @@ class Access:
         if api.may(user, "list", None):
             return EVERYTHING
         living = api.namespaces()
-        uids = namespaces_with_runs(self._engine) & living.keys()
-        theirs = {uid: living[uid] for uid in uids if api.may(user, "list", living[uid])}
+        used = namespaces_with_runs(self._engine)
+        # Also the one in which POST creates: whoever creates its first run there looks for it at once.
+        asked = {uid: name for uid, name in living.items() if uid in used or name == self._namespace}
+        theirs = {uid: name for uid, name in asked.items() if api.may(user, "list", name)}
         return Visible(frozenset(theirs), theirs)
 
 

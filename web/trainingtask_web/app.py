@@ -58,7 +58,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     )
     app.state.settings = settings
     app.state.engine = engine
-    app.state.access = Access(engine, api_server)
+    app.state.access = Access(engine, api_server, settings.namespace)
     app.state.sessions = sessions.Sessions(session_key(settings), secure=settings.secure_cookie)
     app.add_middleware(Strict)
     app.state.api_server = api_server

@@ -81,7 +81,7 @@ def test_the_answers_of_kubernetes_count_for_half_a_minute(
     history: Engine, api: ApiServer, kubernetes: SmallKubernetes
 ) -> None:
     now = 0.0
-    access = Access(history, api, lambda: now)
+    access = Access(history, api, clock=lambda: now)
 
     def seen() -> frozenset[str] | None:
         found = access.look("token-of-ann")
@@ -104,7 +104,7 @@ def test_the_answers_of_kubernetes_count_for_half_a_minute(
 def test_neither_a_failure_nor_a_stranger_is_remembered(
     history: Engine, api: ApiServer, kubernetes: SmallKubernetes
 ) -> None:
-    access = Access(history, api, lambda: 0.0)
+    access = Access(history, api, clock=lambda: 0.0)
     kubernetes.failing = "subjectaccessreviews"
     with pytest.raises(ApiServerError):
         access.look("token-of-ann")
@@ -130,16 +130,17 @@ def test_many_requests_at_once_ask_once(history: Engine, api: ApiServer, kuberne
     assert kubernetes.count("tokenreviews") == 1
 
 
-def test_only_namespaces_with_runs_are_asked_about(
+def test_only_namespaces_with_runs_and_the_one_to_create_in_are_asked_about(
     history: Engine, api: ApiServer, kubernetes: SmallKubernetes
 ) -> None:
-    Access(history, api).look("token-of-ann")
+    kubernetes.namespaces["team-d"] = "uid-of-team-d"
+    Access(history, api, "team-d").look("token-of-ann")
     asked = [
         body["spec"]["resourceAttributes"]["namespace"]
         for path, body in kubernetes.asked
         if path.endswith("subjectaccessreviews")
     ]
-    assert sorted(asked) == ["", "team-a", "team-b"]
+    assert sorted(asked) == ["", "team-a", "team-b", "team-d"]
 
 
 def test_kubernetes_is_asked_about_the_whole_person(

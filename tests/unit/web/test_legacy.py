@@ -58,6 +58,7 @@ def test_the_record_is_found_under_its_id(ann: TestClient, engine: Engine, kuber
     key = ann.post("/", json=SEVEN).json()["id"]
     (made,) = kubernetes.created
     uid = made["metadata"]["uid"]
+    assert ann.get(f"/{key}").status_code == 404
     arguments = {"training.epochs": 5, "training.loop": "accelerate", "training.batchSize": 64}
     row = a_run(1, id=run_id(uid, 1), task_uid=uid, model="distilbert", spec=made["spec"], training_args=arguments)
     record(engine, row)

@@ -189,6 +189,21 @@ def test_the_yaml_is_a_task_that_could_be_applied() -> None:
     assert views.manifest(detail(spec=None)) is None
 
 
+def shuffled(spec: dict[str, Any] | None) -> dict[str, Any]:
+    return {key: shuffled(value) if isinstance(value, dict) else value for key, value in reversed((spec or {}).items())}
+
+
+def test_the_yaml_has_the_order_of_the_contract_whatever_the_database_made_of_it() -> None:
+    run = detail()
+    assert list(yaml.safe_load(views.manifest(run) or "")["spec"])[:3] == ["dataset", "preprocessor", "model"]
+    assert views.manifest(detail(spec=shuffled(run.spec), labels=shuffled(run.labels))) == views.manifest(run)
+
+
+def test_a_spec_of_another_release_is_shown_as_it_is() -> None:
+    later = {"model": {"name": "bert", "layers": 3}, "dataset": {"name": "table"}}
+    assert yaml.safe_load(views.manifest(detail(spec=later)) or "")["spec"] == later
+
+
 def test_the_first_task_is_valid() -> None:
     assert TrainingTask.model_validate(yaml.safe_load(pages.FIRST_TASK)).spec.output is None
 
