@@ -10,8 +10,9 @@ import uvicorn
 from playwright.sync_api import Browser, sync_playwright
 
 from ports import free_port
+from trainingtask_web.apiserver import ApiServer
 from trainingtask_web.app import create_app
-from trainingtask_web.settings import Settings
+from trainingtask_web.settings import load_settings
 
 CHROMIUM = Path("/usr/bin/chromium")
 _QUIET = (
@@ -26,10 +27,14 @@ _QUIET = (
 
 
 @contextlib.contextmanager
-def serving(history_url: str) -> Iterator[str]:
-    """Serve the history to anybody while the context lasts; return the address."""
-    settings = Settings.model_validate({"TRAININGTASK_HISTORY_URL": history_url, "TRAININGTASK_WEB_AUTH": "none"})
-    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning"))
+def serving(history_url: str, api: ApiServer | None = None) -> Iterator[str]:
+    """Serve the history while the context lasts, to anybody or to whom that API server knows; return the address."""
+    environment = {
+        "TRAININGTASK_HISTORY_URL": history_url,
+        "TRAININGTASK_WEB_AUTH": "kubernetes" if api else "none",
+        "TRAININGTASK_WEB_SECURE_COOKIE": "false",
+    }
+    server = uvicorn.Server(uvicorn.Config(create_app(load_settings(environment), api), log_level="warning"))
     # Whoever connects before the server serves waits in this socket's queue.
     with socket.create_server(("127.0.0.1", free_port())) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 
+from trainingtask_api import TrainingTaskSpec
 from trainingtask_api.run import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.status import Results
@@ -278,11 +279,12 @@ def spec(dataset: str, model: str, chance: random.Random) -> dict[str, Any]:
     source = (
         {"hub": {"id": "google-research-datasets/go_emotions"}}
         if dataset == "go_emotions"
-        else {"volumeClaim": "training-data"}
+        else {"volumeClaim": "training-data", "path": "tickets.csv" if dataset == "table" else "cross_validated"}
     )
     written: dict[str, Any] = {
         "dataset": {"name": dataset, **({} if dataset == "support_tickets" else source), "seed": 42},
-        "model": {"name": model},
+        "model": {"name": model}
+        | ({"checkpoint": "sentence-transformers/all-MiniLM-L6-v2"} if model == "auto" else {}),
         "training": {"seed": 42},
         "device": "gpu" if is_deep else "cpu",
         "resources": {"cpu": "4", "memory": "16Gi" if is_deep else "4Gi"},
@@ -297,8 +299,9 @@ def spec(dataset: str, model: str, chance: random.Random) -> dict[str, Any]:
             "learningRate": chance.choice((2e-5, 3e-5, 5e-5)),
         }
     else:
-        written["training"] |= {"c": chance.choice((0.5, 1.0, 4.0))}
-    return written
+        knob = {"random_forest": "trees", "knn": "neighbors"}.get(model, "inverseRegularization")
+        written["training"][knob] = chance.choice((5, 10, 20))
+    return TrainingTaskSpec.model_validate(written).to_json()
 
 
 def results(

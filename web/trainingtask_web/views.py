@@ -12,8 +12,9 @@ from datetime import datetime
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from trainingtask_api import Reason, names
+from trainingtask_api import Reason, TrainingTaskSpec, names
 from trainingtask_api.reading import Event, Point, RunDetail, RunSummary
 from trainingtask_api.run import RunStatus
 from trainingtask_web import words
@@ -197,10 +198,27 @@ def manifest(run: RunDetail) -> str | None:
     task = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
-        "metadata": {"name": run.name, "namespace": run.namespace} | ({"labels": run.labels} if run.labels else {}),
-        "spec": run.spec,
+        "metadata": {"name": run.name, "namespace": run.namespace}
+        | ({"labels": dict(sorted(run.labels.items()))} if run.labels else {}),
+        "spec": _in_order(run.spec),
     }
     return yaml.safe_dump(task, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _in_order(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return the spec with its fields in the order of the contract, as people write them: Postgres keeps no order."""
+    try:
+        like = TrainingTaskSpec.model_validate(spec).to_json()
+    except ValidationError:  # of another release
+        return spec
+    return _ordered(spec, like)
+
+
+def _ordered(value: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    keys = [key for key in dict.fromkeys([*like, *value]) if key in value]
+    return {
+        key: _ordered(value[key], like.get(key, {})) if isinstance(value[key], dict) else value[key] for key in keys
+    }
 
 
 def commands(run: RunSummary) -> list[tuple[str, str]]:

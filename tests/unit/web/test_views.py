@@ -199,6 +199,11 @@ def test_the_yaml_has_the_order_of_the_contract_whatever_the_database_made_of_it
     assert views.manifest(detail(spec=shuffled(run.spec), labels=shuffled(run.labels))) == views.manifest(run)
 
 
+def test_a_spec_in_the_words_of_the_columns_is_shown_as_it_is() -> None:
+    written = {"model": {"name": "knn"}, "run_policy": {"suspend": True}, "dataset": {"name": "support_tickets"}}
+    assert yaml.safe_load(views.manifest(detail(spec=written)) or "")["spec"] == written
+
+
 def test_a_spec_of_another_release_is_shown_as_it_is() -> None:
     later = {"model": {"name": "bert", "layers": 3}, "dataset": {"name": "table"}}
     assert yaml.safe_load(views.manifest(detail(spec=later)) or "")["spec"] == later
