@@ -10,6 +10,7 @@ No message and no repr holds a token.
 
 import base64
 import ssl
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,8 +58,8 @@ class Address:
     ca: str | None = None
     token_file: Path | None = None
     token: str | None = field(default=None, repr=False)
-    certificate: tuple[Path, Path] | None = None
-    """Files of the client's certificate and its key."""
+    certificate: tuple[str, str] | None = field(default=None, repr=False)
+    """The client's certificate and its key, as PEM."""
 
     @classmethod
     def in_cluster(cls, host: str, port: str) -> "Address":
@@ -68,20 +69,22 @@ class Address:
 
     @classmethod
     def of_kubeconfig(cls, file: Path) -> "Address":
-        """Return the current context's address; its user has a certificate in files, or a token."""
+        """Return the current context's address; its user has a certificate or a token."""
         config = yaml.safe_load(file.read_text())
         context = _named(config["contexts"], config["current-context"])["context"]
         cluster = _named(config["clusters"], context["cluster"])["cluster"]
         user = _named(config["users"], context["user"])["user"]
-        ca = cluster.get("certificate-authority-data")
-        if ca is not None:
-            ca = base64.b64decode(ca).decode()
-        elif "certificate-authority" in cluster:
-            ca = (file.parent / cluster["certificate-authority"]).read_text()
-        certificate = None
-        if "client-certificate" in user:
-            certificate = (file.parent / user["client-certificate"], file.parent / user["client-key"])
-        return cls(cluster["server"], ca, token=user.get("token"), certificate=certificate)
+        certificate, key = (_data(user, f"client-{part}", file) for part in ("certificate", "key"))
+        both = (certificate, key) if certificate and key else None
+        ca = _data(cluster, "certificate-authority", file)
+        return cls(cluster["server"], ca, token=user.get("token"), certificate=both)
+
+
+def _data(part: Manifest, name: str, file: Path) -> str | None:
+    """Return what a kubeconfig holds itself, or names a file of."""
+    if f"{name}-data" in part:
+        return base64.b64decode(part[f"{name}-data"]).decode()
+    return (file.parent / part[name]).read_text() if name in part else None
 
 
 def _named(items: list[Manifest], name: str) -> Manifest:
@@ -176,10 +179,13 @@ class ApiServer:
         return _json(answer)
 
 
-def _client(address: Address, certificate: tuple[Path, Path] | None) -> httpx.Client:
+def _client(address: Address, certificate: tuple[str, str] | None) -> httpx.Client:
     context = ssl.create_default_context(cadata=address.ca)
     if certificate is not None:
-        context.load_cert_chain(*certificate)
+        with tempfile.NamedTemporaryFile("w") as file:  # ssl reads from files alone; this one is the owner's alone
+            file.write("\n".join(certificate))
+            file.flush()
+            context.load_cert_chain(file.name)
     # No proxy and no netrc of the environment: the API server is near, and a token is no one else's business.
     return httpx.Client(base_url=address.url, verify=context, timeout=_SECONDS, trust_env=False)
 
