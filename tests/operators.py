@@ -16,6 +16,18 @@ from ports import free_port
 from trainingtask_api import names
 from trainingtask_operator.settings import SETTINGS_VARIABLE
 
+# The operator, but for how long it lets a watch be silent.
+IMPATIENT = """\
+import runpy
+import kopf
+
+@kopf.on.startup(id="impatient")
+async def impatient(settings, **_):
+    settings.watching.inactivity_timeout = {seconds}
+
+runpy.run_module("trainingtask_operator", run_name="__main__")
+"""
+
 
 class Operator:
     """One replica. When it ends by itself it is started again, and that is remembered.
@@ -26,8 +38,13 @@ class Operator:
         Exit codes of the ends that nobody asked for.
     """
 
-    def __init__(self, log: Path, kubeconfig: Path, settings: Path, **environment: str) -> None:
+    def __init__(
+        self, log: Path, kubeconfig: Path, settings: Path, patience: float | None = None, **environment: str
+    ) -> None:
         self.log = log
+        self._command = ["-m", "trainingtask_operator"]
+        if patience is not None:
+            self._command = ["-c", IMPATIENT.format(seconds=patience)]
         self.ended: list[int] = []
         self._health = free_port()
         self._environment = {
@@ -108,7 +125,7 @@ class Operator:
     async def _spawn(self) -> None:
         with self.log.open("ab") as output:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "trainingtask_operator", env=self._environment, stdout=output, stderr=output
+                sys.executable, *self._command, env=self._environment, stdout=output, stderr=output
             )
 
     async def _restart_for_ever(self) -> None:

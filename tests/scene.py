@@ -80,8 +80,12 @@ class Scene:
         server: str | None = None,
         history: str | None = None,
         lease: bool = False,
+        patience: float | None = None,
     ) -> Operator:
-        """Return a replica that is not started yet; `server` is what it takes for the API server."""
+        """Return a replica that is not started yet; `server` is what it takes for the API server.
+
+        With `patience` it lets a watch be silent for so many seconds.
+        """
         settings = self.folder / "settings.json"
         settings.write_text(
             json.dumps({"namespaces": [self.namespace], "devices": {"cpu": {"image": SUCCEEDS, "resources": {}}}})
@@ -89,7 +93,8 @@ class Scene:
         environment = {} if history is None else {names.ENV_HISTORY_URL: history}
         if lease:
             environment |= {names.ENV_LEASE: f"{self.namespace}/the-lease", "POD_ID": user}
-        return Operator(self.folder / f"{user}.log", self.plane.kubeconfig(user, server), settings, **environment)
+        kubeconfig = self.plane.kubeconfig(user, server)
+        return Operator(self.folder / f"{user}.log", kubeconfig, settings, patience, **environment)
 
     async def create(self, name: str, image: str = SUCCEEDS, **changes: Any) -> None:
         """Create a task."""

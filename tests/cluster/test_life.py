@@ -116,12 +116,10 @@ def test_a_users_mistake_is_told_in_one_sentence_everywhere_and_never_retried(
 def test_data_closed_to_the_trainer_is_named(
     kubectl: Kubectl, task: Apply, offer: Callable[[str, Path], str], tmp_path: Path
 ) -> None:
-    for part in (tmp_path, *list(tmp_path.parents)[:2]):
-        part.chmod(0o755)
     closed = tmp_path / "closed.csv"
     closed.write_text("text,labels\na,b\n", encoding="utf-8")
-    closed.chmod(0o600)
     claim = offer("closed", tmp_path)
+    closed.chmod(0o600)
     task("closed-data", specs.changed(specs.TABLE, dataset__volumeClaim=claim, dataset__path="closed.csv"))
     kubectl.wait("closed-data", "Failed")
     assert "closed.csv may not be read by user 1000" in kubectl.condition("closed-data", "Failed")["message"]
