@@ -2,7 +2,7 @@
 "use strict";
 
 (() => {
-  const shown = (value) => (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 10000) ? String(+value.toPrecision(4)) : value.toExponential(2));
+  const shown = (value) => (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 10000) ? String(+value.toPrecision(4)) : value.toExponential(2).replace(/\.?0+e/, "e"));
   let plots = [];
 
   const observer = new ResizeObserver((entries) => {
