@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from sqlalchemy import (
     ColumnElement,
     Engine,
@@ -171,6 +171,7 @@ class Page:
 
 
 _SUMMARY = [TABLE.c[name] for name in RunSummary.model_fields]
+_SUMMARIES = TypeAdapter(list[RunSummary])
 _DETAIL = [TABLE.c[name] for name in RunDetail.model_fields]
 _NEWEST_FIRST = (TABLE.c.create_time.desc(), TABLE.c.id.desc())
 
@@ -187,7 +188,7 @@ def list_runs(
     """
     statement = list_statement(engine.dialect.name, visible, wanted or RunFilter(), min(limit, MAX_LIMIT), cursor)
     rows = _all(engine, statement)
-    items = [RunSummary.model_validate(row) for row in rows[:limit]]
+    items = _SUMMARIES.validate_python([row._asdict() for row in rows[:limit]])
     return Page(items, _cursor(items[-1]) if len(rows) > limit else None)
 
 

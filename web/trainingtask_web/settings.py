@@ -51,7 +51,11 @@ class Settings(BaseModel):
     host: str = Field("0.0.0.0", alias="TRAININGTASK_WEB_HOST")  # noqa: S104 - in a pod, everybody who may reach it
     port: int = Field(8000, alias="TRAININGTASK_WEB_PORT", ge=1, le=65_535)
     threads: int = Field(
-        8, alias="TRAININGTASK_WEB_THREADS", ge=1, le=64, description="Requests at once; each may hold a connection."
+        5,
+        alias="TRAININGTASK_WEB_THREADS",
+        ge=1,
+        le=64,
+        description="Requests at once. For more than 5 the history opens and closes connections all the time.",
     )
 
 
