@@ -14,7 +14,6 @@ from trainingtask_web.apiserver import Address, ApiServer
 Json = dict[str, Any]
 OWN_TOKEN = "token-of-the-web-app"
 _TASKS = "/apis/trainingtask.dev/v1alpha1/namespaces/"
-_PAGE = 2  # namespaces of one answer: their number takes several
 
 
 class SmallKubernetes:
@@ -34,6 +33,8 @@ class SmallKubernetes:
         self.asked: list[tuple[str, Json]] = []
         """Path and body of every request."""
         self.created: list[Json] = []
+        self.page = 2
+        """Namespaces of one answer: so that a few take several."""
         self.url = ""
 
     def knows(self, token: str, name: str, **more: Any) -> str:
@@ -70,8 +71,8 @@ class SmallKubernetes:
         assert (method, url.path) == ("GET", "/api/v1/namespaces")
         start = int(parse_qs(url.query).get("continue", ["0"])[0])
         every = [{"metadata": {"name": name, "uid": uid}} for name, uid in self.namespaces.items()]
-        following = {"continue": str(start + _PAGE)} if start + _PAGE < len(every) else {}
-        return 200, {"metadata": following, "items": every[start : start + _PAGE]}
+        following = {"continue": str(start + self.page)} if start + self.page < len(every) else {}
+        return 200, {"metadata": following, "items": every[start : start + self.page]}
 
     def _create(self, namespace: str, token: str, task: Json) -> tuple[int, Json]:
         user = self.users.get(token)
@@ -100,6 +101,7 @@ def small_kubernetes() -> Iterator[SmallKubernetes]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # head and body in one packet: else the second waits for the first one's acknowledgement
 
         def log_message(self, *_: Any) -> None:
             pass

@@ -157,6 +157,7 @@ def main() -> None:
         kubernetes = stack.enter_context(small_kubernetes())
         kubernetes.knows("everything", "admin")
         kubernetes.knows("five-namespaces", "ann")
+        kubernetes.page = 500
         kubernetes.namespaces = {f"team-{number}": f"uid-{number}" for number in range(400)}
         kubernetes.may = {("admin", "list", "")} | {("ann", "list", f"team-{number}") for number in (1, 2, 3, 50, 300)}
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -44,11 +44,13 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     if (api_server is None) != (settings.auth is Auth.NONE):
         raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
     engine = _open(settings)
+    access = Access(engine, api_server, settings.namespace)
 
     @contextlib.asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
+        access.close()
         engine.dispose()
         if api_server is not None:
             api_server.close()
@@ -58,7 +60,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     )
     app.state.settings = settings
     app.state.engine = engine
-    app.state.access = Access(engine, api_server, settings.namespace)
+    app.state.access = access
     app.state.sessions = sessions.Sessions(session_key(settings), secure=settings.secure_cookie)
     app.add_middleware(Strict)
     app.state.api_server = api_server
