@@ -33,7 +33,8 @@ def _policy(sources: Mapping[str, str]) -> str:
     return "; ".join(f"{kind} {allowed}" for kind, allowed in sources.items())
 
 
-_COMMON = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+# Not 'no-referrer': forms would come with 'Origin: null', which over plain http is all that tells where they are from.
+_COMMON = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 _STRICT = _COMMON | {"Content-Security-Policy": _policy(_POLICY), "Cache-Control": "no-store"}
 _DOCS = _STRICT | {"Content-Security-Policy": _policy(_DOCS_POLICY)}
 # Asked for again each time, and answered with 304: a new release has new files under the same names.

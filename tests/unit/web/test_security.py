@@ -52,7 +52,7 @@ def test_every_answer_is_strict(client: Client, history: Engine, method: str, pa
     if path != "/docs":
         assert policy["style-src"] == policy["img-src"] == "'self'"
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert answer.headers["Referrer-Policy"] == "no-referrer"
+    assert answer.headers["Referrer-Policy"] == "same-origin"
     assert answer.headers["Cache-Control"] == "no-store"
 
 
