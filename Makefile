@@ -18,7 +18,8 @@ test: test-unit test-cluster ## Everything: what needs no cluster in seconds, th
 
 test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered
+	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --cov --cov-report=
+	$(BIN)/pytest tests/browser --cov --cov-append --cov-report=term:skip-covered
 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres
 	$(CLUSTER) up
