@@ -14,6 +14,7 @@ PACKAGES = (
     "conntrack",
     "containerd",
     "containernetworking-plugins",
+    "curl",
     "etcd-server",
     "gcc",
     "iproute2",

@@ -165,9 +165,7 @@ def test_curves(many: Engine, asker: str) -> None:
     names = ["mean_average_precision"]
     # Each point passes a scan of the table and one of the subquery that numbers them.
     assert touched(many, lambda engine: reading.get_metrics(engine, visible, [long])) <= 2 * LONG + 500
-    # For dozens of namespaces the planner's sample decides whether their runs are looked through first.
-    bound = RUNS // 2 if asker == "sixty" else 7_000
-    assert touched(many, lambda engine: reading.get_metrics(engine, visible, short, names=names, most=30)) <= bound
+    assert touched(many, lambda engine: reading.get_metrics(engine, visible, short, names=names, most=30)) <= 7_000
 
 
 def test_the_namespaces_with_runs(many: Engine) -> None:
