@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import partial
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
 from trainingtask_operator.attempts import attempts_of
+from trainingtask_operator.background import cancel, start
 from trainingtask_operator.cluster import Cluster, ClusterError, Credentials, connect
+from trainingtask_operator.following import Follower
 from trainingtask_operator.history import HistoryWriter, NoHistory
 from trainingtask_operator.index import (
     Index,
@@ -83,7 +85,15 @@ class App:
     async def start(self, login: Callable[[], Credentials]) -> None:
         """Connect to the cluster, learn which Jobs and pods there are, and start working."""
         cluster = await self._resources.enter_async_context(connect(login))
-        await self._learn(cluster)
+        # All Jobs and pods are known before any task is looked at: without them it would seem to have none.
+        followers = [
+            Follower(cluster, "jobs", self.job_seen, partial(self._only, self.jobs)),
+            Follower(cluster, "pods", self.pod_seen, partial(self._only, self.pods)),
+        ]
+        self._resources.push_async_callback(cancel, [start(follower.run()) for follower in followers])
+        await self._learn_namespaces(cluster)
+        for follower in followers:
+            await follower.synced.wait()
         self.synced = True
         metrics.QUEUE_DEPTH.set_function(lambda: len(self.queue))
         metrics.QUEUE_AGE.set_function(lambda: self.queue.age)
@@ -96,8 +106,8 @@ class App:
             loops.append(self.leadership.run())
         else:
             metrics.LEADER.set(1)
-        running = [_start(loop) for loop in loops]
-        self._resources.push_async_callback(_cancel, running)
+        running = [start(loop) for loop in loops]
+        self._resources.push_async_callback(cancel, running)
 
     async def stop(self) -> None:
         """Finish the work at hand and the rows that wait, within bounds; the rest is done after the next start."""
@@ -224,12 +234,23 @@ class App:
             self._add(key)
             return
         child = kept(body)
-        before = index.not_over(uid)
+        before, was_known = index.not_over(uid), index.has(uid)
         index.put(task_uid(body), uid, child)
         if kind is None:
-            self._add(key, later=True)
+            # Before the start every open task is to be looked at anyway; of later lists, what has ended is no news.
+            if self.synced and (before is not None or not was_known):
+                self._add(key, later=True)
         elif not mine and (before is None or differ(before, child)):
             self._look(key, body, later=is_on_its_way(child))
+
+    def _only(self, index: Index, live: set[str]) -> None:
+        """Drop the Jobs or pods that a whole list did not show: they were deleted while no watch looked."""
+        gone = index.uids() - live
+        keys = [self._view.task_of(uid) for uid in gone]
+        self._view.bury(gone)
+        for key in keys:
+            if key:
+                self._add(key)
 
     def _deleted(self, body: Object) -> None:
         """Take the last state of a task that was deleted: an unfinished one was cancelled."""
@@ -245,20 +266,14 @@ class App:
             logs = logs_of(task, attempts, going=True)  # while the pod has its grace period
             self.history.submit(cancelled_rows(task, attempts, datetime.now(UTC)), logs)
 
-    async def _learn(self, cluster: Cluster) -> None:
-        """Index namespaces, Jobs and pods before any task is looked at: without them it would seem to have none.
-
-        kopf lists them too, but it does not say when it is done.
-        """
+    async def _learn_namespaces(self, cluster: Cluster) -> None:
+        """Know all namespaces before the first row is written; kopf does not say when it has listed them."""
         while True:
             try:
                 async for namespace in cluster.namespaces():
                     self.namespace_seen(None, namespace)
-                async for child in cluster.children():
-                    of, kept = (self.jobs, kept_job) if child["kind"] == "Job" else (self.pods, kept_pod)
-                    of.put(task_uid(child), child["metadata"]["uid"], kept(child))
             except ClusterError as error:
-                log.warning("the Jobs and pods cannot be listed: %s", error)
+                log.warning("the namespaces cannot be listed: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
@@ -269,25 +284,25 @@ class App:
             await self.leadership.held.wait()
             self.take_over()
         reconciler = Reconciler(cluster, self._view, self._settings, self.history)
-        workers = [_start(self._work(reconciler)) for _ in range(WORKERS)]
-        others = [_start(self._resync(cluster)), _start(self._check_ended())]
+        workers = [start(self._work(reconciler)) for _ in range(WORKERS)]
+        others = [start(self._resync(cluster)), start(self._check_ended())]
         if isinstance(self.history, HistoryWriter):
             self.history.read_log = _reader(cluster)
             self.history.again = lambda key: self.queue.add(key, later=True)
             self.history.namespace_uid = self.namespaces.get
-            others += [_start(self.history.run()), _start(close_orphans(self.history, cluster, self.tasks.has))]
+            others += [start(self.history.run()), start(close_orphans(self.history, cluster, self.tasks.has))]
             days = self._settings.history.retention_days
             if days:
-                others.append(_start(self.history.prune(timedelta(days=days))))
+                others.append(start(self.history.prune(timedelta(days=days))))
         try:
             await asyncio.Event().wait()
         finally:
-            await _cancel(others[:2])
+            await cancel(others[:2])
             self.queue.stop()
             await asyncio.wait(workers, timeout=FINISH_WORK_SECONDS)
-            await _cancel(workers)
+            await cancel(workers)
             await self.history.flush(FLUSH_HISTORY_SECONDS)
-            await _cancel(others)
+            await cancel(others)
             if self.leadership is not None:
                 await self.leadership.release()
 
@@ -354,8 +369,9 @@ class App:
             try:
                 async for item in cluster.tasks():
                     live.add(item["metadata"]["uid"])
-                async for item in cluster.children():
-                    live.add(item["metadata"]["uid"])
+                for kind in ("jobs", "pods"):
+                    async for items, _ in cluster.children(kind):
+                        live |= {item["metadata"]["uid"] for item in items}
             except ClusterError as error:
                 log.warning("resync: %s", error)
                 continue
@@ -382,22 +398,3 @@ def _reader(cluster: Cluster) -> Callable[[str, str], Awaitable[str | None]]:
             return "" if error.not_found or error.status == 400 else None
 
     return read
-
-
-def _start(loop: Any) -> "asyncio.Task[None]":
-    task: asyncio.Task[None] = asyncio.create_task(loop)
-    task.add_done_callback(_die_loudly)
-    return task
-
-
-async def _cancel(tasks: list["asyncio.Task[None]"]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _die_loudly(task: "asyncio.Task[None]") -> None:
-    """End the process when a loop fails: a restart is better than an operator that only looks alive."""
-    if not task.cancelled() and task.exception() is not None:
-        log.critical("a background loop ended", exc_info=task.exception())
-        os._exit(1)

@@ -3,7 +3,7 @@
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -18,6 +18,8 @@ Manifest = dict[str, Any]
 REQUEST_TIMEOUT_SECONDS = 20.0
 LEASE_TIMEOUT_SECONDS = 5.0
 PAGE_SIZE = 500
+WATCH_SECONDS = 300
+SILENT_SECONDS = 70.0
 CONNECTIONS = 32
 LOGIN_SECONDS = 60.0
 LOG_LINES = 100
@@ -96,8 +98,11 @@ class Cluster(Protocol):
     def namespaces(self) -> AsyncIterator[Manifest]:
         """Iterate over all namespaces."""
 
-    def children(self) -> AsyncIterator[Manifest]:
-        """Iterate over the live Jobs and pods of tasks; each says its `kind`."""
+    def children(self, kind: str) -> AsyncIterator[tuple[list[Manifest], str]]:
+        """Iterate over the live "jobs" or "pods" of tasks, page by page, each with the version of the whole list."""
+
+    def watch_children(self, kind: str, version: str) -> AsyncGenerator[Manifest]:
+        """Yield what happens to the "jobs" or "pods" of tasks after a version, until the connection ends."""
 
     async def get_lease(self, namespace: str, name: str) -> Manifest:
         """Return the Lease."""
@@ -140,6 +145,7 @@ def _message(text: str, fallback: str) -> str:
 _TASKS = f"/apis/{names.API_VERSION}"
 _JOBS = "/apis/batch/v1"
 _LEASES = "/apis/coordination.k8s.io/v1"
+_CHILDREN = {"jobs": (f"{_JOBS}/jobs", "Job"), "pods": ("/api/v1/pods", "Pod")}
 _BY_US = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
 _JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
 
@@ -207,7 +213,7 @@ class KubernetesCluster:
     async def pods_of(self, namespace: str, task_uid: str) -> list[Manifest]:
         """See `Cluster`."""
         pods = self._pages(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{names.TASK_UID_LABEL}={task_uid}")
-        return [dict(kept_pod(pod)) async for pod in pods]
+        return [dict(kept_pod(pod)) async for page in pods for pod in page["items"]]
 
     async def log_tail(self, namespace: str, pod: str) -> str:
         """See `Cluster`."""
@@ -249,19 +255,46 @@ class KubernetesCluster:
 
     async def tasks(self) -> AsyncIterator[Manifest]:
         """See `Cluster`."""
-        async for task in self._pages(f"{_TASKS}/{names.PLURAL}"):
-            yield task
+        async for page in self._pages(f"{_TASKS}/{names.PLURAL}"):
+            for task in page["items"]:
+                yield task
 
     async def namespaces(self) -> AsyncIterator[Manifest]:
         """See `Cluster`."""
-        async for namespace in self._pages("/api/v1/namespaces"):
-            yield namespace
+        async for page in self._pages("/api/v1/namespaces"):
+            for namespace in page["items"]:
+                yield namespace
 
-    async def children(self) -> AsyncIterator[Manifest]:
+    async def children(self, kind: str) -> AsyncIterator[tuple[list[Manifest], str]]:
         """See `Cluster`."""
-        for kind, path in (("Job", f"{_JOBS}/jobs"), ("Pod", "/api/v1/pods")):
-            async for item in self._pages(path, labelSelector=names.TASK_UID_LABEL):
-                yield {**item, "kind": kind}  # the items of a list do not say it
+        path, singular = _CHILDREN[kind]
+        async for page in self._pages(path, labelSelector=names.TASK_UID_LABEL):
+            # The items of a list do not say their kind.
+            yield [{**item, "kind": singular} for item in page["items"]], page["metadata"]["resourceVersion"]
+
+    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Manifest]:
+        """See `Cluster`."""
+        path, _ = _CHILDREN[kind]
+        params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        params |= {"labelSelector": names.TASK_UID_LABEL, "resourceVersion": version}
+        # The server sends a bookmark every minute: a connection that is silent for longer is dead.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=SILENT_SECONDS)
+        try:
+            async with self._session.get(
+                self._credentials.server + path, params=params, headers=self._headers(_JSON), timeout=timeout
+            ) as response:
+                if response.status >= 400:
+                    raise ClusterError(response.status, _message(await response.text(), response.reason or ""))
+                rest = b""
+                async for chunk in response.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        event = json.loads(line)
+                        if event["type"] == "ERROR":
+                            raise ClusterError(event["object"]["code"], event["object"]["message"])
+                        yield event
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
 
     async def get_lease(self, namespace: str, name: str) -> Manifest:
         """See `Cluster`."""
@@ -281,12 +314,11 @@ class KubernetesCluster:
     async def _pages(self, path: str, **params: str) -> AsyncIterator[Manifest]:
         while True:
             listed = await self._json("GET", path, params={"limit": str(PAGE_SIZE), **params})
-            for item in listed["items"]:
-                yield item
-            page = listed["metadata"].get("continue", "")
-            if not page:
+            yield listed
+            following = listed["metadata"].get("continue", "")
+            if not following:
                 return
-            params["continue"] = page
+            params["continue"] = following
 
     async def _json(
         self,
@@ -311,10 +343,7 @@ class KubernetesCluster:
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109
         params: dict[str, str] | None = None,
     ) -> str:
-        if time.monotonic() - self._logged_in > LOGIN_SECONDS:
-            self._credentials, self._logged_in = self._login(), time.monotonic()
-        headers = {"Content-Type": kind, "User-Agent": names.OPERATOR_FIELD_MANAGER}
-        headers |= self._credentials.as_http_headers()
+        headers = self._headers(kind)
         status = 0
         try:
             async with self._session.request(
@@ -334,3 +363,12 @@ class KubernetesCluster:
         if status >= 400:
             raise ClusterError(status, _message(text, f"{status} {response.reason}"))
         return text
+
+    def _headers(self, kind: str) -> dict[str, str]:
+        if time.monotonic() - self._logged_in > LOGIN_SECONDS:
+            self._credentials, self._logged_in = self._login(), time.monotonic()
+        return {
+            "Content-Type": kind,
+            "User-Agent": names.OPERATOR_FIELD_MANAGER,
+            **self._credentials.as_http_headers(),
+        }

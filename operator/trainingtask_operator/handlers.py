@@ -1,4 +1,4 @@
-"""The only file with kopf decorators: watch tasks, their namespaces, Jobs, pods and Events, and hand what is seen to the app.
+"""The only file with kopf decorators: watch tasks, namespaces and Events, and hand what is seen to the app.
 
 Handlers are coroutines: kopf runs plain functions in threads, where neither the queue nor the indexes may be touched.
 """
@@ -30,8 +30,6 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.queueing.idle_timeout = 0.5  # an idle worker holds on to the last state of its object
     settings.persistence.diffbase_storage = NoDiffBase()
     settings.persistence.progress_storage = NoProgress()
-    for kind in ("jobs", "pods"):
-        settings.watching.label_selectors[kind] = names.TASK_UID_LABEL
     # The same Events under both of their groups: a watch has one field selector, and takes no "or".
     settings.watching.field_selectors["", "events"] = "reason=FailedCreate,involvedObject.kind=Job"
     settings.watching.field_selectors["events.k8s.io", "events"] = "reason=FailedMount,regarding.kind=Pod"
@@ -60,18 +58,6 @@ async def stop(memo: kopf.Memo, **_: Any) -> None:
 async def task_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
     """Take a task; of a list its type is None."""
     memo.app.task_seen(event["type"], event["object"])
-
-
-@kopf.on.event("batch", "v1", "jobs", id="job")
-async def job_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Take a Job."""
-    memo.app.job_seen(event["type"], event["object"])
-
-
-@kopf.on.event("v1", "pods", id="pod")
-async def pod_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Take a pod."""
-    memo.app.pod_seen(event["type"], event["object"])
 
 
 @kopf.on.event("v1", "namespaces", id="namespace")

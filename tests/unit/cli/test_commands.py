@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -192,7 +193,15 @@ def test_watch_prints_changes_until_the_end(cli: Cli, server: Any, make: SimpleN
 def test_ctrl_c_is_an_end_like_another(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Running"))
     command = [sys.executable, "-m", "trainingtask_cli", "watch"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    # What runs in the background of a shell ignores the signal, and so would this child.
+    foreground = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=foreground,  # noqa: PLW1509 - sets a signal, no more
+    ) as watching:
         assert watching.stdout is not None
         assert watching.stdout.readline().endswith("a: Running\n")
         watching.send_signal(signal.SIGINT)

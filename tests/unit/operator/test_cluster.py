@@ -1,5 +1,7 @@
 """The requests that the operator makes, answered by a server that says what a test wants."""
 
+import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -107,3 +109,53 @@ async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(requests, "LOGIN_SECONDS", -1.0)
         await cluster.get_job("n", "j")
     assert seen == ["Bearer first", "Bearer second"]
+
+
+async def test_a_watch_is_read_line_by_line_however_the_bytes_come() -> None:
+    async def watch(request: web.Request) -> web.StreamResponse:
+        assert request.query["resourceVersion"] == "7"
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for part in (
+            b'{"type": "ADDED", "object": {"a"',
+            b': 1}}\n{"type": "BOOKMARK", "object": {}}\n{"type"',
+            b': "X"',
+        ):
+            await response.write(part)
+        return response
+
+    async with answering(watch) as (cluster, _):
+        events = [event async for event in cluster.watch_children("pods", "7")]
+    assert events == [{"type": "ADDED", "object": {"a": 1}}, {"type": "BOOKMARK", "object": {}}]
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_watch_from_too_old_a_version_is_told_at_once_or_in_the_stream(late: bool) -> None:
+    status = {"kind": "Status", "code": 410, "message": "too old resource version"}
+
+    async def refuse(_: web.Request) -> web.Response:
+        if late:
+            return web.json_response({"type": "ERROR", "object": status}, dumps=lambda event: f"{json.dumps(event)}\n")
+        return web.json_response(status, status=410)
+
+    async with answering(refuse) as (cluster, _):
+        with pytest.raises(ClusterError, match="too old") as error:
+            await anext(cluster.watch_children("jobs", "1"))
+    assert error.value.status == 410
+
+
+async def test_a_silent_watch_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "SILENT_SECONDS", 0.05)
+    ended = asyncio.Event()
+
+    async def say_nothing(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await ended.wait()
+        return response
+
+    async with answering(say_nothing) as (cluster, _):
+        with pytest.raises(ClusterError, match="does not answer") as error:
+            await anext(cluster.watch_children("jobs", "1"))
+        ended.set()
+    assert error.value.status == 0
