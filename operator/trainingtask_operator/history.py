@@ -29,6 +29,8 @@ from trainingtask_api.store import (
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
+# What comes within a moment is one batch: a commit for each row would take the time of a thousand tasks that start.
+GATHER_SECONDS = 0.2
 PRUNE_SECONDS = 3600.0
 FORGOTTEN = 1000  # attempts of a deleted task: more than any has, unless somebody wrote into its status
 
@@ -195,6 +197,8 @@ class HistoryWriter:
                     self._none.set()
                     self._some.clear()
                     await self._some.wait()
+                if len(self._backlog) < self.BATCH:
+                    await asyncio.sleep(GATHER_SECONDS)
                 await self._until_answered(lambda: self._write_some(engine))
                 if self._without_place and len(self._backlog) < self.BACKLOG // 2:
                     for key in list(self._without_place)[: self.BACKLOG // 2]:
