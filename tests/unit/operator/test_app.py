@@ -24,6 +24,12 @@ def task(name: str = "t", version: int = 1, **status: Any) -> dict[str, Any]:
     return {"apiVersion": "v", "kind": "TrainingTask", "metadata": metadata, "spec": {}, "status": status}
 
 
+def pod_of(name: str, phase: str = "Running", version: int = 1) -> dict[str, Any]:
+    labels = {names.TASK_UID_LABEL: f"uid-{name}", names.TASK_NAME_LABEL: name}
+    metadata = {"namespace": "n", "name": name, "uid": f"pod-{name}", "resourceVersion": str(version), "labels": labels}
+    return {"kind": "Pod", "metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase}}
+
+
 async def taken(app: App) -> list[str]:
     found = []
     while len(app.queue):
@@ -94,20 +100,9 @@ async def test_of_ten_thousand_ended_tasks_those_without_a_row_are_looked_at(
 
 
 async def test_a_pod_that_runs_is_looked_at_before_those_on_their_way(app: App) -> None:
-    def pod(name: str, phase: str) -> dict[str, Any]:
-        labels = {names.TASK_NAME_LABEL: name, names.TASK_UID_LABEL: f"uid-{name}"}
-        metadata = {
-            "namespace": "n",
-            "name": f"{name}-0",
-            "uid": f"pod-{name}",
-            "resourceVersion": "1",
-            "labels": labels,
-        }
-        return {"kind": "Pod", "metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase}}
-
     for name in ("a", "b"):
-        app.pod_seen("ADDED", pod(name, "Pending"))
-    app.pod_seen("MODIFIED", pod("b", "Running"))
+        app.pod_seen("ADDED", pod_of(name, "Pending"))
+    app.pod_seen("MODIFIED", pod_of("b"))
     assert await taken(app) == ["b", "a"]
 
 
@@ -145,3 +140,25 @@ async def test_a_defect_in_one_task_stops_no_other(app: App, caplog: pytest.LogC
     assert caplog.text.count("RuntimeError: a defect") == 2
     app.queue.stop()
     await working
+
+
+async def test_a_list_tells_what_was_deleted_while_no_watch_looked(app: App) -> None:
+    for number, name in enumerate(("kept", "lost")):
+        app.task_seen("ADDED", task(name))
+        app.pod_seen("ADDED", pod_of(name, version=number + 10))
+    assert await taken(app) == ["kept", "lost"]
+    app.synced = True
+    app.pod_seen(None, pod_of("kept", version=10))
+    app._only(app.pods, {"pod-kept"})
+    assert app.pods.uids() == {"pod-kept"}
+    assert (await taken(app))[0] == "lost"
+
+
+async def test_of_a_later_list_what_had_ended_before_wakes_nobody(app: App) -> None:
+    app.synced = True
+    for name, phase in (("ended", "Succeeded"), ("ends", "Running")):
+        app.pod_seen("ADDED", pod_of(name, phase, version=1))
+    await taken(app)
+    for name in ("ended", "ends", "new"):
+        app.pod_seen(None, pod_of(name, "Succeeded", version=2))
+    assert sorted(await taken(app)) == ["ends", "new"]
