@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http
 import json
 import subprocess
 from collections.abc import AsyncIterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
+from api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api, ApiError
 
 from control_plane import control_plane
 
@@ -94,7 +95,14 @@ async def empty(admin: Api, namespace: str) -> None:
         f"{JOBS}/namespaces/{namespace}/jobs",
         f"{PODS}/namespaces/{namespace}/pods",
     ):
-        await admin.request("DELETE", path, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
+        while True:
+            try:
+                await admin.request("DELETE", path, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
+            except ApiError as error:
+                if error.status != http.HTTPStatus.GATEWAY_TIMEOUT:  # of ten thousand, a slow machine deletes some
+                    raise
+            else:
+                break
     for path in (f"{PODS}/namespaces/{namespace}/pods", f"{JOBS}/namespaces/{namespace}/jobs"):
         while (await admin.request("GET", path, limit="1"))["items"]:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
