@@ -14,7 +14,7 @@ help: ## List the targets
 demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name: on a cluster of yours)
 	@$(PYTHON) hack/demo.py
 
-test: test-unit test-cluster ## Everything: what needs no cluster in seconds, then the rest on a real one
+test: test-unit test-cluster ## Everything: what needs no cluster, then the rest on a real one
 
 test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -1,7 +1,7 @@
 """Following the Jobs and pods of tasks: one list, then whatever changes, for ever.
 
-kopf could watch them as well, but it gives every object a worker of its own, which costs a pod that changes six times in
-its life more than all that the operator does with it. The tasks themselves are kopf's.
+kopf could watch them as well, but it gives every object a worker of its own: in a burst, the events of a pod that
+changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks themselves are kopf's.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Follower:
                 # No answer, or a busy server: the version is still good. After 410 Gone, or worse, it is not.
                 if error.status not in (0, 429):
                     self._version = ""
-                log.info("the watch of %s begins again: %s", self._kind, error)
+                log.warning("the watch of %s begins again: %s", self._kind, error)
                 await asyncio.sleep(AFTER_TROUBLE_SECONDS)
             else:
                 await asyncio.sleep(AFTER_END_SECONDS)
