@@ -130,13 +130,14 @@ class Scene:
         await self.api.request("DELETE", self._path(root, plural, name), **params)
 
     async def end(self, task: str, exit_code: int = 0) -> None:
-        """End the running trainer of a task."""
+        """End the trainer of a task, once it runs."""
         uid = (await self.task(task))["metadata"]["uid"]
-        (pod,) = [
-            pod
-            for pod in await self.pods()
-            if pod["metadata"]["labels"][names.TASK_UID_LABEL] == uid and pod["status"].get("phase") == "Running"
-        ]
+
+        async def running() -> Object | None:
+            pods = [pod for pod in await self.pods() if pod["metadata"]["labels"][names.TASK_UID_LABEL] == uid]
+            return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
+
+        pod = await eventually(f"the trainer of {task} runs", running, CONVERGED_SECONDS)
         started = pod["status"]["startTime"]
         terminated = {"exitCode": exit_code, "startedAt": started, "finishedAt": started}
         container = {**pod["status"]["containerStatuses"][0], "ready": False, "state": {"terminated": terminated}}
