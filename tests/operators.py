@@ -20,6 +20,9 @@ from trainingtask_operator.settings import SETTINGS_VARIABLE
 IMPATIENT = """\
 import runpy
 import kopf
+from trainingtask_operator import cluster
+
+cluster.SILENT_SECONDS = {seconds}
 
 @kopf.on.startup(id="impatient")
 async def impatient(settings, **_):

@@ -139,6 +139,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "revision-with-claim": (changed(TRANSFORMER, model__volumeClaim="m", model__checkpoint="x", model__revision="main"), "for a hub checkpoint"),
     "epochs": (changed(TRANSFORMER, training__epochs=0), "epochs"),
     "epochs-of-classical": (changed(CLASSICAL, training__epochs=3), "training.epochs is for transformers"),
+    "two-of-classical": (changed(CLASSICAL, training={"loop": "trainer", "epochs": 3}), "does not use it, remove it; training.loop is for transformers"),
+    "two-of-two": (changed(CLASSICAL, training__epochs=3, preprocessor__maxLength=64), "preprocessor.maxLength belongs to"),
     "batch-size": (changed(TRANSFORMER, training__batchSize=0), "batchSize"),
     "batch-size-of-classical": (changed(CLASSICAL, training__batchSize=8), "training.batchSize is for transformers"),
     "learning-rate": (changed(TRANSFORMER, training__learningRate=0), "learningRate"),

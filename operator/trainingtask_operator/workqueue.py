@@ -11,6 +11,10 @@ Key = TypeVar("Key", bound=Hashable)
 
 BASE_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 60.0
+# What may come later waits until nothing has been asked for in the meantime for so long, ...
+QUIET_SECONDS = 0.2
+# ... but for no longer than this while others come and go.
+PATIENCE_SECONDS = 3.0
 
 
 class WorkQueue(Generic[Key]):
@@ -24,6 +28,9 @@ class WorkQueue(Generic[Key]):
         self._jitter = jitter
         self._waiting: deque[Key] = deque()
         self._later: dict[Key, None] = {}  # in order; what comes after all that is waiting
+        self._later_after_work: set[Key] = set()
+        self._last_handed_out = 0.0  # of those that were not for later, on the monotonic clock
+        self._quiet: asyncio.TimerHandle | None = None
         self._dirty: dict[Key, float] = {}  # key -> when it was added, on the monotonic clock
         self._at_work: dict[Key, float] = {}  # key -> since when
         self._failures: dict[Key, int] = {}
@@ -50,19 +57,19 @@ class WorkQueue(Generic[Key]):
         return key in self._at_work
 
     def add(self, key: Key, *, later: bool = False) -> None:
-        """Ask for `key` to be looked at; `later` is when nothing else waits."""
+        """Ask for `key` to be looked at; `later` is when nothing else has been asked for in a while."""
+        if not later:
+            self._later_after_work.discard(key)
         if key in self._dirty:
             if not later and key in self._later:
                 del self._later[key]
-                self._waiting.append(key)
+                self._wait(key, later=False)
             return
         self._dirty[key] = time.monotonic()
         if key not in self._at_work:
-            if later:
-                self._later[key] = None
-            else:
-                self._waiting.append(key)
-            self._some.set()
+            self._wait(key, later=later)
+        elif later:
+            self._later_after_work.add(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Ask for `key` to be looked at in a while; the earlier of two such wishes stands."""
@@ -93,13 +100,14 @@ class WorkQueue(Generic[Key]):
 
     async def get(self) -> Key | None:
         """Wait for a key and mark it as at work, `done` must follow; None once the queue is stopped."""
-        while not self._waiting and not self._later and not self._stopped:
+        while not self._waiting and not self._stopped and not self._may_go_later():
             self._some.clear()
             await self._some.wait()
         if self._stopped:
             return None
         if self._waiting:
             key = self._waiting.popleft()
+            self._last_handed_out = time.monotonic()
         else:
             key = next(iter(self._later))
             del self._later[key]
@@ -111,8 +119,30 @@ class WorkQueue(Generic[Key]):
         """Mark the work on `key` as ended; what was added meanwhile waits again."""
         self._at_work.pop(key, None)
         if key in self._dirty:
+            self._wait(key, later=key in self._later_after_work)
+            self._later_after_work.discard(key)
+
+    def _wait(self, key: Key, *, later: bool) -> None:
+        if later:
+            self._later[key] = None
+        else:
             self._waiting.append(key)
-            self._some.set()
+        self._some.set()
+
+    def _may_go_later(self) -> bool:
+        """Tell whether one of those for later may go now; if not, wake a worker when it may."""
+        if not self._later:
+            return False
+        first = self._dirty[next(iter(self._later))]
+        now = time.monotonic()
+        wait = min(self._last_handed_out + QUIET_SECONDS, first + PATIENCE_SECONDS) - now
+        if wait > 0 and self._quiet is None:
+            self._quiet = asyncio.get_running_loop().call_later(wait, self._wake)
+        return wait <= 0
+
+    def _wake(self) -> None:
+        self._quiet = None
+        self._some.set()
 
     def _due(self, key: Key) -> None:
         self._delayed.pop(key, None)

@@ -76,6 +76,15 @@ def test_a_task_cannot_become_another_one(kubectl: Kubectl, suspended: str, part
         )
 
 
+def test_all_that_cannot_be_changed_is_named(kubectl: Kubectl, suspended: str) -> None:
+    patch = json.dumps({"spec": CHANGES["device"] | CHANGES["training"] | CHANGES["runPolicy"]})
+    with pytest.raises(Refused) as refused:
+        kubectl("patch", "trainingtask", suspended, "--type=merge", "--patch", patch, "--dry-run=server")
+    for part in ("spec.training", "spec.device", "of spec.runPolicy only suspend and ttlSecondsAfterFinished"):
+        assert f"{part} can" in str(refused.value)
+    assert "spec.dataset" not in str(refused.value)
+
+
 @pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}])
 def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended: str, policy: dict[str, object]) -> None:
     kubectl(

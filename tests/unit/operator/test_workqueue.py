@@ -69,6 +69,44 @@ async def test_what_is_for_later_comes_after_the_rest_and_can_become_urgent() ->
     assert [await queue.get() for _ in range(3)] == ["new", "old-2", "old-1"]
 
 
+async def test_what_is_for_later_waits_until_nothing_else_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.workqueue.QUIET_SECONDS", 0.3)
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("first")
+    assert await queue.get() == "first"
+    queue.add("first", later=True)  # at work: for later all the same
+    queue.done("first")
+    waiting = asyncio.create_task(queue.get())
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    queue.add("second")
+    assert await asyncio.wait_for(waiting, 0.1) == "second"
+    assert await asyncio.wait_for(queue.get(), 2) == "first"
+
+
+async def test_what_is_for_later_has_its_turn_while_others_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.workqueue.QUIET_SECONDS", 60.0)
+    monkeypatch.setattr("trainingtask_operator.workqueue.PATIENCE_SECONDS", 0.2)
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("other")
+    await queue.get()
+    queue.add("patient", later=True)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(queue.get(), 0.05)
+    assert await asyncio.wait_for(queue.get(), 2) == "patient"
+
+
+async def test_work_that_becomes_urgent_while_it_is_done_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.workqueue.QUIET_SECONDS", 60.0)
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await queue.get()
+    queue.add("a", later=True)
+    queue.add("a")
+    queue.done("a")
+    assert await asyncio.wait_for(queue.get(), 0.1) == "a"
+
+
 async def test_a_stopped_queue_hands_out_nothing_and_wakes_who_waits() -> None:
     queue: WorkQueue[str] = WorkQueue()
     waiting = asyncio.create_task(queue.get())
