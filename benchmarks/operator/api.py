@@ -37,7 +37,8 @@ class ApiError(Exception):
 class Api:
     """The API server that a kubeconfig with embedded certificates or a token names."""
 
-    def __init__(self, kubeconfig: str) -> None:
+    def __init__(self, kubeconfig: str, connections: int = 64) -> None:
+        self._connections = connections
         document = yaml.safe_load(Path(kubeconfig).read_text())
         context = _named(document["contexts"], document["current-context"])["context"]
         cluster = _named(document["clusters"], context["cluster"])["cluster"]
@@ -56,7 +57,7 @@ class Api:
         self._session = aiohttp.ClientSession(
             base_url=self.cluster["server"],
             headers=self._headers,
-            connector=aiohttp.TCPConnector(ssl=self._tls, limit=64),
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=self._connections),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
             read_bufsize=2**20,
         )

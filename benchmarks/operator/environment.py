@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http
 import json
 import subprocess
 from collections.abc import AsyncIterator
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api, ApiError
+from api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
 
 from control_plane import control_plane
 
@@ -20,6 +19,7 @@ REPOSITORY = HERE.parent.parent
 
 SHORT, LONG = "trainingtask-bench", "trainingtask-bench-long"  # in the second, pods run until they are deleted
 NAME = "trainingtask-bench"
+TRAINER = "trainingtask-trainer"
 NODES = 20
 TAINT = {"key": "kwok.x-k8s.io/node", "value": "fake", "effect": "NoSchedule"}
 ON_FAKE_NODES = {
@@ -42,10 +42,13 @@ class Environment:
         A client that API priority and fairness never holds back.
     kubeconfig
         Of the account that the systems under test run as.
+    trainer_kubeconfig
+        Of the account that trainers run as.
     """
 
     admin: Api
     kubeconfig: Path
+    trainer_kubeconfig: Path
     folder: Path
 
 
@@ -55,15 +58,9 @@ async def environment(folder: Path) -> AsyncIterator[Environment]:
     with control_plane(folder / "control-plane", HERE / "stages.yaml") as plane:
         async with Api(str(plane.kubeconfig())) as admin:
             await _prepare(admin)
-            token = await admin.request(
-                "POST",
-                f"{PODS}/namespaces/{SHORT}/serviceaccounts/{NAME}/token",
-                {"spec": {"expirationSeconds": 3600}},
-            )
-            kubeconfig = folder / "kubeconfig"
-            kubeconfig.write_text(json.dumps(_kubeconfig(admin, token["status"]["token"])))
             (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
-            yield Environment(admin, kubeconfig, folder)
+            operator = await _kubeconfig(admin, SHORT, NAME, folder)
+            yield Environment(admin, operator, await _kubeconfig(admin, LONG, TRAINER, folder), folder)
 
 
 async def _prepare(admin: Api) -> None:
@@ -95,14 +92,7 @@ async def empty(admin: Api, namespace: str) -> None:
         f"{JOBS}/namespaces/{namespace}/jobs",
         f"{PODS}/namespaces/{namespace}/pods",
     ):
-        while True:
-            try:
-                await admin.request("DELETE", path, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
-            except ApiError as error:
-                if error.status != http.HTTPStatus.GATEWAY_TIMEOUT:  # of ten thousand, a slow machine deletes some
-                    raise
-            else:
-                break
+        await admin.request("DELETE", path, {"gracePeriodSeconds": 0, "propagationPolicy": "Background"})
     for path in (f"{PODS}/namespaces/{namespace}/pods", f"{JOBS}/namespaces/{namespace}/jobs"):
         while (await admin.request("GET", path, limit="1"))["items"]:  # noqa: ASYNC110
             await asyncio.sleep(0.5)
@@ -113,8 +103,16 @@ def _objects() -> list[dict[str, Any]]:
         metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
         return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
 
-    account = {"kind": "ServiceAccount", "name": NAME, "namespace": SHORT}
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": NAME}
+    def role(name: str, namespace: str, rules: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        api = "rbac.authorization.k8s.io"
+        account = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
+        ref = {"apiGroup": api, "kind": "ClusterRole", "name": name}
+        return [
+            thing(f"{api}/v1", "ClusterRole", name, rules=rules),
+            thing(f"{api}/v1", "ClusterRoleBinding", name, subjects=[account], roleRef=ref),
+        ]
+
+    reports = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks/status"], "verbs": ["patch"]}]
     matched = {
         "subjects": [{"kind": "ServiceAccount", "serviceAccount": {"name": NAME, "namespace": SHORT}}],
         "resourceRules": [
@@ -132,10 +130,10 @@ def _objects() -> list[dict[str, Any]]:
     nodes = [_node(f"{NAME}-{number}") for number in range(NODES)]
     return [
         *(thing("v1", "Namespace", name) for name in (SHORT, LONG)),
-        *(thing("v1", "ServiceAccount", "trainingtask-trainer", name) for name in (SHORT, LONG)),
+        *(thing("v1", "ServiceAccount", TRAINER, name) for name in (SHORT, LONG)),
         thing("v1", "ServiceAccount", NAME, SHORT),
-        thing("rbac.authorization.k8s.io/v1", "ClusterRole", NAME, rules=_chart_rules()),
-        thing("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", NAME, subjects=[account], roleRef=role),
+        *role(NAME, SHORT, _chart_rules()),
+        *role(TRAINER, LONG, reports),
         thing("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", NAME, spec=flow),
         *nodes,
     ]
@@ -182,12 +180,18 @@ async def _apply(admin: Api, document: dict[str, Any]) -> None:
     )
 
 
-def _kubeconfig(admin: Api, token: str) -> dict[str, Any]:
-    return {
+async def _kubeconfig(admin: Api, namespace: str, account: str, folder: Path) -> Path:
+    """Write the kubeconfig of a service account."""
+    path = f"{PODS}/namespaces/{namespace}/serviceaccounts/{account}/token"
+    token = await admin.request("POST", path, {"spec": {"expirationSeconds": 3600}})
+    document = {
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": NAME, "cluster": admin.cluster}],
-        "users": [{"name": NAME, "user": {"token": token}}],
+        "users": [{"name": NAME, "user": {"token": token["status"]["token"]}}],
         "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": NAME}}],
         "current-context": NAME,
     }
+    kubeconfig = folder / f"{account}.kubeconfig"
+    kubeconfig.write_text(json.dumps(document))
+    return kubeconfig

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from api import APPLY, MERGE_PATCH, TASKS, Api, gather_bounded
-from environment import LONG, NAME, SETTINGS, SHORT, Environment, empty
+from environment import LONG, NAME, SETTINGS, SHORT, TRAINER, Environment, empty
 from measure import Counts, Observer, Usage, counts, p50, usage
 from systems import system
 
@@ -134,15 +134,13 @@ async def scale(prepared: Environment, size: Size) -> Scaled:
             tasks = [f"run-{number}" for number in range(size.progress)]
             await gather_bounded(CREATORS, (_create(admin, seen, LONG, name) for name in tasks))
             await seen.reached("status running", tasks, PATIENCE_SECONDS)
-            async with _reporting(admin, tasks) as reports:
+            async with _reporting(str(prepared.trainer_kubeconfig), tasks) as reports:
                 await asyncio.sleep(5)
                 sent = len(reports)
                 progress_job, api_cpu, operator_cpu = await _probe(
                     admin, seen, process.pid, "busy", size.progress_seconds
                 )
                 rate = (len(reports) - sent) / size.progress_seconds
-    for namespace in (LONG, SHORT):
-        await empty(admin, namespace)
     return Scaled(
         after_start.rss,
         after_start.peak_rss,
@@ -171,7 +169,7 @@ async def _probe(admin: Api, seen: Observer, pid: int, prefix: str, seconds: flo
 
 
 @contextlib.asynccontextmanager
-async def _reporting(admin: Api, tasks: list[str]) -> AsyncIterator[list[float]]:
+async def _reporting(kubeconfig: str, tasks: list[str]) -> AsyncIterator[list[float]]:
     """Let a trainer per task report its progress every 2 to 5 seconds; yield the times of all reports."""
     sent: list[float] = []
 
@@ -198,19 +196,20 @@ async def _reporting(admin: Api, tasks: list[str]) -> AsyncIterator[list[float]]
                 "status": {"training": report},
             }
             path = f"{TASKS}/namespaces/{LONG}/trainingtasks/{name}/status"
-            await admin.request("PATCH", path, body, APPLY, fieldManager="trainingtask-trainer", force="true")
+            await api.request("PATCH", path, body, APPLY, fieldManager=TRAINER, force="true")
             sent.append(time.monotonic())
             await asyncio.sleep(random.uniform(2, 5))
 
-    trainers = [asyncio.create_task(trainer(name)) for name in tasks]
-    try:
-        yield sent
-    finally:
-        for task in trainers:
-            task.cancel()
-        for outcome in await asyncio.gather(*trainers, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                raise outcome
+    async with Api(kubeconfig, connections=len(tasks)) as api:
+        trainers = [asyncio.create_task(trainer(name)) for name in tasks]
+        try:
+            yield sent
+        finally:
+            for task in trainers:
+                task.cancel()
+            for outcome in await asyncio.gather(*trainers, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
 
 
 async def _started(admin: Api, seen: Observer, pid: int) -> None:

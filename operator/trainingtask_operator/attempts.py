@@ -174,7 +174,7 @@ def _record(attempt: Attempt) -> AttemptRecord:
 def _attempt(pod: Object, report: TrainingReport | None, notes: Mapping[str, Note]) -> Attempt:
     metadata, status = pod["metadata"], pod.get("status", {})
     annotations = metadata.get("annotations") or {}
-    container = _container_status(status)
+    container = container_status(status)
     state = container.get("state", {})
     ended: Object = state.get("terminated") or {}
     running: Object = state.get("running") or {}
@@ -215,7 +215,8 @@ def _count(annotations: Object, name: str) -> int:
     return int(value) if value.isdecimal() and len(value) < 7 else 0  # else somebody wrote into it
 
 
-def _container_status(status: Object) -> Object:
+def container_status(status: Object) -> Object:
+    """Return the status of the trainer's container, {} when a pod's status has none."""
     statuses: list[Object] = status.get("containerStatuses") or []
     return next((item for item in statuses if item.get("name") == names.TRAINER_CONTAINER), {})
 

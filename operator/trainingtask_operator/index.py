@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_operator.attempts import parse_time
-from trainingtask_operator.causes import Note
+from trainingtask_operator.attempts import container_status, parse_time
+from trainingtask_operator.causes import Note, why_waiting
 
 Object = dict[str, Any]
 
@@ -182,12 +182,13 @@ _NOT_KEPT = {"managedFields", "annotations", "finalizers", "generateName"}
 
 
 def is_on_its_way(child: Object) -> bool:
-    """Tell whether a Job or pod neither runs nor has ended: of a thousand such, those that do are looked at first."""
+    """Tell whether a Job or pod neither runs nor has ended nor is in trouble: of a thousand, the others are looked at first."""
     if "deletionTimestamp" in child["metadata"]:
         return False
     if child["kind"] == "Job":
         return not any(condition.get("status") == "True" for condition in child["status"].get("conditions", []))
-    return (child.get("status") or {}).get("phase") == "Pending"
+    status = child.get("status") or {}
+    return status.get("phase") == "Pending" and why_waiting(status, container_status(status), None) is None
 
 
 def _kept(body: Object, *fields: str) -> Object:

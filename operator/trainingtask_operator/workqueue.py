@@ -14,7 +14,7 @@ MAX_DELAY_SECONDS = 60.0
 # What may come later waits until nothing has been asked for in the meantime for so long, ...
 QUIET_SECONDS = 0.2
 # ... but for no longer than this while others come and go.
-PATIENCE_SECONDS = 3.0
+PATIENCE_SECONDS = 10.0
 
 
 class WorkQueue(Generic[Key]):

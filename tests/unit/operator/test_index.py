@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from trainingtask_operator.index import Index, differ, kept_job, only_training_differs
+from trainingtask_api import names
+from trainingtask_operator.index import Index, differ, is_on_its_way, kept_job, only_training_differs
 
 
 def task(uid: str, state: str = "Running", **training: Any) -> dict[str, Any]:
@@ -54,3 +55,21 @@ def test_the_counts_of_a_job_are_not_kept_for_nothing_reads_them() -> None:
     assert kept["status"] == {"startTime": "t", "conditions": []}
     assert kept["spec"] == {"suspend": False}
     assert kept["metadata"] == {"uid": "1"}
+
+
+def test_a_pod_is_on_its_way_until_it_runs_or_is_in_trouble() -> None:
+    def pod(phase: str, waiting: str = "ContainerCreating", scheduled: str = "True") -> dict[str, Any]:
+        condition = {
+            "type": "PodScheduled",
+            "status": scheduled,
+            "reason": "" if scheduled == "True" else "Unschedulable",
+        }
+        container = {"name": names.TRAINER_CONTAINER, "state": {"waiting": {"reason": waiting}}}
+        status = {"phase": phase, "conditions": [condition], "containerStatuses": [container]}
+        return {"kind": "Pod", "metadata": {"uid": "1"}, "status": status}
+
+    assert is_on_its_way({"kind": "Pod", "metadata": {"uid": "1"}})
+    assert is_on_its_way(pod("Pending"))
+    assert not is_on_its_way(pod("Pending", waiting="ImagePullBackOff"))
+    assert not is_on_its_way(pod("Pending", scheduled="False"))
+    assert not is_on_its_way(pod("Running"))

@@ -17,7 +17,7 @@ from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingR
 from trainingtask_api.task import Metadata
 from trainingtask_trainer.progress import Step
 from trainingtask_trainer.reporting import cr, termination
-from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable
+from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable, interval_after
 from trainingtask_trainer.reporting.console import ConsoleSink
 from trainingtask_trainer.reporting.cr import api_server, status_sink
 from trainingtask_trainer.reporting.reporter import Reporter, in_words
@@ -292,6 +292,11 @@ class TestReporter:
         Reporter([ConsoleSink(output, progress)]).failed(FAILURE, ExitCode.USER_ERROR)
         assert progress.getvalue() == "InvalidData: Loading failed: no rows\n"
         assert output.getvalue() == ""
+
+
+@pytest.mark.parametrize(("age", "shortest", "interval"), [(0, 2, 2), (300, 2, 5), (36_000, 2, 10), (36_000, 60, 60)])
+def test_a_long_training_is_told_about_more_seldom(age: float, shortest: float, interval: float) -> None:
+    assert interval_after(age, shortest) == interval
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0s"), (59, "59s"), (130, "2m10s"), (3900, "1h05m")])

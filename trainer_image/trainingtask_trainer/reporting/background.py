@@ -9,7 +9,8 @@ from trainingtask_api.status import TrainingReport
 
 logger = logging.getLogger(__name__)
 
-_FIRST_BACKOFF = 0.5  # seconds
+_LONGEST_INTERVAL = 10.0  # seconds
+_FIRST_BACKOFF = 0.5
 _LONGEST_BACKOFF = 10.0
 _LONGEST_LAST_BACKOFF = 2.0  # with the last report the process waits
 
@@ -22,6 +23,14 @@ class Undeliverable(DeliveryError):  # noqa: N818 - reads as what it is
     """The receiver is gone for good."""
 
 
+def interval_after(seconds: float, shortest: float) -> float:
+    """Return the seconds to the next delivery when the first was so many seconds ago.
+
+    A status is dear to write: a thousand trainings of hours cost an API server less when each is told about more seldom.
+    """
+    return max(shortest, min(seconds / 60, _LONGEST_INTERVAL))
+
+
 class BackgroundSink:
     """Hands reports to `deliver`, one at a time.
 
@@ -32,7 +41,7 @@ class BackgroundSink:
     deliver
         Called in the thread; raises `DeliveryError`.
     interval
-        Seconds between two deliveries; the last report does not wait for it.
+        Seconds between two deliveries, see `interval_after`; the last report does not wait for it.
     patience
         Seconds for which the last report is tried, from the moment it is there.
     """
@@ -75,14 +84,14 @@ class BackgroundSink:
             logger.warning("The last report did not reach %s; the operator completes the record", self._name)
 
     def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff, begin = _FIRST_BACKOFF, time.monotonic()
         while (report := self._next()) is not None:
             if self._try(report):
                 with self._changed:
                     if self._slot is report:
                         self._slot = None
                 backoff = _FIRST_BACKOFF
-                self._pause(self._interval)
+                self._pause(interval_after(time.monotonic() - begin, self._interval))
             else:
                 self._pause(backoff)
                 backoff = min(2 * backoff, _LONGEST_BACKOFF)
