@@ -68,7 +68,6 @@ def test_a_pod_is_on_its_way_until_it_runs_or_is_in_trouble() -> None:
         status = {"phase": phase, "conditions": [condition], "containerStatuses": [container]}
         return {"kind": "Pod", "metadata": {"uid": "1"}, "status": status}
 
-    assert is_on_its_way({"kind": "Pod", "metadata": {"uid": "1"}})
     assert is_on_its_way(pod("Pending"))
     assert not is_on_its_way(pod("Pending", waiting="ImagePullBackOff"))
     assert not is_on_its_way(pod("Pending", scheduled="False"))
