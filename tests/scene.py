@@ -195,6 +195,7 @@ class Scene:
         """Assert by the API server's audit log that a Job was created once per task, and nothing else written to."""
         writes = self.plane.writes(self.namespace)
         created = Counter(w["objectRef"]["name"] for w in writes if is_job_creation(w))
+        created |= Counter({w["objectRef"]["name"]: 1 for w in writes if is_job_creation(w, code=504)})
         assert created == Counter(task["status"]["jobName"] for task in tasks.values())
         touched = {(w["objectRef"]["resource"], w["objectRef"].get("name")) for w in writes}
         allowed = {(names.PLURAL, name) for name in tasks} | {("jobs", name) for name in created}
@@ -266,11 +267,12 @@ def true_conditions(item: Object) -> set[str]:
     return {c["type"] for c in item.get("status", {}).get("conditions", []) if c["status"] == "True"}
 
 
-def is_job_creation(write: Object) -> bool:
+def is_job_creation(write: Object, code: int = 201) -> bool:
+    """Tell whether the API server answered so to the creation of a Job: 504 if whoever asked was killed meanwhile."""
     return bool(
         write["verb"] == "create"
         and write["objectRef"]["resource"] == "jobs"
-        and write["responseStatus"]["code"] == 201
+        and write["responseStatus"]["code"] == code
     )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import http
 import json
 import random
 import time
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from api import APPLY, MERGE_PATCH, TASKS, Api, gather_bounded
+from api import APPLY, MERGE_PATCH, TASKS, Api, ApiError, gather_bounded
 from environment import LONG, NAME, SETTINGS, SHORT, TRAINER, Environment, empty
 from measure import Counts, Observer, Usage, counts, p50, usage
 from systems import system
@@ -196,8 +197,13 @@ async def _reporting(kubeconfig: str, tasks: list[str]) -> AsyncIterator[list[fl
                 "status": {"training": report},
             }
             path = f"{TASKS}/namespaces/{LONG}/trainingtasks/{name}/status"
-            await api.request("PATCH", path, body, APPLY, fieldManager=TRAINER, force="true")
-            sent.append(time.monotonic())
+            try:
+                await api.request("PATCH", path, body, APPLY, fieldManager=TRAINER, force="true")
+            except ApiError as error:
+                if error.status != http.HTTPStatus.TOO_MANY_REQUESTS:  # it is told again with the next report
+                    raise
+            else:
+                sent.append(time.monotonic())
             await asyncio.sleep(random.uniform(2, 5))
 
     async with Api(kubeconfig, connections=len(tasks)) as api:

@@ -146,7 +146,7 @@ class App:
                 self._look(key, body)
         elif before is not None and only_training_differs(before, task):
             if self.is_acting:
-                self.queue.add_after(key, PROGRESS_SECONDS)
+                self.queue.add_after(key, PROGRESS_SECONDS, later=True)
         elif not mine:
             self._look(key, body)
 
@@ -239,7 +239,8 @@ class App:
         if kind is None:
             # Before the start every open task is to be looked at anyway; of later lists, what has ended is no news.
             if self.synced and (before is not None or not was_known):
-                self._add(key, later=True)
+                is_news = before is None or differ(before, child)
+                self._add(key, later=not is_news or is_on_its_way(child))
         elif not mine and (before is None or differ(before, child)):
             self._look(key, body, later=is_on_its_way(child))
 
@@ -338,7 +339,7 @@ class App:
             if again == AFTER_OTHERS:
                 self.queue.add(key, later=True)
             elif again is not None:
-                self.queue.add_after(key, again.total_seconds())
+                self.queue.add_after(key, again.total_seconds(), later=True)
 
     async def _check_ended(self) -> None:
         """Look at the tasks that ended before this process started, but for those whose end is on record.

@@ -13,7 +13,7 @@ BASE_DELAY_SECONDS = 0.2
 MAX_DELAY_SECONDS = 60.0
 # What may come later waits until nothing has been asked for in the meantime for so long, ...
 QUIET_SECONDS = 0.2
-# ... but for no longer than this while others come and go.
+# ... but for no longer than this while others come and go and none waits.
 PATIENCE_SECONDS = 10.0
 
 
@@ -63,6 +63,7 @@ class WorkQueue(Generic[Key]):
         if key in self._dirty:
             if not later and key in self._later:
                 del self._later[key]
+                self._dirty[key] = time.monotonic()
                 self._wait(key, later=False)
             return
         self._dirty[key] = time.monotonic()
@@ -71,7 +72,7 @@ class WorkQueue(Generic[Key]):
         elif later:
             self._later_after_work.add(key)
 
-    def add_after(self, key: Key, seconds: float) -> None:
+    def add_after(self, key: Key, seconds: float, *, later: bool = False) -> None:
         """Ask for `key` to be looked at in a while; the earlier of two such wishes stands."""
         loop = asyncio.get_running_loop()
         pending = self._delayed.get(key)
@@ -79,7 +80,7 @@ class WorkQueue(Generic[Key]):
             if pending.when() <= loop.time() + seconds:
                 return
             pending.cancel()
-        self._delayed[key] = loop.call_later(seconds, self._due, key)
+        self._delayed[key] = loop.call_later(seconds, self._due, key, later)
 
     def retry(self, key: Key) -> float:
         """Ask for `key` again after its work failed: exponential back-off with jitter. Return the delay in seconds."""
@@ -144,6 +145,6 @@ class WorkQueue(Generic[Key]):
         self._quiet = None
         self._some.set()
 
-    def _due(self, key: Key) -> None:
+    def _due(self, key: Key, later: bool) -> None:
         self._delayed.pop(key, None)
-        self.add(key)
+        self.add(key, later=later)

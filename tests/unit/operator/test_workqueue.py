@@ -84,6 +84,16 @@ async def test_what_is_for_later_waits_until_nothing_else_comes(monkeypatch: pyt
     assert await asyncio.wait_for(queue.get(), 2) == "first"
 
 
+async def test_routine_is_for_later_and_does_not_make_it_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.workqueue.QUIET_SECONDS", 60.0)
+    queue: WorkQueue[str] = WorkQueue()
+    for number in range(5):
+        queue.add_after(f"routine-{number}", 0, later=True)
+    await asyncio.sleep(0.01)
+    queue.add("patient", later=True)
+    assert [await asyncio.wait_for(queue.get(), 0.1) for _ in range(6)][-1] == "patient"
+
+
 async def test_what_is_for_later_has_its_turn_while_others_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainingtask_operator.workqueue.QUIET_SECONDS", 60.0)
     monkeypatch.setattr("trainingtask_operator.workqueue.PATIENCE_SECONDS", 0.2)

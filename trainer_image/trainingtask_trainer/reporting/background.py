@@ -24,7 +24,7 @@ class Undeliverable(DeliveryError):  # noqa: N818 - reads as what it is
 
 
 def interval_after(seconds: float, shortest: float) -> float:
-    """Return the seconds to the next delivery when the first was so many seconds ago.
+    """Return the seconds to the next delivery when the sink is so many seconds old.
 
     A status is dear to write: a thousand trainings of hours cost an API server less when each is told about more seldom.
     """
