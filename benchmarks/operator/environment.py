@@ -127,29 +127,33 @@ def _objects() -> list[dict[str, Any]]:
         "distinguisherMethod": {"type": "ByUser"},
         "rules": [matched],
     }
+    chart = _chart()
     nodes = [_node(f"{NAME}-{number}") for number in range(NODES)]
     return [
         *(thing("v1", "Namespace", name) for name in (SHORT, LONG)),
         *(thing("v1", "ServiceAccount", TRAINER, name) for name in (SHORT, LONG)),
         thing("v1", "ServiceAccount", NAME, SHORT),
-        *role(NAME, SHORT, _chart_rules()),
+        *role(NAME, SHORT, _rules(chart)),
         *role(TRAINER, LONG, reports),
         thing("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", NAME, spec=flow),
+        *(document for document in chart if document["apiVersion"].startswith("flowcontrol")),
         *nodes,
     ]
 
 
-def _chart_rules() -> list[dict[str, Any]]:
-    """Return what the chart lets the operator do, everywhere or in the namespaces of trainers."""
+def _chart() -> list[dict[str, Any]]:
+    """Return what the chart installs."""
     chart = REPOSITORY / "charts" / "trainingtask-operator"
-    rendered = subprocess.run(["helm", "template", "bench", str(chart)], check=True, capture_output=True)
+    command = ["helm", "template", "bench", str(chart), f"--set=trainer.namespaces={{{SHORT},{LONG}}}"]
+    rendered = subprocess.run(command, check=True, capture_output=True)
+    return [document for document in yaml.safe_load_all(rendered.stdout) if document]
+
+
+def _rules(chart: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what the chart lets the operator do, everywhere or in the namespaces of trainers."""
     roles = [("ClusterRole", "bench-trainingtask-operator"), ("Role", "trainingtask-operator")]
-    found = {
-        (document["kind"], document["metadata"]["name"]): document["rules"]
-        for document in yaml.safe_load_all(rendered.stdout)
-        if document and document["kind"] in ("ClusterRole", "Role")
-    }
-    return [rule for role in roles for rule in found[role]]
+    found = {(document["kind"], document["metadata"]["name"]): document.get("rules") for document in chart}
+    return [rule for role in roles for rule in found[role] or ()]
 
 
 def _node(name: str) -> dict[str, Any]:
@@ -167,6 +171,7 @@ _PATHS = {
     "Node": (PODS, "nodes"),
     "ClusterRole": ("/apis/rbac.authorization.k8s.io/v1", "clusterroles"),
     "ClusterRoleBinding": ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings"),
+    "PriorityLevelConfiguration": ("/apis/flowcontrol.apiserver.k8s.io/v1", "prioritylevelconfigurations"),
     "FlowSchema": ("/apis/flowcontrol.apiserver.k8s.io/v1", "flowschemas"),
 }
 

@@ -233,7 +233,7 @@ def bound_token(kubectl: Kubectl, pod: dict[str, Any]) -> str:
 
 
 @pytest.fixture
-def report_as(kubectl: Kubectl, tmp_path: Path) -> Callable[[str, str, dict[str, Any]], None]:
+def report_as(kubectl: Kubectl, tmp_path: Path) -> Callable[[str, str, dict[str, Any]], str]:
     """Return a function that applies a status as a trainer would, with nothing but a token.
 
     `kubectl apply` will not do: it reads the object first, which a trainer may not.
@@ -245,7 +245,7 @@ def report_as(kubectl: Kubectl, tmp_path: Path) -> Callable[[str, str, dict[str,
     authority = tmp_path / "ca.crt"
     authority.write_bytes(base64.b64decode(server["certificate-authority-data"]))
 
-    def apply(token: str, task: str, status: dict[str, Any]) -> None:
+    def apply(token: str, task: str, status: dict[str, Any]) -> str:
         manifest = {
             "apiVersion": "trainingtask.dev/v1alpha1",
             "kind": "TrainingTask",
@@ -260,9 +260,9 @@ def report_as(kubectl: Kubectl, tmp_path: Path) -> Callable[[str, str, dict[str,
             headers={"Authorization": f"Bearer {token}", "Content-Type": "application/apply-patch+yaml"},
         )
         try:
-            urllib.request.urlopen(
-                request, context=ssl.create_default_context(cafile=str(authority)), timeout=30
-            ).close()
+            tls = ssl.create_default_context(cafile=str(authority))
+            with urllib.request.urlopen(request, context=tls, timeout=30) as response:
+                return str(response.headers["X-Kubernetes-PF-FlowSchema-UID"])
         except urllib.error.HTTPError as error:
             raise Refused(json.loads(error.read())["message"]) from error
 
@@ -270,7 +270,7 @@ def report_as(kubectl: Kubectl, tmp_path: Path) -> Callable[[str, str, dict[str,
 
 
 def test_a_trainer_speaks_only_for_itself(
-    kubectl: Kubectl, task: Apply, report_as: Callable[[str, str, dict[str, Any]], None]
+    kubectl: Kubectl, task: Apply, report_as: Callable[[str, str, dict[str, Any]], str]
 ) -> None:
     for name in ("mine", "other"):
         task(name, specs.CLASSICAL)
@@ -279,7 +279,9 @@ def test_a_trainer_speaks_only_for_itself(
     token = bound_token(kubectl, pod)
     report = {"attempt": 1, "phase": "Done"}
 
-    report_as(token, "mine", {"training": report})
+    flow = report_as(token, "mine", {"training": report})
+    (schema,) = kubectl.find("flowschema", "app.kubernetes.io/component=trainer")
+    assert flow == schema["metadata"]["uid"], "a thousand trainers would keep others from the API server"
     with pytest.raises(Refused, match="its own pod belongs to"):
         report_as(token, "other", {"training": report})
     condition = {
