@@ -53,7 +53,7 @@ crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the cha
 results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need be, and write it (hours on two cores)
 	$(BIN)/python benchmarks/results/make_results.py
 
-bench-classical: $(VENV)/ready ## Classical models against plain scikit-learn on GoEmotions (an hour on two cores)
+bench-classical: $(VENV)/ready ## Classical models against plain scikit-learn on GoEmotions (half an hour on two cores)
 	$(BIN)/python benchmarks/classical/bench.py
 
 cluster: ## Start the local cluster, or reuse it

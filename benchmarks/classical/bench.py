@@ -1,6 +1,6 @@
 """Time the classical models against plain scikit-learn: the same features, the same fit, the same scores.
 
-    python benchmarks/classical/bench.py [--rows N] [--queries N] [--trees N] [--strategies STRATEGY ...] [MODEL ...]
+    python benchmarks/classical/bench.py [--rows N] [--queries N] [--trees N] [MODEL ...]
 
 Each row is fitted and predicts validation and test rows, first as the trainer does it, then with scikit-learn's own
 estimators and wrappers on as many cores; the ratios are scikit-learn's seconds by ours, on the clock and of the
@@ -48,14 +48,13 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=DATA, help="holds go_emotions")
     parser.add_argument("--rows", type=int, help="training rows (default: all 43,410)")
     parser.add_argument("--queries", type=int, default=5426, help="validation rows, and test rows")
-    parser.add_argument("--trees", type=int, default=100)
-    parser.add_argument("--strategies", nargs="+", choices=WRAPPERS, default=WRAPPERS)
+    parser.add_argument("--trees", type=int, default=10)
     options = parser.parse_args()
     data = prepare_data(options)
     print("| model | strategy | here | scikit-learn | ratio | ratio of CPU time | F1 micro here | scikit-learn |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.models:
-        for strategy in options.strategies:
+        for strategy in WRAPPERS:
             if strategy != "native" or name in NATIVE_MULTI_LABEL_MODELS:
                 ours = timed(lambda: here(name, strategy, data, options), data)  # noqa: B023
                 theirs = timed(lambda: plain(name, strategy, data, options), data)  # noqa: B023

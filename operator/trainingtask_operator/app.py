@@ -40,7 +40,7 @@ from trainingtask_operator.leader import Leadership
 from trainingtask_operator.logs import about as logging_about
 from trainingtask_operator.orphans import close_orphans
 from trainingtask_operator.reading import has_ended, parse
-from trainingtask_operator.reconciler import AFTER_OTHERS, Reconciler
+from trainingtask_operator.reconciler import Reconciler
 from trainingtask_operator.rows import cancelled_rows, logs_of
 from trainingtask_operator.settings import Settings
 from trainingtask_operator.view import WatchedObjects
@@ -336,9 +336,7 @@ class App:
             self.queue.retry(key)
         else:
             self.queue.forget(key)
-            if again == AFTER_OTHERS:
-                self.queue.add(key, later=True)
-            elif again is not None:
+            if again is not None:
                 self.queue.add_after(key, again.total_seconds(), later=True)
 
     async def _check_ended(self) -> None:
