@@ -1,6 +1,5 @@
 """What the operator asks of a cluster: a narrow protocol, and its one real implementation."""
 
-import json
 import ssl
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -8,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import aiohttp
+from pydantic_core import from_json, to_json
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
@@ -134,10 +134,10 @@ async def connect(login: Callable[[], Credentials]) -> AsyncIterator[Cluster]:
         yield KubernetesCluster(session, login)
 
 
-def _message(text: str, fallback: str) -> str:
+def _message(content: bytes, fallback: str) -> str:
     """Return the API server's own sentence, without headers and dumps."""
     try:
-        return str(json.loads(text or "{}")["message"])
+        return str(from_json(content)["message"])
     except (ValueError, KeyError, TypeError):
         return fallback
 
@@ -217,7 +217,7 @@ class KubernetesCluster:
 
     async def log_tail(self, namespace: str, pod: str) -> str:
         """See `Cluster`."""
-        text = await self._text(
+        log = await self._bytes(
             "GET",
             f"/api/v1/namespaces/{namespace}/pods/{pod}/log",
             timeout=LOG_TIMEOUT_SECONDS,
@@ -228,7 +228,7 @@ class KubernetesCluster:
                 "limitBytes": str(16 * LOG_BYTES),
             },
         )
-        return text.encode()[-LOG_BYTES:].decode(errors="ignore")
+        return log[-LOG_BYTES:].decode(errors="ignore")
 
     async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
         """See `Cluster`."""
@@ -284,12 +284,12 @@ class KubernetesCluster:
                 self._credentials.server + path, params=params, headers=self._headers(_JSON), timeout=timeout
             ) as response:
                 if response.status >= 400:
-                    raise ClusterError(response.status, _message(await response.text(), response.reason or ""))
+                    raise ClusterError(response.status, _message(await response.read(), response.reason or ""))
                 rest = b""
                 async for chunk in response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        event = json.loads(line)
+                        event = from_json(line)
                         if event["type"] == "ERROR":
                             raise ClusterError(event["object"]["code"], event["object"]["message"])
                         yield event
@@ -330,10 +330,10 @@ class KubernetesCluster:
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109 - of the request alone
         params: dict[str, str] | None = None,
     ) -> Manifest:
-        answer: Manifest = json.loads(await self._text(method, path, body, kind, timeout=timeout, params=params))
+        answer: Manifest = from_json(await self._bytes(method, path, body, kind, timeout=timeout, params=params))
         return answer
 
-    async def _text(
+    async def _bytes(
         self,
         method: str,
         path: str,
@@ -342,27 +342,27 @@ class KubernetesCluster:
         *,
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109
         params: dict[str, str] | None = None,
-    ) -> str:
+    ) -> bytes:
         headers = self._headers(kind)
         status = 0
         try:
             async with self._session.request(
                 method,
                 self._credentials.server + path,
-                data=None if body is None else json.dumps(body),
+                data=None if body is None else to_json(body),
                 headers=headers,
                 params=params,
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
-                text = await response.text()
+                content = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
         finally:
             metrics.count_request(method, path, status)
         if status >= 400:
-            raise ClusterError(status, _message(text, f"{status} {response.reason}"))
-        return text
+            raise ClusterError(status, _message(content, f"{status} {response.reason}"))
+        return content
 
     def _headers(self, kind: str) -> dict[str, str]:
         if time.monotonic() - self._logged_in > LOGIN_SECONDS:

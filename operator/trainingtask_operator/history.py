@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0
 # What comes within a moment is one batch, not a commit for each row.
-GATHER_SECONDS = 0.2
+GATHER_SECONDS = 0.5
 PRUNE_SECONDS = 3600.0
 FORGOTTEN = 1000  # attempts of a deleted task: more than any has, unless somebody wrote into its status
 

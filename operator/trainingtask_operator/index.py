@@ -1,9 +1,10 @@
 """What the watches showed last. Objects that have ended are many and seldom read: they are kept packed."""
 
-import json
 import zlib
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
+
+from pydantic_core import from_json, to_json
 
 from trainingtask_api import names
 from trainingtask_operator.attempts import container_status, parse_time
@@ -30,7 +31,7 @@ class Index(Mapping[Any, list[Any]]):
         if self._key_of.get(uid, key) != key:
             self.remove(uid)
         self._key_of[uid] = key
-        packed = zlib.compress(json.dumps(item).encode(), level=1) if self._is_over(item) else item
+        packed = zlib.compress(to_json(item), level=1) if self._is_over(item) else item
         self._items.setdefault(key, {})[uid] = packed
 
     def remove(self, uid: str) -> None:
@@ -64,7 +65,7 @@ class Index(Mapping[Any, list[Any]]):
 
     def __getitem__(self, key: Hashable) -> list[Any]:
         return [
-            json.loads(zlib.decompress(item)) if isinstance(item, bytes) else item for item in self._items[key].values()
+            from_json(zlib.decompress(item)) if isinstance(item, bytes) else item for item in self._items[key].values()
         ]
 
     def __iter__(self) -> Iterator[Any]:
@@ -182,12 +183,20 @@ _NOT_KEPT = {"managedFields", "annotations", "finalizers", "generateName"}
 
 
 def is_on_its_way(child: Object) -> bool:
-    """Tell whether a Job or pod neither runs nor has ended nor is in trouble: of a thousand, the others are looked at first."""
+    """Tell whether a Job or pod is on its way to its start or to its success, which its Job tells as a whole.
+
+    It neither starts to run nor is it in trouble: of a thousand, the others are looked at first.
+    """
     if "deletionTimestamp" in child["metadata"]:
         return False
-    if child["kind"] == "Job":
-        return not any(condition.get("status") == "True" for condition in child["status"].get("conditions", []))
     status = child.get("status") or {}
+    if child["kind"] == "Job":
+        true = {
+            condition.get("type") for condition in status.get("conditions", []) if condition.get("status") == "True"
+        }
+        return true <= {"SuccessCriteriaMet"}
+    if status.get("phase") == "Succeeded":
+        return True
     return status.get("phase") == "Pending" and why_waiting(status, container_status(status), None) is None
 
 

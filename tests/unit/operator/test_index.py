@@ -72,3 +72,16 @@ def test_a_pod_is_on_its_way_until_it_runs_or_is_in_trouble() -> None:
     assert not is_on_its_way(pod("Pending", waiting="ImagePullBackOff"))
     assert not is_on_its_way(pod("Pending", scheduled="False"))
     assert not is_on_its_way(pod("Running"))
+    assert not is_on_its_way(pod("Failed"))
+
+
+def test_a_success_is_on_its_way_until_the_job_is_complete() -> None:
+    def job(*true: str) -> dict[str, Any]:
+        conditions = [{"type": kind, "status": "True"} for kind in true]
+        return {"kind": "Job", "metadata": {"uid": "1"}, "status": {"conditions": conditions}}
+
+    assert is_on_its_way({"kind": "Pod", "metadata": {"uid": "1"}, "status": {"phase": "Succeeded"}})
+    assert is_on_its_way(job("SuccessCriteriaMet"))
+    assert not is_on_its_way(job("SuccessCriteriaMet", "Complete"))
+    assert not is_on_its_way(job("FailureTarget"))
+    assert not is_on_its_way(job("Suspended"))
