@@ -34,10 +34,9 @@ def only_for(field: str, section: str, name: str, refused: tuple[str, ...], what
         return part is None or getattr(part, attribute) is None or _dig(spec, name) not in refused
 
     return Rule(
-        f"!has(self.{section}.{field})",
+        f"!has(self.{section}.{field}) || !(self.{name} in {cel_in(refused)})",
         f"{section}.{field} {what}",
         holds,
-        unless=f"!(self.{name} in {cel_in(refused)})",
     )
 
 

@@ -1,7 +1,7 @@
 """One rule, two enforcers: the API server (CEL) and pydantic, with one sentence for the person who broke it."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,19 +19,15 @@ class Rule:
 
     Used as ``Annotated[str, Rule(...)]`` beside the field it guards, or in ``Contract.rules`` when it
     compares several fields of one object.
-
-    Attributes
-    ----------
-    unless
-        CEL that is true where there is nothing to check. The API server evaluates all rules at every write, those of a
-        status too, and each field that it reads costs it a copy of the object's schema: rules of an object that share
-        this condition become one, which reads it once.
     """
 
     cel: str
     message: str
     holds: Callable[[Any], bool]
-    unless: str | None = None
+
+    def as_validation(self) -> dict[str, str]:
+        """Return the rule as an entry of ``x-kubernetes-validations``."""
+        return {"rule": self.cel, "message": self.message}
 
     def check(self, value: Any) -> Any:
         """Return `value` if the rule holds for it; raises ValueError with the rule's message if not."""
@@ -44,30 +40,13 @@ class Rule:
 
     def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
-        (rule,) = as_validations([self])
+        rule = self.as_validation()
         if schema.get("type") == "string":
             # The sentence repeats the value, which the API server itself leaves out.
             sentence = json.dumps("' is refused: " + self.message, ensure_ascii=False)
             rule["messageExpression"] = f'"\'" + self + {sentence}'
         schema.setdefault(VALIDATIONS, []).append(rule)
         return schema
-
-
-def as_validations(rules: Iterable[Rule]) -> list[dict[str, str]]:
-    """Return the rules as entries of ``x-kubernetes-validations``; one of several rules says which of them are broken."""
-    together: dict[object, list[Rule]] = {}
-    for rule in rules:
-        together.setdefault(rule.unless or rule, []).append(rule)
-    return [_together(group, group[0].unless) for group in together.values()]
-
-
-def _together(rules: list[Rule], unless: str | None) -> dict[str, str]:
-    all_hold = " && ".join(f"({rule.cel})" for rule in rules) if len(rules) > 1 else rules[0].cel
-    entry = {"rule": f"{unless} || ({all_hold})" if unless else all_hold, "message": rules[0].message}
-    if len(rules) > 1:
-        broken = [f"({rule.cel} ? '' : {json.dumps('; ' + rule.message, ensure_ascii=False)})" for rule in rules]
-        entry["messageExpression"] = f"({' + '.join(broken)}).substring(2)"
-    return entry
 
 
 class Contract(BaseModel):
@@ -88,7 +67,7 @@ class Contract(BaseModel):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         schema = handler(core)
         if cls.rules:
-            handler.resolve_ref_schema(schema)[VALIDATIONS] = as_validations(cls.rules)
+            handler.resolve_ref_schema(schema)[VALIDATIONS] = [rule.as_validation() for rule in cls.rules]
         return schema
 
     def to_json(self) -> dict[str, Any]:

@@ -136,7 +136,6 @@ class EnvironmentSecret(Contract):
 
 # These may change while a task exists; a change of anything else would make its record a lie.
 MUTABLE_RUN_POLICY = ("suspend", "ttlSecondsAfterFinished")
-_UNCHANGED = "self == oldSelf"
 
 
 def _fixed(field: str) -> Rule:
@@ -145,18 +144,16 @@ def _fixed(field: str) -> Rule:
         f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
         f"spec.{field} cannot be changed: create a new TrainingTask instead",
         lambda _: True,
-        unless=_UNCHANGED,
     )
 
 
 def _cannot_feed(preprocessor: str, kind: str, models: tuple[str, ...], instead: str) -> Rule:
     return Rule(
-        f"self.preprocessor.name != '{preprocessor}' || !(self.model.name in {cel_in(models)})",
+        f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {cel_in(models)})",
         f"preprocessor.name '{preprocessor}' cannot feed {kind}: use '{instead}', or leave it out",
         lambda spec: (
             spec.preprocessor is None or spec.preprocessor.name != preprocessor or spec.model.name not in models
         ),
-        unless="!has(self.preprocessor) || !has(self.preprocessor.name)",
     )
 
 
@@ -164,7 +161,7 @@ def _own_preprocessor_reads(field: str) -> Rule:
     refused = models_without(field)
     attribute = attribute_of(field)
     return Rule(
-        f"!has(self.preprocessor.{field}) || !(self.model.name in {cel_in(refused)})",
+        f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {cel_in(refused)})",
         f"preprocessor.{field} belongs to {' and '.join(repr(name) for name in PREPROCESSOR_FIELDS[field])}: remove it, or set preprocessor.name",
         lambda spec: (
             spec.preprocessor is None
@@ -172,7 +169,6 @@ def _own_preprocessor_reads(field: str) -> Rule:
             or getattr(spec.preprocessor, attribute) is None
             or spec.model.name not in refused
         ),
-        unless="!has(self.preprocessor) || has(self.preprocessor.name)",
     )
 
 
@@ -272,6 +268,5 @@ class TrainingTaskSpec(Contract):
             " && (!has(self.runPolicy.priorityClassName) || self.runPolicy.priorityClassName == oldSelf.runPolicy.priorityClassName)",
             f"of spec.runPolicy only {' and '.join(MUTABLE_RUN_POLICY)} can be changed: create a new TrainingTask instead",
             lambda _: True,
-            unless=_UNCHANGED,
         ),
     )

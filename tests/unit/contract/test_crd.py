@@ -41,6 +41,15 @@ def test_every_string_list_and_map_of_the_spec_is_bounded(path: str) -> None:
         assert "properties" in schema or "maxProperties" in schema
 
 
+def test_what_is_checked_at_creation_alone_can_never_change() -> None:
+    at_creation, of_a_change = ALL[".spec"]["x-kubernetes-validations"]
+    for field in ALL[".spec"]["properties"]:
+        if f"self.{field}" in at_creation["rule"]:
+            assert f"self.{field} == oldSelf.{field}" in of_a_change["rule"]
+    others = [path for path, schema in ALL.items() if "properties" in schema and path not in ("", ".spec")]
+    assert not [path for path in others if "x-kubernetes-validations" in ALL[path]]
+
+
 def test_the_crd_fits_into_an_annotation_free_apply() -> None:
     assert len(to_yaml(custom_resource_definition())) < 256 * 1024
 
