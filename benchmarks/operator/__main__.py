@@ -1,7 +1,7 @@
 """``make bench-operator``: the operator beside a bare kopf and a plain asyncio, on a real API server.
 
 The pods run on simulated nodes (kwok), so nothing is measured but the control plane. One harness drives the three in
-turn; the ratios of one run are what counts, the milliseconds are this machine's.
+turn, several times over, for a machine's speed drifts; the ratios are what counts, the milliseconds are this machine's.
 """
 
 import argparse
@@ -23,9 +23,12 @@ async def run(options: argparse.Namespace) -> None:
     size = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="trainingtask-bench-") as folder:
         async with environment(Path(options.logs or folder)) as prepared:
-            measured = {name: await measure_variant(prepared, name, size) for name in options.variants}
+            rounds = [
+                {name: await measure_variant(prepared, name, size) for name in options.variants}
+                for _ in range(options.rounds)
+            ]
             scaled = await scale(prepared, size) if not options.no_scale else None
-    print(report(measured, scaled, size))
+    print(report(rounds, scaled, size))
 
 
 def main() -> None:
@@ -33,6 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench-operator", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test: small numbers, two minutes")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--rounds", type=int, default=3, help="measure each variant so often; the medians count (3)")
     parser.add_argument("--no-scale", action="store_true", help="leave out 10,000 finished and 1,000 reporting tasks")
     parser.add_argument("--logs", help="folder for the logs of the systems under test")
     asyncio.run(run(parser.parse_args()))

@@ -1,17 +1,30 @@
 """The tables of a run, in Markdown."""
 
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+
 from scenarios import Measured, Scaled, Size
 
 FLOOR = "plain asyncio"
 OURS = "ours"
 
 
-def report(measured: dict[str, Measured], scaled: Scaled | None, size: Size) -> str:
-    """Return the tables: the variants side by side, ours against its goals, and its requests."""
+Round = dict[str, Measured]
+
+
+def report(rounds: list[Round], scaled: Scaled | None, size: Size) -> str:
+    """Return the tables: the variants side by side, ours against its goals, and its requests; medians of the rounds."""
+    measured = {name: _median([each[name] for each in rounds]) for name in rounds[0]}
     sections = [_side_by_side(measured, size)]
     if OURS in measured:
-        sections += [_goals(measured, scaled, size), _requests(measured[OURS])]
+        sections += [_goals(measured[OURS], rounds, scaled, size), _requests(measured[OURS])]
     return "\n\n".join(sections)
+
+
+def _median(rounds: list[Measured]) -> Measured:
+    numbers = [name for name, value in vars(rounds[0]).items() if isinstance(value, float)]
+    return replace(rounds[-1], **{name: median(getattr(each, name) for each in rounds) for name in numbers})
 
 
 def _side_by_side(measured: dict[str, Measured], size: Size) -> str:
@@ -29,8 +42,10 @@ def _side_by_side(measured: dict[str, Measured], size: Size) -> str:
     return "\n".join(lines)
 
 
-def _goals(measured: dict[str, Measured], scaled: Scaled | None, size: Size) -> str:
-    ours, floor = measured[OURS], measured.get(FLOOR)
+def _goals(ours: Measured, rounds: list[Round], scaled: Scaled | None, size: Size) -> str:
+    def to_floor(what: Callable[[Measured], float]) -> float:
+        return median(what(each[OURS]) / what(each[FLOOR]) for each in rounds)
+
     rows: list[tuple[str, float, float, str]] = [
         ("pod running → status, idle p50", ours.idle_running, 25, "ms"),
         ("pod running → status, burst p50", ours.burst_running, 150, "ms"),
@@ -40,10 +55,10 @@ def _goals(measured: dict[str, Measured], scaled: Scaled | None, size: Size) -> 
         ("CPU per task", ours.cpu, 12, "ms"),
         (f"peak RSS, {size.burst:,} tasks", ours.peak_rss, 150, "MiB"),
     ]
-    if floor is not None:
+    if FLOOR in rounds[0]:
         rows[:0] = [
-            (f"last of {size.burst:,} Jobs, × the floor", ours.last_job / floor.last_job, 1.5, "×"),
-            ("create → Job, idle p50, × the floor", ours.idle_job / floor.idle_job, 2, "×"),
+            (f"last of {size.burst:,} Jobs, × the floor", to_floor(lambda each: each.last_job), 1.5, "×"),
+            ("create → Job, idle p50, × the floor", to_floor(lambda each: each.idle_job), 2, "×"),
         ]
     if scaled is not None:
         rows += [
@@ -54,7 +69,7 @@ def _goals(measured: dict[str, Measured], scaled: Scaled | None, size: Size) -> 
         ]
     lines = ["| goal | measured | at most | |", "|---|---|---|---|"]
     lines += [
-        f"| {what} | {value:.1f} {unit} | {limit:g} {unit} | {'met' if value <= limit else 'MISSED'} |"
+        f"| {what} | {value:{'.2f' if unit == '×' else '.1f'}} {unit} | {limit:g} {unit} | {'met' if value <= limit else 'MISSED'} |"
         for what, value, limit, unit in rows
     ]
     if scaled is not None:

@@ -45,10 +45,11 @@ def _others(preprocessors: tuple[str, ...]) -> tuple[str, ...]:
 def _belongs(field: str, readers: tuple[str, ...]) -> Rule:
     """Return the rule that `field` is not given to a known preprocessor that does not read it."""
     refused = _others(readers)
+    attribute = attribute_of(field)
     return Rule(
         f"!has(self.{field}) || !has(self.name) || !(self.name in {cel_in(refused)})",
         f"preprocessor.{field} belongs to {' and '.join(repr(name) for name in readers)}: remove it",
-        lambda part: getattr(part, attribute_of(field)) is None or part.name not in refused,
+        lambda part: getattr(part, attribute) is None or part.name not in refused,
     )
 
 

@@ -46,7 +46,7 @@ from trainingtask_operator.settings import Settings
 from trainingtask_operator.view import WatchedObjects
 from trainingtask_operator.workqueue import WorkQueue
 
-WORKERS = 16
+WORKERS = 32
 RESYNC_SECONDS = 300.0
 RETRY_SECONDS = 2.0
 # A trainer reports every few seconds; what its report says beyond what people read is looked at less often.

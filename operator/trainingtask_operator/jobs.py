@@ -1,10 +1,11 @@
 """A task and the settings -> the Job that trains it. Pure: no cluster, no clock."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from pydantic_core import to_json
 
 from trainingtask_api import Device, ExitCode, TrainingTask, names
 from trainingtask_operator.settings import DeviceSettings, Settings, device_of
@@ -110,7 +111,7 @@ def _task_annotation(task: TrainingTask) -> dict[str, str]:
         ),
         "spec": task.spec.to_json(),
     }
-    return {names.TASK_ANNOTATION: json.dumps(content, ensure_ascii=False, separators=(",", ":"))}
+    return {names.TASK_ANNOTATION: to_json(content).decode()}
 
 
 def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
