@@ -22,7 +22,9 @@ from texts import token_ids
 from torch.nn.functional import linear
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceClassification
 
+from trainingtask_api.spec import Device
 from trainingtask_api.training import Batching
+from trainingtask_trainer.device import prepare_torch
 from trainingtask_trainer.models.finetuning.batching import batches, micro_batches
 from trainingtask_trainer.models.finetuning.inputs import Batch, Inputs, pad
 from trainingtask_trainer.models.finetuning.losses import focal
@@ -292,6 +294,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often each variant runs (default: 3)")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    prepare_torch(Device.CPU)
     for name in options.sections or sections:
         sections[name](DistilBertConfig(num_labels=LABELS), options.rounds)
 

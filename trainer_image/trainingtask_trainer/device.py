@@ -7,10 +7,13 @@ import transformers
 
 from trainingtask_api.spec import Device
 from trainingtask_trainer.errors import Fault
+from trainingtask_trainer.memory import keep_freed
 
 
 def prepare_torch(device: Device) -> torch.device:
-    """Return the device of a task for torch, and turn off transformers' own bars and advice: the run reports for itself.
+    """Return the device of a task for torch, with memory and log of this process made ready for it.
+
+    transformers' own bars and advice are turned off: the run reports for itself.
 
     Raises
     ------
@@ -21,6 +24,7 @@ def prepare_torch(device: Device) -> torch.device:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     if device == Device.CPU:
+        keep_freed()
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise Fault(

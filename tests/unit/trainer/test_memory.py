@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from trainingtask_trainer.models.finetuning.batching import micro_batches
 
 def train(guarded):
     torch.set_num_threads(1)
+    memory.keep_freed()
     model = BertForSequenceClassification(
         BertConfig(vocab_size=1000, hidden_size=128, num_hidden_layers=4, num_attention_heads=2, intermediate_size=512)
     )
@@ -56,6 +58,28 @@ print(before, memory.peak_bytes(), memory.resident_bytes())
     before, peak, resident = map(int, done.stdout.split())
     assert peak - before > 200 << 20
     assert resident < peak - (200 << 20)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told to keep memory")
+def test_what_is_freed_is_kept_for_what_comes_next() -> None:
+    program = """
+import resource
+from trainingtask_trainer import memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        b"x" * (100 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(pages())
+memory.keep_freed()
+pages()
+print(pages())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < given_back / 10
 
 
 @pytest.mark.parametrize(
