@@ -25,7 +25,7 @@ async def run(options: argparse.Namespace) -> None:
         async with environment(Path(options.logs or folder)) as prepared:
             rounds = [
                 {name: await measure_variant(prepared, name, size) for name in options.variants}
-                for _ in range(options.rounds)
+                for _ in range(options.rounds or (1 if options.quick else 3))
             ]
             scaled = await scale(prepared, size) if not options.no_scale else None
     print(report(rounds, scaled, size))
@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench-operator", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a smoke test: small numbers, two minutes")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
-    parser.add_argument("--rounds", type=int, default=3, help="measure each variant so often; the medians count (3)")
+    parser.add_argument("--rounds", type=int, help="measure each variant so often; the medians count (3; --quick: 1)")
     parser.add_argument("--no-scale", action="store_true", help="leave out 10,000 finished and 1,000 reporting tasks")
     parser.add_argument("--logs", help="folder for the logs of the systems under test")
     asyncio.run(run(parser.parse_args()))
