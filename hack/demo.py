@@ -238,7 +238,8 @@ def report(kubernetes: Kubernetes, names: list[str]) -> None:
     say("\nHistory (table training_run)")
     query = (
         "select name, attempt, status, model, round(total_time::numeric, 1) as seconds, "
-        "round((evaluate_result->'micro'->>'f1')::numeric, 3) as micro_f1, error_reason from training_run order by create_time, attempt"
+        "round((evaluate_result->'micro'->>'f1')::numeric, 3) as micro_f1, error_reason from training_run "
+        f"where namespace = '{NAMESPACE}' order by create_time, attempt"
     )
     say(
         kubernetes.kubectl(
