@@ -47,7 +47,8 @@ bench-trainer: $(VENV)/ready ## Time the transformers' training against padded b
 	$(BIN)/python benchmarks/trainer/bench.py
 
 crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the chart
-	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml
+	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml.new
+	mv crds/trainingtasks.yaml.new crds/trainingtasks.yaml
 	cp crds/trainingtasks.yaml charts/trainingtask-operator/files/trainingtasks.yaml
 
 results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need be, and write it (hours on two cores)
