@@ -18,7 +18,7 @@ def keep_freed() -> None:
     """Let glibc keep what is freed for what is asked for next; elsewhere do nothing.
 
     A training asks for the same gigabytes in every step. Given back in between, each page of them costs a fault and
-    is zeroed anew: a tenth of a step (benchmarks/trainer).
+    is zeroed anew (benchmarks/README.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # macOS and musl have none
     if mallopt is not None:
