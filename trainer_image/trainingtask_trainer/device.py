@@ -32,4 +32,6 @@ def prepare_torch(device: Device) -> torch.device:
             "device is 'gpu', but torch finds no usable GPU here: check the node's driver, the runtime class and "
             "that the trainer image is the one for GPUs",
         )
+    # cuDNN's attention is planned anew for each shape, a tenth of a second each time, and batches here have many shapes.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda")
