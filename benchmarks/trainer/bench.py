@@ -1,16 +1,15 @@
-"""Time the transformers' training on one core against padded batches.
+"""Time the transformers' training on one core, or on a GPU, against padded batches.
 
-    python benchmarks/trainer/bench.py [--rounds N] [SECTION ...]
+    python benchmarks/trainer/bench.py [--gpu] [--rounds N] [SECTION ...]
 
 The model has DistilBERT's size (66 million parameters) and random weights, which are as fast as any. Everything that is
-compared runs in turn, and seconds are those of the CPU, not of the clock: a neighbour on the machine changes them
-little. Steps are whole: forward, backward, clipping and AdamW, with dropout as in DistilBERT's own configuration.
+compared runs in turn. Without a GPU seconds are those of the CPU, not of the clock: a neighbour on the machine changes
+them little. Steps are whole: forward, backward, clipping and AdamW, with dropout as in DistilBERT's own configuration.
 """
 
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,14 +25,16 @@ from trainingtask_api.spec import Device
 from trainingtask_api.training import Batching
 from trainingtask_trainer.device import prepare_torch
 from trainingtask_trainer.models.finetuning.batching import batches, micro_batches
-from trainingtask_trainer.models.finetuning.inputs import Batch, Inputs, pad
+from trainingtask_trainer.models.finetuning.inputs import Batch, Inputs, on_device, pad
 from trainingtask_trainer.models.finetuning.losses import focal
 from trainingtask_trainer.models.finetuning.prediction import probabilities
 from trainingtask_trainer.models.finetuning.steps import accumulate_gradients
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 
 LABELS = 28
+CONFIG = DistilBertConfig(num_labels=LABELS)
 BATCH_SIZE = 32
+PADDED = "length_split, padded micro-batches"
 Cut = Callable[[list[int]], list[Batch]]
 """The rows of a step to its micro-batches."""
 
@@ -42,21 +43,34 @@ Cut = Callable[[list[int]], list[Batch]]
 class Bench:
     """A model and texts to train it on."""
 
-    config: DistilBertConfig
     texts: TokenIds
     source: str
     rounds: int
+    device: torch.device
     batch_size: int = BATCH_SIZE
     pad_to: int = 128
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
-        self.model = DistilBertForSequenceClassification(self.config)
+        self.model = DistilBertForSequenceClassification(CONFIG)
+        torch.nn.Module.to(self.model, self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(get_model_path())
         self.inputs = Inputs(self.model, self.tokenizer)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.lengths = self.texts.lengths
         self.labels = (torch.rand(len(self.texts), LABELS) < 0.04).float()
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the model is on a GPU."""
+        return self.device.type == "cuda"
+
+    def seconds(self) -> float:
+        """Return the processor's time so far, on a GPU the clock's after all its work."""
+        if not self.on_gpu:
+            return time.process_time()
+        torch.cuda.synchronize()
+        return time.perf_counter()
 
     def padded(self, rows: Sequence[int], to: int | None = None) -> Batch:
         """Return a padded micro-batch; `to` is its width, None for that of its longest row."""
@@ -66,32 +80,32 @@ class Bench:
             "labels": self.labels[list(rows)]
         }
 
-    def packed(self, rows: list[int]) -> list[Batch]:
+    def cut(self, rows: list[int]) -> list[Batch]:
         """Return what the trainer gives this model."""
         cut = self.inputs.cut(rows, self.lengths, None)
         return [self.inputs.of([self.texts[row] for row in part]) | {"labels": self.labels[part]} for part in cut]
 
     def split(self, rows: list[int]) -> list[Batch]:
-        """Return what the trainer gives models that cannot read packed rows."""
+        """Return what the trainer gives models that cannot read packed rows, on a CPU."""
         return [self.padded(part) for part in micro_batches(rows, self.lengths)]
 
     def accumulate(self, parts: list[Batch], dtype: torch.dtype | None = None) -> None:
         """Add the gradients of one step."""
-        with torch.autocast("cpu", dtype) if dtype else nullcontext():
-            accumulate_gradients(self.model, parts, focal, torch.Tensor.backward)
+        with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            accumulate_gradients(self.model, on_device(parts, self.device), focal, torch.Tensor.backward)
 
     def step(self, variant: "Variant", rows: list[int]) -> None:
         """Take one optimiser step and add its times to the variant's."""
         self.model.train(variant.dropout)
-        before = time.process_time()
+        before = self.seconds()
         parts = variant.cut(rows)
-        ready = time.process_time()
+        ready = self.seconds()
         self.accumulate(parts, variant.dtype)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
         self.optimiser.zero_grad()
         variant.input_seconds.append(ready - before)
-        variant.seconds.append(time.process_time() - before)
+        variant.seconds.append(self.seconds() - before)
         variant.rows += len(rows)
         variant.tokens += sum(self.lengths[row] for row in rows)
         variant.flop += sum(self.flop(self.lengths[row]) for row in rows)
@@ -99,7 +113,7 @@ class Bench:
     def flop(self, length: int) -> float:
         """Return the floating-point operations of a row's matrix multiplications, forward and backward."""
         weights = sum(layer.weight.numel() for layer in self.layers())
-        return 6 * weights * length + 12 * length**2 * self.config.dim * self.config.n_layers
+        return 6 * weights * length + 12 * length**2 * CONFIG.dim * CONFIG.n_layers
 
     def layers(self) -> list[torch.nn.Linear]:
         """Return the layers that read every token."""
@@ -108,13 +122,16 @@ class Bench:
     def multiply_rate(self, tokens: int, dtype: torch.dtype) -> float:
         """Return the operations per second of the multiplications of one encoder layer, forward and backward."""
         flop = seconds = 0.0
-        for layer in self.layers()[: len(self.layers()) // self.config.n_layers]:
+        for layer in self.layers()[: len(self.layers()) // CONFIG.n_layers]:
             weight = layer.weight.detach().to(dtype)
-            x, gradient = (torch.randn(tokens, size).to(dtype) for size in (layer.in_features, layer.out_features))
+            x, gradient = (
+                torch.randn(tokens, size, device=self.device).to(dtype)
+                for size in (layer.in_features, layer.out_features)
+            )
             linear(x, weight)
-            start = time.process_time()
+            start = self.seconds()
             linear(x, weight), gradient @ weight, gradient.t() @ x
-            seconds += time.process_time() - start
+            seconds += self.seconds() - start
             flop += 6 * tokens * weight.numel()
         return flop / seconds
 
@@ -143,8 +160,8 @@ class Variant:
 def run(bench: Bench, variants: Sequence[Variant]) -> dict[torch.dtype, float]:
     """Let all variants take a step in turn, several rounds; return the multiplications' median rates."""
     plans = {batching: batches(bench.lengths, bench.batch_size, 0, batching) for batching in Batching}
-    for variant in variants:  # what a process does once for each of them is not measured
-        bench.step(Variant("", variant.cut, dtype=variant.dtype), plans[variant.batching][0][:4])
+    for variant in variants:  # what a process does once for each of them is not measured, its memory among it
+        bench.step(Variant("", variant.cut, dtype=variant.dtype), plans[variant.batching][-2])
     rates: dict[torch.dtype, list[float]] = {variant.dtype or torch.float32: [] for variant in variants}
     for round_ in range(bench.rounds):
         for variant in variants:
@@ -155,8 +172,10 @@ def run(bench: Bench, variants: Sequence[Variant]) -> dict[torch.dtype, float]:
     return {dtype: float(np.median(measured)) for dtype, measured in rates.items()}
 
 
-def has_bf16() -> bool:
-    """Return whether the CPU multiplies bf16 numbers itself."""
+def has_bf16(device: torch.device) -> bool:
+    """Return whether the processor multiplies bf16 numbers itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     cpu = Path("/proc/cpuinfo")
     return cpu.exists() and any(flag in cpu.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
@@ -171,22 +190,24 @@ def training(bench: Bench) -> None:
         return [bench.padded(rows)]
 
     width, grouped, bf16 = f"padded to {bench.pad_to}", Batching.LENGTH_GROUPED, torch.bfloat16
+    packed = "" if bench.on_gpu else ", packed"
     variants = [
         Variant(f"{width}, fp32", to_the_maximum),
         Variant("padded to the longest row, fp32", to_the_longest),
-        Variant("length_split, padded micro-batches, fp32", bench.split),
-        Variant("length_split, packed, fp32", bench.packed),
-        Variant("length_grouped, packed, fp32", bench.packed, grouped),
+        Variant(f"length_split{packed}, fp32", bench.cut),
+        Variant(f"length_grouped{packed}, fp32", bench.cut, grouped),
         Variant(f"{width}, fp32, no dropout", to_the_maximum, dropout=False),
-        Variant("length_split, packed, fp32, no dropout", bench.packed, dropout=False),
+        Variant(f"length_split{packed}, fp32, no dropout", bench.cut, dropout=False),
     ]
-    if has_bf16():
+    if has_bf16(bench.device):
         variants += [
             Variant(f"{width}, bf16", to_the_maximum, dtype=bf16),
-            Variant("length_split, padded micro-batches, bf16", bench.split, dtype=bf16),
-            Variant("length_split, packed, bf16", bench.packed, dtype=bf16),
-            Variant("length_grouped, packed, bf16", bench.packed, grouped, dtype=bf16),
+            Variant(f"length_split{packed}, bf16", bench.cut, dtype=bf16),
+            Variant(f"length_grouped{packed}, bf16", bench.cut, grouped, dtype=bf16),
         ]
+    if not bench.on_gpu:
+        dtypes = {variant.dtype for variant in variants}
+        variants += [Variant(f"{PADDED}, {'bf16' if of else 'fp32'}", bench.split, dtype=of) for of in dtypes]
     rates = run(bench, variants)
     per_row = len(bench.texts.ids) / len(bench.texts)
     print(f"\n## Training: {bench.source}, {per_row:.1f} tokens per row, {bench.batch_size} rows per step")
@@ -215,7 +236,7 @@ def exactness(bench: Bench) -> None:
     largest = max(float(gradient.abs().max()) for gradient in expected)
     print("\n## Gradients against one padded batch, fp32, dropout off")
     head("batch", "largest error", "largest gradient", "ratio")
-    for name, cut in (("padded micro-batches", bench.split), ("packed", bench.packed)):
+    for name, cut in (("padded micro-batches", bench.split), ("packed", bench.cut)):
         error = max(float((e - g).abs().max()) for e, g in zip(expected, gradients(cut(rows)), strict=True))
         row(name, f"{error:.1e}", f"{largest:.1e}", f"{error / largest:.1e}")
     bench.optimiser.zero_grad()
@@ -226,20 +247,20 @@ def evaluation(bench: Bench, rows: int) -> None:
     some = TokenIds.of([bench.texts[row] for row in range(rows)])
     seconds: dict[str, list[float]] = {"padded": [], "sorted": []}
     for _ in range(bench.rounds):
-        start = time.process_time()
+        start = bench.seconds()
         with torch.inference_mode():
             bench.model.train(False)
             for part in np.array_split(np.arange(rows), max(1, rows // (2 * bench.batch_size))):
-                batch = bench.padded(part.tolist(), bench.pad_to)
+                (batch,) = on_device([bench.padded(part.tolist(), bench.pad_to)], bench.device)
                 bench.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        middle = time.process_time()
+        middle = bench.seconds()
         probabilities(bench.model, bench.inputs, some)
         seconds["padded"].append(middle - start)
-        seconds["sorted"].append(time.process_time() - middle)
+        seconds["sorted"].append(bench.seconds() - middle)
     print(f"\n## Evaluation: {bench.source}, {rows} rows, fp32")
     head("variant", "rows/s", "tokens/s", "ratio")
     base, ours = (float(np.median(measured)) for measured in seconds.values())
-    for name, measured in ((f"padded to {bench.pad_to}, in the rows' order", base), ("sorted by length, packed", ours)):
+    for name, measured in ((f"padded to {bench.pad_to}, in the rows' order", base), ("sorted by length", ours)):
         row(name, f"{rows / measured:.2f}", f"{len(some.ids) / measured:.0f}", f"{base / measured:.2f}")
 
 
@@ -247,8 +268,8 @@ def long_texts(bench: Bench) -> None:
     """Print the table of long texts, against batches that are padded to their longest row."""
     variants = [
         Variant("padded to the longest row", lambda rows: [bench.padded(rows)]),
-        Variant("length_split, padded micro-batches", bench.split),
-        Variant("length_split, packed", bench.packed),
+        Variant(PADDED, bench.split),
+        Variant("length_split, as the trainer does", bench.cut),
     ]
     run(bench, variants)
     per_row = len(bench.texts.ids) / len(bench.texts)
@@ -270,33 +291,38 @@ def row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def go_emotions(config: DistilBertConfig, rounds: int) -> Bench:
+def go_emotions(options: argparse.Namespace, batch_size: int = BATCH_SIZE) -> Bench:
     """Return the bench of short texts."""
-    return Bench(config, *token_ids("go_emotions", 4000, 128, config.vocab_size), rounds)
+    texts = token_ids("go_emotions", 4000, 128, CONFIG.vocab_size)
+    return Bench(*texts, options.rounds, prepare_torch(options.device), batch_size)
 
 
-def cross_validated(config: DistilBertConfig, rounds: int) -> Bench:
+def cross_validated(options: argparse.Namespace) -> Bench:
     """Return the bench of long texts: half as many rows, because padded ones take 6 GB as it is."""
-    return Bench(config, *token_ids("cross_validated", 500, 512, config.vocab_size), rounds, BATCH_SIZE // 2)
+    texts = token_ids("cross_validated", 500, 512, CONFIG.vocab_size)
+    return Bench(*texts, max(1, options.rounds - 1), prepare_torch(options.device), BATCH_SIZE // 2)
 
 
 def main() -> None:
     """Print the tables."""
-    sections: dict[str, Callable[[DistilBertConfig, int], None]] = {
-        "training": lambda config, rounds: training(go_emotions(config, rounds)),
-        "exactness": lambda config, rounds: exactness(go_emotions(config, rounds)),
-        "evaluation": lambda config, rounds: evaluation(go_emotions(config, rounds), 4 * BATCH_SIZE),
-        "long": lambda config, rounds: long_texts(cross_validated(config, max(1, rounds - 1))),
-        "startup": lambda config, rounds: startup(rounds),
+    sections: dict[str, Callable[[argparse.Namespace], None]] = {
+        "training": lambda options: training(go_emotions(options)),
+        "large": lambda options: training(go_emotions(options, 8 * BATCH_SIZE)),
+        "exactness": lambda options: exactness(go_emotions(options)),
+        "evaluation": lambda options: evaluation(go_emotions(options), 4 * BATCH_SIZE),
+        "long": lambda options: long_texts(cross_validated(options)),
+        "startup": lambda options: startup(options.rounds),
     }
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("sections", nargs="*", choices=[*sections, []], default=[], help="which tables (default: all)")
+    parser.add_argument(
+        "sections", nargs="*", choices=[*sections, []], default=[], help="which tables (default: all but 'large')"
+    )
+    parser.add_argument("--gpu", dest="device", action="store_const", const=Device.GPU, default=Device.CPU)
     parser.add_argument("--rounds", type=int, default=3, help="how often each variant runs (default: 3)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    prepare_torch(Device.CPU)
-    for name in options.sections or sections:
-        sections[name](DistilBertConfig(num_labels=LABELS), options.rounds)
+    for name in options.sections or [name for name in sections if name != "large"]:
+        sections[name](options)
 
 
 if __name__ == "__main__":
