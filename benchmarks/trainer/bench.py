@@ -34,6 +34,7 @@ from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 LABELS = 28
 CONFIG = DistilBertConfig(num_labels=LABELS)
 BATCH_SIZE = 32
+WARM_UP_STEPS, WARM_UP_SECONDS = 10, 15
 PADDED = "length_split, padded micro-batches"
 Cut = Callable[[list[int]], list[Batch]]
 """The rows of a step to its micro-batches."""
@@ -160,8 +161,12 @@ class Variant:
 def run(bench: Bench, variants: Sequence[Variant]) -> dict[torch.dtype, float]:
     """Let all variants take a step in turn, several rounds; return the multiplications' median rates."""
     plans = {batching: batches(bench.lengths, bench.batch_size, 0, batching) for batching in Batching}
-    for variant in variants:  # what a process does once for each of them is not measured, its memory among it
-        bench.step(Variant("", variant.cut, dtype=variant.dtype), plans[variant.batching][-2])
+    for (
+        variant
+    ) in variants:  # what a process does once is not measured: memory for many shapes settles after some steps
+        warm_up = Variant("", variant.cut, dtype=variant.dtype)
+        while len(warm_up.seconds) < WARM_UP_STEPS and sum(warm_up.seconds) < WARM_UP_SECONDS:
+            bench.step(warm_up, plans[variant.batching][-2 - len(warm_up.seconds)])
     rates: dict[torch.dtype, list[float]] = {variant.dtype or torch.float32: [] for variant in variants}
     for round_ in range(bench.rounds):
         for variant in variants:

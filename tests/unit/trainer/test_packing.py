@@ -62,6 +62,25 @@ def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str) -
         assert max(errors) < 1e-9 * max(gradient.abs().max() for gradient in expected_gradients)
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_attention_is_torchs_own_within_each_text(dropout: float) -> None:
+    lengths = [3, 3, 7, 20]
+    query, key, value = torch.randn(3, 1, 2, sum(lengths), 8, generator=_GENERATOR, dtype=torch.double)
+    borders = torch.tensor([0, *lengths]).cumsum(0)
+    torch.manual_seed(1)  # the same weights are dropped
+    module = torch.nn.Identity()
+    found, _ = packing._attention(module, query, key, value, None, dropout=dropout, cu_seq_lens_q=borders)
+    torch.manual_seed(1)
+    runs = [(0, 2), (2, 3), (3, 4)]  # texts of equal length are read together
+    expected = []
+    for first, last in runs:
+        texts = slice(int(borders[first]), int(borders[last]))
+        q, k, v = (part[0, :, texts].unflatten(1, (last - first, -1)).transpose(0, 1) for part in (query, key, value))
+        output = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+        expected.append(output.transpose(1, 2).flatten(0, 1))
+    torch.testing.assert_close(found, torch.cat(expected)[None])
+
+
 def test_a_text_is_not_read_by_its_neighbours() -> None:
     model = model_of("bert")
     packing.enable(model)

@@ -72,7 +72,11 @@ def _attention(
     outputs = []
     for (length, texts), *run in zip(runs, *by_run, strict=True):
         q, k, v = (part.unflatten(0, (texts, length)).transpose(1, 2) for part in run)
-        output = scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling)
+        if dropout == 0:
+            output = scaled_dot_product_attention(q, k, v, scale=scaling)
+        else:  # no kernel on a CPU has dropout, and what torch does then passes over the scores more often than this
+            scores = (q * (scaling or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
+            output = torch.nn.functional.dropout(scores.softmax(-1), dropout) @ v
         outputs.append(output.transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None], None
 
