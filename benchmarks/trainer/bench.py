@@ -161,9 +161,8 @@ class Variant:
 def run(bench: Bench, variants: Sequence[Variant]) -> dict[torch.dtype, float]:
     """Let all variants take a step in turn, several rounds; return the multiplications' median rates."""
     plans = {batching: batches(bench.lengths, bench.batch_size, 0, batching) for batching in Batching}
-    for (
-        variant
-    ) in variants:  # what a process does once is not measured: memory for many shapes settles after some steps
+    # What a process does once is not measured, and memory for batches of many shapes settles after some steps.
+    for variant in variants:
         warm_up = Variant("", variant.cut, dtype=variant.dtype)
         while len(warm_up.seconds) < WARM_UP_STEPS and sum(warm_up.seconds) < WARM_UP_SECONDS:
             bench.step(warm_up, plans[variant.batching][-2 - len(warm_up.seconds)])
