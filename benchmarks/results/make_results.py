@@ -223,7 +223,7 @@ the validation rows, which leaves their order as it is.
 """,
     "cross_validated": """Questions (title and body) with one of the 8 most frequent tags, split by iterative stratification with seed 42. This is a
 sample of 2,615 real questions in the layout of the Kaggle set, which has 85,085: expect more from the whole set. *minilm*
-is the pretrained encoder of 22 million parameters, fine-tuned for three epochs; the others are classical models.
+is the pretrained encoder of 22 million parameters, fine-tuned for three epochs on one core; the others are classical models.
 """,
     "reference": """Scores that are known to be in reach for classical models, and ours. A macro-F1 of 0.443 where 0.444 is known is the same:
 drawing the test rows anew (bootstrap, 500 times) moves it by 0.010 (standard deviation), and the threshold was tuned
