@@ -59,7 +59,7 @@ class Run:
 
     def weights(self) -> dict[str, Any]:
         assert self.model._model is not None
-        return {name: tensor.numpy() for name, tensor in self.model._model.state_dict().items()}
+        return {name: tensor.cpu().numpy() for name, tensor in self.model._model.state_dict().items()}
 
 
 def fit(

@@ -10,6 +10,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification
 
 from fine_tuning import LABELS, TEXTS, Run, fit, spec, without_dropout
+from tiny_models import FAMILIES
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
 from trainingtask_trainer.errors import Interrupted
@@ -28,7 +29,6 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this mach
 
 GIB = 1 << 30
 LOOPS = ("trainer", "accelerate")
-FAMILIES = ("albert", "bert", "distilbert", "modernbert", "roberta", "xlnet")
 
 
 def task(family: str = "bert", checkpoint: str | None = None, device: str = "gpu", **training: Any) -> dict[str, Any]:
@@ -36,17 +36,12 @@ def task(family: str = "bert", checkpoint: str | None = None, device: str = "gpu
     return spec(name, checkpoint or family, **training) | {"device": device}
 
 
-def weights(run: Run) -> dict[str, Any]:
-    assert run.model._model is not None
-    return {name: tensor.cpu().numpy() for name, tensor in run.model._model.state_dict().items()}
-
-
 def assert_same_numbers(one: Run, other: Run) -> None:
     assert [(point.step, point.training_loss) for point in one.fitted.curve] == [
         (point.step, point.training_loss) for point in other.fitted.curve
     ]
-    for name, weight in weights(one).items():
-        np.testing.assert_array_equal(weight, weights(other)[name], err_msg=name)
+    for name, weight in one.weights().items():
+        np.testing.assert_array_equal(weight, other.weights()[name], err_msg=name)
     np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
 
@@ -69,7 +64,7 @@ def test_both_loops_take_the_same_steps(tiny_models: Path, family: str, precisio
     one, other = (fit(task(family, loop=loop, precision=precision, epochs=3), tiny_models) for loop in LOOPS)
     assert_same_numbers(one, other)
     assert one.fitted == other.fitted
-    assert all(weight.dtype == np.float32 for weight in weights(one).values())
+    assert all(weight.dtype == np.float32 for weight in one.weights().values())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
