@@ -153,24 +153,22 @@ def test_a_run_grows_in_sight(opened: Opened, address: str, engine: Engine) -> N
     page.clock.run_for(UPDATE)
     expect(page.locator(".chart .u-wrap canvas")).to_be_visible()
     expect(page.locator(".timeline")).to_contain_text("Drained.")
-    assert is_drawn(page)
+    wait_until_drawn(page)
 
 
-def is_drawn(page: Page) -> bool:
-    """Tell whether each chart has pixels in the colour of each of its lines."""
-    return bool(
-        page.evaluate(
-            """() => [...document.querySelectorAll(".chart")].every((chart) => {
-                const canvas = chart.querySelector("canvas");
-                const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-                return [...chart.querySelectorAll(".legend .line")].every((line) => {
-                    const [red, green, blue] = getComputedStyle(line).stroke.match(/\\d+/g).map(Number);
-                    for (let at = 0; at < pixels.length; at += 4)
-                        if (pixels[at] === red && pixels[at + 1] === green && pixels[at + 2] === blue && pixels[at + 3] === 255) return true;
-                    return false;
-                });
-            })"""
-        )
+def wait_until_drawn(page: Page) -> None:
+    """Wait until each chart has pixels in the colour of each of its lines."""
+    page.wait_for_function(
+        """() => [...document.querySelectorAll(".chart")].every((chart) => {
+            const canvas = chart.querySelector("canvas");
+            const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            return [...chart.querySelectorAll(".legend .line")].every((line) => {
+                const [red, green, blue] = getComputedStyle(line).stroke.match(/\\d+/g).map(Number);
+                for (let at = 0; at < pixels.length; at += 4)
+                    if (pixels[at] === red && pixels[at + 1] === green && pixels[at + 2] === blue && pixels[at + 3] === 255) return true;
+                return false;
+            });
+        })"""
     )
 
 
@@ -179,7 +177,7 @@ def test_curves_are_drawn_and_tell_their_values(opened: Opened, address: str, sc
     for scheme in ("light", "dark"):
         page = opened(f"{address}/runs/{run.id}", color_scheme=scheme)
         expect(page.locator(".chart canvas")).to_have_count(3)
-        assert is_drawn(page)
+        wait_until_drawn(page)
     value = page.locator(".chart").nth(1).locator(".value")
     last = value.text_content()
     page.locator(".chart").nth(1).locator(".u-over").hover(position={"x": 2, "y": 20})
@@ -197,7 +195,7 @@ def test_charts_fit_the_window_when_it_changes(opened: Opened, address: str, sce
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("getComputedStyle(document.body).backgroundColor === 'rgb(18, 21, 25)'")
-    assert is_drawn(page)
+    wait_until_drawn(page)
 
 
 def test_ten_runs_are_drawn_over_each_other(opened: Opened, address: str, scene: Scene) -> None:
