@@ -17,7 +17,7 @@ from trainingtask_trainer.models.base import Fitted, TrainingRows
 from trainingtask_trainer.models.transformer import Transformer
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer
-from trainingtask_trainer.progress import Progress
+from trainingtask_trainer.progress import Progress, Step
 
 NAMES = ("speed", "money", "access")
 TEXTS = ["the page slow", "charged", "password the page", "slow charged charged page the the", "guide"] * 8
@@ -79,3 +79,24 @@ def fit(
     features = tokenizer.transform(TEXTS)
     fitted = model.fit(TrainingRows(features, labels, features, labels, NAMES), tokenizer, progress, checkpoints)
     return Run(model, tokenizer, features, fitted, model.predict(features))
+
+
+def stop_at(step: int, error: BaseException, times: int = 1) -> Progress:
+    """Raise when a step is told for the `times`-th time."""
+    told = 0
+
+    def progress(now: Step) -> None:
+        nonlocal told
+        told += now.step == step
+        if told == times:
+            raise error
+
+    return progress
+
+
+def assert_same_numbers(resumed: Run, whole: Run) -> None:
+    for name, weight in whole.weights().items():
+        np.testing.assert_array_equal(resumed.weights()[name], weight, err_msg=name)
+    np.testing.assert_array_equal(resumed.probabilities, whole.probabilities)
+    for name in ("global_step", "training_loss", "best_epoch", "curve"):
+        assert getattr(resumed.fitted, name) == getattr(whole.fitted, name), name

@@ -230,7 +230,7 @@ drawing the test rows anew (bootstrap, 500 times) moves it by 0.010 (standard de
 for micro-F1. The one that is best for macro-F1 on the validation rows gives 0.471 on the test rows, and micro-F1 0.547.
 """,
     "transformers": """Three epochs over all rows, or over 2,500 of them where the name says so. *minilm* trained on one H100, in bf16
-(`precision: auto`); *minilm-2500* on two cores. The rows without numbers need a checkpoint from the hub and a GPU: `python
+(`precision: auto`), with cuDNN's attention, which slows it and is off since; *minilm-2500* on two cores. The rows without numbers need a checkpoint from the hub and a GPU: `python
 benchmarks/results/make_results.py emotions-bert` fills one in where both can be reached.
 """,
 }

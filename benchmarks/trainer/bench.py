@@ -210,7 +210,7 @@ def training(bench: Bench) -> None:
             Variant(f"length_grouped{packed}, bf16", bench.cut, grouped, dtype=bf16),
         ]
     if not bench.on_gpu:
-        dtypes = {variant.dtype for variant in variants}
+        dtypes = dict.fromkeys(variant.dtype for variant in variants)
         variants += [Variant(f"{PADDED}, {'bf16' if of else 'fp32'}", bench.split, dtype=of) for of in dtypes]
     rates = run(bench, variants)
     per_row = len(bench.texts.ids) / len(bench.texts)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from fine_tuning import LABELS, TEXTS, Run, fit, spec, without_dropout
+from fine_tuning import LABELS, TEXTS, assert_same_numbers, fit, spec, stop_at, without_dropout
 from tiny_models import FAMILIES
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
@@ -23,7 +23,6 @@ from trainingtask_trainer.models.finetuning.settings import Settings
 from trainingtask_trainer.models.transformer import Transformer
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.embedding import Embedding
-from trainingtask_trainer.progress import Step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
@@ -34,15 +33,6 @@ LOOPS = ("trainer", "accelerate")
 def task(family: str = "bert", checkpoint: str | None = None, device: str = "gpu", **training: Any) -> dict[str, Any]:
     name = "auto" if family == "modernbert" else family
     return spec(name, checkpoint or family, **training) | {"device": device}
-
-
-def assert_same_numbers(one: Run, other: Run) -> None:
-    assert [(point.step, point.training_loss) for point in one.fitted.curve] == [
-        (point.step, point.training_loss) for point in other.fitted.curve
-    ]
-    for name, weight in one.weights().items():
-        np.testing.assert_array_equal(weight, other.weights()[name], err_msg=name)
-    np.testing.assert_array_equal(one.probabilities, other.probabilities)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -89,12 +79,8 @@ def test_a_stopped_training_ends_with_the_same_numbers(
     spec = task(loop=loop, precision=precision, epochs=3, scheduler="cosine", warmupFraction=0.1)
     whole = fit(spec, tiny_models)
 
-    def stop(step: Step) -> None:
-        if step.step == 9:
-            raise Interrupted("SIGTERM")
-
     with pytest.raises(Interrupted):
-        fit(spec, tiny_models, progress=stop, checkpoints=tmp_path)
+        fit(spec, tiny_models, progress=stop_at(9, Interrupted("SIGTERM")), checkpoints=tmp_path)
     resumed = fit(spec, tiny_models, checkpoints=tmp_path)
     assert resumed.fitted.resumed_from_step == 9
     assert_same_numbers(resumed, whole)

@@ -12,19 +12,18 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 from safetensors.numpy import load_file, save_file
 
-from fine_tuning import LABELS, Run, fit, spec
+from fine_tuning import LABELS, Run, assert_same_numbers, fit, spec, stop_at
 from trainingtask_trainer import interruption
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Interrupted
 from trainingtask_trainer.interruption import Interruption, only_at_checks
 from trainingtask_trainer.models.finetuning import session as session_module
 from trainingtask_trainer.models.finetuning.checkpoints import CheckpointFolder, discard
-from trainingtask_trainer.progress import Progress, Step
+from trainingtask_trainer.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
 
 LOOPS = ("trainer", "accelerate")
@@ -35,19 +34,6 @@ class Killed(BaseException):
     """What SIGKILL leaves behind: nothing more than there was."""
 
 
-def stop_at(step: int, error: BaseException, times: int = 1) -> Progress:
-    """Raise when a step is told for the `times`-th time."""
-    told = 0
-
-    def progress(now: Step) -> None:
-        nonlocal told
-        told += now.step == step
-        if told == times:
-            raise error
-
-    return progress
-
-
 def long(loop: str, **training: Any) -> dict[str, Any]:
     return spec(epochs=3, loop=loop, scheduler="cosine", warmupFraction=0.1, **training)
 
@@ -55,14 +41,6 @@ def long(loop: str, **training: Any) -> dict[str, Any]:
 @cache
 def uninterrupted(loop: str, models: Path) -> Run:
     return fit(long(loop), models)
-
-
-def assert_same_numbers(resumed: Run, whole: Run) -> None:
-    for name, weight in whole.weights().items():
-        np.testing.assert_array_equal(resumed.weights()[name], weight, err_msg=name)
-    np.testing.assert_array_equal(resumed.probabilities, whole.probabilities)
-    for name in ("global_step", "training_loss", "best_epoch", "curve"):
-        assert getattr(resumed.fitted, name) == getattr(whole.fitted, name), name
 
 
 @pytest.fixture
