@@ -62,23 +62,38 @@ def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str) -
         assert max(errors) < 1e-9 * max(gradient.abs().max() for gradient in expected_gradients)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_attention_is_torchs_own_within_each_text(dropout: float) -> None:
-    lengths = [3, 3, 7, 20]
-    query, key, value = torch.randn(3, 1, 2, sum(lengths), 8, generator=_GENERATOR, dtype=torch.double)
+def test_attention_with_dropout_is_torchs_own_within_each_text() -> None:
+    tables = [[3, 3, 7], [20], [5, 8]]  # texts of like length are read together, the shorter ones padded
+    lengths = [length for table in tables for length in table]
+    parts = torch.randn(3, 1, 2, sum(lengths), 8, generator=_GENERATOR, dtype=torch.double, requires_grad=True)
     borders = torch.tensor([0, *lengths]).cumsum(0)
     torch.manual_seed(1)  # the same weights are dropped
-    module = torch.nn.Identity()
-    found, _ = packing._attention(module, query, key, value, None, dropout=dropout, cu_seq_lens_q=borders)
+    found, _ = packing._attention(torch.nn.Identity(), *parts, None, dropout=0.5, cu_seq_lens_q=borders)
     torch.manual_seed(1)
-    runs = [(0, 2), (2, 3), (3, 4)]  # texts of equal length are read together
+    texts = iter(parts.split(lengths, dim=3))
     expected = []
-    for first, last in runs:
-        texts = slice(int(borders[first]), int(borders[last]))
-        q, k, v = (part[0, :, texts].unflatten(1, (last - first, -1)).transpose(0, 1) for part in (query, key, value))
-        output = torch.nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
-        expected.append(output.transpose(1, 2).flatten(0, 1))
+    for table in tables:
+        # [parts, texts, heads, length, head size]
+        padded = torch.nn.utils.rnn.pad_sequence([next(texts)[:, 0].permute(2, 0, 1, 3) for _ in table])
+        query, key, value = padded.permute(2, 1, 3, 0, 4)
+        full = (torch.arange(max(table)) < torch.tensor(table)[:, None])[:, None, None]
+        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=full, dropout_p=0.5)
+        expected.extend(text[:, :length].transpose(0, 1) for text, length in zip(output, table, strict=True))
     torch.testing.assert_close(found, torch.cat(expected)[None])
+    weights = torch.randn(found.shape, generator=_GENERATOR, dtype=torch.double)
+    gradients = [torch.autograd.grad((output * weights[0]).sum(), parts) for output in (found[0], torch.cat(expected))]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
+def test_attention_is_the_same_with_hardly_any_dropout(dropout: float) -> None:
+    lengths = [3, 3, 7, 20]
+    parts = torch.randn(3, 1, 2, sum(lengths), 8, generator=_GENERATOR, dtype=torch.double)
+    borders = torch.tensor([0, *lengths]).cumsum(0)
+    found, _ = packing._attention(torch.nn.Identity(), *parts, None, dropout=dropout, cu_seq_lens_q=borders)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    expected = [attend(*text).transpose(1, 2) for text in parts.split(lengths, dim=3)]
+    torch.testing.assert_close(found, torch.cat(expected, dim=1))
 
 
 def test_a_text_is_not_read_by_its_neighbours() -> None:

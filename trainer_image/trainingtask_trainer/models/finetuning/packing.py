@@ -16,6 +16,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _ATTENTION = "sdpa_within_texts"
+_LIKE_LENGTH = 8  # tokens: with less short texts take many calls, with more they take much padding
 # Families whose head reads each text's first token, and the part of theirs that ends in the last hidden states.
 _ENCODERS = {"albert": "encoder", "bert": "encoder", "distilbert": "transformer", "roberta": "encoder"}
 
@@ -66,19 +67,74 @@ def _attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
-    runs = [(length, len(list(texts))) for length, texts in groupby(cu_seq_lens_q.diff().tolist())]
+    lengths = cu_seq_lens_q.diff().tolist()
+    scale = scaling or query.shape[-1] ** -0.5
+    if dropout == 0:
+        return _attend(query, key, value, lengths, scale=scale), None
+    return _attend_with_dropout(query, key, value, lengths, scale=scale, dropout=dropout), None
+
+
+def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, lengths: Sequence[int], *, scale: float
+) -> torch.Tensor:
+    runs = [(length, len(list(texts))) for length, texts in groupby(lengths)]
     tokens = [length * texts for length, texts in runs]
     by_run = (torch.split(part[0].transpose(0, 1), tokens) for part in (query, key, value))
     outputs = []
     for (length, texts), *run in zip(runs, *by_run, strict=True):
         q, k, v = (part.unflatten(0, (texts, length)).transpose(1, 2) for part in run)
-        if dropout == 0:
-            output = scaled_dot_product_attention(q, k, v, scale=scaling)
-        else:  # no kernel on a CPU has dropout, and what torch does then passes over the scores more often than this
-            scores = (q * (scaling or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
-            output = torch.nn.functional.dropout(scores.softmax(-1), dropout) @ v
-        outputs.append(output.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[None], None
+        outputs.append(scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None]
+
+
+def _attend_with_dropout(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    lengths: Sequence[int],
+    *,
+    scale: float,
+    dropout: float,
+) -> torch.Tensor:
+    """Attend as torch does where no kernel has dropout, as on a CPU, but in fewer passes over the scores.
+
+    Texts of like length share a call: short ones take less time to compute than to call for, above all in bf16.
+    """
+    heads, size = query.shape[1], query.shape[-1]
+    groups, places = _groups(lengths, heads)
+    rows = [full.numel() * heads for full in groups]
+    by_group = (
+        torch.split(part.new_zeros(sum(rows), size).index_copy(0, places, part.transpose(1, 2).reshape(-1, size)), rows)
+        for part in (query, key, value)
+    )
+    outputs = []
+    for full, *group in zip(groups, *by_group, strict=True):
+        q, k, v = (part.view(-1, full.shape[1], size) for part in group)  # [texts * heads, places, head size]
+        empty = q.new_zeros(full.shape).masked_fill(~full, -torch.inf).repeat_interleave(heads, 0).unsqueeze(1)
+        weights = torch.baddbmm(empty, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+        outputs.append((torch.nn.functional.dropout(weights, dropout) @ v).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, places).view(1, -1, heads, size)
+
+
+def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Put texts of like length, which follow each other, into a table, so that one call serves them all.
+
+    Returns
+    -------
+    For each group which of its places [texts, places] have a token, and where each head of each token stands if the
+    groups follow each other as [texts, heads, places].
+    """
+    groups: list[torch.Tensor] = []
+    places: list[torch.Tensor] = []
+    first = 0
+    for _, texts in groupby(lengths, key=lambda length: -(-length // _LIKE_LENGTH)):
+        tokens = torch.tensor(list(texts))
+        full = torch.arange(int(tokens.max())) < tokens[:, None]
+        numbered = first + torch.arange(full.numel() * heads).view(len(tokens), heads, -1)
+        first += numbered.numel()
+        groups.append(full)
+        places.append(numbered.transpose(1, 2)[full].flatten())
+    return groups, torch.cat(places)
 
 
 def _keep_first_tokens(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
