@@ -62,22 +62,26 @@ def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str) -
         assert max(errors) < 1e-9 * max(gradient.abs().max() for gradient in expected_gradients)
 
 
-def test_attention_with_dropout_is_torchs_own_within_each_text() -> None:
-    tables = [[3, 3, 7], [20], [5, 8]]  # texts of like length are read together, the shorter ones padded
+@pytest.mark.parametrize("asked", [None, 1], ids=["all tokens", "first tokens"])
+def test_attention_with_dropout_is_torchs_own_within_each_text(asked: int | None) -> None:
+    tables = [[3, 3, 7], [20], [5, 8]]  # texts of like length are read together, padded to a multiple of 8
     lengths = [length for table in tables for length in table]
     parts = torch.randn(3, 1, 2, sum(lengths), 8, generator=_GENERATOR, dtype=torch.double, requires_grad=True)
-    borders = torch.tensor([0, *lengths]).cumsum(0)
+    query, key, value = parts
+    of_query = torch.cat([text[:, :, :asked] for text in query.split(lengths, dim=2)], dim=2)
     torch.manual_seed(1)  # the same weights are dropped
-    found, _ = packing._attention(torch.nn.Identity(), *parts, None, dropout=0.5, cu_seq_lens_q=borders)
+    found = packing._attend_with_dropout(of_query, key, value, lengths, scale=0.5, dropout=0.5)
     torch.manual_seed(1)
     texts = iter(parts.split(lengths, dim=3))
     expected = []
     for table in tables:
-        # [parts, texts, heads, length, head size]
-        padded = torch.nn.utils.rnn.pad_sequence([next(texts)[:, 0].permute(2, 0, 1, 3) for _ in table])
-        query, key, value = padded.permute(2, 1, 3, 0, 4)
-        full = (torch.arange(max(table)) < torch.tensor(table)[:, None])[:, None, None]
-        output = torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=full, dropout_p=0.5)
+        width = -(-max(table) // 8) * 8
+        padded = [torch.nn.functional.pad(next(texts)[:, 0], (0, 0, 0, width - length)) for length in table]
+        query, key, value = torch.stack(padded, dim=1)  # each [texts, heads, width, head size]
+        full = (torch.arange(width) < torch.tensor(table)[:, None])[:, None, None]
+        output = torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, :asked], key, value, attn_mask=full, dropout_p=0.5, scale=0.5
+        )
         expected.extend(text[:, :length].transpose(0, 1) for text, length in zip(output, table, strict=True))
     torch.testing.assert_close(found, torch.cat(expected)[None])
     weights = torch.randn(found.shape, generator=_GENERATOR, dtype=torch.double)

@@ -2,7 +2,9 @@
 
 Every layer of an encoder but attention reads its tokens one by one and does not care whose they are. So the model gets
 one long row, with positions that start anew at each of its texts; attention is cut at the texts' borders; and the
-classification head gets the first token of each text. Numbers are those of a padded batch up to rounding.
+classification head gets the first token of each text. As it reads no other, the last layer computes no other either: of
+its weights, those of keys and values are all that the other tokens meet. Numbers are those of a padded batch up to
+rounding.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _ATTENTION = "sdpa_within_texts"
-_LIKE_LENGTH = 8  # tokens: with less short texts take many calls, with more they take much padding
+_LENGTH_STEP = 8  # tokens: with less short texts take many calls, with more they take much padding
 # Families whose head reads each text's first token, and the part of theirs that ends in the last hidden states.
 _ENCODERS = {"albert": "encoder", "bert": "encoder", "distilbert": "transformer", "roberta": "encoder"}
 
@@ -32,6 +34,8 @@ def enable(model: PreTrainedModel) -> None:
     AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     model.set_attn_implementation(_ATTENTION)
     encoder = getattr(model.base_model, _ENCODERS[model.config.model_type])
+    if model.config.model_type != "albert":  # whose last layer is its first one again
+        encoder.layer[-1].register_forward_pre_hook(_go_on_with_first_tokens, with_kwargs=True)
     encoder.register_forward_hook(_keep_first_tokens, with_kwargs=True)
 
 
@@ -60,13 +64,22 @@ def _attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    all_tokens: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attend within each text; `query`, `key` and `value` are of shape [1, heads, tokens, head size]."""
+    """Attend within each text.
+
+    `query`, `key` and `value` are of shape [1, heads, tokens, head size], or, with the hidden states of `all_tokens`,
+    those of each text's first token: only these are asked for, and attend to all.
+    """
     if cu_seq_lens_q is None:  # a padded batch
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    if all_tokens is not None:
+        names = ("k_lin", "v_lin") if hasattr(module, "k_lin") else ("key", "value")
+        states = (module.get_submodule(name)(all_tokens) for name in names)
+        key, value = (state.unflatten(-1, (query.shape[1], -1)).transpose(1, 2) for state in states)
     lengths = cu_seq_lens_q.diff().tolist()
     scale = scaling or query.shape[-1] ** -0.5
     if dropout == 0:
@@ -79,10 +92,11 @@ def _attend(
 ) -> torch.Tensor:
     runs = [(length, len(list(texts))) for length, texts in groupby(lengths)]
     tokens = [length * texts for length, texts in runs]
-    by_run = (torch.split(part[0].transpose(0, 1), tokens) for part in (query, key, value))
+    asked = [texts for _, texts in runs] if query.shape[2] == len(lengths) else tokens
+    by_run = (torch.split(part[0].transpose(0, 1), of) for part, of in ((query, asked), (key, tokens), (value, tokens)))
     outputs = []
-    for (length, texts), *run in zip(runs, *by_run, strict=True):
-        q, k, v = (part.unflatten(0, (texts, length)).transpose(1, 2) for part in run)
+    for (_, texts), *run in zip(runs, *by_run, strict=True):
+        q, k, v = (part.unflatten(0, (texts, -1)).transpose(1, 2) for part in run)
         outputs.append(scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1))
     return torch.cat(outputs)[None]
 
@@ -103,17 +117,25 @@ def _attend_with_dropout(
     heads, size = query.shape[1], query.shape[-1]
     groups, places = _groups(lengths, heads)
     rows = [full.numel() * heads for full in groups]
-    by_group = (
-        torch.split(part.new_zeros(sum(rows), size).index_copy(0, places, part.transpose(1, 2).reshape(-1, size)), rows)
-        for part in (query, key, value)
-    )
+
+    def by_group(part: torch.Tensor) -> list[torch.Tensor]:
+        of_heads = part.transpose(1, 2).reshape(-1, size)
+        return list(torch.split(of_heads.new_zeros(sum(rows), size).index_copy(0, places, of_heads), rows))
+
+    if query.shape[2] == len(lengths):
+        asked = list(torch.split(query.transpose(1, 2).reshape(-1, size), [len(full) * heads for full in groups]))
+    else:
+        asked = by_group(query)
     outputs = []
-    for full, *group in zip(groups, *by_group, strict=True):
-        q, k, v = (part.view(-1, full.shape[1], size) for part in group)  # [texts * heads, places, head size]
+    for full, *group in zip(groups, asked, by_group(key), by_group(value), strict=True):
+        q, k, v = (part.view(len(full) * heads, -1, size) for part in group)
         empty = q.new_zeros(full.shape).masked_fill(~full, -torch.inf).repeat_interleave(heads, 0).unsqueeze(1)
         weights = torch.baddbmm(empty, q, k.transpose(1, 2), alpha=scale).softmax(-1)
         outputs.append((torch.nn.functional.dropout(weights, dropout) @ v).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, places).view(1, -1, heads, size)
+    output = torch.cat(outputs)
+    if len(output) > len(lengths) * heads:
+        output = output.index_select(0, places)
+    return output.view(1, -1, heads, size)
 
 
 def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -127,9 +149,9 @@ def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], tor
     groups: list[torch.Tensor] = []
     places: list[torch.Tensor] = []
     first = 0
-    for _, texts in groupby(lengths, key=lambda length: -(-length // _LIKE_LENGTH)):
+    for length, texts in groupby(lengths, key=lambda length: -(-length // _LENGTH_STEP) * _LENGTH_STEP):
         tokens = torch.tensor(list(texts))
-        full = torch.arange(int(tokens.max())) < tokens[:, None]
+        full = torch.arange(length) < tokens[:, None]
         numbered = first + torch.arange(full.numel() * heads).view(len(tokens), heads, -1)
         first += numbered.numel()
         groups.append(full)
@@ -137,9 +159,21 @@ def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], tor
     return groups, torch.cat(places)
 
 
+def _go_on_with_first_tokens(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Give a layer [1, texts, hidden] instead of [1, tokens, hidden], and its attention the rest."""
+    borders = kwargs.get("cu_seq_lens_q")
+    if borders is None:
+        return None
+    hidden, *others = args
+    return (hidden[:, borders[:-1]], *others), kwargs | {"all_tokens": hidden}
+
+
 def _keep_first_tokens(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
-    """Turn [1, tokens, hidden] into [texts, 1, hidden], which is all that the head reads."""
+    """Turn [1, tokens or texts, hidden] into [texts, 1, hidden], which is all that the head reads."""
     borders = kwargs.get("cu_seq_lens_q")
     if borders is not None:
-        output.last_hidden_state = output.last_hidden_state[0, borders[:-1]].unsqueeze(1)
+        (states,) = output.last_hidden_state
+        if len(states) > len(borders) - 1:
+            states = states[borders[:-1]]
+        output.last_hidden_state = states.unsqueeze(1)
     return output
