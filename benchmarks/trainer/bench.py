@@ -112,7 +112,7 @@ class Bench:
         variant.flop += sum(self.flop(self.lengths[row]) for row in rows)
 
     def flop(self, length: int) -> float:
-        """Return the floating-point operations of a row's matrix multiplications, forward and backward."""
+        """Return the floating-point operations of a row's matrix multiplications, in all of the model, both ways."""
         weights = sum(layer.weight.numel() for layer in self.layers())
         return 6 * weights * length + 12 * length**2 * CONFIG.dim * CONFIG.n_layers
 

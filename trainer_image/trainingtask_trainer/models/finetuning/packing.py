@@ -1,4 +1,4 @@
-"""The rows of a batch end to end in one sequence: no padding at all, and one pass over the weights.
+"""The rows of a batch end to end in one sequence: next to no padding, and one pass over the weights.
 
 Every layer of an encoder but attention reads its tokens one by one and does not care whose they are. So the model gets
 one long row, with positions that start anew at each of its texts; attention is cut at the texts' borders; and the
@@ -18,14 +18,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 _ATTENTION = "sdpa_within_texts"
-_LENGTH_STEP = 8  # tokens: with less short texts take many calls, with more they take much padding
+_LIKE_LENGTH = 8  # tokens: with less short texts take many calls of attention, with more they take much padding
 # Families whose head reads each text's first token, and the part of theirs that ends in the last hidden states.
 _ENCODERS = {"albert": "encoder", "bert": "encoder", "distilbert": "transformer", "roberta": "encoder"}
 
 
 def can_pack(config: PretrainedConfig) -> bool:
     """Return whether models of this configuration can read packed batches."""
-    return config.model_type in _ENCODERS and getattr(config, "position_embedding_type", "absolute") == "absolute"
+    return (
+        config.model_type in _ENCODERS
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and not getattr(config, "is_decoder", False)
+    )
 
 
 def enable(model: PreTrainedModel) -> None:
@@ -34,7 +38,7 @@ def enable(model: PreTrainedModel) -> None:
     AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
     model.set_attn_implementation(_ATTENTION)
     encoder = getattr(model.base_model, _ENCODERS[model.config.model_type])
-    if model.config.model_type != "albert":  # whose last layer is its first one again
+    if model.config.model_type != "albert":  # whose last layer may be its first one again
         encoder.layer[-1].register_forward_pre_hook(_go_on_with_first_tokens, with_kwargs=True)
     encoder.register_forward_hook(_keep_first_tokens, with_kwargs=True)
 
@@ -42,7 +46,7 @@ def enable(model: PreTrainedModel) -> None:
 def pack(token_ids: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[str, torch.Tensor]:
     """Return the model's inputs for these texts; its logits are of shape [texts, labels], in their order.
 
-    Attention is fastest when texts of equal length follow each other.
+    Attention is fastest when texts of like length follow each other.
     """
     # RoBERTa keeps the positions up to that of its padding token for padding.
     first = config.pad_token_id + 1 if config.model_type == "roberta" else 0
@@ -78,7 +82,7 @@ def _attention(
         )
     if all_tokens is not None:
         names = ("k_lin", "v_lin") if hasattr(module, "k_lin") else ("key", "value")
-        states = (module.get_submodule(name)(all_tokens) for name in names)
+        states = (getattr(module, name)(all_tokens) for name in names)
         key, value = (state.unflatten(-1, (query.shape[1], -1)).transpose(1, 2) for state in states)
     lengths = cu_seq_lens_q.diff().tolist()
     scale = scaling or query.shape[-1] ** -0.5
@@ -92,8 +96,9 @@ def _attend(
 ) -> torch.Tensor:
     runs = [(length, len(list(texts))) for length, texts in groupby(lengths)]
     tokens = [length * texts for length, texts in runs]
-    asked = [texts for _, texts in runs] if query.shape[2] == len(lengths) else tokens
-    by_run = (torch.split(part[0].transpose(0, 1), of) for part, of in ((query, asked), (key, tokens), (value, tokens)))
+    queries = [texts for _, texts in runs] if query.shape[2] == len(lengths) else tokens
+    parts = ((query, queries), (key, tokens), (value, tokens))
+    by_run = (torch.split(part[0].transpose(0, 1), sizes) for part, sizes in parts)
     outputs = []
     for (_, texts), *run in zip(runs, *by_run, strict=True):
         q, k, v = (part.unflatten(0, (texts, -1)).transpose(1, 2) for part in run)
@@ -116,26 +121,26 @@ def _attend_with_dropout(
     """
     heads, size = query.shape[1], query.shape[-1]
     groups, places = _groups(lengths, heads)
-    rows = [full.numel() * heads for full in groups]
+    sizes = [full.numel() * heads for full in groups]
+    # The row of each place; that of an empty one is the zeros after the last.
+    rows = torch.full((sum(sizes),), len(places)).index_copy(0, places, torch.arange(len(places)))
 
-    def by_group(part: torch.Tensor) -> list[torch.Tensor]:
-        of_heads = part.transpose(1, 2).reshape(-1, size)
-        return list(torch.split(of_heads.new_zeros(sum(rows), size).index_copy(0, places, of_heads), rows))
+    def of_heads(part: torch.Tensor) -> torch.Tensor:
+        return part.transpose(1, 2).reshape(-1, size)
 
-    if query.shape[2] == len(lengths):
-        asked = list(torch.split(query.transpose(1, 2).reshape(-1, size), [len(full) * heads for full in groups]))
-    else:
-        asked = by_group(query)
+    def by_group(part: torch.Tensor) -> Sequence[torch.Tensor]:
+        return torch.split(torch.nn.functional.pad(of_heads(part), (0, 0, 0, 1)).index_select(0, rows), sizes)
+
+    first_only = query.shape[2] == len(lengths)
+    queries = torch.split(of_heads(query), [len(full) * heads for full in groups]) if first_only else by_group(query)
     outputs = []
-    for full, *group in zip(groups, asked, by_group(key), by_group(value), strict=True):
+    for full, *group in zip(groups, queries, by_group(key), by_group(value), strict=True):
         q, k, v = (part.view(len(full) * heads, -1, size) for part in group)
         empty = q.new_zeros(full.shape).masked_fill(~full, -torch.inf).repeat_interleave(heads, 0).unsqueeze(1)
         weights = torch.baddbmm(empty, q, k.transpose(1, 2), alpha=scale).softmax(-1)
         outputs.append((torch.nn.functional.dropout(weights, dropout) @ v).flatten(0, 1))
     output = torch.cat(outputs)
-    if len(output) > len(lengths) * heads:
-        output = output.index_select(0, places)
-    return output.view(1, -1, heads, size)
+    return (output if first_only else output.index_select(0, places)).view(1, -1, heads, size)
 
 
 def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], torch.Tensor]:
@@ -149,9 +154,9 @@ def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], tor
     groups: list[torch.Tensor] = []
     places: list[torch.Tensor] = []
     first = 0
-    for length, texts in groupby(lengths, key=lambda length: -(-length // _LENGTH_STEP) * _LENGTH_STEP):
+    for _, texts in groupby(lengths, key=lambda length: -(-length // _LIKE_LENGTH)):
         tokens = torch.tensor(list(texts))
-        full = torch.arange(length) < tokens[:, None]
+        full = torch.arange(int(tokens.max())) < tokens[:, None]
         numbered = first + torch.arange(full.numel() * heads).view(len(tokens), heads, -1)
         first += numbered.numel()
         groups.append(full)
