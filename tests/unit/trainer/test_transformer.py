@@ -40,7 +40,7 @@ Make = Callable[..., TrainingTask]
 def test_learns_saves_and_predicts_the_same(
     tiny_models: Path, tmp_path: Path, name: str, checkpoint: str, read_json: Callable[[Path], Any]
 ) -> None:
-    run = fit(spec(name, checkpoint, epochs=30, learningRate=0.003, seed=1), tiny_models)
+    run = fit(spec(name, checkpoint, epochs=60, learningRate=0.003, seed=1), tiny_models)
     assert mean_average_precision(LABELS, run.probabilities) == 1.0
 
     run.model.save(tmp_path, run.tokenizer)
