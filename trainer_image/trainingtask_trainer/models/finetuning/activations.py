@@ -6,8 +6,8 @@ from transformers import PreTrainedModel
 from trainingtask_trainer.memory import limit_bytes, resident_bytes
 
 # Beside what the forward pass keeps, the backward pass holds gradients of a layer's activations, and the allocator
-# holds pieces that it cannot use. Measured: 1.0 to 1.5 on DistilBERT, 1.2 at the most when packed; 1.6 to 1.8 on a BERT
-# of four narrow layers, of which one is more of the whole (tests/unit/trainer/test_memory.py).
+# holds pieces that it cannot use. Counted by hand, as the peak less what was resident: 1.0 to 1.5 on DistilBERT, 1.2 at
+# the most when packed; 1.6 to 1.8 on the BERT of tests/unit/trainer/test_memory.py, whose layers are few and narrow.
 _PER_KEPT_BYTE = 1.75
 # Of the limit, for the rest of the process: the data set's rows, threads, the next report.
 _RESERVE = 0.1
