@@ -28,7 +28,8 @@ KUEUE_JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
 # The Secret that, where it exists in a task's namespace, lets the trainer write its own history row.
 HISTORY_SECRET: Final = "trainingtask-history"  # noqa: S105 - a name
 HISTORY_SECRET_KEY: Final = "url"  # noqa: S105
-# The Postgres role of the trainers: it may insert and update runs, nothing else.
+HISTORY_CA_KEY: Final = "ca.crt"  # in the same Secret: who signed the database's certificate
+# The Postgres role of which each namespace's own role for its trainers is a member.
 HISTORY_TRAINER_ROLE: Final = "trainingtask_trainer"
 # The Postgres role of whoever shows the history: it may read.
 HISTORY_READER_ROLE: Final = "trainingtask_reader"
@@ -40,6 +41,7 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 # Environment of the operator.
 ENV_LEASE: Final = "TRAININGTASK_LEASE"  # namespace/name; set: only the replica that holds it acts
+ENV_HISTORY_PASSWORDS: Final = "TRAININGTASK_HISTORY_PASSWORDS"  # folder with a file per namespace  # noqa: S105
 ENV_LOG_FORMAT: Final = "TRAININGTASK_LOG_FORMAT"  # json or text
 ENV_HEALTH_PORT: Final = "TRAININGTASK_HEALTH_PORT"
 ENV_METRICS_PORT: Final = "TRAININGTASK_METRICS_PORT"
@@ -52,6 +54,7 @@ ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
 # Where a trainer pod finds things.
 TASK_DIR: Final = "/etc/trainingtask"
 TASK_FILE: Final = f"{TASK_DIR}/task.yaml"
+HISTORY_CA_DIR: Final = "/etc/trainingtask-history"
 CODE_DIR: Final = "/etc/trainingtask-code"  # Python files of the ConfigMap that a task names
 DATASET_DIR: Final = "/mnt/dataset"
 MODEL_DIR: Final = "/mnt/model"

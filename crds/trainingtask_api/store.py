@@ -5,6 +5,7 @@ Postgres on a cluster, SQLite for a run without one. Every function blocks; an e
 ::
 
     HistoryError               the store refused: a bad URL, a missing right, a value it cannot hold
+    ├── HistoryLocked          another session holds a row that was to be written: others can be written meanwhile
     └── HistoryUnavailable     the store did not answer in time: try again later
 
 Their messages never contain the password.
@@ -27,12 +28,15 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     make_url,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from trainingtask_api.reasons import Reason
 from trainingtask_api.run import OPERATORS_OWN, MetricPoint, RunEvent, RunStatus, TrainingRun
@@ -50,6 +54,9 @@ EVENTS = _table(RunEvent)
 _CONNECT_SECONDS = 5
 _STATEMENT_SECONDS = 10
 _OPEN_RUNS = 10_000  # looked through at a time
+# For a row that another session inserts at this moment. One that it holds already is not waited for.
+_LOCK_MILLISECONDS = 500
+_LOCK_NOT_AVAILABLE = "55P03"
 
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": _CONNECT_SECONDS,
@@ -67,17 +74,23 @@ class HistoryError(Exception):
     """The history store refused; the message says why and holds no password."""
 
 
+class HistoryLocked(HistoryError):  # noqa: N818 - as below
+    """Another session holds a row; the same call may succeed later."""
+
+
 class HistoryUnavailable(HistoryError):  # noqa: N818 - it is a HistoryError; the name says which
     """The history store did not answer; the same call may succeed later."""
 
 
-def open_history(url: str) -> Engine:
+def open_history(url: str, *, pooled: bool = True) -> Engine:
     """Return an engine for the store; nothing connects before its first use.
 
     Parameters
     ----------
     url
         ``postgresql://user:password@host:5432/database``, also with ``+psycopg``, or ``sqlite:///file.db``.
+    pooled
+        Keep connections to Postgres between transactions.
 
     Raises
     ------
@@ -89,6 +102,8 @@ def open_history(url: str) -> Engine:
         engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": _STATEMENT_SECONDS})
         _begin_immediately(engine)
         return engine
+    if not pooled:
+        return create_engine(parsed, hide_parameters=True, poolclass=NullPool, connect_args=_POSTGRES_ARGUMENTS)
     return create_engine(parsed, hide_parameters=True, pool_pre_ping=True, connect_args=_POSTGRES_ARGUMENTS)
 
 
@@ -130,7 +145,7 @@ def _begin_immediately(engine: Engine) -> None:
 def record(
     engine: Engine, run: TrainingRun, *, events: Sequence[RunEvent] = (), points: Sequence[MetricPoint] = ()
 ) -> None:
-    """Write what `run` knows into its row, creating the row if need be, and add its events and points.
+    """Write what a trainer knows into its run's row, creating the row if need be, and add its events and points.
 
     Calling it twice is the same as calling it once. A field that is None leaves the row's value alone, and a row with
     a `finish_time` stays as it is, so the trainer and the operator may write in any order. What only the operator can
@@ -142,7 +157,16 @@ def record(
         When a time has no time zone.
     HistoryError, HistoryUnavailable
     """
-    record_many(engine, [run], events=events, points=points)
+    row = _values(run)
+    with in_sentences(engine), engine.begin() as connection:
+        if run.finish_time is not None and (events or points):
+            # A trainer may add to an open run alone: its row becomes final last.
+            _upsert(connection, [{**row, "status": RunStatus.RUNNING.value, "finish_time": None}])
+            _add(connection, events, points)
+            _upsert(connection, [row])
+        else:
+            _upsert(connection, [row])
+            _add(connection, events, points)
 
 
 def record_many(
@@ -151,31 +175,96 @@ def record_many(
     *,
     events: Sequence[RunEvent] = (),
     points: Sequence[MetricPoint] = (),
-) -> None:
-    """Write several rows, with events and points of theirs, in one transaction: all of them, or none. See `record`."""
+) -> set[uuid.UUID]:
+    """Write several rows as their owner, with events and points of theirs, in one transaction; see `record`.
+
+    Trainers write to the same table, and are not trusted: a row that one of them holds a lock on is left out, and one
+    that claims the id, or the attempt, of another namespace's run is deleted.
+
+    Returns
+    -------
+    Ids of the rows that are left out: nothing of theirs is written.
+
+    Raises
+    ------
+    ValueError
+        When a time has no time zone.
+    HistoryError, HistoryLocked, HistoryUnavailable
+        Then none is written.
+    """
     rows = [_values(run) for run in runs]
-    additions = [(table, [_values(item) for item in items]) for table, items in ((EVENTS, events), (POINTS, points))]
     with in_sentences(engine), engine.begin() as connection:
-        for statement, values in _upserts(engine, rows):
-            connection.execute(statement, values)
-        for table, values in additions:
-            if values:
-                # No target: naming one would take the right to read, which a trainer does not have.
-                connection.execute(_insert(engine, table).on_conflict_do_nothing(), values)
+        locked: set[uuid.UUID] = set()
+        if connection.dialect.name == "postgresql" and rows:
+            connection.execute(_LIMIT_LOCK_WAIT)
+            locked = _locked(connection, [row["id"] for row in rows])
+            rows = [row for row in rows if row["id"] not in locked]
+            if rows:
+                _delete_squatters(connection, rows)
+        _upsert(connection, rows)
+        _add(
+            connection,
+            [item for item in events if item.run_id not in locked],
+            [item for item in points if item.run_id not in locked],
+        )
+    return locked
 
 
-def _insert(engine: Engine, table: Table) -> Any:
+_LIMIT_LOCK_WAIT = text(f"SET LOCAL lock_timeout = '{_LOCK_MILLISECONDS}ms'")
+
+_SQUATTERS = text(
+    """
+    WITH own AS (SELECT * FROM unnest(
+        CAST(:ids AS uuid[]), CAST(:task_uids AS text[]), CAST(:attempts AS int[]), CAST(:namespaces AS text[])
+    ) AS own(id, task_uid, attempt, namespace))
+    DELETE FROM training_run WHERE id IN (
+        SELECT run.id FROM own JOIN training_run run ON run.id = own.id
+        WHERE (run.task_uid, run.attempt, run.namespace) <> (own.task_uid, own.attempt, own.namespace)
+        UNION ALL
+        SELECT run.id FROM own JOIN training_run run ON run.task_uid = own.task_uid AND run.attempt = own.attempt
+        WHERE run.id <> own.id
+    )
+    """
+)
+
+
+def _delete_squatters(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    values = {f"{name}s": [row[name] for row in rows] for name in ("id", "task_uid", "attempt", "namespace")}
+    connection.execute(_SQUATTERS, values)
+
+
+def _locked(connection: Connection, ids: list[uuid.UUID]) -> set[uuid.UUID]:
+    """Lock those of these rows that nobody holds, and return the others, without waiting for any."""
+    mine = select(TABLE.c.id).where(TABLE.c.id.in_(ids))
+    free = mine.with_for_update(skip_locked=True, key_share=True).cte()
+    return set(connection.execute(mine.where(TABLE.c.id.not_in(select(free.c.id)))).scalars())
+
+
+def _upsert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    for statement, values in _upserts(connection, rows):
+        connection.execute(statement, values)
+
+
+def _add(connection: Connection, events: Sequence[RunEvent], points: Sequence[MetricPoint]) -> None:
+    for table, items in ((EVENTS, events), (POINTS, points)):
+        if items:
+            # No target: naming one would take the right to read, which a trainer does not have.
+            insert = _insert(connection, table).on_conflict_do_nothing()
+            connection.execute(insert, [_values(item) for item in items])
+
+
+def _insert(connection: Connection, table: Table) -> Any:
     """Return an insert that can have an ON CONFLICT clause; the two dialects' classes share no type."""
-    return (postgresql.insert if engine.dialect.name == "postgresql" else sqlite.insert)(table)
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
 
 
-def _upserts(engine: Engine, rows: list[dict[str, Any]]) -> Iterator[tuple[Executable, list[dict[str, Any]]]]:
+def _upserts(connection: Connection, rows: list[dict[str, Any]]) -> Iterator[tuple[Executable, list[dict[str, Any]]]]:
     """Yield statements, each with the values of all rows that know the same columns: to make one costs more than to run it."""
     alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
         alike.setdefault(tuple(row), []).append(row)
     for columns, values in alike.items():
-        new = _insert(engine, TABLE)
+        new = _insert(connection, TABLE)
         upsert: Insert = new.on_conflict_do_update(
             index_elements=[TABLE.c.id],
             # Columns that the rows say nothing about are in neither half: the statement cannot overwrite them.
@@ -220,15 +309,18 @@ class OpenRun(NamedTuple):
 def open_runs(engine: Engine) -> list[OpenRun]:
     """Return the rows that are not final, of tasks on a cluster: a run on a laptop is its own business.
 
+    Of each namespace the oldest come first, so that no namespace's many keep another's few from being looked at.
+
     Raises
     ------
     HistoryError, HistoryUnavailable
     """
     columns = [TABLE.c[name] for name in OpenRun._fields]
+    turn = func.row_number().over(partition_by=TABLE.c.namespace, order_by=TABLE.c.create_time)
     statement = (
         select(*columns)
         .where(TABLE.c.finish_time.is_(None), TABLE.c.namespace_uid.is_not(None) | TABLE.c.node.is_not(None))
-        .order_by(TABLE.c.create_time)
+        .order_by(turn)
         .limit(_OPEN_RUNS)
     )
     with in_sentences(engine), engine.begin() as connection:
@@ -236,7 +328,7 @@ def open_runs(engine: Engine) -> list[OpenRun]:
 
 
 def cancel_run(engine: Engine, run: OpenRun, now: datetime) -> None:
-    """Make a row final whose task is gone, unless it has become so meanwhile.
+    """Make a row final whose task is gone, unless it has become so meanwhile, or another session holds it.
 
     Raises
     ------
@@ -250,13 +342,16 @@ def cancel_run(engine: Engine, run: OpenRun, now: datetime) -> None:
         "error_reason": Reason.CANCELLED.value,
         "error_message": "The task was deleted, and nobody could record how it had ended.",
     }
-    mine = (TABLE.c.id == run.id) & TABLE.c.finish_time.is_(None)
+    free = select(TABLE.c.id).where(TABLE.c.id == run.id, TABLE.c.finish_time.is_(None))
     with in_sentences(engine), engine.begin() as connection:
-        connection.execute(update(TABLE).where(mine).values(end))
+        free = free.with_for_update(skip_locked=True, key_share=True)
+        connection.execute(update(TABLE).where(TABLE.c.id.in_(free)).values(end))
 
 
 def prune(engine: Engine, before: datetime, limit: int = 1000) -> int:
     """Delete up to `limit` runs that ended before then, oldest first, with their events and points; return how many.
+
+    Rows that another session holds stay until the next time.
 
     Raises
     ------
@@ -268,6 +363,7 @@ def prune(engine: Engine, before: datetime, limit: int = 1000) -> int:
         .where(TABLE.c.create_time < before, TABLE.c.finish_time < before)
         .order_by(TABLE.c.create_time, TABLE.c.id)
         .limit(limit)
+        .with_for_update(skip_locked=True)
     )
     with in_sentences(engine), engine.begin() as connection:
         return connection.execute(delete(TABLE).where(TABLE.c.id.in_(old))).rowcount
@@ -305,6 +401,8 @@ def in_sentences(engine: Engine) -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError) as error:
+        if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
+            raise HistoryLocked(f"{_where(engine)} keeps a row locked for another session") from None
         raise HistoryUnavailable(f"{_where(engine)} did not answer: {_cause(engine, error)}") from None
     except SQLAlchemyError as error:
         raise HistoryError(f"{_where(engine)} refused: {_cause(engine, error)}") from None

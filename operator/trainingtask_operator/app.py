@@ -42,7 +42,7 @@ from trainingtask_operator.orphans import close_orphans
 from trainingtask_operator.reading import has_ended, parse
 from trainingtask_operator.reconciler import Reconciler
 from trainingtask_operator.rows import cancelled_rows, logs_of
-from trainingtask_operator.settings import Settings
+from trainingtask_operator.settings import Settings, load_passwords
 from trainingtask_operator.view import WatchedObjects
 from trainingtask_operator.workqueue import WorkQueue
 
@@ -80,7 +80,7 @@ class App:
         self._some_unchecked = asyncio.Event()
         self._resources = contextlib.AsyncExitStack()
         url = os.environ.get(names.ENV_HISTORY_URL)
-        self.history = HistoryWriter(url) if url else NoHistory()
+        self.history = HistoryWriter(url, trainers=load_passwords(settings.namespaces)) if url else NoHistory()
 
     async def start(self, login: Callable[[], Credentials]) -> None:
         """Connect to the cluster, learn which Jobs and pods there are, and start working."""

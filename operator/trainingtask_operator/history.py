@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTask
+from trainingtask_api.roles import end_long_transactions
 from trainingtask_api.run import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import (
     HistoryError,
+    HistoryLocked,
     HistoryUnavailable,
     OpenRun,
     cancel_run,
@@ -32,6 +34,8 @@ RETRY_SECONDS = 5.0
 # What comes within a moment is one batch, not a commit for each row.
 GATHER_SECONDS = 0.5
 PRUNE_SECONDS = 3600.0
+SESSIONS_SECONDS = 30.0
+LOCKED_SECONDS = 1.0
 FORGOTTEN = 1000  # attempts of a deleted task: more than any has, unless somebody wrote into its status
 
 
@@ -69,9 +73,14 @@ class HistoryWriter:
         retry_seconds: float = RETRY_SECONDS,
         *,
         read_log: Callable[[str, str], Awaitable[str | None]] | None = None,
+        trainers: Mapping[str, str | None] = MappingProxyType({}),
     ) -> None:
-        """Make a writer for the database at `url`, with a pause of `retry_seconds` after it did not answer."""
+        """Make a writer for the database at `url`, with a pause of `retry_seconds` after it did not answer.
+
+        `trainers` are the namespaces whose trainers write to it, each with the password of its role, see `roles.grant`.
+        """
         self._url = url
+        self._trainers = trainers
         self._retry_seconds = retry_seconds
         self.read_log = read_log
         self.again: Callable[[tuple[str, str]], None] = lambda _: None
@@ -83,6 +92,7 @@ class HistoryWriter:
         self._written: dict[uuid.UUID, int] = {}  # id -> digest of the row as last written, if it is not final
         self._final: set[uuid.UUID] = set()
         self._without_place: set[tuple[str, str]] = set()
+        self._locked: set[uuid.UUID] = set()  # rows of the last batch that another session held
         self._some = asyncio.Event()
         self._none = asyncio.Event()
 
@@ -187,9 +197,10 @@ class HistoryWriter:
     async def run(self) -> None:
         """Write rows until cancelled."""
         engine = open_history(self._url)
+        bounding = asyncio.create_task(self._bound_transactions(engine))
         try:
             # Before there is a row: the trainers' own writes need the table.
-            await self._until_answered(lambda: asyncio.to_thread(migrate, engine))
+            await self._until_answered(lambda: asyncio.to_thread(migrate, engine, self._trainers))
             self._engine = engine
             self._open.set()
             while True:
@@ -205,8 +216,21 @@ class HistoryWriter:
                         self._without_place.discard(key)
                         self.again(key)
         finally:
+            bounding.cancel()
             self._engine = None
             engine.dispose()
+
+    async def _bound_transactions(self, engine: Engine) -> None:
+        """End trainers' transactions that last, now and then: what they hold would keep a migration waiting."""
+        while True:
+            try:
+                if ended := await asyncio.to_thread(end_long_transactions, engine):
+                    log.warning("%d sessions of trainers were ended: their transactions had lasted too long", ended)
+            except HistoryUnavailable:
+                pass  # whoever writes rows tells of it
+            except HistoryError as error:
+                log.warning("transactions of trainers are not bounded: %s", error)
+            await asyncio.sleep(SESSIONS_SECONDS)
 
     async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
         while True:
@@ -221,31 +245,57 @@ class HistoryWriter:
         some = list(itertools.islice(self._backlog.values(), self.BATCH))
         await asyncio.gather(*(self._add_log(waiting.row) for waiting in some))
         try:
-            await self._record(engine, some)
+            locked = await self._record(engine, some)
         except HistoryUnavailable:
             raise
         except HistoryError:
             await self._write_each(engine, some)
+            return
+        if locked - self._locked:
+            log.warning("%d rows wait: other sessions of the history database hold them", len(locked))
+        self._locked = locked
+        if len(locked) == len(some):
+            await asyncio.sleep(LOCKED_SECONDS)
 
-    async def _record(self, engine: Engine, some: Sequence[Waiting]) -> None:
+    async def _record(self, engine: Engine, some: Sequence[Waiting]) -> set[uuid.UUID]:
+        """Write rows, but for those that another session holds: they are postponed, and their ids returned."""
         events = [event for waiting in some for event in waiting.events.values()]
-        await asyncio.to_thread(record_many, engine, [waiting.row for waiting in some], events=events)
+        locked = await asyncio.to_thread(record_many, engine, [waiting.row for waiting in some], events=events)
         for waiting in some:
-            self._has_written(waiting)
+            if waiting.row.id in locked:
+                self._postpone(waiting.row.id)
+            else:
+                self._has_written(waiting)
+        return locked
 
     async def _write_each(self, engine: Engine, some: Sequence[Waiting]) -> None:
         refusal: HistoryError | None = None
+        held: set[str] = set()  # namespaces one of whose rows had to be waited for: that is done once for each
         for waiting in some:
+            if waiting.row.namespace in held:
+                self._postpone(waiting.row.id)
+                continue
             try:
                 await self._record(engine, [waiting])
             except HistoryUnavailable:
                 raise
             except HistoryError as error:
-                # This row's own trouble: it goes to the end.
-                self._backlog[waiting.row.id] = self._backlog.pop(waiting.row.id)
+                if isinstance(error, HistoryLocked):
+                    held.add(waiting.row.namespace)
+                self._postpone(waiting.row.id)
                 refusal = error
         if refusal is not None:
             raise refusal
+
+    def _postpone(self, key: uuid.UUID) -> None:
+        """Move a row that cannot be written to the end of the backlog; of a long one, out of it, to be asked for again."""
+        waiting = self._backlog.pop(key, None)
+        if waiting is None:
+            return
+        if len(self._backlog) < self.BACKLOG // 2:
+            self._backlog[key] = waiting
+        else:
+            self._without_place.add((waiting.row.namespace, waiting.row.name))
 
     async def _add_log(self, row: TrainingRun) -> None:
         pod = self._logs.get(row.id)

@@ -230,8 +230,17 @@ def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
             },
         },
         {"name": "tmp", "emptyDir": {}},
+        {
+            "name": "history-ca",
+            "secret": {
+                "secretName": names.HISTORY_SECRET,
+                "items": [{"key": names.HISTORY_CA_KEY, "path": names.HISTORY_CA_KEY}],
+                "optional": True,
+            },
+        },
     ]
     mounts: list[Manifest] = [
+        {"name": "history-ca", "mountPath": names.HISTORY_CA_DIR, "readOnly": True},
         {"name": "task", "mountPath": names.TASK_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from trainingtask_api import Device, TrainingTask
+from trainingtask_api import Device, TrainingTask, names
 
 SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"
 
@@ -92,3 +92,13 @@ def load_settings(path: str | None = None) -> Settings:
     """
     file = Path(path or os.environ[SETTINGS_VARIABLE])
     return Settings.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def load_passwords(namespaces: list[str]) -> dict[str, str | None]:
+    """Return the passwords of the namespaces' database roles from the folder that the environment names.
+
+    A namespace without a file there has None: its role is left as it is, or made without a password.
+    """
+    folder = Path(os.environ.get(names.ENV_HISTORY_PASSWORDS, os.devnull))
+    files = {namespace: folder / namespace for namespace in namespaces}
+    return {name: file.read_text(encoding="utf-8").strip() if file.is_file() else None for name, file in files.items()}

@@ -21,11 +21,11 @@ def database(postgres_server: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[[str], Engine]]:
+def opened() -> Iterator[Callable[..., Engine]]:
     engines: list[Engine] = []
 
-    def opened(url: str) -> Engine:
-        engines.append(open_history(url))
+    def opened(url: str, *, pooled: bool = True) -> Engine:
+        engines.append(open_history(url, pooled=pooled))
         return engines[-1]
 
     yield opened

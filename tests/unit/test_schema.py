@@ -1,9 +1,7 @@
-"""The history's schema on a real Postgres and on SQLite: migrations, and who may do what."""
+"""The history's schema on a real Postgres and on SQLite: migrations."""
 
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -12,42 +10,16 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, MetaData, Table, insert, text, update
-from sqlalchemy.exc import DBAPIError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from history_rows import NOW, a_run, stored
-from postgres import Postgres
-from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
-from trainingtask_api.run import MetricPoint, RunEvent, run_id
+from trainingtask_api.run import run_id
 from trainingtask_api.schema import migrate
-from trainingtask_api.store import (
-    HistoryError,
-    record,
-)
+from trainingtask_api.store import record
 
-ROLE_PASSWORD = "role-secret"
-
-
-@contextmanager
-def a_role(server: Postgres, database: str, name: str) -> Iterator[str]:
-    server.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{ROLE_PASSWORD}'")
-    yield name
-    server.execute(f"DROP OWNED BY {name}", database=database)
-    server.execute(f"DROP ROLE {name}")
-
-
-@pytest.fixture
-def trainer_role(postgres_server: Postgres, database: str) -> Iterator[str]:
-    with a_role(postgres_server, database, HISTORY_TRAINER_ROLE) as name:
-        yield name
-
-
-@pytest.fixture
-def reader_role(postgres_server: Postgres, database: str) -> Iterator[str]:
-    with a_role(postgres_server, database, HISTORY_READER_ROLE) as name:
-        yield name
-
-
+# SQLAlchemy stumbles over a CHECK that is NOT VALID when it reads it back.
+@pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
 def test_migrations_give_the_models_schema(engine: Engine) -> None:
     migrate(engine)  # again: nothing to do
 
@@ -105,86 +77,8 @@ def test_four_migrators_at_once(empty: Engine) -> None:
             future.result(timeout=60)
 
     with empty.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0003",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
     record(empty, a_run())
-
-
-def test_the_trainers_role_writes_runs_and_nothing_else(
-    postgres: Engine,
-    trainer_role: str,
-    postgres_server: Postgres,
-    opened: Callable[[str], Engine],
-) -> None:
-    migrate(postgres)
-    trainer = opened(postgres_server.url(str(postgres.url.database), trainer_role, ROLE_PASSWORD))
-
-    run = a_run()
-    event = RunEvent(run_id=run.id, time=NOW, type="Phase", reason="Training")
-    for _ in range(2):
-        point = MetricPoint(run_id=run.id, name="training_loss", step=1, value=1.0)
-        record(trainer, run, events=[event], points=[point])
-    record(trainer, a_run(status="Succeeded", finish_time=NOW))
-    assert stored(postgres).status == "Succeeded"
-    for forbidden in (
-        "DELETE FROM training_run",
-        "TRUNCATE training_run",
-        "SELECT log_tail FROM training_run",
-        "UPDATE training_run SET log_tail = 'mine'",
-        "UPDATE training_run SET namespace_uid = 'another tenant'",
-        "UPDATE training_run SET labels = '{}'",
-        "SELECT * FROM metric_point",
-        "UPDATE metric_point SET value = 1",
-        "DELETE FROM run_event",
-        "SELECT * FROM alembic_version",
-        "CREATE TABLE public.mine (a int)",
-        "ALTER TABLE training_run DISABLE TRIGGER ALL",
-        "DROP TRIGGER training_run_final ON training_run",
-    ):
-        with pytest.raises(ProgrammingError, match=r"permission denied|must be owner"), trainer.begin() as connection:
-            connection.execute(text(forbidden))
-    with pytest.raises(HistoryError, match="refused: permission denied"):
-        migrate(trainer)
-
-
-def test_the_readers_role_reads_and_nothing_else(
-    postgres: Engine,
-    reader_role: str,
-    postgres_server: Postgres,
-    opened: Callable[[str], Engine],
-) -> None:
-    migrate(postgres)
-    record(postgres, a_run())
-    reader = opened(postgres_server.url(str(postgres.url.database), reader_role, ROLE_PASSWORD))
-    with reader.connect() as connection:
-        for table in ("training_run", "metric_point", "run_event"):
-            connection.execute(text(f"SELECT * FROM {table}"))
-    for forbidden in (
-        "UPDATE training_run SET score = 1",
-        "DELETE FROM training_run",
-        "INSERT INTO run_event SELECT * FROM run_event",
-        "SELECT * FROM alembic_version",
-    ):
-        with pytest.raises(ProgrammingError, match="permission denied"), reader.begin() as connection:
-            connection.execute(text(forbidden))
-
-
-def test_migrating_again_takes_back_rights_that_were_too_many(postgres: Engine, trainer_role: str) -> None:
-    migrate(postgres)
-    with postgres.begin() as connection:
-        connection.execute(text(f"GRANT DELETE ON training_run TO {trainer_role}"))
-    migrate(postgres)
-
-    with postgres.connect() as connection:
-        whole = text(
-            "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = :role"
-        )
-        additions = {("metric_point", "INSERT"), ("run_event", "INSERT")}
-        assert {(row[0], row[1]) for row in connection.execute(whole, {"role": trainer_role})} == additions
-        columns = text(
-            "SELECT DISTINCT privilege_type FROM information_schema.role_column_grants WHERE grantee = :role"
-            " AND table_name = 'training_run' ORDER BY 1"
-        )
-        assert connection.execute(columns, {"role": trainer_role}).scalars().all() == ["INSERT", "SELECT", "UPDATE"]
 
 
 def test_times_keep_their_zone_in_postgres(postgres: Engine) -> None:

@@ -48,7 +48,8 @@ class HistorySink(BackgroundSink):
     def __init__(
         self, url: str, task: TrainingTask, origin: Origin, curve: Callable[[], Sequence[CurvePoint]] = tuple
     ) -> None:
-        engine = open_history(url)  # connects on first use, which is in the thread
+        # Connects on first use, which is in the thread. No pool: a role has few connections for all of a namespace.
+        engine = open_history(url, pooled=False)
         # On a cluster the operator owns the schema; a file on a laptop belongs to whoever comes first.
         schema_missing = engine.dialect.name == "sqlite"
         self._task_uid = origin.task_uid
