@@ -57,8 +57,8 @@ def tenants(postgres_server: Postgres, database: str, opened: Callable[..., Engi
     )
     owner.dispose()
     for role in (*roles, HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE):
-        postgres_server.execute(f"DROP OWNED BY \"{role}\"", database=database)
-        postgres_server.execute(f"DROP ROLE \"{role}\"")
+        postgres_server.execute(f'DROP OWNED BY "{role}"', database=database)
+        postgres_server.execute(f'DROP ROLE "{role}"')
 
 
 def run_of(namespace: str, key: str = "", **changes: Any) -> TrainingRun:

@@ -41,7 +41,7 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 # Environment of the operator.
 ENV_LEASE: Final = "TRAININGTASK_LEASE"  # namespace/name; set: only the replica that holds it acts
-ENV_HISTORY_PASSWORDS: Final = "TRAININGTASK_HISTORY_PASSWORDS"  # folder with a file per namespace  # noqa: S105
+ENV_HISTORY_PASSWORDS: Final = "TRAININGTASK_HISTORY_PASSWORDS"  # folder with a file per namespace
 ENV_LOG_FORMAT: Final = "TRAININGTASK_LOG_FORMAT"  # json or text
 ENV_HEALTH_PORT: Final = "TRAININGTASK_HEALTH_PORT"
 ENV_METRICS_PORT: Final = "TRAININGTASK_METRICS_PORT"

@@ -1,13 +1,16 @@
 """The Helm chart as Helm renders it: every history mode, no right too many, no value that means nothing."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import make_url
 
 from charts import CHART, ROOT, Manifest, helm, named, of_kind, render
 from trainingtask_api import names
+from trainingtask_api.roles import trainer_role
 from trainingtask_operator import health
 from trainingtask_operator.settings import Settings
 
@@ -162,7 +165,7 @@ def test_every_trainer_namespace_is_prepared() -> None:
             {"kind": "ServiceAccount", "name": names.TRAINER_SERVICE_ACCOUNT, "namespace": namespace}
         ]
         secret = named(manifests, "Secret", names.HISTORY_SECRET, namespace)
-        assert set(secret["stringData"]) == {names.HISTORY_SECRET_KEY}
+        assert set(secret["stringData"]) == {names.HISTORY_SECRET_KEY, names.HISTORY_CA_KEY}
 
 
 def test_created_namespaces_are_restricted_and_stay() -> None:
@@ -183,21 +186,33 @@ def test_the_policy_covers_the_trainers_service_account() -> None:
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
 
 
-def test_evaluation_draws_each_password_once() -> None:
-    manifests = render()
+def test_evaluation_draws_a_password_for_each_namespace() -> None:
+    long = "n" * 60
+    manifests = render(f"--set=trainer.namespaces={{a,{long}}}")
     passwords = named(manifests, "Secret", "tt-trainingtask-operator-postgres")["stringData"]
-    server = "tt-trainingtask-operator-postgres.ops.svc:5432/trainingtask"
+    certificate = named(manifests, "Secret", "tt-trainingtask-operator-postgres-tls")["stringData"]["ca.crt"]
 
-    assert len(set(passwords.values())) == 4
+    assert len(set(passwords.values())) == 5
     assert all(len(password) == 32 and password.isalnum() for password in passwords.values())
-    assert named(manifests, "Secret", "tt-trainingtask-operator-history")["stringData"] == {
-        "url": f"postgresql://trainingtask:{passwords['owner-password']}@{server}"
+    for namespace in ("a", long):
+        secret = named(manifests, "Secret", names.HISTORY_SECRET, namespace)["stringData"]
+        url = make_url(secret["url"])
+        assert (url.username, url.password) == (trainer_role(namespace), passwords[f"trainer-password.{namespace}"])
+        assert (url.host, url.database) == ("tt-trainingtask-operator-postgres.ops.svc", "trainingtask")
+        assert url.query == {"sslmode": "verify-full", "sslrootcert": f"{names.HISTORY_CA_DIR}/{names.HISTORY_CA_KEY}"}
+        assert secret[names.HISTORY_CA_KEY] == certificate
+
+
+def test_existing_secrets_leave_nothing_to_draw() -> None:
+    options = ("--set=history.evaluation.existingSecret=mine", "--set=history.evaluation.tls.existingSecret=my-tls")
+    manifests = render("--set=web.enabled=true", *options)
+
+    assert of_kind(manifests, "Secret") == [] or {m["metadata"]["name"] for m in of_kind(manifests, "Secret")} <= {
+        "tt-trainingtask-operator-web"
     }
-    assert named(manifests, "Secret", names.HISTORY_SECRET)["stringData"] == {
-        "url": f"postgresql://{names.HISTORY_TRAINER_ROLE}:{passwords['trainer-password']}@{server}"
-    }
-    script = named(manifests, "ConfigMap", "tt-trainingtask-operator-postgres-init")["data"]["roles.sql"]
-    assert f"CREATE ROLE {names.HISTORY_TRAINER_ROLE} LOGIN" in script
+    named_secrets = set(re.findall(r"secret(?:Name|KeyRef': {'name)': '([^']+)'", str(manifests)))
+    assert {"mine", "my-tls"} <= named_secrets
+    assert not [name for name in named_secrets if "postgres" in name]
 
 
 def test_external_and_none_bring_no_database_and_no_secret() -> None:
@@ -206,22 +221,21 @@ def test_external_and_none_bring_no_database_and_no_secret() -> None:
         assert {m["kind"] for m in manifests}.isdisjoint({"StatefulSet", "Secret", "Service"})
 
 
-@pytest.mark.parametrize(
-    ("mode", "secret"),
-    [
-        ("evaluation", {"name": "tt-trainingtask-operator-history", "key": "url"}),
-        ("external", {"name": "db", "key": "url"}),
-        ("none", None),
-    ],
-)
-def test_the_operator_gets_its_url_from_a_secret(mode: str, secret: Manifest | None) -> None:
-    variables = {v["name"]: v for v in operator_container(render(*MODES[mode]))["env"]}
+def test_the_operator_gets_its_database_from_a_secret() -> None:
+    def variables(mode: str) -> Manifest:
+        return {v["name"]: v for v in operator_container(render(*MODES[mode]))["env"]}
 
-    assert set(variables) == {"POD_ID", "TRAININGTASK_SETTINGS", names.ENV_LOG_FORMAT} | (
-        {names.ENV_HISTORY_URL} if secret else set()
-    )
-    if secret:
-        assert variables[names.ENV_HISTORY_URL]["valueFrom"] == {"secretKeyRef": secret}
+    always = {"POD_ID", "TRAININGTASK_SETTINGS", names.ENV_LOG_FORMAT}
+    assert set(variables("none")) == always
+    external = variables("external")
+    assert set(external) == always | {names.ENV_HISTORY_URL}
+    assert external[names.ENV_HISTORY_URL]["valueFrom"] == {"secretKeyRef": {"name": "db", "key": "url"}}
+    evaluation = variables("evaluation")
+    assert set(evaluation) == always | {names.ENV_HISTORY_URL, names.ENV_HISTORY_PASSWORDS, "PGPASSWORD"}
+    url = make_url(evaluation[names.ENV_HISTORY_URL]["value"])
+    assert (url.username, url.password, url.query["sslmode"]) == ("trainingtask", None, "verify-full")
+    password = {"name": "tt-trainingtask-operator-postgres", "key": "owner-password"}
+    assert evaluation["PGPASSWORD"]["valueFrom"] == {"secretKeyRef": password}
 
 
 @pytest.mark.parametrize(

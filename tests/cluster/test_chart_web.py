@@ -3,6 +3,7 @@
 import base64
 
 import pytest
+from sqlalchemy import make_url
 
 from charts import CHART, Manifest, helm, named, of_kind, render
 from trainingtask_api import names
@@ -45,12 +46,10 @@ def test_its_pod_is_restricted() -> None:
 
 
 def test_it_reads_with_a_role_of_its_own() -> None:
-    manifests = render(ENABLED)
-    passwords = named(manifests, "Secret", "tt-trainingtask-operator-postgres")["stringData"]
-    url = named(manifests, "Secret", f"{WEB}-history")["stringData"]["url"]
-    assert url.startswith(f"postgresql://{names.HISTORY_READER_ROLE}:{passwords['reader-password']}@")
-    script = named(manifests, "ConfigMap", "tt-trainingtask-operator-postgres-init")["data"]["roles.sql"]
-    assert f"CREATE ROLE {names.HISTORY_READER_ROLE} LOGIN" in script
+    variables = {variable["name"]: variable for variable in container_of(render(ENABLED))["env"]}
+    assert make_url(variables[names.ENV_HISTORY_URL]["value"]).username == names.HISTORY_READER_ROLE
+    password = {"name": "tt-trainingtask-operator-postgres", "key": "reader-password"}
+    assert variables["PGPASSWORD"]["valueFrom"] == {"secretKeyRef": password}
 
 
 def test_it_understands_its_environment() -> None:

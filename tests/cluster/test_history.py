@@ -1,6 +1,5 @@
 """The history of a task that trained in a pod, as the installed web app shows it to those who may see it."""
 
-import base64
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,7 +8,6 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy.engine import make_url
 
 import specs
 from kubectl import Kubectl, eventually
@@ -162,19 +160,3 @@ def test_the_old_services_request_creates_a_task_that_trains(
 def test_nobody_gets_in_without_a_token(web: str) -> None:
     assert httpx.get(f"{web}/api/v1/runs").status_code == 401
     assert httpx.get(f"{web}/readyz").status_code == 200
-
-
-def test_the_web_apps_database_role_only_reads(system: Kubectl) -> None:
-    url = make_url(secret_value(system, f"{RELEASE}-web-history", "url"))
-    assert url.username == "trainingtask_reader"
-    query = (
-        "select string_agg(distinct privilege_type, ',') from information_schema.role_table_grants where grantee = '{}'"
-    )
-    text = system(
-        "exec", f"statefulset/{RELEASE}-postgres", "--", "psql", "-U", "postgres", "-d", "trainingtask", "-Atc", query.format(url.username),
-    )  # fmt: skip
-    assert text.strip() == "SELECT"
-
-
-def secret_value(kubectl: Kubectl, name: str, key: str) -> str:
-    return base64.b64decode(kubectl.get("secret", name)["data"][key]).decode()

@@ -18,6 +18,7 @@ from trainingtask_api.run import run_id
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import record
 
+
 # SQLAlchemy stumbles over a CHECK that is NOT VALID when it reads it back.
 @pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
 def test_migrations_give_the_models_schema(engine: Engine) -> None:

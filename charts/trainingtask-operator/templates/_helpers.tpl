@@ -37,6 +37,37 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
+{{/* The database role of a namespace's trainers, as `trainingtask_api.roles.trainer_role` names it. */}}
+{{- define "tt.trainerRole" -}}
+{{- if le (len .) 42 -}}
+trainingtask_trainer_{{ . }}
+{{- else -}}
+trainingtask_trainer_{{ trunc 31 . }}_{{ sha256sum . | trunc 10 }}
+{{- end -}}
+{{- end -}}
+
+{{/* URL of the evaluation database. Call with (list $ "user") or (list $ "user:password"). */}}
+{{- define "tt.historyUrl" -}}
+{{- $ := index . 0 -}}
+postgresql://{{ index . 1 }}@{{ include "tt.fullname" $ }}-postgres.{{ $.Release.Namespace }}.svc:5432/trainingtask?sslmode=verify-full&sslrootcert=/etc/trainingtask-history/ca.crt
+{{- end -}}
+
+{{/* Names of the Secrets with the evaluation database's passwords, and with its certificate. */}}
+{{- define "tt.historySecret" -}}
+{{- .Values.history.evaluation.existingSecret | default (printf "%s-postgres" (include "tt.fullname" .)) -}}
+{{- end -}}
+{{- define "tt.historyTlsSecret" -}}
+{{- .Values.history.evaluation.tls.existingSecret | default (printf "%s-postgres-tls" (include "tt.fullname" .)) -}}
+{{- end -}}
+
+{{/* Where a pod finds who signed the evaluation database's certificate. */}}
+{{- define "tt.historyCaVolume" -}}
+name: history-ca
+secret:
+  secretName: {{ include "tt.historyTlsSecret" . }}
+  items: [{key: ca.crt, path: ca.crt}]
+{{- end -}}
+
 {{/* The operator's settings file. */}}
 {{- define "tt.settings" -}}
 namespaces: {{ toJson .Values.trainer.namespaces }}
