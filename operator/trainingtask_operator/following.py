@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from trainingtask_operator.cluster import Cluster, ClusterError
+from trainingtask_operator.index import uid_of
 
 AFTER_TROUBLE_SECONDS = 1.0
 AFTER_END_SECONDS = 0.1
@@ -59,8 +60,8 @@ class Follower:
         async for items, of_list in self._cluster.children(self._kind):
             version = of_list
             for item in items:
-                uids.add(item["metadata"]["uid"])
-                self._tell(None, item)
+                uids.add(uid_of(item))
+                self._seen(None, item)
         self._listed(uids)
         self._version = version
         self.synced.set()
@@ -69,11 +70,5 @@ class Follower:
         async with aclosing(self._cluster.watch_children(self._kind, self._version)) as events:
             async for event in events:
                 if event["type"] != "BOOKMARK":
-                    self._tell(event["type"], event["object"])
+                    self._seen(event["type"], event["object"])
                 self._version = event["object"]["metadata"]["resourceVersion"]
-
-    def _tell(self, kind: str | None, item: Object) -> None:
-        try:
-            self._seen(kind, item)
-        except Exception:  # one object that nobody thought of must not stop the others
-            log.exception("cannot take one of the %s: %s", self._kind, item["metadata"])
