@@ -11,7 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from trainingtask_operator.cluster import Cluster, ClusterError
-from trainingtask_operator.index import uid_of
+from trainingtask_operator.index import uid_of, version_of
 
 AFTER_TROUBLE_SECONDS = 1.0
 AFTER_END_SECONDS = 0.1
@@ -31,7 +31,19 @@ class Follower:
         seen: Callable[[str | None, Object], None],
         listed: Callable[[set[str]], None],
     ) -> None:
-        """Follow the `kind` ("jobs" or "pods"); `listed` takes the uids of all there are, after each list."""
+        """Follow the `kind` ("jobs" or "pods").
+
+        Parameters
+        ----------
+        cluster
+            What is listed and watched.
+        kind
+            "jobs" or "pods".
+        seen
+            Takes each object; it may not raise.
+        listed
+            Takes the uids of all there are, after each list.
+        """
         self.synced = asyncio.Event()  # the first list is over
         self._cluster = cluster
         self._kind = kind
@@ -71,4 +83,4 @@ class Follower:
             async for event in events:
                 if event["type"] != "BOOKMARK":
                     self._seen(event["type"], event["object"])
-                self._version = event["object"]["metadata"]["resourceVersion"]
+                self._version = version_of(event["object"]) or self._version

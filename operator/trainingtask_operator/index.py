@@ -76,10 +76,19 @@ class Index(Mapping[Any, list[Any]]):
 
 
 def uid_of(item: Object) -> str:
-    """Return the uid of an object of a list, "" when it has none."""
+    """Return the uid of an object, "" when it has none."""
+    return _identity(item, "uid")
+
+
+def version_of(item: Object) -> str:
+    """Return the resource version of an object, "" when it has none."""
+    return _identity(item, "resourceVersion")
+
+
+def _identity(item: Object, field: str) -> str:
     metadata = item.get("metadata")
-    uid = metadata.get("uid") if isinstance(metadata, dict) else None
-    return uid if isinstance(uid, str) else ""
+    value = metadata.get(field) if isinstance(metadata, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def about(event: Object) -> str:

@@ -17,8 +17,8 @@ Object = dict[str, Any]
 LABELS_CHARACTERS = 4096
 _MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 
-_IDENTITY = ("name", "namespace", "uid", "resourceVersion")
-_METADATA = (*_IDENTITY, "generation", "creationTimestamp", "deletionTimestamp")
+_IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+_METADATA = (*_IDENTITY, "generation", "deletionTimestamp")
 _POD_CONDITIONS = ("DisruptionTarget", "PodScheduled")
 _STATES = {
     "waiting": ("reason", "message"),

@@ -52,6 +52,7 @@ def test_a_report_of_progress_is_told_from_one_that_ends_the_training() -> None:
 
 def test_the_counts_of_a_job_are_not_kept_for_nothing_reads_them() -> None:
     identity = {"uid": "1", "name": "j", "namespace": "n", "resourceVersion": "1"}
+    identity["creationTimestamp"] = "2026-01-01T00:00:00Z"
     body = {"metadata": {**identity, "managedFields": [1]}, "spec": {"suspend": False, "template": {}}}
     start = "2026-01-01T00:00:00Z"
     kept = kept_job({**body, "status": {"active": 1, "startTime": start, "conditions": []}})
