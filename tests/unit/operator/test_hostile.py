@@ -56,7 +56,7 @@ VALUES = [
 ]
 MUTATIONS = st.lists(st.tuples(st.integers(0, 400), st.sampled_from([*VALUES, "delete"])), min_size=1, max_size=3)
 KINDS = ("task", "job", "pod", "note", "namespace")
-quick = settings(max_examples=4000, deadline=None, suppress_health_check=list(HealthCheck))
+quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def a_task(name: str = "t", *, ended: bool = False) -> Object:
