@@ -210,10 +210,11 @@ def pod(
 ) -> Manifest:
     """Return a pod of the task's Job as the view holds it."""
     container = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
+    name = f"{task['metadata']['name']}-0-{created[-6:-4]}{created[-3:-1]}"
     return {
         "metadata": {
-            "name": f"{task['metadata']['name']}-0-{created[-6:-4]}{created[-3:-1]}",
-            "uid": str(uuid.uuid4()),
+            "name": name,
+            "uid": str(uuid.uuid5(uuid.UUID(task["metadata"]["uid"]), name)),
             "creationTimestamp": created,
             "labels": {names.TASK_UID_LABEL: task["metadata"]["uid"]},
             "annotations": {names.FAILURE_COUNT_ANNOTATION: str(attempt - 1)},

@@ -159,6 +159,9 @@ class TrainingTaskStatus(Contract):
     )
     job_name: Word | None = Field(None, description="The Job that trains.")
     node: Annotated[str, Field(max_length=253)] | None = Field(None, description="The node of the latest attempt.")
+    pod_uid: Word | None = Field(
+        None, description="Uid of the latest attempt's pod: status.training is taken from this pod alone."
+    )
     attempt: int | None = Field(None, description="The latest attempt; the first is 1.")
     attempts: Annotated[list[AttemptRecord], Field(max_length=16)] | None = Field(
         None, description="The latest attempts, oldest first."

@@ -7,13 +7,13 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
-from trainingtask_operator.attempts import attempts_of
+from trainingtask_operator.attempts import attempts_of, parse_time
 from trainingtask_operator.background import cancel, start
 from trainingtask_operator.cluster import Cluster, ClusterError, Credentials, connect
 from trainingtask_operator.following import Follower
@@ -26,23 +26,23 @@ from trainingtask_operator.index import (
     has_ttl,
     is_on_its_way,
     job_is_over,
-    kept_job,
-    kept_note,
-    kept_pod,
-    kept_task,
     only_training_differs,
     owner_uid,
     pod_is_over,
     task_key,
     task_uid,
+    uid_of,
 )
 from trainingtask_operator.leader import Leadership
 from trainingtask_operator.logs import about as logging_about
+from trainingtask_operator.malformed import skips_malformed
 from trainingtask_operator.orphans import close_orphans
+from trainingtask_operator.pod_logs import log_reader
 from trainingtask_operator.reading import has_ended, parse
 from trainingtask_operator.reconciler import Reconciler
 from trainingtask_operator.rows import cancelled_rows, logs_of
 from trainingtask_operator.settings import Settings, load_passwords
+from trainingtask_operator.transform import kept_job, kept_note, kept_pod, kept_task
 from trainingtask_operator.view import WatchedObjects
 from trainingtask_operator.workqueue import WorkQueue
 
@@ -118,21 +118,22 @@ class App:
         """Whether this replica is the one that acts."""
         return self.leadership is None or self.leadership.held.is_set()
 
+    @skips_malformed("task")
     def task_seen(self, kind: str | None, body: Object) -> None:
         """Take a task from a watch, or from a list (`kind` is None)."""
         metadata = body["metadata"]
         key, uid = (metadata["namespace"], metadata["name"]), metadata["uid"]
-        mine = self._view.saw(body)
         if kind == "DELETED":
             self._unchecked.pop(key, None)
             self.tasks.remove(uid)
             self._states.pop(uid, None)
             self._running_since.pop(uid, None)
             self._view.gone(uid)
-            self._deleted(body)
             self._add(key)  # another one may have its name already
+            self._deleted(kept_task(body))
             return
         task = kept_task(body)
+        mine = self._view.saw(task)
         self._note_state(uid, str((task.get("status") or {}).get("state") or "Pending"))
         before = self.tasks.not_over(uid)
         self.tasks.put(key, uid, task)
@@ -143,12 +144,12 @@ class App:
             elif has_ttl(task):
                 self._add(key, later=True)
             elif not mine:
-                self._look(key, body)
+                self._look(key, task)
         elif before is not None and only_training_differs(before, task):
             if self.is_acting:
                 self.queue.add_after(key, PROGRESS_SECONDS, later=True)
         elif not mine:
-            self._look(key, body)
+            self._look(key, task)
 
     def _look(self, key: Key, body: Object, *, later: bool = False) -> None:
         """Queue the task; while it is at work, wait for what that work wrote: this may be its event, faster than the response."""
@@ -185,14 +186,16 @@ class App:
         for state, number in Counter(self._states.values()).items():
             metrics.TASKS.labels(state).set(number)
 
+    @skips_malformed("job")
     def job_seen(self, kind: str | None, body: Object) -> None:
         """Take a Job."""
         if kind == "ADDED":
             for task in self.tasks.get(task_key(body), []):
-                created = datetime.fromisoformat(task["metadata"]["creationTimestamp"])
+                created = parse_time(task["metadata"]["creationTimestamp"])
                 metrics.JOB_SECONDS.observe((datetime.now(UTC) - created).total_seconds())
         self._child_seen(self.jobs, kind, body, kept_job)
 
+    @skips_malformed("pod")
     def pod_seen(self, kind: str | None, body: Object) -> None:
         """Take a pod."""
         of = task_uid(body)
@@ -204,17 +207,20 @@ class App:
             self._running_since.setdefault(of, time.monotonic())
         self._child_seen(self.pods, kind, body, kept_pod)
 
+    @skips_malformed("event")
     def note_seen(self, kind: str | None, body: Object) -> None:
         """Take an Event about a Job or a pod."""
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
             self.notes.remove(uid)
             return
-        self.notes.put(about(body), uid, kept_note(body))
+        # An Event is about objects of its own namespace, whatever uid it names.
+        self.notes.put((body["metadata"]["namespace"], about(body)), uid, kept_note(body))
         key = self._view.task_of(about(body))
         if key:
             self._add(key)
 
+    @skips_malformed("namespace")
     def namespace_seen(self, kind: str | None, body: Object) -> None:
         """Take a namespace: a later one of the same name is another one."""
         metadata = body["metadata"]
@@ -225,24 +231,25 @@ class App:
 
     def _child_seen(self, index: Index, kind: str | None, body: Object, kept: Callable[[Object], Object]) -> None:
         uid = body["metadata"]["uid"]
-        # The owner of a Job is its task, whatever a person has made of the labels.
-        key = self.tasks.key_of(owner_uid(body)) or self.tasks.key_of(task_uid(body)) or task_key(body)
-        mine = self._view.saw(body)
         if kind == "DELETED":
             index.remove(uid)
             self._view.gone(uid)
+        child = kept(body)
+        # The owner of a Job is its task, whatever a person has made of the labels.
+        key = self.tasks.key_of(owner_uid(child)) or self.tasks.key_of(task_uid(child)) or task_key(child)
+        if kind == "DELETED":
             self._add(key)
             return
-        child = kept(body)
+        mine = self._view.saw(child)
         before, was_known = index.not_over(uid), index.has(uid)
-        index.put(task_uid(body), uid, child)
+        index.put(task_uid(child), uid, child)
         if kind is None:
             # Before the start every open task is to be looked at anyway; of later lists, what has ended is no news.
             if self.synced and (before is not None or not was_known):
                 is_news = before is None or differ(before, child)
                 self._add(key, later=not is_news or is_on_its_way(child))
         elif not mine and (before is None or differ(before, child)):
-            self._look(key, body, later=is_on_its_way(child))
+            self._look(key, child, later=is_on_its_way(child))
 
     def _only(self, index: Index, live: set[str]) -> None:
         """Drop the Jobs or pods that a whole list did not show: they were deleted while no watch looked."""
@@ -257,7 +264,8 @@ class App:
         """Take the last state of a task that was deleted: an unfinished one was cancelled."""
         if not self.is_acting:
             return
-        task = parse(body)
+        now = datetime.now(UTC)
+        task = parse(body, now)
         if task is None:
             return
         if task.status and task.status.finished_at:
@@ -265,7 +273,7 @@ class App:
         else:
             attempts = attempts_of(self.pods.get(task.metadata.uid, []), task.status)
             logs = logs_of(task, attempts, going=True)  # while the pod has its grace period
-            self.history.submit(cancelled_rows(task, attempts, datetime.now(UTC)), logs)
+            self.history.submit(cancelled_rows(task, attempts, now), logs)
 
     async def _learn_namespaces(self, cluster: Cluster) -> None:
         """Know all namespaces before the first row is written; kopf does not say when it has listed them."""
@@ -288,7 +296,7 @@ class App:
         workers = [start(self._work(reconciler)) for _ in range(WORKERS)]
         others = [start(self._resync(cluster)), start(self._check_ended())]
         if isinstance(self.history, HistoryWriter):
-            self.history.read_log = _reader(cluster)
+            self.history.read_log = log_reader(cluster)
             self.history.again = lambda key: self.queue.add(key, later=True)
             self.history.namespace_uid = self.namespaces.get
             others += [start(self.history.run()), start(close_orphans(self.history, cluster, self.tasks.has))]
@@ -367,10 +375,10 @@ class App:
             live: set[str] = set()
             try:
                 async for item in cluster.tasks():
-                    live.add(item["metadata"]["uid"])
+                    live.add(uid_of(item))
                 for kind in ("jobs", "pods"):
                     async for items, _ in cluster.children(kind):
-                        live |= {item["metadata"]["uid"] for item in items}
+                        live |= {uid_of(item) for item in items}
             except ClusterError as error:
                 log.warning("resync: %s", error)
                 continue
@@ -385,15 +393,3 @@ class App:
             self.last_resync = time.monotonic()
             for key in self.tasks.open_keys():
                 self.queue.add(key, later=True)
-
-
-def _reader(cluster: Cluster) -> Callable[[str, str], Awaitable[str | None]]:
-    async def read(namespace: str, pod: str) -> str | None:
-        try:
-            return await cluster.log_tail(namespace, pod)
-        except ClusterError as error:
-            log.info("%s/%s: no log to keep: %s", namespace, pod, error)
-            # 400: the container never started. Whatever else is no answer to whether there is a log.
-            return "" if error.not_found or error.status == 400 else None
-
-    return read

@@ -22,6 +22,7 @@ class Attempt:
     number: int
     reported: int  # what the trainer takes for its number: the pod's own count
     pod: str | None
+    uid: str | None  # the pod's; None when it is only remembered
     exists: bool  # the pod is still there
     node: str | None
     image: str | None
@@ -48,8 +49,17 @@ class Attempt:
 
 
 def parse_time(text: str) -> datetime:
-    """Return an API server's timestamp as an aware datetime."""
-    return datetime.fromisoformat(text)
+    """Return an API server's timestamp as an aware datetime.
+
+    Raises
+    ------
+    ValueError
+        When it is none, or one without a zone: that cannot be compared.
+    """
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"a time without a zone: {text!r}")
+    return time
 
 
 def attempts_of(
@@ -115,6 +125,7 @@ def _remembered(record: AttemptRecord) -> Attempt:
         number=record.number,
         reported=record.number,
         pod=record.pod,
+        uid=None,
         exists=False,
         node=record.node,
         image=None,
@@ -193,6 +204,7 @@ def _attempt(pod: Object, report: TrainingReport | None, notes: Mapping[str, Not
         number=number,
         reported=number,
         pod=metadata["name"],
+        uid=metadata["uid"],
         exists=True,
         node=pod.get("spec", {}).get("nodeName"),
         image=pod.get("spec", {}).get("image"),

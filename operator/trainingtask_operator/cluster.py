@@ -5,13 +5,14 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import aiohttp
 from pydantic_core import from_json, to_json
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
-from trainingtask_operator.index import kept_pod
+from trainingtask_operator.transform import kept_pod
 
 Manifest = dict[str, Any]
 
@@ -142,10 +143,31 @@ def _message(content: bytes, fallback: str) -> str:
         return fallback
 
 
-_TASKS = f"/apis/{names.API_VERSION}"
-_JOBS = "/apis/batch/v1"
-_LEASES = "/apis/coordination.k8s.io/v1"
-_CHILDREN = {"jobs": (f"{_JOBS}/jobs", "Job"), "pods": ("/api/v1/pods", "Pod")}
+def _path(api: str, *segments: str) -> str:
+    """Return the path of a resource under an API such as ``api/v1``, each segment quoted.
+
+    Raises
+    ------
+    ClusterError
+        When a segment is no name: the API server decodes a quoted slash, and clients resolve dots.
+    """
+    for segment in segments:
+        if segment in ("", ".", "..") or "/" in segment or "%" in segment:
+            raise ClusterError(400, f"{segment[:64]!r} cannot be a part of a path")
+    # What UTF-8 has no bytes for becomes "?", which names nothing.
+    return "/".join(["", api, *(quote(segment, safe="", errors="replace") for segment in segments)])
+
+
+def _namespaced(api: str, namespace: str, *segments: str) -> str:
+    return _path(api, "namespaces", namespace, *segments)
+
+
+_CORE = "api/v1"
+_TASKS = f"apis/{names.API_VERSION}"
+_JOBS = "apis/batch/v1"
+_EVENTS = "apis/events.k8s.io/v1"
+_LEASES = "apis/coordination.k8s.io/v1"
+_CHILDREN = {"jobs": (_path(_JOBS, "jobs"), "Job"), "pods": (_path(_CORE, "pods"), "Pod")}
 _BY_US = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
 _JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
 
@@ -175,51 +197,52 @@ class KubernetesCluster:
             "metadata": {"namespace": namespace, "name": name, "uid": uid},
             "status": status,
         }
-        path = f"{_TASKS}/namespaces/{namespace}/{names.PLURAL}/{name}/status"
+        path = _namespaced(_TASKS, namespace, names.PLURAL, name, "status")
         return await self._json("PATCH", path, body, _APPLY, params={"fieldManager": manager, "force": "true"})
 
     async def get_job(self, namespace: str, name: str) -> Manifest:
         """See `Cluster`."""
-        return await self._json("GET", f"{_JOBS}/namespaces/{namespace}/jobs/{name}")
+        return await self._json("GET", _namespaced(_JOBS, namespace, "jobs", name))
 
     async def create_job(self, job: Manifest) -> Manifest:
         """See `Cluster`."""
-        path = f"{_JOBS}/namespaces/{job['metadata']['namespace']}/jobs"
+        path = _namespaced(_JOBS, job["metadata"]["namespace"], "jobs")
         return await self._json("POST", path, job, params=_BY_US)
 
     async def patch_job(self, namespace: str, name: str, patch: Manifest) -> Manifest:
         """See `Cluster`."""
-        path = f"{_JOBS}/namespaces/{namespace}/jobs/{name}"
+        path = _namespaced(_JOBS, namespace, "jobs", name)
         return await self._json("PATCH", path, patch, _MERGE, params=_BY_US)
 
     async def delete_job(self, namespace: str, name: str) -> None:
         """See `Cluster`."""
-        path = f"{_JOBS}/namespaces/{namespace}/jobs/{name}"
+        path = _namespaced(_JOBS, namespace, "jobs", name)
         await self._json("DELETE", path, {"propagationPolicy": "Background"})
 
     async def is_ending(self, namespace: str) -> bool:
         """See `Cluster`."""
-        found = await self._json("GET", f"/api/v1/namespaces/{namespace}")
+        found = await self._json("GET", _namespaced(_CORE, namespace))
         return (found.get("status") or {}).get("phase") == "Terminating"
 
     async def create_event(self, event: Manifest) -> None:
         """See `Cluster`."""
-        await self._json("POST", f"/apis/events.k8s.io/v1/namespaces/{event['metadata']['namespace']}/events", event)
+        await self._json("POST", _namespaced(_EVENTS, event["metadata"]["namespace"], "events"), event)
 
     async def get_task(self, namespace: str, name: str) -> Manifest:
         """See `Cluster`."""
-        return await self._json("GET", f"{_TASKS}/namespaces/{namespace}/{names.PLURAL}/{name}")
+        return await self._json("GET", _namespaced(_TASKS, namespace, names.PLURAL, name))
 
     async def pods_of(self, namespace: str, task_uid: str) -> list[Manifest]:
         """See `Cluster`."""
-        pods = self._pages(f"/api/v1/namespaces/{namespace}/pods", labelSelector=f"{names.TASK_UID_LABEL}={task_uid}")
+        path = _namespaced(_CORE, namespace, "pods")
+        pods = self._pages(path, labelSelector=f"{names.TASK_UID_LABEL}={task_uid}")
         return [dict(kept_pod(pod)) async for page in pods for pod in page["items"]]
 
     async def log_tail(self, namespace: str, pod: str) -> str:
         """See `Cluster`."""
         log = await self._bytes(
             "GET",
-            f"/api/v1/namespaces/{namespace}/pods/{pod}/log",
+            _namespaced(_CORE, namespace, "pods", pod, "log"),
             timeout=LOG_TIMEOUT_SECONDS,
             params={
                 "container": names.TRAINER_CONTAINER,
@@ -233,15 +256,15 @@ class KubernetesCluster:
     async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
         """See `Cluster`."""
         for version in names.KUEUE_VERSIONS:
-            path = f"/apis/{names.KUEUE_GROUP}/{version}/namespaces/{namespace}/workloads"
+            workloads = (f"apis/{names.KUEUE_GROUP}/{version}", namespace, "workloads")
             try:
                 found = await self._json(
-                    "GET", path, params={"labelSelector": f"{names.KUEUE_JOB_UID_LABEL}={job_uid}"}
+                    "GET", _namespaced(*workloads), params={"labelSelector": f"{names.KUEUE_JOB_UID_LABEL}={job_uid}"}
                 )
                 for workload in found["items"]:
                     await self._json(
                         "PATCH",
-                        f"{path}/{workload['metadata']['name']}",
+                        _namespaced(*workloads, workload["metadata"]["name"]),
                         {"spec": {"active": active}},
                         _MERGE,
                         params=_BY_US,
@@ -255,13 +278,13 @@ class KubernetesCluster:
 
     async def tasks(self) -> AsyncIterator[Manifest]:
         """See `Cluster`."""
-        async for page in self._pages(f"{_TASKS}/{names.PLURAL}"):
+        async for page in self._pages(_path(_TASKS, names.PLURAL)):
             for task in page["items"]:
                 yield task
 
     async def namespaces(self) -> AsyncIterator[Manifest]:
         """See `Cluster`."""
-        async for page in self._pages("/api/v1/namespaces"):
+        async for page in self._pages(_path(_CORE, "namespaces")):
             for namespace in page["items"]:
                 yield namespace
 
@@ -298,17 +321,18 @@ class KubernetesCluster:
 
     async def get_lease(self, namespace: str, name: str) -> Manifest:
         """See `Cluster`."""
-        return await self._json("GET", f"{_LEASES}/namespaces/{namespace}/leases/{name}", timeout=LEASE_TIMEOUT_SECONDS)
+        path = _namespaced(_LEASES, namespace, "leases", name)
+        return await self._json("GET", path, timeout=LEASE_TIMEOUT_SECONDS)
 
     async def create_lease(self, lease: Manifest) -> Manifest:
         """See `Cluster`."""
-        path = f"{_LEASES}/namespaces/{lease['metadata']['namespace']}/leases"
+        path = _namespaced(_LEASES, lease["metadata"]["namespace"], "leases")
         return await self._json("POST", path, lease, timeout=LEASE_TIMEOUT_SECONDS)
 
     async def replace_lease(self, lease: Manifest) -> Manifest:
         """See `Cluster`."""
         metadata = lease["metadata"]
-        path = f"{_LEASES}/namespaces/{metadata['namespace']}/leases/{metadata['name']}"
+        path = _namespaced(_LEASES, metadata["namespace"], "leases", metadata["name"])
         return await self._json("PUT", path, lease, timeout=LEASE_TIMEOUT_SECONDS)
 
     async def _pages(self, path: str, **params: str) -> AsyncIterator[Manifest]:

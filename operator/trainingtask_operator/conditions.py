@@ -109,7 +109,7 @@ def next_look(task: TrainingTask, attempts: list[Attempt], now: datetime) -> tim
     heard = last_sign_of_life(task, latest)
     if heard is None or now - heard >= STALE_AFTER:
         return None
-    return heard + STALE_AFTER - now
+    return STALE_AFTER - max(now - heard, timedelta(0))
 
 
 def _waiting_for_quota(task: TrainingTask) -> Cause:
@@ -293,6 +293,7 @@ class _Change:
             conditions=list(self._conditions.values()),
             job_name=job_name(self._task),
             node=(latest and latest.node) or self._before.node,
+            pod_uid=(latest and latest.uid) or self._before.pod_uid,
             attempt=latest.number if latest else self._before.attempt,
             attempts=records_of(begun, ended_at=completion_time, failure=failure.reason if failure else None) or None,
             progress_stale=self._stale or None,

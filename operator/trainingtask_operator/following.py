@@ -11,6 +11,7 @@ from contextlib import aclosing
 from typing import Any
 
 from trainingtask_operator.cluster import Cluster, ClusterError
+from trainingtask_operator.index import uid_of, version_of
 
 AFTER_TROUBLE_SECONDS = 1.0
 AFTER_END_SECONDS = 0.1
@@ -30,7 +31,19 @@ class Follower:
         seen: Callable[[str | None, Object], None],
         listed: Callable[[set[str]], None],
     ) -> None:
-        """Follow the `kind` ("jobs" or "pods"); `listed` takes the uids of all there are, after each list."""
+        """Follow the `kind` ("jobs" or "pods").
+
+        Parameters
+        ----------
+        cluster
+            What is listed and watched.
+        kind
+            "jobs" or "pods".
+        seen
+            Takes each object; it may not raise.
+        listed
+            Takes the uids of all there are, after each list.
+        """
         self.synced = asyncio.Event()  # the first list is over
         self._cluster = cluster
         self._kind = kind
@@ -59,8 +72,8 @@ class Follower:
         async for items, of_list in self._cluster.children(self._kind):
             version = of_list
             for item in items:
-                uids.add(item["metadata"]["uid"])
-                self._tell(None, item)
+                uids.add(uid_of(item))
+                self._seen(None, item)
         self._listed(uids)
         self._version = version
         self.synced.set()
@@ -69,11 +82,5 @@ class Follower:
         async with aclosing(self._cluster.watch_children(self._kind, self._version)) as events:
             async for event in events:
                 if event["type"] != "BOOKMARK":
-                    self._tell(event["type"], event["object"])
-                self._version = event["object"]["metadata"]["resourceVersion"]
-
-    def _tell(self, kind: str | None, item: Object) -> None:
-        try:
-            self._seen(kind, item)
-        except Exception:  # one object that nobody thought of must not stop the others
-            log.exception("cannot take one of the %s: %s", self._kind, item["metadata"])
+                    self._seen(event["type"], event["object"])
+                self._version = version_of(event["object"]) or self._version

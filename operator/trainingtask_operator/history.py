@@ -27,6 +27,7 @@ from trainingtask_api.store import (
     record_many,
     recorded,
 )
+from trainingtask_operator.malformed import MALFORMED
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +166,12 @@ class HistoryWriter:
             # What waits to be written knows the end better: a task may have been deleted while the database was away.
             if run.id not in self._backlog and not await exists(run):
                 log.info("%s/%s was deleted while no operator looked: its row is closed", run.namespace, run.name)
-                await asyncio.to_thread(cancel_run, engine, run, datetime.now(UTC))
+                try:
+                    await asyncio.to_thread(cancel_run, engine, run, datetime.now(UTC))
+                except HistoryUnavailable:
+                    raise
+                except HistoryError as error:  # this row's own trouble
+                    log.warning("the row of %s/%s stays open: %s", run.namespace, run.name, error)
 
     async def prune(self, age: timedelta) -> None:
         """Delete runs that ended longer than `age` ago, now and then, until cancelled."""
@@ -260,7 +266,10 @@ class HistoryWriter:
     async def _record(self, engine: Engine, some: Sequence[Waiting]) -> set[uuid.UUID]:
         """Write rows, but for those that another session holds: they are postponed, and their ids returned."""
         events = [event for waiting in some for event in waiting.events.values()]
-        locked = await asyncio.to_thread(record_many, engine, [waiting.row for waiting in some], events=events)
+        try:
+            locked = await asyncio.to_thread(record_many, engine, [waiting.row for waiting in some], events=events)
+        except MALFORMED as error:  # a value that no column holds, such as a time before the year 1
+            raise HistoryError(f"a row cannot be written: {error}") from error
         for waiting in some:
             if waiting.row.id in locked:
                 self._postpone(waiting.row.id)

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from trainingtask_api import names
-from trainingtask_operator.attempts import container_status, parse_time
-from trainingtask_operator.causes import Note, why_waiting
+from trainingtask_operator.attempts import container_status
+from trainingtask_operator.causes import why_waiting
 
 Object = dict[str, Any]
 
@@ -75,51 +75,20 @@ class Index(Mapping[Any, list[Any]]):
         return len(self._items)
 
 
-def kept_task(body: Object) -> Object:
-    """Return what a reconcile reads of a task."""
-    return _kept(body, "spec", "status")
+def uid_of(item: Object) -> str:
+    """Return the uid of an object, "" when it has none."""
+    return _identity(item, "uid")
 
 
-def kept_job(body: Object) -> Object:
-    """Return what a reconcile reads of a Job."""
-    job = _kept(body)
-    status = body.get("status") or {}
-    job["status"] = {field: status[field] for field in ("conditions", "startTime") if field in status}
-    spec = body["spec"]
-    job["spec"] = {field: spec[field] for field in ("suspend", "ttlSecondsAfterFinished") if field in spec}
-    return job
+def version_of(item: Object) -> str:
+    """Return the resource version of an object, "" when it has none."""
+    return _identity(item, "resourceVersion")
 
 
-def kept_pod(body: Object) -> Object:
-    """Return what a reconcile reads of a pod."""
-    pod = _kept(body, "status")
-    annotations = body["metadata"].get("annotations", {})
-    counts = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
-    pod["metadata"]["annotations"] = {name: annotations[name] for name in counts if name in annotations}
-    containers = {container["name"]: container for container in body["spec"]["containers"]}
-    container = containers.get(names.TRAINER_CONTAINER, {})  # an injected sidecar may come first
-    limits = container.get("resources", {}).get("limits", {})
-    pod["spec"] = {
-        "nodeName": body["spec"].get("nodeName"),
-        "image": container.get("image"),
-        "memoryLimit": limits.get("memory"),
-    }
-    return pod
-
-
-def kept_note(body: Object) -> Note:
-    """Return what a reconcile reads of an Event; its two groups name the same fields differently."""
-    series = body.get("series") or {}
-    seen = (
-        series.get("lastObservedTime")
-        or body.get("lastTimestamp")
-        or body.get("deprecatedLastTimestamp")
-        or body.get("eventTime")
-        or body["metadata"]["creationTimestamp"]
-    )
-    count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
-    message = str(body.get("message") or body.get("note") or "")
-    return Note(message=message, count=count, when=parse_time(seen))
+def _identity(item: Object, field: str) -> str:
+    metadata = item.get("metadata")
+    value = metadata.get(field) if isinstance(metadata, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 def about(event: Object) -> str:
@@ -179,9 +148,6 @@ def _lasting(item: Object) -> Object:
     return {**item["metadata"], "resourceVersion": None}
 
 
-_NOT_KEPT = {"managedFields", "annotations", "finalizers", "generateName"}
-
-
 def is_on_its_way(child: Object) -> bool:
     """Tell whether a Job or pod is on its way to its start or to its success, which its Job tells as a whole.
 
@@ -198,14 +164,3 @@ def is_on_its_way(child: Object) -> bool:
     if status.get("phase") == "Succeeded":
         return True
     return status.get("phase") == "Pending" and why_waiting(status, container_status(status), None) is None
-
-
-def _kept(body: Object, *fields: str) -> Object:
-    """Return the named fields and the part of the metadata that a reconcile reads."""
-    metadata = {key: value for key, value in body["metadata"].items() if key not in _NOT_KEPT}
-    return {
-        "apiVersion": body.get("apiVersion"),
-        "kind": body.get("kind"),
-        "metadata": metadata,
-        **{f: body[f] for f in fields if f in body},
-    }

@@ -20,8 +20,7 @@ GRACE_PERIOD_SECONDS = 60
 def job_name(task: TrainingTask) -> str:
     """Return the name of the task's Job: readable, and unique for the uid, so that a re-created task gets its own.
 
-    At most 55 characters: Kubernetes cuts a longer one in the names of the Job's pods (`<job>-<index>-<random>`), and the
-    admission policy knows a trainer by its pod's name beginning with its Job's.
+    At most 55 characters, so that the names of its pods (`<job>-<index>-<random>`) are not cut.
     """
     digest = hashlib.sha256((task.metadata.uid or "").encode()).hexdigest()[:10]
     readable = re.sub(r"[^a-z0-9-]", "-", task.metadata.name)[:44].strip("-")

@@ -23,6 +23,9 @@ RUNNING_SECONDS = Histogram(
     "From the first sight of a running pod to the task's status saying so.",
     buckets=_FAST,
 )
+INVALID_RECORDS = Counter(
+    "trainingtask_invalid_records", "Watched objects and history rows that cannot be read and are skipped.", ["kind"]
+)
 HISTORY_BACKLOG = Gauge("trainingtask_history_backlog_rows", "Rows that wait to be written into the history.")
 LEADER = Gauge("trainingtask_leader", "1 on the replica that acts.")
 API_REQUESTS = Counter(

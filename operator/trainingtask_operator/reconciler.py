@@ -19,7 +19,7 @@ from trainingtask_operator.causes import Cause, Note
 from trainingtask_operator.cluster import Cluster, ClusterError
 from trainingtask_operator.jobs import build_job, controlled_by, job_name, labels_of
 from trainingtask_operator.obstacles import job_refused, name_conflict, no_workload, obstacle_of, workload_refused
-from trainingtask_operator.reading import has_ended, invalid_spec, parse, says_invalid
+from trainingtask_operator.reading import has_ended, invalid_spec, is_believable, parse, says_invalid
 from trainingtask_operator.rows import events_of, logs_of, rows_of
 from trainingtask_operator.settings import Settings
 
@@ -101,7 +101,7 @@ class Reconciler:
         observed = self._view.observe(namespace, name)
         if observed is None or observed.task["metadata"].get("deletionTimestamp"):
             return None  # its Job goes with it: the garbage collector follows the owner reference
-        task = parse(observed.task)
+        task = parse(observed.task, self._clock())
         if task is None:
             await self._refuse_unreadable(observed.task)
             return None
@@ -300,7 +300,7 @@ class Reconciler:
         """Store the trainer's last words for it, when the API server was away as it said them; return the task with them."""
         report = attempts[-1].last_words if attempts else None
         stored = task.status.training if task.status else None
-        if report is None or report.finish_time is None:
+        if report is None or report.finish_time is None or not is_believable(report, task, self._clock()):
             return task
         if stored is not None and stored.finish_time is not None and stored.finish_time >= report.finish_time:
             return task
@@ -325,7 +325,7 @@ class Reconciler:
 
     async def _live_report(self, task: TrainingTask) -> TrainingReport | None:
         try:
-            live = parse(await self._cluster.get_task(task.metadata.namespace, task.metadata.name))
+            live = parse(await self._cluster.get_task(task.metadata.namespace, task.metadata.name), self._clock())
         except ClusterError as error:
             if error.not_found:
                 raise TaskGoneError from error

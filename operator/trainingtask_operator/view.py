@@ -7,6 +7,7 @@ from trainingtask_operator.causes import Note
 from trainingtask_operator.index import Index
 from trainingtask_operator.jobs import controlled_by
 from trainingtask_operator.reconciler import Object, Observed
+from trainingtask_operator.transform import kept_job, kept_task
 
 
 class WatchedObjects:
@@ -46,7 +47,7 @@ class WatchedObjects:
             if job is not None and self._belongs(pod, namespace, job["metadata"]["uid"])
         ]
         children = [*pods, job] if job else []
-        notes = {child["metadata"]["uid"]: self._note(child["metadata"]["uid"]) for child in children}
+        notes = {child["metadata"]["uid"]: self._note(namespace, child["metadata"]["uid"]) for child in children}
         return Observed(task, job, pods, {uid: note for uid, note in notes.items() if note})
 
     def task_of(self, uid: str) -> tuple[str, str] | None:
@@ -55,8 +56,9 @@ class WatchedObjects:
 
     def wrote(self, written: Object) -> None:
         """Let the result of a write stand in for the object until the watch has caught up."""
+        written = kept_job(written) if _is_job(written) else kept_task(written)
         metadata = written["metadata"]
-        task_uid = (metadata.get("labels") or {}).get(names.TASK_UID_LABEL)
+        task_uid = _task_uid(written)
         known = (
             self._jobs.get(task_uid, ()) if task_uid else self._tasks.get((metadata["namespace"], metadata["name"]), ())
         )
@@ -100,12 +102,12 @@ class WatchedObjects:
                 index.remove(uid)
             self.gone(uid)
 
-    def _note(self, uid: str) -> Note | None:
-        return max(self._notes.get(uid, ()), key=lambda note: note.when, default=None)
+    def _note(self, namespace: str, uid: str) -> Note | None:
+        return max(self._notes.get((namespace, uid), ()), key=lambda note: note.when, default=None)
 
     def _forget(self, uid: str) -> None:
         written = self._written.pop(uid, None)
-        task_uid = ((written or {}).get("metadata", {}).get("labels") or {}).get(names.TASK_UID_LABEL)
+        task_uid = _task_uid(written) if written else None
         if task_uid:
             self._written_jobs.pop(task_uid, None)
 
@@ -120,6 +122,15 @@ class WatchedObjects:
     @staticmethod
     def _belongs(item: Object, namespace: str, owner: str) -> bool:
         return item["metadata"].get("namespace") == namespace and controlled_by(item, owner)
+
+
+def _is_job(item: Object) -> bool:
+    return bool(item.get("kind") == "Job")
+
+
+def _task_uid(item: Object) -> str | None:
+    """Return the uid of the task of a Job, None of a task: its labels are its author's, whatever they say."""
+    return item["metadata"]["labels"].get(names.TASK_UID_LABEL) if _is_job(item) else None
 
 
 def _version(item: Object) -> int:

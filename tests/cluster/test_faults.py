@@ -1,12 +1,7 @@
 """What must hold when things break: named by the fault. Killed means SIGKILL."""
 
-import base64
 import contextlib
 import json
-import ssl
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +13,7 @@ import specs
 from kubectl import Kubectl, Refused, eventually
 from release import OPERATOR, POSTGRES
 from tiny_models import write_tiny_models
+from trainer_tokens import ReportAs, bound_token
 from trainingtask_api import names
 
 Apply = Callable[..., str]
@@ -224,54 +220,7 @@ def test_deadline_passed(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any
     assert final_row("too-slow")["error_reason"] == "DeadlineExceeded"
 
 
-def bound_token(kubectl: Kubectl, pod: dict[str, Any]) -> str:
-    """Return a token such as the one mounted into `pod`: it names the pod it was made for."""
-    return kubectl(
-        "create", "token", "trainingtask-trainer", "--bound-object-kind=Pod",
-        f"--bound-object-name={pod['metadata']['name']}", f"--bound-object-uid={pod['metadata']['uid']}",
-    ).strip()  # fmt: skip
-
-
-@pytest.fixture
-def report_as(kubectl: Kubectl, tmp_path: Path) -> Callable[[str, str, dict[str, Any]], str]:
-    """Return a function that applies a status as a trainer would, with nothing but a token.
-
-    `kubectl apply` will not do: it reads the object first, which a trainer may not.
-    """
-    view = subprocess.run(
-        ["kubectl", "config", "view", "--raw", "--minify", "--output=json"], capture_output=True, check=True
-    )
-    server = json.loads(view.stdout)["clusters"][0]["cluster"]
-    authority = tmp_path / "ca.crt"
-    authority.write_bytes(base64.b64decode(server["certificate-authority-data"]))
-
-    def apply(token: str, task: str, status: dict[str, Any]) -> str:
-        manifest = {
-            "apiVersion": "trainingtask.dev/v1alpha1",
-            "kind": "TrainingTask",
-            "metadata": {"name": task},
-            "status": status,
-        }
-        path = f"/apis/trainingtask.dev/v1alpha1/namespaces/{kubectl.namespace}/trainingtasks/{task}/status"
-        request = urllib.request.Request(
-            f"{server['server']}{path}?fieldManager=trainingtask-trainer&force=true",
-            data=json.dumps(manifest).encode(),
-            method="PATCH",
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/apply-patch+yaml"},
-        )
-        try:
-            tls = ssl.create_default_context(cafile=str(authority))
-            with urllib.request.urlopen(request, context=tls, timeout=30) as response:
-                return str(response.headers["X-Kubernetes-PF-FlowSchema-UID"])
-        except urllib.error.HTTPError as error:
-            raise Refused(json.loads(error.read())["message"]) from error
-
-    return apply
-
-
-def test_a_trainer_speaks_only_for_itself(
-    kubectl: Kubectl, task: Apply, report_as: Callable[[str, str, dict[str, Any]], str]
-) -> None:
+def test_a_trainer_speaks_only_for_itself(kubectl: Kubectl, task: Apply, report_as: ReportAs) -> None:
     for name in ("mine", "other"):
         task(name, specs.CLASSICAL)
         kubectl.wait(name, "Complete")

@@ -166,8 +166,13 @@ def daemons(config: Config) -> list[Daemon]:
             "--max-requests-inflight=800",
             "--max-mutating-requests-inflight=400",
             "--profiling=false",
+            f"--audit-policy-file={etc / 'audit-policy.json'}",
+            f"--audit-log-path={config.logs / 'audit.log'}",
+            "--audit-log-maxsize=100",
+            "--audit-log-maxbackup=1",
         ),
         lambda: _http_ok(NODE_IP, API_PORT, "/readyz", _tls(config, "admin")),
+        files={etc / "audit-policy.json": settings.audit_policy()},
         patience=60.0,  # it drains its connections first
     )
     # Leases would only make a restart after a crash wait for their end: there is one of each.

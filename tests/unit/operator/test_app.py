@@ -21,12 +21,14 @@ def app(settings: Settings) -> App:
 
 def task(name: str = "t", version: int = 1, **status: Any) -> dict[str, Any]:
     metadata = {"namespace": "n", "name": name, "uid": f"uid-{name}", "resourceVersion": str(version)}
+    metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
     return {"apiVersion": "v", "kind": "TrainingTask", "metadata": metadata, "spec": {}, "status": status}
 
 
 def pod_of(name: str, phase: str = "Running", version: int = 1) -> dict[str, Any]:
     labels = {names.TASK_UID_LABEL: f"uid-{name}", names.TASK_NAME_LABEL: name}
-    metadata = {"namespace": "n", "name": name, "uid": f"pod-{name}", "resourceVersion": str(version), "labels": labels}
+    metadata: dict[str, Any] = {"namespace": "n", "name": name, "uid": f"pod-{name}", "resourceVersion": str(version)}
+    metadata |= {"creationTimestamp": "2026-01-01T00:00:00Z", "labels": labels}
     return {"kind": "Pod", "metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase}}
 
 

@@ -5,11 +5,16 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
+from hypothesis import example, given
+from hypothesis import strategies as st
+from yarl import URL
 
 from ports import free_port
+from trainingtask_api import names
 from trainingtask_operator import cluster as requests
 from trainingtask_operator.cluster import LOG_BYTES, LOG_LINES, Cluster, ClusterError, connect
 
@@ -159,3 +164,49 @@ async def test_a_silent_watch_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
             await anext(cluster.watch_children("jobs", "1"))
         ended.set()
     assert error.value.status == 0
+
+
+HOSTILE = "x/../../../../../api/v1/namespaces/kube-system/secrets/any?a="
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), st.text(max_size=80))
+@example(HOSTILE, "t")
+@example("n", "..")
+@example("n", "%2e%2e")
+@example("n?watch=true", "t#a")
+@example("n", "t+&=;@:!\n")
+def test_a_path_is_about_the_object_of_its_name_or_is_refused(namespace: str, name: str) -> None:
+    if any(part in ("", ".", "..") or "/" in part or "%" in part for part in (namespace, name)):
+        with pytest.raises(ClusterError):
+            requests._namespaced(requests._TASKS, namespace, names.PLURAL, name)
+        return
+    path = requests._namespaced(requests._TASKS, namespace, names.PLURAL, name)
+    url = URL(f"http://server{path}")  # as aiohttp reads it
+    wanted = [
+        "apis",
+        names.GROUP,
+        names.VERSION,
+        "namespaces",
+        namespace,
+        names.PLURAL,
+        name.encode("utf-8", "replace").decode(),
+    ]
+    assert [unquote(part) for part in url.raw_path.split("/")] == ["", *wanted]
+    assert (url.query_string, url.fragment, url.host) == ("", "", "server")
+
+
+@pytest.mark.parametrize("hostile", [HOSTILE, "", "..", "a/b"])
+async def test_no_request_is_made_for_what_is_no_name(hostile: str) -> None:
+    asked: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.json_response({})
+
+    async with answering(note) as (cluster, _):
+        for namespace, name in ((hostile, "t"), ("n", hostile)):
+            with pytest.raises(ClusterError, match="cannot be a part of a path"):
+                await cluster.get_task(namespace, name)
+            with pytest.raises(ClusterError, match="cannot be a part of a path"):
+                await cluster.log_tail(namespace, name)
+    assert asked == []

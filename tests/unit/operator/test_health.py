@@ -55,7 +55,7 @@ async def test_the_metrics_count_tasks_by_state_and_requests_by_resource(
         "apiVersion": "v",
         "kind": "TrainingTask",
         "spec": {},
-        "metadata": {"namespace": "n", "resourceVersion": "1"},
+        "metadata": {"namespace": "n", "resourceVersion": "1", "creationTimestamp": "2026-01-01T00:00:00Z"},
     }
     for uid, state in (("1", "Running"), ("2", "Running"), ("3", "Failed")):
         metadata = {**body["metadata"], "name": uid, "uid": uid}  # type: ignore[dict-item]

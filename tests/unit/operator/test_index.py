@@ -3,7 +3,8 @@
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_operator.index import Index, differ, is_on_its_way, kept_job, only_training_differs
+from trainingtask_operator.index import Index, differ, is_on_its_way, only_training_differs
+from trainingtask_operator.transform import kept_job
 
 
 def task(uid: str, state: str = "Running", **training: Any) -> dict[str, Any]:
@@ -50,11 +51,14 @@ def test_a_report_of_progress_is_told_from_one_that_ends_the_training() -> None:
 
 
 def test_the_counts_of_a_job_are_not_kept_for_nothing_reads_them() -> None:
-    body = {"metadata": {"uid": "1", "managedFields": [1]}, "spec": {"suspend": False, "template": {}}}
-    kept = kept_job({**body, "status": {"active": 1, "startTime": "t", "conditions": []}})
-    assert kept["status"] == {"startTime": "t", "conditions": []}
+    identity = {"uid": "1", "name": "j", "namespace": "n", "resourceVersion": "1"}
+    identity["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    body = {"metadata": {**identity, "managedFields": [1]}, "spec": {"suspend": False, "template": {}}}
+    start = "2026-01-01T00:00:00Z"
+    kept = kept_job({**body, "status": {"active": 1, "startTime": start, "conditions": []}})
+    assert kept["status"] == {"startTime": start, "conditions": []}
     assert kept["spec"] == {"suspend": False}
-    assert kept["metadata"] == {"uid": "1"}
+    assert kept["metadata"] == {**identity, "labels": {}, "ownerReferences": []}
 
 
 def test_a_pod_is_on_its_way_until_it_runs_or_is_in_trouble() -> None:

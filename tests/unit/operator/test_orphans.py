@@ -9,7 +9,7 @@ import pytest
 
 from fake_cluster import FakeCluster
 from trainingtask_api.store import OpenRun
-from trainingtask_operator import orphans
+from trainingtask_operator import metrics, orphans
 from trainingtask_operator.cluster import ClusterError
 
 
@@ -28,8 +28,8 @@ class OneLook:
             self.looked.set()
 
 
-def run_of(name: str, uid: str) -> OpenRun:
-    return OpenRun(id=uid, task_uid=uid, namespace="default", name=name, start_time=None)
+def run_of(name: str, uid: str, namespace: str = "default") -> OpenRun:
+    return OpenRun(id=uid, task_uid=uid, namespace=namespace, name=name, start_time=None)
 
 
 async def closed(cluster: FakeCluster, runs: list[OpenRun], watched: str = "") -> list[str]:
@@ -64,3 +64,51 @@ async def test_an_api_server_that_does_not_serve_tasks_says_nothing_about_any(cl
 
     cluster.before_each = not_served
     assert await closed(cluster, [run_of("t", "uid")]) == []
+
+
+HOSTILE = [
+    ("default", ""),
+    ("", "t"),
+    ("default", ".."),
+    ("x/../../../../../api/v1/namespaces/kube-system/secrets/any?a=", "t"),
+    ("default", "%2e%2e%2fsecrets"),
+    ("default", "t" * 5000),
+    ("default", "t\nforged log line"),
+]
+
+
+@pytest.mark.parametrize(("namespace", "name"), HOSTILE)
+async def test_a_row_that_no_task_can_have_is_counted_and_skipped(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture, namespace: str, name: str
+) -> None:
+    runs = [run_of(name, "bad", namespace), run_of("gone", "uid")]
+    before = invalid_rows()
+    assert await closed(cluster, runs) == ["gone"]
+    assert cluster.requests == ["get task"]
+    assert invalid_rows() == before + 1
+    (line,) = [record.getMessage() for record in caplog.records if "row bad" in record.getMessage()]
+    assert len(line) < 400
+    assert "\n" not in line
+
+
+async def test_a_request_that_fails_for_one_row_stops_no_other() -> None:
+    class FailsForOne(FakeCluster):
+        async def get_task(self, namespace: str, name: str) -> dict[str, Any]:
+            if name == "t":
+                raise ClusterError(500, "an internal error")
+            return await super().get_task(namespace, name)
+
+    assert set(await closed(FailsForOne(), [run_of("t", "uid"), run_of("gone", "uid-2")])) == {"gone"}
+
+
+async def test_rows_are_asked_for_later_when_the_api_server_does_not_answer(cluster: FakeCluster) -> None:
+    def no_answer(_: str) -> None:
+        raise ClusterError(0, "no answer")
+
+    cluster.before_each = no_answer
+    assert await closed(cluster, [run_of("t", "uid"), run_of("gone", "uid-2")]) == []
+    assert cluster.requests == []
+
+
+def invalid_rows() -> float:
+    return metrics.INVALID_RECORDS.labels("row")._value.get()

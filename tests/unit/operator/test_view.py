@@ -1,8 +1,10 @@
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from trainingtask_api import names
+from trainingtask_operator.causes import Note
 from trainingtask_operator.index import Index
 from trainingtask_operator.view import WatchedObjects
 
@@ -11,19 +13,24 @@ KEY = ("default", "t")
 
 def item(uid: str, version: int, **metadata: Any) -> dict[str, Any]:
     return {
+        "apiVersion": "v",
+        "kind": "TrainingTask",
+        "spec": {},
         "metadata": {
+            "labels": {},
             "uid": uid,
             "resourceVersion": str(version),
             "creationTimestamp": "2026-01-01T00:00:00Z",
             "namespace": "default",
             "name": "t",
             **metadata,
-        }
+        },
     }
 
 
 def job(uid: str, version: int, task: str = "task-1") -> dict[str, Any]:
-    return item(uid, version, labels={names.TASK_UID_LABEL: task}, ownerReferences=[{"uid": task, "controller": True}])
+    made = item(uid, version, labels={names.TASK_UID_LABEL: task}, ownerReferences=[{"uid": task, "controller": True}])
+    return {**made, "kind": "Job", "status": {"conditions": []}}
 
 
 def pod(uid: str, version: int, job: str = "job-1") -> dict[str, Any]:
@@ -143,3 +150,23 @@ def test_a_response_slower_than_the_watch_is_not_kept(indexes: Indexes) -> None:
     observed = indexes.view.observe(*KEY)
     assert observed is not None
     assert observed.job is None
+
+
+def test_a_task_with_the_label_of_a_job_stands_in_for_no_job(indexes: Indexes) -> None:
+    indexes.view.wrote(item("forged", 30, namespace="elsewhere", labels={names.TASK_UID_LABEL: "task-1"}))
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.job is None
+
+
+def test_an_event_of_another_namespace_says_nothing_about_a_job(indexes: Indexes) -> None:
+    indexes.jobs["task-1"] = [job("job-1", 20)]
+    note = Note("exceeded quota", 1, datetime(2026, 1, 1, tzinfo=UTC))
+    indexes.notes.put(("elsewhere", "job-1"), "event-1", note)
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.notes == {}
+    indexes.notes.put(("default", "job-1"), "event-2", note)
+    observed = indexes.view.observe(*KEY)
+    assert observed is not None
+    assert observed.notes == {"job-1": note}

@@ -98,7 +98,7 @@ def api_server(configuration: Any, metadata: Metadata) -> Apply:
             )
         except client.ApiException as error:
             message = f"{error.status} {error.reason}: {_said(error.body)}"
-            # Anything else may pass: 403 too, until the operator has stored which Job is the task's.
+            # Anything else may pass: 403 too, until the operator has stored which pod is the task's.
             if error.status == 404 or (error.status == 409 and "uid" in message.lower()):
                 raise Undeliverable(message) from error
             raise DeliveryError(message) from error
