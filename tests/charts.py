@@ -16,8 +16,8 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
 
 
-def render(*options: str) -> list[Manifest]:
-    done = helm("template", "tt", str(CHART), "--namespace=ops", "--kube-version=1.34.0", *options)
+def render(*options: str, chart: Path = CHART) -> list[Manifest]:
+    done = helm("template", "tt", str(chart), "--namespace=ops", "--kube-version=1.34.0", *options)
     assert done.returncode == 0, done.stderr
     return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
 

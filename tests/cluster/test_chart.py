@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,27 @@ def test_a_change_of_settings_rolls_the_operator_and_nothing_else_does() -> None
 
     assert checksum() == checksum()
     assert checksum() != checksum("--set=trainer.hub.offline=true")
+
+
+@pytest.mark.parametrize("mode", ["external", "none"])
+def test_rendering_twice_gives_the_same(mode: str) -> None:
+    web = ("--set=web.enabled=true", "--set=history.external.readerSecret.name=db") if mode == "external" else ()
+
+    assert render(*MODES[mode], *web) == render(*MODES[mode], *web)
+
+
+def test_another_version_of_the_chart_restarts_no_pod(tmp_path: Path) -> None:
+    later = tmp_path / "chart"
+    shutil.copytree(CHART, later)
+    (later / "Chart.yaml").write_text((CHART / "Chart.yaml").read_text().replace("ersion: 0.1.0", "ersion: 9.9.9"))
+
+    def templates(chart: Path) -> list[Manifest]:
+        images = [f"--set-string={part}.tag=1" for part in ("image", "trainer.image", "web.image")]
+        manifests = render("--set=web.enabled=true", *images, chart=chart)
+        return [m["spec"]["template"] for kind in ("Deployment", "StatefulSet") for m in of_kind(manifests, kind)]
+
+    assert len(templates(later)) == 3
+    assert templates(later) == templates(CHART)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -252,6 +274,10 @@ def test_the_operator_gets_its_database_from_a_secret() -> None:
         (("--set=trainer.namespaces={Bad_Name}",), "at '/trainer/namespaces/0'"),
         (("--set-json=trainer.namespaces=[]",), "at '/trainer/namespaces'"),
         (("--set=image.repository=",), "at '/image/repository'"),
+        (("--set=policy.images.allowedPrefixes={bad prefix}",), "at '/policy/images/allowedPrefixes/0'"),
+        (("--set=policy.env.allowedSecrets={a*b}",), "at '/policy/env/allowedSecrets/0'"),
+        (("--set=policy.priorityClasses.allowed={*}",), "at '/policy/priorityClasses/allowed/0'"),
+        (("--set=policy.code.configMaps=off",), "at '/policy/code/configMaps'"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_path(options: tuple[str, ...], path: str) -> None:

@@ -15,6 +15,7 @@ app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
+{{/* Labels of objects. Not of pod templates: they name the chart's version, and an upgrade would restart every pod. */}}
 {{- define "tt.labels" -}}
 {{ include "tt.selector" . }}
 app.kubernetes.io/managed-by: {{ (index . 0).Release.Service }}
@@ -27,6 +28,11 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- $image := index . 1 -}}
 {{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
 {{- $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag -}}
+{{- end -}}
+
+{{/* The end of a refusal, as a CEL string: what is allowed instead. Call with a list. */}}
+{{- define "tt.allowed" -}}
+{{ printf "' is refused: allowed are %s" (join ", " . | trunc 2000) | toJson }}
 {{- end -}}
 
 {{/* What the "restricted" Pod Security Standard asks of a container. */}}

@@ -1,0 +1,138 @@
+"""The chart's NetworkPolicies, evaluated as Kubernetes defines them: whoever has no business with a pod gets no connection.
+
+The local cluster's network enforces none, so this judges the rendered rules by the labels of the rendered pods.
+"""
+
+from dataclasses import dataclass
+
+import pytest
+
+import specs
+from charts import CHART, Manifest, helm, named, of_kind, render
+from trainingtask_api import TrainingTask
+from trainingtask_operator.jobs import labels_of
+
+SYSTEM, TEAM, OTHER = "ops", "team", "other"
+OPTIONS = (f"--set=trainer.namespaces={{{TEAM}}}", "--set=web.enabled=true")
+RELEASE = "tt-trainingtask-operator"
+
+
+@dataclass(frozen=True)
+class Pod:
+    namespace: str
+    labels: dict[str, str]
+    ports: dict[str, int]
+
+
+def pods(manifests: list[Manifest]) -> dict[str, Pod]:
+    def of(kind: str, name: str) -> Pod:
+        template = named(manifests, kind, name)["spec"]["template"]
+        (container,) = template["spec"]["containers"]
+        return Pod(SYSTEM, template["metadata"]["labels"], {p["name"]: p["containerPort"] for p in container["ports"]})
+
+    task = specs.task("a", specs.CLASSICAL, TEAM)
+    task["metadata"]["uid"] = "u"
+    trainer = labels_of(TrainingTask.model_validate(task))
+    return {
+        "operator": of("Deployment", RELEASE),
+        "web": of("Deployment", f"{RELEASE}-web"),
+        "postgres": of("StatefulSet", f"{RELEASE}-postgres"),
+        "trainer": Pod(TEAM, trainer, {}),
+        "pod beside trainers": Pod(TEAM, {"app": "x"}, {}),
+        "trainer's labels elsewhere": Pod(OTHER, trainer, {}),
+        "operator's labels elsewhere": Pod(TEAM, of("Deployment", RELEASE).labels, {}),
+        "pod beside the operator": Pod(SYSTEM, {"app": "x"}, {}),
+    }
+
+
+def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
+    selector = selector or {}
+    expressions = selector.get("matchExpressions", [])
+    assert all(e["operator"] in ("In", "Exists") for e in expressions)
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        e["key"] in labels and (e["operator"] == "Exists" or labels[e["key"]] in e["values"]) for e in expressions
+    )
+
+
+def is_peer(peer: Manifest, pod: Pod, policy: Manifest) -> bool:
+    if "namespaceSelector" in peer:
+        there = selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": pod.namespace})
+    else:
+        there = pod.namespace == policy["metadata"]["namespace"]
+    return there and selects(peer.get("podSelector"), pod.labels)
+
+
+def may_connect(manifests: list[Manifest], source: Pod, target: Pod, port: int) -> bool:
+    """Tell whether the target accepts a connection: nothing selects it, or a rule of what does names port and peer."""
+    policies = [
+        policy
+        for policy in of_kind(manifests, "NetworkPolicy")
+        if policy["metadata"]["namespace"] == target.namespace
+        and selects(policy["spec"]["podSelector"], target.labels)
+        and "Ingress" in policy["spec"]["policyTypes"]
+    ]
+    return not policies or any(
+        any(target.ports.get(p["port"]) == port for p in rule["ports"])
+        and ("from" not in rule or any(is_peer(peer, source, policy) for peer in rule["from"]))
+        for policy in policies
+        for rule in policy["spec"].get("ingress", [])
+    )
+
+
+EVERYBODY = {
+    "operator",
+    "web",
+    "postgres",
+    "trainer",
+    "pod beside trainers",
+    "trainer's labels elsewhere",
+    "operator's labels elsewhere",
+    "pod beside the operator",
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "port", "admitted"),
+    [
+        ("postgres", 5432, {"operator", "web", "trainer"}),
+        ("postgres", 22, set()),
+        ("web", 8000, EVERYBODY),
+        ("web", 8080, set()),
+        ("operator", 8080, EVERYBODY),
+        ("operator", 8081, EVERYBODY),
+        ("operator", 5432, set()),
+        ("trainer", 8000, set()),
+        ("pod beside trainers", 8000, EVERYBODY),  # not the chart's to close
+    ],
+)
+def test_a_pod_accepts_only_who_has_business_with_it(target: str, port: int, admitted: set[str]) -> None:
+    manifests = render(*OPTIONS)
+    there = pods(manifests)
+    assert {name for name, pod in there.items() if may_connect(manifests, pod, there[target], port)} == admitted
+
+
+def test_the_web_can_be_closed_to_all_but_the_admins_peers() -> None:
+    manifests = render(*OPTIONS, f'--set-json=networkPolicy.webFrom=[{{"namespaceSelector":{{"matchLabels":{{"kubernetes.io/metadata.name":"{OTHER}"}}}}}}]')  # fmt: skip
+    there = pods(manifests)
+    assert {name for name, pod in there.items() if may_connect(manifests, pod, there["web"], 8000)} == {
+        "trainer's labels elsewhere"
+    }
+
+
+def test_the_database_connects_to_nobody() -> None:
+    spec = named(render(*OPTIONS), "NetworkPolicy", f"{RELEASE}-postgres")["spec"]
+    assert "Egress" in spec["policyTypes"]
+    assert "egress" not in spec
+
+
+def test_a_part_that_is_not_installed_has_no_rule() -> None:
+    def names(*options: str) -> set[str]:
+        return {policy["metadata"]["name"] for policy in of_kind(render(*options), "NetworkPolicy")}
+
+    assert names("--set=history.mode=none") == {RELEASE, "trainingtask-trainer"}
+    assert names("--set=networkPolicy.enabled=false") == set()
+
+
+def test_a_peer_that_means_nothing_is_refused() -> None:
+    done = helm("template", "tt", str(CHART), "--set-json=networkPolicy.webFrom=[{}]")
+    assert "at '/networkPolicy/webFrom/0'" in done.stderr

@@ -1,0 +1,49 @@
+"""The chart installed under another release name than before: what the uninstall left belongs to the former release."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+import specs
+from charts import CHART
+from control_plane import ControlPlane
+from kubectl import Kubectl, Refused, run
+
+CRD = "trainingtasks.trainingtask.dev"
+FORMER, LATER = "former", "later"
+OPTIONS = ("--set=history.mode=none", "--set=trainer.namespaces={default}")
+TASKS = Kubectl("default")
+
+
+@pytest.fixture
+def task(plane: ControlPlane) -> Iterator[str]:
+    """The uid of a task that was there before the former release was uninstalled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(plane.kubeconfig()))
+        # The session's CRD is of no release.
+        install(FORMER, "--take-ownership")
+        TASKS("create", "-f", "-", stdin=json.dumps(specs.task("kept", specs.CLASSICAL)))
+        run("helm", "uninstall", FORMER, f"--namespace={FORMER}")
+        yield TASKS.get("trainingtask", "kept")["metadata"]["uid"]
+        run("helm", "uninstall", LATER, f"--namespace={LATER}")
+        TASKS("delete", "trainingtask", "kept")
+
+
+def install(release: str, *options: str) -> None:
+    run("helm", "install", release, str(CHART), f"--namespace={release}", "--create-namespace", *OPTIONS, *options)
+
+
+def test_a_release_of_another_name_takes_over_what_is_left(task: str) -> None:
+    with pytest.raises(Refused, match=f"invalid ownership metadata.*must equal \"{LATER}\": current value is \"{FORMER}\""):  # fmt: skip
+        install(LATER)
+    install(LATER, "--take-ownership")
+    assert TASKS.get("trainingtask", "kept")["metadata"]["uid"] == task
+
+
+def test_what_is_left_can_be_handed_over_by_hand(task: str) -> None:
+    owner = (f"meta.helm.sh/release-name={LATER}", f"meta.helm.sh/release-namespace={LATER}")
+    TASKS("annotate", "--overwrite", "crd", CRD, *owner)
+    TASKS("label", "--overwrite", "crd", CRD, "app.kubernetes.io/managed-by=Helm")
+    install(LATER)
+    assert TASKS.get("trainingtask", "kept")["metadata"]["uid"] == task
