@@ -103,6 +103,7 @@ def kept_pod(body: Object) -> Object:
         "nodeName": body["spec"].get("nodeName"),
         "image": container.get("image"),
         "memoryLimit": limits.get("memory"),
+        "storageLimit": limits.get("ephemeral-storage"),
     }
     return pod
 
