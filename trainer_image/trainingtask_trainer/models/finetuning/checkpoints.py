@@ -15,6 +15,8 @@ _STATE_FILE = "training.json"
 _PREFIX = "step-"
 _REPLACED = "-replaced"
 _NAME = re.compile(rf"{_PREFIX}[0-9]{{1,18}}(?:{_REPLACED})?")
+# What reading a folder raises that no training wrote; a volume's fault is none of these.
+_NOT_OURS = (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError, KeyError)
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +52,7 @@ class CheckpointFolder:
                 state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
                 if state.pop("key") == self._key:
                     return Checkpoint(folder, state)
-            except (OSError, ValueError, AttributeError, KeyError) as error:  # others write to the claim as well
+            except _NOT_OURS as error:  # others write to the claim as well
                 logger.warning("The checkpoint %s is not used: %s: %s", folder, type(error).__name__, error)
         return None
 
