@@ -1,6 +1,7 @@
 # The operator, and with --target web the view over all runs. Built from the repository's root:
 #   docker build -t trainingtask-operator .
 #   docker build -t trainingtask-web --target web .
+# `make base-image` pins the base by its digest.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE} AS python
 
@@ -8,7 +9,7 @@ FROM ${BASE_IMAGE} AS python
 RUN python3 -c 'import ensurepip' 2>/dev/null || \
     { apt-get update && apt-get install --yes --no-install-recommends python3 python3-venv ca-certificates && rm -rf /var/lib/apt/lists/*; }
 RUN python3 -m venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv
+ENV PATH=/opt/venv/bin:$PATH VIRTUAL_ENV=/opt/venv PYTHONSAFEPATH=1
 
 COPY requirements/build.txt /build/requirements/
 RUN pip install --no-cache-dir --require-hashes -r /build/requirements/build.txt
@@ -23,6 +24,13 @@ COPY web/trainingtask_web /build/web/trainingtask_web
 RUN uv pip install --compile-bytecode --no-deps --no-build-isolation /build
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "trainingtask_web"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="trainingtask-web" \
+    org.opencontainers.image.description="Pages and HTTP API over the runs of TrainingTasks" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="$VERSION" \
+    org.opencontainers.image.revision="$REVISION"
 
 FROM python AS operator
 COPY requirements/operator.txt /build/requirements/
@@ -33,3 +41,10 @@ COPY operator/trainingtask_operator /build/operator/trainingtask_operator
 RUN uv pip install --compile-bytecode --no-deps --no-build-isolation /build
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "trainingtask_operator"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="trainingtask-operator" \
+    org.opencontainers.image.description="Turns TrainingTasks into Jobs and reports on them" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="$VERSION" \
+    org.opencontainers.image.revision="$REVISION"

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
 
-.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator bench-web screenshots results crd requirements cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator bench-web screenshots results crd requirements requirements-torch base-image sbom cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -85,6 +85,23 @@ requirements: ## Resolve the pinned requirements anew
 	  --no-emit-package torch -o requirements/trainer.txt
 	$(COMPILE) -c requirements/dev.txt <(echo torch) -o requirements/torch.txt
 	$(COMPILE) <(printf 'hatchling\nuv\n') -o requirements/build.txt
+
+BACKEND ?= cpu
+requirements-torch: $(VENV)/ready ## Pin torch of another backend for the trainer's image (BACKEND=cpu, cu130, ...): needs torch's own index
+	$(COMPILE) --torch-backend=$(BACKEND) -c requirements/trainer.txt <(grep -o '^torch==[^ ]*' requirements/torch.txt) \
+	  -o requirements/torch-$(BACKEND).txt
+
+BASE ?= debian:trixie-slim
+base-image: ## Pin the images' base by the digest that its tag has now, in both Dockerfiles (needs skopeo)
+	digest="$$(skopeo inspect --format '{{.Digest}}' docker://$(BASE))" && \
+	  sed -i "s|^ARG BASE_IMAGE=.*|ARG BASE_IMAGE=$(BASE)@$$digest|" Dockerfile trainer_image/Dockerfile
+
+SBOM = $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible
+# What pip installs; the base image brings the packages of its own list.
+sbom: $(VENV)/ready ## Write a CycloneDX bill of materials per image, in out/sbom
+	mkdir -p out/sbom
+	for image in operator web; do $(SBOM) requirements/$$image.txt --output-file out/sbom/$$image.json; done
+	cat requirements/torch.txt requirements/trainer.txt | $(SBOM) - --output-file out/sbom/trainer.json
 
 clean: ## Remove what the targets made here
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -102,7 +102,8 @@ def local_cluster() -> dict[str, str]:
     for image, value in paths.items():
         repository, tag = references[image].rsplit(":", 1)
         values |= {f"{value}.repository": repository, f"{value}.tag": tag}
-    return values
+    # Its kubelet does not measure the disk: no node would have any to give.
+    return values | {"trainer.devices.cpu.resources.storage": ""}
 
 
 def install(kubernetes: Kubernetes, values: dict[str, str]) -> None:

@@ -29,7 +29,9 @@ PROFILES = {
 
 def node(kind: str, gpus: int = 0) -> dict[str, Any]:
     """Return a node of plenty, which none but trainers of that kind tolerate."""
-    capacity = {"cpu": "64", "memory": "256Gi", "pods": "100"} | ({GPU: str(gpus)} if gpus else {})
+    capacity = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "100"} | (
+        {GPU: str(gpus)} if gpus else {}
+    )
     return {
         "apiVersion": "v1",
         "kind": "Node",

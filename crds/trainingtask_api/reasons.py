@@ -42,6 +42,7 @@ class Reason(StrEnum):
 
     # An attempt ended, by Kubernetes' account.
     OOM_KILLED = "OOMKilled"
+    STORAGE_EXCEEDED = "StorageExceeded"
     EVICTED = "Evicted"
     PREEMPTED = "Preempted"
     NODE_LOST = "NodeLost"

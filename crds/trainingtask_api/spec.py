@@ -48,6 +48,20 @@ class Resources(Contract):
         ]
         | None
     ) = Field(None, description="Memory, such as '4Gi'. Default: the operator's setting for the device.")
+    storage: (
+        Annotated[
+            str,
+            Field(max_length=20),
+            matches(
+                r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
+                "must be a size on disk with a unit, such as '20Gi' or '500Mi'",
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="The node's disk for all that is in no volume claim: downloads, an output without a claim, logs; such as '20Gi'. Default: the operator's setting for the device.",
+    )
     gpus: Annotated[int, Field(ge=1, le=16)] | None = Field(
         None, description="Number of GPUs, with device 'gpu' only. Default: 1."
     )
@@ -193,7 +207,7 @@ class TrainingTaskSpec(Contract):
     evaluation: Evaluation | None = Field(None, description="How probabilities become labels and scores.")
     device: Device = Field(Device.CPU, description="Kind of node to train on: 'cpu' or 'gpu'.")
     resources: Resources | None = Field(
-        None, description="CPU, memory and GPUs of the trainer. Default: the operator's settings for the device."
+        None, description="CPU, memory, disk and GPUs of the trainer. Default: the operator's settings for the device."
     )
     output: Output | None = Field(
         None, description="Where to keep the trained model. Default: nowhere; only the scores stay."

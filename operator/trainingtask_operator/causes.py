@@ -20,6 +20,8 @@ _DISRUPTIONS = {
 }
 _IMAGE_TROUBLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 _CREATION_TROUBLE = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+# How the kubelet words it that the pod itself took too much of the disk. Such a pod is no DisruptionTarget, so it counts.
+_STORAGE_EXCEEDED = re.compile(r"exceed(s|ed) (its local ephemeral storage limit|the total limit|the limit)")
 _MISSING = re.compile(r"(persistentvolumeclaim|configmap|secret) \"([^\"]+)\" not found", re.IGNORECASE)
 _TAIL_LINES = 3
 _MIB = 1 << 20
@@ -59,7 +61,7 @@ def why_failed(pod: Object, ended: Object, last_words: TrainingReport | None, re
     Parameters
     ----------
     pod
-        The pod, with its memory limit as `spec.memoryLimit`.
+        The pod, with its limits as `spec.memoryLimit` and `spec.storageLimit`.
     ended
         The ``terminated`` state of its container, {} when there was none.
     last_words
@@ -73,6 +75,13 @@ def why_failed(pod: Object, ended: Object, last_words: TrainingReport | None, re
         return Cause(last_words.failure.reason, last_words.failure.message)
     if ended.get("reason") == "OOMKilled":
         return _out_of_memory(pod.get("spec", {}).get("memoryLimit"), report)
+    if taken and status.get("reason") == "Evicted" and _STORAGE_EXCEEDED.search(status.get("message", "")):
+        return Cause(
+            Reason.STORAGE_EXCEEDED,
+            f"The trainer wrote more to the node's disk than its limit of {pod.get('spec', {}).get('storageLimit')}:"
+            " raise spec.resources.storage, or keep checkpoints, data and output in volume claims."
+            f" {status['message'].strip()}",
+        )
     if taken:
         return taken
     if ended.get("exitCode") == ExitCode.INTERRUPTED:

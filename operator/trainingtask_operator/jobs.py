@@ -115,7 +115,8 @@ def _task_annotation(task: TrainingTask) -> dict[str, str]:
 
 def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
     device = device_of(task, settings)
-    volumes, mounts = _volumes(task)
+    resources = _resources(task, device)
+    volumes, mounts = _volumes(task, resources["limits"].get("ephemeral-storage"))
     spec: Manifest = {
         "restartPolicy": "Never",
         "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
@@ -134,7 +135,7 @@ def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
                 "name": names.TRAINER_CONTAINER,
                 "image": task.spec.image or device.image,
                 "imagePullPolicy": settings.image_pull_policy,
-                "command": ["python", "-m", "trainingtask_trainer", "run", names.TASK_FILE],
+                "command": ["python", "-P", "-m", "trainingtask_trainer", "run", names.TASK_FILE],
                 "args": [
                     f"--dataset-dir={names.DATASET_DIR}",
                     f"--preprocessor-dir={names.PREPROCESSOR_DIR}",
@@ -144,7 +145,7 @@ def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
                 ],
                 "workingDir": "/tmp",  # noqa: S108 - the only place a read-only root file system leaves writable
                 "env": _environment(task, settings),
-                "resources": _resources(task, device),
+                "resources": resources,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
                 "securityContext": {
@@ -175,6 +176,8 @@ def _resources(task: TrainingTask, device: DeviceSettings) -> Manifest:
         "cpu": (wanted and wanted.cpu) or device.resources.cpu,
         "memory": (wanted and wanted.memory) or device.resources.memory,
     }
+    if storage := (wanted and wanted.storage) or device.resources.storage:
+        amounts["ephemeral-storage"] = storage
     if task.spec.device is Device.GPU:
         amounts[device.resource_name] = (wanted and wanted.gpus) or 1
     amounts = {resource: str(amount) for resource, amount in amounts.items()}
@@ -210,8 +213,17 @@ def _environment(task: TrainingTask, settings: Settings) -> list[Manifest]:
     return environment
 
 
-def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
-    """Return the pod's volumes and the container's mounts; a claim that is used twice is one volume."""
+def _volumes(task: TrainingTask, storage: str | None) -> tuple[list[Manifest], list[Manifest]]:
+    """Return the pod's volumes and the container's mounts; a claim that is used twice is one volume.
+
+    Parameters
+    ----------
+    task
+        The task.
+    storage
+        Size limit of each scratch folder; the container's limit of the same size bounds them all together.
+    """
+    scratch: Manifest = {"emptyDir": {"sizeLimit": storage} if storage else {}}
     wanted: list[tuple[str, str | None, bool]] = [
         (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
         (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
@@ -228,7 +240,7 @@ def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
                 ]
             },
         },
-        {"name": "tmp", "emptyDir": {}},
+        {"name": "tmp", **scratch},
         {
             "name": "history-ca",
             "secret": {
@@ -251,7 +263,7 @@ def _volumes(task: TrainingTask) -> tuple[list[Manifest], list[Manifest]]:
         if mounted:
             mounts.append({"name": volume_of[mounted], "mountPath": path, "readOnly": mount_read_only})
     if task.spec.output is None:
-        volumes.append({"name": "output", "emptyDir": {}})
+        volumes.append({"name": "output", **scratch})
         mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
     if task.spec.code is not None:
         volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})

@@ -22,6 +22,9 @@ class DefaultResources(_Section):
 
     cpu: str | int | float = "1"
     memory: str = "2Gi"
+    storage: str = Field(
+        "", description="The node's disk; '' where nodes do not measure it: neither request nor limit."
+    )
 
 
 class DeviceSettings(_Section):

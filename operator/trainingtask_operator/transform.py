@@ -65,6 +65,7 @@ def kept_pod(body: Mapping[str, Any]) -> Object:
             "nodeName": _optional_text(body["spec"].get("nodeName")),
             "image": _optional_text(container.get("image")),
             "memoryLimit": _optional_text(limits.get("memory")),
+            "storageLimit": _optional_text(limits.get("ephemeral-storage")),
         },
     )
     annotations = _mapping(body["metadata"].get("annotations"))

@@ -67,7 +67,7 @@ PREDICT = {
         "containers": [
             {
                 "name": "predict",
-                "command": ["python", "-m", "trainingtask_trainer", "predict", "/models/quickstart"],
+                "command": ["trainingtask-trainer", "predict", "/models/quickstart"],
                 "args": ["The invoice charges my card twice and I want the money back", "--json"],
                 "env": [{"name": "HOME", "value": "/tmp"}],
                 "volumeMounts": [{"name": "models", "mountPath": "/models", "readOnly": True}],

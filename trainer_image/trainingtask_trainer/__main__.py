@@ -1,10 +1,15 @@
 """The command line: ``run``, ``predict`` and ``list``. What is slow to import is imported when its turn comes."""
 
+import sys
+
+if __name__ == "__main__" and not sys.flags.safe_path:
+    # `python -m` searches the working directory first: a folder of somebody's model, with a `json.py` in it.
+    del sys.path[0]
+
 import argparse
 import json
 import logging
 import os
-import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="trainingtask_trainer",
+        prog="trainingtask-trainer",
         description="Trains the model that a TrainingTask describes, with or without a cluster.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
@@ -57,7 +62,9 @@ def _parser() -> argparse.ArgumentParser:
     predict = commands.add_parser("predict", help="label texts with a trained model")
     predict.add_argument("model", type=Path, help="folder of the trained model")
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
-    predict.add_argument("--code-dir", type=Path, help="folder with the code of a model given as 'module:Class'")
+    predict.add_argument(
+        "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
+    )
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
 
     commands.add_parser("list", help="show the data sets, preprocessors and models that this image offers")

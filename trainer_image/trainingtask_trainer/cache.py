@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,12 @@ def _read(path: Path) -> Arrays | None:
         os.utime(path)  # used just now
     except OSError as error:
         logger.debug("The cache entry %s will look unused: %s", path, error)  # a claim mounted read-only
-    with np.load(io.BytesIO(payload)) as entry:
-        return dict(entry)
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as entry:
+            return dict(entry)
+    except (ValueError, zipfile.BadZipFile) as error:  # written by something else: its digest is no secret
+        logger.warning("The cache entry %s is not used: %s", path, error)
+        return None
 
 
 def _write(path: Path, arrays: Arrays) -> None:

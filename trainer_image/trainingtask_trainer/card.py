@@ -53,7 +53,7 @@ def _head(name: str, results: Results) -> str:
         f"# {_text(name)}",
         f"A {_text(arguments['model.name'])} model that gives texts any of {results.labels} labels, trained on "
         f"{_text(arguments['dataset.name'])} by a TrainingTask.",
-        "```sh\npython -m trainingtask_trainer predict THIS_FOLDER 'a text'\n```",
+        "```sh\ntrainingtask-trainer predict THIS_FOLDER 'a text'\n```",
     ]
     if results.warnings:
         parts.append("## Warnings\n\n" + "\n".join(f"- {_text(warning)}" for warning in results.warnings))

@@ -10,6 +10,8 @@ Anything else that is raised is a fault as well; `diagnose` finds the words for 
 
 import errno
 import sys
+import traceback
+from pathlib import Path
 from typing import NamedTuple
 
 from trainingtask_api.status import ExitCode, Failure, Phase
@@ -64,6 +66,14 @@ def diagnose(error: BaseException, phase: Phase) -> Diagnosis:
     # One sentence, also where only the message is kept: the history row and the operator's conditions.
     sentence = f"{phase.value} failed: {why}" if code != ExitCode.INTERRUPTED else f"{phase.value} was {why}"
     return Diagnosis(code, Failure(reason=reason, message=sentence[:MESSAGE_LIMIT], phase=phase))
+
+
+def locate(error: Exception) -> str:
+    """Return what an error says in one line, and where it was raised."""
+    if isinstance(error, SyntaxError):  # says itself where
+        return f"{type(error).__name__}: {error}"
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {_first_line(error)} ({Path(where.filename).name}, line {where.lineno})"
 
 
 def _explain(error: BaseException) -> tuple[ExitCode, str, str]:

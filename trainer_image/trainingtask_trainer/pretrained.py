@@ -77,7 +77,7 @@ def encoder_folder(preprocessor: PreprocessorSpec, root: Path) -> Path:
     if name is None:
         raise UserError("InvalidSpec", "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
     folder = _folder("preprocessor", preprocessor, name, root)
-    _check_files(folder, name)
+    check_data(folder, name)
     return folder
 
 
@@ -133,25 +133,54 @@ def text_limit(folder: Path, tokenizer: Any) -> int | None:
 
 def _config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"a {type(config).__name__} instead of an object")
     return config
 
 
-def _check_files(folder: Path, name: str) -> None:
+def check_data(folder: Path, name: str) -> None:
+    """Refuse a checkpoint that is more than data, or not whole.
+
+    Weights in other formats than safetensors may run code when they are read, and an attention implementation that is
+    the id of a hub repository is native code from there, which the library would load.
+
+    Raises
+    ------
+    UserError
+        With what the folder lacks, or the key of its config.json that is refused.
+    """
     if not (folder / "config.json").is_file():
         there = contents(folder) if folder.is_dir() else "a file, not a folder"
         raise UserError("ModelUnavailable", f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}")
     if not list(folder.glob("*.safetensors")):
         raise UserError(
-            "ModelUnavailable", f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {contents(folder)}"
+            "ModelUnavailable",
+            f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {contents(folder)}: weights in another format "
+            "may be code, convert them where you trust them (load them with transformers, then save_pretrained)",
         )
+    try:
+        config = _config(folder)
+    except ValueError as error:
+        raise UserError("ModelUnavailable", f"checkpoint '{name}' has a broken config.json: {error}") from error
+    for key, value in _attention(config):
+        if value not in (None, "eager", "sdpa"):
+            raise UserError(
+                "ModelUnavailable",
+                f"checkpoint '{name}': {key} {value!r} in config.json would load code: remove it, or use eager or sdpa",
+            )
+
+
+def _attention(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a configuration and of its parts that name an attention implementation."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if key.endswith("attn_implementation"):
+            yield key, value
+        yield from _attention(value)
 
 
 def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
-    _check_files(folder, name)
-    try:
-        family = _config(folder).get("model_type")
-    except ValueError as error:
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' has a broken config.json: {error}") from error
+    check_data(folder, name)
+    family = _config(folder).get("model_type")
     if model.name in BASE_CHECKPOINTS and family != model.name:  # any other name takes any family
         raise UserError(
             "ModelMismatch",

@@ -2,15 +2,15 @@
 
 import ast
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.errors import Fault, UserError, locate
 
 Kind = Literal["datasets", "preprocessors", "models"]
 KINDS: tuple[Kind, ...] = ("datasets", "preprocessors", "models")
@@ -40,7 +40,12 @@ def summary(point: EntryPoint) -> str:
 
 
 def _source(module: str) -> Path | None:
-    path: Sequence[str] | None = None
+    found = _find(module)
+    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+
+
+def _find(module: str, path: Sequence[str] | None = None) -> ModuleSpec | None:
+    """Find a module in the folders of `path` (default: `sys.path`) without importing it, None when it is not there."""
     parts = module.split(".")
     for depth in range(1, len(parts)):
         # Package by package: asking for a module in a package would import the package.
@@ -48,8 +53,7 @@ def _source(module: str) -> Path | None:
         if package is None or package.submodule_search_locations is None:
             return None
         path = package.submodule_search_locations
-    found = PathFinder.find_spec(module, path)
-    return Path(found.origin) if found and found.origin and found.origin.endswith(".py") else None
+    return PathFinder.find_spec(module, path)
 
 
 def check(kind: Kind, name: str) -> None:
@@ -64,6 +68,24 @@ def check(kind: Kind, name: str) -> None:
         load(kind, name)
     else:
         _registered(kind, name)
+
+
+def load_saved(kind: Kind, name: str) -> Any:
+    """Return the class that a saved model names: a registered one, or a ``module:Class`` of the code folders.
+
+    The model's author chose the name, and need not be the person who loads the model: a module that merely can be
+    imported, such as one of the standard library or of the working directory, is refused before it is.
+
+    Raises
+    ------
+    UserError
+        When the module stands in no code folder, or another one of its name comes first; else as `load` does.
+    Fault
+        As `load` does.
+    """
+    if ":" in name:
+        _require_own_code(kind, name)
+    return load(kind, name)
 
 
 def load(kind: Kind, name: str) -> Any:
@@ -92,6 +114,32 @@ def load(kind: Kind, name: str) -> Any:
             f"(the protocol is in trainingtask_trainer.{kind}.base): add it to the class",
         )
     return loaded
+
+
+def _require_own_code(kind: Kind, name: str) -> None:
+    """Refuse a ``module:Class`` that an import would take from elsewhere than the code folders."""
+    module = name.partition(":")[0]
+    package = module.partition(".")[0]
+    folders = [str(folder) for folder in _code_folders]
+    own = PathFinder.find_spec(package, folders)
+    if own is None or _find(module, folders) is None:
+        where = f"{' and '.join(folders)} has no module {module}{_in_code_folders()}" if folders else "none is given"
+        raise UserError(
+            "UnknownName",
+            f"{_field(kind)} '{name}' of the saved model is code, which is loaded from --code-dir and nowhere else; "
+            f"{where}: pass --code-dir with the folder of the code, if you trust it",
+        )
+    imported = find_spec(package)
+    if imported is None or _places(imported) != _places(own):
+        raise UserError(
+            "InvalidCode",
+            f"{_field(kind)} '{name}' of the saved model: an installed module {package} would be imported in the place of "
+            "the one in --code-dir: rename yours, and train the model anew",
+        )
+
+
+def _places(spec: ModuleSpec) -> tuple[str | None, list[str]]:
+    return spec.origin, list(spec.submodule_search_locations or ())
 
 
 def _field(kind: Kind) -> str:
@@ -134,7 +182,7 @@ def _named(kind: Kind, name: str) -> type:
             "spec.image, or do without it",
         ) from error
     except Exception as error:  # whatever it is: the module that raises it while it is imported has to be mended
-        raise UserError("InvalidCode", f"{what}: {module_name} cannot be imported: {_told(error)}") from error
+        raise UserError("InvalidCode", f"{what}: {module_name} cannot be imported: {locate(error)}") from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         own = (value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module_name)
@@ -150,14 +198,6 @@ def _in_code_folders() -> str:
     """Return what `add_code` has added, as part of a sentence."""
     modules = sorted(file.stem for folder in _code_folders for file in folder.glob("*.py"))
     return f"; the task's own code has {', '.join(modules)}" if modules else ""
-
-
-def _told(error: Exception) -> str:
-    """Return what a module raised while it was imported, and where."""
-    if isinstance(error, SyntaxError):  # says itself where
-        return f"{type(error).__name__}: {error}"
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
 
 
 def _protocol(kind: Kind) -> set[str]:

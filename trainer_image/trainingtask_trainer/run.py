@@ -103,8 +103,13 @@ def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
     )
     record.require_finite(results)
     if output is not None:
-        thresholds = tuple(evaluation.thresholds.values.tolist())
-        manifest = Manifest(task.metadata.name, spec.model.name, preprocessor_name, data.label_names, thresholds)
+        manifest = Manifest(
+            task=task.metadata.name,
+            model=spec.model.name,
+            preprocessor=preprocessor_name,
+            labels=data.label_names,
+            thresholds=tuple(evaluation.thresholds.values.tolist()),
+        )
         save(output, model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
     if checkpoints is not None:
         discard(checkpoints)

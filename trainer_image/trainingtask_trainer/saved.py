@@ -7,33 +7,45 @@ import errno
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainingtask_api.fields import RegisteredName
 from trainingtask_api.status import Results
+from trainingtask_api.task import describe_errors
 from trainingtask_trainer import registry, thresholds
 from trainingtask_trainer.card import write_card
-from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.errors import Fault, TrainerError, UserError, locate
+from trainingtask_trainer.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.models.finetuning.checkpoints import sync
-from trainingtask_trainer.places import contents
+from trainingtask_trainer.places import KEPT_DIR, contents
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.progress import CurvePoint
 
 MANIFEST_FILE = "trainingtask.json"
 RESULTS_FILE = "results.json"
+_MANIFEST_BYTES = 32 << 20
+
+_Label = Annotated[str, Field(max_length=200)]
+_Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a saved model says of itself."""
+class Manifest(BaseModel):
+    """What a saved model says of itself. Read from anybody's folder: every value is bounded."""
 
-    task: str
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    task: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the task that trained it."""
-    model: str
-    preprocessor: str
-    labels: tuple[str, ...]
-    thresholds: tuple[float, ...]
+    model: RegisteredName
+    preprocessor: RegisteredName
+    labels: Annotated[tuple[_Label, ...], Field(min_length=1, max_length=100_000)]
+    thresholds: tuple[_Threshold, ...]
     """One per label: the probability from which it is predicted."""
 
 
@@ -71,7 +83,7 @@ def save(
     for file in partial.iterdir():
         if not file.stat().st_mode & 0o040:  # safetensors keeps its file to its owner; others serve the model
             file.chmod(0o644)
-    _write_json(partial / MANIFEST_FILE, asdict(manifest))
+    _write_json(partial / MANIFEST_FILE, manifest.model_dump())
     _write_json(partial / RESULTS_FILE, results.to_json())
     for path in (*partial.rglob("*"), partial):  # the checkpoints are removed next
         sync(path)
@@ -89,13 +101,21 @@ def check_output(root: Path, path: str) -> Path:
     Raises
     ------
     UserError
-        When `path` is the root itself, which cannot be replaced as a whole, or something else than an earlier model.
+        When `path` is the root itself, which cannot be replaced as a whole, something else than an earlier model, or
+        leads out of the root by a symbolic link.
     Fault
         When the volume cannot be written.
     """
     folder = root / path
     if folder == root:
         raise UserError("InvalidSpec", f"output.subPath '{path}' is the root of the claim: name a folder in it")
+    for written in (folder, root / KEPT_DIR / "cache", root / KEPT_DIR / "checkpoints"):
+        if not written.resolve().is_relative_to(root.resolve()):
+            raise UserError(
+                "OutputOccupied",
+                f"output.subPath '{path}': {written} leads out of the volume claim, to {written.resolve()}: "
+                "remove the symbolic link",
+            )
     if not folder.exists() and _previous(folder).is_dir():
         _previous(folder).rename(folder)  # a run was killed while it replaced the model
     if (
@@ -139,21 +159,64 @@ def _write_json(path: Path, content: object) -> None:
 def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
     """Return the labels of each text: those whose probability reaches the threshold that the model holds for them.
 
+    The folder is data, whoever wrote it: no code of its is run.
+
     Raises
     ------
     UserError
-        When `folder` holds no saved model.
+        When `folder` holds no saved model, a broken one, or one that needs code.
     """
-    path = folder / MANIFEST_FILE
-    if not path.is_file():
-        there = f"it holds {contents(folder)}" if folder.is_dir() else "there is no such folder"
-        raise UserError("ModelUnavailable", f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
-    manifest = Manifest(**json.loads(path.read_text(encoding="utf-8")))
-    model: type[Model] = registry.load("models", manifest.model)
-    probabilities = model.load(folder)(texts)
+    manifest = _read_manifest(folder)
+    model: type[Model] = registry.load_saved("models", manifest.model)
+    try:
+        probabilities = model.load(folder)(texts)
+    except TrainerError:
+        raise
+    except Exception as error:  # libraries raise anything over files that their writers did not mean
+        raise _broken(folder, f"its files cannot be read as model '{manifest.model}': {locate(error)}") from error
+    _check_probabilities(folder, probabilities, (len(texts), len(manifest.labels)))
     predicted = thresholds.apply(manifest.thresholds, probabilities)
     predictions = []
     for text, row, labels in zip(texts, probabilities, predicted, strict=True):
         chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]
         predictions.append(Prediction(text, {manifest.labels[index]: float(row[index]) for index in chosen}))
     return predictions
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a saved model.
+
+    Raises
+    ------
+    UserError
+        When `folder` holds no saved model, or a manifest that breaks its bounds.
+    """
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        there = f"it holds {contents(folder)}" if folder.is_dir() else "there is no such folder"
+        raise UserError("ModelUnavailable", f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
+    if (size := path.stat().st_size) > _MANIFEST_BYTES:
+        raise _broken(folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MANIFEST_BYTES} are allowed")
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = describe_errors(error).partition("\n")[0]
+        raise _broken(folder, f"{MANIFEST_FILE}: {first}") from error
+    if len(manifest.labels) != len(manifest.thresholds):
+        counts = f"{len(manifest.labels)} labels and {len(manifest.thresholds)} thresholds"
+        raise _broken(folder, f"{MANIFEST_FILE} has {counts}: one threshold per label is allowed")
+    return manifest
+
+
+def _check_probabilities(folder: Path, probabilities: Probabilities, expected: tuple[int, int]) -> None:
+    shape = np.shape(probabilities)
+    if shape != expected:
+        raise _broken(
+            folder, f"the model gives numbers of shape {shape} for {expected[0]} texts and {expected[1]} labels"
+        )
+    if not np.isfinite(probabilities).all():
+        raise _broken(folder, "the model gives probabilities that are no numbers")
+
+
+def _broken(folder: Path, why: str) -> UserError:
+    return UserError("ModelUnavailable", f"{folder} is not a saved model of this project, or was changed: {why}")

@@ -30,6 +30,7 @@ NEXT_STEP = {
     Reason.EVICTED: "None: it is tried again and goes on from the last checkpoint.",
     Reason.PREEMPTED: "None; `runPolicy.priorityClassName` decides who yields.",
     Reason.NODE_LOST: "None.",
+    Reason.STORAGE_EXCEEDED: "Raise `resources.storage`, or keep checkpoints, data and output in volume claims.",
     Reason.OOM_KILLED: "Raise `resources.memory`, or lower `training.batchSize` or `preprocessor.maxLength`.",
     Reason.POD_LOST: "None: it is tried again.",
     Reason.POD_FAILED: "Read the message; it is the kubelet's own.",

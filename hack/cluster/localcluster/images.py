@@ -34,7 +34,6 @@ class Recipe:
 
     dockerfile: Path
     context: Path
-    arguments: tuple[str, ...] = ()
     target: str = ""  # empty: the last one
     downloads: bool = True  # by pip or uv over HTTPS; apt needs no certificates, and its packages may write theirs
 
@@ -44,8 +43,7 @@ def _recipes() -> dict[str, Recipe]:
     return {
         "operator": Recipe(REPOSITORY / "Dockerfile", REPOSITORY),
         "web": Recipe(REPOSITORY / "Dockerfile", REPOSITORY, target="web"),
-        # Empty: torch from PyPI, where the machine reaches no other index.
-        "trainer": Recipe(REPOSITORY / "trainer_image" / "Dockerfile", REPOSITORY, ("TORCH_BACKEND=",)),
+        "trainer": Recipe(REPOSITORY / "trainer_image" / "Dockerfile", REPOSITORY),
         "postgres": Recipe(postgres / "Dockerfile", postgres, downloads=False),
     }
 
@@ -143,7 +141,6 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
     package_cache = config.cache / "packages"
     package_cache.mkdir(parents=True, exist_ok=True)
     id_file = config.state / f"image-{name}.id"
-    arguments = [f"BASE_IMAGE={base}", *recipe.arguments]
     volumes = []
     if recipe.downloads:
         # For the build only: this machine's certificate authorities (which pip uses anyway, uv when told so), and what
@@ -161,7 +158,7 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
         "bud",
         *("--isolation", "chroot", "--layers", "--http-proxy=false"),
         *(part for volume in volumes for part in ("--volume", volume)),
-        *(part for argument in arguments for part in ("--build-arg", argument)),
+        *("--build-arg", f"BASE_IMAGE={base}"),
         *(("--target", recipe.target) if recipe.target else ()),
         *("--file", recipe.dockerfile, "--tag", f"localhost/{PROJECT}/{name}:latest", "--iidfile", id_file),
         recipe.context,

@@ -55,6 +55,37 @@ def test_a_disruption_is_named_and_is_not_the_trainers_fault(said: str, word: st
     assert (cause.reason, "by the cluster" in cause.message) == (word, True)
 
 
+# The kubelet's own words; none of these pods is a DisruptionTarget.
+OVER_THE_LIMIT = (
+    'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ',
+    "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+    'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+)
+
+
+@pytest.mark.parametrize("message", OVER_THE_LIMIT)
+def test_a_pod_that_takes_too_much_disk_is_told_of_its_limit(message: str) -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    evicted = pod(task, phase="Failed", state=terminated(137))
+    evicted["status"] |= {"reason": "Evicted", "message": message}
+    evicted["spec"]["storageLimit"] = "1Gi"
+    (found,) = attempts_of([evicted])
+    assert found.cause is not None
+    assert found.cause.reason == "StorageExceeded"
+    assert "its limit of 1Gi: raise spec.resources.storage" in found.cause.message
+    assert message.strip() in found.cause.message
+    assert found.counted
+
+
+def test_a_node_under_pressure_is_no_fault_of_the_pod() -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    evicted = pod(task, phase="Failed")
+    evicted["status"] |= {"reason": "Evicted", "message": "Pod The node had condition: [DiskPressure]. "}
+    (found,) = attempts_of([evicted])
+    assert found.cause is not None
+    assert found.cause.reason == "Evicted"
+
+
 @pytest.mark.parametrize(
     ("waiting", "word"),
     [

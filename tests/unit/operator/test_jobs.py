@@ -70,6 +70,28 @@ def test_a_gpu_task_goes_where_the_settings_say(settings: Settings) -> None:
     assert pod_of(job)["runtimeClassName"] == "nvidia"
 
 
+def test_the_disk_is_bounded_as_the_task_or_the_device_says(settings: Settings) -> None:
+    cpu = next(device for kind, device in settings.devices.items() if kind == "cpu")
+    default = cpu.resources.model_copy(update={"storage": "10Gi"})
+    bounded = settings.model_copy(update={"devices": {"cpu": cpu.model_copy(update={"resources": default})}})
+    for spec, limit in (
+        (specs.CLASSICAL, "10Gi"),
+        (specs.changed(specs.CLASSICAL, resources={"storage": "1Gi"}), "1Gi"),
+    ):
+        job = build(bounded, spec)
+        resources = container_of(job)["resources"]
+        assert resources["requests"]["ephemeral-storage"] == resources["limits"]["ephemeral-storage"] == limit
+        scratch = [volume["emptyDir"] for volume in pod_of(job)["volumes"] if "emptyDir" in volume]
+        assert scratch == [{"sizeLimit": limit}] * 2
+
+
+def test_a_task_bounds_its_disk_where_the_device_does_not(settings: Settings) -> None:
+    unbounded = build(settings, specs.CLASSICAL)
+    assert "ephemeral-storage" not in container_of(unbounded)["resources"]["limits"]
+    bounded = build(settings, specs.changed(specs.CLASSICAL, resources={"storage": "1Gi"}))
+    assert container_of(bounded)["resources"]["limits"]["ephemeral-storage"] == "1Gi"
+
+
 def test_another_vendors_resource_is_asked_for_by_its_name(settings: Settings) -> None:
     gpu = next(device for kind, device in settings.devices.items() if kind == "gpu")
     other = settings.model_copy(update={"devices": {"gpu": gpu.model_copy(update={"resource_name": "amd.com/gpu"})}})

@@ -14,7 +14,9 @@ from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.metrics import Probabilities
 from trainingtask_trainer.saved import Manifest, check_output, predict, save
 
-MANIFEST = Manifest("a-task", "fixed", "none", ("a", "b", "c"), (0.5, 0.2, 0.3))
+MANIFEST = Manifest(
+    task="a-task", model="fixed", preprocessor="none", labels=("a", "b", "c"), thresholds=(0.5, 0.2, 0.3)
+)
 
 
 class FixedModel:
@@ -87,7 +89,7 @@ def test_a_model_that_was_being_replaced_when_the_run_was_killed_is_put_back(tmp
 
 
 def test_each_label_is_predicted_from_its_own_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "load", lambda kind, name: {("models", "fixed"): FixedModel}[kind, name])
+    monkeypatch.setattr(registry, "load_saved", lambda kind, name: {("models", "fixed"): FixedModel}[kind, name])
     [prediction] = predict(saved(tmp_path / "model"), ["a text"])
     assert prediction.text == "a text"
     assert list(prediction.labels.items()) == [("c", 0.9), ("b", 0.2)]  # 0.4 does not reach a's 0.5

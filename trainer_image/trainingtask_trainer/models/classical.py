@@ -108,7 +108,7 @@ class Classical(ABC):
         if "vectorizer" in state:
             transform = state["vectorizer"].transform
         else:
-            transform = registry.load("preprocessors", state["preprocessor"]).load(folder)
+            transform = registry.load_saved("preprocessors", str(state["preprocessor"])).load(folder)
         return lambda texts: cls._predict_all(state, transform(texts))
 
     @classmethod

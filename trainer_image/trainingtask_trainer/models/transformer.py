@@ -37,7 +37,7 @@ from trainingtask_trainer.models.finetuning.settings import Settings
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
-from trainingtask_trainer.pretrained import check_weights, checkpoint_folder, checkpoint_name, reading
+from trainingtask_trainer.pretrained import check_data, check_weights, checkpoint_folder, checkpoint_name, reading
 from trainingtask_trainer.progress import Progress
 
 
@@ -139,8 +139,11 @@ class Transformer:
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
         prepare_torch(Device.CPU)
+        check_data(folder, str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
         inputs = Inputs(model, tokenizer)
 
         def predict(texts: Sequence[str]) -> Probabilities:
@@ -162,6 +165,7 @@ class Transformer:
                 # A checkpoint that was fine-tuned for other labels starts with a new head.
                 ignore_mismatched_sizes=True,
                 trust_remote_code=False,
+                use_safetensors=True,
                 output_loading_info=True,
             )
         check_weights(model, loading, self._name)

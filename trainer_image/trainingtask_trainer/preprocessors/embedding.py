@@ -17,7 +17,7 @@ from trainingtask_trainer.device import prepare_torch
 from trainingtask_trainer.models.finetuning.inputs import pad
 from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.tokenizer import encode, read_tokenizer
-from trainingtask_trainer.pretrained import check_weights, encoder_folder, reading
+from trainingtask_trainer.pretrained import check_data, check_weights, encoder_folder, reading
 
 _BATCH_TOKENS = 4096  # padding counted
 
@@ -68,6 +68,7 @@ class Embedding:
     def load(folder: Path) -> Callable[[Sequence[str]], Vectors]:
         """Return the function from texts to vectors."""
         device = prepare_torch(Device.CPU)
+        check_data(folder, str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         encoder = _read_encoder(folder, str(folder), device)
         return lambda texts: _vectors(encoder, tokenizer, texts, tokenizer.model_max_length)
@@ -77,7 +78,12 @@ def _read_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedMo
     encoder: PreTrainedModel
     with reading(name, "cannot be read as an encoder"):
         encoder, loading = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, device_map=device, trust_remote_code=False, output_loading_info=True
+            folder,
+            dtype=torch.float32,
+            device_map=device,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     check_weights(encoder, loading, name)
     encoder.train(False)

@@ -1,7 +1,9 @@
 """Checkpoints of a training that a retry goes on from: folders that are either whole or not there."""
 
 import json
+import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,11 @@ from typing import Any
 _STATE_FILE = "training.json"
 _PREFIX = "step-"
 _REPLACED = "-replaced"
+_NAME = re.compile(rf"{_PREFIX}[0-9]{{1,18}}(?:{_REPLACED})?")
+# What reading a folder raises that no training wrote; a volume's fault is none of these.
+_NOT_OURS = (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError, KeyError)
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,12 @@ class CheckpointFolder:
     def last(self) -> Checkpoint | None:
         """Return the last checkpoint of this very training, None when there is none."""
         for folder in self._whole():
-            state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-            if state.pop("key") == self._key:
-                return Checkpoint(folder, state)
+            try:
+                state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+                if state.pop("key") == self._key:
+                    return Checkpoint(folder, state)
+            except _NOT_OURS as error:  # others write to the claim as well
+                logger.warning("The checkpoint %s is not used: %s: %s", folder, type(error).__name__, error)
         return None
 
     @contextmanager
@@ -77,7 +87,8 @@ class CheckpointFolder:
         def step(folder: Path) -> int:
             return int(folder.name.removeprefix(_PREFIX).removesuffix(_REPLACED))
 
-        return sorted(self._folder.glob(f"{_PREFIX}*"), key=step, reverse=True)
+        folders = (path for path in self._folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name))
+        return sorted(folders, key=step, reverse=True)
 
 
 def discard(folder: Path) -> None:
