@@ -112,8 +112,14 @@ def _parse_object(value: Any) -> dict[str, Any] | None:
 
 
 def _is_shallow(value: Any, most: int) -> bool:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return most > 0 and all(_is_shallow(part, most - 1) for part in parts)
+    """Return whether an object holds others at most `most` deep."""
+    level = [value]
+    for _ in range(most):
+        parts = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for part in parts if isinstance(part, (dict, list))]
+        if not level:
+            return True
+    return False
 
 
 def _parse_labels(value: Any) -> dict[str, str] | None:
