@@ -32,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RELEASE = "trainingtask-operator"
 SYSTEM = "trainingtask-system"
 NAMESPACE = "trainingtask-demo"
+VIEWER = "viewer"
 CLUSTER = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py")]
 CHART = ROOT / "charts" / "trainingtask-operator"
 HUB = "https://huggingface.co"
@@ -130,6 +131,21 @@ def restricted(namespace: str) -> dict[str, object]:
     """Return a namespace that refuses every pod that does not meet the restricted Pod Security Standard."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
+
+
+def create_viewer(kubernetes: Kubernetes, namespace: str) -> None:
+    """Create the account that people sign in to the web app with: it sees the tasks of its namespace, and nothing else."""
+    rbac = "rbac.authorization.k8s.io"
+    rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": ["get", "list", "watch"]}]
+    subject = {"kind": "ServiceAccount", "name": VIEWER, "namespace": namespace}
+    role = {"apiGroup": rbac, "kind": "Role", "name": VIEWER}
+    metadata = {"metadata": {"name": VIEWER, "namespace": namespace}}
+    manifests = [
+        {"apiVersion": "v1", "kind": "ServiceAccount", **metadata, "automountServiceAccountToken": False},
+        {"apiVersion": f"{rbac}/v1", "kind": "Role", **metadata, "rules": rules},
+        {"apiVersion": f"{rbac}/v1", "kind": "RoleBinding", **metadata, "roleRef": role, "subjects": [subject]},
+    ]
+    kubernetes.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
 
 
 def apply_tasks(kubernetes: Kubernetes, local: bool) -> list[str]:
@@ -266,6 +282,7 @@ def main() -> None:
     kubernetes = Kubernetes(context)
     with stage("Helm release"):
         install(kubernetes, values)
+        create_viewer(kubernetes, NAMESPACE)
     with stage("tasks"):
         names = apply_tasks(kubernetes, local=context is None)
         watch(kubernetes, names)
@@ -281,9 +298,9 @@ def main() -> None:
     ):
         say(f"  kubectl --namespace {NAMESPACE} {command}")
     say(
-        "  All runs, with curves and scores, at http://localhost:8000 (the first command prints a token to log in with):"
+        "  All runs, with curves and scores, at http://localhost:8000 (the first command prints a token to sign in with):"
     )
-    say(f"  kubectl --namespace {SYSTEM} create token {RELEASE}")
+    say(f"  kubectl --namespace {NAMESPACE} create token {VIEWER} --duration=8h")
     say(f"  kubectl --namespace {SYSTEM} port-forward service/{RELEASE}-web 8000:80")
     if context is None:
         say("  make cluster-down")

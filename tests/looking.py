@@ -10,4 +10,6 @@ HTML = {"Accept": "text/html"}
 
 def start(url: str) -> TestClient:
     settings = load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_AUTH": "none"})
-    return TestClient(create_app(settings), headers=HTML, follow_redirects=False, raise_server_exceptions=False)
+    return TestClient(
+        create_app(settings), "http://localhost", headers=HTML, follow_redirects=False, raise_server_exceptions=False
+    )

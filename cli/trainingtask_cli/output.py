@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from trainingtask_api.spreadsheet import escape_formula
 from trainingtask_cli.options import Format
 from trainingtask_cli.words import Cell, shown
 
@@ -87,12 +88,12 @@ def show(*parts: Table | str) -> None:
 
 
 def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:
-    """Return rows as CSV: numbers unrounded, nothing for what is absent."""
+    """Return rows as CSV: numbers unrounded, nothing for what is absent, no cell that a spreadsheet computes."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows([escape_formula(cell) for cell in row] for row in rows)
     return text.getvalue()
 
 

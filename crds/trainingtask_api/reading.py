@@ -6,6 +6,8 @@ looks like what does not exist. Every function blocks, and raises `HistoryError`
 
 import base64
 import binascii
+import json
+import math
 import re
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +17,17 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 from sqlalchemy import (
+    JSON,
+    Column,
     ColumnElement,
+    DateTime,
     Engine,
     Row,
     Select,
     String,
+    Text,
     and_,
+    case,
     cast,
     false,
     func,
@@ -38,6 +45,14 @@ from trainingtask_api.store import EVENTS, POINTS, TABLE, in_sentences
 
 MAX_POINTS = 500  # of one curve
 MAX_LIMIT = 500  # runs of one page
+MAX_CURVES = 32  # of one run
+MAX_EVENTS = 1000  # of one run
+MAX_ATTEMPTS = 1000  # of one task
+MAX_TEXT = 2**19  # characters of one column, JSON included
+_MAX_DEPTH = 32  # of JSON
+# What Python can hold, in any zone; Postgres has earlier and later times, and infinity.
+_FIRST_TIME = datetime(1, 1, 2, tzinfo=UTC)
+_LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC)
 _MANY_NAMESPACES = 100
 _MAX_WORDS = 8
 # Words are what stands between punctuation; the same expression as in the index `training_run_words`.
@@ -80,6 +95,40 @@ def _in_utc(value: datetime) -> datetime:
 
 # SQLite keeps no zone; all is stored in UTC
 Time = Annotated[AwareDatetime, BeforeValidator(_with_zone), AfterValidator(_in_utc)]
+
+
+def _finite(value: Any) -> Any:
+    return value if not isinstance(value, float) or math.isfinite(value) else None
+
+
+def _parse_object(value: Any) -> dict[str, Any] | None:
+    """Return a JSON object, from text where need be; None for what is none, or nested too deeply to be walked through."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return None
+    return value if isinstance(value, dict) and _is_shallow(value, _MAX_DEPTH) else None
+
+
+def _is_shallow(value: Any, most: int) -> bool:
+    """Return whether an object holds others at most `most` deep."""
+    level = [value]
+    for _ in range(most):
+        parts = [part for one in level for part in (one.values() if isinstance(one, dict) else one)]
+        level = [part for part in parts if isinstance(part, (dict, list))]
+        if not level:
+            return True
+    return False
+
+
+def _parse_labels(value: Any) -> dict[str, str] | None:
+    found = _parse_object(value)
+    return None if found is None else {key: label for key, label in found.items() if isinstance(label, str)}
+
+
+Number = Annotated[float | None, BeforeValidator(_finite)]
+Object = Annotated[dict[str, Any] | None, BeforeValidator(_parse_object)]
 _NO_NUL = r"^[^\x00]*$"  # Postgres' texts cannot hold it
 
 
@@ -120,8 +169,8 @@ class RunSummary(BaseModel):
     create_time: Time | None
     start_time: Time | None
     finish_time: Time | None
-    total_time: float | None
-    score: float | None
+    total_time: Number
+    score: Number
     error_reason: str | None
     phase: str | None
     step: int | None
@@ -132,12 +181,12 @@ class RunSummary(BaseModel):
 class RunDetail(RunSummary):
     """All there is of one run, but its curves and events."""
 
-    labels: dict[str, str] | None
+    labels: Annotated[dict[str, str] | None, BeforeValidator(_parse_labels)]
     report_time: Time | None
-    spec: dict[str, Any] | None
-    training_args: dict[str, Any] | None
-    training_result: dict[str, Any] | None
-    evaluate_result: dict[str, Any] | None
+    spec: Object
+    training_args: Object
+    training_result: Object
+    evaluate_result: Object
     error_message: str | None
     trainer_image: str | None
     node: str | None
@@ -170,9 +219,23 @@ class Page:
     next: str | None
 
 
-_SUMMARY = [TABLE.c[name] for name in RunSummary.model_fields]
+def _readable(column: Column[Any]) -> ColumnElement[Any]:
+    """Return a column's value, or NULL where it cannot be read or is too long: trainers write rows as they like."""
+    if isinstance(column.type, DateTime):
+        return case((column.between(_FIRST_TIME, _LAST_TIME), column)).label(column.name)
+    if isinstance(column.type, JSON):  # as text, so that what no parser takes does no harm to the rest
+        text = cast(column, Text)
+        return case((func.length(text) <= MAX_TEXT, text)).label(column.name)
+    if isinstance(column.type, Text):
+        return func.substr(column, 1, MAX_TEXT).label(column.name)
+    return column
+
+
+_SUMMARY = [_readable(TABLE.c[name]) for name in RunSummary.model_fields]
+# As it is where the conditions hold it within bounds: by an expression no index gives the order.
+_LISTED = [TABLE.c.create_time if column.name == "create_time" else column for column in _SUMMARY]
 _SUMMARIES = TypeAdapter(list[RunSummary])
-_DETAIL = [TABLE.c[name] for name in RunDetail.model_fields]
+_DETAIL = [_readable(TABLE.c[name]) for name in RunDetail.model_fields]
 _NEWEST_FIRST = (TABLE.c.create_time.desc(), TABLE.c.id.desc())
 
 
@@ -194,14 +257,14 @@ def list_runs(
 
 def list_statement(dialect: str, visible: Visible, wanted: RunFilter, limit: int, cursor: str | None) -> Select[Any]:
     """Return the statement of `list_runs`: at most one row more than `limit`, which tells whether more follow."""
-    conditions = [TABLE.c.create_time.is_not(None), *_conditions(dialect, wanted)]
+    conditions = [TABLE.c.create_time.between(_FIRST_TIME, _LAST_TIME), *_conditions(dialect, wanted)]
     if cursor is not None:
         create_time, key = _read_cursor(cursor)
         place = tuple_(literal(create_time, TABLE.c.create_time.type), literal(key, TABLE.c.id.type))
         conditions.append(tuple_(TABLE.c.create_time, TABLE.c.id) < place)
 
     def newest(*more: ColumnElement[bool]) -> Select[Any]:
-        return select(*_SUMMARY).where(*conditions, *more).order_by(*_NEWEST_FIRST).limit(limit + 1)
+        return select(*_LISTED).where(*conditions, *more).order_by(*_NEWEST_FIRST).limit(limit + 1)
 
     visible = visible.called(wanted.namespace)
     uids = sorted(visible.namespace_uids or ())
@@ -240,6 +303,7 @@ def get_runs(engine: Engine, visible: Visible, keys: Sequence[uuid.UUID]) -> lis
 def get_attempts(engine: Engine, visible: Visible, task_uid: str) -> list[RunSummary]:
     """Return all attempts of a task, the first one first."""
     mine = select(*_SUMMARY).where(TABLE.c.task_uid == task_uid, _is_visible(visible)).order_by(TABLE.c.attempt)
+    mine = mine.limit(MAX_ATTEMPTS)
     return [RunSummary.model_validate(row) for row in _all(engine, mine)]
 
 
@@ -248,8 +312,9 @@ def get_events(engine: Engine, visible: Visible, key: uuid.UUID) -> list[Event]:
     statement = (
         select(EVENTS)
         .join(TABLE, TABLE.c.id == EVENTS.c.run_id)
-        .where(EVENTS.c.run_id == key, _is_visible(visible))
+        .where(EVENTS.c.run_id == key, EVENTS.c.time.between(_FIRST_TIME, _LAST_TIME), _is_visible(visible))
         .order_by(EVENTS.c.time, EVENTS.c.type)
+        .limit(MAX_EVENTS)
     )
     return [Event.model_validate(row) for row in _all(engine, statement)]
 
@@ -283,6 +348,7 @@ def _metrics_statement(keys: Sequence[uuid.UUID], names: Sequence[str], most: in
         select(numbered.c.run_id, numbered.c.name, numbered.c.step, numbered.c.value)
         .where(picked)
         .order_by(numbered.c.run_id, numbered.c.name, numbered.c.step)
+        .limit(len(keys) * MAX_CURVES * most)
     )
 
 

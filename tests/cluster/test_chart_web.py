@@ -1,7 +1,5 @@
 """The chart's optional web app: what it may do, and where its secrets come from."""
 
-import base64
-
 import pytest
 from sqlalchemy import make_url
 
@@ -17,6 +15,13 @@ EXTERNAL = ("--set=history.mode=external", "--set=history.external.operatorSecre
 def container_of(manifests: list[Manifest]) -> Manifest:
     container: Manifest = named(manifests, "Deployment", WEB)["spec"]["template"]["spec"]["containers"][0]
     return container
+
+
+def environment_of(manifests: list[Manifest]) -> dict[str, str]:
+    return {
+        variable["name"]: variable.get("value", "postgresql://reader:secret@db/trainingtask")
+        for variable in container_of(manifests)["env"]
+    }
 
 
 def test_it_is_not_there_unless_asked_for() -> None:
@@ -53,18 +58,25 @@ def test_it_reads_with_a_role_of_its_own() -> None:
 
 
 def test_it_understands_its_environment() -> None:
-    environment = {
-        variable["name"]: variable.get("value", "postgresql://reader:secret@db/trainingtask")
-        for variable in container_of(render(ENABLED, "--set=trainer.namespaces={ml,other}"))["env"]
-    }
-    settings = load_settings(environment)
+    settings = load_settings(environment_of(render(ENABLED, "--set=trainer.namespaces={ml,other}")))
     assert (settings.namespace, settings.secure_cookie, settings.auth.value) == ("ml", True, "kubernetes")
     assert settings.port == container_of(render(ENABLED))["ports"][0]["containerPort"]
-    mounted = {mount["mountPath"] for mount in container_of(render(ENABLED))["volumeMounts"]}
-    assert settings.session_key_file is not None
-    assert str(settings.session_key_file.parent) in mounted
-    key = named(render(ENABLED), "Secret", WEB)["stringData"][settings.session_key_file.name]
-    assert len(base64.b64encode(key.encode())) > 64
+
+
+def test_it_is_served_by_the_services_names_and_those_that_are_given() -> None:
+    hosts = ["--set=web.hosts={runs.example.com}", "--set=web.trustedProxies={10.42.0.0/16,fd00::/8}", "--namespace=ml"]
+    settings = load_settings(environment_of(render(ENABLED, *hosts)))
+    assert {"localhost", "127.0.0.1", WEB, f"{WEB}.ml.svc", f"{WEB}.ml.svc.cluster.local", "runs.example.com"} <= set(
+        settings.hosts
+    )
+    assert settings.trusted_proxies == ("10.42.0.0/16", "fd00::/8")
+    assert load_settings(environment_of(render(ENABLED))).trusted_proxies == ()
+
+
+def test_sessions_are_in_one_process_and_need_no_secret() -> None:
+    manifests = render(ENABLED)
+    assert named(manifests, "Deployment", WEB)["spec"]["replicas"] == 1
+    assert WEB not in [secret["metadata"]["name"] for secret in of_kind(manifests, "Secret")]
 
 
 def test_an_external_database_needs_a_secret_for_it() -> None:
@@ -83,9 +95,21 @@ def test_without_a_history_there_is_nothing_to_show() -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--set=web.replicas=0", "--set=web.namespace=Bad_Name", "--set=history.retentionDays=-1"]
+    "option",
+    [
+        "--set=web.hosts={a/b}",
+        "--set=web.trustedProxies={*}",
+        "--set=web.namespace=Bad_Name",
+        "--set=history.retentionDays=-1",
+    ],
 )
 def test_a_wrong_value_is_refused(option: str) -> None:
     done = helm("template", "tt", str(CHART), ENABLED, option)
     assert done.returncode != 0
     assert option.split("=")[1].replace(".", "/") in done.stderr
+
+
+def test_several_pods_are_no_value() -> None:
+    refused = helm("template", "tt", str(CHART), ENABLED, "--set=web.replicas=2")
+    assert refused.returncode != 0
+    assert "replicas" in refused.stderr

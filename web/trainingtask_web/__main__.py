@@ -9,17 +9,18 @@ from pathlib import Path
 import uvicorn
 
 from trainingtask_api.store import HistoryError
+from trainingtask_web import audit
 from trainingtask_web.apiserver import Address, ApiServer
 from trainingtask_web.app import create_app
+from trainingtask_web.server import OPTIONS
 from trainingtask_web.settings import Auth, BadSettings, Settings, load_settings
-
-_GRACE_SECONDS = 20
 
 
 def main() -> None:
     """Read the environment and serve."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells of every question to Kubernetes
+    audit.log_to_stdout()
     try:
         settings = load_settings(os.environ)
         app = create_app(settings, _api_server(settings, os.environ))
@@ -29,11 +30,9 @@ def main() -> None:
         app,
         host=settings.host,
         port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        **OPTIONS,
     )
 
 

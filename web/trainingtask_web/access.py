@@ -1,6 +1,8 @@
 """Who asks, and what they may see. The one way to both is `CurrentAsker`; the restriction itself is in the SQL."""
 
 import hashlib
+import re
+import secrets
 import threading
 import time
 from collections import OrderedDict
@@ -9,16 +11,22 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated
 
+from cachetools import TTLCache
 from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 
 from trainingtask_api.reading import EVERYTHING, Visible, namespaces_with_runs
-from trainingtask_web.answers import SignInNeeded
+from trainingtask_web import audit
+from trainingtask_web.answers import SignInNeeded, TooManyAttempts
 from trainingtask_web.apiserver import ApiServer, User
+from trainingtask_web.attempts import WINDOW_SECONDS, FailedAttempts
 
 CACHE_SECONDS = 30.0
+UNKNOWN_SECONDS = 10.0
 _MOST_CACHED = 10_000
+# Kubernetes has tokens of several kinds, and no rule for all of them but what fits into a header.
+_TOKEN = re.compile(r"[\x21-\x7e]{1,16384}")
 _QUESTIONS_AT_ONCE = 8  # one for each namespace: of hundreds, one after another, nobody waits for the last
 
 
@@ -54,7 +62,10 @@ class Access:
         self._pool = ThreadPoolExecutor(_QUESTIONS_AT_ONCE, "access")
         self._clock = clock
         self._lock = threading.Lock()
+        self._key = secrets.token_bytes(32)
         self._known: OrderedDict[bytes, tuple[float, Future[Asker | None]]] = OrderedDict()
+        self._unknown: TTLCache[bytes, None] = TTLCache(_MOST_CACHED, UNKNOWN_SECONDS, clock)
+        self._failed = FailedAttempts(clock)
 
     def close(self) -> None:
         """End the threads."""
@@ -65,19 +76,27 @@ class Access:
         """Whether anybody may see everything."""
         return self._api is None
 
-    def look(self, token: str) -> Asker | None:
-        """Return who holds a token; None when nobody does.
+    def look(self, token: str, address: str = "") -> Asker | None:
+        """Return who holds a token; None when nobody does. The address is the client's.
 
         Raises
         ------
+        TooManyAttempts
+            When the token is new, and too many others of this address, or of all, were unknown.
         ApiServerError, HistoryError
             When that cannot be said.
         """
         if self._api is None:
             return ANYBODY
-        key = hashlib.sha256(token.encode()).digest()
+        if _TOKEN.fullmatch(token) is None:
+            return None
+        key = hashlib.blake2b(token.encode(), key=self._key).digest()
         with self._lock:
+            if key in self._unknown:
+                return None
             until, answer = self._known.get(key, (0.0, None))
+            if answer is None and self._failed.are_too_many(address):
+                raise TooManyAttempts(WINDOW_SECONDS)
             if answer is not None and self._clock() < until:
                 mine = False
             else:
@@ -87,23 +106,33 @@ class Access:
                 if len(self._known) > _MOST_CACHED:
                     self._known.popitem(last=False)
         if mine:  # whoever asks the same meanwhile waits for this answer
-            self._find_out(self._api, key, token, answer)
+            self._find_out(self._api, key, token, answer, address)
         return answer.result()
 
-    def _find_out(self, api: ApiServer, key: bytes, token: str, answer: "Future[Asker | None]") -> None:
+    def _find_out(self, api: ApiServer, key: bytes, token: str, answer: "Future[Asker | None]", address: str) -> None:
         found: Asker | None = None
         try:
             user = api.token_review(token)
-            if user is not None:
+            if user is None:
+                self._remember_unknown(key, address)
+            else:
                 found = Asker(user.name, self._visible(api, user), token)
             answer.set_result(found)
         except BaseException as error:
             answer.set_exception(error)
             raise
         finally:
-            if found is None:  # no failure is remembered
+            if found is None:  # no failure of the API server is remembered
                 with self._lock:
                     self._known.pop(key, None)
+
+    def _remember_unknown(self, key: bytes, address: str) -> None:
+        """Refuse the token for a while; the audit log has a line for each review, so that no flood can fill it."""
+        with self._lock:
+            self._unknown[key] = None
+        self._failed.add(address)
+        limited = self._failed.are_too_many(address)
+        audit.record("authenticate", "limited" if limited else "refused", user=None, address=address)
 
     def _visible(self, api: ApiServer, user: User) -> Visible:
         if api.may(user, "list", None):
@@ -127,6 +156,8 @@ def asker(request: Request, bearer: Annotated[HTTPAuthorizationCredentials | Non
     ------
     SignInNeeded
         401; a browser is sent to the page to sign in.
+    TooManyAttempts
+        429.
     """
     access: Access = request.app.state.access
     if access.is_open:
@@ -135,7 +166,7 @@ def asker(request: Request, bearer: Annotated[HTTPAuthorizationCredentials | Non
     token = request.app.state.sessions.token(request) if by_session else bearer and bearer.credentials
     if not token:
         raise SignInNeeded("Who are you? Send a Kubernetes token in the header 'Authorization: Bearer TOKEN'.")
-    found = access.look(token)
+    found = access.look(token, audit.address_of(request))
     if found is None:
         raise SignInNeeded("Kubernetes does not know this token, or it has expired.")
     return Asker(found.name, found.visible, token, by_session)

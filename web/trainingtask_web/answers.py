@@ -35,6 +35,14 @@ class SignInNeeded(HTTPException):
         super().__init__(401, sentence, {"WWW-Authenticate": "Bearer"})
 
 
+class TooManyAttempts(HTTPException):
+    """Too many tokens that Kubernetes does not know came from one address, or from all together."""
+
+    def __init__(self, seconds: float) -> None:
+        sentence = "Too many unknown tokens came from this address: check the token, and try again in a minute."
+        super().__init__(429, sentence, {"Retry-After": f"{seconds:.0f}"})
+
+
 def prefers_html(request: Request) -> bool:
     """Tell a browser's request for a page from a program's request."""
     if request.url.path.startswith("/api/"):

@@ -2,8 +2,8 @@
 
 `pages`, when it is there, has a `router` and `error_page(request, status, sentence)`. Its routes take who asks as
 `access.CurrentAsker` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
-`next` to ``/session``, which comes back with ``?problem=unknown|long&next=...`` when the token is not known or too
-long. ``POST /session/end`` signs out. Files are in ``static/``, served below ``/static/``.
+`next` to ``/session``, which comes back with ``?problem=unknown&next=...`` when the token is not known.
+``POST /session/end`` signs out. Files are in ``static/``, served below ``/static/``.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from trainingtask_web import answers, api, documents, legacy, sessions
 from trainingtask_web.access import Access
 from trainingtask_web.apiserver import ApiServer
 from trainingtask_web.security import Strict
-from trainingtask_web.settings import Auth, Settings, session_key
+from trainingtask_web.settings import Auth, Settings
 
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = "All training runs, across namespaces and after their tasks are gone. You see what you may list."
@@ -36,7 +36,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
 
     Raises
     ------
-    HistoryError, BadSettings
+    HistoryError
         When the settings cannot work.
     ValueError
         When people have to be known, and no API server is given to know them.
@@ -61,8 +61,8 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     app.state.settings = settings
     app.state.engine = engine
     app.state.access = access
-    app.state.sessions = sessions.Sessions(session_key(settings), secure=settings.secure_cookie)
-    app.add_middleware(Strict)
+    app.state.sessions = sessions.Sessions(secure=settings.secure_cookie)
+    app.add_middleware(Strict, hosts=frozenset(settings.hosts))
     app.state.api_server = api_server
     app.include_router(api.router)
     app.include_router(legacy.router)

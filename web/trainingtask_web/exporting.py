@@ -4,12 +4,13 @@ import csv
 import io
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
 from trainingtask_api.reading import RunSummary
+from trainingtask_api.spreadsheet import escape_formula
 
 MOST_RUNS = 50_000
 DESCRIPTION = (
@@ -18,7 +19,6 @@ DESCRIPTION = (
 _COLUMNS = list(RunSummary.model_fields)
 _BATCH = 500
 _RUNS = TypeAdapter(list[RunSummary])
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet computes
 
 
 def as_file(runs: Iterator[RunSummary], kind: Literal["csv", "json"]) -> StreamingResponse:
@@ -44,15 +44,11 @@ def _csv(runs: Iterator[RunSummary]) -> Iterator[str]:
     writer = csv.writer(buffer)
     writer.writerow(_COLUMNS)
     for batch in _batches(runs):
-        writer.writerows([_cell(value) for value in run.model_dump(mode="json").values()] for run in batch)
+        writer.writerows([escape_formula(value) for value in run.model_dump(mode="json").values()] for run in batch)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
     yield buffer.getvalue()  # the head, when there are no runs
-
-
-def _cell(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _json(runs: Iterator[RunSummary]) -> Iterator[bytes]:

@@ -21,10 +21,11 @@ from trainingtask_api.reading import RunDetail
 from trainingtask_api.run import RunStatus, run_id
 from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_api.training import Loop
+from trainingtask_web import audit
 from trainingtask_web.access import CurrentAsker
 from trainingtask_web.answers import NOT_FOUND, Sentence, prefers_html
 from trainingtask_web.apiserver import ApiServer, TaskRefused
-from trainingtask_web.security import MAX_BODY, require_this_site
+from trainingtask_web.security import MAX_BODY, OTHER_SITE, is_from_this_site
 
 MOST_RECORDS = 100
 _SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, so no words, as Kubernetes does it
@@ -169,15 +170,20 @@ def create_record(
     ] = None,
 ) -> Record:
     """Create a TrainingTask as whoever asks. The run is in the history when the operator has seen it, in a second or so."""
-    if asker.by_session:
-        require_this_site(request)
+    namespace = namespace or request.app.state.settings.namespace
+    who: dict[str, Any] = {"user": asker.name, "address": audit.address_of(request), "namespace": namespace}
+    if asker.by_session and not is_from_this_site(request):
+        audit.record("create", "refused", **who, status=403, reason=OTHER_SITE)
+        raise HTTPException(403, OTHER_SITE)
     task, ignored = task_of(old)
     api: ApiServer = request.app.state.api_server
     try:
-        made = api.create_task(asker.token or "", namespace or request.app.state.settings.namespace, task)
+        made = api.create_task(asker.token or "", namespace, task)
     except TaskRefused as error:
+        audit.record("create", "refused", **who, status=error.status, reason=str(error))
         raise HTTPException(error.status, str(error)) from None
     created = TrainingTask.model_validate(made)
+    audit.record("create", "ok", **who, name=created.metadata.name)
     spec = made["spec"]
     key = run_id(str(created.metadata.uid), 1)
     response.headers["Location"] = f"/{key}"

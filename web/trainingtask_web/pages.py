@@ -50,12 +50,12 @@ _TITLES = {
         "Look for it in the list of runs. If its namespace is not there, you may not list `trainingtasks` in it.",
     ),
     422: ("Not understood", "Correct the address, or begin with the list of runs."),
+    429: ("Wait a minute", "Get a new token, and sign in with it after a minute."),
     503: ("Away for a moment", "Load this page again in a few seconds. If that goes on, tell the cluster's admin."),
 }
 _OTHER = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
 _PROBLEMS = {
     "unknown": "Kubernetes does not know this token, or it has expired. Get a new one as described below.",
-    "long": "This token is too long for a cookie. Use one of a ServiceAccount, as described below.",
 }
 _WHY: dict[str, str] = {
     RunStatus.FAILED: "Why it failed",

@@ -1,5 +1,6 @@
-"""What every answer carries and no request may: strict headers, a bounded body, and forms of this very site only."""
+"""What every answer carries and no request may: strict headers, a bounded body, known hosts, and forms of this very site only."""
 
+import re
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -10,7 +11,11 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY = 64 * 1024
+OTHER_SITE = "This request does not come from a page of this site, so its session does not count."
 _TOO_LARGE = f"The body is too large: it may have {MAX_BODY} bytes."
+# The kubelet asks for these by the pod's address.
+_HEALTH = ("/healthz", "/readyz")
+_HOST = re.compile(r"\[?([\w.:-]+?)\]?(?::\d{1,5})?", re.ASCII)
 # Files that are the same for everybody.
 STATIC = ("/static/", "/docs/files/")
 
@@ -37,6 +42,8 @@ def _policy(sources: Mapping[str, str]) -> str:
 _COMMON = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
 _STRICT = _COMMON | {"Content-Security-Policy": _policy(_POLICY), "Cache-Control": "no-store"}
 _DOCS = _STRICT | {"Content-Security-Policy": _policy(_DOCS_POLICY)}
+# Browsers heed it on https alone, so that the header of a proxy, trusted or not, does to tell.
+_HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 # Asked for again each time, and answered with 304: a new release has new files under the same names.
 _FILES = _STRICT | {"Cache-Control": "no-cache"}
 
@@ -49,10 +56,11 @@ def headers_for(path: str) -> dict[str, str]:
 
 
 class Strict:
-    """ASGI middleware: adds the headers to every answer, and refuses bodies that are too large."""
+    """ASGI middleware: adds the headers to every answer, and refuses unknown hosts and bodies that are too large."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self.app = app
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""
@@ -71,14 +79,32 @@ class Strict:
 
         async def send_strictly(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers_for(scope["path"]))
+                MutableHeaders(scope=message).update(headers_for(scope["path"]) | (_HSTS if is_https else {}))
             await send(message)
 
-        length = Headers(scope=scope).get("content-length", "0")
-        if length.isdecimal() and int(length) > MAX_BODY:
+        headers = Headers(scope=scope)
+        is_https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
+        host = headers.get("host", "")
+        length = headers.get("content-length", "0")
+        if not (scope["path"] in _HEALTH or self._is_known(host)):
+            sentence = f"Host {host[:200]!r} is refused: the admin names it in web.hosts (TRAININGTASK_WEB_HOSTS)."
+            await JSONResponse({"detail": sentence}, 400)(scope, receive, send_strictly)
+        elif length.isdecimal() and int(length) > MAX_BODY:
             await JSONResponse({"detail": _TOO_LARGE}, 413)(scope, receive, send_strictly)
         else:
             await self.app(scope, receive_some, send_strictly)
+
+    def _is_known(self, host: str) -> bool:
+        found = _HOST.fullmatch(host)
+        return found is not None and found[1].lower() in self.hosts
+
+
+def is_from_this_site(request: Request) -> bool:
+    """Return whether a browser says that a page of this site caused its request; one that does not say counts as another's."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site == "same-origin"
+    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host", "?")
 
 
 def require_this_site(request: Request) -> None:
@@ -87,10 +113,7 @@ def require_this_site(request: Request) -> None:
     Raises
     ------
     HTTPException
-        403. Browsers say where a request comes from; a request that does not say so is refused as well.
+        403.
     """
-    site = request.headers.get("sec-fetch-site")
-    origin = request.headers.get("origin", "")
-    ours = site == "same-origin" if site is not None else urlsplit(origin).netloc == request.headers.get("host", "?")
-    if not ours:
-        raise HTTPException(403, "This request does not come from a page of this site, so its session does not count.")
+    if not is_from_this_site(request):
+        raise HTTPException(403, OTHER_SITE)

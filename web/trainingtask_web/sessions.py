@@ -1,74 +1,87 @@
-"""A browser's session: a token that was pasted once, kept encrypted in a cookie that no script can read."""
+"""A browser's session: a token that was pasted once, kept here; the cookie holds a random id that no script can read."""
 
+import secrets
+import threading
+import time
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import quote
 
-from cryptography.fernet import Fernet, InvalidToken
+from cachetools import TTLCache
 from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
+from trainingtask_web import audit
 from trainingtask_web.security import require_this_site
 
 SESSION_SECONDS = 8 * 3600
-_LONGEST_COOKIE = 4000  # browsers drop longer ones without a word
+MOST_OF_A_USER = 10
+_MOST = 5000
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(require_this_site)])
 
 
 class Sessions:
-    """Seals tokens into cookies and opens them again."""
+    """The sessions of this process: none outlives it, and one that was ended is gone for every copy of its cookie."""
 
-    def __init__(self, key: bytes | None, *, secure: bool) -> None:
-        self._fernet = Fernet(key or Fernet.generate_key())
+    def __init__(self, *, secure: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lock = threading.Lock()
+        self._kept: TTLCache[str, tuple[str, str]] = TTLCache(_MOST, SESSION_SECONDS, clock)  # id -> user and token
         self._secure = secure
         # The prefix makes browsers refuse such a cookie from any other host and over plain http.
         self._name = "__Host-trainingtask" if secure else "trainingtask"
 
     def token(self, request: Request) -> str | None:
         """Return the token of a request's session; None without one, or when it has ended."""
-        sealed = request.cookies.get(self._name)
-        if sealed is None:
-            return None
-        try:
-            return self._fernet.decrypt(sealed.encode(), ttl=SESSION_SECONDS).decode()
-        except InvalidToken:
-            return None
+        with self._lock:
+            _, token = self._kept.get(request.cookies.get(self._name, ""), (None, None))
+            return token
 
-    def begin(self, response: Response, token: str) -> bool:
-        """Put a token into a cookie; return False when it is too long for one."""
-        sealed = self._fernet.encrypt(token.encode()).decode()
-        if len(sealed) > _LONGEST_COOKIE:
-            return False
+    def begin(self, request: Request, response: Response, user: str, token: str) -> None:
+        """Keep a token and put the session's id into a cookie.
+
+        The browser's session before ends, and a user's oldest one when there are too many of theirs.
+        """
+        new = secrets.token_urlsafe(32)
+        with self._lock:
+            self._kept.pop(request.cookies.get(self._name, ""), None)
+            theirs = [key for key in self._kept if self._kept.get(key, ("", ""))[0] == user]
+            for oldest in theirs[: max(0, len(theirs) + 1 - MOST_OF_A_USER)]:
+                self._kept.pop(oldest, None)
+            self._kept[new] = user, token
         response.set_cookie(
-            self._name, sealed, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=self._secure
+            self._name, new, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=self._secure
         )
-        return True
 
-    def end(self, response: Response) -> None:
-        """Delete the cookie."""
+    def end(self, request: Request, response: Response) -> str | None:
+        """Forget a request's session and delete its cookie; return whose it was."""
+        with self._lock:
+            user, _ = self._kept.pop(request.cookies.get(self._name, ""), (None, None))
         response.delete_cookie(self._name, httponly=True, samesite="strict", secure=self._secure)
+        return user
 
 
 @router.post("/session")
 def sign_in(request: Request, token: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/runs") -> Response:
     """Begin a session with a token; back to the page to sign in, with `problem`, when that cannot be."""
-    token = token.strip()
+    token, address = token.strip(), audit.address_of(request)
     target = next if _is_of_this_site(next) else "/runs"
+    found = request.app.state.access.look(token, address) if token else None
+    if found is None:
+        return RedirectResponse(f"/session?problem=unknown&next={quote(target, safe='')}", 303)
     response = RedirectResponse(target, 303)
-    if not token or request.app.state.access.look(token) is None:
-        problem = "unknown"
-    elif not request.app.state.sessions.begin(response, token):
-        problem = "long"
-    else:
-        return response
-    return RedirectResponse(f"/session?problem={problem}&next={quote(target, safe='')}", 303)
+    request.app.state.sessions.begin(request, response, found.name, token)
+    audit.record("sign-in", "ok", user=found.name, address=address)
+    return response
 
 
 @router.post("/session/end")
 def sign_out(request: Request) -> Response:
     """End the session."""
     response = RedirectResponse("/session", 303)
-    request.app.state.sessions.end(response)
+    user = request.app.state.sessions.end(request, response)
+    if user is not None:
+        audit.record("sign-out", "ok", user=user, address=audit.address_of(request))
     return response
 
 

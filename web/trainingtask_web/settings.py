@@ -1,17 +1,20 @@
 """What the admin decides about the web app, from the environment."""
 
-import base64
-import hashlib
 from collections.abc import Mapping
 from enum import StrEnum
-from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from trainingtask_api.names import ENV_HISTORY_URL
 from trainingtask_api.task import describe_errors
 
-_SHORTEST_KEY = 32
+
+def _split(value: Any) -> Any:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+Addresses = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class Auth(StrEnum):
@@ -32,10 +35,15 @@ class Settings(BaseModel):
         alias="TRAININGTASK_WEB_AUTH",
         description="'none' shows everything to everybody and creates nothing: for a laptop.",
     )
-    session_key_file: Path | None = Field(
-        None,
-        alias="TRAININGTASK_WEB_SESSION_KEY_FILE",
-        description="A file of at least 32 secret characters, the same for all replicas. Default: a key for each process, so that its sessions end with it.",
+    hosts: Addresses = Field(
+        ("localhost", "127.0.0.1", "::1"),
+        alias="TRAININGTASK_WEB_HOSTS",
+        description="The names, separated by commas, by which browsers and programs reach it; no other Host is served.",
+    )
+    trusted_proxies: Addresses = Field(
+        (),
+        alias="TRAININGTASK_WEB_TRUSTED_PROXIES",
+        description="Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed.",
     )
     secure_cookie: bool = Field(
         True,
@@ -74,22 +82,3 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
         return Settings.model_validate({name: value for name, value in environment.items() if value})
     except ValidationError as error:
         raise BadSettings(describe_errors(error)) from None
-
-
-def session_key(settings: Settings) -> bytes | None:
-    """Return the key that sessions are encrypted with, None when each process makes its own.
-
-    Raises
-    ------
-    BadSettings
-    """
-    file = settings.session_key_file
-    if file is None:
-        return None
-    try:
-        secret = file.read_bytes().strip()
-    except OSError as error:
-        raise BadSettings(f"the session key cannot be read: {error}") from None
-    if len(secret) < _SHORTEST_KEY:
-        raise BadSettings(f"the session key in {file} is too short: it takes at least {_SHORTEST_KEY} characters")
-    return base64.urlsafe_b64encode(hashlib.sha256(secret).digest())

@@ -236,7 +236,10 @@ def finite(value: Any) -> float | None:
     """Return a number that is one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value if math.isfinite(value) else None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # an integer of more digits than a float has
+        return None
 
 
 def number_at(value: Any, *path: str) -> float | None:

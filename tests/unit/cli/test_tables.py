@@ -1,4 +1,6 @@
+import csv
 from datetime import UTC, datetime
+from io import StringIO
 from types import SimpleNamespace
 
 import pytest
@@ -62,6 +64,13 @@ def test_a_row_for_programs_holds_numbers_and_times(make: SimpleNamespace) -> No
     assert (row["created"], row["finished"]) == ("2026-05-04T10:00:00Z", "2026-05-04T10:01:00+00:00")
     assert task_row({}).keys() == row.keys()
     assert as_csv(row, [row.values()]).splitlines()[1].startswith("team-a,a,Failed,OOMKilled,support_tickets,")
+
+
+def test_no_cell_of_a_csv_is_a_formula() -> None:
+    formulas = ["=1+1", "+1", "-1", "@A1", "\t=1", "\n=1"]
+    cells = [*formulas, "\r=1", "a\r=1", "a=1", -1, None]
+    (row,) = csv.reader(StringIO(as_csv([], [cells], header=False), newline=""))
+    assert row == [*(f"'{cell}" for cell in formulas), "'\n=1", "a\n=1", "a=1", "-1", ""]
 
 
 def test_an_object_is_flat_by_path() -> None:

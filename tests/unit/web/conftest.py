@@ -18,6 +18,7 @@ from trainingtask_web.app import create_app
 from trainingtask_web.settings import load_settings
 
 Client = Callable[..., TestClient]
+HOST = "runs.example.com"
 
 
 @pytest.fixture
@@ -88,12 +89,11 @@ def client(kubernetes: SmallKubernetes) -> Iterator[Client]:
 
         def start(engine: Engine, token: str | None = None, **environment: str) -> TestClient:
             url = engine.url.render_as_string(hide_password=False)
-            settings = load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_THREADS": "4", **environment})
+            own = {"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_THREADS": "4", "TRAININGTASK_WEB_HOSTS": HOST}
+            settings = load_settings(own | environment)
             api = None if settings.auth == "none" else kubernetes.client()
             headers = {"Authorization": f"Bearer {token}"} if token else {}
-            client = TestClient(
-                create_app(settings, api), "https://runs.example.com", headers=headers, follow_redirects=False
-            )
+            client = TestClient(create_app(settings, api), f"https://{HOST}", headers=headers, follow_redirects=False)
             return stack.enter_context(client)
 
         yield start

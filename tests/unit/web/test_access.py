@@ -10,7 +10,7 @@ from sqlalchemy import Engine
 
 from small_kubernetes import SmallKubernetes
 from trainingtask_api.run import run_id
-from trainingtask_web.access import CACHE_SECONDS, Access
+from trainingtask_web.access import CACHE_SECONDS, UNKNOWN_SECONDS, Access
 from trainingtask_web.apiserver import ApiServer, ApiServerError
 
 Client = Callable[..., TestClient]
@@ -101,10 +101,11 @@ def test_the_answers_of_kubernetes_count_for_half_a_minute(
     assert access.look("token-of-ann") is None
 
 
-def test_neither_a_failure_nor_a_stranger_is_remembered(
+def test_a_failure_is_not_remembered_and_a_stranger_for_a_short_time(
     history: Engine, api: ApiServer, kubernetes: SmallKubernetes
 ) -> None:
-    access = Access(history, api, clock=lambda: 0.0)
+    now = 0.0
+    access = Access(history, api, clock=lambda: now)
     kubernetes.failing = "subjectaccessreviews"
     with pytest.raises(ApiServerError):
         access.look("token-of-ann")
@@ -112,6 +113,7 @@ def test_neither_a_failure_nor_a_stranger_is_remembered(
     assert access.look("token-of-ann") is not None
     assert access.look("new") is None
     kubernetes.knows("new", "ann")
+    now = UNKNOWN_SECONDS
     assert access.look("new") is not None
 
 

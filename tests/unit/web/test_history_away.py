@@ -17,7 +17,7 @@ def test_a_database_that_was_away_is_said_so_and_found_again(
     record(shared_postgres, run)
     url = shared_postgres.url.render_as_string(hide_password=False)
     settings = load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_AUTH": "none"})
-    with TestClient(create_app(settings)) as client:
+    with TestClient(create_app(settings), "http://localhost") as client:
         path = f"/api/v1/runs/{run.id}"
         assert client.get(path).status_code == 200
         postgres_server.stop()

@@ -25,7 +25,8 @@ PROMISES = [
 def test_the_document_tells_the_truth(history: Engine, kubernetes: SmallKubernetes) -> None:
     kubernetes.may |= {("admin", "create", "default")}
     url = history.url.render_as_string(hide_password=False)
-    app = create_app(load_settings({"TRAININGTASK_HISTORY_URL": url}), kubernetes.client())
+    environment = {"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_HOSTS": "testserver"}
+    app = create_app(load_settings(environment), kubernetes.client())
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     headers = {"Authorization": "Bearer token-of-admin"}
     operations = [found.ok() for found in schema.get_all_operations()]

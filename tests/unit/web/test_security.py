@@ -65,7 +65,7 @@ def test_a_fault_of_the_app_is_strict_too(
     monkeypatch.setattr("trainingtask_api.reading.get_run", broken)
     url = engine.url.render_as_string(hide_password=False)
     app = create_app(load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_AUTH": "none"}))
-    with TestClient(app, raise_server_exceptions=False) as client:
+    with TestClient(app, "http://localhost", raise_server_exceptions=False) as client:
         answer = client.get(f"{API}/{run_id('uid-1', 1)}")
     assert answer.status_code == 500
     assert answer.json() == {"detail": "This is a fault of the web app: the admin finds why in the log."}

@@ -1,8 +1,6 @@
 """A browser's session: how it begins and ends, and that no other site can use it."""
 
-import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
@@ -10,8 +8,7 @@ from httpx import Response
 from sqlalchemy import Engine
 
 from small_kubernetes import SmallKubernetes
-from trainingtask_web.sessions import SESSION_SECONDS
-from trainingtask_web.settings import BadSettings, load_settings, session_key
+from trainingtask_web.sessions import MOST_OF_A_USER, SESSION_SECONDS, Sessions
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -51,50 +48,77 @@ def test_on_plain_http_the_cookie_can_be_had_by_a_setting(client: Client, histor
     assert "Secure" not in cookie
 
 
-def test_a_session_ends_by_itself(client: Client, history: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The time is inside the sealed cookie: a browser that keeps it longer gains nothing."""
+def cookie_of(browser: TestClient) -> dict[str, str]:
+    return {"Cookie": f"__Host-trainingtask={browser.cookies['__Host-trainingtask']}"}
+
+
+def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
     browser = client(history)
+    now = 0.0
+    browser.app.state.sessions = Sessions(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
     sign_in(browser)
-    now = time.time()
-    monkeypatch.setattr("time.time", lambda: now + SESSION_SECONDS - 5)
+    now = SESSION_SECONDS - 5
     assert browser.get(API).status_code == 200
-    monkeypatch.setattr("time.time", lambda: now + SESSION_SECONDS + 5)
+    now = SESSION_SECONDS + 5
     assert browser.get(API).status_code == 401
 
 
-def test_replicas_with_one_key_share_sessions_and_others_do_not(
-    client: Client, history: Engine, tmp_path: Path
-) -> None:
-    (tmp_path / "key").write_text("k" * 64)
-    file = str(tmp_path / "key")
-    first = client(history, TRAININGTASK_WEB_SESSION_KEY_FILE=file)
-    sign_in(first)
-    cookies = {"Cookie": f"__Host-trainingtask={first.cookies['__Host-trainingtask']}"}
-    assert client(history, TRAININGTASK_WEB_SESSION_KEY_FILE=file).get(API, headers=cookies).status_code == 200
-    assert client(history).get(API, headers=cookies).status_code == 401
+def test_a_session_is_one_processs_alone(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    assert client(history).get(API, headers=cookie_of(browser)).status_code == 401
 
 
-@pytest.mark.parametrize("content", [None, b"", b"short"])
-def test_a_bad_key_is_refused_at_the_start(tmp_path: Path, content: bytes | None) -> None:
-    file = tmp_path / "key"
-    if content is not None:
-        file.write_bytes(content)
-    settings = load_settings(
-        {"TRAININGTASK_HISTORY_URL": "sqlite:///x", "TRAININGTASK_WEB_SESSION_KEY_FILE": str(file)}
-    )
-    with pytest.raises(BadSettings, match="the session key"):
-        session_key(settings)
+def test_signing_out_ends_every_copy_of_the_cookie(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    copied = cookie_of(browser)
+    assert browser.get(API, headers=copied).status_code == 200
+    browser.post("/session/end", headers=HERE)
+    assert browser.get(API, headers=copied).status_code == 401
 
 
-@pytest.mark.parametrize(("token", "problem"), [("token-of-nobody", "unknown"), ("", "unknown"), ("long", "long")])
-def test_a_token_that_does_not_do_leads_back(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, token: str, problem: str
-) -> None:
-    if problem == "long":
-        token = kubernetes.knows("x" * 4000, "ann")
+def test_signing_in_again_ends_the_session_before(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    copied = cookie_of(browser)
+    sign_in(browser, "token-of-bob")
+    new = cookie_of(browser)
+    browser.cookies.clear()
+    assert browser.get(API, headers=copied).status_code == 401
+    assert browser.get(API, headers=new).status_code == 200
+
+
+def test_a_user_has_few_sessions_and_the_oldest_one_goes(client: Client, history: Engine) -> None:
+    browser = client(history)
+    cookies = []
+    for _ in range(MOST_OF_A_USER + 2):
+        sign_in(browser)
+        cookies.append(cookie_of(browser))
+        browser.cookies.clear()
+    statuses = [browser.get(API, headers=cookie).status_code for cookie in cookies]
+    assert statuses == [401] * 2 + [200] * MOST_OF_A_USER
+
+
+def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    browser.cookies.clear()
+    for value in ("", "x", "token-of-ann", "a" * 43):
+        assert browser.get(API, headers={"Cookie": f"__Host-trainingtask={value}"}).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["token-of-nobody", "", "x" * 20_000])
+def test_a_token_that_does_not_do_leads_back(client: Client, history: Engine, token: str) -> None:
     answer = sign_in(client(history), token)
-    assert answer.headers["Location"] == f"/session?problem={problem}&next=%2Fruns"
+    assert answer.headers["Location"] == "/session?problem=unknown&next=%2Fruns"
     assert "Set-Cookie" not in answer.headers
+
+
+def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kubernetes: SmallKubernetes) -> None:
+    browser = client(history)
+    assert sign_in(browser, kubernetes.knows("x" * 16_000, "ann")).headers["Location"] == "/runs"
+    assert browser.get(API).status_code == 200
 
 
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "runs", "/a\nb", ""])

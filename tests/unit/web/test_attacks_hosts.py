@@ -1,0 +1,68 @@
+"""A `Host` that is not the site's own is served nowhere, so that no name of another's can lead a browser here."""
+
+from collections.abc import Callable
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import Engine
+
+Client = Callable[..., TestClient]
+PATHS = ["/runs", "/api/v1/runs", "/", "/session", "/docs", "/openapi.json", "/static/states.css", "/nowhere"]
+OTHERS = [
+    "evil.example", "evil.example:8000", "localhost.evil.example", "evil.example@localhost", "localhost@evil.example",
+    "localhost/evil", "10.0.0.7:8000", "[fd00::1]:8000", "", "localhost:", "xn--lcalhost-54a",
+]  # fmt: skip
+OWN = ["localhost", "LOCALHOST:8000", "127.0.0.1:43210", "[::1]:8000"]
+
+
+@pytest.fixture
+def engine(sqlite: Engine) -> Engine:
+    return sqlite
+
+
+@pytest.fixture(params=["none", "kubernetes"])
+def anybody(request: pytest.FixtureRequest, client: Client, history: Engine) -> TestClient:
+    return client(history, TRAININGTASK_WEB_AUTH=request.param, TRAININGTASK_WEB_HOSTS="")
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_another_host_is_refused_everywhere(anybody: TestClient, host: str) -> None:
+    for path in PATHS:
+        answer = anybody.get(path, headers={"Host": host})
+        assert answer.status_code == 400, path
+        assert "task-" not in answer.text
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+    assert answer.json()["detail"] == f"Host {host!r} is refused: the admin names it in web.hosts (TRAININGTASK_WEB_HOSTS)."  # fmt: skip
+
+
+@pytest.mark.parametrize("host", OWN)
+def test_this_machine_is_served_by_its_names(anybody: TestClient, host: str) -> None:
+    assert anybody.get("/openapi.json", headers={"Host": host}).status_code == 200
+
+
+def test_names_are_a_setting(client: Client, history: Engine) -> None:
+    app = client(history, TRAININGTASK_WEB_AUTH="none", TRAININGTASK_WEB_HOSTS="runs.example.com, web.ml.svc,10.0.0.7")
+    for host, status in (("web.ml.svc", 200), ("10.0.0.7:8000", 200), ("localhost", 400), ("ml.svc", 400)):
+        assert app.get("/runs", headers={"Host": host}).status_code == status, host
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_the_kubelet_asks_by_the_pods_address(anybody: TestClient, path: str) -> None:
+    assert anybody.get(path, headers={"Host": "10.0.0.7:8000"}).text == "ok\n"
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "strict"),
+    [
+        ("http://localhost", {}, False),
+        ("http://localhost", {"X-Forwarded-Proto": "http"}, False),
+        ("http://localhost", {"X-Forwarded-Proto": "https"}, True),
+        ("https://localhost", {}, True),
+    ],
+)
+def test_over_tls_browsers_are_told_to_stay_there(
+    anybody: TestClient, url: str, headers: dict[str, str], strict: bool
+) -> None:
+    for path in ("/runs", "/healthz", "/nowhere", "/static/states.css"):
+        found = anybody.get(f"{url}{path}", headers=headers).headers.get("Strict-Transport-Security")
+        assert found == ("max-age=31536000" if strict else None), path
