@@ -9,6 +9,7 @@ from typing import Any
 from trainingtask_api.store import HistoryError, OpenRun
 from trainingtask_operator.cluster import Cluster, ClusterError
 from trainingtask_operator.history import HistoryWriter
+from trainingtask_operator.index import uid_of
 from trainingtask_operator.malformed import skip
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class _Look:
         if self._is_watched(run.task_uid):
             return True
         if not (_NAME.fullmatch(run.namespace) and _NAME.fullmatch(run.name)):
-            self._skip(run)
+            self._skip(run, f"no task can be called {run.namespace!r:.70}/{run.name!r:.70}")
             return True
         try:
             task = await self._cluster.get_task(run.namespace, run.name)
@@ -52,12 +53,16 @@ class _Look:
             log.warning("a row of %s/%s stays open for now: %s", run.namespace, run.name, error)
             self.is_complete = False
             return True
-        return bool(task["metadata"]["uid"] == run.task_uid)
+        uid = uid_of(task)
+        if not uid:
+            self._skip(run, f"what is called {run.namespace}/{run.name} has no uid")
+            return True
+        return uid == run.task_uid
 
-    def _skip(self, run: OpenRun) -> None:
+    def _skip(self, run: OpenRun, why: str) -> None:
         self.bad.add(run.id)
         if run.id not in self._logged:
-            skip("row", f"{run.id}", ValueError(f"no task can be called {run.namespace!r:.70}/{run.name!r:.70}"))
+            skip("row", f"{run.id}", ValueError(why))
 
 
 async def close_orphans(history: HistoryWriter, cluster: Cluster, is_watched: Callable[[str], bool]) -> None:

@@ -28,7 +28,7 @@ def test_bad_specs_are_refused_at_apply_with_a_sentence_that_names_the_field(kub
 
 
 def test_a_refused_value_is_repeated(kubectl: Kubectl) -> None:
-    for path, value in (("dataset__path", "../other"), ("resources__memory", "4096")):
+    for path, value in (("dataset__path", "../other"), ("resources__memory", "4096"), ("resources__storage", "20")):
         with pytest.raises(Refused, match=f"'{value}' is refused: must be"):
             dry_run(kubectl, "x", specs.changed(specs.TABLE, **{path: value}))
 

@@ -269,6 +269,8 @@ async def test_hostile_lists_and_watches_end_no_loop(kind: str, mutations: list[
 
 @quick
 @given(st.text(max_size=70), st.text(max_size=70), st.text(max_size=40))
+@example("default", "", "u")
+@example("default", "t", "u")
 async def test_a_hostile_row_ends_no_loop_and_the_next_is_closed(namespace: str, name: str, uid: str) -> None:
     class History:
         def __init__(self) -> None:
@@ -278,8 +280,16 @@ async def test_a_hostile_row_ends_no_loop_and_the_next_is_closed(namespace: str,
             rows = [OpenRun("1", uid, namespace, name, None), OpenRun("2", "u", "default", "gone", None)]
             self.looks.put_nowait([run.id for run in rows if not await exists(run)])
 
+    class Lists(FakeCluster):
+        """Answers as an API server does that is asked for a task without a name: with a list."""
+
+        async def get_task(self, namespace: str, name: str) -> Object:
+            if not (namespace == "default" and name == "gone"):
+                return {"kind": "TrainingTaskList", "metadata": {"resourceVersion": "1"}, "items": []}
+            return await super().get_task(namespace, name)
+
     history: Any = History()
-    looking = asyncio.create_task(orphans.close_orphans(history, FakeCluster(), lambda _: False))
+    looking = asyncio.create_task(orphans.close_orphans(history, Lists(), lambda _: False))
     async with asyncio.timeout(5):
         for _ in range(2):
             assert "2" in await history.looks.get()

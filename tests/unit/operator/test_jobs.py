@@ -32,6 +32,10 @@ def test_the_pod_mounts_the_task_it_trains(settings: Settings) -> None:
     assert container_of(job)["command"][-1] == f"{names.TASK_DIR}/task.yaml"
 
 
+def test_the_trainer_imports_nothing_from_its_working_directory(settings: Settings) -> None:
+    assert container_of(build(settings, specs.CLASSICAL))["command"][:2] == ["python", "-P"]
+
+
 @pytest.mark.parametrize("name", ["a", "my-task", "x" * 63, "dots.in.it", "a" * 47 + ".b"])
 def test_the_job_name_is_a_dns_label_with_room_for_the_index(name: str) -> None:
     manifest = specs.task(name, specs.CLASSICAL)
