@@ -28,15 +28,15 @@ def test_every_test_of_an_attack_on_the_cluster_is_on_a_page() -> None:
     linked = {test for test, _ in LINK.findall(ATTACKS)}
     legitimate = {"test_the_tasks_own_pod_reports", "test_the_demos_account_sees_its_namespace_alone"}
     attacks = (DOCS.parent / "tests" / "cluster").glob("test_attacks_*.py")
-    assert tests_in(attacks) - linked - legitimate == set()
+    assert find_tests(attacks) - linked - legitimate == set()
 
 
 def test_every_test_of_a_fault_is_on_a_page() -> None:
     linked = {test for test, _ in LINK.findall(FAILURES + ATTACKS)}
-    assert tests_in((DOCS.parent / "tests" / "faults").glob("test_*.py")) - linked == set()
+    assert find_tests((DOCS.parent / "tests" / "faults").glob("test_*.py")) - linked == set()
 
 
-def tests_in(files: Iterable[Path]) -> set[str]:
+def find_tests(files: Iterable[Path]) -> set[str]:
     return {
         test for file in files for test in re.findall(r"^(?:async )?def (test_\w+)", file.read_text(), re.MULTILINE)
     }
