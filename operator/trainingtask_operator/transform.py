@@ -25,8 +25,8 @@ _STATES = {
     "running": ("startedAt",),
     "terminated": ("exitCode", "reason", "message", "startedAt", "finishedAt"),
 }
-_TIMES = ("startedAt", "finishedAt", "startTime", "lastTransitionTime", "creationTimestamp", "deletionTimestamp")
-_NUMBERS = ("exitCode", "generation")
+_TIMES = {"startedAt", "finishedAt", "startTime", "lastTransitionTime", "creationTimestamp", "deletionTimestamp"}
+_NUMBERS = {"exitCode", "generation"}
 
 
 def kept_task(body: Mapping[str, Any]) -> Object:
@@ -133,14 +133,19 @@ def _kept(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> O
 
 def _fields(item: Mapping[str, Any], *fields: str) -> Object:
     """Return those of the fields that are there: times, numbers, else text."""
-    return {field: _checked(field, item[field]) for field in fields if item.get(field) is not None}
-
-
-def _checked(field: str, value: Any) -> Any:
-    if field in _TIMES:
-        parse_time(value)
-        return value
-    return _number(value) if field in _NUMBERS else _text(value)[:_MESSAGE_CHARACTERS]
+    kept = {}
+    for field in fields:
+        value = item.get(field)
+        if value is None:
+            continue
+        if field in _TIMES:
+            parse_time(value)
+        elif field in _NUMBERS:
+            _number(value)
+        else:
+            value = _text(value)[:_MESSAGE_CHARACTERS]
+        kept[field] = value
+    return kept
 
 
 def _text(value: Any) -> str:
