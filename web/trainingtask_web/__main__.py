@@ -30,8 +30,7 @@ def main() -> None:
         app,
         host=settings.host,
         port=settings.port,
-        proxy_headers=bool(settings.trusted_proxies),
-        forwarded_allow_ips=list(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),  # none: whatever X-Forwarded-For says is ignored
         **OPTIONS,
     )
 

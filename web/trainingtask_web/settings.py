@@ -11,7 +11,7 @@ from trainingtask_api.task import describe_errors
 
 
 def _split(value: Any) -> Any:
-    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    return [part.strip().lower() for part in value.split(",")] if isinstance(value, str) else value
 
 
 Addresses = Annotated[tuple[str, ...], BeforeValidator(_split)]

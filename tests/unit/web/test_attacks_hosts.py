@@ -41,8 +41,14 @@ def test_this_machine_is_served_by_its_names(anybody: TestClient, host: str) -> 
 
 
 def test_names_are_a_setting(client: Client, history: Engine) -> None:
-    app = client(history, TRAININGTASK_WEB_AUTH="none", TRAININGTASK_WEB_HOSTS="runs.example.com, web.ml.svc,10.0.0.7")
-    for host, status in (("web.ml.svc", 200), ("10.0.0.7:8000", 200), ("localhost", 400), ("ml.svc", 400)):
+    app = client(history, TRAININGTASK_WEB_AUTH="none", TRAININGTASK_WEB_HOSTS="Runs.Example.com, web.ml.svc,10.0.0.7")
+    for host, status in (
+        ("runs.example.com", 200),
+        ("web.ml.svc", 200),
+        ("10.0.0.7:8000", 200),
+        ("localhost", 400),
+        ("ml.svc", 400),
+    ):
         assert app.get("/runs", headers={"Host": host}).status_code == status, host
 
 
