@@ -128,12 +128,11 @@ def test_a_report_from_the_future_is_refused(
 
 def test_a_report_from_the_future_is_repaired(kubectl: Kubectl, victim: dict[str, Any]) -> None:
     """As a person who may write into the status leaves it: the trainer's last words in its pod bring it back."""
-    lie = '{"status": {"training": {"finishTime": "' + FUTURE + '", "score": "0.001"}}}'
+    lie = '{"status": {"training": {"finishTime": "' + FUTURE + '"}}}'
     kubectl("patch", "trainingtask", "victim", "--subresource=status", "--type=merge", f"--patch={lie}")
-    true = victim["status"]["training"]
+    true = victim["status"]["training"]["finishTime"]
 
     def repaired() -> bool:
-        report = kubectl.status("victim")["training"]
-        return bool(report["finishTime"] == true["finishTime"] and report.get("score") == true.get("score"))
+        return bool(kubectl.status("victim")["training"]["finishTime"] == true)
 
     eventually("the report is repaired", repaired)
