@@ -248,6 +248,7 @@ def _prune(config: Config) -> None:
 
     # buildah keeps the layers of earlier steps as images without a name. Those that the last build of some image
     # made or used are its cache; the others are of no use.
+    _buildah(config, "rm", "--all")  # a build that was killed leaves its container, which holds on to its image
     steps = re.compile(r"^--> (?:Using cache )?([0-9a-f]{11,64})\b", re.MULTILINE)
     logs = [_build_log(config, name) for name in (*names, "pause")]
     cached = tuple({step for log in logs if log.exists() for step in steps.findall(log.read_text())})
