@@ -39,7 +39,7 @@ NEXT_STEP = {
     Reason.UNKNOWN_NAME: "Use a name that the message lists.",
     Reason.DATASET_NOT_FOUND: "Correct the path; the message shows what is there.",
     Reason.DATASET_UNAVAILABLE: "Correct `dataset.hub`, or pass an `HF_TOKEN` in `env`.",
-    Reason.MODEL_UNAVAILABLE: "Correct `model.checkpoint`, or pass an `HF_TOKEN` in `env`.",
+    Reason.MODEL_UNAVAILABLE: "Correct `model.checkpoint`, convert it as the message says, or pass an `HF_TOKEN` in `env`.",
     Reason.MODEL_MISMATCH: "Use the `model.name` that the message suggests.",
     Reason.NON_FINITE_LOSS: "Lower `training.learningRate`, or look at the data.",
     Reason.NO_GPU: "Ask the admin about the device's image and driver.",

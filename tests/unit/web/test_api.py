@@ -162,10 +162,10 @@ def test_an_export_says_where_it_ends(client: Client, history: Engine, monkeypat
 
 
 def test_no_cell_of_an_export_is_a_formula(client: Client, engine: Engine) -> None:
-    record(engine, of_team_b(1, model='=HYPERLINK("http://x")', score=-0.5))
+    record(engine, of_team_b(1, model='=HYPERLINK("http://x")', total_time=-0.5))
     table = client(engine, "token-of-bob").get(f"{API}/export").text
     (row,) = csv.DictReader(io.StringIO(table))
-    assert (row["model"], row["score"]) == ('\'=HYPERLINK("http://x")', "-0.5")
+    assert (row["model"], row["total_time"]) == ('\'=HYPERLINK("http://x")', "-0.5")
 
 
 def test_an_export_of_many_pages_is_whole(client: Client, engine: Engine) -> None:
