@@ -186,6 +186,16 @@ def test_the_policy_covers_the_trainers_service_account() -> None:
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
 
 
+def test_only_the_operators_own_account_may_give_a_job_to_a_task() -> None:
+    name = "tt-trainingtask-operator-task-children"
+    policy = named(render("--set=trainer.namespaces={a,b}"), "ValidatingAdmissionPolicy", name)["spec"]
+    (selector,) = policy["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+    assert selector == {"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["a", "b"]}
+    (author,) = [v["expression"] for v in policy["variables"] if v["name"] == "author"]
+    assert "['system:serviceaccount:ops:tt-trainingtask-operator']" in author
+    assert policy["failurePolicy"] == "Fail"
+
+
 def test_evaluation_draws_each_password_once() -> None:
     manifests = render()
     passwords = named(manifests, "Secret", "tt-trainingtask-operator-postgres")["stringData"]
