@@ -4,6 +4,7 @@ What the role may do with rows is shown by tests/unit/test_roles.py and test_att
 """
 
 import base64
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,12 @@ def as_trainer(kubectl: Kubectl, system: Kubectl) -> Callable[..., str]:
         target = f"postgresql://{user}:{url.password}@localhost/{database}?sslmode={tls}"
         return system("exec", POSTGRES, "--", "psql", target, "-v", "ON_ERROR_STOP=1", "-Atc", sql)
 
+    def has_role() -> bool:
+        with contextlib.suppress(Refused):
+            return execute("select 1") == "1\n"
+        return False
+
+    eventually("the role that the operator makes at its start", has_role)
     return execute
 
 
