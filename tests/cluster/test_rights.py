@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kubectl import Kubectl, run
+import specs
+from kubectl import Kubectl, eventually, run
 from release import NAMESPACE, RELEASE, SYSTEM
 
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
@@ -101,6 +102,19 @@ def granted(system: Kubectl) -> set[Grant]:
 
 def _name(item: dict[str, Any], kind: str, name: str = "") -> tuple[str, str, str]:
     return kind, item["metadata"].get("namespace", "") if kind == "Role" else "", name or item["metadata"]["name"]
+
+
+def test_a_task_in_a_namespace_that_is_not_prepared_says_so(system: Kubectl) -> None:
+    elsewhere = Kubectl("trainingtask-elsewhere")
+    elsewhere("create", "namespace", elsewhere.namespace)
+    try:
+        elsewhere.apply(specs.task("t", specs.CLASSICAL, elsewhere.namespace))
+        refused = eventually("the task is refused", lambda: elsewhere.condition("t", "Accepted"))
+        assert refused["reason"] == "NamespaceNotPrepared"
+        assert eventually("its event", lambda: elsewhere.find("events"))[0]["reason"] == "NamespaceNotPrepared"
+        assert elsewhere.jobs("t") == []
+    finally:
+        elsewhere("delete", "namespace", elsewhere.namespace, "--wait=false")
 
 
 def test_nothing_that_the_charts_accounts_ask_for_is_denied(uses: list[Use]) -> None:
