@@ -16,7 +16,16 @@ from sqlmodel import SQLModel
 from history_rows import NOW, a_run, stored
 from trainingtask_api.run import run_id
 from trainingtask_api.schema import migrate
-from trainingtask_api.store import record
+from trainingtask_api.store import open_runs, record
+
+
+def upgrade(engine: Engine, revision: str) -> None:
+    """Bring an empty database to the schema of an earlier release."""
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", "trainingtask_api:migrations")
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
 
 
 # SQLAlchemy stumbles over a CHECK that is NOT VALID when it reads it back.
@@ -36,11 +45,7 @@ def test_migrations_give_the_models_schema(engine: Engine) -> None:
 @pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_the_code_of_a_release_before_works_on_this_schema(empty: Engine, revision: str) -> None:
     """While an operator is rolled out, trainers of the release before still write."""
-    with empty.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", "trainingtask_api:migrations")
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
+    upgrade(empty, revision)
     before = Table("training_run", MetaData(), autoload_with=empty)
     migrate(empty)
 
@@ -80,6 +85,16 @@ def test_four_migrators_at_once(empty: Engine) -> None:
     with empty.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
     record(empty, a_run())
+
+
+def test_an_infinite_time_of_an_earlier_release_keeps_no_row_from_being_read(postgres: Engine) -> None:
+    upgrade(postgres, "0003")
+    with postgres.begin() as connection:
+        columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status, node, start_time"
+        values = "gen_random_uuid(), 'uid', 'a', 'task', 1, 'd', 'm', 'cpu', 'Running', 'node', 'infinity'"
+        connection.execute(text(f"INSERT INTO training_run ({columns}) VALUES ({values})"))
+    migrate(postgres)
+    assert [run.start_time for run in open_runs(postgres)] == [None]
 
 
 def test_times_keep_their_zone_in_postgres(postgres: Engine) -> None:

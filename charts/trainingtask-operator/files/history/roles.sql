@@ -16,3 +16,5 @@ GRANT CONNECT ON DATABASE trainingtask TO trainingtask_trainer, trainingtask_rea
 SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure) FROM pg_proc
   WHERE pronamespace = 'pg_catalog'::regnamespace
   AND (proname LIKE 'lo\_%' OR proname IN ('loread', 'lowrite') OR proname LIKE 'pg\_%advisory%') \gexec
+-- An operator of the release before, after a rollback, migrates under this lock.
+GRANT EXECUTE ON FUNCTION pg_advisory_xact_lock(bigint) TO trainingtask;

@@ -18,10 +18,8 @@ _TRAINER = """
 """
 _OWN = f"(current_user = ({_TRAINER}))"
 # Clocks differ by seconds. What lies further ahead would keep the operator from telling a newer report from an older.
-_NOT_AHEAD = " AND ".join(
-    f"({column} IS NULL OR {column} <= now() + interval '10 minutes')"
-    for column in ("create_time", "start_time", "finish_time", "report_time")
-)
+_TIMES = ("create_time", "start_time", "finish_time", "report_time")
+_NOT_AHEAD = " AND ".join(f"({time} IS NULL OR {time} <= now() + interval '10 minutes')" for time in _TIMES)
 # The subquery is subject to the policy of training_run: another namespace's run is not found.
 _RUN_IS_OPEN = "EXISTS (SELECT FROM training_run r WHERE r.id = run_id AND r.finish_time IS NULL)"
 
@@ -39,7 +37,7 @@ _CHECKS = {
     "training_run": {
         "name": "name <> '' AND name NOT LIKE '%/%'",  # on a laptop it need not be one that Kubernetes takes
         "attempt": "attempt BETWEEN 1 AND 1000000",
-        "times": " AND ".join(map(_is_sane, ("create_time", "start_time", "finish_time", "report_time"))),
+        "times": " AND ".join(map(_is_sane, _TIMES)),
         "total_time": "total_time BETWEEN -1e10 AND 1e10",
         "steps": "step >= 0 AND total_steps >= 0",
         "score": "score BETWEEN 0 AND 1",
@@ -54,6 +52,8 @@ _CHECKS = {
 def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
+    for time in _TIMES:  # the operator reads all open rows, and Python cannot read an infinite time
+        op.execute(f"UPDATE training_run SET {time} = NULL WHERE finish_time IS NULL AND NOT {_is_sane(time)}")
     for table, checks in _CHECKS.items():
         for name, condition in checks.items():
             # NOT VALID: rows from before stay as they are.
