@@ -89,6 +89,26 @@ def end_long_transactions(engine: Engine) -> int:
         return int(connection.execute(statement, values).scalar_one())
 
 
+def end_blocking_sessions(engine: Engine) -> int:
+    """End the trainers' sessions that keep one of the owner's waiting for a lock; return how many.
+
+    Transactions of seconds that overlap would keep a migration from its table for ever, and none of them lasts.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    statement = text(
+        "SELECT count(pg_terminate_backend(blocking.pid)) FROM pg_stat_activity waiting"
+        " CROSS JOIN unnest(pg_blocking_pids(waiting.pid)) AS blocker(pid)"
+        " JOIN pg_stat_activity blocking ON blocking.pid = blocker.pid"
+        " WHERE waiting.usename = current_user AND waiting.datname = current_database()"
+        " AND waiting.wait_event_type = 'Lock' AND starts_with(blocking.usename, :prefix)"
+    )
+    with in_sentences(engine), engine.begin() as connection:
+        return int(connection.execute(statement, {"prefix": HISTORY_TRAINER_ROLE}).scalar_one())
+
+
 def _may_create_roles(connection: Connection) -> bool:
     found = text("SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user")
     return bool(connection.execute(found).scalar_one())

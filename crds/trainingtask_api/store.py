@@ -14,7 +14,7 @@ Their messages never contain the password.
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -24,12 +24,14 @@ from sqlalchemy import (
     Executable,
     Insert,
     Table,
+    and_,
     bindparam,
     create_engine,
     delete,
     event,
     func,
     make_url,
+    or_,
     select,
     text,
     update,
@@ -202,6 +204,9 @@ def record_many(
             if rows:
                 _delete_squatters(connection, rows)
         _upsert(connection, rows)
+        if connection.dialect.name == "postgresql" and rows and _delete_squatters(connection, rows):
+            # Committed while the upsert waited for it. The next try begins with deleting it.
+            raise HistoryLocked(f"{_where(engine)} held another session's row for one of these runs")
         _add(
             connection,
             [item for item in events if item.run_id not in locked],
@@ -210,6 +215,7 @@ def record_many(
     return locked
 
 
+_IDENTITY = ("task_uid", "attempt", "namespace")
 _LIMIT_LOCK_WAIT = text(f"SET LOCAL lock_timeout = '{_LOCK_MILLISECONDS}ms'")
 
 _SQUATTERS = text(
@@ -228,9 +234,10 @@ _SQUATTERS = text(
 )
 
 
-def _delete_squatters(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    values = {f"{name}s": [row[name] for row in rows] for name in ("id", "task_uid", "attempt", "namespace")}
-    connection.execute(_SQUATTERS, values)
+def _delete_squatters(connection: Connection, rows: list[dict[str, Any]]) -> int:
+    """Delete rows that claim one of these runs for another namespace, task or id; return how many."""
+    values = {f"{name}s": [row[name] for row in rows] for name in ("id", *_IDENTITY)}
+    return connection.execute(_SQUATTERS, values).rowcount
 
 
 def _locked(connection: Connection, ids: list[uuid.UUID]) -> set[uuid.UUID]:
@@ -269,7 +276,8 @@ def _upserts(connection: Connection, rows: list[dict[str, Any]]) -> Iterator[tup
             index_elements=[TABLE.c.id],
             # Columns that the rows say nothing about are in neither half: the statement cannot overwrite them.
             set_={name: new.excluded[name] for name in columns},
-            where=TABLE.c.finish_time.is_(None),
+            # A row that claims this run for another namespace is none to write into.
+            where=and_(TABLE.c.finish_time.is_(None), *(TABLE.c[name] == new.excluded[name] for name in _IDENTITY)),
         )
         yield upsert, values
     for name in OPERATORS_OWN:
@@ -351,16 +359,28 @@ def cancel_run(engine: Engine, run: OpenRun, now: datetime) -> None:
 def prune(engine: Engine, before: datetime, limit: int = 1000) -> int:
     """Delete up to `limit` runs that ended before then, oldest first, with their events and points; return how many.
 
-    Rows that another session holds stay until the next time.
+    So are rows that the operator knows nothing of, and that nobody reported on since. Rows that another session holds
+    stay until the next time.
 
     Raises
     ------
     HistoryError, HistoryUnavailable
     """
+    last_seen = func.coalesce(TABLE.c.report_time, TABLE.c.start_time, TABLE.c.create_time)
     old = (
         select(TABLE.c.id)
-        # A run is created before it ends: the index on create_time leads to it.
-        .where(TABLE.c.create_time < before, TABLE.c.finish_time < before)
+        .where(
+            or_(
+                # A run is created before it ends: the index on create_time leads to it.
+                and_(TABLE.c.create_time < before, TABLE.c.finish_time < before),
+                # What only a trainer has written may lack any time.
+                and_(
+                    TABLE.c.namespace_uid.is_(None),
+                    TABLE.c.create_time.is_(None) | TABLE.c.finish_time.is_(None),
+                    func.coalesce(TABLE.c.finish_time, last_seen, before - timedelta(days=1)) < before,
+                ),
+            )
+        )
         .order_by(TABLE.c.create_time, TABLE.c.id)
         .limit(limit)
         .with_for_update(skip_locked=True)

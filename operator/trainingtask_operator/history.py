@@ -1,10 +1,11 @@
 """Writes the history in the background: rows that the trainer could not write, or not complete."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTask
-from trainingtask_api.roles import end_long_transactions
+from trainingtask_api.roles import end_blocking_sessions, end_long_transactions
 from trainingtask_api.run import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import (
@@ -37,6 +38,7 @@ GATHER_SECONDS = 0.5
 PRUNE_SECONDS = 3600.0
 SESSIONS_SECONDS = 30.0
 LOCKED_SECONDS = 1.0
+BLOCKED_SECONDS = 0.2
 FORGOTTEN = 1000  # attempts of a deleted task: more than any has, unless somebody wrote into its status
 
 
@@ -206,7 +208,8 @@ class HistoryWriter:
         bounding = asyncio.create_task(self._bound_transactions(engine))
         try:
             # Before there is a row: the trainers' own writes need the table.
-            await self._until_answered(lambda: asyncio.to_thread(migrate, engine, self._trainers))
+            async with self._ending_blockers(engine):
+                await self._until_answered(lambda: asyncio.to_thread(migrate, engine, self._trainers))
             self._engine = engine
             self._open.set()
             while True:
@@ -216,11 +219,11 @@ class HistoryWriter:
                     await self._some.wait()
                 if len(self._backlog) < self.BATCH:
                     await asyncio.sleep(GATHER_SECONDS)
-                await self._until_answered(lambda: self._write_some(engine))
-                if self._without_place and len(self._backlog) < self.BACKLOG // 2:
-                    for key in list(self._without_place)[: self.BACKLOG // 2]:
-                        self._without_place.discard(key)
-                        self.again(key)
+                try:
+                    await self._write_some(engine)
+                except HistoryError as error:
+                    await self._wait_after(error)
+                self._ask_again()
         finally:
             bounding.cancel()
             self._engine = None
@@ -243,8 +246,23 @@ class HistoryWriter:
             try:
                 return await work()
             except HistoryError as error:
-                log.warning("%s; %d rows wait, next try in %g s", error, self.backlog, self._retry_seconds)
-                await asyncio.sleep(self._retry_seconds)
+                await self._wait_after(error)
+
+    async def _wait_after(self, error: HistoryError) -> None:
+        log.warning("%s; %d rows wait, next try in %g s", error, self.backlog, self._retry_seconds)
+        await asyncio.sleep(self._retry_seconds)
+
+    def _ask_again(self) -> None:
+        """Ask for tasks whose rows had no place, as far as there is room now; the namespaces take turns."""
+        if len(self._backlog) >= self.BACKLOG // 2:
+            return
+        waiting: dict[str, list[tuple[str, str]]] = {}
+        for key in sorted(self._without_place):
+            waiting.setdefault(key[0], []).append(key)
+        turns = (key for turn in itertools.zip_longest(*waiting.values()) for key in turn if key is not None)
+        for key in list(itertools.islice(turns, self.BACKLOG // 2)):
+            self._without_place.discard(key)
+            self.again(key)
 
     async def _write_some(self, engine: Engine) -> None:
         """Write the next batch; if the database refuses it, row by row, so that the bad one holds up no other."""
@@ -277,7 +295,28 @@ class HistoryWriter:
                 self._has_written(waiting)
         return locked
 
+    @contextlib.asynccontextmanager
+    async def _ending_blockers(self, engine: Engine) -> AsyncIterator[None]:
+        """End trainers' sessions that the work inside has to wait for."""
+
+        async def watch() -> None:
+            while True:
+                await asyncio.sleep(BLOCKED_SECONDS)
+                with contextlib.suppress(HistoryError):  # the work itself tells of a database that does not answer
+                    if ended := await asyncio.to_thread(end_blocking_sessions, engine):
+                        log.warning("%d sessions of trainers were ended: the operator waited for them", ended)
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            watching.cancel()
+
     async def _write_each(self, engine: Engine, some: Sequence[Waiting]) -> None:
+        async with self._ending_blockers(engine):
+            await self._write_each_watched(engine, some)
+
+    async def _write_each_watched(self, engine: Engine, some: Sequence[Waiting]) -> None:
         refusal: HistoryError | None = None
         held: set[str] = set()  # namespaces one of whose rows had to be waited for: that is done once for each
         for waiting in some:
@@ -301,7 +340,7 @@ class HistoryWriter:
         waiting = self._backlog.pop(key, None)
         if waiting is None:
             return
-        if len(self._backlog) < self.BACKLOG // 2:
+        if len(self._backlog) < self.BACKLOG // 4:  # so that there is room for others
             self._backlog[key] = waiting
         else:
             self._without_place.add((waiting.row.namespace, waiting.row.name))

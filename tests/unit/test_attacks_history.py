@@ -5,6 +5,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -20,6 +21,7 @@ from trainingtask_api.run import MetricPoint, RunEvent, TrainingRun
 from trainingtask_api.schema import migrate
 from trainingtask_api.store import (
     HistoryError,
+    HistoryLocked,
     HistoryUnavailable,
     OpenRun,
     cancel_run,
@@ -150,9 +152,9 @@ async def test_the_writer_goes_on_while_a_tenant_holds_its_rows(tenants: Tenants
             free = run_of("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
             await asyncio.to_thread(eventually, "the free row", lambda: writer.stored([free]), 20)
-            assert writer.backlog == 4
-            connection.rollback()
-        await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
+            # For a row that is not committed one has to wait: that session is ended, and all that it held is free.
+            await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
+            connection.invalidate()
     assert {run.status for run in runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
 
 
@@ -238,6 +240,58 @@ def test_many_open_rows_do_not_keep_others_from_being_looked_at(
     assert "team-b" in {run.namespace for run in found}
 
 
+@pytest.mark.parametrize("end", ["Succeeded", None], ids=["finished", "open"])
+def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants: Tenants, end: str | None) -> None:
+    """Team-a holds a row for a run of team-b back until the operator waits for it: the two must not become one."""
+    victim = run_of(
+        "team-b", "-victim", namespace_uid="uid-of-namespace-b", log_tail="secret", finish_time=NOW, status="Failed"
+    )
+    state = f"'{end}', now()" if end else "'Running', NULL"
+    squatter = (
+        "INSERT INTO training_run (id, task_uid, namespace, name, attempt, dataset, model, device, status, finish_time)"
+        f" VALUES ('{victim.id}', '{victim.task_uid}', 'team-a', 'forged', 1, 'd', 'm', 'cpu', {state})"
+    )
+    with holding(tenants, squatter) as connection, ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(record_many, tenants.owner, [victim])
+        waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        eventually("the operator waits", lambda: connection.execute(waiting).scalar_one(), 10)
+        connection.commit()
+        with pytest.raises(HistoryLocked):
+            writing.result(timeout=20)
+    assert record_many(tenants.owner, [victim]) == set()
+    (row,) = runs(tenants).values()
+    assert (row.namespace, row.name, row.status, row.namespace_uid) == (
+        "team-b",
+        "task-victim",
+        "Failed",
+        "uid-of-namespace-b",
+    )
+
+
+def test_the_planners_estimates_tell_nothing_of_others_rows(tenants: Tenants) -> None:
+    failed = {"status": "Failed", "error_reason": "Secret", "error_message": "pw hunter2", "node": "secret-node"}
+    record_many(tenants.owner, [run_of("team-b", f"-{number}", **failed) for number in range(3000)])
+    tenants.execute("ANALYZE training_run")
+
+    def estimate(column: str, value: str) -> str:
+        with tenants.a.connect() as connection:
+            plan = connection.execute(text(f"EXPLAIN SELECT 1 FROM training_run WHERE {column} = '{value}'"))
+            return "\n".join(plan.scalars())
+
+    for column, value in (("error_reason", "Secret"), ("error_message", "pw hunter2"), ("node", "secret-node")):
+        assert estimate(column, value).replace(value, "?") == estimate(column, "absent").replace("absent", "?")
+
+
+def test_rows_without_times_are_deleted_when_they_are_old(tenants: Tenants) -> None:
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    record(tenants.a, run_of("team-a", "-open"))
+    record(tenants.a, run_of("team-a", "-finished", status="Failed", finish_time=NOW))
+    record(tenants.a, run_of("team-a", "-reports", report_time=soon))
+    record(tenants.owner, run_of("team-b", "-of-the-operator", namespace_uid="uid-of-namespace-b"))
+    assert prune(tenants.owner, datetime.now(UTC)) == 2
+    assert set(runs(tenants)) == {"task-reports", "task-of-the-operator"}
+
+
 def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator tries again later, and ends the transaction that holds the table meanwhile."""
     with tenants.owner.begin() as connection:
@@ -251,3 +305,37 @@ def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monke
         assert roles.end_long_transactions(tenants.owner) == 1
         connection.invalidate()
         migrate(tenants.owner)
+
+
+async def test_whoever_keeps_a_migration_waiting_is_ended(tenants: Tenants) -> None:
+    """Also by transactions too short to be ended for their length: the history is for everybody."""
+    with tenants.owner.begin() as connection:
+        connection.execute(text("DROP POLICY readers ON training_run"))
+    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+        async with writing(tenants) as writer:
+            writer.submit([run_of("team-b")])
+            await asyncio.to_thread(eventually, "a row after the migration", lambda: writer.backlog == 0, 20)
+        with pytest.raises(DBAPIError, match="terminat"):
+            connection.execute(text("SELECT 1"))
+        connection.invalidate()
+
+
+async def test_rows_without_a_place_take_turns_while_others_are_held(
+    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(HistoryWriter, "BACKLOG", 8)
+    held = [run_of("team-a", f"-{number}") for number in range(8)]
+    others = {f"task-{number}": run_of("team-b", f"-{number}") for number in range(6)}
+    write(tenants.owner, *held)
+    async with writing(tenants) as writer:
+        writer.again = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
+        with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
+            writer.submit([run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
+            writer.submit(list(others.values()))
+            written = "SELECT count(*) FROM training_run WHERE namespace = 'team-b'"
+
+            def count() -> bool:
+                with tenants.owner.connect() as connection:
+                    return bool(connection.execute(text(written)).scalar_one() == 6)
+
+            await asyncio.to_thread(eventually, "all rows of team-b", count, 20)

@@ -275,7 +275,7 @@ async def test_runs_are_deleted_when_they_are_old(postgres_server: Postgres) -> 
     old = row(status="Failed", create_time=now - timedelta(days=40), finish_time=now - timedelta(days=31))
     young = row(status="Failed", create_time=now - timedelta(days=40), finish_time=now - timedelta(days=29))
     async with running(writer):
-        writer.submit([old, young, row()])
+        writer.submit([old, young, row(create_time=now)])
         await until_written(writer)
         pruning = asyncio.create_task(writer.prune(timedelta(days=30)))
         await asyncio.to_thread(eventually, "the old run's end", lambda: len(stored(url)) == 2, 30)
