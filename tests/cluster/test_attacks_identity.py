@@ -1,5 +1,6 @@
 """Attacks on a trainer's identity: reports for another task, by names, labels, owners and times that were forged."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -100,6 +101,24 @@ def test_a_job_that_claims_to_be_a_tasks_is_refused(kubectl: Kubectl, victim: di
         forged = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}}
         with pytest.raises(Refused, match=said):
             kubectl.apply(forged)
+
+
+def test_a_job_that_gives_its_pods_the_label_is_refused(kubectl: Kubectl, victim: dict[str, Any]) -> None:
+    """The Job controller would make a pod with it, to which an owner of any kind could then be given."""
+    pod = forged_pod("forged")["spec"] | {"restartPolicy": "Never"}
+    template = {"metadata": {"labels": {names.TASK_UID_LABEL: victim["metadata"]["uid"]}}, "spec": pod}
+    metadata = {"name": "forged", "labels": {"a": "b"}}
+    forged = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": template}}
+    with pytest.raises(Refused, match="also in a Job's template"):
+        kubectl.apply(forged)
+
+
+def test_a_tasks_pod_gets_no_owner_of_another_kind(kubectl: Kubectl, victims_pod: dict[str, Any]) -> None:
+    (owner,) = victims_pod["metadata"]["ownerReferences"]
+    other = owner | {"apiVersion": "example.com/v1", "kind": "Other"}
+    patch = json.dumps({"metadata": {"ownerReferences": [other]}})
+    with pytest.raises(Refused, match="only the Job controller"):
+        kubectl("patch", "pod", victims_pod["metadata"]["name"], "--type=merge", f"--patch={patch}")
 
 
 @pytest.mark.parametrize("field", ["finishTime", "startTime", "reportTime"])
