@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from sklearn.pipeline import FeatureUnion
 
 from specs import CLASSICAL, changed
 from specs import task as manifest_of
@@ -374,10 +375,31 @@ def test_modules_in_the_working_directory_shadow_nothing(classical: Path, marker
     write_manifest(classical, model="evil")
     command = [str(INSTALLED)] if how == "script" else [sys.executable, "-m", "trainingtask_trainer"]
     done = subprocess.run(
-        [*command, "predict", ".", "a slow page"], cwd=classical, capture_output=True, text=True, check=False
-    )
+        [*command, "predict", ".", "a slow page"],
+        cwd=classical, env=os.environ | {"PYTHONSAFEPATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 64, done.stderr
     assert "model.name 'evil' is not offered by this image" in done.stderr
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_a_file_that_asks_for_processes_runs_nothing_of_the_folder(
+    classical: Path, marker: Path, touches: str, how: str
+) -> None:
+    state = skops_files.load(classical / "model.skops")
+    skops_files.dump(
+        state | {"vectorizer": FeatureUnion([("words", state["vectorizer"])], n_jobs=2)}, classical / "model.skops"
+    )
+    (classical / "joblib").mkdir()
+    (classical / "joblib" / "__init__.py").write_text(touches)
+    command = [str(INSTALLED)] if how == "script" else [sys.executable, "-m", "trainingtask_trainer"]
+    done = subprocess.run(
+        [*command, "predict", ".", "the page is very slow"],
+        cwd=classical, env=os.environ | {"PYTHONSAFEPATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "crash" in done.stdout
     assert not marker.exists()
 
 
@@ -386,8 +408,9 @@ def test_the_script_is_safe_from_a_package_of_its_own_name(classical: Path, mark
     for name in ("__init__.py", "__main__.py"):
         (classical / "trainingtask_trainer" / name).write_text(touches)
     done = subprocess.run(
-        [INSTALLED, "predict", ".", "the page is very slow"], cwd=classical, capture_output=True, text=True, check=False
-    )
+        [INSTALLED, "predict", ".", "the page is very slow"],
+        cwd=classical, env=os.environ | {"PYTHONSAFEPATH": ""}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "crash" in done.stdout
     assert not marker.exists()
