@@ -1,4 +1,4 @@
-"""Clients that send half a request, or take no answer: their connections end, and others are served meanwhile."""
+"""Clients that send half a request, or take no answer: their connections end, and probes are answered meanwhile."""
 
 import asyncio
 import contextlib
@@ -20,6 +20,7 @@ from trainingtask_web.settings import load_settings
 SECONDS = 1.0
 PATIENCE = 10.0  # a machine may be busy with other things
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE = GOOD.replace(b"/healthz", b"/docs/files/swagger-ui-bundle.js")
 HALVES = {
     "nothing": b"",
     "half a request line": b"GET /api/v1/ru",
@@ -34,10 +35,12 @@ Connect = Callable[[], socket.socket]
 @contextlib.contextmanager
 def serving(app: Any, **limits: Any) -> Iterator[int]:
     """Serve as the web app is served, with shorter times and other limits."""
-    short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_receiving": {}}
+    short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_waiting": {}}
     http = type("Short", (BoundedProtocol,), {**short, **limits})
-    server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "http": http}))
+    limit = OPTIONS["limit_concurrency"] * http.most_connections // BoundedProtocol.most_connections  # type: ignore[attr-defined]
+    server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "http": http, "limit_concurrency": limit}))
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # so that a response has to be taken
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -124,6 +127,49 @@ def test_of_too_many_half_requests_the_oldest_make_room(connect: Connect, port: 
     assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
 
 
+@contextlib.contextmanager
+def reading_nothing(port: int) -> Iterator[socket.socket]:
+    """Ask for a file of more than a megabyte, with a receive buffer of a few kilobytes."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(LARGE)
+        yield connection
+
+
+SLOW = {"most_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
+
+
+@pytest.mark.parametrize("port", [SLOW], indirect=True)
+def test_of_too_many_slow_readers_the_oldest_make_room(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(reading_nothing(port)) for _ in range(30)]
+        statuses = [httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).status_code for _ in range(50)]
+        assert statuses == [200] * 50
+        assert len(read_to_the_end(readers[0])) < 1_000_000
+
+
+@pytest.mark.parametrize("port", [{"request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": SECONDS}], indirect=True)  # fmt: skip
+def test_a_response_that_makes_no_progress_ends(port: int) -> None:
+    with reading_nothing(port) as reader:
+        time.sleep(3 * SECONDS)
+        started = time.monotonic()
+        assert len(read_to_the_end(reader)) < 1_000_000
+        assert time.monotonic() - started < PATIENCE
+
+
+@pytest.mark.parametrize("port", [{"response_seconds": 60.0, "stalled_seconds": 2 * SECONDS}], indirect=True)
+def test_a_slow_reader_gets_all_of_its_response(port: int) -> None:
+    with reading_nothing(port) as reader:
+        deadline = time.monotonic() + 4 * SECONDS
+        size = 0
+        while time.monotonic() < deadline:
+            size += len(reader.recv(4096))
+            time.sleep(SECONDS / 20)
+        assert size + len(read_to_the_end(reader)) > 1_400_000
+
+
 def test_who_takes_no_answer_does_not_hold_it() -> None:
     ended = threading.Event()
 
@@ -175,4 +221,5 @@ def test_ambiguous_and_oversized_heads_are_refused(connect: Connect, request_: b
 def test_the_times_and_sizes_that_are_served_with() -> None:
     assert OPTIONS["http"] is BoundedProtocol
     assert (BoundedProtocol.request_seconds, BoundedProtocol.response_seconds) == (10.0, 120.0)
-    assert OPTIONS["limit_concurrency"] > BoundedProtocol.most_connections
+    assert BoundedProtocol.stalled_seconds == 20.0
+    assert OPTIONS["limit_concurrency"] >= 2 * BoundedProtocol.most_connections
