@@ -49,7 +49,7 @@ MAX_CURVES = 32  # of one run
 MAX_EVENTS = 1000  # of one run
 MAX_ATTEMPTS = 1000  # of one task
 MAX_TEXT = 2**19  # characters of one column, JSON included
-MAX_PARTS = 20_000  # of one column's JSON, which takes many times its text in memory: the scores of 1,000 labels have 8,000
+MAX_PARTS = 20_000  # of one column's JSON, which grows in memory; the scores of 1,000 labels have 8,000
 _MANY_ROWS = 8  # as much as these may hold is read of more rows together
 _MAX_DEPTH = 32  # of JSON
 # What Python can hold, in any zone; Postgres has earlier and later times, and infinity.
