@@ -77,7 +77,7 @@ $(VENV)/ready: requirements/dev.txt requirements/build.txt pyproject.toml
 
 # torch comes in a layer of its own in the trainer's image, so its requirements have a file of their own.
 COMPILE = UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
-requirements: ## Resolve the pinned requirements anew
+requirements: $(VENV)/ready ## Resolve the pinned requirements anew
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra operator -o requirements/operator.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra web -o requirements/web.txt

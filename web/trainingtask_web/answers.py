@@ -39,7 +39,7 @@ class TooManyAttempts(HTTPException):
     """Too many tokens that Kubernetes does not know came from one address, or from all together."""
 
     def __init__(self, seconds: float) -> None:
-        sentence = "Too many unknown tokens came from this address: check the token, and try again in a minute."
+        sentence = "Too many unknown tokens came from this address, or from all together: check the token, and try again in a minute."
         super().__init__(429, sentence, {"Retry-After": f"{seconds:.0f}"})
 
 

@@ -24,7 +24,7 @@ from trainingtask_api.training import Loop
 from trainingtask_web import audit
 from trainingtask_web.access import CurrentAsker
 from trainingtask_web.answers import NOT_FOUND, Sentence, prefers_html
-from trainingtask_web.apiserver import ApiServer, TaskRefused
+from trainingtask_web.apiserver import ApiServer, ApiServerError, TaskRefused
 from trainingtask_web.security import MAX_BODY, OTHER_SITE, is_from_this_site
 
 MOST_RECORDS = 100
@@ -182,8 +182,11 @@ def create_record(
     except TaskRefused as error:
         audit.record("create", "refused", **who, status=error.status, reason=str(error))
         raise HTTPException(error.status, str(error)) from None
+    except ApiServerError as error:
+        audit.record("create", "unknown", **who, name=task["metadata"]["name"], reason=str(error))
+        raise
+    audit.record("create", "ok", **who, name=task["metadata"]["name"])  # before anything of the answer can fail
     created = TrainingTask.model_validate(made)
-    audit.record("create", "ok", **who, name=created.metadata.name)
     spec = made["spec"]
     key = run_id(str(created.metadata.uid), 1)
     response.headers["Location"] = f"/{key}"

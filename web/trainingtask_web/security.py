@@ -104,7 +104,10 @@ def is_from_this_site(request: Request) -> bool:
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
-    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host", "?")
+    try:
+        return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host", "?")
+    except ValueError:
+        return False
 
 
 def require_this_site(request: Request) -> None:

@@ -45,7 +45,7 @@ class Sessions:
         new = secrets.token_urlsafe(32)
         with self._lock:
             self._kept.pop(request.cookies.get(self._name, ""), None)
-            theirs = [key for key in self._kept if self._kept.get(key, ("", ""))[0] == user]
+            theirs = [key for key, (owner, _) in self._kept.items() if owner == user]
             for oldest in theirs[: max(0, len(theirs) + 1 - MOST_OF_A_USER)]:
                 self._kept.pop(oldest, None)
             self._kept[new] = user, token

@@ -48,7 +48,8 @@ class Settings(BaseModel):
     secure_cookie: bool = Field(
         True,
         alias="TRAININGTASK_WEB_SECURE_COOKIE",
-        description="false only where browsers reach the app by plain http, as at http://localhost.",
+        description="false where browsers come by plain http and refuse the cookie: under any name but localhost, and "
+        "Safari also at http://localhost.",
     )
     namespace: str = Field(
         "default",

@@ -202,7 +202,7 @@ def manifest(run: RunDetail) -> str | None:
         | ({"labels": dict(sorted(run.labels.items()))} if run.labels else {}),
         "spec": _in_order(run.spec),
     }
-    return yaml.safe_dump(task, sort_keys=False, allow_unicode=True, width=120)
+    return _as_yaml(task, sort_keys=False, width=120)
 
 
 def _in_order(spec: dict[str, Any]) -> dict[str, Any]:
@@ -273,5 +273,9 @@ def leaf(value: Any) -> str:
     """Return a value of a spec as YAML writes it on one line."""
     if isinstance(value, str):
         return value
-    text: str = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=math.inf)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return _as_yaml(value, default_flow_style=True, width=2**31 - 1).removesuffix("\n").removesuffix("\n...")
+
+
+def _as_yaml(value: Any, **style: Any) -> str:
+    text: str = yaml.dump(value, Dumper=yaml.CSafeDumper, allow_unicode=True, **style)  # ten times as fast as in Python
+    return text

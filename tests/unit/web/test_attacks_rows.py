@@ -1,6 +1,7 @@
 """Rows as a trainer's database role could write them: no page and no answer fails for them, or takes long."""
 
 import time
+import tracemalloc
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,6 +24,7 @@ Client = Callable[..., TestClient]
 HTML = {"Accept": "text/html"}
 RUN = a_run(1)
 TIMES = ("infinity", "-infinity", "0044-03-15 BC", "99999-01-01", "0001-01-01 00:00:00+14", "9999-12-31 23:59:59-14")
+MOST_MEMORY = 64 * 2**20  # of one request
 JSON_COLUMNS = ("spec", "training_args", "training_result", "evaluate_result")
 
 
@@ -102,6 +104,45 @@ def test_a_spec_of_many_megabytes_is_left_out(client: Client, engine: Engine) ->
     assert [found[column] for column in JSON_COLUMNS] == [None] * 4
     assert len(found["log_tail"]) == reading.MAX_TEXT
     assert len(reader.get(f"/runs/{RUN.id}", headers=HTML).content) < 2 * reading.MAX_TEXT
+
+
+IDS = ",".join(str(a_run(number).id) for number in range(10))
+# Each with the most lists in a column that are still shown, and the first with the most of what a column holds.
+GROWING = [
+    ("/?limit=20", 80_000), ("/", 780), ("/?limit=20", 3990), (f"/api/v1/runs/compare?ids={IDS}", 7990),
+    (f"/runs/compare?ids={IDS}", 7990), (f"/runs/{RUN.id}", 9990), (f"/{RUN.id}", 9990),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "lists"), GROWING)
+def test_json_of_many_parts_takes_little_memory(client: Client, engine: Engine, path: str, lists: int) -> None:
+    growing = f"jsonb_build_object('a', (SELECT jsonb_agg('[]'::jsonb) FROM generate_series(1, {lists})))"
+    record_many(engine, [a_run(number) for number in range(100)])
+    write(
+        engine, f"UPDATE training_run SET ({', '.join(JSON_COLUMNS)}) = (SELECT v, v, v, v FROM (SELECT {growing} v) g)"
+    )
+    reader = client(engine, "token-of-admin")
+    headers = HTML if path.startswith("/runs") else {}
+    reader.get("/?limit=1")
+    tracemalloc.start()
+    try:
+        answer = reader.get(path, headers=headers)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.status_code == 200
+    assert peak < MOST_MEMORY
+    if not headers and "compare" not in path:
+        assert (answer.text.count("[]") > lists) == (lists < 80_000)
+
+
+def test_the_scores_of_a_thousand_labels_are_shown_beside_nine_others(sqlite: Engine) -> None:
+    numbers = dict.fromkeys(("precision", "recall", "f1", "average_precision", "threshold"), 0.12345678901234567)
+    labels = [{"label": f"a label, as long as most, {number}", **numbers, "support": 1000} for number in range(1000)]
+    runs = [a_run(number, evaluate_result={"per_label": labels}) for number in range(10)]
+    record_many(sqlite, runs)
+    found = reading.get_runs(sqlite, EVERYTHING, [run.id for run in runs])
+    assert [run.evaluate_result for run in found] == [{"per_label": labels}] * 10
 
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([10**400, -(10**400), 1e308, 2**63])

@@ -14,6 +14,7 @@ import httpx
 import pytest
 import yaml
 from fastapi.testclient import TestClient
+from pydantic import ValidationError
 from sqlalchemy import Engine
 
 from kubectl import eventually
@@ -85,6 +86,29 @@ def test_creations_are_lines_and_so_are_refusals_of_them(
     assert (forbidden["user"], forbidden["result"], forbidden["status"]) == ("bob", "refused", 403)
     assert "cannot create resource" in forbidden["reason"]
     assert (refused["status"], len(refused["reason"])) == (422, 300)
+
+
+def test_a_creation_whose_outcome_nobody_knows_is_a_line(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+) -> None:
+    ann = client(history, "token-of-ann")
+    ann.get(API)
+    kubernetes.failing = "trainingtasks"
+    assert ann.post("/?namespace=team-a", json=TASK).status_code == 503
+    (unknown,) = lines()
+    assert (unknown["event"], unknown["result"], unknown["user"]) == ("create", "unknown", "ann")
+    assert unknown["name"].startswith("random-forest-")
+    assert "failed to create a task" in unknown["reason"]
+
+
+def test_a_created_task_is_a_line_whatever_the_answer_is(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+) -> None:
+    ann = client(history, "token-of-ann")
+    kubernetes.refusal = (201, "an answer that is no task")
+    with pytest.raises(ValidationError):
+        ann.post("/?namespace=team-a", json=TASK)
+    assert [(line["event"], line["result"]) for line in lines()] == [("create", "ok")]
 
 
 def test_another_site_that_uses_a_session_is_a_line(client: Client, history: Engine, lines: Lines) -> None:

@@ -138,6 +138,7 @@ FROM_ELSEWHERE = [
     {},
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},
     {"Origin": "https://runs.example.com.evil.example"},
     {"Origin": "https://runs.example.com", "Sec-Fetch-Site": "cross-site"},
     {"Origin": "https://runs.example.com", "Sec-Fetch-Site": "same-site"},
