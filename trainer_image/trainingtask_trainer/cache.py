@@ -4,8 +4,8 @@ import hashlib
 import io
 import logging
 import os
+import stat
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,10 @@ def digest(settings: Iterable[object], texts: Iterable[str], files: Iterable[Pat
 
 def _read(path: Path) -> Arrays | None:
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LIMIT_BYTES:  # a pipe would be waited for
+            logger.warning("The cache entry %s is not used: it is no file of at most %d bytes", path, LIMIT_BYTES)
+            return None
         content = path.read_bytes()
     except FileNotFoundError:
         return None
@@ -82,7 +86,8 @@ def _read(path: Path) -> Arrays | None:
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as entry:
             return dict(entry)
-    except (ValueError, zipfile.BadZipFile) as error:  # written by something else: its digest is no secret
+    # Written by something else, its digest is no secret: zip, zlib, tokenize and numpy each raise errors of their own.
+    except Exception as error:  # noqa: BLE001
         logger.warning("The cache entry %s is not used: %s", path, error)
         return None
 

@@ -46,7 +46,11 @@ def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
     model = model_class(spec, places)
     preprocessor: Preprocessor = registry.load("preprocessors", preprocessor_name)(spec, places)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
-    output = check_output(places.output, spec.output.sub_path or task.metadata.name) if spec.output else None
+    output = checkpoints = None
+    if spec.output:
+        checkpoints = places.checkpoints(task.metadata.uid or task.metadata.name)
+        path = spec.output.sub_path or task.metadata.name
+        output = check_output(places.output, path, (places.cache, checkpoints))
 
     reporter.phase(Phase.LOADING)
     data = prepare(dataset.load(spec.dataset, places.dataset), spec.dataset)
@@ -60,7 +64,6 @@ def train(task: TrainingTask, places: Places, reporter: Reporter) -> Results:
     rows = TrainingRows(
         features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
     )
-    checkpoints = places.checkpoints(task.metadata.uid or task.metadata.name) if spec.output else None
     fitted = model.fit(rows, preprocessor, reporter.step, checkpoints)
     runtime = time.perf_counter() - started
 

@@ -23,7 +23,7 @@ from trainingtask_trainer.errors import Fault, TrainerError, UserError, locate
 from trainingtask_trainer.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.models.finetuning.checkpoints import sync
-from trainingtask_trainer.places import KEPT_DIR, contents
+from trainingtask_trainer.places import contents
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.progress import CurvePoint
 
@@ -95,8 +95,10 @@ def save(
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def check_output(root: Path, path: str) -> Path:
+def check_output(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
     """Return the output folder, after a look whether it can be written: better now than after the training.
+
+    `kept` are folders beside it that the training writes, too.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def check_output(root: Path, path: str) -> Path:
     folder = root / path
     if folder == root:
         raise UserError("InvalidSpec", f"output.subPath '{path}' is the root of the claim: name a folder in it")
-    for written in (folder, root / KEPT_DIR / "cache", root / KEPT_DIR / "checkpoints"):
+    for written in (folder, *kept):
         if not written.resolve().is_relative_to(root.resolve()):
             raise UserError(
                 "OutputOccupied",

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from sklearn.pipeline import FeatureUnion
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.svm import SVC
 
 from specs import CLASSICAL, changed
 from specs import task as manifest_of
@@ -28,6 +31,7 @@ from trainingtask_trainer import registry
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.models import skops_files
 
+INSTALLED = Path(sys.executable).with_name("trainingtask-trainer")
 BROKEN = "is not a saved model of this project, or was changed"
 
 
@@ -312,6 +316,92 @@ def test_an_index_that_leads_out_of_its_array_is_refused(
     assert sentence in said
 
 
+def svc() -> SVC:
+    """Return an estimator whose compiled code reads as many vectors as its counts say."""
+    estimator = SVC(kernel="linear").fit(np.eye(8), [0, 1] * 4)
+    estimator._n_support = np.full(2, 1 << 28, dtype=np.int32)
+    return estimator
+
+
+def forge_estimator(state: dict[str, Any]) -> None:
+    state["fitted"]["estimators"][0] = svc()
+
+
+def forge_vectorizer(state: dict[str, Any]) -> None:
+    state["vectorizer"] = Pipeline([("words", state["vectorizer"]), ("nested", FeatureUnion([("svc", svc())]))])
+
+
+def forge_vocabulary(state: dict[str, Any]) -> None:
+    words = state["vectorizer"]
+    state["vectorizer"] = CountVectorizer(vocabulary=words.vocabulary_)
+    state["vectorizer"].vocabulary_ = dict.fromkeys(words.vocabulary_, 1 << 30)
+
+
+def forge_hashes(state: dict[str, Any]) -> None:
+    state["vectorizer"] = HashingVectorizer(n_features=0)
+
+
+def forge_features(state: dict[str, Any]) -> None:
+    forest = state["fitted"]["forest"]
+    tree = forest.estimators_[0].tree_
+    constructor, (_, *others), content = tree.__reduce__()
+    content["nodes"]["feature"][content["nodes"]["left_child"] != -1] = (1 << 40) - 1
+    forest.estimators_[0].tree_ = constructor(1 << 40, *others)
+    forest.estimators_[0].tree_.__setstate__(content)
+
+
+def forge_method(state: dict[str, Any]) -> None:
+    state["fitted"]["forest"]._validate_X_predict = np.float32  # in the place of the method that counts the features
+
+
+def forge_single_tree(state: dict[str, Any]) -> None:
+    state["fitted"] = {"estimators": state["fitted"]["forest"].estimators_, "chain": False}
+
+
+@pytest.mark.parametrize(
+    ("model", "forge", "sentence"),
+    [
+        ("random_forest", forge_method, "a value stands in the place of a method of RandomForestClassifier"),
+        ("random_forest", forge_single_tree, "a tree stands outside of a forest"),
+        ("logistic_regression", forge_estimator, "it holds a sklearn.svm._classes.SVC, where a vectorizer or an"),
+        ("logistic_regression", forge_vectorizer, "it holds a sklearn.svm._classes.SVC, where a vectorizer or an"),
+        ("logistic_regression", forge_vocabulary, "a vocabulary does not number its terms from 0 on, each once"),
+        ("logistic_regression", forge_hashes, "n_features of a HashingVectorizer is 0, at least 1 is allowed"),
+        ("random_forest", forge_features, "a tree of a forest reads other features than the forest"),
+    ],
+)
+def test_compiled_code_follows_no_number_unchecked(
+    trained: Callable[[str], Path], tmp_path: Path,
+    model: str, forge: Callable[[dict[str, Any]], None], sentence: str,
+) -> None:  # fmt: skip
+    folder = Path(shutil.copytree(trained(model), tmp_path / "model"))
+    state = skops_files.load(folder / "model.skops")
+    forge(state)
+    skops_files.dump(state, folder / "model.skops")
+    done = subprocess.run(  # apart: it would end the process
+        [INSTALLED, "predict", folder, "the page is very slow"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 64, done
+    assert BROKEN in done.stderr
+    assert sentence in done.stderr
+
+
+def test_a_file_that_unpacks_to_more_than_itself_is_not_read(
+    classical: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with zipfile.ZipFile(classical / "model.skops") as archive:
+        schema = json.loads(archive.read("schema.json"))
+    with zipfile.ZipFile(classical / "model.skops", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("schema.json", json.dumps(schema) + " " * (200 << 20))
+    tracemalloc.start()
+    said = refusal(classical, capsys)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert BROKEN in said
+    assert re.search(r"model\.skops has \d+ bytes and unpacks to 209\d+: at most its own size is allowed", said), said
+    assert peak < 50 << 20
+
+
 def test_an_honest_transformer_is_read(transformer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(transformer), "the page is slow"]) == 0
     assert capsys.readouterr().out.count("(0.") == 2
@@ -363,7 +453,6 @@ def test_files_that_are_not_what_they_are_called(
 
 
 SHADOWS = ("json.py", "argparse.py", "numpy.py", "sklearn.py", "pydantic.py", "trainingtask_api.py")
-INSTALLED = Path(sys.executable).with_name("trainingtask-trainer")
 
 
 @pytest.mark.parametrize("how", ["script", "module"])

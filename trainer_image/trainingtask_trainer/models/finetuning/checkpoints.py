@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ _PREFIX = "step-"
 _REPLACED = "-replaced"
 _NAME = re.compile(rf"{_PREFIX}[0-9]{{1,18}}(?:{_REPLACED})?")
 # What reading a folder raises that no training wrote; a volume's fault is none of these.
-_NOT_OURS = (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError, KeyError)
+_NOT_OURS = (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
+_STATE_BYTES = 32 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class CheckpointFolder:
         """Return the last checkpoint of this very training, None when there is none."""
         for folder in self._whole():
             try:
-                state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+                state = _read_state(folder / _STATE_FILE)
                 if state.pop("key") == self._key:
                     return Checkpoint(folder, state)
             except _NOT_OURS as error:  # others write to the claim as well
@@ -89,6 +91,13 @@ class CheckpointFolder:
 
         folders = (path for path in self._folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name))
         return sorted(folders, key=step, reverse=True)
+
+
+def _read_state(path: Path) -> Any:
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _STATE_BYTES:  # a pipe would be waited for
+        raise ValueError(f"{path.name} is no file of at most {_STATE_BYTES} bytes")
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def discard(folder: Path) -> None:
