@@ -29,6 +29,7 @@ logger = logging.getLogger("trainingtask_trainer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # a process that a library starts must not search the working directory either
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     commands = {"run": _run, "predict": _predict, "list": _list}

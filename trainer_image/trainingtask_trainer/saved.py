@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import joblib  # type: ignore[import-untyped]
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -171,7 +172,8 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
     manifest = _read_manifest(folder)
     model: type[Model] = registry.load_saved("models", manifest.model)
     try:
-        probabilities = model.load(folder)(texts)
+        with joblib.parallel_config(backend="threading"):  # an `n_jobs` in the files must not start processes
+            probabilities = model.load(folder)(texts)
     except TrainerError:
         raise
     except Exception as error:  # libraries raise anything over files that their writers did not mean
