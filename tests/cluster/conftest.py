@@ -52,8 +52,8 @@ def restricted(namespace: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def release() -> None:
-    """The chart, installed or upgraded, with the test namespace among those prepared."""
+def release() -> datetime:
+    """The chart, installed or upgraded, with the test namespace among those prepared; when that was done."""
     everywhere = Kubectl("default")
     run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     for namespace in (SYSTEM, NAMESPACE):
@@ -75,6 +75,7 @@ def release() -> None:
         *values, "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
     run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")
+    return datetime.now(UTC)
 
 
 def prepared_namespaces() -> set[str]:
@@ -87,12 +88,12 @@ def prepared_namespaces() -> set[str]:
 
 
 @pytest.fixture(scope="session")
-def system(release: None) -> Kubectl:
+def system(release: datetime) -> Kubectl:
     return Kubectl(SYSTEM)
 
 
 @pytest.fixture(scope="session")
-def kubectl(release: None) -> Kubectl:
+def kubectl(release: datetime) -> Kubectl:
     return Kubectl(NAMESPACE)
 
 

@@ -260,24 +260,26 @@ def gone(cli: Cli, kubectl: Kubectl, trained: list[str]) -> dict[str, Any]:
 def test_the_history_keeps_a_task_that_is_gone(cli: Cli, system: Kubectl, gone: dict[str, Any]) -> None:
     name = gone["metadata"]["name"]
     password = base64.b64decode(system.get("secret", f"{RELEASE}-postgres")["data"]["reader-password"]).decode()
-    with forwarded(f"service/{RELEASE}-postgres", 5432) as port:
-        # Who looks at the history needs no more than to read it.
-        here = f"postgresql://trainingtask_reader:{password}@127.0.0.1:{port}/trainingtask"
-        environment = {"TRAININGTASK_HISTORY_URL": here}
 
-        def final() -> list[list[str]] | None:
-            found = words(said(cli("history", "--text", name, "--state", "Succeeded", environment=environment)))
-            return [line for line in found if name in line] or None
+    def history(*arguments: str) -> str:
+        # Each with a way of its own: kubectl's ends when the server closes an encrypted connection.
+        with forwarded(f"service/{RELEASE}-postgres", 5432) as port:
+            # Who looks at the history needs no more than to read it.
+            here = f"postgresql://trainingtask_reader:{password}@127.0.0.1:{port}/trainingtask"
+            return said(cli("history", *arguments, environment={"TRAININGTASK_HISTORY_URL": here}))
 
-        line = eventually("the row", final)[0]
-        assert line[1:4] == [name, "1", "Succeeded"]
-        assert line[7] == gone["status"]["training"]["score"]
-        shown = words(said(cli("history", line[-1], environment=environment)))
-        assert ["training.seed", "2"] in shown
-        assert ["micro-F1", line[7]] in [row[:2] for row in shown]
-        run = json.loads(said(cli("history", line[-1], "-o", "json", environment=environment)))
-        assert run["task_uid"] == gone["metadata"]["uid"]
-        assert said(cli("history", "--model", "none", environment=environment)) == ""
+    def final() -> list[list[str]] | None:
+        return [line for line in words(history("--text", name, "--state", "Succeeded")) if name in line] or None
+
+    line = eventually("the row", final)[0]
+    assert line[1:4] == [name, "1", "Succeeded"]
+    assert line[7] == gone["status"]["training"]["score"]
+    shown = words(history(line[-1]))
+    assert ["training.seed", "2"] in shown
+    assert ["micro-F1", line[7]] in [row[:2] for row in shown]
+    run = json.loads(history(line[-1], "-o", "json"))
+    assert run["task_uid"] == gone["metadata"]["uid"]
+    assert history("--model", "none") == ""
 
 
 def test_the_web_app_shows_it_to_whoever_may_list_tasks(
