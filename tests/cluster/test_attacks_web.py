@@ -29,7 +29,7 @@ SUSPENDED = {
 
 
 @pytest.fixture(scope="module")
-def web(release: None) -> Iterator[str]:
+def web(release: object) -> Iterator[str]:
     """The installed web app's address, through `kubectl port-forward`."""
     run("kubectl", "rollout", "status", f"deployment/{RELEASE}-web", f"--namespace={SYSTEM}", "--timeout=5m")
     command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]

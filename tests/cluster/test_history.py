@@ -24,7 +24,7 @@ SPEC = {
 
 
 @pytest.fixture(scope="module")
-def web(release: None) -> Iterator[str]:
+def web(release: object) -> Iterator[str]:
     """The installed web app's address, through `kubectl port-forward`."""
     command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:

@@ -47,7 +47,7 @@ def a_team(name: str, verbs: list[str]) -> Team:
 
 
 @pytest.fixture(scope="module")
-def teams(release: None) -> Iterator[tuple[Team, Team]]:
+def teams(release: object) -> Iterator[tuple[Team, Team]]:
     """One whose person may create tasks, and one whose person may not."""
     suffix = uuid.uuid4().hex[:6]
     names = [f"web-{letter}-{suffix}" for letter in "ab"]
