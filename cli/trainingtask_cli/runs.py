@@ -3,6 +3,7 @@
 Field names are those of the history's columns, as `trainingtask_api.reading` has them.
 """
 
+import weakref
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from httpx import Response
-    from sqlalchemy import Engine
 
 Run = dict[str, Any]
 Filter = Mapping[str, str]
@@ -131,6 +131,8 @@ class FromDatabase:
 
         with _in_sentences():
             self._engine = open_history(url)
+        # One connection for all questions: kubectl port-forward ends with the first encrypted one that is closed.
+        weakref.finalize(self, self._engine.dispose)
         file = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
         if file and file != ":memory:" and not Path(file).exists():
             raise CommandError(f"there is no history in {file}: check --database (or TRAININGTASK_HISTORY_URL)")
@@ -143,32 +145,24 @@ class FromDatabase:
             chosen = RunFilter.model_validate(wanted)
         except ValidationError as error:
             raise UsageError(describe_errors(error)) from None
-        with self._open() as engine:
-            page = list_runs(engine, EVERYTHING, chosen, limit=limit, cursor=cursor)
+        with _in_sentences():
+            page = list_runs(self._engine, EVERYTHING, chosen, limit=limit, cursor=cursor)
         return [run.model_dump(mode="json") for run in page.items], page.next
 
     def run(self, key: UUID) -> Run | None:
         """See `Source`."""
         from trainingtask_api.reading import EVERYTHING, get_run  # noqa: PLC0415
 
-        with self._open() as engine:
-            found = get_run(engine, EVERYTHING, key)
+        with _in_sentences():
+            found = get_run(self._engine, EVERYTHING, key)
         return None if found is None else found.model_dump(mode="json")
 
     def events(self, key: UUID) -> list[Run]:
         """See `Source`."""
         from trainingtask_api.reading import EVERYTHING, get_events  # noqa: PLC0415
 
-        with self._open() as engine:
-            return [event.model_dump(mode="json") for event in get_events(engine, EVERYTHING, key)]
-
-    @contextmanager
-    def _open(self) -> "Iterator[Engine]":
         with _in_sentences():
-            try:
-                yield self._engine
-            finally:
-                self._engine.dispose()
+            return [event.model_dump(mode="json") for event in get_events(self._engine, EVERYTHING, key)]
 
 
 def may_carry_a_token(server: str) -> bool:
