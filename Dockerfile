@@ -20,6 +20,7 @@ COPY requirements/web.txt /build/requirements/
 RUN uv pip install --compile-bytecode --require-hashes -r /build/requirements/web.txt
 COPY pyproject.toml README.md /build/
 COPY crds/trainingtask_api /build/crds/trainingtask_api
+COPY history/trainingtask_history /build/history/trainingtask_history
 COPY web/trainingtask_web /build/web/trainingtask_web
 RUN uv pip install --compile-bytecode --no-deps --no-build-isolation /build
 USER 1000:1000
@@ -37,6 +38,7 @@ COPY requirements/operator.txt /build/requirements/
 RUN uv pip install --compile-bytecode --require-hashes -r /build/requirements/operator.txt
 COPY pyproject.toml README.md /build/
 COPY crds/trainingtask_api /build/crds/trainingtask_api
+COPY history/trainingtask_history /build/history/trainingtask_history
 COPY operator/trainingtask_operator /build/operator/trainingtask_operator
 RUN uv pip install --compile-bytecode --no-deps --no-build-isolation /build
 USER 1000:1000

@@ -17,7 +17,7 @@ demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name:
 test: test-unit test-cluster ## Everything: what needs no cluster, then the rest on a real one
 
 test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --cov --cov-report=
 	$(BIN)/pytest tests/browser --cov --cov-append --cov-report=term:skip-covered
 
@@ -40,8 +40,8 @@ bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 run
 screenshots: $(VENV)/ready ## Pictures of the runs pages, in screenshots/
 	$(BIN)/python hack/screenshots.py
 
-lint: $(VENV)/ready ## Format and lint
-	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy
+lint: $(VENV)/ready ## Format, lint, check types and which room imports which
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 bench-trainer: $(VENV)/ready ## Time the transformers' training against padded batches
 	$(BIN)/python benchmarks/trainer/bench.py

@@ -11,10 +11,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from browsing import CHROMIUM, chromium, serving  # noqa: E402
-from history_scene import two_weeks  # noqa: E402
-from trainingtask_api.schema import migrate  # noqa: E402
-from trainingtask_api.store import open_history  # noqa: E402
+from support.browser import CHROMIUM, chromium, serving  # noqa: E402
+from support.sample_history import two_weeks  # noqa: E402
+from trainingtask_history.schema import migrate  # noqa: E402
+from trainingtask_history.store import open_history  # noqa: E402
 
 VIEWS = {
     "wide-light": ({"width": 1440, "height": 900}, "light", 1),

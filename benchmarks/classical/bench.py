@@ -24,12 +24,13 @@ from sklearn.svm import LinearSVC
 
 from trainingtask_api.names import API_VERSION, CLASSICAL_MODELS, KIND, NATIVE_MULTI_LABEL_MODELS
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer import registry, thresholds
-from trainingtask_trainer.cpus import cpu_limit
+from trainingtask_trainer import registry
 from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.models.base import TrainingRows
-from trainingtask_trainer.places import Places
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
+from trainingtask_trainer.runtime.cgroup import cpu_limit
+from trainingtask_trainer.volumes import Volumes
 
 DATA = Path(__file__).parents[2] / "../shared/data"
 SEED = 42
@@ -80,7 +81,7 @@ def prepare_data(options: argparse.Namespace) -> TrainingRows:
     some = task("knn", "native", options)
     dataset = registry.load("datasets", "go_emotions")()
     data = prepare(dataset.load(some.spec.dataset, options.data_dir), some.spec.dataset)
-    tfidf = Tfidf(some.spec, Places(Path(), Path(), Path()))
+    tfidf = Tfidf(some.spec, Volumes(Path(), Path(), Path()))
     tfidf.fit(data.train.texts)
     both = [split.take(range(options.queries)) for split in (data.validation, data.test)]
     queries = tfidf.transform([text for split in both for text in split.texts])
@@ -113,7 +114,7 @@ def timed(work: Callable[[], Any], data: TrainingRows) -> Timed:
 def here(name: str, strategy: str, data: TrainingRows, options: argparse.Namespace) -> Any:
     """Return the trainer's probabilities."""
     spec = task(name, strategy, options).spec
-    model = registry.load("models", name)(spec, Places(Path(), Path(), Path()))
+    model = registry.load("models", name)(spec, Volumes(Path(), Path(), Path()))
     model.fit(data, None, lambda step: None, None)
     return model.predict(data.validation_features)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
 
-from control_plane import control_plane
+from support.control_plane import control_plane
+from support.kube_api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent

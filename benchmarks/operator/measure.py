@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from api import JOBS, PODS, TASKS, Api
+
+from support.kube_api import JOBS, PODS, TASKS, Api
 
 TASK_NAME = "trainingtask.dev/task-name"
 

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from api import APPLY, MERGE_PATCH, TASKS, Api, ApiError, gather_bounded
 from environment import LONG, NAME, SETTINGS, SHORT, TRAINER, Environment, empty
 from measure import Counts, Observer, Usage, counts, p50, usage
 from systems import system
 
+from support.kube_api import APPLY, MERGE_PATCH, TASKS, Api, ApiError, gather_bounded
 from trainingtask_api import TrainingTask
-from trainingtask_operator.jobs import build_job
+from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.settings import Settings
 
 CREATORS = 32  # connections that create tasks at once

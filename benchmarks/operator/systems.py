@@ -14,7 +14,7 @@ COMMANDS = {
     "bare kopf": ["-m", "variants.bare_kopf"],
     "ours": ["-m", "trainingtask_operator"],
 }
-SOURCES = [HERE, REPOSITORY / "crds", REPOSITORY / "operator"]
+SOURCES = [HERE, REPOSITORY / "tests", REPOSITORY / "crds", REPOSITORY / "history", REPOSITORY / "operator"]
 
 
 @contextlib.asynccontextmanager

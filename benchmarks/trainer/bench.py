@@ -23,13 +23,13 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceC
 
 from trainingtask_api.spec import Device
 from trainingtask_api.training import Batching
-from trainingtask_trainer.device import prepare_torch
-from trainingtask_trainer.models.finetuning.batching import batches, micro_batches
-from trainingtask_trainer.models.finetuning.inputs import Batch, Inputs, on_device, pad
-from trainingtask_trainer.models.finetuning.losses import focal
-from trainingtask_trainer.models.finetuning.prediction import probabilities
-from trainingtask_trainer.models.finetuning.steps import accumulate_gradients
+from trainingtask_trainer.models.transformers.batch_planning import batches, micro_batches
+from trainingtask_trainer.models.transformers.collation import Batch, Inputs, on_device, pad
+from trainingtask_trainer.models.transformers.inference import probabilities
+from trainingtask_trainer.models.transformers.losses import focal
+from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
+from trainingtask_trainer.runtime.device import prepare_torch
 
 LABELS = 28
 CONFIG = DistilBertConfig(num_labels=LABELS)

@@ -21,13 +21,13 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from many_runs import RUNS, seed
-from ports import free_port
-from postgres import throw_away_postgres
-from small_kubernetes import OWN_TOKEN, small_kubernetes
-from trainingtask_api.reading import Visible, list_runs
-from trainingtask_api.schema import migrate
-from trainingtask_api.store import open_history
+from support.fake_api_server import OWN_TOKEN, small_kubernetes
+from support.many_runs import RUNS, seed
+from support.ports import free_port
+from support.postgres import throw_away_postgres
+from trainingtask_history.queries import AccessScope, list_runs
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import open_history
 
 READERS = 50
 _START_SECONDS = 60
@@ -149,7 +149,7 @@ def main() -> None:
         start = time.perf_counter()
         seed(engine, options.runs)
         print(f"{options.runs} runs written in {time.perf_counter() - start:.0f} s; {READERS} readers\n", flush=True)
-        visible = Visible(frozenset({"uid-1"}))
+        visible = AccessScope(frozenset({"uid-1"}))
         run = next(
             run for run in list_runs(engine, visible, limit=500).items if run.task_uid != f"task-uid-{options.runs}"
         )

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from trainingtask_api import names
+from trainingtask_cli.api_errors import Request, refusal, unreachable
 from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
-from trainingtask_cli.refusals import Request, refusal, unreachable
 
 Object = dict[str, Any]
 

@@ -12,14 +12,14 @@ import typer
 
 from trainingtask_api import names
 from trainingtask_cli.cluster import Cluster, Object
-from trainingtask_cli.describing import describe as describe_parts
+from trainingtask_cli.describe import describe as describe_parts
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import as_csv, as_document, show, unmanaged
-from trainingtask_cli.reading import at, deciding, state_of, status_of
-from trainingtask_cli.submission import build, next_name, read_manifest, retry_of, to_yaml
+from trainingtask_cli.parsing import at, deciding, state_of, status_of
+from trainingtask_cli.submit import build, next_name, read_manifest, retry_of, to_yaml
 from trainingtask_cli.tables import compare_tasks, list_table, same_data, task_row
-from trainingtask_cli.watching import draw, print_changes, shown_states
+from trainingtask_cli.watch import draw, print_changes, shown_states
 
 __all__ = ["Cluster", "cancel", "compare", "describe", "list_tasks", "logs", "retry", "submit", "watch"]
 
@@ -193,7 +193,7 @@ def _why_no_pod(task: Object) -> str:
     name = task["metadata"]["name"]
     if status.start_time is None and status.finished_at is None:
         return f"{name} has no pod yet. {_said(task)}"
-    from trainingtask_api.run import run_id  # noqa: PLC0415 - it brings the whole of SQLAlchemy
+    from trainingtask_history.tables import run_id  # noqa: PLC0415 - it brings the whole of SQLAlchemy
 
     run = run_id(task["metadata"]["uid"], status.attempt or 1)
     return (

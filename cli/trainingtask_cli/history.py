@@ -12,19 +12,19 @@ import typer
 
 from trainingtask_api import EvaluationResult
 from trainingtask_api.names import ENV_HISTORY_URL
-from trainingtask_cli.describing import Part, score_parts
+from trainingtask_cli.describe import Part, score_parts
 from trainingtask_cli.errors import CommandError, UsageError
+from trainingtask_cli.formatting import Cell, age, between, duration, moment
+from trainingtask_cli.history_client import FromDatabase, FromServer, Run, Source, may_carry_a_token, newest
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import Table, as_csv, as_document, show
-from trainingtask_cli.reading import at, read
-from trainingtask_cli.runs import FromDatabase, FromServer, Run, Source, may_carry_a_token, newest
+from trainingtask_cli.parsing import at, read
 from trainingtask_cli.tables import flat
-from trainingtask_cli.words import Cell, age, between, duration, moment
 
 ENV_SERVER = "TRAININGTASK_SERVER"
 ENV_TOKEN = "TRAININGTASK_TOKEN"  # noqa: S105 - a name
 
-# The columns of `-o csv`: those of a run in a list, see trainingtask_api.reading.RunSummary.
+# The columns of `-o csv`: those of a run in a list, see trainingtask_history.queries.RunSummary.
 COLUMNS = (
     *("id", "task_uid", "namespace", "name", "attempt", "dataset", "model", "device", "status", "create_time"),
     *("start_time", "finish_time", "total_time", "score", "error_reason", "phase", "step", "total_steps", "eta"),

@@ -13,8 +13,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from trainingtask_api.spreadsheet import escape_formula
+from trainingtask_cli.formatting import Cell, shown
 from trainingtask_cli.options import Format
-from trainingtask_cli.words import Cell, shown
 
 # Wide enough that nothing is cut or wrapped where no terminal has a width.
 _NO_TERMINAL = 100_000

@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from trainingtask_api import EvaluationResult, Results
+from trainingtask_cli.formatting import Cell, age
 from trainingtask_cli.output import Table
-from trainingtask_cli.reading import Object, at, spec_of, state_of, status_of
-from trainingtask_cli.words import Cell, age
+from trainingtask_cli.parsing import Object, at, spec_of, state_of, status_of
 
 Row = dict[str, Cell]
 

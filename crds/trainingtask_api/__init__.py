@@ -1,6 +1,6 @@
 """The contract of TrainingTask: what a user writes, what a user reads, and the record that stays.
 
-Everybody imports this package; it imports nobody (pydantic and sqlmodel only, Alembic for the history's migrations).
+It imports pydantic alone: every other package builds on it.
 """
 
 from trainingtask_api.dataset import Dataset, HubSource, TableColumns

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import trainingtask_operator.handlers  # noqa: F401 - registers the handlers
 from trainingtask_api import names
 from trainingtask_operator import logs
-from trainingtask_operator.app import App
+from trainingtask_operator.manager import App
 from trainingtask_operator.settings import SETTINGS_VARIABLE, load_settings
 
 log = logging.getLogger(__name__)

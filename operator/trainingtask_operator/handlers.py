@@ -9,8 +9,8 @@ from typing import Any
 import kopf
 
 from trainingtask_api import names
-from trainingtask_operator.app import App
 from trainingtask_operator.health import serve
+from trainingtask_operator.manager import App
 
 PAGE_SIZE = 250
 

@@ -9,7 +9,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from trainingtask_api import names
-from trainingtask_operator.app import RESYNC_SECONDS, App
+from trainingtask_operator.manager import RESYNC_SECONDS, App
 
 HEALTH_PORT = 8080
 METRICS_PORT = 8081

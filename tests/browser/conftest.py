@@ -4,10 +4,10 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 from sqlalchemy import Engine
 
-from browsing import CHROMIUM, chromium, serving
-from history_scene import Scene, two_weeks
-from trainingtask_api.schema import migrate
-from trainingtask_api.store import open_history
+from support.browser import CHROMIUM, chromium, serving
+from support.sample_history import Scene, two_weeks
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import open_history
 
 PATIENCE = 60_000  # milliseconds; a machine may be busy with other things
 

@@ -6,7 +6,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from history_scene import Scene
+from support.sample_history import Scene
 
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}

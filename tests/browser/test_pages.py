@@ -10,10 +10,10 @@ import yaml
 from playwright.sync_api import Page, expect
 from sqlalchemy import Engine
 
-from history_scene import Scene
+from support.sample_history import Scene
 from trainingtask_api import TrainingTask
-from trainingtask_api.run import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
-from trainingtask_api.store import record
+from trainingtask_history.store import record
+from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 
 Opened = Callable[..., Page]
 UPDATE = 5000  # milliseconds, longer than the pause between two updates

@@ -7,9 +7,9 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from browsing import serving
-from history_scene import Scene
-from small_kubernetes import SmallKubernetes, small_kubernetes
+from support.browser import serving
+from support.fake_api_server import SmallKubernetes, small_kubernetes
+from support.sample_history import Scene
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from fake_nodes import PROFILES
-from kubectl import Kubectl, Refused, eventually, run
-from reason_scenes import broken, empty_hub, nodes, scenes
-from release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
-from trainer_tokens import ReportAs, reporter
+from support.fake_nodes import PROFILES
+from support.kubectl import Kubectl, Refused, eventually, run
+from support.reason_scenes import broken, empty_hub, nodes, scenes
+from support.release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
+from support.trainer_tokens import ReportAs, reporter
 
 __all__ = ["broken", "empty_hub", "nodes", "scenes"]
 

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
-import specs
-from kubectl import Kubectl, Refused
+from support import specs
+from support.kubectl import Kubectl, Refused
 
 
 def dry_run(kubectl: Kubectl, name: str, spec: object) -> None:

@@ -1,6 +1,6 @@
 """Attacks on the chart's own Postgres, with what a tenant can read: the Secret of its namespace's trainers.
 
-What the role may do with rows is shown by tests/unit/test_roles.py and test_attacks_history.py; here is what the chart sets up.
+What the role may do with rows is shown by tests/unit/history/test_roles.py and test_attacks_history.py; here is what the chart sets up.
 """
 
 import base64
@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import make_url
 
-import specs
-from kubectl import Kubectl, Refused, eventually
-from release import POSTGRES
+from support import specs
+from support.kubectl import Kubectl, Refused, eventually
+from support.release import POSTGRES
 from trainingtask_api import names
-from trainingtask_api.roles import trainer_role
+from trainingtask_history.roles import trainer_role
 
 
 @pytest.fixture(scope="module")

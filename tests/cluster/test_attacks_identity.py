@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-import specs
-from kubectl import Kubectl, Refused, eventually
-from trainer_tokens import MERGE, ReportAs, bound_token
+from support import specs
+from support.kubectl import Kubectl, Refused, eventually
+from support.trainer_tokens import MERGE, ReportAs, bound_token
 from trainingtask_api import names
 
 FUTURE = "2099-01-01T00:00:00Z"

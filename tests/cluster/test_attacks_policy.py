@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-import specs
-from kubectl import Kubectl, Manifest, Refused
+from support import specs
+from support.kubectl import Kubectl, Manifest, Refused
 
 
 def create(kubectl: Kubectl, task: Manifest) -> str:

@@ -14,10 +14,10 @@ from types import ModuleType
 import httpx
 import pytest
 
-from kubectl import Kubectl, eventually, run
-from release import RELEASE, SYSTEM
-from trainingtask_web.attempts import MOST_FAILED
-from trainingtask_web.server import BoundedProtocol
+from support.kubectl import Kubectl, eventually, run
+from support.release import RELEASE, SYSTEM
+from trainingtask_web.auth.rate_limit import MOST_FAILED
+from trainingtask_web.http.server import BoundedProtocol
 
 API = "/api/v1/runs"
 DEMO = Path(__file__).parents[2] / "hack" / "demo.py"

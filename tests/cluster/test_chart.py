@@ -9,9 +9,9 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from charts import CHART, ROOT, Manifest, helm, named, of_kind, render
+from support.helm import CHART, ROOT, Manifest, helm, named, of_kind, render
 from trainingtask_api import names
-from trainingtask_api.roles import trainer_role
+from trainingtask_history.roles import trainer_role
 from trainingtask_operator import health
 from trainingtask_operator.settings import Settings
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
-import specs
-from charts import CHART, Manifest, helm, named, of_kind, render
+from support import specs
+from support.helm import CHART, Manifest, helm, named, of_kind, render
 from trainingtask_api import TrainingTask
-from trainingtask_operator.jobs import labels_of
+from trainingtask_operator.controller.job_builder import labels_of
 
 SYSTEM, TEAM, OTHER = "ops", "team", "other"
 OPTIONS = (f"--set=trainer.namespaces={{{TEAM}}}", "--set=web.enabled=true")

@@ -3,7 +3,7 @@
 import pytest
 from sqlalchemy import make_url
 
-from charts import CHART, Manifest, helm, named, of_kind, render
+from support.helm import CHART, Manifest, helm, named, of_kind, render
 from trainingtask_api import names
 from trainingtask_web.settings import load_settings
 

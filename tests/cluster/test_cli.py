@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kubectl import Kubectl, eventually
-from release import RELEASE, SYSTEM
+from support.kubectl import Kubectl, eventually
+from support.release import RELEASE, SYSTEM
 
 # Where kubectl finds the plugin: the environment that these tests run in.
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "160"}

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kubectl import Kubectl, eventually
-from tiny_models import write_tiny_models
+from support.kubectl import Kubectl, eventually
+from support.tiny_models import write_tiny_models
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"

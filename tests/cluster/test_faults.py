@@ -9,11 +9,11 @@ from typing import Any
 import psutil
 import pytest
 
-import specs
-from kubectl import Kubectl, Refused, eventually
-from release import OPERATOR, POSTGRES
-from tiny_models import write_tiny_models
-from trainer_tokens import ReportAs, bound_token
+from support import specs
+from support.kubectl import Kubectl, Refused, eventually
+from support.release import OPERATOR, POSTGRES
+from support.tiny_models import write_tiny_models
+from support.trainer_tokens import ReportAs, bound_token
 from trainingtask_api import names
 
 Apply = Callable[..., str]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kubectl import Kubectl
+from support.kubectl import Kubectl
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

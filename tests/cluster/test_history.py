@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-import specs
-from kubectl import Kubectl, eventually
-from release import RELEASE, SYSTEM
-from tiny_models import write_tiny_models
+from support import specs
+from support.kubectl import Kubectl, eventually
+from support.release import RELEASE, SYSTEM
+from support.tiny_models import write_tiny_models
 
 LABELS = {"team": "nlp"}
 SPEC = {

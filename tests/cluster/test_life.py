@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import specs
-from kubectl import Kubectl, eventually
+from support import specs
+from support.kubectl import Kubectl, eventually
 
 ROOT = Path(__file__).parents[2]
 Apply = Callable[..., str]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kubectl import Kubectl, eventually
-from release import OPERATOR
+from support.kubectl import Kubectl, eventually
+from support.release import OPERATOR
 from trainingtask_operator.health import HEALTH_PORT, METRICS_PORT
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-import specs
-from fake_nodes import GPU
-from kubectl import Kubectl, eventually
-from reason_scenes import GPU_TASK, HIGH, LOW, Apply
+from support import specs
+from support.fake_nodes import GPU
+from support.kubectl import Kubectl, eventually
+from support.reason_scenes import GPU_TASK, HIGH, LOW, Apply
 from trainingtask_api import names
 
 Row = dict[str, Any]

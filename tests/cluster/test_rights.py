@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-import specs
-from kubectl import Kubectl, eventually, run
-from release import NAMESPACE, RELEASE, SYSTEM
+from support import specs
+from support.kubectl import Kubectl, eventually, run
+from support.release import NAMESPACE, RELEASE, SYSTEM
 
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 WEB = f"{OPERATOR}-web"

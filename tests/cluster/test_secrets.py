@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-import specs
-from kubectl import Kubectl, eventually
-from release import OPERATOR, POSTGRES, RELEASE, SYSTEM
+from support import specs
+from support.kubectl import Kubectl, eventually
+from support.release import OPERATOR, POSTGRES, RELEASE, SYSTEM
 from trainingtask_api import names
 
 # As a person's own code fails: with all that Python says of it.

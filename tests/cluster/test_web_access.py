@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from kubectl import Kubectl, Manifest, eventually, run
-from ports import free_port
-from runs import a_run
-from trainingtask_api.run import MetricPoint, RunEvent, run_id
-from trainingtask_api.schema import migrate
-from trainingtask_api.store import open_history, record_many
+from support.kubectl import Kubectl, Manifest, eventually, run
+from support.ports import free_port
+from support.run_rows import a_run
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import open_history, record_many
+from trainingtask_history.tables import MetricPoint, RunEvent, run_id
 
 API = "/api/v1/runs"
 TASK = {"DATASET_NAME": "support_tickets", "MODEL_NAME": "logistic_regression", "N_SAMPLE": 100, "EPOCH": 3}

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from api import PODS, Api
 
-from control_plane import ControlPlane, control_plane, missing_programs
-from postgres import Postgres, postgres_server
-from scene import Scene, node, scene
-from simulated_trainers import write_stages
+from support.control_plane import ControlPlane, control_plane, missing_programs
+from support.kube_api import PODS, Api
+from support.postgres import Postgres, postgres_server
+from support.simulated_trainers import write_stages
+from support.tasks_on_cluster import Scene, node, scene
 
 __all__ = ["postgres_server"]
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from api_proxy import GONE, Answer, ApiProxy, Call
-from scene import CRASHES, MISTAKEN, RUNS, SUCCEEDS, TASKS, Scene, eventually
+from support.api_proxy import GONE, Answer, ApiProxy, Call
+from support.tasks_on_cluster import CRASHES, MISTAKEN, RUNS, SUCCEEDS, TASKS, Scene, eventually
 
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": CRASHES, "four": SUCCEEDS}
 

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from api import JOBS, TASKS, Api, ApiError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-import specs
-from control_plane import ControlPlane
-from scene import Object
+from support import specs
+from support.control_plane import ControlPlane
+from support.kube_api import JOBS, TASKS, Api, ApiError
+from support.tasks_on_cluster import Object
 from trainingtask_api import TrainingTask, names
 from trainingtask_api.crd import custom_resource_definition
-from trainingtask_operator.jobs import build_job
+from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.settings import Settings
 
 Ask = Callable[[str, Object], Object | ApiError]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from api_proxy import ApiProxy, Call
-from scene import CONVERGED_SECONDS, CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene
+from support.api_proxy import ApiProxy, Call
+from support.tasks_on_cluster import CONVERGED_SECONDS, CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene
 
 ENDINGS = [SUCCEEDS, SUCCEEDS, MISTAKEN, CRASHES]
 

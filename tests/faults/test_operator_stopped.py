@@ -3,12 +3,12 @@
 import asyncio
 import time
 
-from control_plane import OPERATORS
-from operators import leader_and_standby
-from postgres import Postgres
-from scene import CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene, eventually, read_rows
-from tcp_proxy import TcpProxy
-from trainingtask_operator.leader import LEASE_SECONDS
+from support.control_plane import OPERATORS
+from support.operators import leader_and_standby
+from support.postgres import Postgres
+from support.tasks_on_cluster import CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene, eventually, read_rows
+from support.tcp_proxy import TcpProxy
+from trainingtask_operator.client.leader_election import LEASE_SECONDS
 
 GRACE_PERIOD = 30.0  # the chart's
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": CRASHES, "four": SUCCEEDS}

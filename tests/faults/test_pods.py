@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scene import CRASHES, JOBS, KILLED, PODS, RUNS, Scene, condition, eventually, state_of
+from support.tasks_on_cluster import CRASHES, JOBS, KILLED, PODS, RUNS, Scene, condition, eventually, state_of
 
 
 async def test_job_deleted_by_hand(here: Scene, history: str) -> None:

@@ -8,9 +8,20 @@ from typing import Any
 
 import pytest
 
-from postgres import Postgres
-from scene import CRASHES, JOBS, MISTAKEN, SUCCEEDS, TASKS, Scene, eventually, owner_of, read_rows, true_conditions
-from tcp_proxy import TcpProxy
+from support.postgres import Postgres
+from support.tasks_on_cluster import (
+    CRASHES,
+    JOBS,
+    MISTAKEN,
+    SUCCEEDS,
+    TASKS,
+    Scene,
+    eventually,
+    owner_of,
+    read_rows,
+    true_conditions,
+)
+from support.tcp_proxy import TcpProxy
 from trainingtask_api import names
 
 ENDINGS = [SUCCEEDS, SUCCEEDS, MISTAKEN, CRASHES]

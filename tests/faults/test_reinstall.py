@@ -5,10 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-import specs
-from charts import CHART
-from control_plane import ControlPlane
-from kubectl import Kubectl, Refused, run
+from support import specs
+from support.control_plane import ControlPlane
+from support.helm import CHART
+from support.kubectl import Kubectl, Refused, run
 
 CRD = "trainingtasks.trainingtask.dev"
 FORMER, LATER = "former", "later"

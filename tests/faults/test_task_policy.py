@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-import specs
-from charts import render
-from control_plane import ControlPlane
-from kubectl import Kubectl, Manifest, Refused, eventually, run
+from support import specs
+from support.control_plane import ControlPlane
+from support.helm import render
+from support.kubectl import Kubectl, Manifest, Refused, eventually, run
 
 KINDS = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
 LABELS, OWNERS = 64, 16

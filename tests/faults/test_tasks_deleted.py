@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 
 import kopf
 import pytest
-from api import PODS
 
-from control_plane import OPERATORS
-from scene import RUNS, SUCCEEDS, TASKS, Object, Scene, eventually, read_rows
+from support.control_plane import OPERATORS
+from support.kube_api import PODS
+from support.tasks_on_cluster import RUNS, SUCCEEDS, TASKS, Object, Scene, eventually, read_rows
 from trainingtask_api import names
-from trainingtask_operator.cluster import ClusterError, connect
+from trainingtask_operator.client.kubernetes import ClusterError, connect
 from trainingtask_operator.handlers import login
 
 

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from api_proxy import ApiProxy
-from control_plane import OPERATORS
-from operators import Operator, leader_and_standby
-from scene import MISTAKEN, RUNS, SUCCEEDS, Object, Scene, eventually
+from support.api_proxy import ApiProxy
+from support.control_plane import OPERATORS
+from support.operators import Operator, leader_and_standby
+from support.tasks_on_cluster import MISTAKEN, RUNS, SUCCEEDS, Object, Scene, eventually
 
 TAKEN_OVER_SECONDS = 60
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": SUCCEEDS}

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from scene import JOBS, RUNS, SUCCEEDS, TASKS, Scene, eventually, owner_of, state_of
+from support.tasks_on_cluster import JOBS, RUNS, SUCCEEDS, TASKS, Scene, eventually, owner_of, state_of
 from trainingtask_api import names
 
 PERSON = {"fieldManager": "a-person"}

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine
 
-from postgres import Postgres, postgres_server
-from trainingtask_api.schema import migrate
-from trainingtask_api.store import open_history
+from support.postgres import Postgres, postgres_server
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import open_history
 
 __all__ = ["postgres_server"]
 

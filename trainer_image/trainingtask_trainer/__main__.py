@@ -73,11 +73,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainingtask_trainer.cpus import limit_threads  # noqa: PLC0415
-    from trainingtask_trainer.interruption import Interruption  # noqa: PLC0415
     from trainingtask_trainer.reporting.console import ConsoleSink  # noqa: PLC0415
     from trainingtask_trainer.reporting.reporter import Reporter  # noqa: PLC0415
     from trainingtask_trainer.reporting.termination import TerminationSink  # noqa: PLC0415
+    from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
+    from trainingtask_trainer.runtime.signals import Interruption  # noqa: PLC0415
 
     with Interruption() as interruption:  # process 1 of a container that handles no SIGTERM never gets one
         limit_threads()  # before anything imports numpy
@@ -98,21 +98,21 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
-    from trainingtask_trainer.places import Places  # noqa: PLC0415
-    from trainingtask_trainer.taskfile import read_task  # noqa: PLC0415
+    from trainingtask_trainer.manifest import read_task  # noqa: PLC0415
+    from trainingtask_trainer.volumes import Volumes  # noqa: PLC0415
 
     task = read_task(options.task)
     _add_code(options)
     for sink in _cluster_and_history(options, task, reporter):
         reporter.add(sink)
-    default = Places.default()
-    places = Places(
+    default = Volumes.default()
+    places = Volumes(
         dataset=options.dataset_dir or default.dataset,
         model=options.model_dir or default.model,
         output=options.output_dir or default.output,
         preprocessor=options.preprocessor_dir or default.preprocessor,
     )
-    from trainingtask_trainer.run import train  # noqa: PLC0415 - numpy and scikit-learn from here on
+    from trainingtask_trainer.pipeline import train  # noqa: PLC0415 - numpy and scikit-learn from here on
 
     return train(task, places, reporter)
 
@@ -125,8 +125,8 @@ def _add_code(options: argparse.Namespace) -> None:
 
 
 def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
-    from trainingtask_trainer.reporting.cr import status_sink  # noqa: PLC0415
     from trainingtask_trainer.reporting.history import history_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.kube_status import status_sink  # noqa: PLC0415
 
     if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
         yield status_sink(task.metadata)
@@ -142,11 +142,11 @@ def _attempt() -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from trainingtask_trainer.cpus import limit_threads  # noqa: PLC0415
+    from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
 
     limit_threads()
     _add_code(options)
-    from trainingtask_trainer.saved import predict  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.bundle import predict  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     for prediction in predict(options.model, texts) if texts else []:

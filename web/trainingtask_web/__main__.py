@@ -8,11 +8,11 @@ from pathlib import Path
 
 import uvicorn
 
-from trainingtask_api.store import HistoryError
-from trainingtask_web import audit
-from trainingtask_web.apiserver import Address, ApiServer
+from trainingtask_history.store import HistoryError
 from trainingtask_web.app import create_app
-from trainingtask_web.server import OPTIONS
+from trainingtask_web.auth import audit
+from trainingtask_web.auth.kubernetes import Address, ApiServer
+from trainingtask_web.http.server import OPTIONS
 from trainingtask_web.settings import Auth, BadSettings, Settings, load_settings
 
 

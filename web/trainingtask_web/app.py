@@ -1,7 +1,7 @@
 """The web app put together: the API, the old service's routes, the pages where they are, and its health.
 
 `pages`, when it is there, has a `router` and `error_page(request, status, sentence)`. Its routes take who asks as
-`access.CurrentAsker` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
+`access.CurrentPrincipal` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
 `next` to ``/session``, which comes back with ``?problem=unknown&next=...`` when the token is not known.
 ``POST /session/end`` signs out. Files are in ``static/``, served below ``/static/``.
 """
@@ -19,12 +19,14 @@ from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine, event
 
-from trainingtask_api import reading
-from trainingtask_api.store import open_history
-from trainingtask_web import answers, api, documents, legacy, sessions
-from trainingtask_web.access import Access
-from trainingtask_web.apiserver import ApiServer
-from trainingtask_web.security import Strict
+from trainingtask_history import queries
+from trainingtask_history.store import open_history
+from trainingtask_web.auth import sessions
+from trainingtask_web.auth.authorization import Access
+from trainingtask_web.auth.kubernetes import ApiServer
+from trainingtask_web.http import errors, swagger
+from trainingtask_web.http.middleware import SecurityHeadersMiddleware
+from trainingtask_web.routes import api, legacy
 from trainingtask_web.settings import Auth, Settings
 
 _STATIC = Path(__file__).parent / "static"
@@ -62,14 +64,14 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     app.state.engine = engine
     app.state.access = access
     app.state.sessions = sessions.Sessions(secure=settings.secure_cookie)
-    app.add_middleware(Strict, hosts=frozenset(settings.hosts))
+    app.add_middleware(SecurityHeadersMiddleware, hosts=frozenset(settings.hosts))
     app.state.api_server = api_server
     app.include_router(api.router)
     app.include_router(legacy.router)
     if api_server is not None:
         app.include_router(legacy.creating)
         app.include_router(sessions.router)
-    documents.install(app)
+    swagger.install(app)
 
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:
@@ -77,14 +79,14 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
 
     @app.get("/readyz", include_in_schema=False)
     def readyz() -> PlainTextResponse:
-        reading.answers(engine)
+        queries.answers(engine)
         return PlainTextResponse("ok\n")
 
-    pages = import_module("trainingtask_web.pages") if find_spec("trainingtask_web.pages") else None
+    pages = import_module("trainingtask_web.routes.pages") if find_spec("trainingtask_web.routes.pages") else None
     if pages is not None:
         app.include_router(pages.router)
         app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    answers.install(app, pages.error_page if pages is not None else None)
+    errors.install(app, pages.error_page if pages is not None else None)
     return app
 
 

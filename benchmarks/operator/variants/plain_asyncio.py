@@ -4,8 +4,8 @@ import asyncio
 import os
 
 import uvloop
-from api import JOBS, TASKS
 
+from support.kube_api import JOBS, TASKS
 from variants.work import LABEL, Work
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from api import JOBS, MERGE_PATCH, TASKS, Api, ApiError
+from support.kube_api import JOBS, MERGE_PATCH, TASKS, Api, ApiError
 
 LABEL = "trainingtask.dev/task-uid"
 

@@ -43,7 +43,7 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The database role of a namespace's trainers, as `trainingtask_api.roles.trainer_role` names it. */}}
+{{/* The database role of a namespace's trainers, as `trainingtask_history.roles.trainer_role` names it. */}}
 {{- define "tt.trainerRole" -}}
 {{- if le (len .) 42 -}}
 trainingtask_trainer_{{ . }}

@@ -9,12 +9,12 @@ from sklearn.naive_bayes import MultinomialNB
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.metrics import Probabilities, binary_cross_entropy
-from trainingtask_trainer.models import skops_files
+from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy
 from trainingtask_trainer.models.base import Fitted, Predictor, TrainingRows
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.models.classical import skops_files
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
-from trainingtask_trainer.progress import Progress
+from trainingtask_trainer.reporting.progress import Progress
+from trainingtask_trainer.volumes import Volumes
 
 SMOOTHING = 0.1
 MODEL_FILE = "model.skops"
@@ -27,7 +27,7 @@ class NaiveBayes:
     preprocessor: ClassVar[str] = "tfidf"
     packages: ClassVar[tuple[str, ...]] = ("skops",)
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
         self._classifier = OneVsRestClassifier(MultinomialNB(alpha=SMOOTHING))
 
     def arguments(self) -> dict[str, Scalar]:

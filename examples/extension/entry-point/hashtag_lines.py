@@ -7,7 +7,7 @@ from typing import ClassVar
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.places import find
+from trainingtask_trainer.volumes import find
 
 HASHTAG = re.compile(r"#(\w+)")
 

@@ -7,13 +7,13 @@ from sklearn.feature_extraction.text import HashingVectorizer
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.volumes import Volumes
 
 
 class Hashing:
     """Counts of hashed word n-grams, as rows of length 1."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
         # A class of one's own may read any field of the spec.
         ngram_max = (spec.preprocessor and spec.preprocessor.ngram_max) or 2
         # Classical models keep this attribute beside themselves, so that `predict` has it too.

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-import specs
-from results import RESULTS
+from support import specs
+from support.results import RESULTS
 from trainingtask_api import names
 from trainingtask_cli.__main__ import app
 

@@ -10,7 +10,7 @@ import yaml
 
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.errors import CommandError, TemporaryError
-from trainingtask_cli.reading import state_of
+from trainingtask_cli.parsing import state_of
 
 
 @pytest.fixture

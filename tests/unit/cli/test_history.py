@@ -15,14 +15,14 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 
-from results import RESULTS
+from support.results import RESULTS
 from trainingtask_api import names
-from trainingtask_api.run import RunEvent, RunStatus, TrainingRun, run_id
-from trainingtask_api.schema import migrate
-from trainingtask_api.store import open_history, record, record_many
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
 from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, since
-from trainingtask_cli.runs import FromDatabase, FromServer, may_carry_a_token, newest
+from trainingtask_cli.history_client import FromDatabase, FromServer, may_carry_a_token, newest
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import open_history, record, record_many
+from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 RUNS = 7  # t0 to t6, the newest last
@@ -237,7 +237,7 @@ def test_what_is_not_there_is_named(cli: Cli, where: str) -> None:
 
 
 def test_more_runs_than_a_page_are_read_page_by_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_cli.runs._PAGE", 3)
+    monkeypatch.setattr("trainingtask_cli.history_client._PAGE", 3)
     source = FromDatabase(database)
     for limit, more in ((3, True), (5, True), (7, False), (50, False)):
         runs, follows = newest(source, {}, limit)
@@ -373,6 +373,6 @@ def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> 
 
 
 def test_csv_has_the_fields_of_a_run_in_a_list() -> None:
-    from trainingtask_api.reading import RunSummary
+    from trainingtask_history.queries import RunSummary
 
     assert list(RunSummary.model_fields) == list(COLUMNS)

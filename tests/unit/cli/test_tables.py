@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from trainingtask_api.crd import PRINTER_COLUMNS
+from trainingtask_cli.formatting import duration, shown, size
 from trainingtask_cli.output import as_csv, show
 from trainingtask_cli.tables import compare_tasks, differences, flat, list_table, same_data, task_row
-from trainingtask_cli.words import duration, shown, size
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 

@@ -2,8 +2,8 @@ from datetime import timedelta
 
 import pytest
 
-from fake_cluster import NOW, FakeCluster, Rows
-from trainingtask_operator.reconciler import AFTER_OTHERS, Reconciler
+from support.in_memory_api_server import NOW, FakeCluster, Rows
+from trainingtask_operator.controller.reconciler import AFTER_OTHERS, Reconciler
 from trainingtask_operator.settings import Settings
 
 

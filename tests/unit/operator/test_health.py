@@ -5,10 +5,10 @@ import time
 import aiohttp
 import pytest
 
-from ports import free_port
+from support.ports import free_port
 from trainingtask_api import names
 from trainingtask_operator import health, metrics
-from trainingtask_operator.app import App
+from trainingtask_operator.manager import App
 from trainingtask_operator.settings import Settings
 
 

@@ -8,10 +8,10 @@ import hypothesis
 import pytest
 import yaml
 
-from specs import task as manifest
-from tiny_models import write_tiny_models
+from support.specs import task as manifest
+from support.tiny_models import write_tiny_models
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.volumes import Volumes
 
 # What is computed here is too small to share between threads, which on a busy machine only wait for each other. Read by
 # the numeric libraries when they are imported, and by the processes that tests start.
@@ -25,8 +25,8 @@ GO_EMOTIONS = Path(__file__).parents[3] / ".." / "shared" / "data" / "go_emotion
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Places:
-    return Places(tmp_path / "dataset", tmp_path / "model", tmp_path / "output")
+def places(tmp_path: Path) -> Volumes:
+    return Volumes(tmp_path / "dataset", tmp_path / "model", tmp_path / "output")
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from specs import CLASSICAL
+from support.specs import CLASSICAL
 from trainingtask_api.scores import EvaluationResult
 from trainingtask_api.status import ExitCode, Phase, Results
-from trainingtask_trainer.cpus import cpu_limit
+from trainingtask_trainer.artifacts.provenance import require_finite
 from trainingtask_trainer.errors import Fault, Interrupted, UserError, diagnose
-from trainingtask_trainer.imports import without
-from trainingtask_trainer.places import contents
-from trainingtask_trainer.record import require_finite
-from trainingtask_trainer.taskfile import read_task
+from trainingtask_trainer.manifest import read_task
+from trainingtask_trainer.runtime.cgroup import cpu_limit
+from trainingtask_trainer.runtime.import_guard import without
+from trainingtask_trainer.volumes import contents
 
 
 @pytest.mark.parametrize(

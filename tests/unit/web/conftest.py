@@ -8,12 +8,12 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
-from postgres import Postgres
-from runs import a_run, of_team_b
-from small_kubernetes import SmallKubernetes, small_kubernetes
-from trainingtask_api.run import MetricPoint, RunEvent
-from trainingtask_api.schema import migrate
-from trainingtask_api.store import open_history, record_many
+from support.fake_api_server import SmallKubernetes, small_kubernetes
+from support.postgres import Postgres
+from support.run_rows import a_run, of_team_b
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import open_history, record_many
+from trainingtask_history.tables import MetricPoint, RunEvent
 from trainingtask_web.app import create_app
 from trainingtask_web.settings import load_settings
 

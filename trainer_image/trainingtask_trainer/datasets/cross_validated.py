@@ -17,9 +17,9 @@ from typing import ClassVar
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
-from trainingtask_trainer.datasets.files import Row, cell, delimited
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.places import contents, find
+from trainingtask_trainer.sources.files import Row, cell, delimited
+from trainingtask_trainer.volumes import contents, find
 
 # What the file's author can change; any other error of SQLite is the machine's.
 _FILE_IS_WRONG = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}

@@ -15,7 +15,7 @@ from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_trainer.datasets import go_emotions_raw
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.places import contents, find
+from trainingtask_trainer.volumes import contents, find
 
 HUB_ID = "google-research-datasets/go_emotions"
 _TSV_FILES = ("train.tsv", "dev.tsv", "test.tsv")

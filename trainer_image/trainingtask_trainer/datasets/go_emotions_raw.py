@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
-from trainingtask_trainer.datasets.files import READERS, cell, is_on, text
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.places import contents
+from trainingtask_trainer.sources.files import READERS, cell, is_on, text
+from trainingtask_trainer.volumes import contents
 
 _NOT_LABELS = {
     "text", "id", "author", "subreddit", "link_id", "parent_id", "created_utc", "rater_id", "example_very_unclear",

@@ -12,7 +12,7 @@ import numpy as np
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_trainer.datasets.base import RawData, Split
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.imports import without
+from trainingtask_trainer.runtime.import_guard import without
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2

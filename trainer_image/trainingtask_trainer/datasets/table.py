@@ -16,9 +16,9 @@ from typing import Any, ClassVar, NamedTuple
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.dataset import TableColumns
 from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
-from trainingtask_trainer.datasets.files import READERS, cell, is_on, text
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.places import contents, find
+from trainingtask_trainer.sources.files import READERS, cell, is_on, text
+from trainingtask_trainer.volumes import contents, find
 
 _SPLIT_FILES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.metrics import LabelMatrix, Probabilities
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
 from trainingtask_trainer.preprocessors.base import Preprocessor
-from trainingtask_trainer.progress import CurvePoint, Progress
+from trainingtask_trainer.reporting.progress import CurvePoint, Progress
+from trainingtask_trainer.volumes import Volumes
 
 Predictor = Callable[[Sequence[str]], Probabilities]
 """Texts to probabilities of shape [texts, labels]."""
@@ -62,7 +62,7 @@ class Model(Protocol):
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions belong into the results."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None: ...
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None: ...
 
     def arguments(self) -> dict[str, Scalar]:
         """Return its arguments after all defaults, by their path in the spec."""

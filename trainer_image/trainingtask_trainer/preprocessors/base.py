@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.volumes import Volumes
 
 
 class Preprocessor(Protocol):
@@ -15,7 +15,7 @@ class Preprocessor(Protocol):
     A classical model keeps one that is `Vectorizing` or `Saving` as well beside itself.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None: ...
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None: ...
 
     def fit(self, texts: Sequence[str]) -> None:
         """Learn from the training texts, and from no others."""

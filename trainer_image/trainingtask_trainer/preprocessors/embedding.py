@@ -12,12 +12,12 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import Device, TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.cache import cached, digest
-from trainingtask_trainer.device import prepare_torch
-from trainingtask_trainer.models.finetuning.inputs import pad
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.models.transformers.collation import pad
+from trainingtask_trainer.preprocessors.array_cache import cached, digest
 from trainingtask_trainer.preprocessors.tokenizer import encode, read_tokenizer
-from trainingtask_trainer.pretrained import check_data, check_weights, encoder_folder, reading
+from trainingtask_trainer.pretrained.checkpoint import check_data, check_weights, encoder_folder, reading
+from trainingtask_trainer.runtime.device import prepare_torch
+from trainingtask_trainer.volumes import Volumes
 
 _BATCH_TOKENS = 4096  # padding counted
 
@@ -30,7 +30,7 @@ class Embedding:
     Features are a matrix [texts, hidden size], kept in the cache: they depend on the encoder and the texts alone.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
         self._device = prepare_torch(spec.device)
         wanted = spec.preprocessor or PreprocessorSpec()
         self._folder = encoder_folder(wanted, places.preprocessor)

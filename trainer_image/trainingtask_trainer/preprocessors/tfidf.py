@@ -10,7 +10,7 @@ from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.places import Places
+from trainingtask_trainer.volumes import Volumes
 
 # Words of any length, and each other character: scikit-learn's own pattern drops "I", "!" and emoji, which tell a lot.
 _TOKENS = r"\w+|[^\w\s]"
@@ -22,7 +22,7 @@ class Tfidf:
     Word n-grams, and on request character n-grams within words beside them. Rows of each of the two have length 1.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
         del places
         wanted = spec.preprocessor or PreprocessorSpec()
         self._minimum = wanted.min_document_frequency or 2

@@ -10,10 +10,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.cache import cached, digest
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.places import Places
-from trainingtask_trainer.pretrained import checkpoint_folder, checkpoint_name, reading, text_limit
+from trainingtask_trainer.preprocessors.array_cache import cached, digest
+from trainingtask_trainer.pretrained.checkpoint import checkpoint_folder, checkpoint_name, reading, text_limit
+from trainingtask_trainer.volumes import Volumes
 
 DEFAULT_MAX_LENGTH = 128
 # Everything in a checkpoint that a tokenizer may read; the weights are not among them.
@@ -57,7 +57,7 @@ class TokenIds:
 class Tokenizer:
     """Token ids with the special tokens of the checkpoint, at most `max_length` of them."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Places) -> None:
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
         folder = checkpoint_folder(spec.model, places.model)
         wanted = spec.preprocessor.max_length if spec.preprocessor else None
         self.tokenizer, self.max_length = read_tokenizer(folder, checkpoint_name(spec.model), wanted)

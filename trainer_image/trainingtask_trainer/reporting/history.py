@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trainingtask_api import names
-from trainingtask_api.run import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_api.status import Phase, TrainingReport
-from trainingtask_api.store import HistoryError, open_history, record
 from trainingtask_api.task import TrainingTask
+from trainingtask_history.store import HistoryError, open_history, record
+from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.progress import CurvePoint
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
+from trainingtask_trainer.reporting.progress import CurvePoint
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class HistorySink(BackgroundSink):
             new = curve()[written:]
             try:
                 if schema_missing:
-                    from trainingtask_api.schema import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
+                    from trainingtask_history.schema import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
 
                     migrate(engine)
                     schema_missing = False

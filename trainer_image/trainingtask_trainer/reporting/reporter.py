@@ -5,9 +5,9 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
-from trainingtask_trainer.interruption import Interruption
-from trainingtask_trainer.memory import peak_bytes
-from trainingtask_trainer.progress import CurvePoint, Step
+from trainingtask_trainer.reporting.progress import CurvePoint, Step
+from trainingtask_trainer.runtime.memory import peak_bytes
+from trainingtask_trainer.runtime.signals import Interruption
 
 # Well within the pod's grace period of a minute.
 _PATIENCE_AFTER_SIGTERM = 10.0

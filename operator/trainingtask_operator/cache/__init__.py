@@ -1,0 +1,1 @@
+"""What the watches know: informers, trimmed stores, the assume cache and the work queue."""

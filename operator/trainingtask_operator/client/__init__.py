@@ -1,0 +1,1 @@
+"""The API server: a small client, its errors, and leader election."""

@@ -1,0 +1,1 @@
+"""The background writer of history rows."""

@@ -1,0 +1,70 @@
+"""Nodes that are no machines: kwok plays their kubelet, so that a test may have GPUs, and may lose a node."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from support.kubectl import Kubectl, eventually
+
+STAGES = Path(__file__).with_name("fake_nodes.yaml")
+LABEL = "trainingtask.dev/fake"  # its value says which kind of node it is
+GPU = "nvidia.com/gpu"
+
+# What the chart offers on them; ordinary pods stay away by the taints.
+PROFILES = {
+    "fake": {
+        "device": "cpu",
+        "nodeSelector": {LABEL: "cpu"},
+        "tolerations": [{"key": LABEL, "operator": "Exists", "effect": "NoSchedule"}],
+    },
+    "doomed": {
+        "device": "cpu",
+        "nodeSelector": {LABEL: "doomed"},
+        "tolerations": [{"key": LABEL, "operator": "Exists", "effect": "NoSchedule"}],
+    },
+}
+
+
+def node(kind: str, gpus: int = 0) -> dict[str, Any]:
+    """Return a node of plenty, which none but trainers of that kind tolerate."""
+    capacity = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "100"} | (
+        {GPU: str(gpus)} if gpus else {}
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": f"fake-{kind}", "labels": {LABEL: kind}},
+        "spec": {"taints": [{"key": GPU if gpus else LABEL, "value": "present", "effect": "NoSchedule"}]},
+        "status": {"capacity": capacity, "allocatable": capacity},
+    }
+
+
+@contextmanager
+def fake_nodes(kubectl: Kubectl, *nodes: dict[str, Any], log: Path) -> Iterator[None]:
+    """Have these nodes for a while."""
+    names = [item["metadata"]["name"] for item in nodes]
+    with log.open("wb") as output:
+        kwok = subprocess.Popen(
+            ["kwok", f"--config={STAGES}", f"--manage-nodes-with-label-selector={LABEL}", "--v=WARN"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            kubectl.apply(*nodes)
+            eventually("fake nodes", lambda: all(_is_ready(kubectl.get("node", name)) for name in names))
+            yield
+        finally:
+            # First the nodes: whatever is bound to them ends by itself then, or is deleted by force.
+            kubectl("delete", "node", *names, "--ignore-not-found")
+            pods = [p for p in kubectl.find("pods") if p["spec"].get("nodeName") in names]
+            if pods:
+                kubectl("delete", "pod", *(p["metadata"]["name"] for p in pods), "--force", "--ignore-not-found")
+            kwok.terminate()
+            kwok.wait(timeout=30)
+
+
+def _is_ready(found: dict[str, Any]) -> bool:
+    conditions = found["status"].get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)

@@ -1,0 +1,35 @@
+"""The Helm chart as Helm renders it."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "trainingtask-operator"
+
+Manifest = dict[str, Any]
+
+
+def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["helm", *arguments], capture_output=True, text=True, check=False)
+
+
+def render(*options: str, chart: Path = CHART) -> list[Manifest]:
+    done = helm("template", "tt", str(chart), "--namespace=ops", "--kube-version=1.34.0", *options)
+    assert done.returncode == 0, done.stderr
+    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+
+
+def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
+    return [manifest for manifest in manifests if manifest["kind"] == kind]
+
+
+def named(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:
+    (found,) = (
+        manifest
+        for manifest in of_kind(manifests, kind)
+        if manifest["metadata"]["name"] == name and namespace in (None, manifest["metadata"].get("namespace"))
+    )
+    return found

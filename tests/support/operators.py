@@ -1,0 +1,149 @@
+"""Replicas of the operator as processes of this machine, run as a kubelet would run them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Self
+
+from support.ports import free_port
+from trainingtask_api import names
+from trainingtask_operator.settings import SETTINGS_VARIABLE
+
+# The operator, but for how long it lets a watch be silent.
+IMPATIENT = """\
+import runpy
+import kopf
+from trainingtask_operator.client import kubernetes
+
+kubernetes.SILENT_SECONDS = {seconds}
+
+@kopf.on.startup(id="impatient")
+async def impatient(settings, **_):
+    settings.watching.inactivity_timeout = {seconds}
+
+runpy.run_module("trainingtask_operator", run_name="__main__")
+"""
+
+
+class Operator:
+    """One replica. When it ends by itself it is started again, and that is remembered.
+
+    Attributes
+    ----------
+    ended
+        Exit codes of the ends that nobody asked for.
+    """
+
+    def __init__(
+        self, log: Path, kubeconfig: Path, settings: Path, patience: float | None = None, **environment: str
+    ) -> None:
+        self.log = log
+        self._command = ["-m", "trainingtask_operator"]
+        if patience is not None:
+            self._command = ["-c", IMPATIENT.format(seconds=patience)]
+        self.ended: list[int] = []
+        self._health = free_port()
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if name != names.ENV_HISTORY_URL},
+            "KUBECONFIG": str(kubeconfig),
+            SETTINGS_VARIABLE: str(settings),
+            names.ENV_HEALTH_PORT: str(self._health),
+            names.ENV_METRICS_PORT: str(free_port()),
+            **environment,
+        }
+        self._process: asyncio.subprocess.Process | None = None
+        self._kubelet: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.kill()
+
+    async def start(self) -> None:
+        """Start it; it is not ready yet."""
+        await self._spawn()
+        self._kubelet = asyncio.create_task(self._restart_for_ever())
+
+    async def kill(self) -> None:
+        """SIGKILL it, and leave it dead."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self, grace_period: float) -> int:
+        """Ask it to end, as a kubelet does; return its exit code, that of a SIGKILL after the grace period."""
+        try:
+            async with asyncio.timeout(grace_period):
+                return await self._end(signal.SIGTERM)
+        except TimeoutError:
+            return await self._end(signal.SIGKILL)
+
+    async def _end(self, by: signal.Signals) -> int:
+        if self._kubelet is not None:
+            self._kubelet.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._kubelet
+            self._kubelet = None
+        if self._process is None:
+            return 0
+        if self._process.returncode is None:
+            self._process.send_signal(by)
+        code = await self._process.wait()
+        self._process = None
+        return code
+
+    async def restart(self) -> None:
+        """SIGKILL it, and start it again."""
+        await self.kill()
+        await self.start()
+
+    async def ready(self, role: str = "", timeout: float = 60) -> str:
+        """Wait until it is ready, as `role` where one is given; return as what."""
+        async with asyncio.timeout(timeout):
+            while True:
+                answer = await asyncio.to_thread(self._readyz)
+                if answer is not None and role in ("", answer):
+                    return answer
+                await asyncio.sleep(0.1)
+
+    def defects(self) -> list[str]:
+        """Return the lines of the log that no fault excuses."""
+        said = self.log.read_text().splitlines()
+        return [line for line in said if "the reconcile failed" in line or "a background loop ended" in line]
+
+    def _readyz(self) -> str | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/readyz", timeout=5) as response:
+                return str(response.read().decode().strip())
+        except (OSError, urllib.error.URLError):
+            return None
+
+    async def _spawn(self) -> None:
+        with self.log.open("ab") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, *self._command, env=self._environment, stdout=output, stderr=output
+            )
+
+    async def _restart_for_ever(self) -> None:
+        while True:
+            assert self._process is not None
+            self.ended.append(await self._process.wait())
+            await asyncio.sleep(1)
+            await self._spawn()
+
+
+@asynccontextmanager
+async def leader_and_standby(first: Operator, second: Operator) -> AsyncIterator[tuple[Operator, Operator]]:
+    """Start two replicas, the first of which is the leader."""
+    async with first:
+        await first.ready("leader")
+        async with second:
+            await second.ready("standby")
+            yield first, second

@@ -1,0 +1,135 @@
+"""A real, throw-away Postgres for tests, from the distribution's packages (Debian: `apt-get install postgresql`)."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from sqlalchemy import URL, create_engine, text
+
+from support.ports import free_port
+
+_START_SECONDS = 60
+
+
+@dataclass
+class Postgres:
+    """A server of its own on a free loopback port; the tests' superuser is `postgres`."""
+
+    data: Path
+    port: int
+    password: str = field(repr=False)
+    process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
+        """Return a URL with its password in it."""
+        return URL.create(
+            "postgresql+psycopg", user, password or self.password, "127.0.0.1", self.port, database
+        ).render_as_string(hide_password=False)
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Execute statements as the superuser, each on its own."""
+        engine = create_engine(self.url(database), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+        engine.dispose()
+
+    def create_database(self) -> str:
+        """Create an empty database with an owner of the same name and password; return the name."""
+        name = f"db_{uuid.uuid4().hex[:12]}"
+        self.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'", f"CREATE DATABASE {name} OWNER {name}")
+        return name
+
+    def start(self) -> None:
+        """Start the server and wait until it accepts connections."""
+        with (self.data / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [_program("postgres"), "-D", str(self.data), "-p", str(self.port), "-h", "127.0.0.1", "-k", "", "-F"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.data,
+                user=_server_user(),
+                group=_server_user(),
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._accepts():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"Postgres did not start:\n{(self.data / 'server.log').read_text()}")
+            time.sleep(0.05)
+
+    def _accepts(self) -> bool:
+        ready = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(ready, check=False).returncode == 0
+
+    def stop(self) -> None:
+        """Stop the server at once; the data stay, so that `start` continues."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGINT)  # Postgres' "fast" shutdown: does not wait for clients
+            self.process.wait(timeout=_START_SECONDS)
+            self.process = None
+
+
+def throw_away_postgres() -> Iterator[Postgres]:
+    """Yield a running server; remove it and its data afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="trainingtask-postgres-"))
+    try:
+        if (user := _server_user()) is not None:
+            shutil.chown(folder, user)
+        server = Postgres(data=folder / "data", port=free_port(), password=uuid.uuid4().hex)
+        _initialise(server, folder / "password")
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder)
+
+
+def _initialise(server: Postgres, password_file: Path) -> None:
+    password_file.write_text(server.password)
+    password_file.chmod(0o644)  # inside a folder that only the server's user can enter
+    done = subprocess.run(
+        [
+            _program("initdb"),
+            *("-D", str(server.data), "-U", "postgres", f"--pwfile={password_file}"),
+            *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"),
+        ],
+        capture_output=True,
+        check=False,
+        cwd=server.data.parent,
+        text=True,
+        user=_server_user(),
+        group=_server_user(),
+    )
+    if done.returncode:
+        raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+
+def _server_user() -> str | None:
+    """Return whom to start the server as, None for the user of the tests: Postgres refuses to run as root."""
+    return "postgres" if os.geteuid() == 0 else None
+
+
+def _program(name: str) -> str:
+    # Debian keeps the server's programs out of PATH, one folder per major version.
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
+    found = str(versions[-1]) if versions else shutil.which(name)
+    if found is None:
+        pytest.fail(f"these tests need PostgreSQL, and '{name}' was not found: apt-get install postgresql")
+    return found
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    """Return a running server; a module that wants it imports this name."""
+    yield from throw_away_postgres()

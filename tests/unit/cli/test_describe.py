@@ -1,0 +1,67 @@
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+from trainingtask_cli.describe import describe
+from trainingtask_cli.formatting import moment
+from trainingtask_cli.output import Table
+
+NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
+
+
+def sections(task: dict[str, Any]) -> dict[str, Table]:
+    return {part.title: part for part in describe(task, NOW) if isinstance(part, Table)}
+
+
+def facts(task: dict[str, Any]) -> dict[str, object]:
+    return {str(name).rstrip(":"): value for name, value in sections(task)[""].rows}
+
+
+def test_a_task_nobody_has_looked_at_says_so(make: SimpleNamespace) -> None:
+    said = facts(make.task("a"))
+    assert said["State"] == "none"
+    assert "the operator has not looked at it yet" in str(said["Reason"])
+    assert list(sections(make.task("a"))) == [""]
+
+
+def test_a_running_task_tells_how_far_it_is(make: SimpleNamespace) -> None:
+    task = make.task("a", "Running", startTime="2026-05-04T10:01:00Z", progressStale=True, training=make.report())
+    said = facts(task)
+    assert said["Progress"] == (
+        "Training 42%, epoch 2 of 3, step 42 of 100, loss 0.2100, 12.5 rows/s, 2m10s left, not heard of for some minutes"
+    )
+    assert said["Started"] == f"{moment(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
+    assert "Ended" not in said
+
+
+def test_a_failure_is_told_in_words_with_its_way_there(make: SimpleNamespace) -> None:
+    attempts = [
+        {"number": 1, "pod": "a-1", "node": "n1", "startTime": "2026-05-04T10:00:10Z", "finishTime": "2026-05-04T10:00:30Z", "exitCode": 137, "reason": "OOMKilled"},
+        {"number": 2, "pod": "a-2", "startTime": "2026-05-04T10:05:00Z"},
+    ]  # fmt: skip
+    task = make.task("a", "Failed", reason="RetriesExhausted", attempts=attempts)
+    task["spec"]["dataset"] |= {"volumeClaim": "data", "path": "x.csv"}
+    assert facts(task)["Reason"] == "RetriesExhausted: a is Failed."
+    assert facts(task)["Data set"] == "support_tickets (data:x.csv)"
+    task["spec"]["model"] |= {"checkpoint": "owner/name"}
+    assert facts(task)["Model"] == "logistic_regression (owner/name)"
+    timeline = sections(task)["Conditions"].rows
+    assert [row[1:4] for row in timeline] == [
+        ("+0s", "Accepted=True", "Accepted"),
+        ("+60s", "Failed=True", "RetriesExhausted"),
+    ]
+    assert [row[2:] for row in sections(task)["Attempts"].rows] == [
+        ("20s", 137, "OOMKilled", "n1", "a-1"),
+        ("2m30s", None, None, None, "a-2"),
+    ]
+
+
+def test_scores_stand_beside_the_baselines(make: SimpleNamespace) -> None:
+    parts = sections(make.task("a", "Succeeded", training=make.result()))
+    scores = next(
+        part for title, part in parts.items() if title.startswith("Scores on 20 test rows, threshold 0.400 (global)")
+    )
+    assert scores.columns == ("", "MODEL", "LABEL PRIOR", "NO LABEL")
+    assert ("micro-F1", 0.5454, 0.3, 0.0) in scores.rows
+    assert parts["Warnings"].rows == [("! rare labels were not learnt",)]
+    assert [row[0] for row in parts["Labels"].rows] == ["a|b", "c", "d"]

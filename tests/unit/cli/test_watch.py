@@ -1,0 +1,106 @@
+import io
+from datetime import UTC, datetime
+from types import SimpleNamespace
+
+import pytest
+from rich.console import Console
+
+from trainingtask_cli.options import Format
+from trainingtask_cli.parsing import state_of, status_of
+from trainingtask_cli.watch import line_of, live_table, percent, print_changes, shown_states
+
+NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
+
+
+def by_uid(*tasks: dict) -> dict:
+    return {task["metadata"]["uid"]: task for task in tasks}
+
+
+def test_it_ends_when_all_that_is_shown_has_ended(make: SimpleNamespace) -> None:
+    running, done = make.task("a", "Running"), make.task("a", "Succeeded")
+    other = make.task("b", "Pending")
+    changes = iter([by_uid(running), by_uid(running, other), by_uid(done, other), by_uid(done), by_uid(running)])
+    states = [[(task["metadata"]["name"], state_of(task)) for task in state] for state in shown_states(changes, [])]
+    assert states == [
+        [("a", "Running")],
+        [("a", "Running"), ("b", "Pending")],
+        [("a", "Succeeded"), ("b", "Pending")],
+        [("a", "Succeeded"), ("b", "Deleted")],
+    ]
+
+
+def test_only_the_named_tasks_are_waited_for(make: SimpleNamespace) -> None:
+    changes = [by_uid(make.task("a", "Failed"), make.task("b", "Running"))]
+    assert [[task["metadata"]["name"] for task in state] for state in shown_states(changes, ["a"])] == [["a"]]
+
+
+def test_nothing_to_show_is_the_end(make: SimpleNamespace) -> None:
+    assert list(shown_states(iter([{}, by_uid(make.task("a"))]), [])) == [[]]
+
+
+@pytest.mark.parametrize(
+    ("state", "training", "line"),
+    [
+        ("", {}, "a: new"),
+        ("Pending", {}, "a: Pending, Pending: a is Pending."),
+        ("Running", {"phase": "Loading"}, "a: Running, Loading"),
+        ("Running", {"phase": "Training", "progress": "42%", "eta": "2m10s"}, "a: Running, Training 42%, 2m10s left"),
+        ("Succeeded", {"phase": "Done", "score": "0.545", "eta": None}, "a: Succeeded, score 0.545"),
+        ("Failed", {"phase": "Failed"}, "a: Failed, Failed: a is Failed."),
+    ],
+)
+def test_a_line_says_what_matters_now(make: SimpleNamespace, state: str, training: dict, line: str) -> None:
+    told = {"training": {"attempt": 1, **training}} if training else {}
+    assert line_of(make.task("a", state, **told), namespaces=False) == line
+
+
+def test_a_line_is_printed_when_it_has_changed(make: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = make.task("a", "Running"), make.task("a", "Running", training=make.report())
+    print_changes([[first], [first], [second], [second], [first]], Format.TABLE, namespaces=True)
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert [line.split(",")[1:2] for line in lines] == [[], [" Training 42%"], []]
+    assert {line.split(":")[0] for line in lines} == {"team-a/a"}
+
+
+def test_programs_get_a_document_or_a_row_for_each_change(
+    make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states = [
+        [make.task("a", "Running"), make.task("b", "Running")],
+        [make.task("a", "Failed"), make.task("b", "Running")],
+    ]
+    print_changes(states, Format.CSV, namespaces=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("namespace,name,state,")
+    assert [line.split(",")[1:3] for line in lines[1:]] == [["a", "Running"], ["b", "Running"], ["a", "Failed"]]
+    print_changes(states, Format.YAML, namespaces=False)
+    assert capsys.readouterr().out.count("---\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("training", "expected"),
+    [
+        ({"step": 1, "totalSteps": 4, "progress": "99%"}, 25),
+        ({"progress": "42%"}, 42),
+        ({"progress": "soon"}, 0),
+        ({"step": 1, "totalSteps": 0}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_bar_is_as_long_as_the_training_is_far(make: SimpleNamespace, training: dict, expected: float) -> None:
+    task = make.task("a", "Running", training={"attempt": 1, "phase": "Training", **training})
+    assert percent(status_of(task)) == expected
+
+
+def test_the_live_table_has_a_bar_and_the_time_left(make: SimpleNamespace) -> None:
+    tasks = [make.task("a", "Running", training=make.report()), make.task("b", "Pending", reason="Unschedulable")]
+    text = io.StringIO()
+    Console(file=text, force_terminal=True, width=140, color_system=None).print(
+        live_table(tasks, NOW, namespaces=False)
+    )
+    header, first, second = text.getvalue().splitlines()
+    assert header.split() == ["NAME", "STATE", "PHASE", "PROGRESS", "EPOCH", "LOSS", "ETA", "SCORE", "AGE"]
+    assert first.split()[:3] == ["a", "Running", "Training"]
+    assert "━━━" in first
+    assert first.split()[-6:] == ["42%", "2/3", "0.210", "2m10s", "-", "7m30s"]
+    assert second.split()[:3] == ["b", "Pending", "Unschedulable"]

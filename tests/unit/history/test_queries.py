@@ -1,0 +1,257 @@
+"""Reading the history, on Postgres and on SQLite alike."""
+
+from datetime import timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy import Engine, text
+
+from support.run_rows import NOON, a_run, of_team_b
+from trainingtask_history import queries
+from trainingtask_history.queries import ALL, AccessScope, RunFilter
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import HistoryError, record, record_many
+from trainingtask_history.tables import MetricPoint, RunEvent, run_id
+
+TEAM_A = AccessScope(frozenset({"uid-of-team-a"}))
+NOTHING = AccessScope(frozenset())
+
+
+def names_of(page: queries.Page) -> list[str]:
+    return [run.name for run in page.items]
+
+
+def all_pages(engine: Engine, visible: AccessScope, limit: int, wanted: RunFilter | None = None) -> list[list[str]]:
+    pages, cursor = [], None
+    while True:
+        page = queries.list_runs(engine, visible, wanted, limit=limit, cursor=cursor)
+        pages.append(names_of(page))
+        cursor = page.next
+        if cursor is None:
+            return pages
+
+
+def test_pages_are_exact_while_runs_are_added(engine: Engine) -> None:
+    """Whatever is new appears on top; the pages that follow lose nothing and repeat nothing, also among equal times."""
+    same = NOON + timedelta(minutes=10)
+    record_many(engine, [a_run(number, create_time=same) for number in range(10)])
+    record_many(engine, [a_run(number) for number in range(10, 20)])
+    before = names_of(queries.list_runs(engine, ALL, limit=500))
+    assert len(set(before)) == 20
+
+    seen, cursor, newer = [], None, 20
+    while True:
+        page = queries.list_runs(engine, ALL, limit=3, cursor=cursor)
+        seen += names_of(page)
+        record(engine, a_run(newer))
+        newer += 1
+        cursor = page.next
+        if cursor is None:
+            break
+    assert seen == before
+    assert names_of(queries.list_runs(engine, ALL, limit=1)) == [f"task-{newer - 1}"]
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 8])
+def test_the_last_page_says_so(engine: Engine, count: int) -> None:
+    record_many(engine, [a_run(number) for number in range(count)])
+    pages = all_pages(engine, ALL, 4)
+    assert [name for page in pages for name in page] == [f"task-{number}" for number in reversed(range(count))]
+    assert len(pages) == max(1, -(-count // 4))
+
+
+def test_a_run_that_never_said_when_it_was_created_is_not_listed(engine: Engine) -> None:
+    """It has no place in the order; its own page is there."""
+    run = a_run(1, create_time=None)
+    record(engine, run)
+    assert all_pages(engine, ALL, 4) == [[]]
+    assert queries.get_run(engine, ALL, run.id) is not None
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "é", "MDAwMS0wMS0wMVQwMDowMDowMCsyMzowMCB4", "AAAA", "=" * 200])
+def test_another_cursor_is_refused(engine: Engine, cursor: str) -> None:
+    with pytest.raises(ValueError, match="the cursor is not one of this list"):
+        queries.list_runs(engine, ALL, cursor=cursor)
+
+
+FAILED = {
+    "status": "Failed",
+    "dataset": "table",
+    "model": "knn",
+    "namespace": "team-c",
+    "name": "Weekly_report",
+    "error_reason": "OOMKilled",
+    "error_message": "The trainer needed more than 48Mi: größer, it's 100% _full_.",
+    "labels": {"team": "blue", 'a"b\\c.d': "é=1", "empty": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "others"),
+    [
+        ({"namespace": "team-c"}, {"namespace": "team"}),
+        ({"state": "Failed"}, {"state": "Cancelled"}),
+        ({"dataset": "table"}, {"dataset": "Table"}),
+        ({"model": "knn"}, {"model": "kn"}),
+        ({"label": "team=blue"}, {"label": "team=blu"}),
+        ({"label": "empty="}, {"label": "team="}),
+        ({"label": 'a"b\\c.d=é'}, {"label": "a=é"}),
+        ({"text": "oomk"}, {"text": "killed"}),
+        ({"text": "NEEDED 48mi"}, {"text": "needed 49mi"}),
+        ({"text": "weekly rep"}, {"text": "weekly=other"}),
+        ({"text": "100% _full_"}, {"text": "10000%"}),
+        ({"text": "report"}, {"text": "reports"}),
+        ({"since": NOON + timedelta(minutes=5)}, {"since": NOON + timedelta(minutes=5, microseconds=1)}),
+        (
+            {"since": NOON + timedelta(seconds=270), "until": NOON + timedelta(minutes=6)},
+            {"since": NOON + timedelta(seconds=270), "until": NOON + timedelta(minutes=5)},
+        ),
+        ({"state": "Failed", "dataset": "table", "text": "knn"}, {"state": "Succeeded", "dataset": "table"}),
+    ],
+)
+def test_each_filter(engine: Engine, wanted: dict[str, Any], others: dict[str, Any]) -> None:
+    labels = FAILED["labels"] | {'a"b\\c.d': "é"}  # type: ignore[operator]
+    record_many(engine, [*(a_run(number) for number in range(5)), a_run(5, **(FAILED | {"labels": labels}))])
+    assert all_pages(engine, ALL, 3, RunFilter(**wanted)) == [["Weekly_report"]]
+    assert all_pages(engine, ALL, 3, RunFilter(**others)) == [[]]
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"namespace": "a\0b"},
+        {"label": "team"},
+        {"label": "=x"},
+        {"since": "2026-05-04T12:00:00"},
+        {"until": "0001-01-01T00:00:00+14:00"},
+        {"text": "x" * 201},
+        {"owner": "ann"},
+    ],
+)
+def test_a_filter_that_means_nothing_is_refused(wanted: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        RunFilter.model_validate(wanted)
+
+
+@pytest.mark.parametrize("words", ["&", "a:* | b", "!!", "²", "日本", "'; drop", "\\", "é" * 200, "%", ":*"])
+def test_no_text_is_a_fault(engine: Engine, words: str) -> None:
+    record(engine, a_run(1))
+    assert names_of(queries.list_runs(engine, ALL, RunFilter(text=words))) in ([], ["task-1"])
+
+
+MANY = frozenset(f"uid-{number}" for number in range(150))
+
+
+@pytest.mark.parametrize(
+    ("uids", "seen"),
+    [
+        (None, [6, 5, 4, 3, 2, 1, 0]),
+        ((), []),
+        (("uid-of-team-a",), [4, 2, 0]),
+        (("uid-of-team-a", "uid-of-team-b"), [5, 4, 3, 2, 1, 0]),
+        ((*MANY, "uid-of-team-b"), [5, 3, 1]),
+        (("team-a",), []),
+    ],
+)
+def test_everybody_sees_theirs_alone(engine: Engine, uids: tuple[str, ...] | None, seen: list[int]) -> None:
+    runs = [(a_run, of_team_b)[number % 2](number) for number in range(6)]
+    runs.append(a_run(6, namespace_uid=None))  # nobody has vouched for its namespace yet
+    points = [MetricPoint(run_id=run.id, name="training_loss", step=1, value=1.0) for run in runs]
+    events = [RunEvent(run_id=run.id, time=NOON, type="Accepted", reason="Accepted") for run in runs]
+    record_many(engine, runs, points=points, events=events)
+    visible = AccessScope(None if uids is None else frozenset(uids))
+    theirs = [runs[number].id for number in seen]
+    keys = [run.id for run in reversed(runs)]
+
+    assert [run.id for run in queries.list_runs(engine, visible).items] == theirs
+    assert [run.id for run in queries.list_runs(engine, visible, RunFilter(text="task"), limit=50).items] == theirs
+    assert [run.id for run in queries.export_runs(engine, visible, RunFilter(), 100)] == theirs
+    assert [run.id for run in queries.get_runs(engine, visible, keys)] == theirs
+    assert set(queries.get_metrics(engine, visible, keys)) == set(theirs)
+    for run in runs:
+        is_theirs = run.id in theirs
+        assert bool(queries.get_run(engine, visible, run.id)) is is_theirs
+        assert bool(queries.get_events(engine, visible, run.id)) is is_theirs
+        assert bool(queries.get_attempts(engine, visible, run.task_uid)) is is_theirs
+
+
+def test_a_namespace_that_was_created_anew_does_not_see_its_predecessors_runs(engine: Engine) -> None:
+    record_many(engine, [a_run(1), a_run(2, namespace_uid="uid-of-the-new-team-a")])
+    assert names_of(queries.list_runs(engine, TEAM_A)) == ["task-1"]
+    assert names_of(queries.list_runs(engine, AccessScope(frozenset({"uid-of-the-new-team-a"})))) == ["task-2"]
+    assert queries.namespaces_with_runs(engine) == {"uid-of-team-a", "uid-of-the-new-team-a"}
+
+
+def test_no_namespaces_without_runs(engine: Engine) -> None:
+    assert queries.namespaces_with_runs(engine) == set()
+    record(engine, a_run(1, namespace_uid=None))
+    assert queries.namespaces_with_runs(engine) == set()
+
+
+def test_a_curve_is_thinned_out_evenly_and_keeps_its_ends(engine: Engine) -> None:
+    lengths = [1, 2, 3, 498, 499, 500, 501, 998, 999, 1000, 1001, 2496, 2497]
+    runs = {length: a_run(length) for length in lengths}
+    points = [
+        MetricPoint(run_id=run.id, name="training_loss", step=10 * place, value=float(place))
+        for length, run in runs.items()
+        for place in range(length)
+    ]
+    record_many(engine, list(runs.values()), points=points)
+
+    for most in (2, 3, 10, 500):
+        found = queries.get_metrics(engine, ALL, [run.id for run in runs.values()], most=most)
+        for length, run in runs.items():
+            steps = [point.step for point in found[run.id]["training_loss"]]
+            assert (steps[0], steps[-1]) == (0, 10 * (length - 1)), (length, most)
+            assert len(steps) <= most, (length, most)
+            gaps = {after - before for before, after in pairwise(steps[:-1])}
+            assert len(gaps) <= 1, (length, most)
+            if length <= most - 1:
+                assert len(steps) == length, (length, most)
+            elif most == 500:
+                assert len(steps) > most // 2, (length, most)
+
+
+def test_only_the_curves_that_are_asked_for(engine: Engine) -> None:
+    runs = [a_run(1), a_run(2)]
+    points = [
+        MetricPoint(run_id=run.id, name=name, step=1, value=2.0)
+        for run in runs
+        for name in ("training_loss", "learning_rate")
+    ]
+    record_many(engine, runs, points=points)
+    assert queries.get_metrics(engine, ALL, [runs[0].id], names=["learning_rate"]) == {
+        runs[0].id: {"learning_rate": [(1, 2.0)]}
+    }
+
+
+def test_attempts_and_events_are_in_their_order(engine: Engine) -> None:
+    attempts = [a_run(1, id=run_id("uid-1", number), attempt=number) for number in (3, 1, 2)]
+    key = run_id("uid-1", 1)
+    events = [
+        RunEvent(run_id=key, time=NOON + timedelta(seconds=second), type="Phase", reason=f"R{second}", message="said")
+        for second in (2, 0, 1)
+    ]
+    record_many(engine, attempts, events=events)
+    assert [run.attempt for run in queries.get_attempts(engine, ALL, "uid-1")] == [1, 2, 3]
+    found = queries.get_events(engine, ALL, key)
+    assert [(event.reason, event.time) for event in found] == [
+        (f"R{second}", NOON + timedelta(seconds=second)) for second in (0, 1, 2)
+    ]
+
+
+def test_an_export_ends_at_its_bound(engine: Engine) -> None:
+    record_many(engine, [a_run(number) for number in range(6)])
+    found = [run.name for run in queries.export_runs(engine, ALL, RunFilter(), 4)]
+    assert found == ["task-5", "task-4", "task-3", "task-2"]
+
+
+def test_a_history_without_its_tables_does_not_answer(empty: Engine) -> None:
+    migrate(empty)
+    queries.answers(empty)
+    with empty.begin() as connection:
+        connection.execute(text("DROP TABLE run_event"))
+    with pytest.raises(HistoryError, match="run_event"):
+        queries.answers(empty)

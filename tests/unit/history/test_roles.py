@@ -1,0 +1,218 @@
+"""What each role of the history's database can do with rows of its own namespace and of others, as measured."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from support.postgres import Postgres
+from support.stored_runs import NOW, stored
+from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
+from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
+from trainingtask_history.roles import trainer_role
+from trainingtask_history.schema import migrate
+from trainingtask_history.store import HistoryError, record
+
+__all__ = ["tenants"]
+
+SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
+
+ROWS = {
+    "own open run": run_of("team-a", "-open"),
+    "own finished run": run_of("team-a", "-done", status="Succeeded", finish_time=NOW, score=0.5),
+    "other's open run": run_of("team-b", "-open"),
+    "other's finished run": run_of("team-b", "-done", status="Succeeded", finish_time=NOW, score=0.5),
+}
+NEW = "gen_random_uuid(), 'u', '{namespace}', 'new', 1, 'd', 'm', 'cpu', 'Running'"
+COLUMNS = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
+
+
+def can(engine: Engine, statement: str) -> bool:
+    """Tell whether a statement reaches a row; nothing of it stays."""
+    with engine.connect() as connection:
+        try:
+            return connection.execute(text(statement)).rowcount > 0
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", "") not in ("42501", "P0001"):  # a missing right, or a final row
+                raise
+            return False
+
+
+def rights(engine: Engine, row: str) -> str:
+    """Return what a role can do with a row, what it can add to its run and what it can read of that."""
+    key = ROWS[row].id
+    run = {
+        "read": f"SELECT id, spec, status FROM training_run WHERE id = '{key}'",
+        "change": f"UPDATE training_run SET status = 'Failed', error_reason = 'x' WHERE id = '{key}'",
+        "delete": f"DELETE FROM training_run WHERE id = '{key}'",
+    }
+    parts = {
+        "add": (
+            f"INSERT INTO run_event VALUES ('{key}', now(), 'Phase', 'Saving', '')",
+            f"INSERT INTO metric_point VALUES ('{key}', 'training_loss', 2, 0.1)",
+        ),
+        "read curves": (
+            f"SELECT 1 FROM run_event WHERE run_id = '{key}'",
+            f"SELECT 1 FROM metric_point WHERE run_id = '{key}'",
+        ),
+        "change curves": (
+            f"UPDATE run_event SET message = 'x' WHERE run_id = '{key}'",
+            f"UPDATE metric_point SET value = 1 WHERE run_id = '{key}'",
+        ),
+    }
+    found = [verb for verb, statement in run.items() if can(engine, statement)]
+    for verb, statements in parts.items():
+        answers = {can(engine, statement) for statement in statements}
+        assert len(answers) == 1, f"events and curves differ: {verb} {row}"
+        found += [verb] if answers == {True} else []
+    return ", ".join(found) or "-"
+
+
+def test_the_matrix_of_the_security_page_is_what_each_role_can_do(tenants: Tenants) -> None:
+    write(tenants.owner, *ROWS.values())
+    tenants.execute("CREATE ROLE a_stranger LOGIN PASSWORD 'role-secret'")
+    try:
+        stranger = tenants.connect("a_stranger")
+        engines = {"trainer of a namespace": tenants.a, "reader": tenants.reader, "any other role": stranger}
+        measured = {
+            (role, row): rights(engine, row)
+            for role, engine in (engines | {"operator": tenants.owner}).items()
+            for row in ROWS
+        }
+    finally:
+        tenants.execute("DROP ROLE a_stranger")
+    lines = [line for line in SECURITY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    (head,) = (row for row in cells if row[0] == "role")
+    told = {
+        (row[0], column): cell
+        for row in cells
+        if row[0] in {role for role, _ in measured}
+        for column, cell in zip(head[1:], row[1:], strict=True)
+    }
+    assert told == measured
+
+
+def test_a_trainer_creates_runs_in_its_own_namespace_alone(tenants: Tenants) -> None:
+    def create(namespace: str) -> str:
+        return f"INSERT INTO training_run ({COLUMNS}) VALUES ({NEW.format(namespace=namespace)})"
+
+    assert can(tenants.a, create("team-a"))
+    assert not can(tenants.a, create("team-b"))
+    assert not can(tenants.reader, create("team-a"))
+    record(tenants.a, run_of("team-a"))
+    with pytest.raises(HistoryError, match="row-level security"):
+        record(tenants.a, run_of("team-b"))
+    with pytest.raises(HistoryError, match="row-level security"):  # nor moves one there
+        record(tenants.a, run_of("team-b", id=run_of("team-a").id))
+
+
+def test_a_trainer_writes_its_run_from_start_to_end(tenants: Tenants) -> None:
+    run = run_of("team-a", spec={"device": "cpu"})
+    for _ in range(2):
+        record(tenants.a, run, events=[event_of(run)], points=[point_of(run)])
+    done = run_of("team-a", status="Succeeded", finish_time=NOW, total_time=2.0, score=0.75)
+    record(tenants.a, done, events=[event_of(run, reason="Done")], points=[point_of(run, step=2)])
+    row = stored(tenants.owner)
+    assert (row.status, row.score, row.total_time, row.spec) == ("Succeeded", 0.75, 2.0, {"device": "cpu"})
+    with tenants.owner.connect() as connection:
+        for table in ("run_event", "metric_point"):
+            assert connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one() == 2
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [
+        "SELECT log_tail FROM training_run",
+        "SELECT labels FROM training_run",
+        "UPDATE training_run SET log_tail = 'mine'",
+        "UPDATE training_run SET namespace_uid = 'another tenant'",
+        "UPDATE training_run SET labels = '{}'",
+        "TRUNCATE training_run",
+        "SELECT * FROM alembic_version",
+        "LOCK TABLE alembic_version",
+        "LOCK TABLE training_run IN ACCESS EXCLUSIVE MODE",
+        "CREATE TABLE public.mine (a int)",
+        "ALTER TABLE training_run DISABLE ROW LEVEL SECURITY",
+        "ALTER TABLE training_run DISABLE TRIGGER ALL",
+        "DROP POLICY own_rows ON training_run",
+        "DROP TRIGGER training_run_final ON training_run",
+        "SET ROLE trainingtask_reader",
+        'SET ROLE "trainingtask_trainer_team-b"',
+        "CREATE ROLE mine",
+        "ALTER ROLE trainingtask_trainer LOGIN",
+    ],
+)
+def test_a_trainer_is_denied(tenants: Tenants, forbidden: str) -> None:
+    with pytest.raises(DBAPIError, match=r"permission denied|must be|must have"), tenants.a.begin() as connection:
+        connection.execute(text(forbidden))
+
+
+def test_the_owner_limits_the_sessions_of_each_role(tenants: Tenants) -> None:
+    roles = [trainer_role(namespace) for namespace in NAMESPACES] + [HISTORY_READER_ROLE]
+    with tenants.owner.connect() as connection:
+        found = connection.execute(
+            text("SELECT rolname, rolconnlimit, rolconfig FROM pg_roles WHERE rolname = ANY(:roles)"), {"roles": roles}
+        ).all()
+    assert {row.rolname: row.rolconnlimit for row in found} == dict(zip(roles, (10, 10, 50), strict=True))
+    for row in found:
+        names = {setting.partition("=")[0] for setting in row.rolconfig}
+        assert names == {"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
+
+
+def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Callable[..., Engine]) -> None:
+    migrate(tenants.owner, {"team-a": "another-secret"})
+    with pytest.raises(DBAPIError, match="password"):
+        tenants.a.connect()
+    renewed = opened(tenants.server.url(tenants.database, trainer_role("team-a"), "another-secret"))
+    record(renewed, run_of("team-a"))
+    record(tenants.b, run_of("team-b"))  # as it was
+
+
+def test_migrating_again_takes_back_rights_that_were_too_many(tenants: Tenants) -> None:
+    with tenants.owner.begin() as connection:
+        connection.execute(text(f"GRANT DELETE ON training_run TO {HISTORY_TRAINER_ROLE}"))
+    migrate(tenants.owner)
+    assert not can(tenants.a, "DELETE FROM training_run")
+    with tenants.owner.connect() as connection:
+        whole = text(
+            "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = :role"
+        )
+        additions = {("metric_point", "INSERT"), ("run_event", "INSERT")}
+        assert {tuple(row) for row in connection.execute(whole, {"role": HISTORY_TRAINER_ROLE})} == additions
+
+
+@pytest.mark.parametrize("namespace", ["n" * 42, "n" * 43, "n" * 63, "a-" * 31 + "b"])
+def test_a_role_stands_for_a_namespace_with_a_long_name(
+    tenants: Tenants, namespace: str, opened: Callable[..., Engine]
+) -> None:
+    role = trainer_role(namespace)
+    assert len(role) <= 63
+    migrate(tenants.owner, {namespace: PASSWORD})
+    try:
+        record(tenants.connect(role), run_of(namespace))
+    finally:
+        tenants.execute(f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
+
+
+def test_an_owner_that_may_create_no_roles_leaves_them_to_the_admin(
+    postgres: Engine, postgres_server: Postgres, opened: Callable[..., Engine]
+) -> None:
+    migrate(postgres, {"team-a": PASSWORD})
+    role, database = trainer_role("team-a"), str(postgres.url.database)
+    postgres_server.execute(
+        f"CREATE ROLE {HISTORY_TRAINER_ROLE}",
+        f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{PASSWORD}' IN ROLE {HISTORY_TRAINER_ROLE}",
+    )
+    try:
+        migrate(postgres, {"team-a": "ignored"})
+        trainer = opened(postgres_server.url(database, role, PASSWORD), pooled=False)
+        record(trainer, run_of("team-a"))
+        with pytest.raises(HistoryError, match="row-level security"):
+            record(trainer, run_of("team-b"))
+    finally:
+        for name in (role, HISTORY_TRAINER_ROLE):
+            postgres_server.execute(f'DROP OWNED BY "{name}"', database=database)
+            postgres_server.execute(f'DROP ROLE "{name}"')

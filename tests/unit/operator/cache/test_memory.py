@@ -1,0 +1,139 @@
+"""What the status remembers of attempts: numbers, ends and reasons outlive the pods."""
+
+from typing import Any
+
+from support import specs
+from support.in_memory_api_server import FakeCluster, Rows, job_condition, pod, running, terminated
+from support.reconcile import KEY, add, condition, start, the_job
+from trainingtask_api import TrainingTask, TrainingTaskStatus
+from trainingtask_operator.controller.attempts import REMEMBERED, attempts_of
+from trainingtask_operator.controller.reconciler import Reconciler
+from trainingtask_operator.controller.run_records import logs_of
+
+
+def remembered(task: dict[str, Any]) -> list[tuple[Any, ...]]:
+    return [(a["number"], a.get("reason"), a.get("exitCode"), a.get("finishTime")) for a in task["status"]["attempts"]]
+
+
+async def test_an_attempt_outlives_its_pod(cluster: FakeCluster, reconciler: Reconciler, rows: Rows) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    uid = task["metadata"]["uid"]
+    cluster.pods[uid] = [pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))]
+    await reconciler.reconcile(*KEY)
+    said = condition(task, "Interrupted")
+    ended = [(1, "OOMKilled", 137, "2026-01-01T00:01:03Z")]
+    assert remembered(task) == ended
+
+    cluster.pods[uid] = []
+    await reconciler.reconcile(*KEY)
+    assert (remembered(task), condition(task, "Interrupted")) == (ended, said)
+    assert cluster.requests.count("apply status") == 3, "a pod that goes is no news"
+
+    # Its own count says 1: the failed pod is not there to be counted, and the Job was suspended meanwhile.
+    later = pod(task, phase="Running", state=running("2026-01-01T00:02:20Z"), created="2026-01-01T00:02:10Z")
+    cluster.pods[uid] = [later]
+    await reconciler.reconcile(*KEY)
+    assert remembered(task) == [*ended, (2, None, None, None)]
+    assert [(row.attempt, row.status) for row in rows.all] == [(1, "Failed"), (2, "Running")]
+    first, second = (row.id for row in rows.all)
+    assert [reason for run, kind, reason in rows.events if (run, kind) == (first, "Accepted")] == ["Accepted"]
+    assert "Accepted" not in {kind for run, kind, _ in rows.events if run == second}, "that was before it"
+
+
+async def test_a_pause_is_the_same_attempt_even_when_its_pod_is_gone(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    cluster.pods[task["metadata"]["uid"]] = []
+    task["spec"]["runPolicy"] = {"suspend": True}
+    await reconciler.reconcile(*KEY)
+    task["spec"]["runPolicy"] = {"suspend": False}
+    cluster.pods[task["metadata"]["uid"]] = [
+        pod(task, phase="Running", state=running("2026-01-01T00:02:03Z"), created="2026-01-01T00:02:00Z")
+    ]
+    await reconciler.reconcile(*KEY)
+    assert [number for number, *_ in remembered(task)] == [1]
+
+
+async def test_an_attempt_that_ended_while_nobody_looked_is_closed(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    third = pod(task, phase="Running", attempt=3, state=running("2026-01-01T00:01:30Z"), created="2026-01-01T00:01:20Z")
+    cluster.pods[task["metadata"]["uid"]] = [third]
+    await reconciler.reconcile(*KEY)
+    assert [(number, reason) for number, reason, *_ in remembered(task)] == [(1, "PodLost"), (2, "PodLost"), (3, None)]
+    assert [(row.attempt, row.status, row.error_reason, row.finish_time is None) for row in rows.all] == [
+        (1, "Failed", "PodLost", False),
+        (2, "Failed", "PodLost", False),
+        (3, "Running", None, True),
+    ]
+
+
+async def test_the_trainers_report_tells_why_an_unseen_attempt_ended(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    failure = {"reason": "HubUnavailable", "message": "The hub is away.", "phase": "Loading"}
+    report = {"attempt": 1, "phase": "Failed", "finishTime": "2026-01-01T00:01:00Z", "failure": failure}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
+    cluster.pods[task["metadata"]["uid"]] = [
+        pod(task, phase="Running", attempt=2, state=running("2026-01-01T00:01:30Z"), created="2026-01-01T00:01:20Z")
+    ]
+    await reconciler.reconcile(*KEY)
+    first = rows.all[0]
+    assert (first.error_reason, first.error_message) == ("HubUnavailable", "The hub is away.")
+    assert first.finish_time is not None
+    assert first.finish_time.isoformat() == "2026-01-01T00:01:00+00:00"
+
+
+async def test_the_latest_sixteen_attempts_are_kept(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    cluster.pods[task["metadata"]["uid"]] = [
+        pod(
+            task,
+            phase="Failed",
+            attempt=number,
+            state=terminated(1),
+            created=f"2026-01-01T00:{number:02d}:00Z",
+        )
+        for number in range(1, 21)
+    ]
+    await reconciler.reconcile(*KEY)
+    numbers = [number for number, *_ in remembered(task)]
+    assert (len(numbers), numbers[0], numbers[-1]) == (REMEMBERED, 5, 20)
+
+
+async def test_a_failed_task_keeps_the_reason_of_each_attempt(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster, runPolicy={"activeDeadlineSeconds": 7})
+    await start(cluster, reconciler, task)
+    stopped = pod(task, phase="Failed", state=terminated(143))
+    stopped["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:00Z"
+    cluster.pods[task["metadata"]["uid"]] = [stopped]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "DeadlineExceeded")]}
+    await reconciler.reconcile(*KEY)
+    assert remembered(task) == [(1, "DeadlineExceeded", 143, "2026-01-01T00:01:03Z")]
+
+
+def test_the_log_is_kept_of_what_failed_and_of_what_is_going() -> None:
+    cluster = FakeCluster()
+    manifest = cluster.add_task(specs.task("t", specs.CLASSICAL))
+    task = TrainingTask.model_validate(manifest)
+    failed = pod(manifest, phase="Failed", state=terminated(1))
+    runs = pod(manifest, phase="Running", attempt=2, state=running(), created="2026-01-01T00:01:20Z")
+    attempts = attempts_of([failed, runs])
+    assert list(logs_of(task, attempts).values()) == [failed["metadata"]["name"]]
+    assert list(logs_of(task, attempts, going=True).values()) == [p["metadata"]["name"] for p in (failed, runs)]
+
+
+def test_what_a_person_wrote_into_the_memory_is_no_crash() -> None:
+    cluster = FakeCluster()
+    task = cluster.add_task(specs.task("t", specs.CLASSICAL))
+    odd = TrainingTaskStatus.model_validate({"attempts": [{"number": -7}, {"number": 2**70, "pod": "x"}]})
+    found = attempts_of([pod(task)], odd)
+    assert len(found) <= REMEMBERED

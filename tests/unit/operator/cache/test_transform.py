@@ -1,0 +1,129 @@
+"""What is kept of an object: what a reconcile reads, and no more of it than fits."""
+
+import tracemalloc
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from pydantic_core import from_json, to_json
+
+from support import specs
+from support.in_memory_api_server import NOW, FakeCluster, Rows
+from trainingtask_api import names
+from trainingtask_operator.cache.transform import LABELS_CHARACTERS, kept_note, kept_pod, kept_task
+from trainingtask_operator.controller.reconciler import Reconciler
+from trainingtask_operator.controller.task_parser import parse
+from trainingtask_operator.manager import App
+from trainingtask_operator.settings import Settings
+
+CREATED = "2026-01-01T00:00:00Z"
+MIB = 1 << 20
+
+
+def large(name: str, labels: int) -> bytes:
+    """Return a suspended task whose labels and annotations hold so many bytes each, as the API server sends it."""
+    task = specs.task(name, specs.changed(specs.CLASSICAL, runPolicy={"suspend": True}))
+    pairs = {f"{'k' * 50}-{number}": "v" * 60 for number in range(labels // 115)}
+    task["metadata"] |= {
+        "uid": f"uid-{name}",
+        "resourceVersion": "1",
+        "generation": 1,
+        "creationTimestamp": CREATED,
+        "labels": pairs,
+        "annotations": {"note": "a" * 200_000},
+        "ownerReferences": [
+            {"apiVersion": "v1", "kind": "ConfigMap", "name": "n" * 250, "uid": str(n)} for n in range(500)
+        ],
+        "managedFields": [{"manager": "m", "fieldsV1": {f"f:{key}": {} for key in pairs}}],
+    }
+    return to_json(task)
+
+
+async def test_twenty_tasks_with_a_megabyte_of_labels_take_less_than_three_in_memory(settings: Settings) -> None:
+    bodies = [large(f"t{number}", MIB) for number in range(20)]
+    app, cluster = App(settings), FakeCluster()
+    cluster._version = 100
+    reconciler = Reconciler(cluster, app._view, settings, Rows(), clock=lambda: NOW)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for body in bodies:
+            app.task_seen("ADDED", from_json(body))
+        for number, body in enumerate(bodies):  # what was written stays until the watch shows it
+            cluster.tasks["default", f"t{number}"] = from_json(body)
+            assert parse(cluster.tasks["default", f"t{number}"], NOW), "as it is read live"
+            for _ in range(2):
+                await reconciler.reconcile("default", f"t{number}")
+            cluster.tasks.clear()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(app.tasks) == 20
+    assert after - before < 3 * MIB, "the parser keeps some strings of its own"
+
+
+def test_labels_are_kept_whole_or_not_at_all() -> None:
+    def kept(characters: int) -> dict[str, str]:
+        body: dict[str, Any] = from_json(large("t", 0))
+        body["metadata"]["labels"] = {"team": "v" * (characters - len("team"))}
+        found: dict[str, str] = kept_task(body)["metadata"]["labels"]
+        return found
+
+    assert kept(LABELS_CHARACTERS)["team"]
+    assert kept(LABELS_CHARACTERS + 1) == {}
+
+
+def test_of_a_pod_the_trainers_container_is_kept() -> None:
+    state = {"terminated": {"exitCode": 1, "reason": "Error", "message": "m" * 9000, "containerID": "c"}}
+    pod = {
+        "kind": "Pod",
+        "metadata": {
+            "name": "p",
+            "namespace": "n",
+            "uid": "u",
+            "resourceVersion": "1",
+            "creationTimestamp": CREATED,
+            "labels": {names.TASK_UID_LABEL: "t", "other": "x"},
+            "annotations": {names.FAILURE_COUNT_ANNOTATION: "1", names.TASK_ANNOTATION: "{}"},
+            "ownerReferences": [{"uid": "j", "controller": True, "kind": "Job"}, {"uid": "other"}],
+        },
+        "spec": {"nodeName": "node", "containers": [{"name": "sidecar"}, {"name": "trainer", "image": "i"}]},
+        "status": {
+            "phase": "Failed",
+            "podIP": "10.0.0.1",
+            "conditions": [{"type": "Ready", "status": "False"}, {"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [{"name": "sidecar"}, {"name": "trainer", "imageID": "x" * 300, "state": state}],
+        },
+    }
+    kept = kept_pod(pod)
+    assert kept["metadata"]["labels"] == {names.TASK_UID_LABEL: "t"}
+    assert kept["metadata"]["annotations"] == {names.FAILURE_COUNT_ANNOTATION: "1"}
+    assert kept["metadata"]["ownerReferences"] == [{"uid": "j", "controller": True}]
+    terminated = {"exitCode": 1, "reason": "Error", "message": "m" * 4096}
+    assert kept["status"] == {
+        "phase": "Failed",
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}],
+    }
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"lastTimestamp": "0000-01-01T00:00:00Z"},
+        {"lastTimestamp": "2026-01-01T00:00:00"},
+        {"lastTimestamp": CREATED, "message": {"a": 1}},
+        {"lastTimestamp": CREATED, "count": "many"},
+        {"series": [1]},
+    ],
+)
+def test_an_event_that_cannot_be_read_is_refused(odd: dict[str, Any]) -> None:
+    body = {"metadata": {"name": "e", "uid": "e", "creationTimestamp": CREATED}, **odd}
+    with pytest.raises((ValueError, TypeError)):
+        kept_note(body)
+
+
+def test_of_an_event_the_beginning_of_its_message_is_kept() -> None:
+    body = {"metadata": {}, "lastTimestamp": CREATED, "message": "m" * 100_000}
+    note = kept_note(body)
+    assert (len(note.message), note.when) == (4096, datetime(2026, 1, 1, tzinfo=UTC))

@@ -1,0 +1,108 @@
+"""Why a pod failed or does not start, in the user's words."""
+
+import json
+from typing import Any
+
+import pytest
+
+from support import specs
+from support.in_memory_api_server import FakeCluster, pod, terminated
+from trainingtask_operator.controller.attempts import Attempt, attempts_of
+
+
+def attempt(**fields: Any) -> Attempt:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    (found,) = attempts_of([pod(task, **fields)])
+    return found
+
+
+FAILURE = {"reason": "InvalidData", "message": "Row 3 has no text.", "phase": "Loading"}
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "part"),
+    [
+        (terminated(64, json.dumps({"attempt": 1, "phase": "Failed", "failure": FAILURE})), "InvalidData", "Row 3"),
+        (terminated(137, reason="OOMKilled"), "OOMKilled", "spec.resources.memory"),
+        (terminated(143), "Interrupted", "SIGTERM"),
+        (terminated(1, "line one\nline two\nboom"), "TrainerCrashed", "exit code 1. Last it said: line one | line two | boom"),
+        (terminated(139), "TrainerCrashed", "exit code 139"),
+        # Nothing that an image of somebody's own says may break the operator.
+        (terminated(1, '{"failure": {"reason": "' + "x" * 500 + '"}}'), "TrainerCrashed", "exit code 1"),
+        (terminated(1, "[]"), "TrainerCrashed", "exit code 1"),
+    ],
+)  # fmt: skip
+def test_why_a_pod_failed(state: dict[str, Any], reason: str, part: str) -> None:
+    cause = attempt(phase="Failed", state=state).cause
+    assert cause is not None
+    assert cause.reason == reason
+    assert part in cause.message
+
+
+@pytest.mark.parametrize(
+    ("said", "word"),
+    [
+        ("PreemptionByScheduler", "Preempted"),
+        ("DeletionByTaintManager", "NodeLost"),
+        ("EvictionByEvictionAPI", "Evicted"),
+        ("SomethingNew", "Evicted"),
+    ],
+)
+def test_a_disruption_is_named_and_is_not_the_trainers_fault(said: str, word: str) -> None:
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": said, "message": "by the cluster"}
+    cause = attempt(phase="Failed", state=terminated(143), conditions=[disrupted]).cause
+    assert cause is not None
+    assert (cause.reason, "by the cluster" in cause.message) == (word, True)
+
+
+# The kubelet's own words; none of these pods is a DisruptionTarget.
+OVER_THE_LIMIT = (
+    'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ',
+    "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+    'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+)
+
+
+@pytest.mark.parametrize("message", OVER_THE_LIMIT)
+def test_a_pod_that_takes_too_much_disk_is_told_of_its_limit(message: str) -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    evicted = pod(task, phase="Failed", state=terminated(137))
+    evicted["status"] |= {"reason": "Evicted", "message": message}
+    evicted["spec"]["storageLimit"] = "1Gi"
+    (found,) = attempts_of([evicted])
+    assert found.cause is not None
+    assert found.cause.reason == "StorageExceeded"
+    assert "its limit of 1Gi: raise spec.resources.storage" in found.cause.message
+    assert message.strip() in found.cause.message
+    assert found.counted
+
+
+def test_a_node_under_pressure_is_no_fault_of_the_pod() -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    evicted = pod(task, phase="Failed")
+    evicted["status"] |= {"reason": "Evicted", "message": "Pod The node had condition: [DiskPressure]. "}
+    (found,) = attempts_of([evicted])
+    assert found.cause is not None
+    assert found.cause.reason == "Evicted"
+
+
+@pytest.mark.parametrize(
+    ("waiting", "word"),
+    [
+        ("ErrImagePull", "ImagePullFailed"),
+        ("InvalidImageName", "ImagePullFailed"),
+        ("CreateContainerConfigError", "SecretNotFound"),
+        ("RunContainerError", "SecretNotFound"),
+        ("ContainerCreating", None),
+    ],
+)
+def test_why_a_pod_does_not_start(waiting: str, word: str | None) -> None:
+    trouble = attempt(state={"waiting": {"reason": waiting, "message": 'secret "hub" not found'}}).trouble
+    assert (trouble and trouble.reason) == word
+
+
+def test_garbage_in_the_counts_is_no_crash() -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    spoilt = pod(task)
+    spoilt["metadata"]["annotations"] = dict.fromkeys(spoilt["metadata"]["annotations"], "many")
+    assert attempts_of([spoilt])[0].number == 1

@@ -1,0 +1,261 @@
+"""The life of a task as the reconciler sees it."""
+
+import json
+
+import pytest
+
+from support.in_memory_api_server import NOW, FakeCluster, Rows, job_condition, pod, running, terminated
+from support.reconcile import KEY, add, condition, start, status_of, the_job
+from trainingtask_operator.client.kubernetes import ClusterError
+from trainingtask_operator.controller.reconciler import AFTER_OTHERS, Reconciler
+from trainingtask_operator.settings import Settings
+
+
+async def test_a_life_from_creation_to_completion_takes_four_requests(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "Starting")
+    assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
+    assert [(row.status, row.error_reason) for row in rows.all] == [("Pending", None)]
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"
+    assert task["status"]["node"] == "node-1"
+    assert [row.status for row in rows.all] == ["Running"]
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, reason="Completed"))]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running", "the Job has the last word"
+
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+    assert (status_of(task, "Complete"), status_of(task, "Running")) == ("True", "False")
+    assert task["status"]["completionTime"] == "2026-01-01T00:01:04Z"
+    (row,) = rows.all
+    assert (row.status, row.total_time, row.node, row.trainer_image) == ("Succeeded", 60.0, "node-1", "trainer:test")
+    told = [(kind, reason) for run, kind, reason in rows.events if run == row.id]
+    assert told == [
+        ("Accepted", "Accepted"),
+        ("Running", "Starting"),
+        ("Running", "TrainerRunning"),
+        ("Running", "Ended"),
+        ("Complete", "Succeeded"),
+    ]
+    assert cluster.requests == ["create job", "apply status", "apply status", "apply status"]
+    assert cluster.events == []
+
+
+async def test_of_many_new_tasks_each_has_its_job_before_the_first_is_told_so(
+    cluster: FakeCluster, settings: Settings, rows: Rows
+) -> None:
+    task = add(cluster)
+    reconciler = Reconciler(cluster, cluster, settings, rows, clock=lambda: NOW)
+    assert await reconciler.reconcile(*KEY) == AFTER_OTHERS
+    assert cluster.requests == ["create job"]
+    assert await reconciler.reconcile(*KEY) != AFTER_OTHERS
+    assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
+
+
+@pytest.mark.parametrize("lost", ["request", "response"])
+@pytest.mark.parametrize("step", ["apply status", "create job"])
+async def test_a_lost_request_or_response_leads_to_one_job(
+    cluster: FakeCluster, reconciler: Reconciler, step: str, lost: str
+) -> None:
+    task = add(cluster)
+    losses = [step]
+
+    def lose(what: str) -> None:
+        if what in losses:
+            losses.remove(what)
+            raise ClusterError(0, "lost")
+
+    if lost == "request":
+        cluster.before_each = lose
+    else:
+        cluster.after_each = lose
+    with pytest.raises(ClusterError):
+        await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert len(cluster.jobs) == 1
+    assert task["status"]["jobName"] == the_job(cluster, task)["metadata"]["name"]
+
+
+async def test_a_job_of_an_earlier_try_is_adopted_when_the_watch_lags(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    job = the_job(cluster, task)
+    del job["metadata"]["labels"]  # out of the watch's sight
+    await reconciler.reconcile(*KEY)
+    assert len(cluster.jobs) == 1
+    assert status_of(task, "Accepted") == "True"
+
+
+async def test_a_foreign_job_of_the_same_name_is_reported_and_left_alone(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    job = the_job(cluster, task)
+    job["metadata"] |= {"labels": {}, "ownerReferences": [{"uid": "somebody-else"}]}
+    before = json.dumps(job)
+    assert await reconciler.reconcile(*KEY) is not None, "to be looked at again: nobody says when that Job goes"
+    assert condition(task, "Accepted")["reason"] == "NameConflict"
+    assert json.dumps(job) == before
+    assert [event["reason"] for event in cluster.events] == ["NameConflict"]
+    cluster.jobs.clear()
+    await reconciler.reconcile(*KEY)
+    assert status_of(task, "Accepted") == "True", "the conflict is gone, so is the complaint"
+
+
+async def test_suspend_and_resume_reach_the_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster, runPolicy={"suspend": True})
+    await reconciler.reconcile(*KEY)
+    assert the_job(cluster, task)["spec"]["suspend"] is True
+    assert (task["status"]["state"], status_of(task, "Suspended")) == ("Suspended", "True")
+
+    task["spec"]["runPolicy"] = {"suspend": False}
+    await reconciler.reconcile(*KEY)
+    assert the_job(cluster, task)["spec"]["suspend"] is False
+    assert (task["status"]["state"], status_of(task, "Suspended")) == ("Pending", "False")
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    task["spec"]["runPolicy"] = {"suspend": True}
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], status_of(task, "Running")) == ("Suspended", "False")
+    assert cluster.events == [], "what the user asked for is no trouble"
+
+
+async def test_a_users_mistake_carries_the_trainers_own_sentence_everywhere(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    said = json.dumps(
+        {
+            "attempt": 1,
+            "phase": "Failed",
+            "failure": {"reason": "DatasetNotFound", "message": "No folder 'x' in the claim.", "phase": "Loading"},
+        }
+    )
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(64, said))]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running", "not interrupted: it will not be tried again"
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "PodFailurePolicy", "policy says so")]}
+    await reconciler.reconcile(*KEY)
+    assert (condition(task, "Failed")["reason"], condition(task, "Failed")["message"]) == (
+        "DatasetNotFound",
+        "No folder 'x' in the claim.",
+    )
+    (row,) = rows.all
+    assert (row.status, row.error_reason, row.error_message) == (
+        "Failed",
+        "DatasetNotFound",
+        "No folder 'x' in the claim.",
+    )
+    assert [(event["reason"], event["note"]) for event in cluster.events] == [
+        ("DatasetNotFound", "No folder 'x' in the claim.")
+    ]
+
+
+async def test_a_fault_is_tried_again_and_each_attempt_has_its_row(
+    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
+) -> None:
+    task = add(cluster)
+    await start(cluster, reconciler, task)
+    first = pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))
+    cluster.pods[task["metadata"]["uid"]] = [first]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "OOMKilled")
+
+    again = pod(task, phase="Running", attempt=2, state=running("2026-01-01T00:01:30Z"), created="2026-01-01T00:01:20Z")
+    cluster.pods[task["metadata"]["uid"]] = [first, again]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["attempt"], status_of(task, "Interrupted")) == (
+        "Running",
+        2,
+        "False",
+    )
+    assert [(row.attempt, row.status, row.error_reason) for row in rows.all] == [
+        (1, "Failed", "OOMKilled"),
+        (2, "Running", None),
+    ]
+    assert "2Gi" in (rows.all[0].error_message or "")
+
+    last = pod(task, phase="Failed", attempt=2, state=terminated(1, "Traceback\nboom"), created="2026-01-01T00:01:20Z")
+    cluster.pods[task["metadata"]["uid"]] = [first, last]
+    the_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "FailedIndexes", "one index failed")]}
+    await reconciler.reconcile(*KEY)
+    failed = condition(task, "Failed")
+    assert failed["reason"] == "RetriesExhausted"
+    assert "boom" in failed["message"]
+    assert "TrainerCrashed" in failed["message"]
+    assert [(row.attempt, row.status, row.error_reason) for row in rows.all] == [
+        (1, "Failed", "OOMKilled"),
+        (2, "Failed", "TrainerCrashed"),
+    ]
+    assert [(a["number"], a["exitCode"], a["reason"]) for a in task["status"]["attempts"]] == [
+        (1, 137, "OOMKilled"),
+        (2, 1, "TrainerCrashed"),
+    ]
+
+
+async def test_a_deadline_names_itself(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster, runPolicy={"activeDeadlineSeconds": 7})
+    await start(cluster, reconciler, task)
+    cluster.pods[task["metadata"]["uid"]] = []
+    the_job(cluster, task)["status"] = {
+        "conditions": [job_condition("Failed", "DeadlineExceeded", "Job was active longer")]
+    }
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "DeadlineExceeded"
+    assert "7 s" in condition(task, "Failed")["message"]
+
+
+async def test_a_pod_that_ends_because_the_job_is_failing_is_no_interruption(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add(cluster, runPolicy={"activeDeadlineSeconds": 7})
+    await start(cluster, reconciler, task)
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(143))]
+    target = job_condition("FailureTarget", "DeadlineExceeded")
+    the_job(cluster, task)["status"] = {"conditions": [target]}
+    await reconciler.reconcile(*KEY)
+    assert status_of(task, "Interrupted") == ""
+    assert cluster.events == []
+    the_job(cluster, task)["status"] = {"conditions": [target, job_condition("Failed", "FailedIndexes")]}
+    await reconciler.reconcile(*KEY)
+    assert condition(task, "Failed")["reason"] == "DeadlineExceeded"
+
+
+async def test_why_a_pod_waits_is_said_and_unsaid(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add(cluster)
+    await reconciler.reconcile(*KEY)
+    unschedulable = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 Insufficient memory.",
+    }
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, conditions=[unschedulable])]
+    await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "Unschedulable")
+    assert "Insufficient memory" in condition(task, "Running")["message"]
+    assert [event["reason"] for event in cluster.events] == ["Unschedulable"], "told once"
+
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, state=waiting)]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["reason"] == "ImagePullFailed"
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"

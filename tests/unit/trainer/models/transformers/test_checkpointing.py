@@ -1,0 +1,290 @@
+"""A training that was stopped goes on from its last checkpoint and ends with the same numbers."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState
+from safetensors.numpy import load_file, save_file
+
+from support.fine_tuning import LABELS, Run, assert_same_numbers, fit, spec, stop_at
+from trainingtask_trainer.__main__ import main
+from trainingtask_trainer.errors import Interrupted
+from trainingtask_trainer.models.transformers import training_state as session_module
+from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder, discard
+from trainingtask_trainer.reporting.progress import Step
+from trainingtask_trainer.reporting.reporter import Reporter
+from trainingtask_trainer.runtime import signals
+from trainingtask_trainer.runtime.signals import Interruption, defer_interrupts
+
+LOOPS = ("trainer", "accelerate")
+STEPS = 21  # three epochs of seven
+
+
+class Killed(BaseException):
+    """What SIGKILL leaves behind: nothing more than there was."""
+
+
+def long(loop: str, **training: Any) -> dict[str, Any]:
+    return spec(epochs=3, loop=loop, scheduler="cosine", warmupFraction=0.1, **training)
+
+
+@cache
+def uninterrupted(loop: str, models: Path) -> Run:
+    return fit(long(loop), models)
+
+
+@pytest.fixture
+def falling_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the first epoch the best: its weights have to get across the interruption."""
+    monkeypatch.setattr(session_module, "mean_average_precision", lambda *_: None)
+    losses = {7: 0.1, 14: 0.2, 21: 0.3}
+
+    def score(self: session_module.Session) -> None:
+        monkeypatch.setattr(session_module, "binary_cross_entropy", lambda *_: losses[self.state.step])
+        end_epoch(self)
+
+    end_epoch = session_module.Session._end_epoch
+    monkeypatch.setattr(session_module.Session, "_end_epoch", score)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("step", sorted({0, 7, *random.Random(4).sample(range(1, STEPS), 4)}))
+def test_stopped_at_any_step(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
+    whole = uninterrupted(loop, tiny_models)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM")), checkpoints=tmp_path)
+    told: list[Step] = []
+    resumed = fit(long(loop), tiny_models, progress=told.append, checkpoints=tmp_path)
+    assert_same_numbers(resumed, whole)
+    expected = step or None  # before the first step there is nothing to keep
+    assert resumed.fitted.resumed_from_step == expected
+    assert {said.resumed_from for said in told} == {expected}
+    assert (told[0].step, told[0].rows) == (step, whole.fitted.rows_seen - resumed.fitted.rows_seen)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.usefixtures("falling_scores")
+def test_the_best_weights_come_from_before_the_stop(tiny_models: Path, tmp_path: Path, loop: str) -> None:
+    whole = fit(long(loop), tiny_models)
+    assert whole.fitted.best_epoch == 1
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(16, Interrupted("SIGTERM")), checkpoints=tmp_path)
+    assert_same_numbers(fit(long(loop), tiny_models, checkpoints=tmp_path), whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("step", [7, 21])
+def test_stopped_while_validating(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
+    whole = uninterrupted(loop, tiny_models)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM"), 2), checkpoints=tmp_path)
+    resumed = fit(long(loop), tiny_models, checkpoints=tmp_path)
+    assert_same_numbers(resumed, whole)
+    assert resumed.fitted.resumed_from_step == step
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize(
+    ("checkpoint_steps", "killed", "resumed_from"), [(None, 12, 7), (None, 6, None), (5, 12, 10), (5, 4, None)]
+)
+def test_killed_without_a_word(
+    tiny_models: Path, tmp_path: Path, loop: str, checkpoint_steps: int | None, killed: int, resumed_from: int | None
+) -> None:
+    task = long(loop, checkpointSteps=checkpoint_steps, gradientAccumulationSteps=1, precision="bf16")
+    whole = fit(task, tiny_models)
+    with pytest.raises(Killed):
+        fit(task, tiny_models, progress=stop_at(killed, Killed()), checkpoints=tmp_path)
+    resumed = fit(task, tiny_models, checkpoints=tmp_path)
+    assert resumed.fitted.resumed_from_step == resumed_from
+    assert_same_numbers(resumed, whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_weights_that_the_pretrained_file_calls_otherwise(tiny_models: Path, tmp_path: Path, loop: str) -> None:
+    # As in google-bert/bert-base-uncased.
+    old_names = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    shutil.copytree(tiny_models / "bert", tmp_path / "bert")
+    weights = load_file(tmp_path / "bert" / "model.safetensors")
+    for new, old in old_names.items():
+        weights = {name.replace(new, old): weight for name, weight in weights.items()}
+    save_file(weights, tmp_path / "bert" / "model.safetensors", {"format": "pt"})
+    whole = fit(long(loop), tmp_path)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tmp_path, progress=stop_at(9, Interrupted("SIGTERM")), checkpoints=tmp_path / "kept")
+    resumed = fit(long(loop), tmp_path, checkpoints=tmp_path / "kept")
+    assert resumed.fitted.resumed_from_step == 9
+    assert_same_numbers(resumed, whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_stopped_again_and_again(tiny_models: Path, tmp_path: Path, loop: str) -> None:
+    whole = fit(long(loop, earlyStoppingPatience=1), tiny_models)
+    for step in range(1, whole.fitted.global_step + 1, 3):
+        with pytest.raises(Interrupted):
+            fit(
+                long(loop, earlyStoppingPatience=1),
+                tiny_models,
+                progress=stop_at(step, Interrupted("SIGTERM")),
+                checkpoints=tmp_path,
+            )
+        assert sorted(path.name for path in tmp_path.glob("step-*")) == [f"step-{step}"]
+    assert_same_numbers(fit(long(loop, earlyStoppingPatience=1), tiny_models, checkpoints=tmp_path), whole)
+
+
+def test_a_finished_training_is_not_trained_again(tiny_models: Path, tmp_path: Path) -> None:
+    whole = fit(long("trainer"), tiny_models, checkpoints=tmp_path)
+    again = fit(long("trainer"), tiny_models, checkpoints=tmp_path)
+    assert_same_numbers(again, whole)
+    assert (again.fitted.resumed_from_step, again.fitted.rows_seen) == (STEPS, 0)
+    discard(tmp_path)
+    assert not tmp_path.exists()
+    discard(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"learningRate": 0.02}, {"seed": 1}, {"loop": "accelerate"}, {"posWeight": "balanced"}, {"batching": "length_grouped"}],
+)  # fmt: skip
+def test_a_checkpoint_of_another_spec_is_left_alone(tiny_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
+    fit(spec(epochs=1), tiny_models, checkpoints=tmp_path)
+    run = fit(spec(epochs=1, **other), tiny_models, checkpoints=tmp_path)
+    assert run.fitted.resumed_from_step is None
+    # The folder now is the other one's.
+    assert fit(spec(epochs=1, **other), tiny_models, checkpoints=tmp_path).fitted.resumed_from_step == 7
+
+
+def test_a_checkpoint_of_other_labels_is_left_alone(tiny_models: Path, tmp_path: Path) -> None:
+    fit(spec(epochs=1), tiny_models, checkpoints=tmp_path)
+    labels = LABELS.copy()
+    labels[3, 2] = 1
+    assert fit(spec(epochs=1), tiny_models, labels=labels, checkpoints=tmp_path).fitted.resumed_from_step is None
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path / "uid", "key")
+    assert folder.last() is None
+    with folder.write(3, {"step": 3}) as partial:
+        (partial / "weights").write_text("3")
+
+    def write_and_die() -> None:
+        with folder.write(5, {"step": 5}) as partial:
+            (partial / "weights").write_text("5, or a part of it")
+            raise Killed
+
+    with pytest.raises(Killed):
+        write_and_die()
+    last = folder.last()
+    assert last is not None
+    assert (last.state, (last.folder / "weights").read_text()) == ({"step": 3}, "3")
+    assert CheckpointFolder(tmp_path / "uid", "other key").last() is None
+    with folder.write(7, {"step": 7}) as partial:
+        assert list(partial.iterdir()) == []
+    assert [path.name for path in (tmp_path / "uid").iterdir()] == ["step-7"]
+
+
+def test_a_step_that_is_written_again_is_never_missing(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, "key")
+    for content in ("first", "second"):
+        with folder.write(3, {"step": 3}) as partial:
+            (partial / "weights").write_text(content)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
+    assert (tmp_path / "step-3" / "weights").read_text() == "second"
+    (tmp_path / "step-3").rename(tmp_path / "step-3-replaced")  # killed between the two renames
+    last = folder.last()
+    assert last is not None
+    assert last.state == {"step": 3}
+
+
+def test_a_signal_waits_for_the_next_check() -> None:
+    with Interruption() as signals, defer_interrupts():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            signals.check()
+
+
+def test_a_signal_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signals, "_PATIENCE", 0.05)
+
+    def step_without_end() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            signal.pause()
+
+    with Interruption(), defer_interrupts(), pytest.raises(Interrupted, match="SIGTERM"):
+        step_without_end()
+
+
+# The trainer as a pod starts it, which is killed as it tells of a step.
+KILLED = """
+import os, signal, sys
+from trainingtask_trainer.__main__ import main
+from trainingtask_trainer.reporting.reporter import Reporter
+Reporter.step = lambda self, step: step.step == int(sys.argv[1]) and os.kill(os.getpid(), signal.SIGKILL)
+main(sys.argv[2:])
+"""
+
+
+def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
+    tmp_path: Path, tiny_models: Path, write_task: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = 3
+    task = {
+        "dataset": {"name": "support_tickets", "sampleSize": 60},
+        "model": {"name": "distilbert", "volumeClaim": "models", "checkpoint": "distilbert"},
+        "training": {"epochs": 3, "batchSize": 4, "checkpointSteps": every, "learningRate": 1e-3},
+        "output": {"volumeClaim": "models"},
+    }
+    path = write_task(task, "killed")
+    checkpoints = tmp_path / "stopped" / ".trainingtask" / "checkpoints" / "killed"
+    killed, told = sorted(random.Random(4).sample(range(every + 1, 34), 2))  # of 36 or so
+
+    def arguments(output: str) -> list[str]:
+        history = f"--history=sqlite:///{tmp_path / 'history.db'}"
+        return ["run", str(path), f"--model-dir={tiny_models}", f"--output-dir={tmp_path / output}", history]
+
+    def run(output: str) -> int:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process trains once, outside tests
+        return main(arguments(output))
+
+    def results(output: str) -> dict[str, Any]:
+        assert run(output) == 0
+        found: dict[str, Any] = json.loads((tmp_path / output / "killed" / "results.json").read_text())
+        return found
+
+    command = [sys.executable, "-c", KILLED, str(killed), *arguments("stopped")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    # It had no time for another checkpoint. SIGTERM gives some.
+    kept = (killed - 1) // every * every
+    assert [folder.name for folder in checkpoints.glob("step-*")] == [f"step-{kept}"]
+    tell = Reporter.step
+
+    def step(self: Reporter, now: Step) -> None:
+        if now.step == told:
+            os.kill(os.getpid(), signal.SIGTERM)
+        tell(self, now)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reporter, "step", step)
+        assert run("stopped") == 128 + signal.SIGTERM
+    resumed = results("stopped")
+    assert resumed["resumedFromStep"] == told
+    assert not checkpoints.exists()
+
+    whole = results("whole")
+    for found in (whole, resumed):
+        found.pop("resumedFromStep", None)
+        for part in (found, found["evaluation"]):
+            for name in ("runtimeSeconds", "samplesPerSecond", "tokensPerSecond", "peakMemoryBytes"):
+                part.pop(name, None)
+    assert resumed == whole

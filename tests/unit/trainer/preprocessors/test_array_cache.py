@@ -1,0 +1,125 @@
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trainingtask_trainer.preprocessors import array_cache
+from trainingtask_trainer.preprocessors.array_cache import Arrays, cached, digest
+
+NUMBERS = np.arange(1000, dtype=np.int32)
+
+
+class Computing:
+    """Counts how often it had to."""
+
+    def __init__(self, numbers: Arrays | None = None) -> None:
+        self.arrays = numbers or {"ids": NUMBERS, "ends": NUMBERS.astype(np.int64)}
+        self.times = 0
+
+    def __call__(self) -> Arrays:
+        self.times += 1
+        return self.arrays
+
+
+def entry(folder: Path) -> Path:
+    (path,) = folder.iterdir()
+    return path
+
+
+def test_computed_once_and_read_as_it_was(tmp_path: Path) -> None:
+    compute = Computing()
+    cached(tmp_path / "cache", "a", compute)
+    again = cached(tmp_path / "cache", "a", compute)
+    assert compute.times == 1
+    assert again.keys() == compute.arrays.keys()
+    for name, array in compute.arrays.items():
+        np.testing.assert_array_equal(again[name], array)
+        assert again[name].dtype == array.dtype
+    cached(tmp_path / "cache", "b", compute)
+    assert compute.times == 2
+
+
+@pytest.mark.parametrize("damage", ["shortened", "flipped", "empty", "garbage"])
+def test_a_damaged_entry_is_computed_anew_and_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    compute = Computing()
+    cached(tmp_path, "a", compute)
+    content = entry(tmp_path).read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "shortened": content[:-7],
+        "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+        "empty": b"",
+        "garbage": os.urandom(500),
+    }
+    entry(tmp_path).write_bytes(damaged[damage])
+    np.testing.assert_array_equal(cached(tmp_path, "a", compute)["ids"], NUMBERS)
+    assert "is damaged and computed anew" in caplog.text
+    caplog.clear()
+    cached(tmp_path, "a", compute)
+    assert compute.times == 2
+    assert not caplog.records
+
+
+def test_the_least_recently_used_entries_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for age, name in enumerate(("old", "older", "oldest")):
+        cached(tmp_path, name, Computing())
+        os.utime(tmp_path / f"{name}.npz", (1000 - age, 1000 - age))
+    size = (tmp_path / "old.npz").stat().st_size
+    cached(tmp_path, "oldest", Computing())  # used: now the youngest
+    monkeypatch.setattr(array_cache, "LIMIT_BYTES", 3 * size)
+    cached(tmp_path, "new", Computing())
+    assert {path.stem for path in tmp_path.iterdir()} == {"old", "oldest", "new"}
+
+
+def test_what_is_larger_than_the_cache_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached(tmp_path, "small", Computing({"ids": NUMBERS[:10]}))
+    monkeypatch.setattr(array_cache, "LIMIT_BYTES", 2000)
+    np.testing.assert_array_equal(cached(tmp_path, "large", Computing())["ids"], NUMBERS)
+    assert [path.stem for path in tmp_path.iterdir()] == ["small"]
+
+
+def test_a_folder_that_cannot_be_written_is_gone_without(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("in the way")
+    np.testing.assert_array_equal(cached(tmp_path / "file" / "cache", "a", Computing())["ids"], NUMBERS)
+    assert "Nothing is cached in" in caplog.text
+    assert {record.levelno for record in caplog.records} == {logging.WARNING}
+
+
+def test_a_full_volume_leaves_nothing_half_written(tmp_path: Path) -> None:
+    # A file size limit fails a write as a full volume does.
+    program = f"""
+import resource, signal, numpy as np
+from pathlib import Path
+from trainingtask_trainer.preprocessors.array_cache import cached
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+folder = Path({str(tmp_path)!r})
+print(cached(folder, "a", lambda: {{"ids": np.zeros(100_000)}})["ids"].shape, list(folder.iterdir()))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "(100000,) []\n"
+    assert "Nothing is cached in" in done.stderr
+
+
+def test_the_key_changes_with_all_that_it_names(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.json", tmp_path / "other.json"
+    one.write_text("1")
+    other.write_text("1")
+    keys = [
+        digest(["tokens", 128], ["a", "bc"], [one]),
+        digest(["tokens", 64], ["a", "bc"], [one]),
+        digest(["tokens", 128], ["ab", "c"], [one]),
+        digest(["tokens", 128], ["bc", "a"], [one]),
+        digest(["tokens"], ["128", "a", "bc"], [one]),
+        digest(["tokens", 128], ["a", "bc"], [other]),
+    ]
+    one.write_text("2")
+    keys.append(digest(["tokens", 128], ["a", "bc"], [one]))
+    assert len(set(keys)) == len(keys)
+    assert digest(["tokens"], ["a\ud800"], []) == digest(["tokens"], ["a\ud800"], [])

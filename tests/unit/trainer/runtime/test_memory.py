@@ -1,0 +1,138 @@
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainingtask_trainer.runtime import memory
+
+GROUPS = Path("/sys/fs/cgroup")
+LIMIT = 900 << 20
+# Few weights and many activations, 32,768 tokens in a batch: together they need 2 GB, in micro-batches far less. Each of
+# two children joins the group; libraries are imported once, before there are threads.
+TRAIN = """
+import os, sys, torch
+from transformers import BertConfig, BertForSequenceClassification
+from trainingtask_trainer.runtime import memory
+from trainingtask_trainer.models.transformers.memory_budget import max_tokens
+from trainingtask_trainer.models.transformers.batch_planning import micro_batches
+
+def train(guarded):
+    torch.set_num_threads(1)
+    memory.disable_malloc_trim()
+    model = BertForSequenceClassification(
+        BertConfig(vocab_size=1000, hidden_size=128, num_hidden_layers=4, num_attention_heads=2, intermediate_size=512)
+    )
+    optimiser = torch.optim.AdamW(model.parameters())
+    rows, lengths = range(512), [64] * 512
+    parts = micro_batches(rows, lengths, max_tokens=max_tokens(model, 64) if guarded else None)
+    for part in parts:
+        model(input_ids=torch.ones((len(part), 64), dtype=torch.long)).logits.sum().backward()
+    optimiser.step()
+    print(len(parts), memory.limit_bytes(), memory.peak_bytes(), flush=True)
+
+for guarded in (False, True):
+    child = os.fork()
+    if child == 0:
+        with open(sys.argv[1], "w") as processes:
+            processes.write(str(os.getpid()))
+        train(guarded)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def test_peak_counts_what_was_held_for_a_moment() -> None:
+    program = """
+from trainingtask_trainer.runtime import memory
+before = memory.peak_bytes()
+held = bytearray(b"x") * (300 << 20)
+del held
+print(before, memory.peak_bytes(), memory.resident_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, peak, resident = map(int, done.stdout.split())
+    assert peak - before > 200 << 20
+    assert resident < peak - (200 << 20)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told to keep memory")
+def test_what_is_freed_is_kept_for_what_comes_next() -> None:
+    program = """
+import resource
+from trainingtask_trainer.runtime import memory
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(4):
+        b"x" * (100 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+print(pages())
+memory.disable_malloc_trim()
+pages()
+print(pages())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    given_back, kept = map(int, done.stdout.split())
+    assert kept < given_back / 10
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"memory.max": "max\n"}, None),
+        ({"memory.max": "2147483648\n"}, 2147483648),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
+        ({"memory/memory.limit_in_bytes": "1073741824\n"}, 1073741824),
+        ({"memory.max": "max\n", "own/memory.max": "4096\n", "own/group/memory.max": "8192\n"}, 4096),
+    ],
+)
+def test_the_limit_is_that_of_the_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
+) -> None:
+    for name, content in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    proc = tmp_path / "proc"
+    proc.mkdir()
+    (proc / "cgroup").write_text("4:memory:/not/there\n0::/own/group\n")
+    monkeypatch.setattr(memory, "_PROC", proc)
+    assert memory.limit_bytes(tmp_path / "cgroup") == limit
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """Make a control group whose memory is limited; the processes in its `cgroup.procs` are killed above it."""
+    version_2 = (GROUPS / "cgroup.controllers").exists()
+    parent = GROUPS if version_2 else GROUPS / "memory"
+    folder = parent / f"trainingtask-test-{os.getpid()}"
+    try:
+        folder.mkdir()
+        (folder / ("memory.max" if version_2 else "memory.limit_in_bytes")).write_text(str(LIMIT))
+    except OSError as error:
+        if folder.is_dir():
+            folder.rmdir()
+        pytest.skip(f"no control group can be made here: {error}")
+    yield folder
+    deadline = time.monotonic() + 10
+    while (folder / "cgroup.procs").read_text() and time.monotonic() < deadline:
+        os.sched_yield()  # a process that was killed leaves its group a moment after its parent knows
+    folder.rmdir()
+
+
+def test_a_batch_that_would_not_fit_is_cut_before_the_kernel_kills_the_process(group: Path) -> None:
+    command = [sys.executable, "-c", TRAIN, str(group / "cgroup.procs")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    killed, told, ended = done.stdout.splitlines()
+    assert (int(killed), int(ended)) == (-9, 0), done.stderr
+    parts, limit, peak = map(int, told.split())
+    assert limit == LIMIT
+    assert parts > 1
+    assert LIMIT * 0.5 < peak < LIMIT  # cut, but no finer than needed

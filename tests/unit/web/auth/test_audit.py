@@ -1,0 +1,181 @@
+"""Who did what, when, from where and with what result: a line each, that nobody can forge and no token is in."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from fastapi.testclient import TestClient
+from pydantic import ValidationError
+from sqlalchemy import Engine
+
+from support.fake_api_server import OWN_TOKEN, SmallKubernetes
+from support.kubectl import eventually
+from support.ports import free_port
+from trainingtask_web.auth.rate_limit import MOST_FAILED
+
+Client = Callable[..., TestClient]
+Lines = Callable[[], list[dict[str, Any]]]
+API = "/api/v1/runs"
+HERE = {"Origin": "https://runs.example.com"}
+TASK = {"DATASET_NAME": "go_emotions", "MODEL_NAME": "random_forest"}
+
+
+@pytest.fixture
+def engine(sqlite: Engine) -> Engine:
+    return sqlite
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Lines:
+    """Return a function that returns the lines so far, without their times."""
+    caplog.set_level(logging.INFO, "trainingtask_web.auth.audit")
+
+    def lines() -> list[dict[str, Any]]:
+        messages = [record.getMessage() for record in caplog.records if record.name == "trainingtask_web.auth.audit"]
+        assert not [message for message in messages if "token-of" in message or "\n" in message]
+        found = [json.loads(message) for message in messages]
+        for line in found:
+            assert abs(datetime.now(UTC) - datetime.fromisoformat(line.pop("time"))) < timedelta(minutes=1)
+        return found
+
+    return lines
+
+
+def line(event: str, result: str, user: str | None, **details: Any) -> dict[str, Any]:
+    return {"event": event, "result": result, "user": user, "address": "testclient", **details}
+
+
+def test_signing_in_and_out_are_lines(client: Client, history: Engine, lines: Lines) -> None:
+    browser = client(history)
+    browser.post("/session", data={"token": "token-of-ann"}, headers=HERE)
+    browser.get("/runs")
+    browser.post("/session/end", headers=HERE)
+    browser.post("/session/end", headers=HERE)
+    assert lines() == [line("sign-in", "ok", "ann"), line("sign-out", "ok", "ann")]
+
+
+def test_tokens_that_nobody_holds_are_lines_but_no_flood(client: Client, history: Engine, lines: Lines) -> None:
+    app = client(history)
+    app.post("/session", data={"token": "token-of-nobody"}, headers=HERE)
+    for number in range(100):
+        app.get(API, headers={"Authorization": f"Bearer token-of-nobody-{number}"})
+    assert lines() == [line("authenticate", "refused", None)] * (MOST_FAILED - 1) + [
+        line("authenticate", "limited", None)
+    ]
+
+
+def test_creations_are_lines_and_so_are_refusals_of_them(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+) -> None:
+    ann, bob = client(history, "token-of-ann"), client(history, "token-of-bob")
+    name = ann.post("/?namespace=team-a", json=TASK).json()["name"]
+    bob.post("/?namespace=team-a", json=TASK)
+    kubernetes.refusal = (422, 'spec.model: "\nevil" is refused' + "x" * 1000)
+    ann.post("/?namespace=team-a", json=TASK)
+    created, forbidden, refused = lines()
+    assert created == line("create", "ok", "ann", namespace="team-a", name=name)
+    assert (forbidden["user"], forbidden["result"], forbidden["status"]) == ("bob", "refused", 403)
+    assert "cannot create resource" in forbidden["reason"]
+    assert (refused["status"], len(refused["reason"])) == (422, 300)
+
+
+def test_a_creation_whose_outcome_nobody_knows_is_a_line(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+) -> None:
+    ann = client(history, "token-of-ann")
+    ann.get(API)
+    kubernetes.failing = "trainingtasks"
+    assert ann.post("/?namespace=team-a", json=TASK).status_code == 503
+    (unknown,) = lines()
+    assert (unknown["event"], unknown["result"], unknown["user"]) == ("create", "unknown", "ann")
+    assert unknown["name"].startswith("random-forest-")
+    assert "failed to create a task" in unknown["reason"]
+
+
+def test_a_created_task_is_a_line_whatever_the_answer_is(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+) -> None:
+    ann = client(history, "token-of-ann")
+    kubernetes.refusal = (201, "an answer that is no task")
+    with pytest.raises(ValidationError):
+        ann.post("/?namespace=team-a", json=TASK)
+    assert [(line["event"], line["result"]) for line in lines()] == [("create", "ok")]
+
+
+def test_another_site_that_uses_a_session_is_a_line(client: Client, history: Engine, lines: Lines) -> None:
+    browser = client(history)
+    browser.post("/session", data={"token": "token-of-ann"}, headers=HERE)
+    browser.post("/?namespace=team-a", json=TASK, headers={"Origin": "https://evil.example"})
+    refused = lines()[-1]
+    assert (refused["event"], refused["result"], refused["user"], refused["status"]) == (
+        "create",
+        "refused",
+        "ann",
+        403,
+    )
+
+
+def test_a_name_cannot_begin_a_line_of_its_own(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, caplog: pytest.LogCaptureFixture, lines: Lines
+) -> None:
+    name = 'eve\n{"event": "sign-in", "user": "admin"}\r\x1b[2J\u2028\u202e"' + "x" * 1000
+    kubernetes.knows("token-of-hostile", name)
+    client(history).post("/session", data={"token": "token-of-hostile"}, headers=HERE)
+    assert lines() == [line("sign-in", "ok", name[:300])]
+    (message,) = [record.getMessage() for record in caplog.records if record.name == "trainingtask_web.auth.audit"]
+    assert message.isascii()
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(("proxies", "address"), [("", "127.0.0.1"), ("10.0.0.0/8,127.0.0.1", "192.0.2.7")])
+def test_standard_output_is_the_audit_log(
+    history: Engine, kubernetes: SmallKubernetes, tmp_path: Path, proxies: str, address: str
+) -> None:
+    """As a process: only a proxy that is trusted tells where a request is from, and only the last word counts."""
+    config = {
+        "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": kubernetes.url}}],
+        "users": [{"name": "u", "user": {"token": OWN_TOKEN}}],
+    }  # fmt: skip
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    port = free_port()
+    environment = {
+        **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},
+        "KUBECONFIG": str(tmp_path / "kubeconfig"),
+        "TRAININGTASK_HISTORY_URL": str(history.url),
+        "TRAININGTASK_WEB_PORT": str(port),
+        "TRAININGTASK_WEB_TRUSTED_PROXIES": proxies,
+    }
+    command = [sys.executable, "-m", "trainingtask_web"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as web:
+        address_of_web = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            assert web.poll() is None
+            try:
+                return httpx.get(f"{address_of_web}/readyz").is_success
+            except httpx.TransportError:
+                return False
+
+        try:
+            eventually("the web app answers", answers)
+            here = {"Origin": address_of_web, "X-Forwarded-For": "198.51.100.1, 192.0.2.7, 10.1.2.3"}
+            httpx.post(f"{address_of_web}/session", data={"token": "token-of-ann"}, headers=here)
+            httpx.post(f"{address_of_web}/session", data={"token": "token-of-nobody"}, headers=here)
+        finally:
+            web.terminate()
+        output, errors = web.communicate(timeout=30)
+    first, second = [json.loads(line) for line in output.splitlines()]
+    assert (first["event"], first["user"], first["address"]) == ("sign-in", "ann", address)
+    assert (second["event"], second["result"], second["address"]) == ("authenticate", "refused", address)
+    assert "token-of" not in output + errors
+    assert "audit" not in errors

@@ -1,0 +1,174 @@
+"""A browser's session: how it begins and ends, and that no other site can use it."""
+
+from collections.abc import Callable, Mapping
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx import Response
+from sqlalchemy import Engine
+
+from support.fake_api_server import SmallKubernetes
+from trainingtask_web.auth.sessions import MOST_OF_A_USER, SESSION_SECONDS, Sessions
+
+Client = Callable[..., TestClient]
+API = "/api/v1/runs"
+HERE = {"Origin": "https://runs.example.com"}
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+TASK = {"DATASET_NAME": "go_emotions", "MODEL_NAME": "random_forest"}
+
+
+@pytest.fixture
+def engine(sqlite: Engine) -> Engine:
+    return sqlite
+
+
+def sign_in(
+    client: TestClient, token: str = "token-of-ann", headers: Mapping[str, str] = HERE, **form: str
+) -> Response:
+    return client.post("/session", data={"token": token, **form}, headers=headers)  # type: ignore[return-value]
+
+
+def test_a_token_that_was_pasted_once_becomes_a_session(client: Client, history: Engine) -> None:
+    browser = client(history)
+    answer = sign_in(browser, token=" token-of-ann\n", next="/runs?state=Failed")
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/runs?state=Failed")
+    cookie = answer.headers["Set-Cookie"]
+    assert cookie.startswith("__Host-trainingtask=")
+    assert {"HttpOnly", "SameSite=strict", "Secure", "Path=/"} <= set(cookie.split("; "))
+    assert "token-of-ann" not in cookie
+    assert len(browser.get(API).json()["items"]) == 5
+    ended = browser.post("/session/end", headers=HERE)
+    assert (ended.status_code, ended.headers["Location"]) == (303, "/session")
+    assert browser.get(API).status_code == 401
+
+
+def test_on_plain_http_the_cookie_can_be_had_by_a_setting(client: Client, history: Engine) -> None:
+    cookie = sign_in(client(history, TRAININGTASK_WEB_SECURE_COOKIE="false")).headers["Set-Cookie"]
+    assert cookie.startswith("trainingtask=")
+    assert "Secure" not in cookie
+
+
+def cookie_of(browser: TestClient) -> dict[str, str]:
+    return {"Cookie": f"__Host-trainingtask={browser.cookies['__Host-trainingtask']}"}
+
+
+def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
+    browser = client(history)
+    now = 0.0
+    browser.app.state.sessions = Sessions(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
+    sign_in(browser)
+    now = SESSION_SECONDS - 5
+    assert browser.get(API).status_code == 200
+    now = SESSION_SECONDS + 5
+    assert browser.get(API).status_code == 401
+
+
+def test_a_session_is_one_processs_alone(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    assert client(history).get(API, headers=cookie_of(browser)).status_code == 401
+
+
+def test_signing_out_ends_every_copy_of_the_cookie(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    copied = cookie_of(browser)
+    assert browser.get(API, headers=copied).status_code == 200
+    browser.post("/session/end", headers=HERE)
+    assert browser.get(API, headers=copied).status_code == 401
+
+
+def test_signing_in_again_ends_the_session_before(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    copied = cookie_of(browser)
+    sign_in(browser, "token-of-bob")
+    new = cookie_of(browser)
+    browser.cookies.clear()
+    assert browser.get(API, headers=copied).status_code == 401
+    assert browser.get(API, headers=new).status_code == 200
+
+
+def test_a_user_has_few_sessions_and_the_oldest_one_goes(client: Client, history: Engine) -> None:
+    browser = client(history)
+    cookies = []
+    for _ in range(MOST_OF_A_USER + 2):
+        sign_in(browser)
+        cookies.append(cookie_of(browser))
+        browser.cookies.clear()
+    statuses = [browser.get(API, headers=cookie).status_code for cookie in cookies]
+    assert statuses == [401] * 2 + [200] * MOST_OF_A_USER
+
+
+def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history: Engine) -> None:
+    browser = client(history)
+    sign_in(browser)
+    browser.cookies.clear()
+    for value in ("", "x", "token-of-ann", "a" * 43):
+        assert browser.get(API, headers={"Cookie": f"__Host-trainingtask={value}"}).status_code == 401
+
+
+@pytest.mark.parametrize("token", ["token-of-nobody", "", "x" * 20_000])
+def test_a_token_that_does_not_do_leads_back(client: Client, history: Engine, token: str) -> None:
+    answer = sign_in(client(history), token)
+    assert answer.headers["Location"] == "/session?problem=unknown&next=%2Fruns"
+    assert "Set-Cookie" not in answer.headers
+
+
+def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kubernetes: SmallKubernetes) -> None:
+    browser = client(history)
+    assert sign_in(browser, kubernetes.knows("x" * 16_000, "ann")).headers["Location"] == "/runs"
+    assert browser.get(API).status_code == 200
+
+
+@pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "runs", "/a\nb", ""])
+def test_it_leads_to_no_other_site(client: Client, history: Engine, target: str) -> None:
+    assert sign_in(client(history), next=target).headers["Location"] == "/runs"
+
+
+def test_a_browser_without_a_session_is_sent_to_sign_in(client: Client, history: Engine) -> None:
+    browser = client(history)
+    answer = browser.get("/runs?state=Failed", headers=BROWSER)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/session?next=%2Fruns%3Fstate%3DFailed")
+    assert browser.get(API, headers=BROWSER).status_code == 401
+    assert browser.get("/runs", headers={"Accept": "application/json, text/html;q=0.5"}).status_code == 401
+
+
+FROM_ELSEWHERE = [
+    {},
+    {"Origin": "https://evil.example"},
+    {"Origin": "null"},
+    {"Origin": "http://["},
+    {"Origin": "https://runs.example.com.evil.example"},
+    {"Origin": "https://runs.example.com", "Sec-Fetch-Site": "cross-site"},
+    {"Origin": "https://runs.example.com", "Sec-Fetch-Site": "same-site"},
+    {"Sec-Fetch-Site": "none"},
+]
+
+
+@pytest.mark.parametrize("headers", FROM_ELSEWHERE)
+def test_another_site_can_do_nothing_with_a_session(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, headers: dict[str, str]
+) -> None:
+    browser = client(history)
+    sign_in(browser)
+    assert browser.post("/", json=TASK, headers=headers).status_code == 403
+    assert browser.post("/session/end", headers=headers).status_code == 403
+    assert sign_in(browser, "token-of-bob", headers).status_code == 403
+    assert kubernetes.created == []
+    assert len(browser.get(API).json()["items"]) == 5
+
+
+@pytest.mark.parametrize("headers", [HERE, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}])
+def test_a_page_of_this_site_can(
+    client: Client, history: Engine, kubernetes: SmallKubernetes, headers: dict[str, str]
+) -> None:
+    browser = client(history, TRAININGTASK_WEB_NAMESPACE="team-a")
+    sign_in(browser, headers=headers)
+    assert browser.post("/", json=TASK, headers=headers).status_code == 201
+    assert len(kubernetes.created) == 1
+
+
+def test_a_programs_token_needs_no_origin(client: Client, history: Engine) -> None:
+    ann = client(history, "token-of-ann", TRAININGTASK_WEB_NAMESPACE="team-a")
+    assert ann.post("/", json=TASK, headers={"Origin": "https://evil.example"}).status_code == 201

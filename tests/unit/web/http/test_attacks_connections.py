@@ -1,0 +1,225 @@
+"""Clients that send half a request, or take no answer: their connections end, and probes are answered meanwhile."""
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from sqlalchemy import Engine
+
+from trainingtask_web.app import create_app
+from trainingtask_web.http.server import OPTIONS, BoundedProtocol
+from trainingtask_web.settings import load_settings
+
+SECONDS = 1.0
+PATIENCE = 10.0  # a machine may be busy with other things
+GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE = GOOD.replace(b"/healthz", b"/docs/files/swagger-ui-bundle.js")
+HALVES = {
+    "nothing": b"",
+    "half a request line": b"GET /api/v1/ru",
+    "half the headers": b"GET /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAccept: ",
+    "half a body": b"POST /session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\ntoken=",
+    "half a chunk": b"POST /session HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n64\r\ntok",
+    "half a second request": GOOD + b"GET /healthz HTTP/1.1\r\nHo",
+}
+Connect = Callable[[], socket.socket]
+
+
+@contextlib.contextmanager
+def serving(app: Any, **limits: Any) -> Iterator[int]:
+    """Serve as the web app is served, with shorter times and other limits."""
+    short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_waiting": {}}
+    http = type("Short", (BoundedProtocol,), {**short, **limits})
+    limit = OPTIONS["limit_concurrency"] * http.most_connections // BoundedProtocol.most_connections  # type: ignore[attr-defined]
+    server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "http": http, "limit_concurrency": limit}))
+    with socket.create_server(("127.0.0.1", 0), backlog=1000) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # so that a response has to be taken
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+@pytest.fixture
+def port(sqlite: Engine, request: pytest.FixtureRequest) -> Iterator[int]:
+    url = sqlite.url.render_as_string(hide_password=False)
+    app = create_app(load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_AUTH": "none"}))
+    with serving(app, **getattr(request, "param", {})) as port:
+        yield port
+
+
+@pytest.fixture
+def connect(port: int) -> Iterator[Connect]:
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+
+        yield connect
+
+
+def read_to_the_end(connection: socket.socket) -> bytes:
+    """Return what still comes; fail when the other side does not close."""
+    found = b""
+    with contextlib.suppress(ConnectionResetError):
+        while part := connection.recv(1 << 20):
+            found += part
+    return found
+
+
+def is_served(port: int) -> bool:
+    return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE).status_code == 200
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_half_a_request_does_not_stay(connect: Connect, half: str) -> None:
+    connection = connect()
+    connection.sendall(HALVES[half])
+    started = time.monotonic()
+    read_to_the_end(connection)
+    assert time.monotonic() - started < SECONDS + PATIENCE / 2
+
+
+def test_a_byte_now_and_then_gains_no_time(connect: Connect) -> None:
+    connection = connect()
+    connection.sendall(HALVES["half the headers"])
+    connection.settimeout(SECONDS / 10)
+    deadline = time.monotonic() + PATIENCE
+    is_open = True
+    while is_open and time.monotonic() < deadline:
+        try:
+            connection.sendall(b"x")
+            is_open = connection.recv(1) != b""
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            is_open = False
+    assert not is_open
+
+
+def test_200_half_requests_end_and_a_good_one_is_answered_meanwhile(connect: Connect, port: int) -> None:
+    connections = [connect() for _ in range(200)]
+    for number, connection in enumerate(connections):
+        connection.sendall(list(HALVES.values())[number % 5])
+    assert is_served(port)
+    for connection in connections:
+        read_to_the_end(connection)
+    assert is_served(port)
+
+
+@pytest.mark.parametrize("port", [{"most_connections": 20, "request_seconds": 60.0}], indirect=True)
+def test_of_too_many_half_requests_the_oldest_make_room(connect: Connect, port: int) -> None:
+    connections = [connect() for _ in range(100)]
+    assert is_served(port)
+    for connection in connections[:70]:
+        read_to_the_end(connection)
+    connections[-1].sendall(GOOD)
+    assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
+
+
+@contextlib.contextmanager
+def reading_nothing(port: int) -> Iterator[socket.socket]:
+    """Ask for a file of more than a megabyte, with a receive buffer of a few kilobytes."""
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(PATIENCE)
+        connection.connect(("127.0.0.1", port))
+        connection.sendall(LARGE)
+        yield connection
+
+
+SLOW = {"most_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
+
+
+@pytest.mark.parametrize("port", [SLOW], indirect=True)
+def test_of_too_many_slow_readers_the_oldest_make_room(port: int) -> None:
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(reading_nothing(port)) for _ in range(30)]
+        statuses = [httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).status_code for _ in range(50)]
+        assert statuses == [200] * 50
+        assert len(read_to_the_end(readers[0])) < 1_000_000
+
+
+@pytest.mark.parametrize("port", [{"request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": SECONDS}], indirect=True)  # fmt: skip
+def test_a_response_that_makes_no_progress_ends(port: int) -> None:
+    with reading_nothing(port) as reader:
+        time.sleep(3 * SECONDS)
+        started = time.monotonic()
+        assert len(read_to_the_end(reader)) < 1_000_000
+        assert time.monotonic() - started < PATIENCE
+
+
+@pytest.mark.parametrize("port", [{"response_seconds": 60.0, "stalled_seconds": 2 * SECONDS}], indirect=True)
+def test_a_slow_reader_gets_all_of_its_response(port: int) -> None:
+    with reading_nothing(port) as reader:
+        deadline = time.monotonic() + 4 * SECONDS
+        size = 0
+        while time.monotonic() < deadline:
+            size += len(reader.recv(4096))
+            time.sleep(SECONDS / 20)
+        assert size + len(read_to_the_end(reader)) > 1_400_000
+
+
+def test_who_takes_no_answer_does_not_hold_it() -> None:
+    ended = threading.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        sending = asyncio.ensure_future(receive())  # comes back when the client is gone
+        while not sending.done():
+            await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
+            await asyncio.sleep(0)
+        ended.set()
+
+    with serving(endless) as port, socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+        connection.sendall(GOOD)
+        assert ended.wait(SECONDS + PATIENCE)
+
+
+def test_good_requests_one_after_another_may_take_longer_than_one(connect: Connect) -> None:
+    connection = connect()
+    deadline = time.monotonic() + 3 * SECONDS
+    while time.monotonic() < deadline:
+        connection.sendall(GOOD + GOOD)
+        answers = b""
+        while answers.count(b"ok\n") < 2:
+            part = connection.recv(4096)
+            assert part, "closed"
+            answers += part
+        time.sleep(SECONDS / 5)
+
+
+@pytest.mark.parametrize(
+    "request_", [
+        GOOD[:-2] + b"X: " + b"x" * 1_000_000 + b"\r\n\r\n",
+        GOOD[:-2] + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        GOOD[:-2] + b"Host: evil.example\r\n\r\n",
+        GOOD[:-2] + b"Transfer-Encoding: gzip, chunked\r\n\r\n",
+    ], ids=["headers too large", "two lengths", "two hosts", "unknown encoding"],
+)  # fmt: skip
+def test_ambiguous_and_oversized_heads_are_refused(connect: Connect, request_: bytes) -> None:
+    connection = connect()
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(request_)
+    answer = read_to_the_end(connection)
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501"))
+
+
+def test_the_times_and_sizes_that_are_served_with() -> None:
+    assert OPTIONS["http"] is BoundedProtocol
+    assert (BoundedProtocol.request_seconds, BoundedProtocol.response_seconds) == (10.0, 120.0)
+    assert BoundedProtocol.stalled_seconds == 20.0
+    assert OPTIONS["limit_concurrency"] >= 2 * BoundedProtocol.most_connections

@@ -1,0 +1,70 @@
+"""From probabilities to labels: one threshold for all, or one for each, chosen on rows that are not reported on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainingtask_api.training import Evaluation, ThresholdTuning
+from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix, Probabilities, Ranking, rank
+
+DEFAULT_THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Probabilities from which labels are predicted, and how they came to be."""
+
+    values: Floats
+    """One per label, shape [labels]."""
+    source: str
+    """``fixed``, ``global`` or ``per_label``."""
+
+    @property
+    def single(self) -> float | None:
+        """The threshold that all labels share, None when each has its own."""
+        return None if self.source == ThresholdTuning.PER_LABEL else float(self.values[0])
+
+
+def apply(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
+    """Return 1 where a probability reaches its label's threshold, shape [rows, labels]."""
+    return (probabilities >= np.asarray(thresholds)).astype(np.uint8)
+
+
+def choose(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
+    """Return the thresholds that the task fixes, or wants tuned on these rows.
+
+    A label that none of these rows carries gives its own threshold nothing to go by: it gets the global one.
+    """
+    labels = truth.shape[1]
+    evaluation = evaluation or Evaluation()
+    if evaluation.threshold is not None:
+        return Thresholds(np.full(labels, evaluation.threshold), "fixed")
+    if evaluation.threshold_tuning != ThresholdTuning.PER_LABEL:
+        return Thresholds(np.full(labels, _best(rank(truth, probabilities))), ThresholdTuning.GLOBAL.value)
+    carried = truth.any(axis=0)
+    # Ranking all decisions at once costs as much as all labels: only where somebody needs it.
+    values = np.full(labels, DEFAULT_THRESHOLD if carried.all() else _best(rank(truth, probabilities)))
+    for label in np.flatnonzero(carried):
+        values[label] = _best(rank(truth[:, label], probabilities[:, label]))
+    return Thresholds(values, ThresholdTuning.PER_LABEL.value)
+
+
+def _best(ranking: Ranking) -> float:
+    """Return the threshold with the highest F1: over one label's rows the label's, over all decisions micro-F1.
+
+    Exact: F1 changes only where the threshold passes a probability, and with the k most probable decisions predicted
+    it is 2 TP(k) / (k + positives). All k are tried in one pass; of equal ones the smallest wins. The threshold lies
+    in the middle between the last probability predicted and the first that is not, so that rounding on another
+    machine does not move a row across it.
+    """
+    probabilities, predicted, hits = ranking
+    if hits[-1] == 0:
+        return DEFAULT_THRESHOLD
+    best = int(np.argmax(hits / (predicted + hits[-1])))
+    last = float(probabilities[best])
+    if best == len(probabilities) - 1:
+        return last
+    first_not = float(probabilities[best + 1])
+    middle = (last + first_not) / 2
+    return middle if middle > first_not else last

@@ -1,0 +1,1 @@
+"""Classical models of scikit-learn, applied to many labels."""

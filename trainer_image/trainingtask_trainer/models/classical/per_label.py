@@ -1,0 +1,87 @@
+"""One estimator per label, side by side or in a chain.
+
+Over 0/1 labels scikit-learn's `OneVsRestClassifier` and `MultiOutputClassifier` fit the same estimators, one per
+column, and its `ClassifierChain` appends the columns before. So does this, in a loop that can tell how far it is, and
+without the chain's detour through a slow matrix format.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+
+from trainingtask_trainer.evaluation.metrics import LabelMatrix
+
+Matrix = NDArray[np.float64]
+
+
+def fit_each(estimator: Any, features: Any, labels: LabelMatrix, *, chain: bool) -> Iterator[Any]:
+    """Yield a fitted clone of `estimator` per label, shape of `labels` [rows, labels].
+
+    In a chain, the estimator of a label also reads the labels before it, in the order of the columns.
+    """
+    for label in range(labels.shape[1]):
+        read = _append(features, labels[:, :label]) if chain else features
+        with warning_filters_kept():
+            fitted = clone(estimator).fit(read, labels[:, label])
+        yield fitted
+
+
+def values(estimators: list[Any], features: Any, *, chain: bool) -> Matrix:
+    """Return each label's decision value, else its probability, shape [rows, labels].
+
+    In a chain, the labels before are those that were decided.
+    """
+    result = np.empty((features.shape[0], len(estimators)))
+    decided = np.zeros(result.shape, dtype=np.uint8)
+    for label, estimator in enumerate(estimators):
+        read = _append(features, decided[:, :label]) if chain else features
+        with warning_filters_kept():
+            result[:, label] = _value(estimator)(read)
+        decided[:, label] = result[:, label] > _boundary(estimator)
+    return result
+
+
+def sigmoid(values: Matrix, labels: LabelMatrix) -> tuple[float, float]:
+    """Return slope and intercept of the sigmoid that turns decision values into probabilities (Platt, 1999).
+
+    One sigmoid for all labels, so that the order of any two decision values stays, and with it every F1 at a tuned
+    threshold. Two numbers learnt from rows x labels decisions leave thresholds tuned on the same rows as honest as
+    they were. The two sides of the margin stand in for labels that no row carries, or all.
+    """
+    inputs = np.append(values.ravel(), [1.0, -1.0])
+    truth = np.append(labels.ravel(), [1, 0])
+    fitted = LogisticRegression(C=1.0).fit(inputs[:, np.newaxis], truth)
+    # Decision values that rank the validation rows worse than chance keep their order all the same.
+    return max(float(fitted.coef_[0, 0]), 1e-3), float(fitted.intercept_[0])
+
+
+@contextmanager
+def warning_filters_kept() -> Iterator[None]:
+    """Restore the warning filters: the threads of a forest each change the process's and put them back in any order."""
+    with warnings.catch_warnings():
+        yield
+
+
+def _append(features: Any, labels: LabelMatrix) -> Any:
+    if sparse.issparse(features):
+        columns = sparse.csc_matrix(labels, dtype=features.dtype).asformat(features.format)
+        return sparse.hstack([features, columns], format=features.format)
+    return np.hstack([features, labels.astype(features.dtype)])
+
+
+def _value(estimator: Any) -> Callable[[Any], NDArray[np.float64]]:
+    if hasattr(estimator, "predict_proba"):
+        return lambda features: estimator.predict_proba(features)[:, 1]
+    decide: Callable[[Any], NDArray[np.float64]] = estimator.decision_function
+    return decide
+
+
+def _boundary(estimator: Any) -> float:
+    return 0.5 if hasattr(estimator, "predict_proba") else 0.0

@@ -1,0 +1,146 @@
+"""Reading and writing skops files without paying for torch.
+
+skops imports every module below `sklearn` to find the types it trusts, and one of those is a wrapper around torch:
+seconds and hundreds of MiB for nothing. Without torch that module is skipped, as where torch is not installed.
+"""
+
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.sparse import issparse
+from sklearn.decomposition import TruncatedSVD
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer, TfidfTransformer, TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.naive_bayes import MultinomialNB
+from sklearn.pipeline import FeatureUnion, Pipeline
+from sklearn.preprocessing import LabelBinarizer, Normalizer
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+from sklearn.tree._tree import Tree
+
+from trainingtask_trainer.runtime.import_guard import without
+
+# What classical models hold beside the types that skops trusts by itself. Both are arrays and nothing else, so that
+# reading them runs no code of the file's.
+_TRUSTED = [
+    "scipy.sparse._csr.csr_matrix",  # the training rows that knn searches; read without pickle
+    "sklearn.tree._tree.Tree",  # a forest's trees
+]
+# skops trusts every estimator of scikit-learn, and the compiled code of many follows the numbers in them without a look.
+# These work in Python and numpy, or `_check` looks at what their compiled code follows.
+_ESTIMATORS = (
+    *(TfidfVectorizer, CountVectorizer, HashingVectorizer, TfidfTransformer),
+    *(FeatureUnion, Pipeline, Normalizer, TruncatedSVD),
+    *(LogisticRegression, LinearSVC, RandomForestClassifier, DecisionTreeClassifier),
+    *(OneVsRestClassifier, MultinomialNB, LabelBinarizer),  # of examples/extension
+)
+_PLAIN = (str, bytes, bool, int, float, type, np.generic, np.dtype, type(None))
+
+
+def dump(state: dict[str, Any], path: Path) -> None:
+    """Write scikit-learn estimators and arrays into one file."""
+    with without("torch"):
+        import skops.io  # noqa: PLC0415 - seconds
+    skops.io.dump(state, path)
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `dump` has written.
+
+    Raises
+    ------
+    skops.io.exceptions.UntrustedTypesFoundException
+        When the file holds a type that neither skops nor `_TRUSTED` names; nothing of it has been built then.
+    ValueError
+        When it is compressed, holds an estimator that no model here is made of, or a number in it would send
+        compiled code out of an array.
+    """
+    _check_size(path)
+    with without("torch"):
+        import skops.io  # noqa: PLC0415
+    state: dict[str, Any] = skops.io.load(path, trusted=_TRUSTED)
+    _check(state, set())
+    return state
+
+
+def _check_size(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:  # reading a part stops at the size that is written here
+        unpacked = sum(part.file_size for part in archive.infolist())
+    if unpacked > (size := path.stat().st_size):  # `dump` compresses nothing
+        raise ValueError(f"{path.name} has {size} bytes and unpacks to {unpacked}: at most its own size is allowed")
+
+
+def _check(value: Any, seen: set[int]) -> None:
+    """Refuse what is, anywhere in `value`, no part of a model, or would send compiled code out of its arrays."""
+    if id(value) in seen or isinstance(value, _PLAIN):
+        return
+    seen.add(id(value))
+    parts: Iterable[Any] = ()
+    if issparse(value):
+        if value.format != "csr":  # whatever the file calls it
+            raise ValueError(f"a sparse matrix of format {value.format} where only csr is expected")
+        value.check_format(full_check=True)
+    elif isinstance(value, Tree):
+        _check_tree(value)
+    elif isinstance(value, np.ndarray):
+        parts = value.ravel() if value.dtype == object else ()
+    elif isinstance(value, dict):
+        parts = value.values()
+    elif isinstance(value, list | tuple | set):
+        parts = value
+    elif type(value) in _ESTIMATORS:
+        parts = _parts(value)
+    else:
+        raise ValueError(
+            f"it holds a {type(value).__module__}.{type(value).__qualname__}, where a vectorizer or an estimator is "
+            f"expected: {', '.join(known.__name__ for known in _ESTIMATORS)}"
+        )
+    for part in parts:
+        _check(part, seen)
+
+
+def _parts(estimator: Any) -> list[Any]:
+    """Return what an estimator holds, after a look at what its compiled code follows."""
+    held = dict(vars(estimator))
+    _check_methods(estimator)
+    if "vocabulary_" in held:
+        vocabulary = held["vocabulary_"]
+        if type(vocabulary) is not dict or sorted(vocabulary.values()) != list(range(len(vocabulary))):
+            raise ValueError("a vocabulary does not number its terms from 0 on, each once")
+    if isinstance(estimator, HashingVectorizer) and not held["n_features"] > 0:
+        raise ValueError(f"n_features of a HashingVectorizer is {held['n_features']!r}, at least 1 is allowed")
+    if isinstance(estimator, DecisionTreeClassifier) and "tree_" in held:
+        raise ValueError("a tree stands outside of a forest, which alone checks what the tree reads")
+    parts: list[Any] = []
+    for tree in held.pop("estimators_") if isinstance(estimator, RandomForestClassifier) else ():
+        if type(tree) is not DecisionTreeClassifier or tree.tree_.n_features != held["n_features_in_"]:
+            raise ValueError("a tree of a forest reads other features than the forest")
+        _check_methods(tree)
+        parts.extend(vars(tree).values())
+    return [*parts, *held.values()]
+
+
+def _check_methods(estimator: Any) -> None:
+    if any(callable(getattr(type(estimator), name, None)) for name in vars(estimator)):
+        raise ValueError(f"a value stands in the place of a method of {type(estimator).__name__}")
+
+
+def _check_tree(tree: Tree) -> None:
+    state = tree.__getstate__()
+    nodes = state["nodes"]
+    inner = np.flatnonzero(nodes["left_child"] != -1)  # a leaf has no children, and its feature is not read
+    children = np.stack([nodes["left_child"][inner], nodes["right_child"][inner]])
+    features = nodes["feature"][inner]
+    if (
+        not 0 < state["node_count"] == len(nodes)
+        or (children <= inner).any()  # each child is written after its parent: no circle
+        or (children >= len(nodes)).any()
+        or (features < 0).any()
+        or (features >= tree.n_features).any()
+    ):
+        raise ValueError("a tree names nodes or features that it does not have")

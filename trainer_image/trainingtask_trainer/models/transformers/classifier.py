@@ -1,0 +1,214 @@
+"""Transformer encoders with a sequence-classification head, fine-tuned for many labels at once."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from trainingtask_trainer.runtime.import_guard import transformers_without
+
+with transformers_without("scipy"):  # a twelfth of the time to the first step, for the losses of object detectors
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+        set_seed,
+    )
+
+from trainingtask_api.spec import Device, TrainingTaskSpec
+from trainingtask_api.status import Scalar
+from trainingtask_api.training import Loop
+from trainingtask_trainer.errors import Fault
+from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
+from trainingtask_trainer.models.base import Fitted, Predictor, TrainingRows
+from trainingtask_trainer.models.transformers import memory_budget
+from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
+from trainingtask_trainer.models.transformers.collation import Inputs, Plan, Rows
+from trainingtask_trainer.models.transformers.inference import probabilities
+from trainingtask_trainer.models.transformers.losses import loss_of, starting_bias
+from trainingtask_trainer.models.transformers.optimization import Settings
+from trainingtask_trainer.models.transformers.training_state import Session, State
+from trainingtask_trainer.preprocessors.base import Preprocessor
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
+from trainingtask_trainer.pretrained.checkpoint import (
+    check_data,
+    check_weights,
+    checkpoint_folder,
+    checkpoint_name,
+    reading,
+)
+from trainingtask_trainer.reporting.progress import Progress
+from trainingtask_trainer.runtime.device import prepare_torch
+from trainingtask_trainer.runtime.signals import defer_interrupts
+from trainingtask_trainer.volumes import Volumes
+
+
+class Transformer:
+    """A pretrained encoder of the family that the task names, fine-tuned for many labels at once."""
+
+    preprocessor: ClassVar[str] = "tokenizer"
+    packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
+
+    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
+        self._settings = Settings.of(spec.training, prepare_torch(spec.device).type == "cuda")
+        self._name = checkpoint_name(spec.model)
+        self._revision = spec.model.revision
+        self._folder = checkpoint_folder(spec.model, places.model)
+        self._max_tokens: int | None = None
+        self._model: PreTrainedModel | None = None
+        self._inputs: Inputs | None = None
+
+    def arguments(self) -> dict[str, Scalar]:
+        """Return the arguments after all defaults."""
+        return {"model.checkpoint": self._name} | self._settings.arguments()
+
+    def fit(
+        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
+    ) -> Fitted:
+        """Fine-tune on token ids, from the last checkpoint where there is one; keep the best epoch's weights.
+
+        Raises
+        ------
+        UserError
+            When the loss is not a finite number, or the checkpoint does not fit the task.
+        Interrupted
+            When the process was asked to stop; a checkpoint is written first, where there is a folder for it.
+        """
+        settings = self._settings
+        tokenizer = _tokenizer_of(preprocessor)
+        set_seed(settings.seed)  # before the head's weights are drawn
+        model = self._model = self._with_head(rows.label_names)
+        _start_at(model, starting_bias(settings, rows.labels))
+        torch.nn.Module.to(model, settings.device)  # mypy cannot see through the library's own `to`
+
+        inputs = self._inputs = Inputs(model, tokenizer)
+        lengths = rows.features.lengths
+        max_tokens = self._max_tokens = memory_budget.max_tokens(model, max(lengths), settings.autocast_dtype)
+
+        def validate(before_batch: Any) -> Probabilities:
+            return probabilities(
+                model,
+                inputs,
+                rows.validation_features,
+                dtype=settings.autocast_dtype,
+                max_tokens=max_tokens,
+                before_batch=before_batch,
+            )
+
+        session = Session(
+            model=model,
+            settings=settings,
+            plan=Plan(lengths, settings, inputs, max_tokens),
+            rows=Rows(inputs, rows.features, rows.labels),
+            loss_function=loss_of(settings, rows.labels),
+            validation_labels=rows.validation_labels,
+            validate=validate,
+            progress=progress,
+            checkpoints=None if checkpoints is None else CheckpointFolder(checkpoints, self._key(rows)),
+        )
+        with defer_interrupts():
+            session.begin()
+            if not session.finished:
+                _loop(settings.loop)(model, session)
+        session.restore_best()
+        resumed, spare = session.resumed_from, torch.cuda.device_count() - 1 if settings.on_gpu else 0
+        return Fitted(
+            global_step=session.state.step,
+            training_loss=session.training_loss,
+            rows_seen=session.rows_seen,
+            tokens_seen=session.tokens_seen,
+            best_epoch=session.state.best_epoch,
+            resumed_from_step=None if resumed is None else resumed.state["step"],
+            curve=tuple(session.state.curve),
+            warnings=(f"{spare} of the pod's GPUs were not used: training runs on one",) if spare > 0 else (),
+        )
+
+    def predict(self, features: TokenIds) -> Probabilities:
+        """Return probabilities of shape [rows, labels] in the order of the rows, in fp32 as the saved model will."""
+        assert self._model is not None and self._inputs is not None  # noqa: S101, PT018 - fit comes first
+        return probabilities(self._model, self._inputs, features, max_tokens=self._max_tokens)
+
+    def save(self, folder: Path, preprocessor: Preprocessor) -> None:
+        """Write weights (safetensors), configuration with label names, and tokenizer."""
+        assert self._model is not None  # noqa: S101 - fit comes first
+        tokenizer = _tokenizer_of(preprocessor)
+        assert isinstance(preprocessor, Tokenizer)  # noqa: S101 - checked by _tokenizer_of
+        tokenizer.model_max_length = preprocessor.max_length  # whoever loads it cuts where training did
+        self._model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    @staticmethod
+    def load(folder: Path) -> Predictor:
+        """Return the predictor of a saved model; runs no code from the folder."""
+        prepare_torch(Device.CPU)
+        check_data(folder, str(folder))
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        )
+        inputs = Inputs(model, tokenizer)
+
+        def predict(texts: Sequence[str]) -> Probabilities:
+            return probabilities(model, inputs, encode(tokenizer, texts, tokenizer.model_max_length))
+
+        return predict
+
+    def _with_head(self, label_names: Sequence[str]) -> PreTrainedModel:
+        model: PreTrainedModel
+        with reading(self._name, "is no usable sequence classifier"):
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                self._folder,
+                num_labels=len(label_names),
+                id2label=dict(enumerate(label_names)),
+                label2id={name: index for index, name in enumerate(label_names)},
+                problem_type="multi_label_classification",
+                # The default follows the checkpoint, and training in half precision diverges.
+                dtype=torch.float32,
+                # A checkpoint that was fine-tuned for other labels starts with a new head.
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        check_weights(model, loading, self._name)
+        return model
+
+    def _key(self, rows: TrainingRows) -> str:
+        """Return what tells this training from any other that a checkpoint may come from."""
+        state = [field.name for field in fields(State)]  # of another release: its checkpoints may lack a field
+        described = (self._name, self._revision, self._settings, list(rows.label_names), state)
+        digest = hashlib.sha256(repr(described).encode())
+        for features, labels in ((rows.features, rows.labels), (rows.validation_features, rows.validation_labels)):
+            for array in (features.ids, features.ends, labels):
+                digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+def _loop(loop: Loop) -> Any:
+    """Return the loop's `train`; importing Hugging Face's Trainer takes a while."""
+    if loop == Loop.ACCELERATE:
+        from trainingtask_trainer.models.transformers.loops import plain  # noqa: PLC0415
+
+        return plain.train
+    with transformers_without("datasets"):  # and pandas with it: a tenth of the time to the first step
+        from trainingtask_trainer.models.transformers.loops import trainer  # noqa: PLC0415
+
+    return trainer.train
+
+
+def _start_at(model: PreTrainedModel, bias: Floats) -> None:
+    """Set the bias of the output layer, which every family builds last and calls something else."""
+    layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
+    if layers and layers[-1].out_features == len(bias) and layers[-1].bias is not None:
+        with torch.no_grad():
+            layers[-1].bias.copy_(torch.from_numpy(bias))
+
+
+def _tokenizer_of(preprocessor: Preprocessor) -> PreTrainedTokenizerBase:
+    if not isinstance(preprocessor, Tokenizer):
+        raise Fault("TrainerCrashed", f"{type(preprocessor).__name__} cannot feed a transformer")
+    return preprocessor.tokenizer

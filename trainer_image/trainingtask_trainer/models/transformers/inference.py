@@ -1,0 +1,55 @@
+"""Probabilities from a transformer, batches sorted by length, which saves most of the padding."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from trainingtask_trainer.evaluation.metrics import Probabilities
+from trainingtask_trainer.models.transformers.collation import Inputs
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds
+
+_ROWS = 64  # per batch
+
+
+def probabilities(
+    model: PreTrainedModel,
+    inputs: Inputs,
+    token_ids: TokenIds,
+    *,
+    dtype: torch.dtype | None = None,
+    max_tokens: int | None = None,
+    before_batch: Callable[[], None] = lambda: None,
+) -> Probabilities:
+    """Return probabilities of shape [rows, labels] in the order of the rows.
+
+    Parameters
+    ----------
+    model, inputs
+        Made for each other.
+    token_ids
+        The rows.
+    dtype
+        Number format of the matrix multiplications, None for that of the weights.
+    max_tokens
+        Most tokens of a batch, padding counted; None: no limit.
+    before_batch
+        Called before each batch.
+    """
+    result: Probabilities = np.empty((len(token_ids), int(model.config.num_labels or 0)))
+    order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]), reverse=True)
+    device = model.device
+    model.train(False)
+    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+        start = 0
+        while start < len(order):
+            before_batch()
+            longest = len(token_ids[order[start]])
+            size = _ROWS if max_tokens is None else max(1, min(_ROWS, max_tokens // longest))
+            rows = order[start : start + size]
+            batch = inputs.of([token_ids[row] for row in rows])
+            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+            result[rows] = torch.sigmoid(logits.double()).cpu().numpy()
+            start += size
+    return result

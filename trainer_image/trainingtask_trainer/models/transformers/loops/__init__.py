@@ -1,0 +1,1 @@
+"""Training loops: the plain one, and transformers' Trainer."""

@@ -1,0 +1,134 @@
+"""Hugging Face's Trainer as the loop: its optimiser steps and checkpoints, our batches, losses and decisions."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Sampler
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainingtask_api.training import Precision
+from trainingtask_trainer.models.transformers.collation import Batch, count, on_device
+from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, optimiser_and_scheduler
+from trainingtask_trainer.models.transformers.training_state import WEIGHTS_FILE, Session
+
+
+def train(model: PreTrainedModel, session: Session) -> None:
+    """Train until the session is finished."""
+    with tempfile.TemporaryDirectory(dir=session.scratch) as scratch:
+        trainer = _Trainer(model, session, _arguments(session, scratch))
+        resumed = session.resumed_from
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed.folder))
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+
+
+def _arguments(session: Session, scratch: str) -> TrainingArguments:
+    settings = session.settings
+    arguments = TrainingArguments(
+        output_dir=scratch,
+        num_train_epochs=settings.epochs,
+        # A batch of the Trainer is a whole optimiser step here, however it is cut.
+        per_device_train_batch_size=settings.batch_size * settings.gradient_accumulation_steps,
+        max_grad_norm=settings.max_gradient_norm,
+        bf16=settings.precision == Precision.BF16,
+        fp16=settings.precision == Precision.FP16,
+        seed=settings.seed,
+        use_cpu=not settings.on_gpu,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,  # the filter would hide the very loss we stop for
+        save_strategy="no",  # the callback says when
+        report_to="none",
+        disable_tqdm=True,
+    )
+    if settings.on_gpu:
+        # With several GPUs Trainer would multiply the batch by their number (DataParallel).
+        _ = arguments.device
+        arguments._n_gpu = 1
+    return arguments
+
+
+class _Trainer(Trainer):
+    """A Trainer whose batch is one optimiser step: a list of micro-batches."""
+
+    def __init__(self, model: PreTrainedModel, session: Session, arguments: TrainingArguments) -> None:
+        super().__init__(
+            model,
+            arguments,
+            callbacks=[_Callback(session)],
+            optimizers=optimiser_and_scheduler(model, session.settings, session.plan.total_steps),
+        )
+        self.remove_callback(transformers.PrinterCallback)
+        self._session = session
+
+    def get_train_dataloader(self) -> "DataLoader[Batch]":
+        """Return the optimiser steps of an epoch."""
+        return DataLoader(
+            self._session.rows,
+            batch_sampler=_Steps(self._session),
+            collate_fn=lambda batches: {"micro_batches": batches},
+            generator=torch.Generator(),  # else it draws from the numbers that dropout uses
+        )
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """Add the gradients of all micro-batches and return the step's mean loss."""
+        del num_items_in_batch  # the Trainer counts labels per batch, which is a list here
+        batches: list[Batch] = inputs["micro_batches"]
+        model.train()
+        loss = accumulate_gradients(
+            model, on_device(batches, self.args.device), self._session.loss_function, self.accelerator.backward
+        )
+        self._session.took_step(loss, *count(batches))
+        return loss
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the weights under the model's own names: the library would write those that the pretrained file has."""
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.accelerator.unwrap_model(self.model).state_dict(), folder / WEIGHTS_FILE)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: nobody asks, and the library's estimate wants a single batch."""
+        del inputs
+        return 0
+
+
+class _Steps(Sampler[list[list[int]]]):
+    """The micro-batches of each optimiser step of the running epoch; the Trainer itself skips those that are done."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def __len__(self) -> int:
+        return self._session.plan.steps_per_epoch
+
+    def __iter__(self) -> Iterator[list[list[int]]]:
+        plan = self._session.plan
+        return map(plan.micro_batches, plan.epoch(self._session.epoch))
+
+
+class _Callback(TrainerCallback):
+    """Tells the session where the Trainer is, and the Trainer what the session decides."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_save = self._session.end_step()
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_save = self._session.end_epoch()
+        control.should_training_stop = self._session.finished
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        written = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        with self._session.checkpoint() as folder:
+            for path in written.iterdir():
+                path.rename(folder / path.name)
+        shutil.rmtree(written)

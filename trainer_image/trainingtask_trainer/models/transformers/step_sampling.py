@@ -1,0 +1,109 @@
+"""One optimiser step: what both loops share."""
+
+from collections.abc import Callable
+
+import torch
+from transformers import get_scheduler
+
+from trainingtask_api.training import Scheduler
+from trainingtask_trainer.models.transformers.collation import Batch
+from trainingtask_trainer.models.transformers.losses import LossFunction
+from trainingtask_trainer.models.transformers.optimization import Settings
+
+# The library's names; `constant` there has no warm-up.
+_SCHEDULERS = {
+    Scheduler.LINEAR: "linear",
+    Scheduler.COSINE: "cosine",
+    Scheduler.CONSTANT: "constant_with_warmup",
+}
+
+
+def optimiser_and_scheduler(
+    model: torch.nn.Module, settings: Settings, total_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """Return AdamW, which lets biases and norms alone with its weight decay, and its learning rate over the steps."""
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim > 1 and not name.endswith("bias") else free).append(parameter)
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+    return optimiser, _schedule(optimiser, settings, total_steps)
+
+
+def learning_rates(settings: Settings, total_steps: int) -> Callable[[int], float]:
+    """Return the learning rate of each optimiser step, counted from 1."""
+    schedule = _schedule(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
+    (factor,) = schedule.lr_lambdas
+    return lambda step: settings.learning_rate * factor(step - 1)
+
+
+def _schedule(
+    optimiser: torch.optim.Optimizer, settings: Settings, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    warmup_steps = round(settings.warmup_fraction * total_steps)
+    schedule: torch.optim.lr_scheduler.LambdaLR = get_scheduler(
+        _SCHEDULERS[settings.scheduler], optimiser, warmup_steps, total_steps
+    )
+    return schedule
+
+
+def accumulate_gradients(
+    model: torch.nn.Module,
+    micro_batches: list[Batch],
+    loss_function: LossFunction,
+    backward: Callable[[torch.Tensor], None],
+) -> torch.Tensor:
+    """Add the gradients of one optimiser step, whose micro-batches count as one large batch.
+
+    Returns
+    -------
+    Mean loss over the rows and labels of the step, not yet waited for on a GPU.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        When a single row does not fit on the GPU. Of several the largest micro-batches are cut in two, and the step is
+        begun anew.
+    """
+    while True:
+        try:
+            return _accumulated(model, micro_batches, loss_function, backward)
+        except torch.OutOfMemoryError:
+            smaller = _halved(micro_batches)
+            if len(smaller) == len(micro_batches):
+                raise
+        micro_batches = smaller
+        model.zero_grad()
+
+
+def _accumulated(
+    model: torch.nn.Module,
+    micro_batches: list[Batch],
+    loss_function: LossFunction,
+    backward: Callable[[torch.Tensor], None],
+) -> torch.Tensor:
+    decisions = sum(batch["labels"].numel() for batch in micro_batches)
+    total = torch.zeros((), device=micro_batches[0]["labels"].device)
+    for batch in micro_batches:
+        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        loss = loss_function(outputs.logits.float(), batch["labels"]) / decisions
+        backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _halved(micro_batches: list[Batch]) -> list[Batch]:
+    """Return the micro-batches with the largest ones, those of more than half the most tokens, cut in two."""
+    most = max(batch["input_ids"].numel() for batch in micro_batches)
+    halved: list[Batch] = []
+    for batch in micro_batches:
+        rows = len(batch["labels"])
+        parts = 2 if rows > 1 and batch["input_ids"].numel() > most // 2 else 1
+        for part in range(parts):
+            cut = slice(part * rows // parts, (part + 1) * rows // parts)
+            halved.append({name: tensor[cut] for name, tensor in batch.items()})
+    return halved

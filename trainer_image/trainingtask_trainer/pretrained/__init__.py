@@ -1,0 +1,1 @@
+"""Pretrained checkpoints, from the hub or a folder."""

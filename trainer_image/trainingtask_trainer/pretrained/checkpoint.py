@@ -1,0 +1,225 @@
+"""Finding the pretrained checkpoint of a task: a folder in its volume claim, or a download from the hub."""
+
+import errno
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from trainingtask_api.model import Model as ModelSpec
+from trainingtask_api.model import Preprocessor as PreprocessorSpec
+from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.volumes import contents, find
+
+# The checkpoint that a family starts from when the task names none.
+BASE_CHECKPOINTS = {
+    "albert": "albert/albert-base-v2",
+    "bert": "google-bert/bert-base-uncased",
+    "distilbert": "distilbert/distilbert-base-uncased",
+    "roberta": "FacebookAI/roberta-base",
+    "xlnet": "xlnet/xlnet-base-cased",
+}
+# Families that keep the positions up to that of their padding token for padding: 514 of them are 512 tokens.
+_POSITIONS_AFTER_PADDING = {"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"}
+# Weights as safetensors alone: other formats are larger, and some run code when they are read.
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_NO_LIMIT = 1_000_000  # tokenizers without a limit report an astronomic one
+
+
+def checkpoint_name(model: ModelSpec) -> str:
+    """Return what the task, or the family's default, calls the checkpoint.
+
+    Raises
+    ------
+    UserError
+        When the family has no default and the task names none.
+    """
+    name = model.checkpoint or BASE_CHECKPOINTS.get(model.name)
+    if name is None:
+        raise UserError("InvalidSpec", f"model.checkpoint is required for model.name '{model.name}'")
+    return name
+
+
+@lru_cache  # the tokenizer and the model ask for the same one
+def checkpoint_folder(model: ModelSpec, root: Path) -> Path:
+    """Return the folder that holds the checkpoint, downloaded first if it comes from the hub.
+
+    Parameters
+    ----------
+    model
+        The model section of the task.
+    root
+        The folder that stands for `model.volumeClaim`.
+
+    Raises
+    ------
+    UserError
+        When the checkpoint does not exist, is not open to us, or is not of the family that the task names.
+    Fault
+        When the hub cannot be reached.
+    """
+    name = checkpoint_name(model)
+    folder = _folder("model", model, name, root)
+    _check_family(model, folder, name)
+    return folder
+
+
+def encoder_folder(preprocessor: PreprocessorSpec, root: Path) -> Path:
+    """Return the folder that holds the encoder of an embedding, of any family; see `checkpoint_folder`.
+
+    `root` is the folder that stands for `preprocessor.volumeClaim`.
+    """
+    name = preprocessor.checkpoint
+    if name is None:
+        raise UserError("InvalidSpec", "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
+    folder = _folder("preprocessor", preprocessor, name, root)
+    check_data(folder, name)
+    return folder
+
+
+def _folder(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
+    if spec.volume_claim is not None:
+        return find(root, name, f"{section}.checkpoint", spec.volume_claim, "ModelUnavailable")
+    return _download(name, spec.revision or "main", section)
+
+
+@contextmanager
+def reading(name: str, failure: str) -> Iterator[None]:
+    """Turn what a library raises while it reads checkpoint `name` into a UserError that says `failure`."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        # The libraries' own OSErrors have no number; one with a number is the system's, whose volume may come back.
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
+        raise UserError("ModelUnavailable", f"checkpoint '{name}' {failure}: {error}") from error
+
+
+def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
+    """Refuse a checkpoint without all weights of its encoder: the library draws what is missing, and says so to nobody.
+
+    Parameters
+    ----------
+    model, loading
+        What `from_pretrained` returns with `output_loading_info`. A head or a pooler may be new.
+    name
+        Of the checkpoint, for the message.
+    """
+    encoder = "" if model.base_model is model else f"{model.base_model_prefix}."
+    drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    lacking = sorted(key for key in drawn if key.startswith(encoder) and "pooler" not in key)
+    if lacking:
+        raise UserError(
+            "ModelUnavailable",
+            f"checkpoint '{name}' lacks {len(lacking)} of its encoder's weights, or has them in another shape than its "
+            f"config.json says, such as {lacking[0]}: it was saved for another kind of model, or config.json is not its own",
+        )
+
+
+def text_limit(folder: Path, tokenizer: Any) -> int | None:
+    """Return the most tokens that a checkpoint can read, None when it has no limit."""
+    config = _config(folder)
+    positions = config.get("max_position_embeddings")
+    if positions is not None and config.get("model_type") in _POSITIONS_AFTER_PADDING:
+        positions -= config.get("pad_token_id", 1) + 1
+    limits = [tokenizer.model_max_length, positions]
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
+    return min(known) if known else None
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError(f"a {type(config).__name__} instead of an object")
+    return config
+
+
+def check_data(folder: Path, name: str) -> None:
+    """Refuse a checkpoint that is more than data, or not whole.
+
+    Weights in other formats than safetensors may run code when they are read, and an attention implementation that is
+    the id of a hub repository is native code from there, which the library would load.
+
+    Raises
+    ------
+    UserError
+        With what the folder lacks, or the key of its config.json that is refused.
+    """
+    if not (folder / "config.json").is_file():
+        there = contents(folder) if folder.is_dir() else "a file, not a folder"
+        raise UserError("ModelUnavailable", f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}")
+    if not list(folder.glob("*.safetensors")):
+        raise UserError(
+            "ModelUnavailable",
+            f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {contents(folder)}: weights in another format "
+            "may be code, convert them where you trust them (load them with transformers, then save_pretrained)",
+        )
+    try:
+        config = _config(folder)
+    except ValueError as error:
+        raise UserError("ModelUnavailable", f"checkpoint '{name}' has a broken config.json: {error}") from error
+    for key, value in _attention(config):
+        if value not in (None, "eager", "sdpa"):
+            raise UserError(
+                "ModelUnavailable",
+                f"checkpoint '{name}': {key} {value!r} in config.json would load code: remove it, or use eager or sdpa",
+            )
+
+
+def _attention(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the keys of a configuration and of its parts that name an attention implementation."""
+    for key, value in config.items() if isinstance(config, dict) else ():
+        if key.endswith("attn_implementation"):
+            yield key, value
+        yield from _attention(value)
+
+
+def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
+    check_data(folder, name)
+    family = _config(folder).get("model_type")
+    if model.name in BASE_CHECKPOINTS and family != model.name:  # any other name takes any family
+        raise UserError(
+            "ModelMismatch",
+            f"model.name is '{model.name}', but checkpoint '{name}' is a '{family}': set model.name to "
+            f"'{family if family in BASE_CHECKPOINTS else 'auto'}' or choose another checkpoint",
+        )
+
+
+def _download(name: str, revision: str, section: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a folder in a claim needs no hub
+    from huggingface_hub.errors import (  # noqa: PLC0415
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    where = f"checkpoint '{name}' at revision '{revision}'"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+    except GatedRepoError as error:
+        raise UserError(
+            "ModelUnavailable", f"{where} is gated: ask for access on the hub and pass HF_TOKEN through spec.env"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            "ModelUnavailable", f"{where} does not exist on the hub, or is private and HF_TOKEN is missing"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise UserError("ModelUnavailable", f"{where}: the hub knows no such revision") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
+        answer = error if isinstance(error, HfHubHTTPError) else error.__cause__  # the cache is asked after the hub
+        if isinstance(answer, HfHubHTTPError) and answer.response.status_code in (401, 403):
+            raise UserError(
+                "ModelUnavailable", f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
+            ) from error
+        raise Fault(
+            "HubUnavailable",
+            f"the hub could not be reached for {where} ({type(error.__cause__ or error).__name__}); "
+            f"a checkpoint in {section}.volumeClaim needs no hub",
+        ) from error

@@ -1,0 +1,1 @@
+"""The process that trains: its cgroup, memory, device, signals and imports."""

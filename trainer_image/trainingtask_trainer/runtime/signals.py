@@ -1,0 +1,71 @@
+"""SIGTERM and Ctrl-C as an exception in the main thread, once."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any
+
+from trainingtask_trainer.errors import Interrupted
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# A pod is killed a minute after SIGTERM. What has not come to a good end by then must leave time for the last words.
+_PATIENCE = 30.0
+
+_at_checks_only = False  # signals belong to the process
+
+
+@contextmanager
+def defer_interrupts() -> Iterator[None]:
+    """Have `Interrupted` raised by the next `Interruption.check`, not in the middle of things, while entered.
+
+    What takes longer than half a minute after the signal is interrupted where it stands.
+    """
+    global _at_checks_only  # noqa: PLW0603
+    _at_checks_only = True
+    try:
+        yield
+    finally:
+        _at_checks_only = False
+
+
+class Interruption:
+    """While entered, the first signal raises `Interrupted`; later ones are noted only, so that reports get out."""
+
+    def __init__(self) -> None:
+        self._received: str | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        handlers = {**dict.fromkeys(_SIGNALS, self._handle), signal.SIGALRM: self._give_up}
+        self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came and was to wait, or its exception got lost, as in a destructor."""
+        if self._received is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise Interrupted(self._received)
+
+    def disarm(self) -> None:
+        """Let signals pass from now on: the run is over and only its last words are under way."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received is None:
+            self._received = signal.Signals(number).name
+            if not _at_checks_only:
+                raise Interrupted(self._received)
+            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+
+    def _give_up(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted(self._received or signal.Signals(number).name)

@@ -1,0 +1,1 @@
+"""The HTTP server around the routes: limits, headers, errors and Swagger UI."""

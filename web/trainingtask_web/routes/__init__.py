@@ -1,0 +1,1 @@
+"""The routes: the API, the pages, the old service's, and exports."""

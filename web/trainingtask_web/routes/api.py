@@ -1,0 +1,190 @@
+"""/api/v1: the runs that somebody may see, as JSON. Field names are those of the history's columns.
+
+Answers are written by pydantic straight into bytes; the declared models are what the OpenAPI document shows.
+"""
+
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from pydantic import Field, TypeAdapter
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+
+from trainingtask_history import queries
+from trainingtask_history.queries import MAX_LIMIT, MAX_POINTS, Event, Page, Point, RunDetail, RunFilter, RunSummary
+from trainingtask_web.auth.authorization import CurrentPrincipal
+from trainingtask_web.http.errors import NOT_FOUND, Sentence
+from trainingtask_web.routes import export
+from trainingtask_web.views.diff import Line, differences, scores
+
+MOST_COMPARED = 10
+
+router = APIRouter(
+    prefix="/api/v1/runs",
+    tags=["runs"],
+    responses={
+        401: {"model": Sentence, "description": "Nobody known asks."},
+        404: {"model": Sentence, "description": "There is no such run to see."},
+        422: {
+            "model": Sentence,
+            "description": "A parameter is refused; the sentence says which, and what is allowed.",
+        },
+        503: {"model": Sentence, "description": "The history or Kubernetes is away: try again."},
+    },
+)
+
+
+class ListQuery(RunFilter):
+    """A page of a list."""
+
+    limit: int = Field(50, ge=1, le=MAX_LIMIT, description="Runs of this page.")
+    cursor: str | None = Field(None, max_length=200, description="`next` of the page before.")
+
+
+class ExportQuery(RunFilter):
+    """A list as a file."""
+
+    format: Literal["csv", "json"] = "csv"
+
+
+@dataclass(frozen=True)
+class Events:
+    """What happened to a run, oldest first."""
+
+    items: list[Event]
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves of a run by name: pairs of step and value."""
+
+    curves: dict[str, list[Point]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side. The values of a line are in the order of `runs`."""
+
+    runs: list[RunSummary]
+    differences: list[Line]
+    """Paths of the spec at which the runs differ."""
+    scores: list[Line]
+    curves: dict[str, list[list[Point]]]
+
+
+_WRITERS: dict[Any, TypeAdapter[Any]] = {
+    model: TypeAdapter(model) for model in (Page, RunDetail, Events, Curves, Comparison)
+}
+
+
+def _answer(value: Any) -> Response:
+    return Response(_WRITERS[type(value)].dump_json(value), media_type="application/json")
+
+
+@router.get("", response_model=Page, summary="List runs, newest first")
+def list_runs(request: Request, principal: CurrentPrincipal, query: Annotated[ListQuery, Query()]) -> Response:
+    """Return some runs that fit all filters. `next` is the cursor of those that follow, null on the last page."""
+    try:
+        page = queries.list_runs(_engine(request), principal.visible, query, limit=query.limit, cursor=query.cursor)
+    except ValueError as error:
+        raise HTTPException(422, f"cursor: {error}") from None
+    return _answer(page)
+
+
+@router.get("/compare", response_model=Comparison, summary="Compare up to 10 runs")
+def compare_runs(
+    request: Request,
+    principal: CurrentPrincipal,
+    ids: Annotated[str, Query(max_length=37 * MOST_COMPARED, description="Ids of runs, separated by commas.")],
+) -> Response:
+    """Return what differs in their specs, and their scores and curves side by side."""
+    keys = _keys(ids)
+    runs = queries.get_runs(_engine(request), principal.visible, keys)
+    if missing := [str(key) for key in keys if key not in {run.id for run in runs}]:
+        raise HTTPException(404, f"{NOT_FOUND} ({', '.join(missing)})")
+    curves = queries.get_metrics(_engine(request), principal.visible, keys)
+    names = sorted({name for one in curves.values() for name in one})
+    return _answer(
+        Comparison(
+            runs=[RunSummary.model_validate(run) for run in runs],
+            differences=differences([run.spec for run in runs]),
+            scores=scores([run.evaluate_result for run in runs]),
+            curves={name: [curves.get(key, {}).get(name, []) for key in keys] for name in names},
+        )
+    )
+
+
+@router.get(
+    "/export",
+    response_class=StreamingResponse,
+    summary="Export runs as a file",
+    responses={200: {"content": {"text/csv": {}, "application/json": {}}, "description": export.DESCRIPTION}},
+)
+def export_runs(request: Request, principal: CurrentPrincipal, query: Annotated[ExportQuery, Query()]) -> Response:
+    """Return all runs that fit the filters, newest first, up to the number in the header `X-Export-Limit`."""
+    runs = queries.export_runs(_engine(request), principal.visible, query, export.MOST_RUNS + 1)
+    return export.as_file(runs, query.format)
+
+
+Key = Annotated[uuid.UUID, Path(alias="id", description="Id of the run.")]
+
+
+@router.get("/{id}", response_model=RunDetail, summary="One run")
+def get_run(request: Request, principal: CurrentPrincipal, key: Key) -> Response:
+    """Return all there is of a run, but its curves and events."""
+    return _answer(_run(_engine(request), principal, key))
+
+
+@router.get("/{id}/metrics", response_model=Curves, summary="Curves of a run")
+def get_metrics(
+    request: Request,
+    principal: CurrentPrincipal,
+    key: Key,
+    name: Annotated[list[Annotated[str, Field(max_length=64, pattern=r"^[a-z_]+$")]], Query(max_length=16)] = [],  # noqa: B006
+    points: Annotated[int, Query(ge=2, le=MAX_POINTS, description="Most points of each curve.")] = MAX_POINTS,
+) -> Response:
+    """Return its curves, or those named, each thinned out evenly; the first and the last point are always there."""
+    curves = queries.get_metrics(_engine(request), principal.visible, [key], names=name, most=points)
+    if not curves:
+        _run(_engine(request), principal, key)
+    return _answer(Curves(curves.get(key, {})))
+
+
+@router.get("/{id}/events", response_model=Events, summary="Events of a run")
+def get_events(request: Request, principal: CurrentPrincipal, key: Key) -> Response:
+    """Return what happened to a run, oldest first."""
+    events = queries.get_events(_engine(request), principal.visible, key)
+    if not events:
+        _run(_engine(request), principal, key)
+    return _answer(Events(events))
+
+
+def _run(engine: Engine, principal: CurrentPrincipal, key: uuid.UUID) -> RunDetail:
+    run = queries.get_run(engine, principal.visible, key)
+    if run is None:
+        raise HTTPException(404, NOT_FOUND)
+    return run
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _keys(ids: str) -> Sequence[uuid.UUID]:
+    found = list(dict.fromkeys(_each(ids)))
+    if len(found) > MOST_COMPARED:
+        raise HTTPException(422, f"ids: {len(found)} runs are too many: up to {MOST_COMPARED} can be compared")
+    return found
+
+
+def _each(ids: str) -> Iterator[uuid.UUID]:
+    for part in ids.split(","):
+        try:
+            yield uuid.UUID(part.strip())
+        except ValueError:
+            raise HTTPException(422, f"ids: {part!r} is no id of a run: ids are UUIDs, separated by commas") from None

@@ -1,0 +1,287 @@
+"""The pages for people: list, run, comparison, sign-in and what went wrong. Server-rendered; no page needs a script."""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from pydantic import ValidationError
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+
+from trainingtask_api import describe_errors, names
+from trainingtask_history import queries
+from trainingtask_history.queries import RunDetail, RunFilter, RunSummary
+from trainingtask_history.tables import RunStatus
+from trainingtask_web.auth.authorization import CurrentPrincipal
+from trainingtask_web.http.errors import NOT_FOUND
+from trainingtask_web.views import charts, compare_view, formatting, run_view, score_tables
+from trainingtask_web.views.remediation import next_step
+
+MOST_COMPARED = len(compare_view.LETTERS)
+_SPARK = ("mean_average_precision",)
+_SPARK_POINTS = 30
+_FILTERS = tuple(RunFilter.model_fields)
+_DATASETS = ("cross_validated", "go_emotions", "support_tickets", "table")
+
+FIRST_TASK = f"""\
+apiVersion: {names.API_VERSION}
+kind: {names.KIND}
+metadata:
+  name: first-task
+spec:
+  dataset:
+    name: support_tickets
+  model:
+    name: logistic_regression
+"""
+
+_TITLES = {
+    401: ("Who are you?", "Sign in with a Kubernetes token."),
+    403: ("Not allowed", "Ask the cluster's admin for the right, or go back to the list."),
+    404: (
+        "Not found",
+        "Look for it in the list of runs. If its namespace is not there, you may not list `trainingtasks` in it.",
+    ),
+    422: ("Not understood", "Correct the address, or begin with the list of runs."),
+    429: ("Wait a minute", "Get a new token, and sign in with it after a minute."),
+    503: ("Away for a moment", "Load this page again in a few seconds. If that goes on, tell the cluster's admin."),
+}
+_OTHER = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
+_PROBLEMS = {
+    "unknown": "Kubernetes does not know this token, or it has expired. Get a new one as described below.",
+}
+_WHY: dict[str, str] = {
+    RunStatus.FAILED: "Why it failed",
+    RunStatus.CANCELLED: "Why it ended",
+    RunStatus.INTERRUPTED: "Why it was interrupted",
+}
+
+router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
+
+
+def _codes(text: str) -> Markup:
+    """Return a sentence with what stands between backticks as code."""
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in enumerate(parts)
+    )
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.filters |= {
+    "as_json": lambda found: [chart.as_json() for chart in found],
+    "codes": _codes,
+    "moment": formatting.moment,
+    "number": formatting.number,
+    "score": formatting.score,
+}
+
+
+def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
+    return HTMLResponse(_ENVIRONMENT.get_template(template).render({"here": ""} | context), status)
+
+
+def error_page(request: Request, status: int, sentence: str) -> HTMLResponse:
+    """Return what went wrong, and what to do."""
+    title, advice = _TITLES.get(status, _OTHER)
+    said = "There is no such page." if sentence == "Not Found" else sentence
+    return _page("error.html", status, title=title, sentence=said, advice=advice, code=status)
+
+
+@router.get("/session")
+def sign_in(problem: str = "", next: str = "/runs") -> HTMLResponse:
+    """Ask for a token."""
+    return _page("session.html", problem=_PROBLEMS.get(problem), next=next)
+
+
+@router.get("/runs")
+def list_runs(
+    request: Request,
+    principal: CurrentPrincipal,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=200)] = None,
+) -> HTMLResponse:
+    """List runs, newest first."""
+    form = {name: request.query_params.get(name, "").strip() for name in _FILTERS}
+    filters = {name: value for name, value in form.items() if value}
+    page, problem = queries.Page([], None), None
+    try:
+        page = queries.list_runs(
+            _engine(request), principal.visible, _wanted(filters), limit=limit, cursor=cursor or None
+        )
+    except ValidationError as error:
+        problem = describe_errors(error)
+    except ValueError as error:
+        raise HTTPException(422, f"cursor: {error}") from None
+    now = datetime.now(UTC)
+    curves = _sparks(request, principal, page.items)
+    kept = filters | ({"limit": str(limit)} if "limit" in request.query_params else {})
+    shown = [run_view.run_view(run, now, curves.get(run.id, ())) for run in page.items]
+    return _page(
+        "runs.html",
+        422 if problem else 200,
+        here="runs",
+        principal=principal,
+        views=shown,
+        active=any(view.is_active for view in shown),
+        form=form,
+        filtered=bool(filters),
+        problem=problem,
+        states=[state.value for state in RunStatus],
+        known=_known(page.items),
+        newest=_address(kept) if cursor else None,
+        older=_address(kept | {"cursor": page.next}) if page.next else None,
+        first_task=FIRST_TASK,
+    )
+
+
+def _wanted(filters: Mapping[str, str]) -> RunFilter:
+    """Return the filter; a time may be a day alone, which begins at midnight UTC."""
+    days = {
+        name: f"{value}T00:00:00Z" for name, value in filters.items() if name in ("since", "until") and len(value) == 10
+    }
+    return RunFilter.model_validate({**filters, **days})
+
+
+def _address(query: Mapping[str, str]) -> str:
+    return f"/runs?{urlencode(query)}" if query else "/runs"
+
+
+def _sparks(
+    request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]
+) -> dict[uuid.UUID, list[queries.Point]]:
+    if not runs:
+        return {}
+    keys = [run.id for run in runs]
+    found = queries.get_metrics(_engine(request), principal.visible, keys, names=_SPARK, most=_SPARK_POINTS)
+    return {key: curves[_SPARK[0]] for key, curves in found.items()}
+
+
+def _known(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
+    """Return what the filters suggest: what the project has, and what is on the page."""
+    own = {"namespace": (), "dataset": _DATASETS, "model": names.KNOWN_MODELS}
+    return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
+
+
+@router.get("/runs/compare")
+def compare_runs(
+    request: Request,
+    principal: CurrentPrincipal,
+    ids: Annotated[list[str], Query()] = [],  # noqa: B006
+) -> HTMLResponse:
+    """Show several runs side by side."""
+    keys = list(dict.fromkeys(_keys(ids)))
+    if not 2 <= len(keys) <= MOST_COMPARED:
+        raise HTTPException(422, f"Choose 2 to {MOST_COMPARED} runs to compare: these are {len(keys)}.")
+    engine = _engine(request)
+    runs = queries.get_runs(engine, principal.visible, keys)
+    if not runs:
+        raise HTTPException(404, NOT_FOUND)
+    curves = queries.get_metrics(engine, principal.visible, [run.id for run in runs])
+    now = datetime.now(UTC)
+    shown = [
+        {
+            "letter": letter,
+            "view": run_view.run_view(run, now),
+            "without": _comparison(key.id for key in runs if key is not run) if len(runs) > 2 else None,
+        }
+        for letter, run in zip(compare_view.LETTERS, runs, strict=False)
+    ]
+    lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(shown, runs, strict=True)]
+    return _page(
+        "compare.html",
+        principal=principal,
+        runs=shown,
+        active=any(run_view.is_active(run) for run in runs),
+        missing=len(keys) - len(runs),
+        same_data=compare_view.are_of_the_same_data(runs),
+        differences=compare_view.differences(runs),
+        scores=compare_view.score_lines(runs),
+        labels=compare_view.label_lines(runs),
+        charts=charts.charts_of_runs(lines),
+    )
+
+
+def _keys(ids: Sequence[str]) -> Iterator[uuid.UUID]:
+    for part in chain.from_iterable(one.split(",") for one in ids):
+        if part.strip():
+            yield _key(part.strip())
+
+
+def _comparison(keys: Iterator[uuid.UUID]) -> str:
+    return f"/runs/compare?ids={','.join(map(str, keys))}"
+
+
+@router.get("/runs/{key}")
+def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLResponse:
+    """Show all there is of one run."""
+    engine = _engine(request)
+    run = queries.get_run(engine, principal.visible, _key(key))
+    if run is None:
+        raise HTTPException(404, NOT_FOUND)
+    now = datetime.now(UTC)
+    curves = queries.get_metrics(engine, principal.visible, [run.id])
+    return _page(
+        "run.html",
+        principal=principal,
+        run=run,
+        view=run_view.run_view(run, now),
+        why=_why(run),
+        next_step=next_step(run.error_reason),
+        timeline=run_view.timeline(run, queries.get_events(engine, principal.visible, run.id)),
+        attempts=[run_view.run_view(one, now) for one in queries.get_attempts(engine, principal.visible, run.task_uid)],
+        scores=score_tables.scores_of(run),
+        warnings=score_tables.warnings_of(run),
+        charts=charts.charts_of_run(curves.get(run.id, {})),
+        facts=_facts(run),
+        commands=run_view.commands(run),
+        manifest=run_view.manifest(run),
+        arguments=sorted(run_view.flat(run.training_args)),
+        versions=sorted(run_view.flat(run_view.at(run.training_result, "versions"))),
+    )
+
+
+def _why(run: RunSummary) -> str:
+    return _WHY.get(run.status, "Why it waits")
+
+
+def _facts(run: RunDetail) -> list[tuple[str, str]]:
+    times = {
+        "Created": run.create_time,
+        "Started": run.start_time,
+        "Ended": run.finish_time,
+        "Last heard of": run.report_time,
+    }
+    return [
+        *((name, formatting.moment(when)) for name, when in times.items() if when is not None),
+        *((name, value) for name, value in (("Node", run.node), ("Image", run.trainer_image)) if value),
+        *score_tables.facts_of_training(run),
+        ("Task's uid", run.task_uid),
+        ("Run's id", str(run.id)),
+    ]
+
+
+def _key(text: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise HTTPException(404, NOT_FOUND) from None
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine

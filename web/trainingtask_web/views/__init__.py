@@ -1,0 +1,1 @@
+"""From rows of the history to what a page shows. Pure."""

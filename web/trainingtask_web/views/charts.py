@@ -1,0 +1,109 @@
+"""Curves -> charts: what the script draws, and the same numbers as a table. Pure."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainingtask_history.queries import Point
+from trainingtask_web.views.run_view import CURVE_NAMES
+
+_MOST_ROWS, _FEWEST_ROWS = 60, 12
+
+Curves = Mapping[str, Sequence[Point]]
+
+# Which curves share a chart of a run, in this order; a curve of another name gets a chart of its own.
+_CHARTS = (
+    ("Loss", ("training_loss", "validation_loss")),
+    ("Mean average precision", ("mean_average_precision",)),
+    ("Learning rate", ("learning_rate",)),
+)
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart. The style is one of ten, each a colour and a dash."""
+
+    label: str
+    style: int
+    last: float | None
+    outline: str
+    """Coordinates of the line in an SVG of 100 by 40, for readers without script."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Lines over optimiser steps: `values` holds a list for each, as long as `steps`, with None where it has no point."""
+
+    title: str
+    series: list[Series]
+    steps: list[int]
+    values: list[list[float | None]]
+
+    @property
+    def rows(self) -> list[tuple[int, list[float | None]]]:
+        """The same numbers by step, thinned out to what a person reads: of each line its first and last are there."""
+        most = max(_FEWEST_ROWS, _MOST_ROWS // len(self.series))
+        chosen: set[int] = set()
+        for line in self.values:
+            own = [place for place, value in enumerate(line) if value is not None]
+            chosen.update(own[:: max(1, math.ceil(len(own) / most))], own[-1:])
+        return [(self.steps[place], [line[place] for line in self.values]) for place in sorted(chosen)]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the script draws from."""
+        series = [{"label": series.label, "style": series.style} for series in self.series]
+        return {"title": self.title, "series": series, "data": [self.steps, *self.values]}
+
+
+def charts_of_run(curves: Curves) -> list[Chart]:
+    """Return the charts of one run."""
+    known = {name for _, members in _CHARTS for name in members}
+    others = [(name, (name,)) for name in sorted(curves) if name not in known]
+    charts = []
+    for title, members in (*_CHARTS, *others):
+        lines = [
+            (CURVE_NAMES.get(name, name), style, curves[name]) for style, name in enumerate(members) if name in curves
+        ]
+        if lines:
+            charts.append(chart(title, lines))
+    return charts
+
+
+def charts_of_runs(runs: Sequence[tuple[str, Curves]]) -> list[Chart]:
+    """Return a chart for each curve that any of these runs has, with a line for each run, called by its label."""
+    found = {name for _, curves in runs for name in curves}
+    ordered = [name for name in CURVE_NAMES if name in found] + sorted(found - set(CURVE_NAMES))
+    return [
+        chart(
+            CURVE_NAMES.get(name, name).capitalize(),
+            [(label, style, curves[name]) for style, (label, curves) in enumerate(runs) if name in curves],
+        )
+        for name in ordered
+    ]
+
+
+def chart(title: str, lines: Sequence[tuple[str, int, Sequence[Point]]]) -> Chart:
+    """Return lines over one axis, which has every step at which any of them has a point."""
+    finite_lines = [[point for point in curve if math.isfinite(point.value)] for _, _, curve in lines]
+    steps = sorted({point.step for line in finite_lines for point in line})
+    by_step = [{point.step: point.value for point in line} for line in finite_lines]
+    every = [value for line in by_step for value in line.values()]
+    frame = (steps[0], steps[-1], min(every), max(every)) if steps else (0, 0, 0.0, 0.0)
+    return Chart(
+        title=title,
+        series=[
+            Series(label, style, line[-1].value if line else None, _outline(line, frame))
+            for (label, style, _), line in zip(lines, finite_lines, strict=True)
+        ],
+        steps=steps,
+        values=[[line.get(step) for step in steps] for line in by_step],
+    )
+
+
+def _outline(line: Sequence[Point], frame: tuple[int, int, float, float]) -> str:
+    first, last, low, high = frame
+    across, up = (last - first) or 1, (high - low) or 1.0
+    return " ".join(
+        f"{100 * (point.step - first) / across:.4g},{38 - 36 * (point.value - low) / up:.4g}" for point in line
+    )
