@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainingtask_history.store import HistoryError, OpenRun
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.maintenance import OpenRun
 from trainingtask_operator.cache.store import uid_of
 from trainingtask_operator.client.kubernetes import Cluster, ClusterError
 from trainingtask_operator.history.recorder import HistoryWriter

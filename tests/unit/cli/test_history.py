@@ -20,8 +20,9 @@ from trainingtask_api import names
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
 from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, since
 from trainingtask_cli.history_client import FromDatabase, FromServer, may_carry_a_token, newest
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history, record, record_many
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -373,6 +374,6 @@ def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> 
 
 
 def test_csv_has_the_fields_of_a_run_in_a_list() -> None:
-    from trainingtask_history.queries import RunSummary
+    from trainingtask_history.read_models import RunSummary
 
     assert list(RunSummary.model_fields) == list(COLUMNS)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from trainingtask_api import names
 from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.task import TrainingTask
-from trainingtask_history.store import HistoryError, open_history, record
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.store import record
 from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
@@ -62,7 +64,7 @@ class HistorySink(BackgroundSink):
             new = curve()[written:]
             try:
                 if schema_missing:
-                    from trainingtask_history.schema import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
+                    from trainingtask_history.migrations.runner import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
 
                     migrate(engine)
                     schema_missing = False

@@ -19,7 +19,7 @@ from trainingtask_api.names import API_VERSION, KIND, KNOWN_MODELS, TRANSFORMER_
 from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_api.training import Loop
 from trainingtask_history import queries
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_history.tables import RunStatus, run_id
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.authorization import CurrentPrincipal
