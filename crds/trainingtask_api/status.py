@@ -5,7 +5,7 @@ Two writers share it by server-side apply: the trainer owns `training`, the oper
 
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
@@ -72,17 +72,6 @@ class Results(Contract):
     model_path: Annotated[str, Field(max_length=1024)] | None = Field(
         None, description="Folder of the trained model in the output claim."
     )
-
-    def as_columns(self) -> dict[str, Any]:
-        """Return the columns of a history row, the JSON ones with the snake_case names that SQL is comfortable with."""
-        training = self.model_dump(mode="json", exclude_none=True)
-        arguments, evaluation = training.pop("arguments"), training.pop("evaluation")
-        return {
-            "training_args": arguments,
-            "training_result": training,
-            "evaluate_result": evaluation,
-            "score": self.evaluation.micro.f1,
-        }
 
 
 class Failure(Contract):

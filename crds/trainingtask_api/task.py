@@ -22,7 +22,6 @@ class Metadata(BaseModel):
     labels: dict[str, str] = {}
     generation: int | None = None
     creation_timestamp: AwareDatetime | None = None
-    deletion_timestamp: AwareDatetime | None = None
 
 
 class TrainingTask(Contract):
