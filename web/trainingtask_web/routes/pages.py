@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_api import describe_errors, names
+from trainingtask_api.capabilities import DATASETS, MODELS
 from trainingtask_history import queries
 from trainingtask_history.filters import RunFilter
 from trainingtask_history.pagination import Page
@@ -31,7 +32,6 @@ MOST_COMPARED = len(compare_view.LETTERS)
 _SPARK = ("mean_average_precision",)
 _SPARK_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
-_DATASETS = ("cross_validated", "go_emotions", "support_tickets", "table")
 
 FIRST_TASK = f"""\
 apiVersion: {names.API_VERSION}
@@ -173,7 +173,7 @@ def _sparks(request: Request, principal: CurrentPrincipal, runs: Sequence[RunSum
 
 def _known(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     """Return what the filters suggest: what the project has, and what is on the page."""
-    own = {"namespace": (), "dataset": _DATASETS, "model": names.KNOWN_MODELS}
+    own = {"namespace": (), "dataset": DATASETS, "model": MODELS}
     return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
 
 
