@@ -98,7 +98,7 @@ def _end(
     status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool
 ) -> tuple[RunStatus, str | None, str | None, datetime | None]:
     """Return the row's status, reason, message and finish time; a finish time makes the row final."""
-    failed = status.condition("Failed")
+    failed = status.get_condition("Failed")
     if is_last and status.finished_at is not None:
         finished = (attempt and attempt.finished) or status.finished_at
         if status.is_true("Complete"):
