@@ -71,3 +71,15 @@ def test_metrics_in_documents_exist(name: str) -> None:
     metrics = re.findall(r"^\| `(\w+)` \|", TEXTS["docs/reference/metrics.md"], re.MULTILINE)
     named = re.findall(r"\b(trainingtask_(?:\w+_(?:total|seconds|bucket|rows|depth)|leader|tasks))\b", TEXTS[name])
     assert {metric.removesuffix("_bucket") for metric in named} <= set(metrics)
+
+
+ROOMS = re.findall(r"^### .*?\(\.\./(.*?)\)\n(.*?)(?=^##)", TEXTS["docs/architecture.md"], re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize(("folder", "text"), ROOMS, ids=[folder for folder, _ in ROOMS])
+def test_architecture_names_the_modules_of_a_room(folder: str, text: str) -> None:
+    room = ROOT / folder
+    named = {name.rstrip("/") for name in re.findall(r"`([\w./-]+(?:\.py|/))`", text)}
+    assert [name for name in named if not any(room.glob(f"**/{name}"))] == []
+    modules = {path.name for path in room.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert modules - {part for name in named for part in name.split("/")} - {"__init__.py"} == set()
