@@ -69,9 +69,6 @@ def code(value: object) -> str:
     return f"`{value if isinstance(value, str) and value else json.dumps(value)}`"
 
 
-# --- the resource
-
-
 def spec_page(spec: Schema) -> str:
     """Return the page of what a user writes."""
     rules = "\n".join(f"- {message}" for message in object_rules(spec))
@@ -159,7 +156,8 @@ def bounds_of(schema: Schema) -> str:
     """Return what a value must satisfy."""
     if "enum" in schema:
         return ", ".join(code(value) for value in schema["enum"])
-    more, less = ("more than", "less than") if schema.get("exclusiveMinimum") else ("at least", "at most")
+    more = "more than" if schema.get("exclusiveMinimum") else "at least"
+    less = "less than" if schema.get("exclusiveMaximum") else "at most"
     inner = schema.get("items") or schema.get("additionalProperties")
     each = bounds_of(inner) if isinstance(inner, dict) and "properties" not in inner else ""
     parts = [
@@ -177,12 +175,9 @@ def bounds_of(schema: Schema) -> str:
 
 def range_of(low: float | None, high: float | None, *, more: str = "at least", less: str = "at most") -> str:
     """Return a range in words, empty without bounds."""
-    if low is not None and high is not None and more == "at least":
+    if low is not None and high is not None and (more, less) == ("at least", "at most"):
         return f"{low:,} to {high:,}"
     return ", ".join(f"{word} {bound:,}" for word, bound in ((more, low), (less, high)) if bound is not None)
-
-
-# --- the operator's metrics
 
 
 def metrics_page() -> str:
@@ -203,9 +198,6 @@ def metric_row(metric: MetricWrapperBase) -> tuple[str, str, str, str]:
     (family,) = metric.describe()
     name = family.name + ("_total" if family.type == "counter" else "")
     return code(name), family.type, ", ".join(code(label) for label in metric._labelnames), family.documentation
-
-
-# --- the chart's values
 
 
 def values_page() -> str:
@@ -235,9 +227,6 @@ def value_rows(prefix: str, schema: Schema, defaults: Mapping[str, Any]) -> Iter
         inner = part.get("additionalProperties")
         if isinstance(inner, dict) and "properties" in inner:
             yield from value_rows(f"{path}.<name>.", inner, {})
-
-
-# --- the next steps of reasons
 
 
 def with_next_steps(text: str) -> str:
