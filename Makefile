@@ -51,7 +51,7 @@ crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the cha
 	mv crds/trainingtasks.yaml.new crds/trainingtasks.yaml
 	cp crds/trainingtasks.yaml charts/trainingtask-operator/files/trainingtasks.yaml
 
-reference: $(VENV)/ready ## Write docs/reference and the next steps of docs/reasons.md from the code
+reference: crd ## Write docs/reference and the next steps of docs/reasons.md from the CRD and the code
 	$(BIN)/python hack/reference.py
 
 results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need be, and write it (hours on two cores)

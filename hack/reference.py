@@ -10,7 +10,6 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from trainingtask_api import ExitCode
-from trainingtask_api.crd import custom_resource_definition
 from trainingtask_operator import metrics
 from trainingtask_web.views.remediation import NEXT_STEP
 
@@ -39,13 +38,13 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """Return each generated page by its path in the repository."""
-    crd = custom_resource_definition()["spec"]
-    version = crd["versions"][0]
-    schema = json.loads(json.dumps(version["schema"]["openAPIV3Schema"]))  # enums as plain strings
+    crd = yaml.safe_load((ROOT / "crds" / "trainingtasks.yaml").read_text(encoding="utf-8"))
+    (version,) = crd["spec"]["versions"]
+    fields = version["schema"]["openAPIV3Schema"]["properties"]
     folder = Path("docs/reference")
     return {
-        folder / "spec.md": spec_page(schema["properties"]["spec"]),
-        folder / "status.md": status_page(schema["properties"]["status"], version["additionalPrinterColumns"]),
+        folder / "spec.md": spec_page(fields["spec"]),
+        folder / "status.md": status_page(fields["status"], version["additionalPrinterColumns"]),
         folder / "metrics.md": metrics_page(),
         folder / "values.md": values_page(),
         REASONS: with_next_steps((ROOT / REASONS).read_text(encoding="utf-8")),
