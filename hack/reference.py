@@ -10,7 +10,7 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from trainingtask_api import ExitCode
-from trainingtask_api.crd import custom_resource_definition
+from trainingtask_api.crd import build_crd
 from trainingtask_operator import metrics
 from trainingtask_web.views.remediation import NEXT_STEP
 
@@ -39,7 +39,7 @@ def main() -> None:
 
 def pages() -> dict[Path, str]:
     """Return each generated page by its path in the repository."""
-    crd = custom_resource_definition()["spec"]
+    crd = build_crd()["spec"]
     version = crd["versions"][0]
     schema = json.loads(json.dumps(version["schema"]["openAPIV3Schema"]))  # enums as plain strings
     folder = Path("docs/reference")
