@@ -10,7 +10,8 @@ from support.control_plane import OPERATORS
 from support.kube_api import PODS
 from support.tasks_on_cluster import RUNS, SUCCEEDS, TASKS, Object, Scene, eventually, read_rows
 from trainingtask_api import names
-from trainingtask_operator.client.kubernetes import ClusterError, connect
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.client.kubernetes import connect
 from trainingtask_operator.handlers import login
 
 
@@ -105,7 +106,7 @@ async def test_status_of_a_task_that_was_created_again_meanwhile(here: Scene, mo
             await cluster.apply_status(
                 here.namespace, "task", first, {"state": "Failed"}, manager=names.OPERATOR_FIELD_MANAGER
             )
-    assert refusal.value.conflict
+    assert refusal.value.is_conflict
     assert (await here.task("task"))["status"] == {"state": "Pending"}
 
 

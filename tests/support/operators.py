@@ -22,7 +22,7 @@ import runpy
 import kopf
 from trainingtask_operator.client import kubernetes
 
-kubernetes.SILENT_SECONDS = {seconds}
+kubernetes.WATCH_IDLE_SECONDS = {seconds}
 
 @kopf.on.startup(id="impatient")
 async def impatient(settings, **_):

@@ -5,7 +5,7 @@ import pytest
 
 from support import specs
 from trainingtask_api import TrainingTask, names
-from trainingtask_operator.controller.job_builder import build_job, job_name
+from trainingtask_operator.controller.job_builder import build_job, build_job_name
 from trainingtask_operator.settings import Settings
 
 
@@ -40,7 +40,7 @@ def test_the_trainer_imports_nothing_from_its_working_directory(settings: Settin
 def test_the_job_name_is_a_dns_label_with_room_for_the_index(name: str) -> None:
     manifest = specs.task(name, specs.CLASSICAL)
     manifest["metadata"]["uid"] = "u"
-    made = job_name(TrainingTask.model_validate(manifest))
+    made = build_job_name(TrainingTask.model_validate(manifest))
     assert len(f"{made}-0-") <= 58, "Kubernetes cuts a longer one in the names of the pods"
     assert made.replace("-", "").isalnum()
     assert made.islower()

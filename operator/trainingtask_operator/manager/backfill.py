@@ -1,0 +1,45 @@
+"""Backfill of the history: tasks that finished before this process started and whose end is not recorded."""
+
+import asyncio
+from collections.abc import Iterable
+
+from trainingtask_operator.cache.store import ObjectStore
+from trainingtask_operator.cache.workqueue import Priority, WorkQueue
+from trainingtask_operator.history.recorder import BATCH_ROWS, NullRecorder, RunRecorder
+from trainingtask_operator.kube_objects import Key, has_ttl
+
+
+class Backfill:
+    """Enqueue the finished tasks that still need a reconcile; of ten thousand, most need none."""
+
+    def __init__(self, tasks: ObjectStore, queue: WorkQueue[Key], recorder: RunRecorder | NullRecorder) -> None:
+        self._tasks = tasks
+        self._queue = queue
+        self._recorder = recorder
+        self._unchecked: dict[Key, None] = {}  # in order
+        self._wake_up = asyncio.Event()
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """Have these finished tasks looked up in the history."""
+        self._unchecked |= dict.fromkeys(keys)
+        self._wake_up.set()
+
+    def discard(self, key: Key) -> None:
+        """Drop a deleted task."""
+        self._unchecked.pop(key, None)
+
+    async def run(self) -> None:
+        """Look the tasks up in the history, in batches, until cancelled."""
+        while True:
+            self._wake_up.clear()
+            while self._unchecked:
+                keys = list(self._unchecked)[:BATCH_ROWS]
+                tasks = [(key, task) for key in keys for task in self._tasks.get(key, [])]
+                recorded = await self._recorder.find_recorded([task for _, task in tasks])
+                for key, task in tasks:
+                    if task["metadata"]["uid"] not in recorded or has_ttl(task):
+                        self._queue.add(key, priority=Priority.LOW)
+                for key in keys:
+                    self.discard(key)
+                await asyncio.sleep(0)
+            await self._wake_up.wait()

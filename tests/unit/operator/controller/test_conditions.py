@@ -1,0 +1,248 @@
+"""Why a task waits, where neither its Job nor its pod says so themselves; and a trainer that went silent."""
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder, pod, running, terminated
+from support.reconcile import KEY, add_task, get_condition, get_condition_status, get_job, run_pod
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT
+from trainingtask_operator.controller.reconciler import Reconciler
+from trainingtask_operator.kube_objects import KubeEvent
+from trainingtask_operator.settings import Settings
+
+QUOTA = 'pods "t-0-" is forbidden: exceeded quota: small, requested: pods=1, used: pods=3, limited: pods=3'
+
+
+def kube_event(message: str, time: datetime = NOW, count: int = 1) -> KubeEvent:
+    return KubeEvent(message=message, count=count, time=time)
+
+
+def why(task: dict[str, Any]) -> tuple[str, str]:
+    found = get_condition(task, "Running")
+    return found["reason"], found["message"]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [(QUOTA, "QuotaExceeded"), ('no PriorityClass with name "x" was found', "PodRefused")]
+)
+async def test_a_job_without_a_pod_says_why(
+    cluster: FakeCluster, reconciler: Reconciler, said: str, reason: str
+) -> None:
+    task = add_task(cluster)
+    await reconciler.reconcile(*KEY)
+    uid = get_job(cluster, task)["metadata"]["uid"]
+    cluster.kube_events[uid] = kube_event(said)
+    await reconciler.reconcile(*KEY)
+    assert why(task)[0] == reason
+    assert said in why(task)[1]
+    assert [event["reason"] for event in cluster.events] == [reason]
+
+    cluster.pods[task["metadata"]["uid"]] = [pod(task)]
+    await reconciler.reconcile(*KEY)
+    assert why(task)[0] == "Starting", "there is a pod: the Event is of yesterday"
+
+
+async def test_a_quota_that_stops_the_second_attempt_is_news_and_an_older_one_is_not(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    failed = pod(task, phase="Failed", state=terminated(1))
+    cluster.pods[task["metadata"]["uid"]] = [failed]
+    uid = get_job(cluster, task)["metadata"]["uid"]
+    cluster.kube_events[uid] = kube_event(QUOTA, time=NOW - timedelta(minutes=5))
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "TrainerCrashed")
+    cluster.kube_events[uid] = kube_event(QUOTA)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "QuotaExceeded")
+
+
+@pytest.mark.parametrize(
+    ("said", "count", "reason"),
+    [
+        ('MountVolume.SetUp failed for volume "code" : configmap "my-code" not found', 1, "VolumeNotFound"),
+        ("MountVolume.SetUp failed: timed out waiting for the condition", 1, "Starting"),
+        ("MountVolume.SetUp failed: timed out waiting for the condition", 2, "VolumeNotMounted"),
+    ],
+)
+async def test_a_pod_without_its_volume_says_why(
+    cluster: FakeCluster, reconciler: Reconciler, said: str, count: int, reason: str
+) -> None:
+    task = add_task(cluster)
+    await reconciler.reconcile(*KEY)
+    stuck = pod(task, state={"waiting": {"reason": "ContainerCreating"}})
+    cluster.pods[task["metadata"]["uid"]] = [stuck]
+    cluster.kube_events[stuck["metadata"]["uid"]] = kube_event(said, count=count)
+    await reconciler.reconcile(*KEY)
+    assert why(task)[0] == reason
+
+
+async def test_a_claim_that_the_scheduler_misses_is_named(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add_task(cluster)
+    await reconciler.reconcile(*KEY)
+    said = '0/1 nodes are available: persistentvolumeclaim "data" not found.'
+    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, conditions=[waits])]
+    await reconciler.reconcile(*KEY)
+    assert why(task)[0] == "VolumeNotFound"
+    assert "PersistentVolumeClaim 'data'" in why(task)[1]
+
+
+async def test_a_memory_limit_is_told_with_the_peak_that_was_reported(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    report = {"attempt": 1, "phase": "Training", "reportTime": "2026-01-01T00:01:00Z", "peakMemoryBytes": 1900 << 20}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))]
+    await reconciler.reconcile(*KEY)
+    said = get_condition(task, "Interrupted")["message"]
+    assert "memory limit of 2Gi" in said
+    assert "00:01:00 UTC it had reported a peak of 1900 MiB" in said
+
+
+async def test_a_silent_trainer_is_said_to_be_and_left_alone(
+    cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
+) -> None:
+    now = NOW
+    reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: now)
+    task = add_task(cluster)
+    await reconciler.reconcile(*KEY)
+    started = NOW.isoformat()
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running(started), created=started)]
+    assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT, "to be looked at just then"
+    assert "progressStale" not in task["status"]
+
+    now = NOW + HEARTBEAT_TIMEOUT
+    assert await reconciler.reconcile(*KEY) is None
+    assert (task["status"]["state"], task["status"]["progressStale"]) == ("Running", True)
+    assert why(task)[0] == "ProgressStale"
+    assert [event["reason"] for event in cluster.events] == ["ProgressStale"]
+    now += timedelta(minutes=1)
+    before = len(cluster.requests)
+    await reconciler.reconcile(*KEY)
+    assert len(cluster.requests) == before, "said once"
+
+    report = {"attempt": 1, "phase": "Training", "reportTime": now.isoformat()}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
+    assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT
+    assert why(task)[0] == "TrainerRunning"
+    assert "progressStale" not in task["status"]
+
+
+async def test_a_queued_job_is_started_and_stopped_by_its_queue_alone(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster, runPolicy={"queueName": "team-a"})
+    await reconciler.reconcile(*KEY)
+    job = get_job(cluster, task)
+    assert job["spec"]["suspend"] is True
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
+    assert cluster.events == [], "to wait for its turn is no waiting_cause"
+
+    job["spec"]["suspend"] = False  # by Kueue
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Running"
+
+    task["spec"]["runPolicy"]["suspend"] = True
+    assert await reconciler.reconcile(*KEY) is not None, "to be tried again"
+    assert (get_condition_status(task, "Suspended"), get_condition(task, "Suspended")["reason"]) == (
+        "False",
+        "QueueUnavailable",
+    )
+    assert task["status"]["state"] == "Running"
+    uid = job["metadata"]["uid"]
+    cluster.workloads[uid] = True
+    await reconciler.reconcile(*KEY)
+    assert cluster.workloads[uid] is False
+    assert task["status"]["state"] == "Suspended"
+    job["spec"]["suspend"] = True  # by Kueue
+    cluster.pods[task["metadata"]["uid"]] = []
+    asked = cluster.requests.count("patch workload")
+    await reconciler.reconcile(*KEY)
+    assert cluster.requests.count("patch workload") == asked, "it knows"
+
+    task["spec"]["runPolicy"]["suspend"] = False
+    await reconciler.reconcile(*KEY)
+    assert cluster.workloads[uid] is True
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
+    assert "patch job" not in cluster.requests
+
+
+async def test_a_queue_that_cannot_be_told_to_go_on_keeps_the_task_suspended(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster, runPolicy={"queueName": "team-a"})
+    await reconciler.reconcile(*KEY)
+    uid = get_job(cluster, task)["metadata"]["uid"]
+    cluster.workloads[uid] = True
+    task["spec"]["runPolicy"]["suspend"] = True
+    await reconciler.reconcile(*KEY)
+    task["spec"]["runPolicy"]["suspend"] = False
+
+    def refuse(what: str) -> None:
+        if what == "patch workload":
+            raise ClusterError(403, "may not")
+
+    cluster.before_each = refuse
+    await reconciler.reconcile(*KEY)
+    assert (get_condition_status(task, "Suspended"), get_condition(task, "Suspended")["reason"]) == (
+        "True",
+        "QueueUnavailable",
+    )
+    cluster.before_each = lambda _: None
+    await reconciler.reconcile(*KEY)
+    assert (get_condition_status(task, "Suspended"), cluster.workloads[uid]) == ("False", True)
+
+
+async def test_a_queued_task_that_shall_not_run_yet_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add_task(cluster, runPolicy={"queueName": "team-a", "suspend": True})
+    await reconciler.reconcile(*KEY)
+    await reconciler.reconcile(*KEY)
+    assert cluster.jobs == {}, "its queue would start it"
+    assert task["status"]["state"] == "Suspended"
+    task["spec"]["runPolicy"]["suspend"] = False
+    await reconciler.reconcile(*KEY)
+    assert get_job(cluster, task)["spec"]["suspend"] is True
+    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+async def test_a_profile_that_is_not_offered_for_the_device_is_named(
+    cluster: FakeCluster, settings: Settings, recorder: FakeRecorder, device: str
+) -> None:
+    offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": {"device": "gpu", "image": "x"}}})
+    reconciler = Reconciler(cluster, cluster, offered, recorder, clock=lambda: NOW)
+    task = add_task(cluster, device=device, resources={"profile": "slice" if device == "cpu" else "big"})
+    await reconciler.reconcile(*KEY)
+    said = get_condition(task, "Accepted")
+    assert said["reason"] == "ProfileNotOffered"
+    assert f"(offered: {'none' if device == 'cpu' else 'slice'})" in said["message"]
+    assert cluster.jobs == {}
+
+
+async def test_the_job_is_kept_until_the_rows_are_stored(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
+) -> None:
+    task = add_task(cluster, runPolicy={"ttlSecondsAfterFinished": 60})
+    await run_pod(cluster, reconciler, task)
+    said = json.dumps({"attempt": 1, "phase": "Done"})
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, said, "Completed"))]
+    done = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:01:04Z"}
+    get_job(cluster, task)["status"] = {"conditions": [done]}
+    recorder.is_unavailable = True
+    await reconciler.reconcile(*KEY)
+    assert await reconciler.reconcile(*KEY) is not None, "to be looked at again"
+    assert "ttlSecondsAfterFinished" not in get_job(cluster, task)["spec"]
+    recorder.is_unavailable = False
+    await reconciler.reconcile(*KEY)
+    assert get_job(cluster, task)["spec"]["ttlSecondsAfterFinished"] == 60
+    assert list(recorder.log_pods.values()) == [cluster.pods[task["metadata"]["uid"]][0]["metadata"]["name"]]
