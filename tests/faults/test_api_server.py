@@ -85,9 +85,7 @@ async def test_watches_cut(here: Scene, proxy: ApiProxy, history: str) -> None:
         assert not operator.ended
 
 
-async def test_watches_told_that_they_are_too_old(
-    here: Scene, proxy: ApiProxy, history: str, dice: random.Random
-) -> None:
+async def test_watches_expired(here: Scene, proxy: ApiProxy, history: str, dice: random.Random) -> None:
     """410: everything is listed anew, again and again."""
 
     def gone(call: Call) -> Answer | None:
@@ -191,7 +189,7 @@ async def test_watches_silent(here: Scene, proxy: ApiProxy, patience: float | No
         assert not operator.defects()
 
 
-async def test_object_deleted_while_no_watch_looks(here: Scene, proxy: ApiProxy) -> None:
+async def test_object_deleted_while_the_watches_are_down(here: Scene, proxy: ApiProxy) -> None:
     """A list after 410 shows what is there, not what has gone: a task created again under its name is the newest one."""
     async with here.operator(server=proxy.url) as operator:
         await here.create("task", RUNS)

@@ -191,7 +191,7 @@ def test_labels_and_owners_are_bounded(default: Place) -> None:
     assert "metadata.ownerReferences has 1 owners" in default.refusal(owned(1, name="x" * 10**6))
 
 
-def test_a_task_cannot_grow_past_a_bound_and_one_that_is_past_it_still_changes(kubeconfig: None) -> None:
+def test_a_task_over_a_bound_can_change_but_not_grow(kubeconfig: None) -> None:
     there = place("policy-before")
     past, within = labelled(LABELS + 1), labelled(LABELS)
     past["metadata"]["name"], within["metadata"]["name"] = "past", "within"

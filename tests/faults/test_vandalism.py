@@ -103,7 +103,7 @@ async def test_garbage_in_the_labels_of_a_job(here: Scene, history: str, when: s
 
 
 @pytest.mark.full
-async def test_job_of_a_person_that_claims_to_be_a_tasks(here: Scene, history: str) -> None:
+async def test_job_of_a_person_with_the_labels_of_a_task(here: Scene, history: str) -> None:
     """It carries the labels of a task and belongs to nobody: it is left alone, and says nothing about the task."""
     async with here.operator(history=history) as operator:
         await here.create("task", RUNS)

@@ -55,13 +55,13 @@ def cache() -> AssumeCache:
     return cache
 
 
-def test_what_is_not_indexed_is_not_there(cache: AssumeCache) -> None:
+def test_an_unknown_task_is_not_observed(cache: AssumeCache) -> None:
     assert cache.observe("default", "other") is None
     observed = observe(cache)
     assert (observed.job, observed.pods) == (None, [])
 
 
-def test_a_job_just_created_stands_in_until_the_watch_shows_it(cache: AssumeCache) -> None:
+def test_a_created_job_is_assumed_until_the_watch_confirms_it(cache: AssumeCache) -> None:
     cache.assume(job("job-1", 20))
     observed = observe(cache)
     assert observed.job == job("job-1", 20)
@@ -76,7 +76,7 @@ def test_a_job_just_created_stands_in_until_the_watch_shows_it(cache: AssumeCach
     assert observed.job is None
 
 
-def test_an_event_older_than_our_write_does_not_bring_the_past_back(cache: AssumeCache) -> None:
+def test_an_event_older_than_an_assumed_write_is_ignored(cache: AssumeCache) -> None:
     cache.assume(item("task-1", 30))
     cache.confirm(item("task-1", 20))
     observed = observe(cache)
@@ -87,7 +87,7 @@ def test_an_event_older_than_our_write_does_not_bring_the_past_back(cache: Assum
     assert observed.task["metadata"]["resourceVersion"] == "31"
 
 
-def test_a_ghost_is_buried_and_stays_so(cache: AssumeCache) -> None:
+def test_a_stale_object_is_evicted(cache: AssumeCache) -> None:
     put(cache.jobs, "task-1", job("job-1", 20))
     put(cache.pods, "task-1", pod("pod-1", 21))
     believed = cache.uids()
@@ -98,14 +98,14 @@ def test_a_ghost_is_buried_and_stays_so(cache: AssumeCache) -> None:
     assert cache.uids() == {"task-1"}
 
 
-def test_a_written_job_that_never_appears_is_buried_too(cache: AssumeCache) -> None:
+def test_an_assumed_job_that_never_appears_is_evicted(cache: AssumeCache) -> None:
     cache.assume(job("job-1", 20))
     cache.evict_stale({"job-1"})
     observed = observe(cache)
     assert observed.job is None
 
 
-def test_of_two_tasks_of_one_name_the_living_one_counts(cache: AssumeCache) -> None:
+def test_of_two_tasks_of_one_name_the_newer_is_observed(cache: AssumeCache) -> None:
     old, new = item("task-0", 5), item("task-1", 10)
     old["metadata"]["creationTimestamp"] = "2025-12-31T00:00:00Z"
     put(cache.tasks, KEY, new, old)
@@ -127,7 +127,7 @@ def test_a_label_alone_makes_no_child_of_a_task(cache: AssumeCache) -> None:
     assert observed.pods == [pod("pod-1", 21)]
 
 
-def test_a_response_slower_than_the_watch_is_not_kept(cache: AssumeCache) -> None:
+def test_a_response_slower_than_the_watch_is_not_assumed(cache: AssumeCache) -> None:
     put(cache.jobs, "task-1", job("job-1", 20))
     cache.assume(job("job-1", 20))
     cache.jobs.remove("job-1")
@@ -135,13 +135,13 @@ def test_a_response_slower_than_the_watch_is_not_kept(cache: AssumeCache) -> Non
     assert observed.job is None
 
 
-def test_a_task_with_the_label_of_a_job_stands_in_for_no_job(cache: AssumeCache) -> None:
+def test_a_task_with_the_label_of_a_job_is_not_assumed_as_a_job(cache: AssumeCache) -> None:
     cache.assume(item("forged", 30, namespace="elsewhere", labels={names.TASK_UID_LABEL: "task-1"}))
     observed = observe(cache)
     assert observed.job is None
 
 
-def test_an_event_of_another_namespace_says_nothing_about_a_job(cache: AssumeCache) -> None:
+def test_an_event_of_another_namespace_is_not_about_a_job(cache: AssumeCache) -> None:
     put(cache.jobs, "task-1", job("job-1", 20))
     event = KubeEvent("exceeded quota", 1, datetime(2026, 1, 1, tzinfo=UTC))
     cache.kube_events.put(("elsewhere", "job-1"), "event-1", event)

@@ -45,7 +45,7 @@ def large(name: str, labels: int) -> bytes:
     return to_json(task)
 
 
-async def test_twenty_tasks_with_a_megabyte_of_labels_take_less_than_three_in_memory(settings: Settings) -> None:
+async def test_twenty_tasks_with_1_mib_of_labels_take_less_than_3_mib(settings: Settings) -> None:
     bodies = [large(f"t{number}", MIB) for number in range(20)]
     manager, cluster = Manager(settings), FakeCluster()
     cluster._version = 100
@@ -68,7 +68,7 @@ async def test_twenty_tasks_with_a_megabyte_of_labels_take_less_than_three_in_me
     assert after - before < 3 * MIB, "the parser keeps some strings of its own"
 
 
-def test_labels_are_trimmed_whole_or_not_at_all() -> None:
+def test_labels_are_cached_whole_or_not_at_all() -> None:
     def trimmed(characters: int) -> dict[str, str]:
         body: dict[str, Any] = from_json(large("t", 0))
         body["metadata"]["labels"] = {"team": "v" * (characters - len("team"))}
@@ -79,7 +79,7 @@ def test_labels_are_trimmed_whole_or_not_at_all() -> None:
     assert trimmed(MAX_LABELS_CHARACTERS + 1) == {}
 
 
-def test_of_a_pod_the_trainers_container_is_trimmed() -> None:
+def test_of_a_pod_the_trainers_container_is_cached() -> None:
     state = {"terminated": {"exitCode": 1, "reason": "Error", "message": "m" * 9000, "containerID": "c"}}
     pod = {
         "kind": "Pod",
@@ -129,7 +129,7 @@ def test_an_event_that_cannot_be_read_is_refused(odd: dict[str, Any]) -> None:
         trim_kube_event(body)
 
 
-def test_of_an_event_the_beginning_of_its_message_is_trimmed() -> None:
+def test_the_message_of_an_event_is_cut() -> None:
     body = {"metadata": {}, "lastTimestamp": CREATED, "message": "m" * 100_000}
     event = trim_kube_event(body)
     assert (len(event.message), event.time) == (4096, datetime(2026, 1, 1, tzinfo=UTC))

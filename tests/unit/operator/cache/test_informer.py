@@ -78,7 +78,7 @@ async def test_a_watch_goes_on_where_the_last_one_ended() -> None:
 
 
 @pytest.mark.parametrize("status", [410, 500])
-async def test_a_version_that_is_gone_needs_a_new_list_which_tells_what_is_left(status: int) -> None:
+async def test_an_expired_version_needs_a_new_list(status: int) -> None:
     listed: list[set[str]] = []
     client = ScriptedClient([[item("a", 1), item("b", 2)], [item("b", 2)]], [[ClusterError(status, "gone")], []])
     await run_informer(client, lambda *_: None, listed.append)

@@ -53,7 +53,7 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[KubernetesClient, Tok
         await runner.cleanup()
 
 
-async def test_of_a_log_the_last_lines_are_read_and_no_more_than_a_row_may_hold() -> None:
+async def test_a_log_tail_is_bounded_in_lines_and_bytes() -> None:
     asked: list[str] = []
 
     async def log(request: web.Request) -> web.Response:
@@ -70,7 +70,7 @@ async def test_of_a_log_the_last_lines_are_read_and_no_more_than_a_row_may_hold(
 @pytest.mark.parametrize(
     ("text", "said"), [('{"kind": "Status", "message": "jobs is forbidden"}', "jobs is forbidden"), ("<html>", "403")]
 )
-async def test_a_refusal_is_told_in_the_api_servers_own_sentence(text: str, said: str) -> None:
+async def test_an_error_has_the_api_servers_message(text: str, said: str) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=403, text=text)
 
@@ -80,7 +80,7 @@ async def test_a_refusal_is_told_in_the_api_servers_own_sentence(text: str, said
     assert (refusal.value.status, refusal.value.is_rejected, refusal.value.is_not_found) == (403, True, False)
 
 
-async def test_no_answer_is_no_refusal() -> None:
+async def test_no_answer_has_status_0() -> None:
     async def break_off(request: web.Request) -> web.Response:
         assert request.transport is not None
         request.transport.abort()
@@ -136,7 +136,7 @@ async def test_a_watch_is_read_line_by_line_however_the_bytes_come() -> None:
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_watch_from_too_old_a_version_is_told_at_once_or_in_the_stream(late: bool) -> None:
+async def test_an_expired_version_raises_410_from_the_response_or_the_stream(late: bool) -> None:
     status = {"kind": "Status", "code": 410, "message": "too old resource version"}
 
     async def refuse(_: web.Request) -> web.Response:
@@ -176,7 +176,7 @@ HOSTILE = "x/../../../../../api/v1/namespaces/kube-system/secrets/any?a="
 @example("n", "%2e%2e")
 @example("n?watch=true", "t#a")
 @example("n", "t+&=;@:!\n")
-def test_a_path_is_about_the_object_of_its_name_or_is_refused(namespace: str, name: str) -> None:
+def test_a_path_names_its_object_or_is_refused(namespace: str, name: str) -> None:
     if any(part in ("", ".", "..") or "/" in part or "%" in part for part in (namespace, name)):
         with pytest.raises(ClusterError):
             kubernetes._build_namespaced_path(kubernetes._TASKS, namespace, names.PLURAL, name)
@@ -197,7 +197,7 @@ def test_a_path_is_about_the_object_of_its_name_or_is_refused(namespace: str, na
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, "", "..", "a/b"])
-async def test_no_request_is_made_for_what_is_no_name(hostile: str) -> None:
+async def test_no_request_is_made_for_an_invalid_name(hostile: str) -> None:
     asked: list[str] = []
 
     async def record(request: web.Request) -> web.Response:

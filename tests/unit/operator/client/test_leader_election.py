@@ -61,7 +61,7 @@ def replica(leases: Leases, name: str) -> LeaderElector:
 
 
 @in_skipped_time
-async def test_the_first_leads_and_the_standby_takes_over_when_it_is_silent() -> None:
+async def test_the_standby_leads_once_the_leaders_lease_has_expired() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first, second = asyncio.create_task(one.run()), asyncio.create_task(two.run())
@@ -121,7 +121,7 @@ async def test_a_leader_that_cannot_renew_stops_before_another_may_lead() -> Non
 
 
 @in_skipped_time
-async def test_an_answer_that_does_not_come_is_not_waited_for_beyond_the_time_that_is_left() -> None:
+async def test_a_hanging_request_does_not_outlast_the_renew_deadline() -> None:
     leases = Leases()
     one = replica(leases, "one")
     running = asyncio.create_task(one.run())

@@ -43,9 +43,7 @@ async def test_an_attempt_outlives_its_pod(
     assert "Accepted" not in {kind for run, kind, _ in recorder.events if run == second}, "that was before it"
 
 
-async def test_a_pause_is_the_same_attempt_even_when_its_pod_is_gone(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_a_resumed_task_continues_the_same_attempt(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
     cluster.pods[task["metadata"]["uid"]] = []
@@ -59,7 +57,7 @@ async def test_a_pause_is_the_same_attempt_even_when_its_pod_is_gone(
     assert [number for number, *_ in remembered(task)] == [1]
 
 
-async def test_an_attempt_that_ended_while_nobody_looked_is_closed(
+async def test_an_attempt_whose_end_was_not_observed_is_closed(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -75,7 +73,7 @@ async def test_an_attempt_that_ended_while_nobody_looked_is_closed(
     ]
 
 
-async def test_the_trainers_report_tells_why_an_unseen_attempt_ended(
+async def test_the_report_explains_an_attempt_whose_end_was_not_observed(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -122,7 +120,7 @@ async def test_a_failed_task_keeps_the_reason_of_each_attempt(cluster: FakeClust
     assert remembered(task) == [(1, "DeadlineExceeded", 143, "2026-01-01T00:01:03Z")]
 
 
-def test_the_log_is_kept_of_what_failed_and_of_what_is_going() -> None:
+def test_logs_of_failed_and_of_deleted_pods_are_selected() -> None:
     cluster = FakeCluster()
     manifest = cluster.add_task(specs.task("t", specs.CLASSICAL))
     task = TrainingTask.model_validate(manifest)
@@ -135,7 +133,7 @@ def test_the_log_is_kept_of_what_failed_and_of_what_is_going() -> None:
     ]
 
 
-def test_what_a_person_wrote_into_the_memory_is_no_crash() -> None:
+def test_edited_attempt_records_are_no_crash() -> None:
     cluster = FakeCluster()
     task = cluster.add_task(specs.task("t", specs.CLASSICAL))
     odd = TrainingTaskStatus.model_validate({"attempts": [{"number": -7}, {"number": 2**70, "pod": "x"}]})

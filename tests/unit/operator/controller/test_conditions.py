@@ -29,7 +29,7 @@ def why(task: dict[str, Any]) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("said", "reason"), [(QUOTA, "QuotaExceeded"), ('no PriorityClass with name "x" was found', "PodRefused")]
 )
-async def test_a_job_without_a_pod_says_why(
+async def test_a_job_without_a_pod_is_explained(
     cluster: FakeCluster, reconciler: Reconciler, said: str, reason: str
 ) -> None:
     task = add_task(cluster)
@@ -46,7 +46,7 @@ async def test_a_job_without_a_pod_says_why(
     assert why(task)[0] == "Starting", "there is a pod: the Event is of yesterday"
 
 
-async def test_a_quota_that_stops_the_second_attempt_is_news_and_an_older_one_is_not(
+async def test_only_a_quota_event_after_the_first_attempt_explains_the_second(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster)
@@ -70,7 +70,7 @@ async def test_a_quota_that_stops_the_second_attempt_is_news_and_an_older_one_is
         ("MountVolume.SetUp failed: timed out waiting for the condition", 2, "VolumeNotMounted"),
     ],
 )
-async def test_a_pod_without_its_volume_says_why(
+async def test_a_pod_without_its_volume_is_explained(
     cluster: FakeCluster, reconciler: Reconciler, said: str, count: int, reason: str
 ) -> None:
     task = add_task(cluster)
@@ -93,9 +93,7 @@ async def test_a_claim_that_the_scheduler_misses_is_named(cluster: FakeCluster, 
     assert "PersistentVolumeClaim 'data'" in why(task)[1]
 
 
-async def test_a_memory_limit_is_told_with_the_peak_that_was_reported(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_an_oom_kill_is_explained_with_the_reported_peak(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
     report = {"attempt": 1, "phase": "Training", "reportTime": "2026-01-01T00:01:00Z", "peakMemoryBytes": 1900 << 20}
@@ -107,7 +105,7 @@ async def test_a_memory_limit_is_told_with_the_peak_that_was_reported(
     assert "00:01:00 UTC it had reported a peak of 1900 MiB" in said
 
 
-async def test_a_silent_trainer_is_said_to_be_and_left_alone(
+async def test_a_trainer_without_reports_is_stale_and_left_running(
     cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
 ) -> None:
     now = NOW
@@ -136,7 +134,7 @@ async def test_a_silent_trainer_is_said_to_be_and_left_alone(
     assert "progressStale" not in task["status"]
 
 
-async def test_a_queued_job_is_started_and_stopped_by_its_queue_alone(
+async def test_a_queued_job_is_suspended_and_resumed_through_its_workload(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster, runPolicy={"queueName": "team-a"})
@@ -177,7 +175,7 @@ async def test_a_queued_job_is_started_and_stopped_by_its_queue_alone(
     assert "patch job" not in cluster.requests
 
 
-async def test_a_queue_that_cannot_be_told_to_go_on_keeps_the_task_suspended(
+async def test_a_task_stays_suspended_while_its_workload_cannot_be_activated(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster, runPolicy={"queueName": "team-a"})
@@ -203,7 +201,7 @@ async def test_a_queue_that_cannot_be_told_to_go_on_keeps_the_task_suspended(
     assert (get_condition_status(task, "Suspended"), cluster.workloads[uid]) == ("False", True)
 
 
-async def test_a_queued_task_that_shall_not_run_yet_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_a_suspended_task_of_a_queue_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster, runPolicy={"queueName": "team-a", "suspend": True})
     await reconciler.reconcile(*KEY)
     await reconciler.reconcile(*KEY)
@@ -229,7 +227,7 @@ async def test_a_profile_that_is_not_offered_for_the_device_is_named(
     assert cluster.jobs == {}
 
 
-async def test_the_job_is_kept_until_the_rows_are_stored(
+async def test_the_job_stays_until_the_rows_are_recorded(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster, runPolicy={"ttlSecondsAfterFinished": 60})

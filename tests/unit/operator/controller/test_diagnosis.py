@@ -48,7 +48,7 @@ def test_why_a_pod_failed(state: dict[str, Any], reason: str, part: str) -> None
         ("SomethingNew", "Evicted"),
     ],
 )
-def test_a_disruption_is_named_and_is_not_the_trainers_fault(said: str, word: str) -> None:
+def test_a_disruption_has_its_reason(said: str, word: str) -> None:
     disrupted = {"type": "DisruptionTarget", "status": "True", "reason": said, "message": "by the cluster"}
     cause = attempt(phase="Failed", state=terminated(143), conditions=[disrupted]).cause
     assert cause is not None
@@ -64,7 +64,7 @@ OVER_THE_LIMIT = (
 
 
 @pytest.mark.parametrize("message", OVER_THE_LIMIT)
-def test_a_pod_that_takes_too_much_disk_is_told_of_its_limit(message: str) -> None:
+def test_a_pod_over_its_disk_limit_is_explained_with_the_limit(message: str) -> None:
     task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
     evicted = pod(task, phase="Failed", state=terminated(137))
     evicted["status"] |= {"reason": "Evicted", "message": message}
@@ -101,7 +101,7 @@ def test_why_a_pod_does_not_start(waiting: str, word: str | None) -> None:
     assert (waiting_cause and waiting_cause.reason) == word
 
 
-def test_garbage_in_the_counts_is_no_crash() -> None:
+def test_edited_counts_are_no_crash() -> None:
     task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
     spoilt = pod(task)
     spoilt["metadata"]["annotations"] = dict.fromkeys(spoilt["metadata"]["annotations"], "many")

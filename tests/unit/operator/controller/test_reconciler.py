@@ -11,7 +11,7 @@ from trainingtask_operator.controller.reconciler import REQUEUE_AFTER_JOB_CREATE
 from trainingtask_operator.settings import Settings
 
 
-async def test_a_life_from_creation_to_completion_takes_four_requests(
+async def test_a_task_takes_four_requests_from_creation_to_completion(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -50,7 +50,7 @@ async def test_a_life_from_creation_to_completion_takes_four_requests(
     assert cluster.events == []
 
 
-async def test_of_many_new_tasks_each_has_its_job_before_the_first_is_told_so(
+async def test_a_new_tasks_job_is_created_before_its_status_is_written(
     cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -133,7 +133,7 @@ async def test_suspend_and_resume_reach_the_job(cluster: FakeCluster, reconciler
     assert cluster.events == [], "what the user asked for is no waiting_cause"
 
 
-async def test_a_users_mistake_carries_the_trainers_own_sentence_everywhere(
+async def test_a_user_error_has_the_trainers_message_in_status_row_and_event(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -165,7 +165,7 @@ async def test_a_users_mistake_carries_the_trainers_own_sentence_everywhere(
     ]
 
 
-async def test_a_fault_is_tried_again_and_each_attempt_has_its_row(
+async def test_a_failed_attempt_is_retried_and_each_has_its_row(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -207,7 +207,7 @@ async def test_a_fault_is_tried_again_and_each_attempt_has_its_row(
     ]
 
 
-async def test_a_deadline_names_itself(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_a_deadline_has_its_reason(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster, runPolicy={"activeDeadlineSeconds": 7})
     await run_pod(cluster, reconciler, task)
     cluster.pods[task["metadata"]["uid"]] = []
@@ -219,9 +219,7 @@ async def test_a_deadline_names_itself(cluster: FakeCluster, reconciler: Reconci
     assert "7 s" in get_condition(task, "Failed")["message"]
 
 
-async def test_a_pod_that_ends_because_the_job_is_failing_is_no_interruption(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_a_pod_that_a_failing_job_ends_is_no_interruption(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster, runPolicy={"activeDeadlineSeconds": 7})
     await run_pod(cluster, reconciler, task)
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(143))]
@@ -235,7 +233,7 @@ async def test_a_pod_that_ends_because_the_job_is_failing_is_no_interruption(
     assert get_condition(task, "Failed")["reason"] == "DeadlineExceeded"
 
 
-async def test_why_a_pod_waits_is_said_and_unsaid(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_the_reason_of_a_waiting_pod_comes_and_goes(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await reconciler.reconcile(*KEY)
     unschedulable = {

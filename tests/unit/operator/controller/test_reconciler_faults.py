@@ -15,7 +15,7 @@ from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.settings import Settings
 
 
-async def test_a_deleted_job_of_a_task_that_trained_is_not_made_again(
+async def test_a_deleted_job_of_a_trained_task_is_not_created_again(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -28,7 +28,7 @@ async def test_a_deleted_job_of_a_task_that_trained_is_not_made_again(
     assert [(row.status, row.error_reason) for row in recorder.rows] == [("Failed", "JobDeleted")]
 
 
-async def test_a_job_that_lost_its_labels_is_found_and_labelled_again(
+async def test_a_job_without_its_labels_is_adopted_and_labelled_again(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster)
@@ -39,7 +39,7 @@ async def test_a_job_that_lost_its_labels_is_found_and_labelled_again(
     assert task["status"]["state"] == "Running"
 
 
-async def test_a_job_on_its_way_out_is_deleted_before_its_pods_are_gone(
+async def test_a_terminating_job_counts_as_deleted_before_its_pods_are_gone(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster)
@@ -49,7 +49,7 @@ async def test_a_job_on_its_way_out_is_deleted_before_its_pods_are_gone(
     assert get_condition(task, "Failed")["reason"] == "JobDeleted"
 
 
-async def test_a_pause_and_a_deadline_leave_the_row_open_until_the_task_ends(
+async def test_a_suspension_leaves_the_row_open_until_the_task_finishes(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -70,7 +70,7 @@ async def test_a_pause_and_a_deadline_leave_the_row_open_until_the_task_ends(
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Succeeded")]
 
 
-async def test_an_attempt_after_a_failed_one_keeps_its_number_over_a_pause(
+async def test_an_attempt_after_a_failed_one_keeps_its_number_when_suspended(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     """Kubernetes counts the failures of an index anew after a suspension."""
@@ -84,7 +84,7 @@ async def test_an_attempt_after_a_failed_one_keeps_its_number_over_a_pause(
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Running")]
 
 
-async def test_a_pod_on_a_lost_node_is_not_called_running(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_a_pod_on_a_lost_node_is_interrupted(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
     disruption = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager", "message": "gone"}
@@ -95,9 +95,7 @@ async def test_a_pod_on_a_lost_node_is_not_called_running(cluster: FakeCluster, 
     assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "NodeLost")
 
 
-async def test_a_refused_job_does_not_make_its_own_writes_wake_it_for_ever(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_a_rejected_job_writes_the_status_once(cluster: FakeCluster, reconciler: Reconciler) -> None:
     add_task(cluster)
 
     def refuse(what: str) -> None:
@@ -127,7 +125,7 @@ async def test_a_status_of_another_release_does_not_train_a_finished_task_again(
     assert cluster.jobs == {}
 
 
-async def test_a_report_that_the_api_server_refuses_does_not_hold_up_the_end(
+async def test_a_rejected_report_does_not_delay_the_terminal_status(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster)
@@ -182,7 +180,7 @@ async def test_the_ttl_is_set_only_when_the_end_is_on_record(cluster: FakeCluste
     assert get_job(cluster, task)["spec"]["ttlSecondsAfterFinished"] == 9
 
 
-async def test_the_trainers_last_words_are_stored_for_it_when_the_api_server_was_away(
+async def test_the_termination_message_restores_a_report_that_was_not_sent(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster)
@@ -200,7 +198,7 @@ async def test_the_trainers_last_words_are_stored_for_it_when_the_api_server_was
     assert len(cluster.requests) == requests, "repaired once"
 
 
-async def test_last_words_cut_to_size_never_replace_the_whole_report_that_a_lagging_watch_does_not_show(
+async def test_a_truncated_termination_message_never_replaces_the_full_report(
     cluster: FakeCluster, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = add_task(cluster)
@@ -219,7 +217,7 @@ async def test_last_words_cut_to_size_never_replace_the_whole_report_that_a_lagg
     assert task["status"]["state"] == "Succeeded"
 
 
-async def test_how_the_trainer_ended_is_told_although_the_watch_of_pods_lags(
+async def test_the_end_of_a_trainer_is_read_from_the_live_pods(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = add_task(cluster, runPolicy__retries=0)
@@ -236,7 +234,7 @@ async def test_how_the_trainer_ended_is_told_although_the_watch_of_pods_lags(
     assert recorder.rows[-1].error_reason == "TrainerCrashed"
 
 
-async def test_a_job_that_goes_with_its_namespace_is_cancelled(
+async def test_a_job_deleted_with_its_namespace_cancels_the_task(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -249,9 +247,7 @@ async def test_a_job_that_goes_with_its_namespace_is_cancelled(
     assert [row.status for row in recorder.rows] == ["Cancelled"]
 
 
-async def test_a_write_that_is_refused_with_a_conflict_is_made_again(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_a_write_is_retried_after_a_conflict(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     refused = ["apply status"]
 
@@ -267,7 +263,7 @@ async def test_a_write_that_is_refused_with_a_conflict_is_made_again(
     assert task["status"]["state"] == "Pending"
 
 
-async def test_a_job_that_is_gone_after_the_trainer_was_done_takes_no_success_away(
+async def test_a_task_succeeds_if_its_job_vanishes_after_the_results(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -281,7 +277,7 @@ async def test_a_job_that_is_gone_after_the_trainer_was_done_takes_no_success_aw
     assert [row.status for row in recorder.rows][-1] == "Succeeded"
 
 
-async def test_a_namespace_without_trainers_is_refused_with_the_way_out(
+async def test_an_unprepared_namespace_is_refused_with_the_remedy(
     cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)
@@ -292,9 +288,7 @@ async def test_a_namespace_without_trainers_is_refused_with_the_way_out(
     assert cluster.jobs == {}
 
 
-async def test_a_job_that_the_api_server_refuses_is_reported_and_tried_again(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_a_rejected_job_is_reported_and_retried(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
 
     def refuse(what: str) -> None:
@@ -308,9 +302,7 @@ async def test_a_job_that_the_api_server_refuses_is_reported_and_tried_again(
     assert "exceeded quota: small" in get_condition(task, "Accepted")["message"]
 
 
-async def test_a_spec_that_cannot_be_read_is_reported_once_and_stops_nobody(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_an_invalid_spec_is_reported_once(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = cluster.add_task(
         specs.task("t", {"dataset": {"name": "support_tickets"}, "model": {"name": "bert"}, "newField": 1})
     )
@@ -321,7 +313,7 @@ async def test_a_spec_that_cannot_be_read_is_reported_once_and_stops_nobody(
     assert cluster.requests == ["apply status"]
 
 
-async def test_a_status_that_somebody_spoilt_is_rebuilt(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_an_edited_status_is_rebuilt(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
     task["status"] = {"conditions": "garbage", "attempt": "many"}
@@ -329,7 +321,7 @@ async def test_a_status_that_somebody_spoilt_is_rebuilt(cluster: FakeCluster, re
     assert task["status"]["state"] == "Running"
 
 
-async def test_a_task_created_again_meanwhile_is_left_to_its_own_events(
+async def test_a_task_recreated_meanwhile_gets_no_status_of_the_old_one(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     add_task(cluster)
@@ -360,7 +352,7 @@ async def test_labels_of_the_job_find_the_task(cluster: FakeCluster, reconciler:
     assert (labels[names.TASK_NAME_LABEL], labels[names.TASK_UID_LABEL]) == ("t", task["metadata"]["uid"])
 
 
-async def test_a_task_goes_with_its_namespace_which_would_wait_for_its_job(
+async def test_a_terminating_namespace_cancels_the_task_and_deletes_its_job(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
     task = add_task(cluster)

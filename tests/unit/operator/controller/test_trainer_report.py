@@ -25,7 +25,7 @@ async def report(cluster: FakeCluster, task: dict[str, Any], **fields: Any) -> N
     await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": said}, manager=names.TRAINER_FIELD_MANAGER)
 
 
-async def test_the_status_names_the_pod_of_the_attempt_in_writes_that_are_made_anyway(
+async def test_the_status_has_the_pods_uid_without_a_write_of_its_own(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster, runPolicy__retries=1)
@@ -55,7 +55,7 @@ async def test_the_status_names_the_pod_of_the_attempt_in_writes_that_are_made_a
     assert cluster.requests.count("apply status") == 5, "Pending, Running, Starting, Interrupted, Running"
 
 
-async def test_a_pod_that_ended_before_it_was_seen_is_named_all_the_same(
+async def test_a_pod_that_finished_before_its_first_event_is_in_the_status(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
     task = add_task(cluster)
@@ -67,9 +67,7 @@ async def test_a_pod_that_ended_before_it_was_seen_is_named_all_the_same(
     assert (task["status"]["state"], task["status"]["podUid"]) == ("Succeeded", ended["metadata"]["uid"])
 
 
-async def test_the_pod_of_a_task_that_goes_on_after_a_pause_is_named(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
+async def test_the_pod_of_a_resumed_task_is_in_the_status(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
     task["spec"]["runPolicy"] = {"suspend": True}
@@ -84,7 +82,7 @@ async def test_the_pod_of_a_task_that_goes_on_after_a_pause_is_named(
 
 @pytest.mark.parametrize("time", [*FUTURE, *PAST])
 @pytest.mark.parametrize("field", ["reportTime", "startTime", "finishTime"])
-async def test_a_report_of_no_time_of_the_task_is_replaced_by_the_last_words(
+async def test_an_implausible_report_is_replaced_by_the_termination_message(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder, field: str, time: str
 ) -> None:
     task = add_task(cluster)
@@ -103,7 +101,7 @@ async def test_a_report_of_no_time_of_the_task_is_replaced_by_the_last_words(
     assert metrics.INVALID_RECORDS.labels("report")._value.get() > before
 
 
-async def test_last_words_of_the_future_are_not_stored(cluster: FakeCluster, reconciler: Reconciler) -> None:
+async def test_a_termination_message_of_the_future_is_not_stored(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
     words = '{"attempt": 1, "phase": "Done", "finishTime": "2099-01-01T00:00:00Z"}'
@@ -115,7 +113,7 @@ async def test_last_words_of_the_future_are_not_stored(cluster: FakeCluster, rec
 
 
 @pytest.mark.parametrize("time", FUTURE[:2])
-async def test_a_report_of_the_future_is_no_sign_of_life(
+async def test_a_report_of_the_future_is_no_heartbeat(
     cluster: FakeCluster, settings: Settings, recorder: FakeRecorder, time: str
 ) -> None:
     task = add_task(cluster)
@@ -138,7 +136,7 @@ async def test_a_pod_that_started_in_the_year_9999_breaks_nothing(cluster: FakeC
     assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT
 
 
-def test_a_clock_that_is_a_little_ahead_is_believed() -> None:
+def test_a_report_within_the_clock_skew_is_plausible() -> None:
     task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
     task["status"] = {"training": {"attempt": 1, "phase": "Training", "reportTime": "2026-01-01T00:06:59Z"}}
     read = parse_task(task, NOW)

@@ -88,7 +88,7 @@ async def test_the_table_is_made_before_there_is_a_row(postgres_server: Postgres
         await asyncio.to_thread(eventually, "a table", empty_table, 30)
 
 
-async def test_a_database_that_is_away_delays_nobody_and_gets_every_row(postgres_server: Postgres) -> None:
+async def test_an_unreachable_database_gets_every_row_afterwards(postgres_server: Postgres) -> None:
     url = database_url(postgres_server)
     recorder = RunRecorder(url, retry_seconds=0.1)
     rows = [make_row() for _ in range(50)]
@@ -105,7 +105,7 @@ async def test_a_database_that_is_away_delays_nobody_and_gets_every_row(postgres
     assert set(read_statuses(url)) == {one.id for one in rows}
 
 
-async def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(
+async def test_a_row_that_the_database_refuses_delays_no_other(
     postgres_server: Postgres,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -119,7 +119,7 @@ async def test_a_row_that_the_database_refuses_does_not_hold_up_the_others(
     assert "refused" in caplog.text
 
 
-async def test_a_final_row_takes_the_log_of_its_pod_along_and_an_open_one_waits_for_it(
+async def test_only_a_final_row_is_written_with_the_log_of_its_pod(
     postgres_server: Postgres,
 ) -> None:
     asked: list[tuple[str, str]] = []
@@ -149,7 +149,7 @@ async def test_a_final_row_takes_the_log_of_its_pod_along_and_an_open_one_waits_
     engine.dispose()
 
 
-async def test_rows_of_tasks_deleted_while_no_operator_looked_are_closed(postgres_server: Postgres) -> None:
+async def test_rows_of_tasks_deleted_while_no_operator_ran_are_closed(postgres_server: Postgres) -> None:
     url = database_url(postgres_server)
     recorder = RunRecorder(url)
     gone, there = make_row(node="node-1"), make_row(node="node-1")
@@ -167,7 +167,7 @@ async def test_rows_of_tasks_deleted_while_no_operator_looked_are_closed(postgre
     assert read_statuses(url) == {gone.id: "Cancelled", there.id: "Running"}
 
 
-async def test_a_row_that_waits_to_be_written_is_not_closed_as_an_orphan(
+async def test_a_row_in_the_backlog_is_not_closed_as_an_orphan(
     postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its task ended and was deleted while the database was away: the row knows how it ended."""
@@ -191,7 +191,7 @@ def as_task(row: TrainingRun) -> dict[str, object]:
     return {"metadata": {"uid": row.task_uid}, "status": {"attempt": row.attempt}}
 
 
-async def test_after_a_start_the_history_is_asked_what_it_has_in_one_question(postgres_server: Postgres) -> None:
+async def test_the_recorded_tasks_are_found_with_one_query(postgres_server: Postgres) -> None:
     url = database_url(postgres_server)
     now = datetime.now(UTC)
     complete = make_row(status="Succeeded", finish_time=now)
@@ -215,7 +215,7 @@ async def test_after_a_start_the_history_is_asked_what_it_has_in_one_question(po
         assert after.backlog == 1
 
 
-async def test_rows_beyond_the_bound_are_asked_for_again_when_there_is_room(
+async def test_dropped_rows_are_requested_again_once_there_is_room(
     postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = database_url(postgres_server)
@@ -246,7 +246,7 @@ async def test_a_stop_waits_for_the_rows_but_not_for_ever(
     assert "1 rows are left for the next start" in caplog.text
 
 
-async def test_what_happens_while_a_row_stays_the_same_is_written(postgres_server: Postgres) -> None:
+async def test_events_of_an_unchanged_row_are_written(postgres_server: Postgres) -> None:
     url = database_url(postgres_server)
     recorder = RunRecorder(url)
     waiting = make_row(status="Pending")

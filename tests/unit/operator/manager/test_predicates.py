@@ -19,13 +19,13 @@ def test_a_new_version_alone_is_no_difference() -> None:
     assert has_changed(before, after)
 
 
-def test_a_report_of_progress_is_told_from_one_that_ends_the_training() -> None:
+def test_a_report_that_finishes_the_training_is_no_progress_report() -> None:
     assert is_progress_report(task("1", step=1), task("1", step=2))
     assert not is_progress_report(task("1", step=1), task("1", step=2, finishTime="2026-01-01T00:00:00Z"))
     assert not is_progress_report(task("1"), task("1", "Suspended"))
 
 
-def test_a_pod_is_on_its_way_until_it_runs_or_is_in_trouble() -> None:
+def test_a_pod_has_low_priority_until_it_runs_or_cannot_start() -> None:
     def pod(phase: str, waiting: str = "ContainerCreating", scheduled: str = "True") -> dict[str, Any]:
         condition = {
             "type": "PodScheduled",
@@ -43,7 +43,7 @@ def test_a_pod_is_on_its_way_until_it_runs_or_is_in_trouble() -> None:
     assert not is_low_priority(pod("Failed"))
 
 
-def test_a_success_is_on_its_way_until_the_job_is_complete() -> None:
+def test_a_success_has_low_priority_until_the_job_is_complete() -> None:
     def job(*true: str) -> dict[str, Any]:
         conditions = [{"type": kind, "status": "True"} for kind in true]
         return {"kind": "Job", "metadata": {"uid": "1"}, "status": {"conditions": conditions}}
