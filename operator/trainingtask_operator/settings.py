@@ -20,8 +20,8 @@ class _Section(BaseModel):
 class DefaultResources(_Section):
     """Resources of a trainer whose task names none."""
 
-    cpu: str | int | float = "1"
-    memory: str = "2Gi"
+    cpu: str | int | float
+    memory: str
     storage: str = Field(
         "", description="Local disk; '' sets neither request nor limit, for nodes that do not measure it."
     )
@@ -36,7 +36,7 @@ class DeviceSettings(_Section):
     tolerations: list[dict[str, Any]] = []
     runtime_class_name: str = ""
     resource_name: str = Field("nvidia.com/gpu", description="Extended resource of a GPU; unused for the CPU.")
-    resources: DefaultResources = DefaultResources()
+    resources: DefaultResources
 
 
 class DeviceProfile(DeviceSettings):

@@ -100,7 +100,7 @@ def ask(plane: ControlPlane) -> Iterator[Ask]:
 
 def settings_for(task: TrainingTask) -> Settings:
     """Return settings of a cluster that offers what the task asks for: what it does not is said by other words."""
-    device = {"image": "trainer:any"}
+    device = {"image": "trainer:any", "resources": {"cpu": "1", "memory": "2Gi"}}
     profile = task.spec.resources and task.spec.resources.profile
     profiles = {profile: {"device": task.spec.device.value, **device}} if profile else {}
     return Settings.model_validate(

@@ -88,7 +88,12 @@ class Scene:
         """
         settings = self.folder / "settings.json"
         settings.write_text(
-            json.dumps({"namespaces": [self.namespace], "devices": {"cpu": {"image": SUCCEEDS, "resources": {}}}})
+            json.dumps(
+                {
+                    "namespaces": [self.namespace],
+                    "devices": {"cpu": {"image": SUCCEEDS, "resources": {"cpu": "1", "memory": "2Gi"}}},
+                }
+            )
         )
         environment = {} if history is None else {names.ENV_HISTORY_URL: history}
         if lease:

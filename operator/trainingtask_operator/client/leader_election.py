@@ -50,10 +50,7 @@ class LeaderElector:
         self._name = name
         self._identity = identity
         self._lease: Object | None = None
-        self._observed: tuple[str | None, float] = (
-            None,
-            0.0,
-        )  # the Lease's resource version, and when it was first seen
+        self._observed: tuple[str | None, float] = (None, 0.0)  # resource version of the Lease, and since when
         self.elected = asyncio.Event()
 
     async def run(self) -> None:

@@ -51,7 +51,7 @@ class JobLifecycle:
         return await self._patch(job, {"metadata": {"labels": labels}})
 
     async def sync_suspension(self, task: TrainingTask, job: Object) -> Cause | None:
-        """Suspend or resume the Job as the task's spec says; return why that is not possible in a queue."""
+        """Suspend or resume the Job as the task's spec requires; return why that is not possible in a queue."""
         if is_finished(job):
             return None
         suspend, is_suspended = task.spec.run_policy.suspend, bool(job["spec"].get("suspend", False))

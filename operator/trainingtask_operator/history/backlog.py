@@ -11,7 +11,7 @@ from trainingtask_api import TrainingTask
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.kube_objects import Key
 
-MAX_FORGOTTEN_ATTEMPTS = 1000  # of a deleted task: more than any has, unless somebody edited its status
+MAX_FORGOTTEN_ATTEMPTS = 1000  # of a deleted task: more than any has whose status was not edited
 
 EventId = tuple[str, str, datetime]  # type, reason, time
 

@@ -20,7 +20,7 @@ class Backfill:
         self._wake_up = asyncio.Event()
 
     def add(self, keys: Iterable[Key]) -> None:
-        """Have these finished tasks looked up in the history."""
+        """Enqueue finished tasks for the lookup."""
         self._unchecked |= dict.fromkeys(keys)
         self._wake_up.set()
 
@@ -29,7 +29,7 @@ class Backfill:
         self._unchecked.pop(key, None)
 
     async def run(self) -> None:
-        """Look the tasks up in the history, in batches, until cancelled."""
+        """Query the history for the tasks, in batches, until cancelled."""
         while True:
             self._wake_up.clear()
             while self._unchecked:

@@ -12,7 +12,9 @@ class TaskGauges:
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}  # uid of the task -> state
-        self._running_since: dict[str, float] = {}  # uid of a Pending task with a running pod -> when that was seen
+        self._running_since: dict[
+            str, float
+        ] = {}  # uid of a Pending task with a running pod -> since when, on the monotonic clock
 
     def set_state(self, uid: str, state: str) -> None:
         """Set the state of a task; observe how long a running pod took to show in it."""

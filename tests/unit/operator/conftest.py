@@ -22,7 +22,7 @@ def settings() -> Settings:
         {
             "namespaces": ["default"],
             "devices": {
-                "cpu": {"image": "trainer:cpu"},
+                "cpu": {"image": "trainer:cpu", "resources": {"cpu": "1", "memory": "2Gi"}},
                 "gpu": {
                     "image": "trainer:gpu",
                     "nodeSelector": {"pool": "gpu"},

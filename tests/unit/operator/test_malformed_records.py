@@ -25,7 +25,8 @@ from trainingtask_operator.manager import resync
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import Settings
 
-SETTINGS = Settings.model_validate({"namespaces": ["default"], "devices": {"cpu": {"image": "trainer:cpu"}}})
+DEVICE = {"image": "trainer:cpu", "resources": {"cpu": "1", "memory": "2Gi"}}
+SETTINGS = Settings.model_validate({"namespaces": ["default"], "devices": {"cpu": DEVICE}})
 CREATED = "2026-01-01T00:00:00Z"
 TIMES = [
     "9999-12-31T23:59:59Z",

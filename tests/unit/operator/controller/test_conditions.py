@@ -217,7 +217,8 @@ async def test_a_suspended_task_of_a_queue_gets_no_job(cluster: FakeCluster, rec
 async def test_a_profile_that_is_not_offered_for_the_device_is_named(
     cluster: FakeCluster, settings: Settings, recorder: FakeRecorder, device: str
 ) -> None:
-    offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": {"device": "gpu", "image": "x"}}})
+    profile = {"device": "gpu", "image": "x", "resources": {"cpu": "1", "memory": "2Gi"}}
+    offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": profile}})
     reconciler = Reconciler(cluster, cluster, offered, recorder, clock=lambda: NOW)
     task = add_task(cluster, device=device, resources={"profile": "slice" if device == "cpu" else "big"})
     await reconciler.reconcile(*KEY)

@@ -109,6 +109,7 @@ def test_a_profile_replaces_its_devices_default(settings: Settings) -> None:
         "image": "trainer:slice",
         "resourceName": "nvidia.com/mig-1g.5gb",
         "nodeSelector": {"a": "b"},
+        "resources": {"cpu": "1", "memory": "2Gi"},
     }
     offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": profile}})
     job = build(offered, specs.changed(specs.TRANSFORMER, device="gpu", resources={"profile": "slice"}))
