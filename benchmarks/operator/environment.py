@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from support.control_plane import control_plane
+from support.control_plane import running_control_plane
 from support.kube_api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
 
 HERE = Path(__file__).resolve().parent
@@ -55,7 +55,7 @@ class Environment:
 @contextlib.asynccontextmanager
 async def prepare_environment(folder: Path) -> AsyncIterator[Environment]:
     """Start a control plane for this run alone, and stop it afterwards."""
-    with control_plane(folder / "control-plane", HERE / "stages.yaml") as plane:
+    with running_control_plane(folder / "control-plane", HERE / "stages.yaml") as plane:
         async with Api(str(plane.kubeconfig())) as admin:
             await _prepare(admin)
             (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))

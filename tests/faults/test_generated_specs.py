@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from support import specs
 from support.control_plane import ControlPlane
 from support.kube_api import JOBS, TASKS, Api, ApiError
-from support.tasks_on_cluster import Object
+from support.task_namespace import Object
 from trainingtask_api import TrainingTask, names
 from trainingtask_api.crd import custom_resource_definition
 from trainingtask_operator.controller.job_builder import build_job

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from support.virtual_time import in_skipped_time, now
+from support.virtual_time import in_virtual_time, now
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.leader_election import (
     LEASE_DURATION_SECONDS,
@@ -60,7 +60,7 @@ def replica(leases: Leases, name: str) -> LeaderElector:
     return LeaderElector(leases, "ns", "lease", name, clock=now)  # type: ignore[arg-type]
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_the_standby_leads_once_the_leaders_lease_has_expired() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
@@ -80,7 +80,7 @@ async def test_the_standby_leads_once_the_leaders_lease_has_expired() -> None:
     second.cancel()
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_released_lease_is_taken_at_once() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
@@ -97,7 +97,7 @@ async def test_a_released_lease_is_taken_at_once() -> None:
     second.cancel()
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_leader_that_cannot_renew_stops_before_another_may_lead() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
@@ -120,7 +120,7 @@ async def test_a_leader_that_cannot_renew_stops_before_another_may_lead() -> Non
     second.cancel()
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_hanging_request_does_not_outlast_the_renew_deadline() -> None:
     leases = Leases()
     one = replica(leases, "one")
@@ -139,7 +139,7 @@ async def test_a_hanging_request_does_not_outlast_the_renew_deadline() -> None:
     assert now() - began <= RENEW_DEADLINE_SECONDS + RETRY_PERIOD_SECONDS, "one attempt alone is given 5 s"
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_leader_whose_lease_was_taken_stops() -> None:
     leases = Leases()
     one = replica(leases, "one")

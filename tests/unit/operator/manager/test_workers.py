@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from support.virtual_time import in_skipped_time
+from support.virtual_time import in_virtual_time
 from trainingtask_operator.cache.workqueue import WorkQueue
 from trainingtask_operator.kube_objects import Key
 from trainingtask_operator.manager.workers import run_worker
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_defect_in_one_task_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
     tried: list[str] = []
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from support.tasks_on_cluster import JOBS, RUNS, SUCCEEDS, TASKS, Scene, eventually, owner_of, state_of
+from support.task_namespace import JOBS, RUNS, SUCCEEDS, TASKS, TaskNamespace, eventually, get_owner_uid, get_state
 from trainingtask_api import names
 
 PERSON = {"fieldManager": "a-person"}
@@ -31,37 +31,39 @@ GARBAGE: dict[str, dict[str, Any]] = {
 }
 
 
-async def others_go_on(here: Scene, name: str = "other") -> None:
+async def others_go_on(namespace: TaskNamespace, name: str = "other") -> None:
     """A task that has nothing to do with it starts and ends as ever."""
-    await here.create(name, SUCCEEDS)
-    await here.state(name, "Succeeded", timeout=60)
+    await namespace.create(name, SUCCEEDS)
+    await namespace.wait_for_state(name, "Succeeded", timeout=60)
 
 
-async def test_garbage_in_a_status(here: Scene, history: str) -> None:
+async def test_garbage_in_a_status(namespace: TaskNamespace, history: str) -> None:
     """In that of a running task, which must end well all the same, with the operator restarted in between."""
-    async with here.operator(history=history) as operator:
+    async with namespace.operator(history=history) as operator:
         for name in GARBAGE:
-            await here.create(name, RUNS)
+            await namespace.create(name, RUNS)
         for name in GARBAGE:
-            await here.state(name, "Running", timeout=60)
+            await namespace.wait_for_state(name, "Running", timeout=60)
         await operator.kill()
         for name, garbage in GARBAGE.items():
-            await here.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
+            await namespace.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
         await operator.start()
-        await operator.ready()
-        await others_go_on(here)
+        await operator.wait_until_ready()
+        await others_go_on(namespace)
         # And once more while it looks.
         for name, garbage in GARBAGE.items():
-            await here.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
+            await namespace.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
         for name in GARBAGE:
-            await here.end(name)
-        tasks = await here.tasks_ended()
-        assert {name: state_of(task) for name, task in tasks.items()} == dict.fromkeys([*GARBAGE, "other"], "Succeeded")
-        here.check_writes(tasks)
-        jobs = {owner_of(job): job["metadata"]["name"] for job in await here.jobs()}
+            await namespace.finish_trainer(name)
+        tasks = await namespace.wait_for_finished_tasks()
+        assert {name: get_state(task) for name, task in tasks.items()} == dict.fromkeys(
+            [*GARBAGE, "other"], "Succeeded"
+        )
+        namespace.assert_writes(tasks)
+        jobs = {get_owner_uid(job): job["metadata"]["name"] for job in await namespace.list_jobs()}
         assert {t["status"]["jobName"] for t in tasks.values()} == set(jobs.values()), "each names its own Job again"
-        assert not operator.defects()
-        assert not operator.ended
+        assert not operator.find_defects()
+        assert not operator.unexpected_exits
 
 
 LABELS: dict[str, dict[str, Any]] = {
@@ -73,41 +75,43 @@ LABELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("when", ["while it looks", pytest.param("while it is down", marks=pytest.mark.full)])
-async def test_garbage_in_the_labels_of_a_job(here: Scene, history: str, when: str) -> None:
-    async with here.operator(history=history) as operator:
-        await here.create("victim", RUNS)
+async def test_garbage_in_the_labels_of_a_job(namespace: TaskNamespace, history: str, when: str) -> None:
+    async with namespace.operator(history=history) as operator:
+        await namespace.create("victim", RUNS)
         for name in LABELS:
-            await here.create(name, RUNS)
+            await namespace.create(name, RUNS)
         for name in (*LABELS, "victim"):
-            await here.state(name, "Running", timeout=60)
-        victim = (await here.task("victim"))["metadata"]["uid"]
+            await namespace.wait_for_state(name, "Running", timeout=60)
+        victim = (await namespace.get_task("victim"))["metadata"]["uid"]
         if when == "while it is down":
             await operator.kill()
         for name, labels in {**LABELS, "no-uid": {names.TASK_UID_LABEL: victim}}.items():
-            job = (await here.job_of(name))["metadata"]["name"]
-            await here.patch(JOBS, "jobs", job, {"metadata": {"labels": labels}}, **PERSON)
+            job = (await namespace.get_job(name))["metadata"]["name"]
+            await namespace.patch(JOBS, "jobs", job, {"metadata": {"labels": labels}}, **PERSON)
         if when == "while it is down":
             await operator.start()
-            await operator.ready()
-        await others_go_on(here)
+            await operator.wait_until_ready()
+        await others_go_on(namespace)
         for name in LABELS:
-            await here.end(name)
+            await namespace.finish_trainer(name)
         for name in LABELS:
-            await here.state(name, "Succeeded", timeout=60)
-        assert state_of(await here.task("victim")) == "Running", "another task's Job says nothing about this one"
-        await here.end("victim")
-        await here.state("victim", "Succeeded")
-        here.check_writes(await here.tasks())
-        assert not operator.defects()
-        assert not operator.ended
+            await namespace.wait_for_state(name, "Succeeded", timeout=60)
+        assert get_state(await namespace.get_task("victim")) == "Running", (
+            "another task's Job says nothing about this one"
+        )
+        await namespace.finish_trainer("victim")
+        await namespace.wait_for_state("victim", "Succeeded")
+        namespace.assert_writes(await namespace.list_tasks())
+        assert not operator.find_defects()
+        assert not operator.unexpected_exits
 
 
 @pytest.mark.full
-async def test_job_of_a_person_with_the_labels_of_a_task(here: Scene, history: str) -> None:
+async def test_job_of_a_person_with_the_labels_of_a_task(namespace: TaskNamespace, history: str) -> None:
     """It carries the labels of a task and belongs to nobody: it is left alone, and says nothing about the task."""
-    async with here.operator(history=history) as operator:
-        await here.create("task", RUNS)
-        task = await here.state("task", "Running", timeout=60)
+    async with namespace.operator(history=history) as operator:
+        await namespace.create("task", RUNS)
+        task = await namespace.wait_for_state("task", "Running", timeout=60)
         labels = {names.TASK_UID_LABEL: task["metadata"]["uid"], names.TASK_NAME_LABEL: "task"}
         pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": SUCCEEDS}]}
         job = {
@@ -120,16 +124,16 @@ async def test_job_of_a_person_with_the_labels_of_a_task(here: Scene, history: s
                 "template": {"metadata": {"labels": labels}, "spec": pod},
             },
         }
-        await here.api.request("POST", f"{JOBS}/namespaces/{here.namespace}/jobs", job)
+        await namespace.api.request("POST", f"{JOBS}/namespaces/{namespace.name}/jobs", job)
 
         async def impostor_ended() -> bool:
-            found = [j for j in await here.jobs() if j["metadata"]["name"] == "impostor"]
+            found = [j for j in await namespace.list_jobs() if j["metadata"]["name"] == "impostor"]
             return bool(found and found[0].get("status", {}).get("conditions"))
 
         await eventually("the impostor has ended", impostor_ended, 60)
-        await others_go_on(here)
-        assert state_of(await here.task("task")) == "Running"
-        tasks = await here.tasks()
-        here.check_writes(tasks)
-        assert not operator.defects()
-        assert not operator.ended
+        await others_go_on(namespace)
+        assert get_state(await namespace.get_task("task")) == "Running"
+        tasks = await namespace.list_tasks()
+        namespace.assert_writes(tasks)
+        assert not operator.find_defects()
+        assert not operator.unexpected_exits
