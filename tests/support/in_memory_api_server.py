@@ -21,7 +21,7 @@ NOW = datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
 
 
 class FakeCluster:
-    """`Cluster` and `Cache` over the same objects: a watch that never lags."""
+    """`Cluster` and `AssumeCache` over the same objects: a watch that never lags."""
 
     def __init__(self) -> None:
         self.tasks: dict[tuple[str, str], Object] = {}
@@ -55,7 +55,7 @@ class FakeCluster:
             None,
         )
 
-    # Cache
+    # AssumeCache
 
     def observe(self, namespace: str, name: str) -> Observed | None:
         task = self.tasks.get((namespace, name))

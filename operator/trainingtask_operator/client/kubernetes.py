@@ -61,12 +61,12 @@ def _build_path(api: str, *segments: str) -> str:
     Raises
     ------
     ClusterError
-        When a segment is no name: the API server decodes a quoted slash, and clients resolve dots.
+        When a segment is no valid name: the API server decodes a quoted slash, and clients resolve dots.
     """
     for segment in segments:
         if segment in ("", ".", "..") or "/" in segment or "%" in segment:
             raise ClusterError(400, f"{segment[:64]!r} cannot be a part of a path")
-    # What UTF-8 has no bytes for becomes "?", which names nothing.
+    # A lone surrogate, which UTF-8 cannot encode, becomes "?", which no object has in its name.
     return "/".join(["", api, *(quote(segment, safe="", errors="replace") for segment in segments)])
 
 
@@ -97,7 +97,7 @@ class KubernetesClient:
         """See `Cluster`."""
         written = await self._apply_status(namespace, name, uid, status, manager)
         if written["metadata"]["uid"] != uid:
-            # The API server does not compare the uid for a status: the write landed on another task of this name, so reset it.
+            # The API server compares no uid for a status: the write landed on another task of this name. Reset it.
             await self._apply_status(namespace, name, uid, {"state": "Pending"}, manager)  # null would be refused
             raise ClusterError(409, f"TrainingTask {namespace}/{name} was deleted and created again")
         return written

@@ -15,49 +15,25 @@ MAX_ATTEMPT_RECORDS = 16  # as many as status.attempts may hold
 
 @dataclass(frozen=True)
 class Attempt:
-    """One pod of a task's Job, or the record of it.
-
-    Attributes
-    ----------
-    number
-        From 1 on.
-    reported_number
-        The number that the trainer puts into its reports: the pod's own count.
-    pod_uid
-        None when only the record is left.
-    pod_exists
-        Whether the pod is still there.
-    phase
-        The pod's: Pending, Running, Succeeded or Failed; Unknown when it is gone.
-    is_terminating
-        Whether the pod is being deleted.
-    cause
-        Of a failed pod, or of one on a lost node.
-    counts_as_failure
-        Whether it failed for good: a later pod is another attempt.
-    waiting_cause
-        Of a pod that cannot start.
-    termination_report
-        The trainer's termination message.
-    """
+    """One pod of a task's Job, or the record of it."""
 
     number: int
-    reported_number: int
+    reported_number: int  # in the trainer's reports: the pod's own count
     pod: str | None
-    pod_uid: str | None
+    pod_uid: str | None  # None when only the record is left
     pod_exists: bool
     node: str | None
     image: str | None
-    phase: str
-    is_terminating: bool
+    phase: str  # the pod's: Pending, Running, Succeeded or Failed; Unknown when it is gone
+    is_terminating: bool  # the pod is being deleted
     create_time: datetime | None
     start_time: datetime | None
     finish_time: datetime | None
     exit_code: int | None
-    cause: Cause | None
-    counts_as_failure: bool
-    waiting_cause: Cause | None
-    termination_report: TrainingReport | None
+    cause: Cause | None  # of a failed pod, or of one on a lost node
+    counts_as_failure: bool  # a pod after it is another attempt
+    waiting_cause: Cause | None  # of a pod that cannot start
+    termination_report: TrainingReport | None  # the trainer's termination message
 
     @property
     def is_user_error(self) -> bool:

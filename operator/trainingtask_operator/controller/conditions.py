@@ -61,17 +61,24 @@ def build_status(
     suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
     if suspended or before.condition("Suspended") or queue_cause:
         builder.set_condition("Suspended", suspended, queue_cause or (SUSPENDED if suspended else RESUMED))
-    latest = attempts[-1] if attempts else None
     # A Job that is about to fail ends its pods first: that is no interruption, and its Failed condition follows.
     if "FailureTarget" in get_true_conditions(job):
         return builder.build()
+    latest = attempts[-1] if attempts else None
     if suspended:
         builder.set_condition("Running", False, queue_cause or SUSPENDED)
-    elif is_waiting_for_quota(task, job):
+    elif task.spec.run_policy.queue_name is not None and (job is None or job["spec"].get("suspend")):
         builder.set_condition("Running", False, _explain_missing_quota(task))
     elif kube_event is not None and _is_about_missing_pod(kube_event, job, latest):
         builder.set_condition("Running", False, explain_missing_pod(kube_event))
-    elif latest is None or (latest.cause is None and not latest.pod_exists):
+    else:
+        _set_progress(builder, latest)
+    return builder.build()
+
+
+def _set_progress(builder: "StatusBuilder", latest: Attempt | None) -> None:
+    """Set Running, and Interrupted, from the latest attempt."""
+    if latest is None or (latest.cause is None and not latest.pod_exists):
         builder.set_condition("Running", False, STARTING)
     elif latest.phase == "Running" and latest.cause is None:
         builder.set_running(latest)
@@ -80,12 +87,6 @@ def build_status(
     elif latest.cause and not latest.is_user_error and (latest.pod_exists or not builder.is_true("Interrupted")):
         builder.set_interrupted(latest, latest.cause)
     # Else it has succeeded, or was refused as the user's error: the Job's own condition follows.
-    return builder.build()
-
-
-def is_waiting_for_quota(task: TrainingTask, job: Object | None) -> bool:
-    """Return whether a queue has not admitted the task yet, or no longer admits it."""
-    return task.spec.run_policy.queue_name is not None and (job is None or bool(job["spec"].get("suspend")))
 
 
 def _explain_missing_quota(task: TrainingTask) -> Cause:

@@ -13,6 +13,28 @@ from trainingtask_operator.settings import DeviceSettings, Settings, get_device_
 TRAINER_USER = 1000
 GRACE_PERIOD_SECONDS = 60
 
+_USER_ERROR_CODES = {
+    "containerName": names.TRAINER_CONTAINER,
+    "operator": "In",
+    "values": [int(ExitCode.USER_ERROR)],
+}
+_FAIL_ON_USER_ERROR = {"action": "FailJob", "onExitCodes": _USER_ERROR_CODES}
+# An evicted or preempted pod is not the task's own failure: it is replaced and does not count.
+_IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+_POD_SECURITY_CONTEXT = {
+    "runAsNonRoot": True,
+    "runAsUser": TRAINER_USER,
+    "runAsGroup": TRAINER_USER,
+    "fsGroup": TRAINER_USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER_SECURITY_CONTEXT = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
 
 def build_job_name(task: TrainingTask) -> str:
     """Return the name of the task's Job: readable, and unique for the uid, so that a re-created task gets its own.
@@ -46,20 +68,7 @@ def build_job(task: TrainingTask, settings: Settings) -> Object:
         "parallelism": 1,
         "backoffLimitPerIndex": policy.retries,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {
-                        "containerName": names.TRAINER_CONTAINER,
-                        "operator": "In",
-                        "values": [int(ExitCode.USER_ERROR)],
-                    },
-                },
-                # An evicted or preempted pod is not the task's own failure: it is replaced and does not count.
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            ]
-        },
+        "podFailurePolicy": {"rules": [_FAIL_ON_USER_ERROR, _IGNORE_DISRUPTION]},
         # Kueue requires that a Job of its queues is created suspended, and starts it when there is quota.
         "suspend": policy.suspend or policy.queue_name is not None,
         "template": {
@@ -113,14 +122,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
         "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": TRAINER_USER,
-            "runAsGroup": TRAINER_USER,
-            "fsGroup": TRAINER_USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _POD_SECURITY_CONTEXT,
         "containers": [
             {
                 "name": names.TRAINER_CONTAINER,
@@ -139,11 +141,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
                 "resources": resources,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": _CONTAINER_SECURITY_CONTEXT,
             }
         ],
         "volumes": volumes,
@@ -205,7 +203,7 @@ def _build_environment(task: TrainingTask, settings: Settings) -> list[Object]:
 
 
 def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object], list[Object]]:
-    """Return the pod's volumes and the container's mounts; a claim that is used twice is one volume.
+    """Return the pod's volumes and the container's mounts.
 
     Parameters
     ----------
@@ -215,36 +213,36 @@ def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object
         Size limit of each scratch folder; the container's limit of the same size bounds them all together.
     """
     scratch: Object = {"emptyDir": {"sizeLimit": storage} if storage else {}}
-    claims: list[tuple[str, str | None, bool]] = [  # mount path, claim, whether it is read-only
-        (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
-        (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
-        (names.MODEL_DIR, task.spec.model.volume_claim, True),
-        (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
-    ]
-    # Without a claim the output goes to a scratch folder at the same path.
+    task_file = {"path": "task.yaml", "fieldRef": {"fieldPath": f"metadata.annotations['{names.TASK_ANNOTATION}']"}}
+    authority = {"key": names.HISTORY_CA_KEY, "path": names.HISTORY_CA_KEY}
+    history_ca = {"secretName": names.HISTORY_SECRET, "items": [authority], "optional": True}
     volumes: list[Object] = [
-        {
-            "name": "task",
-            "downwardAPI": {
-                "items": [
-                    {"path": "task.yaml", "fieldRef": {"fieldPath": f"metadata.annotations['{names.TASK_ANNOTATION}']"}}
-                ]
-            },
-        },
+        {"name": "task", "downwardAPI": {"items": [task_file]}},
         {"name": "tmp", **scratch},
-        {
-            "name": "history-ca",
-            "secret": {
-                "secretName": names.HISTORY_SECRET,
-                "items": [{"key": names.HISTORY_CA_KEY, "path": names.HISTORY_CA_KEY}],
-                "optional": True,
-            },
-        },
+        {"name": "history-ca", "secret": history_ca},
     ]
     mounts: list[Object] = [
         {"name": "history-ca", "mountPath": names.HISTORY_CA_DIR, "readOnly": True},
         {"name": "task", "mountPath": names.TASK_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+    ]
+    _add_claims(task, volumes, mounts)
+    if task.spec.output is None:  # a scratch folder at the same path
+        volumes.append({"name": "output", **scratch})
+        mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
+    if task.spec.code is not None:
+        volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})
+        mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
+    return volumes, mounts
+
+
+def _add_claims(task: TrainingTask, volumes: list[Object], mounts: list[Object]) -> None:
+    """Add the volume claims that the spec names; a claim that is used twice is one volume."""
+    claims: list[tuple[str, str | None, bool]] = [  # mount path, claim, whether it is read-only
+        (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
+        (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
+        (names.MODEL_DIR, task.spec.model.volume_claim, True),
+        (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
     ]
     read_only = {claim: all(ro for _, other, ro in claims if other == claim) for _, claim, _ in claims if claim}
     volume_of = {claim: f"claim-{index}" for index, claim in enumerate(read_only)}
@@ -253,10 +251,3 @@ def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object
     for path, mounted, mount_read_only in claims:
         if mounted:
             mounts.append({"name": volume_of[mounted], "mountPath": path, "readOnly": mount_read_only})
-    if task.spec.output is None:
-        volumes.append({"name": "output", **scratch})
-        mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
-    if task.spec.code is not None:
-        volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})
-        mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
-    return volumes, mounts

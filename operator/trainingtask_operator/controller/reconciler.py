@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from trainingtask_api import Condition, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
 from trainingtask_history.tables import RunEvent, TrainingRun
 from trainingtask_operator import logs
-from trainingtask_operator.cache.assume_cache import Observed
+from trainingtask_operator.cache.assume_cache import AssumeCache, Observed
 from trainingtask_operator.cache.cached_fields import trim_pod
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
@@ -45,16 +45,6 @@ REQUEUE_AFTER_JOB_CREATED = timedelta(0)
 REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
 REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
 REQUEUE_UNTIL_WORKLOAD = timedelta(seconds=10)  # Kueue creates a Job's Workload within moments; it is not watched
-
-
-class Cache(Protocol):
-    """The watched objects, kept up to date by the watches."""
-
-    def observe(self, namespace: str, name: str) -> Observed | None:
-        """Return the task with its children, None when there is no such task."""
-
-    def assume(self, written: Object) -> None:
-        """Use the result of a write in the place of the object until its watch event arrives."""
 
 
 class Recorder(Protocol):
@@ -104,7 +94,7 @@ class Reconciler:
     def __init__(
         self,
         cluster: Cluster,
-        cache: Cache,
+        cache: AssumeCache,
         settings: Settings,
         recorder: Recorder,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
