@@ -110,7 +110,7 @@ class Counts:
 
     account: float = 0.0  # requests of the account under test that priority and fairness let through, watches too
     cpu_seconds: float = 0.0
-    by_call: Counter[tuple[str, str]] = field(default_factory=Counter)  # (verb, resource) of everybody
+    by_call: Counter[tuple[str, str]] = field(default_factory=Counter)  # (verb, resource) of all clients
 
     def __sub__(self, earlier: "Counts") -> "Counts":
         return Counts(

@@ -85,7 +85,7 @@ def _format_goals(ours: Measurement, rounds: list[Round], scaled: ScaleMeasureme
 
 
 def _format_requests(ours: Measurement) -> str:
-    """Return the API server's counters of everybody, for the calls that only the operator makes."""
+    """Return the API server's counters of all clients, for the calls that only the operator makes."""
     only_ours = [
         ("POST", "jobs"),
         ("GET", "jobs"),

@@ -1,4 +1,4 @@
-"""An API server that is away, overloaded, forgetful or silent: every task still gets one Job, and its right end."""
+"""An unreachable, overloaded or silent API server: every task still gets one Job, and the right terminal status."""
 
 import asyncio
 import random
@@ -21,14 +21,14 @@ async def proxy(namespace: TaskNamespace) -> AsyncIterator[ApiProxy]:
         yield it
 
 
-async def all_right(namespace: TaskNamespace, history: str) -> None:
+async def assert_recovered(namespace: TaskNamespace, history: str) -> None:
     await namespace.wait_for_finished_jobs(len(IMAGES), timeout=90)
     await namespace.wait_for_finished_tasks()
     await namespace.assert_finished(IMAGES)
     await namespace.wait_for_rows(history)
 
 
-async def create_all(namespace: TaskNamespace) -> None:
+async def create_tasks(namespace: TaskNamespace) -> None:
     for name, image in IMAGES.items():
         await namespace.create(name, image, runPolicy__retries=0)
 
@@ -43,26 +43,26 @@ async def test_api_server_unreachable(namespace: TaskNamespace, proxy: ApiProxy,
         await asyncio.sleep(sizes.unreachable_seconds)
         assert len(await namespace.list_jobs()) == 1
         await proxy.open()
-        await eventually("all Jobs", lambda: number_of_jobs(namespace, len(IMAGES)), 30)
-        await all_right(namespace, history)
+        await eventually("all Jobs", lambda: has_jobs(namespace, len(IMAGES)), 30)
+        await assert_recovered(namespace, history)
         assert not operator.find_defects()
 
 
-async def number_of_jobs(namespace: TaskNamespace, number: int) -> bool:
+async def has_jobs(namespace: TaskNamespace, number: int) -> bool:
     return len(await namespace.list_jobs()) == number
 
 
 @pytest.mark.full
 async def test_api_server_killed_and_started_again(namespace: TaskNamespace, history: str, sizes: Any) -> None:
     async with namespace.operator(history=history) as operator:
-        await create_all(namespace)
+        await create_tasks(namespace)
         await eventually("a Job", namespace.list_jobs, 60)
         namespace.plane.kill_api_server()
         try:
             await asyncio.sleep(sizes.unreachable_seconds)
         finally:
             await asyncio.to_thread(namespace.plane.start_api_server)
-        await all_right(namespace, history)
+        await assert_recovered(namespace, history)
         assert not operator.find_defects()
 
 
@@ -77,8 +77,8 @@ async def test_watches_cut(namespace: TaskNamespace, proxy: ApiProxy, history: s
     async with namespace.operator(server=proxy.url, history=history) as operator:
         await operator.wait_until_ready()
         cutting = asyncio.create_task(cut())
-        await create_all(namespace)
-        await all_right(namespace, history)
+        await create_tasks(namespace)
+        await assert_recovered(namespace, history)
         cutting.cancel()
         assert sum(cuts) > 0
         assert not operator.find_defects()
@@ -86,7 +86,7 @@ async def test_watches_cut(namespace: TaskNamespace, proxy: ApiProxy, history: s
 
 
 async def test_watches_expired(namespace: TaskNamespace, proxy: ApiProxy, history: str, rng: random.Random) -> None:
-    """410: everything is listed anew, again and again."""
+    """410: everything is listed anew, repeatedly."""
 
     def gone(call: Call) -> ErrorResponse | None:
         return GONE if call.is_watch and rng.random() < 0.5 else None
@@ -95,12 +95,12 @@ async def test_watches_expired(namespace: TaskNamespace, proxy: ApiProxy, histor
         await operator.wait_until_ready()
         proxy.respond_instead = gone
         proxy.break_watches()
-        await create_all(namespace)
+        await create_tasks(namespace)
         for _ in range(5):
             await asyncio.sleep(1)
             proxy.break_watches()
         proxy.respond_instead = lambda _: None
-        await all_right(namespace, history)
+        await assert_recovered(namespace, history)
         assert not operator.find_defects()
         assert not operator.unexpected_exits
 
@@ -138,15 +138,15 @@ async def test_any_call_refused_for_the_moment(
 
     proxy.respond_instead = refuse
     async with namespace.operator(server=proxy.url, history=history) as operator:
-        await create_all(namespace)
-        await all_right(namespace, history)
+        await create_tasks(namespace)
+        await assert_recovered(namespace, history)
         assert {status for call, status in refused if call.creates_job} == {answer.status for answer in answers}
         assert any(call.path.endswith("/status") for call, _ in refused)
         assert not operator.find_defects()
 
 
 async def test_answers_to_writes_lost(namespace: TaskNamespace, proxy: ApiProxy, history: str) -> None:
-    """The API server has done what it was asked, and its answer never arrives: the first time for each write."""
+    """The API server has executed the write, and its response is lost: the first time for each write."""
     lost: set[tuple[str, str]] = set()
 
     def lose(call: Call) -> bool:
@@ -160,7 +160,7 @@ async def test_answers_to_writes_lost(namespace: TaskNamespace, proxy: ApiProxy,
 
     creations: list[Call] = []
     proxy.drop_response = lose
-    await create_all(namespace)
+    await create_tasks(namespace)
     proxy.mute_new_watches = True  # else a watch shows the Job before it is created again
     async with namespace.operator(server=proxy.url, history=history) as operator:
 
@@ -170,23 +170,25 @@ async def test_answers_to_writes_lost(namespace: TaskNamespace, proxy: ApiProxy,
         await eventually("Jobs are created again", tried_again, 60)
         proxy.mute_new_watches = False
         proxy.break_watches()
-        await all_right(namespace, history)
+        await assert_recovered(namespace, history)
         assert not operator.find_defects()
 
 
-@pytest.mark.parametrize(("patience", "within"), [(8, 30), pytest.param(None, 90, marks=pytest.mark.full)])
-async def test_watches_silent(namespace: TaskNamespace, proxy: ApiProxy, patience: float | None, within: float) -> None:
-    """The bytes stop and the connection stays: noticed within 90 s; sooner by an operator of little patience."""
-    async with namespace.operator(server=proxy.url, watch_timeout=patience) as operator:
+@pytest.mark.parametrize(("watch_timeout", "within"), [(8, 30), pytest.param(None, 90, marks=pytest.mark.full)])
+async def test_watches_silent(
+    namespace: TaskNamespace, proxy: ApiProxy, watch_timeout: float | None, within: float
+) -> None:
+    """The bytes stop and the connection stays: detected within 90 s, or after the watch timeout."""
+    async with namespace.operator(server=proxy.url, watch_timeout=watch_timeout) as operator:
         await namespace.create("before", RUNS)
         await namespace.wait_for_state("before", "Running", timeout=60)
         proxy.mute_watches()
         silent_since = time.monotonic()
         await namespace.create("meanwhile", RUNS)
-        await eventually("the Job of a task that no watch showed", lambda: number_of_jobs(namespace, 2), within + 10)
-        noticed = time.monotonic() - silent_since
-        print(f"noticed after {noticed:.0f} s")
-        assert noticed <= within
+        await eventually("the Job of a task that no watch showed", lambda: has_jobs(namespace, 2), within + 10)
+        detected = time.monotonic() - silent_since
+        print(f"detected after {detected:.0f} s")
+        assert detected <= within
         await namespace.finish_trainer("meanwhile")
         await namespace.wait_for_state("meanwhile", "Succeeded", timeout=90)
         assert not operator.find_defects()

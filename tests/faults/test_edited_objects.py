@@ -1,4 +1,4 @@
-"""A person writes nonsense into a status, or onto a Job: repaired or reported, and nobody else suffers."""
+"""Edits of a status or of a Job's labels by a person: repaired or reported, without effect on other tasks."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ PERSON = {"fieldManager": "a-person"}
 LONG_AGO = "1999-12-31T23:59:59Z"
 
 
-def a_condition(kind: str, status: str, reason: str = "Nonsense") -> dict[str, Any]:
+def make_condition(kind: str, status: str, reason: str = "Nonsense") -> dict[str, Any]:
     return {"type": kind, "status": status, "reason": reason, "message": "?", "lastTransitionTime": LONG_AGO}
 
 
 GARBAGE: dict[str, dict[str, Any]] = {
     "state": {"state": "Banana", "reason": "Fruit"},
     "no-conditions": {"conditions": []},
-    "contradictions": {"conditions": [a_condition("Running", "False"), a_condition("Suspended", "True")]},
-    "unknown-conditions": {"conditions": [a_condition(f"Kind{n}", "Unknown") for n in range(8)]},
-    "another-job": {"jobName": "somebody-elses"},
+    "contradictions": {"conditions": [make_condition("Running", "False"), make_condition("Suspended", "True")]},
+    "unknown-conditions": {"conditions": [make_condition(f"Kind{n}", "Unknown") for n in range(8)]},
+    "another-job": {"jobName": "another-tasks"},
     "an-attempt-of-another": {"attempt": 7, "attempts": [{"number": 7, "pod": "no-such-pod", "reason": "Nonsense"}]},
     "attempts-from-nowhere": {"attempt": -3, "attempts": [{"number": 0}, {"number": -3}, {"number": 2**31 - 1}]},
     "attempts-twice": {"attempts": [{"number": 1}, {"number": 1, "reason": "Nonsense"}]},
@@ -31,14 +31,14 @@ GARBAGE: dict[str, dict[str, Any]] = {
 }
 
 
-async def others_go_on(namespace: TaskNamespace, name: str = "other") -> None:
-    """A task that has nothing to do with it starts and ends as ever."""
+async def assert_others_run(namespace: TaskNamespace, name: str = "other") -> None:
+    """Assert that an unrelated task runs to its end."""
     await namespace.create(name, SUCCEEDS)
     await namespace.wait_for_state(name, "Succeeded", timeout=60)
 
 
 async def test_garbage_in_a_status(namespace: TaskNamespace, history: str) -> None:
-    """In that of a running task, which must end well all the same, with the operator restarted in between."""
+    """In that of a running task, which must still succeed, with the operator restarted in between."""
     async with namespace.operator(history=history) as operator:
         for name in GARBAGE:
             await namespace.create(name, RUNS)
@@ -49,8 +49,8 @@ async def test_garbage_in_a_status(namespace: TaskNamespace, history: str) -> No
             await namespace.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
         await operator.start()
         await operator.wait_until_ready()
-        await others_go_on(namespace)
-        # And once more while it looks.
+        await assert_others_run(namespace)
+        # And once more while the operator runs.
         for name, garbage in GARBAGE.items():
             await namespace.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
         for name in GARBAGE:
@@ -61,7 +61,7 @@ async def test_garbage_in_a_status(namespace: TaskNamespace, history: str) -> No
         )
         namespace.assert_writes(tasks)
         jobs = {get_owner_uid(job): job["metadata"]["name"] for job in await namespace.list_jobs()}
-        assert {t["status"]["jobName"] for t in tasks.values()} == set(jobs.values()), "each names its own Job again"
+        assert {t["status"]["jobName"] for t in tasks.values()} == set(jobs.values()), "each has its own Job again"
         assert not operator.find_defects()
         assert not operator.unexpected_exits
 
@@ -70,11 +70,11 @@ LABELS: dict[str, dict[str, Any]] = {
     "no-labels": {names.TASK_UID_LABEL: None, names.TASK_NAME_LABEL: None},
     "no-uid": {names.TASK_UID_LABEL: None},
     "another-uid": {names.TASK_UID_LABEL: "not-a-uid"},
-    "another-name": {names.TASK_NAME_LABEL: "somebody-else"},
+    "another-name": {names.TASK_NAME_LABEL: "another"},
 }
 
 
-@pytest.mark.parametrize("when", ["while it looks", pytest.param("while it is down", marks=pytest.mark.full)])
+@pytest.mark.parametrize("when", ["while it runs", pytest.param("while it is down", marks=pytest.mark.full)])
 async def test_garbage_in_the_labels_of_a_job(namespace: TaskNamespace, history: str, when: str) -> None:
     async with namespace.operator(history=history) as operator:
         await namespace.create("victim", RUNS)
@@ -91,14 +91,12 @@ async def test_garbage_in_the_labels_of_a_job(namespace: TaskNamespace, history:
         if when == "while it is down":
             await operator.start()
             await operator.wait_until_ready()
-        await others_go_on(namespace)
+        await assert_others_run(namespace)
         for name in LABELS:
             await namespace.finish_trainer(name)
         for name in LABELS:
             await namespace.wait_for_state(name, "Succeeded", timeout=60)
-        assert get_state(await namespace.get_task("victim")) == "Running", (
-            "another task's Job says nothing about this one"
-        )
+        assert get_state(await namespace.get_task("victim")) == "Running", "another task's Job has no effect"
         await namespace.finish_trainer("victim")
         await namespace.wait_for_state("victim", "Succeeded")
         namespace.assert_writes(await namespace.list_tasks())
@@ -108,7 +106,7 @@ async def test_garbage_in_the_labels_of_a_job(namespace: TaskNamespace, history:
 
 @pytest.mark.full
 async def test_job_of_a_person_with_the_labels_of_a_task(namespace: TaskNamespace, history: str) -> None:
-    """It carries the labels of a task and belongs to nobody: it is left alone, and says nothing about the task."""
+    """It has the labels of a task and no owner: it is left alone, and has no effect on the task."""
     async with namespace.operator(history=history) as operator:
         await namespace.create("task", RUNS)
         task = await namespace.wait_for_state("task", "Running", timeout=60)
@@ -131,7 +129,7 @@ async def test_job_of_a_person_with_the_labels_of_a_task(namespace: TaskNamespac
             return bool(found and found[0].get("status", {}).get("conditions"))
 
         await eventually("the impostor has ended", impostor_ended, 60)
-        await others_go_on(namespace)
+        await assert_others_run(namespace)
         assert get_state(await namespace.get_task("task")) == "Running"
         tasks = await namespace.list_tasks()
         namespace.assert_writes(tasks)

@@ -1,4 +1,4 @@
-"""Specs that nobody would write: the API server refuses them with a message, or their Job is valid. No third case."""
+"""Generated specs: the API server either refuses one with a message, or its Job is valid."""
 
 import asyncio
 import copy
@@ -80,7 +80,7 @@ NAMES = st.sampled_from(["a", "a" * 63, "a" * 64, "1.2", "a.b-c", "9", "A", "-a"
 
 @pytest.fixture(scope="module")
 def ask(plane: ControlPlane) -> Iterator[Ask]:
-    """Return a function that has an object created without it being kept, and returns it or the refusal."""
+    """Return a function that creates an object in a dry run, and returns the object or the error."""
     loop = asyncio.new_event_loop()
     api = Api(str(plane.kubeconfig()))
     loop.run_until_complete(api.__aenter__())
@@ -99,7 +99,7 @@ def ask(plane: ControlPlane) -> Iterator[Ask]:
 
 
 def settings_for(task: TrainingTask) -> Settings:
-    """Return settings of a cluster that offers what the task asks for: what it does not is said by other words."""
+    """Return settings that offer the device and the profile of the task."""
     device = {"image": "trainer:any", "resources": {"cpu": "1", "memory": "2Gi"}}
     profile = task.spec.resources and task.spec.resources.profile
     profiles = {profile: {"device": task.spec.device.value, **device}} if profile else {}
@@ -139,7 +139,7 @@ def judge(ask: Ask, spec: Object, name: str) -> str:
     except ValidationError as error:
         mistakes = {item["type"] for item in error.errors()}
     if mistakes:
-        # The API server takes 2147483647.5 for an integer: it compares the first nine digits. The task says InvalidSpec.
+        # The API server takes 2147483647.5 for an integer: it compares the first nine digits. The status has InvalidSpec.
         assert mistakes == {"int_from_float"}, mistakes
         return "refused by the operator"
     job = ask(f"{JOBS}/namespaces/{NAMESPACE}/jobs", build_job(task, settings_for(task)))

@@ -1,4 +1,4 @@
-"""SIGKILL of the operator at any moment: the next one goes on where it was."""
+"""SIGKILL of the operator at any moment: the next process continues."""
 
 import asyncio
 import random
@@ -36,22 +36,22 @@ async def test_operator_killed_at_random_moments(
 
 @pytest.mark.full
 async def test_operator_killed_before_and_after_each_of_its_writes(namespace: TaskNamespace, history: str) -> None:
-    """Before a write: it has never been made. After it: the API server has taken it, and nobody was told."""
+    """Before a write: it is not executed. After it: it is executed, and the response is lost."""
     moment = asyncio.Event()
-    seen: Counter[tuple[str, str]] = Counter()
+    chosen: Counter[tuple[str, str]] = Counter()
 
     def first(call: Call) -> bool:
-        return take(call, "before")
+        return choose(call, "before")
 
     def second(call: Call) -> bool:
-        return take(call, "after")
+        return choose(call, "after")
 
-    def take(call: Call, when: str) -> bool:
+    def choose(call: Call, when: str) -> bool:
         """Choose each kind of write twice, once for each moment."""
         key = (when, f"{call.method} {call.path}")
-        if not call.is_write or moment.is_set() or seen[key] >= (2 if call.path.endswith("/status") else 1):
+        if not call.is_write or moment.is_set() or chosen[key] >= (2 if call.path.endswith("/status") else 1):
             return False
-        seen[key] += 1
+        chosen[key] += 1
         moment.set()
         return True
 
@@ -77,5 +77,5 @@ async def test_operator_killed_before_and_after_each_of_its_writes(namespace: Ta
             await namespace.wait_for_rows(history)
             assert not operator.find_defects()
     jobs = f"POST /apis/batch/v1/namespaces/{namespace.name}/jobs"
-    assert seen["before", jobs] == seen["after", jobs] == 1
-    assert sum(seen.values()) >= 4
+    assert chosen["before", jobs] == chosen["after", jobs] == 1
+    assert sum(chosen.values()) >= 4

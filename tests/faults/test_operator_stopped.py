@@ -1,4 +1,4 @@
-"""SIGTERM, as in every upgrade: it finishes what it has at hand, and ends well within its pod's grace period."""
+"""SIGTERM, as in every upgrade: the operator finishes running reconciles and exits within its grace period."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": CRASHES, "four": SUCCEEDS}
 
 
 async def test_leader_stopped_in_order(namespace: TaskNamespace, history: str) -> None:
-    """The standby does not wait for its Lease to run out."""
+    """The standby does not wait until the Lease expires."""
     replicas = [namespace.operator(user, history=history, lease=True) for user in OPERATORS]
     async with leader_and_standby(*replicas) as (first, second):
         for name, image in IMAGES.items():
@@ -35,7 +35,7 @@ async def test_leader_stopped_in_order(namespace: TaskNamespace, history: str) -
 async def test_operator_stopped_while_the_database_hangs(
     namespace: TaskNamespace, history: str, postgres_server: Postgres
 ) -> None:
-    """The rows that it cannot write are the next one's: they are not waited for beyond the grace period."""
+    """The next process writes the rows: the exit does not wait for them beyond the grace period."""
     async with TcpProxy(postgres_server.port) as proxy:
         through = history.replace(f":{postgres_server.port}/", f":{proxy.port}/")
         async with namespace.operator(history=through) as operator:

@@ -1,4 +1,4 @@
-"""Jobs and pods that end by another's hand."""
+"""Jobs and pods that are deleted, killed, or time out."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ async def test_job_deleted_by_hand_while_the_operator_is_down(namespace: TaskNam
 
 
 async def test_pod_deleted_by_hand(namespace: TaskNamespace, history: str) -> None:
-    """An attempt that ends: it is tried again, by the same Job."""
+    """The attempt ends, and the same Job retries it."""
     async with namespace.operator(history=history) as operator:
         await namespace.create("task", RUNS, runPolicy__retries=1)
         await namespace.wait_for_state("task", "Running", timeout=60)
@@ -62,7 +62,7 @@ async def test_pod_deleted_by_hand(namespace: TaskNamespace, history: str) -> No
         await namespace.finish_trainer("task")
         task = await namespace.wait_for_state("task", "Succeeded")
         first, second_one = task["status"]["attempts"]
-        assert first["reason"] in ("Interrupted", "PodLost"), "whether its last moment was seen or not"
+        assert first["reason"] in ("Interrupted", "PodLost"), "depending on whether its end was observed"
         assert "reason" not in second_one
         namespace.assert_writes({"task": task})
         await namespace.wait_for_rows(history)
@@ -70,7 +70,7 @@ async def test_pod_deleted_by_hand(namespace: TaskNamespace, history: str) -> No
 
 
 async def test_deadline_over_all_attempts(namespace: TaskNamespace, history: str) -> None:
-    """Each attempt alone is quick enough; Kubernetes waits for 10 s between two."""
+    """No attempt alone exceeds the deadline; Kubernetes waits for 10 s between two."""
     async with namespace.operator(history=history) as operator:
         await namespace.create("task", CRASHES, runPolicy={"retries": 10, "activeDeadlineSeconds": 20})
         task = await namespace.wait_for_state("task", "Failed", timeout=60)
@@ -84,7 +84,7 @@ async def test_deadline_over_all_attempts(namespace: TaskNamespace, history: str
 
 @pytest.mark.full
 async def test_trainer_killed(namespace: TaskNamespace, history: str) -> None:
-    """Exit code 137 without the kubelet's word that it was the memory limit."""
+    """Exit code 137 without the kubelet's reason OOMKilled."""
     async with namespace.operator(history=history) as operator:
         await namespace.create("task", KILLED, runPolicy__retries=1)
         await namespace.wait_for_finished_jobs(1, timeout=90)

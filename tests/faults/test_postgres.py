@@ -44,10 +44,10 @@ async def database(postgres_server: Postgres, history: str) -> AsyncIterator[Thr
 
 @dataclass
 class Delays:
-    """How long after its Job's end each task's own status says the end, in seconds."""
+    """Seconds from the end of each Job to the terminal status of its task."""
 
     namespace: TaskNamespace
-    job_ended: dict[str, float] = field(default_factory=dict)  # uid of the task -> when it was seen
+    job_ended: dict[str, float] = field(default_factory=dict)  # uid of the task -> time of the event
     task_ended: dict[str, float] = field(default_factory=dict)
 
     async def watch(self) -> None:
@@ -79,8 +79,8 @@ async def run_tasks(namespace: TaskNamespace, prefix: str, number: int) -> float
 
     await eventually("all tasks have ended", all_ended, 60 + number)
     watching.cancel()
-    kept = Delays(namespace, delays.job_ended, {uid: delays.task_ended[uid] for uid in uids})
-    return kept.longest()
+    own = Delays(namespace, delays.job_ended, {uid: delays.task_ended[uid] for uid in uids})
+    return own.longest()
 
 
 async def break_it(proxy: TcpProxy, how: str) -> None:

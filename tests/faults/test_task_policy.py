@@ -48,7 +48,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
 IMAGES = (
     "must begin with registry.example.com/team, mirror.example.com, other.example.com/a/, trainer:2, or be left out"
 )
-# Changes that it does not, and what the refusal says.
+# Changes that it refuses, and the message.
 ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "image": ({"image": "evil.example.com/x"}, f"spec.image 'evil.example.com/x' is refused: {IMAGES}"),
     "image-sibling": ({"image": "registry.example.com/team-evil/x"}, IMAGES),

@@ -1,4 +1,4 @@
-"""Tasks that are deleted, created again, or vanish with their namespace: nothing hangs, nothing trains without a task."""
+"""Tasks that are deleted, recreated, or deleted with their namespace: nothing hangs, no Job outlives its task."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -20,16 +20,16 @@ async def rows_of(history: str, uid: str) -> list[Object]:
     return [row for (of, _), row in sorted(rows.items()) if of == uid]
 
 
-async def a_running_task(namespace: TaskNamespace, history: str, name: str = "task") -> str:
-    """Return the uid of a task that runs, and whose row says so."""
+async def create_running_task(namespace: TaskNamespace, history: str, name: str = "task") -> str:
+    """Return the uid of a running task with a row."""
     await namespace.create(name, RUNS)
     uid = str((await namespace.wait_for_state(name, "Running", timeout=60))["metadata"]["uid"])
     await eventually("a row", lambda: rows_of(history, uid), 30)
     return uid
 
 
-async def cancelled(history: str, uid: str, timeout: float = 60) -> None:
-    """Wait until the one row of a task says that it was cancelled; it must be whole."""
+async def wait_for_cancelled_row(history: str, uid: str, timeout: float = 60) -> None:
+    """Wait until the only row of a task is Cancelled; assert that it is complete."""
 
     async def is_cancelled() -> bool:
         return [row["status"] for row in await rows_of(history, uid)] == ["Cancelled"]
@@ -40,7 +40,7 @@ async def cancelled(history: str, uid: str, timeout: float = 60) -> None:
     assert row["create_time"] <= row["start_time"] <= row["finish_time"] <= datetime.now(UTC)
 
 
-async def no_jobs(namespace: TaskNamespace, uid: str) -> None:
+async def wait_until_no_job(namespace: TaskNamespace, uid: str) -> None:
     async def none() -> bool:
         children = [*await namespace.list_jobs(), *await namespace.list_pods()]
         return not any(child["metadata"]["labels"].get(names.TASK_UID_LABEL) == uid for child in children)
@@ -50,41 +50,41 @@ async def no_jobs(namespace: TaskNamespace, uid: str) -> None:
 
 async def test_task_deleted(namespace: TaskNamespace, history: str) -> None:
     async with namespace.operator(history=history) as operator:
-        uid = await a_running_task(namespace, history)
+        uid = await create_running_task(namespace, history)
         await namespace.delete(TASKS, names.PLURAL, "task")
-        await cancelled(history, uid)
-        await no_jobs(namespace, uid)
+        await wait_for_cancelled_row(history, uid)
+        await wait_until_no_job(namespace, uid)
         assert not operator.find_defects()
 
 
 @pytest.mark.full
 async def test_task_deleted_while_the_operator_is_down(namespace: TaskNamespace, history: str) -> None:
     async with namespace.operator(history=history) as operator:
-        uid = await a_running_task(namespace, history)
+        uid = await create_running_task(namespace, history)
         await operator.kill()
         await namespace.delete(TASKS, names.PLURAL, "task")
-        await no_jobs(namespace, uid)
+        await wait_until_no_job(namespace, uid)
         await operator.start()
-        await cancelled(history, uid)
+        await wait_for_cancelled_row(history, uid)
         assert not operator.find_defects()
 
 
 async def test_task_created_again_under_its_name(namespace: TaskNamespace, history: str) -> None:
-    """Once while the operator looks, once while it is down: each task has its own Job and its own row."""
+    """Once while the operator runs, once while it is down: each task has its own Job and its own row."""
     async with namespace.operator(history=history) as operator:
-        first = await a_running_task(namespace, history)
+        first = await create_running_task(namespace, history)
         await namespace.delete(TASKS, names.PLURAL, "task")
-        second = await a_running_task(namespace, history)
-        await cancelled(history, first)
+        second = await create_running_task(namespace, history)
+        await wait_for_cancelled_row(history, first)
         await operator.kill()
         await namespace.delete(TASKS, names.PLURAL, "task")
         await namespace.create("task", SUCCEEDS)
         await operator.start()
         third = await namespace.wait_for_state("task", "Succeeded", timeout=60)
-        await cancelled(history, second)
+        await wait_for_cancelled_row(history, second)
         assert [row["status"] for row in await rows_of(history, third["metadata"]["uid"])] in ([], ["Succeeded"])
         for uid in (first, second):
-            await no_jobs(namespace, uid)
+            await wait_until_no_job(namespace, uid)
         await namespace.get_job("task")
 
         async def recorded() -> bool:
@@ -97,7 +97,7 @@ async def test_task_created_again_under_its_name(namespace: TaskNamespace, histo
 async def test_status_of_a_task_that_was_created_again_meanwhile(
     namespace: TaskNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It arrives when another task has the name: that one must not end with it."""
+    """It arrives when another task has the name, which must not become terminal."""
     monkeypatch.setenv("KUBECONFIG", str(namespace.plane.kubeconfig(OPERATORS[0])))
     await namespace.create("task")
     first = (await namespace.get_task("task"))["metadata"]["uid"]
@@ -115,7 +115,7 @@ async def test_status_of_a_task_that_was_created_again_meanwhile(
 async def test_namespace_deleted(namespace: TaskNamespace, history: str) -> None:
     """With one task that runs and one that is new; tasks elsewhere go on."""
     async with namespace.operator(history=history) as operator:
-        uid = await a_running_task(namespace, history)
+        uid = await create_running_task(namespace, history)
         await namespace.create("new", RUNS)
         await namespace.api.request("DELETE", f"{PODS}/namespaces/{namespace.name}")
 
@@ -124,7 +124,7 @@ async def test_namespace_deleted(namespace: TaskNamespace, history: str) -> None
             return namespace.name not in {item["metadata"]["name"] for item in found}
 
         await eventually("the namespace is gone", gone, 90)
-        await cancelled(history, uid)
+        await wait_for_cancelled_row(history, uid)
         assert not operator.find_defects()
         assert not operator.unexpected_exits
         await operator.wait_until_ready()

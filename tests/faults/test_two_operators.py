@@ -1,4 +1,4 @@
-"""Two replicas and one Lease: one acts, the other waits for it to fall silent."""
+"""Two replicas and one Lease: one reconciles, the other waits until the Lease expires."""
 
 import asyncio
 
@@ -9,23 +9,23 @@ from support.control_plane import OPERATORS
 from support.operators import Operator, leader_and_standby
 from support.task_namespace import MISTAKEN, RUNS, SUCCEEDS, Object, TaskNamespace, eventually
 
-TAKEN_OVER_SECONDS = 60
+TAKEOVER_SECONDS = 60
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": SUCCEEDS}
 
 
 def replicas(namespace: TaskNamespace, history: str, server: str | None = None) -> tuple[Operator, Operator]:
-    """Return two; the way of the first to the API server may be another."""
+    """Return two replicas; `server` is the URL of the first one's API server."""
     first = namespace.operator(OPERATORS[0], server=server, history=history, lease=True)
     return first, namespace.operator(OPERATORS[1], history=history, lease=True)
 
 
-def acts_of(namespace: TaskNamespace, user: str) -> list[Object]:
-    """Return what a replica wrote, less its part in the election."""
+def read_writes_of(namespace: TaskNamespace, user: str) -> list[Object]:
+    """Return the writes of a replica, without those to the Lease."""
     return [w for w in namespace.plane.read_writes(namespace.name, user) if w["objectRef"]["resource"] != "leases"]
 
 
 async def finish(namespace: TaskNamespace, history: str) -> None:
-    await namespace.wait_for_finished_jobs(len(IMAGES), timeout=TAKEN_OVER_SECONDS)
+    await namespace.wait_for_finished_jobs(len(IMAGES), timeout=TAKEOVER_SECONDS)
     await namespace.wait_for_finished_tasks()
     await namespace.assert_finished(IMAGES)
     await namespace.wait_for_rows(history)
@@ -37,8 +37,8 @@ async def test_two_operators_at_once(namespace: TaskNamespace, history: str) -> 
         for name, image in IMAGES.items():
             await namespace.create(name, image)
         await finish(namespace, history)
-        assert acts_of(namespace, OPERATORS[0])
-        assert not acts_of(namespace, OPERATORS[1])
+        assert read_writes_of(namespace, OPERATORS[0])
+        assert not read_writes_of(namespace, OPERATORS[1])
         assert await second.wait_until_ready() == "standby"
         assert not first.find_defects() + second.find_defects()
 
@@ -57,7 +57,7 @@ async def test_leader_killed(namespace: TaskNamespace, history: str) -> None:
 
 
 async def test_leadership_lost_mid_work(namespace: TaskNamespace, history: str) -> None:
-    """The leader is cut off and lives: it must not act when it is back, though it still believes what it saw."""
+    """The leader loses its connection: it must not write when it is reconnected, though its cache is outdated."""
     async with (
         ApiProxy(namespace.plane.server, namespace.plane.authority) as proxy,
         leader_and_standby(*replicas(namespace, history, proxy.url)) as (first, second),
@@ -67,16 +67,16 @@ async def test_leadership_lost_mid_work(namespace: TaskNamespace, history: str) 
         await proxy.close()
         for name, image in IMAGES.items():
             await namespace.create(name, image)
-        await second.wait_until_ready("leader", TAKEN_OVER_SECONDS)
-        before = len(acts_of(namespace, OPERATORS[0]))
+        await second.wait_until_ready("leader", TAKEOVER_SECONDS)
+        before = len(read_writes_of(namespace, OPERATORS[0]))
         await proxy.open()
         await namespace.finish_trainer("cut-off")
-        await namespace.wait_for_finished_jobs(len(IMAGES) + 1, timeout=TAKEN_OVER_SECONDS)
+        await namespace.wait_for_finished_jobs(len(IMAGES) + 1, timeout=TAKEOVER_SECONDS)
         tasks = await namespace.wait_for_finished_tasks()
         namespace.assert_writes(tasks)
-        assert first.unexpected_exits, "whoever has lost the Lease ends at once, and starts as a standby"
+        assert first.unexpected_exits, "a leader without the Lease exits at once, and restarts as a standby"
         await first.wait_until_ready("standby")
         await asyncio.sleep(1)
-        assert len(acts_of(namespace, OPERATORS[0])) == before
+        assert len(read_writes_of(namespace, OPERATORS[0])) == before
         assert len(await namespace.list_jobs()) == len(tasks)
         assert not second.unexpected_exits

@@ -90,9 +90,9 @@ def test_an_event_older_than_an_assumed_write_is_ignored(cache: AssumeCache) -> 
 def test_a_stale_object_is_evicted(cache: AssumeCache) -> None:
     put(cache.jobs, "task-1", job("job-1", 20))
     put(cache.pods, "task-1", pod("pod-1", 21))
-    believed = cache.uids()
-    assert believed == {"task-1", "job-1", "pod-1"}
-    cache.evict_stale(believed - {"task-1"})
+    cached = cache.uids()
+    assert cached == {"task-1", "job-1", "pod-1"}
+    cache.evict_stale(cached - {"task-1"})
     observed = observe(cache)
     assert (observed.job, observed.pods) == (None, [])
     assert cache.uids() == {"task-1"}

@@ -62,7 +62,7 @@ async def run_informer(
 
 
 async def test_a_watch_goes_on_where_the_last_one_ended() -> None:
-    seen: list[tuple[str | None, str]] = []
+    events: list[tuple[str | None, str]] = []
     client = ScriptedClient(
         [[item("a", 3)]],
         [
@@ -72,8 +72,8 @@ async def test_a_watch_goes_on_where_the_last_one_ended() -> None:
             [event("DELETED", "a", 16)],
         ],
     )
-    await run_informer(client, lambda kind, body: seen.append((kind, body["metadata"]["uid"])))
-    assert seen == [(None, "a"), ("ADDED", "b"), ("DELETED", "a")]
+    await run_informer(client, lambda kind, body: events.append((kind, body["metadata"]["uid"])))
+    assert events == [(None, "a"), ("ADDED", "b"), ("DELETED", "a")]
     assert client.calls == ["list pods", "watch pods from 10", *["watch pods from 15"] * 3]
 
 

@@ -54,30 +54,31 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[KubernetesClient, Tok
 
 
 async def test_a_log_tail_is_bounded_in_lines_and_bytes() -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def log(request: web.Request) -> web.Response:
-        asked.append(request.query["tailLines"])
+        requested.append(request.query["tailLines"])
         return web.Response(text="é" * 100_000 + "the end")
 
     async with serving(log) as (client, _):
         tail = await client.read_log_tail("n", "p")
-    assert asked == [str(LOG_LINES)]
+    assert requested == [str(LOG_LINES)]
     assert tail.endswith("éthe end")
     assert LOG_BYTES - 2 <= len(tail.encode()) <= LOG_BYTES
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [('{"kind": "Status", "message": "jobs is forbidden"}', "jobs is forbidden"), ("<html>", "403")]
+    ("text", "message"),
+    [('{"kind": "Status", "message": "jobs is forbidden"}', "jobs is forbidden"), ("<html>", "403")],
 )
-async def test_an_error_has_the_api_servers_message(text: str, said: str) -> None:
+async def test_an_error_has_the_api_servers_message(text: str, message: str) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=403, text=text)
 
     async with serving(refuse) as (client, _):
-        with pytest.raises(ClusterError, match=said) as refusal:
+        with pytest.raises(ClusterError, match=message) as error:
             await client.get_job("n", "j")
-    assert (refusal.value.status, refusal.value.is_rejected, refusal.value.is_not_found) == (403, True, False)
+    assert (error.value.status, error.value.is_rejected, error.value.is_not_found) == (403, True, False)
 
 
 async def test_no_answer_has_status_0() -> None:
@@ -103,10 +104,10 @@ async def test_all_pages_of_a_list_are_read() -> None:
 
 
 async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+    tokens: list[str] = []
 
     async def record(request: web.Request) -> web.Response:
-        seen.append(request.headers["Authorization"])
+        tokens.append(request.headers["Authorization"])
         return web.json_response({})
 
     async with serving(record) as (client, token):
@@ -114,7 +115,7 @@ async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch)
         token.token = "second"
         monkeypatch.setattr(kubernetes, "LOGIN_REFRESH_SECONDS", -1.0)
         await client.get_job("n", "j")
-    assert seen == ["Bearer first", "Bearer second"]
+    assert tokens == ["Bearer first", "Bearer second"]
 
 
 async def test_a_watch_is_read_line_by_line_however_the_bytes_come() -> None:
@@ -198,10 +199,10 @@ def test_a_path_names_its_object_or_is_refused(namespace: str, name: str) -> Non
 
 @pytest.mark.parametrize("hostile", [HOSTILE, "", "..", "a/b"])
 async def test_no_request_is_made_for_an_invalid_name(hostile: str) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
 
     async def record(request: web.Request) -> web.Response:
-        asked.append(request.raw_path)
+        requested.append(request.raw_path)
         return web.json_response({})
 
     async with serving(record) as (client, _):
@@ -210,4 +211,4 @@ async def test_no_request_is_made_for_an_invalid_name(hostile: str) -> None:
                 await client.get_task(namespace, name)
             with pytest.raises(ClusterError, match="cannot be a part of a path"):
                 await client.read_log_tail(namespace, name)
-    assert asked == []
+    assert requested == []

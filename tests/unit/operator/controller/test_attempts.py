@@ -11,7 +11,7 @@ from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.controller.run_records import select_log_pods
 
 
-def remembered(task: dict[str, Any]) -> list[tuple[Any, ...]]:
+def get_records(task: dict[str, Any]) -> list[tuple[Any, ...]]:
     return [(a["number"], a.get("reason"), a.get("exitCode"), a.get("finishTime")) for a in task["status"]["attempts"]]
 
 
@@ -23,24 +23,24 @@ async def test_an_attempt_outlives_its_pod(
     uid = task["metadata"]["uid"]
     cluster.pods[uid] = [pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))]
     await reconciler.reconcile(*KEY)
-    said = get_condition(task, "Interrupted")
+    interrupted = get_condition(task, "Interrupted")
     ended = [(1, "OOMKilled", 137, "2026-01-01T00:01:03Z")]
-    assert remembered(task) == ended
+    assert get_records(task) == ended
 
     cluster.pods[uid] = []
     await reconciler.reconcile(*KEY)
-    assert (remembered(task), get_condition(task, "Interrupted")) == (ended, said)
-    assert cluster.requests.count("apply status") == 3, "a pod that goes is no news"
+    assert (get_records(task), get_condition(task, "Interrupted")) == (ended, interrupted)
+    assert cluster.requests.count("apply status") == 3, "a deleted pod changes nothing"
 
-    # Its own count says 1: the failed pod is not there to be counted, and the Job was suspended meanwhile.
+    # Its own count is 1: the failed pod does not exist any more, and the Job was suspended meanwhile.
     later = pod(task, phase="Running", state=running("2026-01-01T00:02:20Z"), created="2026-01-01T00:02:10Z")
     cluster.pods[uid] = [later]
     await reconciler.reconcile(*KEY)
-    assert remembered(task) == [*ended, (2, None, None, None)]
+    assert get_records(task) == [*ended, (2, None, None, None)]
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Running")]
     first, second = (row.id for row in recorder.rows)
     assert [reason for run, kind, reason in recorder.events if (run, kind) == (first, "Accepted")] == ["Accepted"]
-    assert "Accepted" not in {kind for run, kind, _ in recorder.events if run == second}, "that was before it"
+    assert "Accepted" not in {kind for run, kind, _ in recorder.events if run == second}, "the transition was before it"
 
 
 async def test_a_resumed_task_continues_the_same_attempt(cluster: FakeCluster, reconciler: Reconciler) -> None:
@@ -54,7 +54,7 @@ async def test_a_resumed_task_continues_the_same_attempt(cluster: FakeCluster, r
         pod(task, phase="Running", state=running("2026-01-01T00:02:03Z"), created="2026-01-01T00:02:00Z")
     ]
     await reconciler.reconcile(*KEY)
-    assert [number for number, *_ in remembered(task)] == [1]
+    assert [number for number, *_ in get_records(task)] == [1]
 
 
 async def test_an_attempt_whose_end_was_not_observed_is_closed(
@@ -65,7 +65,7 @@ async def test_an_attempt_whose_end_was_not_observed_is_closed(
     third = pod(task, phase="Running", attempt=3, state=running("2026-01-01T00:01:30Z"), created="2026-01-01T00:01:20Z")
     cluster.pods[task["metadata"]["uid"]] = [third]
     await reconciler.reconcile(*KEY)
-    assert [(number, reason) for number, reason, *_ in remembered(task)] == [(1, "PodLost"), (2, "PodLost"), (3, None)]
+    assert [(number, reason) for number, reason, *_ in get_records(task)] == [(1, "PodLost"), (2, "PodLost"), (3, None)]
     assert [(row.attempt, row.status, row.error_reason, row.finish_time is None) for row in recorder.rows] == [
         (1, "Failed", "PodLost", False),
         (2, "Failed", "PodLost", False),
@@ -105,7 +105,7 @@ async def test_the_latest_sixteen_attempts_are_kept(cluster: FakeCluster, reconc
         for number in range(1, 21)
     ]
     await reconciler.reconcile(*KEY)
-    numbers = [number for number, *_ in remembered(task)]
+    numbers = [number for number, *_ in get_records(task)]
     assert (len(numbers), numbers[0], numbers[-1]) == (MAX_ATTEMPT_RECORDS, 5, 20)
 
 
@@ -117,7 +117,7 @@ async def test_a_failed_task_keeps_the_reason_of_each_attempt(cluster: FakeClust
     cluster.pods[task["metadata"]["uid"]] = [stopped]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "DeadlineExceeded")]}
     await reconciler.reconcile(*KEY)
-    assert remembered(task) == [(1, "DeadlineExceeded", 143, "2026-01-01T00:01:03Z")]
+    assert get_records(task) == [(1, "DeadlineExceeded", 143, "2026-01-01T00:01:03Z")]
 
 
 def test_logs_of_failed_and_of_deleted_pods_are_selected() -> None:

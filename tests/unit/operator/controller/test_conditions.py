@@ -1,4 +1,4 @@
-"""Why a task waits, where neither its Job nor its pod says so themselves; and a trainer that went silent."""
+"""Conditions of tasks that wait, that a queue holds back, or whose trainer sends no reports."""
 
 import json
 from datetime import datetime, timedelta
@@ -21,29 +21,29 @@ def kube_event(message: str, time: datetime = NOW, count: int = 1) -> KubeEvent:
     return KubeEvent(message=message, count=count, time=time)
 
 
-def why(task: dict[str, Any]) -> tuple[str, str]:
+def get_running_condition(task: dict[str, Any]) -> tuple[str, str]:
     found = get_condition(task, "Running")
     return found["reason"], found["message"]
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"), [(QUOTA, "QuotaExceeded"), ('no PriorityClass with name "x" was found', "PodRefused")]
+    ("message", "reason"), [(QUOTA, "QuotaExceeded"), ('no PriorityClass with name "x" was found', "PodRefused")]
 )
 async def test_a_job_without_a_pod_is_explained(
-    cluster: FakeCluster, reconciler: Reconciler, said: str, reason: str
+    cluster: FakeCluster, reconciler: Reconciler, message: str, reason: str
 ) -> None:
     task = add_task(cluster)
     await reconciler.reconcile(*KEY)
     uid = get_job(cluster, task)["metadata"]["uid"]
-    cluster.kube_events[uid] = kube_event(said)
+    cluster.kube_events[uid] = kube_event(message)
     await reconciler.reconcile(*KEY)
-    assert why(task)[0] == reason
-    assert said in why(task)[1]
+    assert get_running_condition(task)[0] == reason
+    assert message in get_running_condition(task)[1]
     assert [event["reason"] for event in cluster.events] == [reason]
 
     cluster.pods[task["metadata"]["uid"]] = [pod(task)]
     await reconciler.reconcile(*KEY)
-    assert why(task)[0] == "Starting", "there is a pod: the Event is of yesterday"
+    assert get_running_condition(task)[0] == "Starting", "there is a pod: the Event is outdated"
 
 
 async def test_only_a_quota_event_after_the_first_attempt_explains_the_second(
@@ -63,7 +63,7 @@ async def test_only_a_quota_event_after_the_first_attempt_explains_the_second(
 
 
 @pytest.mark.parametrize(
-    ("said", "count", "reason"),
+    ("message", "count", "reason"),
     [
         ('MountVolume.SetUp failed for volume "code" : configmap "my-code" not found', 1, "VolumeNotFound"),
         ("MountVolume.SetUp failed: timed out waiting for the condition", 1, "Starting"),
@@ -71,26 +71,26 @@ async def test_only_a_quota_event_after_the_first_attempt_explains_the_second(
     ],
 )
 async def test_a_pod_without_its_volume_is_explained(
-    cluster: FakeCluster, reconciler: Reconciler, said: str, count: int, reason: str
+    cluster: FakeCluster, reconciler: Reconciler, message: str, count: int, reason: str
 ) -> None:
     task = add_task(cluster)
     await reconciler.reconcile(*KEY)
-    stuck = pod(task, state={"waiting": {"reason": "ContainerCreating"}})
-    cluster.pods[task["metadata"]["uid"]] = [stuck]
-    cluster.kube_events[stuck["metadata"]["uid"]] = kube_event(said, count=count)
+    waiting = pod(task, state={"waiting": {"reason": "ContainerCreating"}})
+    cluster.pods[task["metadata"]["uid"]] = [waiting]
+    cluster.kube_events[waiting["metadata"]["uid"]] = kube_event(message, count=count)
     await reconciler.reconcile(*KEY)
-    assert why(task)[0] == reason
+    assert get_running_condition(task)[0] == reason
 
 
 async def test_a_claim_that_the_scheduler_misses_is_named(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await reconciler.reconcile(*KEY)
-    said = '0/1 nodes are available: persistentvolumeclaim "data" not found.'
-    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, conditions=[waits])]
+    message = '0/1 nodes are available: persistentvolumeclaim "data" not found.'
+    unschedulable = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, conditions=[unschedulable])]
     await reconciler.reconcile(*KEY)
-    assert why(task)[0] == "VolumeNotFound"
-    assert "PersistentVolumeClaim 'data'" in why(task)[1]
+    assert get_running_condition(task)[0] == "VolumeNotFound"
+    assert "PersistentVolumeClaim 'data'" in get_running_condition(task)[1]
 
 
 async def test_an_oom_kill_is_explained_with_the_reported_peak(cluster: FakeCluster, reconciler: Reconciler) -> None:
@@ -100,9 +100,9 @@ async def test_an_oom_kill_is_explained_with_the_reported_peak(cluster: FakeClus
     await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))]
     await reconciler.reconcile(*KEY)
-    said = get_condition(task, "Interrupted")["message"]
-    assert "memory limit of 2Gi" in said
-    assert "00:01:00 UTC it had reported a peak of 1900 MiB" in said
+    message = get_condition(task, "Interrupted")["message"]
+    assert "memory limit of 2Gi" in message
+    assert "00:01:00 UTC it had reported a peak of 1900 MiB" in message
 
 
 async def test_a_trainer_without_reports_is_stale_and_left_running(
@@ -114,23 +114,23 @@ async def test_a_trainer_without_reports_is_stale_and_left_running(
     await reconciler.reconcile(*KEY)
     started = NOW.isoformat()
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running(started), created=started)]
-    assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT, "to be looked at just then"
+    assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT
     assert "progressStale" not in task["status"]
 
     now = NOW + HEARTBEAT_TIMEOUT
     assert await reconciler.reconcile(*KEY) is None
     assert (task["status"]["state"], task["status"]["progressStale"]) == ("Running", True)
-    assert why(task)[0] == "ProgressStale"
+    assert get_running_condition(task)[0] == "ProgressStale"
     assert [event["reason"] for event in cluster.events] == ["ProgressStale"]
     now += timedelta(minutes=1)
     before = len(cluster.requests)
     await reconciler.reconcile(*KEY)
-    assert len(cluster.requests) == before, "said once"
+    assert len(cluster.requests) == before, "written once"
 
     report = {"attempt": 1, "phase": "Training", "reportTime": now.isoformat()}
     await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
     assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT
-    assert why(task)[0] == "TrainerRunning"
+    assert get_running_condition(task)[0] == "TrainerRunning"
     assert "progressStale" not in task["status"]
 
 
@@ -151,7 +151,7 @@ async def test_a_queued_job_is_suspended_and_resumed_through_its_workload(
     assert task["status"]["state"] == "Running"
 
     task["spec"]["runPolicy"]["suspend"] = True
-    assert await reconciler.reconcile(*KEY) is not None, "to be tried again"
+    assert await reconciler.reconcile(*KEY) is not None, "requeued"
     assert (get_condition_status(task, "Suspended"), get_condition(task, "Suspended")["reason"]) == (
         "False",
         "QueueUnavailable",
@@ -164,9 +164,9 @@ async def test_a_queued_job_is_suspended_and_resumed_through_its_workload(
     assert task["status"]["state"] == "Suspended"
     job["spec"]["suspend"] = True  # by Kueue
     cluster.pods[task["metadata"]["uid"]] = []
-    asked = cluster.requests.count("patch workload")
+    count = cluster.requests.count("patch workload")
     await reconciler.reconcile(*KEY)
-    assert cluster.requests.count("patch workload") == asked, "it knows"
+    assert cluster.requests.count("patch workload") == count, "the Workload is inactive already"
 
     task["spec"]["runPolicy"]["suspend"] = False
     await reconciler.reconcile(*KEY)
@@ -205,7 +205,7 @@ async def test_a_suspended_task_of_a_queue_gets_no_job(cluster: FakeCluster, rec
     task = add_task(cluster, runPolicy={"queueName": "team-a", "suspend": True})
     await reconciler.reconcile(*KEY)
     await reconciler.reconcile(*KEY)
-    assert cluster.jobs == {}, "its queue would start it"
+    assert cluster.jobs == {}, "Kueue would start it"
     assert task["status"]["state"] == "Suspended"
     task["spec"]["runPolicy"]["suspend"] = False
     await reconciler.reconcile(*KEY)
@@ -222,9 +222,9 @@ async def test_a_profile_that_is_not_offered_for_the_device_is_named(
     reconciler = Reconciler(cluster, cluster, offered, recorder, clock=lambda: NOW)
     task = add_task(cluster, device=device, resources={"profile": "slice" if device == "cpu" else "big"})
     await reconciler.reconcile(*KEY)
-    said = get_condition(task, "Accepted")
-    assert said["reason"] == "ProfileNotOffered"
-    assert f"(offered: {'none' if device == 'cpu' else 'slice'})" in said["message"]
+    message = get_condition(task, "Accepted")
+    assert message["reason"] == "ProfileNotOffered"
+    assert f"(offered: {'none' if device == 'cpu' else 'slice'})" in message["message"]
     assert cluster.jobs == {}
 
 
@@ -233,13 +233,13 @@ async def test_the_job_stays_until_the_rows_are_recorded(
 ) -> None:
     task = add_task(cluster, runPolicy={"ttlSecondsAfterFinished": 60})
     await run_pod(cluster, reconciler, task)
-    said = json.dumps({"attempt": 1, "phase": "Done"})
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, said, "Completed"))]
+    message = json.dumps({"attempt": 1, "phase": "Done"})
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, message, "Completed"))]
     done = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:01:04Z"}
     get_job(cluster, task)["status"] = {"conditions": [done]}
     recorder.is_unavailable = True
     await reconciler.reconcile(*KEY)
-    assert await reconciler.reconcile(*KEY) is not None, "to be looked at again"
+    assert await reconciler.reconcile(*KEY) is not None, "requeued"
     assert "ttlSecondsAfterFinished" not in get_job(cluster, task)["spec"]
     recorder.is_unavailable = False
     await reconciler.reconcile(*KEY)

@@ -1,4 +1,4 @@
-"""Why a pod failed or does not start, in the user's words."""
+"""The causes of failed and waiting pods."""
 
 import json
 from typing import Any
@@ -27,7 +27,7 @@ FAILURE = {"reason": "InvalidData", "message": "Row 3 has no text.", "phase": "L
         (terminated(143), "Interrupted", "SIGTERM"),
         (terminated(1, "line one\nline two\nboom"), "TrainerCrashed", "exit code 1. Last it said: line one | line two | boom"),
         (terminated(139), "TrainerCrashed", "exit code 139"),
-        # Nothing that an image of somebody's own says may break the operator.
+        # A user's own image may leave any termination message.
         (terminated(1, '{"failure": {"reason": "' + "x" * 500 + '"}}'), "TrainerCrashed", "exit code 1"),
         (terminated(1, "[]"), "TrainerCrashed", "exit code 1"),
     ],
@@ -40,7 +40,7 @@ def test_why_a_pod_failed(state: dict[str, Any], reason: str, part: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("said", "word"),
+    ("disruption", "reason"),
     [
         ("PreemptionByScheduler", "Preempted"),
         ("DeletionByTaintManager", "NodeLost"),
@@ -48,14 +48,14 @@ def test_why_a_pod_failed(state: dict[str, Any], reason: str, part: str) -> None
         ("SomethingNew", "Evicted"),
     ],
 )
-def test_a_disruption_has_its_reason(said: str, word: str) -> None:
-    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": said, "message": "by the cluster"}
+def test_a_disruption_has_its_reason(disruption: str, reason: str) -> None:
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": disruption, "message": "by the cluster"}
     cause = attempt(phase="Failed", state=terminated(143), conditions=[disrupted]).cause
     assert cause is not None
-    assert (cause.reason, "by the cluster" in cause.message) == (word, True)
+    assert (cause.reason, "by the cluster" in cause.message) == (reason, True)
 
 
-# The kubelet's own words; none of these pods is a DisruptionTarget.
+# Messages of the kubelet; none of these pods is a DisruptionTarget.
 OVER_THE_LIMIT = (
     'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ',
     "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
@@ -87,7 +87,7 @@ def test_a_node_under_pressure_is_no_fault_of_the_pod() -> None:
 
 
 @pytest.mark.parametrize(
-    ("waiting", "word"),
+    ("waiting", "reason"),
     [
         ("ErrImagePull", "ImagePullFailed"),
         ("InvalidImageName", "ImagePullFailed"),
@@ -96,13 +96,13 @@ def test_a_node_under_pressure_is_no_fault_of_the_pod() -> None:
         ("ContainerCreating", None),
     ],
 )
-def test_why_a_pod_does_not_start(waiting: str, word: str | None) -> None:
+def test_why_a_pod_does_not_start(waiting: str, reason: str | None) -> None:
     waiting_cause = attempt(state={"waiting": {"reason": waiting, "message": 'secret "hub" not found'}}).waiting_cause
-    assert (waiting_cause and waiting_cause.reason) == word
+    assert (waiting_cause and waiting_cause.reason) == reason
 
 
 def test_edited_counts_are_no_crash() -> None:
     task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
-    spoilt = pod(task)
-    spoilt["metadata"]["annotations"] = dict.fromkeys(spoilt["metadata"]["annotations"], "many")
-    assert build_attempts([spoilt])[0].number == 1
+    edited = pod(task)
+    edited["metadata"]["annotations"] = dict.fromkeys(edited["metadata"]["annotations"], "many")
+    assert build_attempts([edited])[0].number == 1

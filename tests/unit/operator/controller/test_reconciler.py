@@ -1,4 +1,4 @@
-"""The life of a task as the reconciler sees it."""
+"""Reconciles of a task from its creation to its end."""
 
 import json
 
@@ -28,7 +28,7 @@ async def test_a_task_takes_four_requests_from_creation_to_completion(
 
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, reason="Completed"))]
     await reconciler.reconcile(*KEY)
-    assert task["status"]["state"] == "Running", "the Job has the last word"
+    assert task["status"]["state"] == "Running", "until the Job is Complete"
 
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
@@ -38,8 +38,8 @@ async def test_a_task_takes_four_requests_from_creation_to_completion(
     assert task["status"]["completionTime"] == "2026-01-01T00:01:04Z"
     (row,) = recorder.rows
     assert (row.status, row.total_time, row.node, row.trainer_image) == ("Succeeded", 60.0, "node-1", "trainer:test")
-    told = [(kind, reason) for run, kind, reason in recorder.events if run == row.id]
-    assert told == [
+    transitions = [(kind, reason) for run, kind, reason in recorder.events if run == row.id]
+    assert transitions == [
         ("Accepted", "Accepted"),
         ("Running", "Starting"),
         ("Running", "TrainerRunning"),
@@ -103,9 +103,9 @@ async def test_a_foreign_job_of_the_same_name_is_reported_and_left_alone(
     task = add_task(cluster)
     await reconciler.reconcile(*KEY)
     job = get_job(cluster, task)
-    job["metadata"] |= {"labels": {}, "ownerReferences": [{"uid": "somebody-else"}]}
+    job["metadata"] |= {"labels": {}, "ownerReferences": [{"uid": "another-uid"}]}
     before = json.dumps(job)
-    assert await reconciler.reconcile(*KEY) is not None, "to be looked at again: nobody says when that Job goes"
+    assert await reconciler.reconcile(*KEY) is not None, "requeued: the deletion of that Job has no event"
     assert get_condition(task, "Accepted")["reason"] == "NameConflict"
     assert json.dumps(job) == before
     assert [event["reason"] for event in cluster.events] == ["NameConflict"]
@@ -130,7 +130,7 @@ async def test_suspend_and_resume_reach_the_job(cluster: FakeCluster, reconciler
     task["spec"]["runPolicy"] = {"suspend": True}
     await reconciler.reconcile(*KEY)
     assert (task["status"]["state"], get_condition_status(task, "Running")) == ("Suspended", "False")
-    assert cluster.events == [], "what the user asked for is no waiting_cause"
+    assert cluster.events == [], "a suspension by the user is no Warning"
 
 
 async def test_a_user_error_has_the_trainers_message_in_status_row_and_event(
@@ -138,17 +138,19 @@ async def test_a_user_error_has_the_trainers_message_in_status_row_and_event(
 ) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
-    said = json.dumps(
+    termination_message = json.dumps(
         {
             "attempt": 1,
             "phase": "Failed",
             "failure": {"reason": "DatasetNotFound", "message": "No folder 'x' in the claim.", "phase": "Loading"},
         }
     )
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(64, said))]
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(64, termination_message))]
     await reconciler.reconcile(*KEY)
-    assert task["status"]["state"] == "Running", "not interrupted: it will not be tried again"
-    get_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "PodFailurePolicy", "policy says so")]}
+    assert task["status"]["state"] == "Running", "not interrupted: it is not retried"
+    get_job(cluster, task)["status"] = {
+        "conditions": [job_condition("Failed", "PodFailurePolicy", "the policy matched")]
+    }
     await reconciler.reconcile(*KEY)
     assert (get_condition(task, "Failed")["reason"], get_condition(task, "Failed")["message"]) == (
         "DatasetNotFound",
@@ -247,7 +249,7 @@ async def test_the_reason_of_a_waiting_pod_comes_and_goes(cluster: FakeCluster, 
     await reconciler.reconcile(*KEY)
     assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "Unschedulable")
     assert "Insufficient memory" in get_condition(task, "Running")["message"]
-    assert [event["reason"] for event in cluster.events] == ["Unschedulable"], "told once"
+    assert [event["reason"] for event in cluster.events] == ["Unschedulable"], "one Event"
 
     waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}}
     cluster.pods[task["metadata"]["uid"]] = [pod(task, state=waiting)]

@@ -1,4 +1,4 @@
-"""What the reconciler does when somebody or something interferes."""
+"""Reconciles after deletions, edits, rejected and lost requests."""
 
 import json
 from dataclasses import replace
@@ -130,8 +130,8 @@ async def test_a_rejected_report_does_not_delay_the_terminal_status(
 ) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
-    words = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z"}
-    done = pod(task, phase="Succeeded", state=terminated(0, json.dumps(words), "Completed"))
+    report = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z"}
+    done = pod(task, phase="Succeeded", state=terminated(0, json.dumps(report), "Completed"))
     cluster.pods[task["metadata"]["uid"]] = [done]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     refusals = ["apply status"]
@@ -185,13 +185,13 @@ async def test_the_termination_message_restores_a_report_that_was_not_sent(
 ) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
-    words = {"attempt": 1, "phase": "Done", "score": "0.512", "finishTime": "2026-01-01T00:01:02Z"}
+    report = {"attempt": 1, "phase": "Done", "score": "0.512", "finishTime": "2026-01-01T00:01:02Z"}
     cluster.pods[task["metadata"]["uid"]] = [
-        pod(task, phase="Succeeded", state=terminated(0, json.dumps(words), "Completed"))
+        pod(task, phase="Succeeded", state=terminated(0, json.dumps(report), "Completed"))
     ]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
-    assert task["status"]["training"] == words
+    assert task["status"]["training"] == report
     assert task["status"]["state"] == "Succeeded"
     requests = len(cluster.requests)
     await reconciler.reconcile(*KEY)
@@ -203,17 +203,17 @@ async def test_a_truncated_termination_message_never_replaces_the_full_report(
 ) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
-    words = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z"}
+    report = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:02Z"}
     cluster.pods[task["metadata"]["uid"]] = [
-        pod(task, phase="Succeeded", state=terminated(0, json.dumps(words), "Completed"))
+        pod(task, phase="Succeeded", state=terminated(0, json.dumps(report), "Completed"))
     ]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
-    seen = cluster.observe(*KEY)
-    whole = words | {"score": "0.512"}
-    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": whole}, manager=names.TRAINER_FIELD_MANAGER)
-    monkeypatch.setattr(cluster, "observe", lambda *_: seen)
+    lagging = cluster.observe(*KEY)
+    full = report | {"score": "0.512"}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": full}, manager=names.TRAINER_FIELD_MANAGER)
+    monkeypatch.setattr(cluster, "observe", lambda *_: lagging)
     await reconciler.reconcile(*KEY)
-    assert task["status"]["training"] == whole
+    assert task["status"]["training"] == full
     assert task["status"]["state"] == "Succeeded"
 
 

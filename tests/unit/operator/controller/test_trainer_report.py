@@ -21,8 +21,10 @@ SECOND = {"attempt": 2, "created": "2026-01-01T00:01:10Z"}
 
 
 async def report(cluster: FakeCluster, task: dict[str, Any], **fields: Any) -> None:
-    said = {"attempt": 1, "phase": "Training", **fields}
-    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": said}, manager=names.TRAINER_FIELD_MANAGER)
+    training = {"attempt": 1, "phase": "Training", **fields}
+    await cluster.apply_status(
+        *KEY, task["metadata"]["uid"], {"training": training}, manager=names.TRAINER_FIELD_MANAGER
+    )
 
 
 async def test_the_status_has_the_pods_uid_without_a_write_of_its_own(
@@ -90,8 +92,10 @@ async def test_an_implausible_report_is_replaced_by_the_termination_message(
     finish = "2026-01-01T00:01:02Z"
     await report(cluster, task, score="0.999", **{"finishTime": finish, field: time})
     before = metrics.INVALID_RECORDS.labels("report")._value.get()
-    words = TrainingReport.model_validate({"attempt": 1, "phase": "Done", "finishTime": finish, "score": "0.5"})
-    ended = pod(task, phase="Succeeded", state=terminated(0, words.model_dump_json(by_alias=True)))
+    termination_report = TrainingReport.model_validate(
+        {"attempt": 1, "phase": "Done", "finishTime": finish, "score": "0.5"}
+    )
+    ended = pod(task, phase="Succeeded", state=terminated(0, termination_report.model_dump_json(by_alias=True)))
     cluster.pods[task["metadata"]["uid"]] = [ended]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
@@ -104,8 +108,8 @@ async def test_an_implausible_report_is_replaced_by_the_termination_message(
 async def test_a_termination_message_of_the_future_is_not_stored(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
-    words = '{"attempt": 1, "phase": "Done", "finishTime": "2099-01-01T00:00:00Z"}'
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, words))]
+    termination_report = '{"attempt": 1, "phase": "Done", "finishTime": "2099-01-01T00:00:00Z"}'
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, termination_report))]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
     assert task["status"]["state"] == "Succeeded"

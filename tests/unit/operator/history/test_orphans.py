@@ -55,7 +55,7 @@ async def test_rows_of_deleted_and_recreated_tasks_are_closed(cluster: FakeClust
 
 
 async def test_a_watched_task_is_not_requested(cluster: FakeCluster) -> None:
-    assert await close(cluster, [make_run("t", "seen")], watched="seen") == []
+    assert await close(cluster, [make_run("t", "watched")], watched="watched") == []
     assert cluster.requests == []
 
 

@@ -122,10 +122,10 @@ async def test_a_row_that_the_database_refuses_delays_no_other(
 async def test_only_a_final_row_is_written_with_the_log_of_its_pod(
     postgres_server: Postgres,
 ) -> None:
-    asked: list[tuple[str, str]] = []
+    calls: list[tuple[str, str]] = []
 
     async def read_log(namespace: str, pod: str) -> str:
-        asked.append((namespace, pod))
+        calls.append((namespace, pod))
         return "Killed"
 
     url = database_url(postgres_server)
@@ -135,14 +135,14 @@ async def test_only_a_final_row_is_written_with_the_log_of_its_pod(
     async with running(recorder):
         recorder.submit([early], {early.id: "pod-1"})
         await wait_until_written(recorder)
-        assert asked == []
+        assert calls == []
         assert not recorder.is_recorded([late])
         recorder.submit([late], {late.id: "pod-1"})
         await wait_until_written(recorder)
-        assert (asked, recorder.is_recorded([late])) == ([("n", "pod-1")], True)
+        assert (calls, recorder.is_recorded([late])) == ([("n", "pod-1")], True)
         recorder.submit([late], {late.id: "pod-1"})
         await wait_until_written(recorder)
-        assert asked == [("n", "pod-1")], "once"
+        assert calls == [("n", "pod-1")], "once"
     engine = open_history(url)
     with engine.connect() as connection:
         assert connection.execute(text("select log_tail from training_run")).scalar_one() == "Killed"
@@ -170,7 +170,7 @@ async def test_rows_of_tasks_deleted_while_no_operator_ran_are_closed(postgres_s
 async def test_a_row_in_the_backlog_is_not_closed_as_an_orphan(
     postgres_server: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its task ended and was deleted while the database was away: the row knows how it ended."""
+    """Its task finished and was deleted while the database was unreachable: the row has the outcome."""
     url = database_url(postgres_server)
     recorder = RunRecorder(url)
     done = make_row(node="node-1")
@@ -239,10 +239,10 @@ async def test_a_stop_waits_for_the_rows_but_not_for_ever(
         await recorder.flush(20)
         assert recorder.backlog == 0
         await recorder.flush(0)
-    away = RunRecorder("postgresql://nobody:nothing@127.0.0.1:1/none")
-    away.submit([make_row()])
-    async with running(away):
-        await away.flush(0.2)
+    unreachable = RunRecorder("postgresql://nobody:nothing@127.0.0.1:1/none")
+    unreachable.submit([make_row()])
+    async with running(unreachable):
+        await unreachable.flush(0.2)
     assert "1 rows are left for the next start" in caplog.text
 
 
@@ -265,9 +265,9 @@ async def test_events_of_an_unchanged_row_are_written(postgres_server: Postgres)
         recorder.submit([waiting], events=[pulling])
         assert recorder.backlog == 0
     engine = open_history(url)
-    told = [one.reason for one in get_events(engine, ALL, waiting.id)]
+    reasons = [one.reason for one in get_events(engine, ALL, waiting.id)]
     engine.dispose()
-    assert told == ["Starting", "Unschedulable", "ImagePullFailed"]
+    assert reasons == ["Starting", "Unschedulable", "ImagePullFailed"]
 
 
 async def test_runs_are_deleted_when_they_are_old(postgres_server: Postgres) -> None:

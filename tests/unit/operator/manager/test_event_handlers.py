@@ -99,19 +99,19 @@ async def test_a_standby_enqueues_unfinished_tasks_once_it_leads(
     assert await drain(manager.queue) == []
     manager.on_started_leading()
     assert await drain(manager.queue) == ["open"]
-    assert list(manager.backfill._unchecked) == [("n", "over")], "the history is asked first"
+    assert list(manager.backfill._unchecked) == [("n", "over")], "the history is queried first"
 
 
 async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager) -> None:
-    for number, name in enumerate(("kept", "lost")):
+    for number, name in enumerate(("live", "deleted")):
         manager.event_handlers.on_task_event("ADDED", make_task(name))
         manager.event_handlers.on_pod_event("ADDED", make_pod(name, version=number + 10))
-    assert await drain(manager.queue) == ["kept", "lost"]
+    assert await drain(manager.queue) == ["live", "deleted"]
     manager.cache.has_synced = True
-    manager.event_handlers.on_pod_event(None, make_pod("kept", version=10))
-    manager.event_handlers.prune_missing(manager.cache.pods, {"pod-kept"})
-    assert manager.cache.pods.uids() == {"pod-kept"}
-    assert (await drain(manager.queue))[0] == "lost"
+    manager.event_handlers.on_pod_event(None, make_pod("live", version=10))
+    manager.event_handlers.prune_missing(manager.cache.pods, {"pod-live"})
+    assert manager.cache.pods.uids() == {"pod-live"}
+    assert (await drain(manager.queue))[0] == "deleted"
 
 
 async def test_a_later_list_enqueues_no_pod_that_had_finished_before(manager: Manager) -> None:
