@@ -14,14 +14,8 @@ _DISRUPTION_REASONS = {
     "EvictionByEvictionAPI": Reason.EVICTED,
     "TerminationByKubelet": Reason.EVICTED,
 }
-_IMAGE_PULL_REASONS = {
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "InvalidImageName",
-    "ErrImageNeverPull",
-    "RegistryUnavailable",
-}
-_CONTAINER_CREATION_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+_PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+_CREATION_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 # The kubelet's messages for a pod over its own disk limit. Such a pod is no DisruptionTarget, so its failure counts.
 _STORAGE_EXCEEDED = re.compile(r"exceed(s|ed) (its local ephemeral storage limit|the total limit|the limit)")
 _MISSING_OBJECT = re.compile(r"(persistentvolumeclaim|configmap|secret) \"([^\"]+)\" not found", re.IGNORECASE)
@@ -128,12 +122,12 @@ def explain_waiting(status: Object, container: Object, mount_event: KubeEvent | 
             return _explain_unschedulable(str(condition.get("message", "")))
     waiting: Object = container.get("state", {}).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE_PULL_REASONS:
+    if reason in _PULL_REASONS:
         return Cause(
             Reason.IMAGE_PULL_FAILED,
             f"The trainer image cannot be pulled: correct spec.image, or ask the cluster's admin. {message}",
         )
-    if reason in _CONTAINER_CREATION_REASONS:
+    if reason in _CREATION_REASONS:
         if "secret" in message.lower():
             return Cause(
                 Reason.SECRET_NOT_FOUND,
