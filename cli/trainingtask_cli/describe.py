@@ -130,7 +130,7 @@ def score_parts(scores: EvaluationResult, warnings: list[str]) -> list[Part]:
     """Return the scores beside the baselines, what to know of them, and the table of the labels."""
     threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
     title = f"Scores on {scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})"
-    beside: list[tuple[Cell, ...]] = list(scores.beside_baselines())
+    beside: list[tuple[Cell, ...]] = list(scores.compare_baselines())
     parts: list[Part] = [Table(("", "MODEL", "LABEL PRIOR", "NO LABEL"), beside, title)]
     if warnings:
         said: list[tuple[Cell, ...]] = [(f"! {warning}",) for warning in warnings]

@@ -24,7 +24,7 @@ from trainingtask_cli.tables import flat
 ENV_SERVER = "TRAININGTASK_SERVER"
 ENV_TOKEN = "TRAININGTASK_TOKEN"  # noqa: S105 - a name
 
-# The columns of `-o csv`: those of a run in a list, see trainingtask_history.queries.RunSummary.
+# The columns of `-o csv`: those of a run in a list, see trainingtask_history.read_models.RunSummary.
 COLUMNS = (
     *("id", "task_uid", "namespace", "name", "attempt", "dataset", "model", "device", "status", "create_time"),
     *("start_time", "finish_time", "total_time", "score", "error_reason", "phase", "step", "total_steps", "eta"),

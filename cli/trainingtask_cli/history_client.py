@@ -1,6 +1,6 @@
 """Where recorded runs are read: the HTTP API, or the history's database. Both give the same objects.
 
-Field names are those of the history's columns, as `trainingtask_history.queries` has them.
+Field names are those of the history's columns, as `trainingtask_history.read_models` has them.
 """
 
 import weakref
@@ -127,7 +127,7 @@ class FromDatabase:
     """The database itself; whoever may read it sees the runs of all namespaces."""
 
     def __init__(self, url: str) -> None:
-        from trainingtask_history.store import open_history  # noqa: PLC0415 - only this needs a database
+        from trainingtask_history.engine import open_history  # noqa: PLC0415 - only this needs a database
 
         with _in_sentences():
             self._engine = open_history(url)
@@ -139,7 +139,9 @@ class FromDatabase:
 
     def page(self, wanted: Filter, limit: int, cursor: str | None) -> tuple[list[Run], str | None]:
         """See `Source`."""
-        from trainingtask_history.queries import ALL, RunFilter, list_runs  # noqa: PLC0415
+        from trainingtask_history.access import ALL  # noqa: PLC0415
+        from trainingtask_history.filters import RunFilter  # noqa: PLC0415
+        from trainingtask_history.queries import list_runs  # noqa: PLC0415
 
         try:
             chosen = RunFilter.model_validate(wanted)
@@ -151,7 +153,8 @@ class FromDatabase:
 
     def run(self, key: UUID) -> Run | None:
         """See `Source`."""
-        from trainingtask_history.queries import ALL, get_run  # noqa: PLC0415
+        from trainingtask_history.access import ALL  # noqa: PLC0415
+        from trainingtask_history.queries import get_run  # noqa: PLC0415
 
         with _in_sentences():
             found = get_run(self._engine, ALL, key)
@@ -159,7 +162,8 @@ class FromDatabase:
 
     def events(self, key: UUID) -> list[Run]:
         """See `Source`."""
-        from trainingtask_history.queries import ALL, get_events  # noqa: PLC0415
+        from trainingtask_history.access import ALL  # noqa: PLC0415
+        from trainingtask_history.queries import get_events  # noqa: PLC0415
 
         with _in_sentences():
             return [event.model_dump(mode="json") for event in get_events(self._engine, ALL, key)]
@@ -182,7 +186,7 @@ def _said(answer: "Response") -> str:
 
 @contextmanager
 def _in_sentences() -> "Iterator[None]":
-    from trainingtask_history.store import HistoryError, HistoryUnavailable  # noqa: PLC0415
+    from trainingtask_history.errors import HistoryError, HistoryUnavailable  # noqa: PLC0415
 
     try:
         yield

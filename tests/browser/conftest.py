@@ -6,8 +6,8 @@ from sqlalchemy import Engine
 
 from support.browser import CHROMIUM, chromium, serving
 from support.sample_history import Scene, two_weeks
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
 
 PATIENCE = 60_000  # milliseconds; a machine may be busy with other things
 

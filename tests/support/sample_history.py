@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from trainingtask_api import TrainingTaskSpec
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.status import Results
+from trainingtask_history.rows import build_result_columns
 from trainingtask_history.store import record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 
@@ -133,7 +134,7 @@ class Scene:
             log_tail=log(self.chance, started, total, reason) if state == RunStatus.FAILED and started else None,
         )  # fmt: skip
         if state == RunStatus.SUCCEEDED:
-            run.sqlmodel_update(results(dataset, model, self.chance, seconds, total).as_columns())
+            run.sqlmodel_update(build_result_columns(results(dataset, model, self.chance, seconds, total)))
         run.sqlmodel_update(changes)
         self.runs.append(run)
         self._tell(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
-from trainingtask_history.store import HistoryError
+from trainingtask_history.errors import HistoryError
 from trainingtask_web.app import create_app
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.kubernetes import Address, ApiServer

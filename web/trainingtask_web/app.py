@@ -20,7 +20,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine, event
 
 from trainingtask_history import queries
-from trainingtask_history.store import open_history
+from trainingtask_history.engine import open_history
 from trainingtask_web.auth import sessions
 from trainingtask_web.auth.authorization import Access
 from trainingtask_web.auth.kubernetes import ApiServer
@@ -79,7 +79,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
 
     @app.get("/readyz", include_in_schema=False)
     def readyz() -> PlainTextResponse:
-        queries.answers(engine)
+        queries.ping(engine)
         return PlainTextResponse("ok\n")
 
     pages = import_module("trainingtask_web.routes.pages") if find_spec("trainingtask_web.routes.pages") else None

@@ -59,7 +59,7 @@ def build_status(
     if outcome is not None:
         return builder.build_finished(*outcome)
     suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
-    if suspended or before.condition("Suspended") or queue_cause:
+    if suspended or before.get_condition("Suspended") or queue_cause:
         builder.set_condition("Suspended", suspended, queue_cause or (SUSPENDED if suspended else RESUMED))
     # A Job that is about to fail ends its pods first: that is no interruption, and its Failed condition follows.
     if "FailureTarget" in get_true_conditions(job):
@@ -115,7 +115,7 @@ def build_refused_status(task: TrainingTask, cause: Cause, now: datetime) -> Tra
     builder.set_condition("Accepted", False, cause)
     builder.set_condition("Running", False, cause)
     suspended = task.spec.run_policy.suspend
-    if suspended or before.condition("Suspended"):
+    if suspended or before.get_condition("Suspended"):
         builder.set_condition("Suspended", suspended, SUSPENDED if suspended else RESUMED)
     return builder.build()
 
@@ -140,7 +140,7 @@ def build_cancelled_status(task: TrainingTask, attempts: list[Attempt], now: dat
 
 def is_cancelled(status: TrainingTaskStatus) -> bool:
     """Return whether the task was deleted with its namespace."""
-    failed = status.condition("Failed")
+    failed = status.get_condition("Failed")
     return failed is not None and failed.reason == Reason.CANCELLED
 
 
@@ -158,7 +158,7 @@ def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatu
     """Return the conditions of `after` whose status or reason differs from `before`."""
     changed = []
     for condition in after.conditions or []:
-        old = before.condition(condition.type) if before else None
+        old = before.get_condition(condition.type) if before else None
         if old is None or (old.status, old.reason) != (condition.status, condition.reason):
             changed.append(condition)
     return changed

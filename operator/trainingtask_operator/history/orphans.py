@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainingtask_history.store import HistoryError, OpenRun
+from trainingtask_api.names import TASK_NAME_PATTERN
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.maintenance import OpenRun
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.history.recorder import RunRecorder
@@ -17,7 +19,6 @@ log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5.0  # also the delay of the first search
 INTERVAL_SECONDS = 300.0
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")  # of a namespace or of a task
 
 
 class _Search:
@@ -40,7 +41,7 @@ class _Search:
         """
         if self._is_watched(run.task_uid):
             return True
-        if not (_NAME.fullmatch(run.namespace) and _NAME.fullmatch(run.name)):
+        if not (re.fullmatch(TASK_NAME_PATTERN, run.namespace) and re.fullmatch(TASK_NAME_PATTERN, run.name)):
             self._report(run, f"no task can be called {run.namespace!r:.70}/{run.name!r:.70}")
             return True
         try:

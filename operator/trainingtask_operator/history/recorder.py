@@ -10,18 +10,11 @@ from types import MappingProxyType
 from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTask
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import (
-    HistoryError,
-    HistoryLocked,
-    HistoryUnavailable,
-    OpenRun,
-    cancel_run,
-    open_history,
-    open_runs,
-    record_many,
-    recorded,
-)
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryError, HistoryLocked, HistoryUnavailable
+from trainingtask_history.maintenance import OpenRun, cancel_run, find_recorded, list_open_runs
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record_many
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
 from trainingtask_operator.history.backlog import Backlog, PendingRow
 from trainingtask_operator.history.trainer_sessions import ending_blocking_sessions, limit_transactions
@@ -119,7 +112,7 @@ class RunRecorder:
         found: set[uuid.UUID] = set()
 
         async def query() -> None:
-            found.update(await asyncio.to_thread(recorded, engine, list(uids)))
+            found.update(await asyncio.to_thread(find_recorded, engine, list(uids)))
 
         await self._retry_until_answered(query)
         self._backlog.mark_final(found)
@@ -135,7 +128,7 @@ class RunRecorder:
         engine = self._engine
         if engine is None:
             raise HistoryUnavailable("the history is not open yet")
-        for run in await asyncio.to_thread(open_runs, engine):
+        for run in await asyncio.to_thread(list_open_runs, engine):
             # A row in the backlog has the end: its task may have been deleted while the database was away.
             if run.id not in self._backlog and not await exists(run):
                 log.info("%s/%s was deleted while no operator looked: its row is closed", run.namespace, run.name)

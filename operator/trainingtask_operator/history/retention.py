@@ -4,7 +4,8 @@ import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
-from trainingtask_history.store import HistoryError, prune
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.maintenance import prune
 from trainingtask_operator.history.recorder import RunRecorder
 
 INTERVAL_SECONDS = 3600.0

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 from sqlalchemy import Engine
 
+from trainingtask_history.errors import HistoryError, HistoryUnavailable
 from trainingtask_history.roles import end_blocking_sessions, end_long_transactions
-from trainingtask_history.store import HistoryError, HistoryUnavailable
 
 log = logging.getLogger(__name__)
 

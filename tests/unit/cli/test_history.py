@@ -20,8 +20,10 @@ from trainingtask_api import names
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
 from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, since
 from trainingtask_cli.history_client import FromDatabase, FromServer, may_carry_a_token, newest
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history, record, record_many
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.rows import build_result_columns
+from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -46,7 +48,7 @@ def a_run(number: int, **more: Any) -> TrainingRun:
         "total_time": 130.0,
         "score": 0.5454,
         "spec": {"dataset": {"name": "table"}, "model": {"name": "bert"}, "training": {"seed": number}},
-        **RESULTS.model_copy(update={"warnings": ["rare labels were not learnt"]}).as_columns(),
+        **build_result_columns(RESULTS.model_copy(update={"warnings": ["rare labels were not learnt"]})),
     }
     return TrainingRun(**(values | more))
 
@@ -211,7 +213,7 @@ def test_a_row_of_another_release_is_shown_as_far_as_it_is_understood(cli: Cli, 
     url = f"sqlite:///{tmp_path / 'other.db'}"
     engine = open_history(url)
     migrate(engine)
-    scores = RESULTS.as_columns()["evaluate_result"]
+    scores = build_result_columns(RESULTS)["evaluate_result"]
     record(engine, a_run(1, evaluate_result={**scores, "calibration": {"ece": 0.1}}, spec={"new": {"part": 1}}))
     record(engine, a_run(2, evaluate_result={"f1": 0.5}, training_result={"warnings": "many"}, spec=None))
     engine.dispose()
@@ -373,6 +375,6 @@ def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> 
 
 
 def test_csv_has_the_fields_of_a_run_in_a_list() -> None:
-    from trainingtask_history.queries import RunSummary
+    from trainingtask_history.read_models import RunSummary
 
     assert list(RunSummary.model_fields) == list(COLUMNS)

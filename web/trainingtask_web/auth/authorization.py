@@ -16,7 +16,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 
-from trainingtask_history.queries import ALL, AccessScope, namespaces_with_runs
+from trainingtask_history.access import ALL, AccessScope
+from trainingtask_history.queries import list_namespace_uids
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.kubernetes import ApiServer, User
 from trainingtask_web.auth.rate_limit import WINDOW_SECONDS, FailedAttempts
@@ -140,7 +141,7 @@ class Access:
         if api.may(user, "list", None):
             return ALL
         living = api.namespaces()
-        used = namespaces_with_runs(self._engine)
+        used = list_namespace_uids(self._engine)
         # Also the one in which POST creates: whoever creates its first run there looks for it at once.
         asked = {uid: name for uid, name in living.items() if uid in used or name == self._namespace}
         allowed = self._pool.map(lambda name: api.may(user, "list", name), asked.values())

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from trainingtask_history.store import HistoryError, HistoryUnavailable
+from trainingtask_history.errors import HistoryError, HistoryUnavailable
 from trainingtask_web.auth.kubernetes import ApiServerError
 from trainingtask_web.http.middleware import headers_for
 

@@ -15,7 +15,10 @@ from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_history import queries
-from trainingtask_history.queries import MAX_LIMIT, MAX_POINTS, Event, Page, Point, RunDetail, RunFilter, RunSummary
+from trainingtask_history.filters import RunFilter
+from trainingtask_history.pagination import Page
+from trainingtask_history.queries import MAX_LIMIT, MAX_POINTS
+from trainingtask_history.read_models import Event, Point, RunDetail, RunSummary
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import NOT_FOUND, Sentence
 from trainingtask_web.routes import export
@@ -148,7 +151,7 @@ def get_metrics(
     points: Annotated[int, Query(ge=2, le=MAX_POINTS, description="Most points of each curve.")] = MAX_POINTS,
 ) -> Response:
     """Return its curves, or those named, each thinned out evenly; the first and the last point are always there."""
-    curves = queries.get_metrics(_engine(request), principal.visible, [key], names=name, most=points)
+    curves = queries.get_metrics(_engine(request), principal.visible, [key], names=name, max_points=points)
     if not curves:
         _run(_engine(request), principal, key)
     return _answer(Curves(curves.get(key, {})))

@@ -17,8 +17,11 @@ from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_api import describe_errors, names
+from trainingtask_api.capabilities import DATASETS, MODELS
 from trainingtask_history import queries
-from trainingtask_history.queries import RunDetail, RunFilter, RunSummary
+from trainingtask_history.filters import RunFilter
+from trainingtask_history.pagination import Page
+from trainingtask_history.read_models import Point, RunDetail, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import NOT_FOUND
@@ -29,7 +32,6 @@ MOST_COMPARED = len(compare_view.LETTERS)
 _SPARK = ("mean_average_precision",)
 _SPARK_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
-_DATASETS = ("cross_validated", "go_emotions", "support_tickets", "table")
 
 FIRST_TASK = f"""\
 apiVersion: {names.API_VERSION}
@@ -118,7 +120,7 @@ def list_runs(
     """List runs, newest first."""
     form = {name: request.query_params.get(name, "").strip() for name in _FILTERS}
     filters = {name: value for name, value in form.items() if value}
-    page, problem = queries.Page([], None), None
+    page, problem = Page([], None), None
     try:
         page = queries.list_runs(
             _engine(request), principal.visible, _wanted(filters), limit=limit, cursor=cursor or None
@@ -161,19 +163,17 @@ def _address(query: Mapping[str, str]) -> str:
     return f"/runs?{urlencode(query)}" if query else "/runs"
 
 
-def _sparks(
-    request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]
-) -> dict[uuid.UUID, list[queries.Point]]:
+def _sparks(request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]) -> dict[uuid.UUID, list[Point]]:
     if not runs:
         return {}
     keys = [run.id for run in runs]
-    found = queries.get_metrics(_engine(request), principal.visible, keys, names=_SPARK, most=_SPARK_POINTS)
+    found = queries.get_metrics(_engine(request), principal.visible, keys, names=_SPARK, max_points=_SPARK_POINTS)
     return {key: curves[_SPARK[0]] for key, curves in found.items()}
 
 
 def _known(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     """Return what the filters suggest: what the project has, and what is on the page."""
-    own = {"namespace": (), "dataset": _DATASETS, "model": names.KNOWN_MODELS}
+    own = {"namespace": (), "dataset": DATASETS, "model": MODELS}
     return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
 
 

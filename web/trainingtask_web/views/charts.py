@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainingtask_history.queries import Point
+from trainingtask_history.read_models import Point
 from trainingtask_web.views.run_view import CURVE_NAMES
 
 _MOST_ROWS, _FEWEST_ROWS = 60, 12

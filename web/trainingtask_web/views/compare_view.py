@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_web.views import diff
 from trainingtask_web.views.run_view import at, leaf, number_at
 from trainingtask_web.views.score_tables import METRICS, labels_of

@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainingtask_api import Reason, TrainingTaskSpec, names
-from trainingtask_history.queries import Event, Point, RunDetail, RunSummary
+from trainingtask_history.read_models import Event, Point, RunDetail, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.views import formatting
 from trainingtask_web.views.remediation import next_step

@@ -13,7 +13,7 @@ import yaml
 
 from support.sample_history import two_weeks
 from trainingtask_api import Reason, TrainingTask, names
-from trainingtask_history.queries import Event, Point, RunDetail, RunSummary
+from trainingtask_history.read_models import Event, Point, RunDetail, RunSummary
 from trainingtask_web.routes import pages
 from trainingtask_web.views import charts, compare_view, formatting, run_view, score_tables
 from trainingtask_web.views.remediation import NEXT_STEP, next_step
