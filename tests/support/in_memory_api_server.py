@@ -162,7 +162,7 @@ class FakeCluster:
 
 
 class FakeRecorder:
-    """`Recorder` that keeps the latest version of each row."""
+    """A `Recorder` that keeps the latest version of each row."""
 
     def __init__(self) -> None:
         self.rows_by_id: dict[Any, TrainingRun] = {}

@@ -2,40 +2,26 @@
 
 import contextlib
 import logging
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
-from typing import Protocol
 
 from pydantic import ValidationError
 
 from trainingtask_api import Condition, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
-from trainingtask_history.tables import RunEvent, TrainingRun
+from trainingtask_history.tables import TrainingRun
 from trainingtask_operator import logs
 from trainingtask_operator.cache.assume_cache import AssumeCache, Observed
 from trainingtask_operator.cache.cached_fields import trim_pod
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
-from trainingtask_operator.controller import conditions
+from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
 from trainingtask_operator.controller.attempts import Attempt, build_attempts
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
 from trainingtask_operator.controller.job_lifecycle import JobLifecycle
 from trainingtask_operator.controller.kube_events import build_warnings
-from trainingtask_operator.controller.preconditions import (
-    explain_name_conflict,
-    explain_rejected_job,
-    find_unmet_precondition,
-)
-from trainingtask_operator.controller.run_records import build_rows, build_run_events, select_log_pods
-from trainingtask_operator.controller.task_parser import (
-    build_invalid_spec_status,
-    has_invalid_spec_condition,
-    is_plausible,
-    parse_task,
-)
+from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import Object, is_finished
 from trainingtask_operator.settings import Settings
 
@@ -45,21 +31,6 @@ REQUEUE_AFTER_JOB_CREATED = timedelta(0)
 REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
 REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
 REQUEUE_UNTIL_WORKLOAD = timedelta(seconds=10)  # Kueue creates a Job's Workload within moments; it is not watched
-
-
-class Recorder(Protocol):
-    """The history; rows are written in the background, so that no reconcile waits for the database."""
-
-    def submit(
-        self,
-        rows: list[TrainingRun],
-        log_pods: Mapping[uuid.UUID, str] = MappingProxyType({}),
-        events: Sequence[RunEvent] = (),
-    ) -> None:
-        """Enqueue rows, the pods whose logs belong into them, and their events."""
-
-    def is_recorded(self, rows: list[TrainingRun]) -> bool:
-        """Return whether the rows have been written as they are."""
 
 
 class TaskGoneError(Exception):
@@ -118,7 +89,7 @@ class Reconciler:
         observed = self._cache.observe(namespace, name)
         if observed is None or observed.task["metadata"].get("deletionTimestamp"):
             return None  # the garbage collector deletes the Job, by its owner reference
-        task = parse_task(observed.task, self._clock())
+        task = task_parser.parse_task(observed.task, self._clock())
         if task is None:
             await self._reject_invalid_spec(observed.task)
             return None
@@ -154,7 +125,7 @@ class Reconciler:
             status = conditions.build_refused_status(task, cause, self._clock())
             return Result(task, attempts, status, requeue, error=error)
 
-        cause = find_unmet_precondition(task, self._settings)
+        cause = preconditions.find_unmet_precondition(task, self._settings)
         if cause is not None:
             return refuse(cause)
         if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # Kueue would start a Job
@@ -164,9 +135,9 @@ class Reconciler:
         except ClusterError as error:
             if not error.is_rejected:
                 raise
-            return refuse(explain_rejected_job(error), error)
+            return refuse(preconditions.explain_rejected_job(error), error)
         if job is None:
-            return refuse(explain_name_conflict(task), requeue=REQUEUE_AFTER_CONFLICT)
+            return refuse(preconditions.explain_name_conflict(task), requeue=REQUEUE_AFTER_CONFLICT)
         if task.status is None:  # of a thousand new tasks, each gets its Job before the first gets its status
             return Result(task, attempts, None, REQUEUE_AFTER_JOB_CREATED)
         return await self._reconcile_job(task, job, observed, attempts, None)
@@ -227,9 +198,9 @@ class Reconciler:
             return
         metadata = body["metadata"]
         log.warning("%s/%s has an invalid spec: %s", metadata["namespace"], metadata["name"], message)
-        if is_finished(body) or has_invalid_spec_condition(body, message):
+        if is_finished(body) or task_parser.has_invalid_spec_condition(body, message):
             return
-        status = build_invalid_spec_status(body, message, self._clock())
+        status = task_parser.build_invalid_spec_status(body, message, self._clock())
         with contextlib.suppress(TaskGoneError):
             await self._apply_status(metadata["namespace"], metadata["name"], metadata["uid"], status)
 
@@ -260,7 +231,7 @@ class Reconciler:
         """Return the task with the trainer's last report; store it if the trainer could not reach the API server."""
         report = attempts[-1].termination_report if attempts else None
         stored = task.status.training if task.status else None
-        if report is None or report.finish_time is None or not is_plausible(report, task, self._clock()):
+        if report is None or report.finish_time is None or not task_parser.is_plausible(report, task, self._clock()):
             return task
         if stored is not None and stored.finish_time is not None and stored.finish_time >= report.finish_time:
             return task
@@ -288,7 +259,7 @@ class Reconciler:
             if error.is_not_found:
                 raise TaskGoneError from error
             raise
-        live = parse_task(body, self._clock())
+        live = task_parser.parse_task(body, self._clock())
         if live is not None and live.metadata.uid != task.metadata.uid:
             raise TaskGoneError
         return live.status.training if live and live.status else None
@@ -316,8 +287,10 @@ class Reconciler:
     def _submit_rows(
         self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]
     ) -> list[TrainingRun]:
-        rows = build_rows(task, status, attempts)
-        self._recorder.submit(rows, select_log_pods(task, attempts), build_run_events(status, rows, attempts))
+        rows = run_records.build_rows(task, status, attempts)
+        self._recorder.submit(
+            rows, run_records.select_log_pods(task, attempts), run_records.build_run_events(status, rows, attempts)
+        )
         return rows
 
     async def _emit_events(self, task: TrainingTask, transitions: list[Condition]) -> None:

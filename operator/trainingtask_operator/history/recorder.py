@@ -29,7 +29,38 @@ RETRY_SECONDS = 5.0
 LOCKED_SECONDS = 1.0
 
 
-class RunRecorder:
+class Recorder:
+    """The recorder without a database, which does nothing: the custom resources are the only record."""
+
+    @property
+    def backlog(self) -> int:
+        """Return the number of rows that wait to be written."""
+        return 0
+
+    def submit(
+        self,
+        rows: list[TrainingRun],
+        log_pods: Mapping[uuid.UUID, str] = MappingProxyType({}),
+        events: Sequence[RunEvent] = (),
+    ) -> None:
+        """Drop the rows."""
+
+    def is_recorded(self, rows: list[TrainingRun]) -> bool:
+        """Return True: there is no write to wait for."""
+        return True
+
+    def forget(self, task: TrainingTask) -> None:
+        """Do nothing."""
+
+    async def find_recorded(self, tasks: list[Object]) -> set[str]:
+        """Return all uids: nothing will be recorded."""
+        return {task["metadata"]["uid"] for task in tasks}
+
+    async def flush(self, seconds: float) -> None:
+        """Do nothing."""
+
+
+class RunRecorder(Recorder):
     """Writes rows in batches, away from the reconciler; retries until the database answers again.
 
     Attributes
@@ -245,31 +276,3 @@ class RunRecorder:
         pod = self._backlog.get_log_pod(row.id)
         if pod is not None and self.read_log is not None and row.log_tail is None:
             row.log_tail = await self.read_log(row.namespace, pod)
-
-
-class NullRecorder:
-    """The recorder without a database: the custom resources are the only record."""
-
-    backlog = 0
-
-    def submit(
-        self,
-        rows: list[TrainingRun],
-        log_pods: Mapping[uuid.UUID, str] = MappingProxyType({}),
-        events: Sequence[RunEvent] = (),
-    ) -> None:
-        """Drop the rows."""
-
-    def is_recorded(self, rows: list[TrainingRun]) -> bool:
-        """Return True: there is no write to wait for."""
-        return True
-
-    def forget(self, task: TrainingTask) -> None:
-        """Do nothing."""
-
-    async def find_recorded(self, tasks: list[Object]) -> set[str]:
-        """Return all uids: nothing will be recorded."""
-        return {task["metadata"]["uid"] for task in tasks}
-
-    async def flush(self, seconds: float) -> None:
-        """Do nothing."""

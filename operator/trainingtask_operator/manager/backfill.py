@@ -5,14 +5,14 @@ from collections.abc import Iterable
 
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
-from trainingtask_operator.history.recorder import BATCH_ROWS, NullRecorder, RunRecorder
+from trainingtask_operator.history.recorder import BATCH_ROWS, Recorder
 from trainingtask_operator.kube_objects import Key, has_ttl
 
 
 class Backfill:
     """Enqueue the finished tasks that still need a reconcile; of ten thousand, most need none."""
 
-    def __init__(self, tasks: ObjectStore, queue: WorkQueue[Key], recorder: RunRecorder | NullRecorder) -> None:
+    def __init__(self, tasks: ObjectStore, queue: WorkQueue[Key], recorder: Recorder) -> None:
         self._tasks = tasks
         self._queue = queue
         self._recorder = recorder

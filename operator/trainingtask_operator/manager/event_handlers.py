@@ -12,7 +12,7 @@ from trainingtask_operator.cache.workqueue import Priority, WorkQueue
 from trainingtask_operator.controller.attempts import build_attempts
 from trainingtask_operator.controller.run_records import build_cancelled_rows, select_log_pods
 from trainingtask_operator.controller.task_parser import parse_task
-from trainingtask_operator.history.recorder import NullRecorder, RunRecorder
+from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import (
     Key,
     Object,
@@ -48,7 +48,7 @@ class EventHandlers:
         self,
         cache: AssumeCache,
         queue: WorkQueue[Key],
-        recorder: RunRecorder | NullRecorder,
+        recorder: Recorder,
         gauges: TaskGauges,
         backfill: Backfill,
         *,

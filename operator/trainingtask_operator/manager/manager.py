@@ -21,7 +21,7 @@ from trainingtask_operator.client.leader_election import LeaderElector
 from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.history.orphans import close_orphans
 from trainingtask_operator.history.pod_logs import build_log_reader
-from trainingtask_operator.history.recorder import NullRecorder, RunRecorder
+from trainingtask_operator.history.recorder import Recorder, RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
 from trainingtask_operator.kube_objects import Key
 from trainingtask_operator.manager.backfill import Backfill
@@ -43,7 +43,9 @@ class Manager:
 
     def __init__(self, settings: Settings) -> None:
         url = os.environ.get(names.ENV_HISTORY_URL)
-        self.recorder = RunRecorder(url, trainers=load_role_passwords(settings.namespaces)) if url else NullRecorder()
+        self.recorder: Recorder = (
+            RunRecorder(url, trainers=load_role_passwords(settings.namespaces)) if url else Recorder()
+        )
         self.cache = AssumeCache()
         self.queue: WorkQueue[Key] = WorkQueue()
         self.gauges = TaskGauges()

@@ -5,12 +5,12 @@ from typing import Any
 
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.cache.workqueue import WorkQueue
-from trainingtask_operator.history.recorder import NullRecorder
+from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import Key, Object, is_finished
 from trainingtask_operator.manager.backfill import Backfill
 
 
-class PartialRecorder(NullRecorder):
+class PartialRecorder(Recorder):
     """A history that lacks one task."""
 
     def __init__(self, missing: str) -> None:
