@@ -1,4 +1,4 @@
-"""Fields of Kubernetes objects as plain JSON: owners, uids, conditions, times. Pure; whatever a value holds, reading it is safe."""
+"""Fields of Kubernetes objects in plain JSON: owners, uids, conditions, times. Pure; a value of an unexpected type raises one of `malformed_records.MALFORMED`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +9,8 @@ from trainingtask_api import names
 
 Object = dict[str, Any]
 Key = tuple[str, str]  # namespace and name of a task
+
+TERMINAL_CONDITIONS = ("Complete", "Failed")  # of tasks and of Jobs
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def get_owner_uid(child: Object) -> str:
 
 
 def is_controlled_by(item: Object, uid: str) -> bool:
-    """Return whether the object with this uid controls `item`; unlike a label, an owner reference of a Job or pod is proof."""
+    """Return whether the object with this uid controls `item`; a label is no proof."""
     owners = item["metadata"].get("ownerReferences") or []
     return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
 
@@ -98,7 +100,7 @@ def get_true_conditions(job: Object | None) -> dict[str, Object]:
 
 def is_finished(item: Object) -> bool:
     """Return whether a task or Job is Complete or Failed."""
-    return any(c.get("type") in ("Complete", "Failed") and c.get("status") == "True" for c in get_conditions(item))
+    return any(c.get("type") in TERMINAL_CONDITIONS and c.get("status") == "True" for c in get_conditions(item))
 
 
 def is_pod_finished(pod: Object) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_operator.kube_objects import KubeEvent, Object, get_container_status, parse_time
+from trainingtask_operator.kube_objects import TERMINAL_CONDITIONS, KubeEvent, Object, get_container_status, parse_time
 
 # A task with more labels than this, keys and values together, is cached and recorded without any.
 MAX_LABELS_CHARACTERS = 4096
@@ -49,7 +49,7 @@ def trim_job(body: Mapping[str, Any]) -> Object:
     spec, status = _to_object(body["spec"]), _to_object(body.get("status"))
     job = _trim_child(body, {field: spec[field] for field in _JOB_SPEC if field in spec})
     conditions = [_select(condition, *_JOB_CONDITION) for condition in _to_objects(status.get("conditions"))]
-    if any("lastTransitionTime" not in c for c in conditions if c["type"] in ("Complete", "Failed")):
+    if any("lastTransitionTime" not in c for c in conditions if c["type"] in TERMINAL_CONDITIONS):
         raise KeyError("lastTransitionTime")
     job["status"] = {**_select(status, "startTime"), "conditions": conditions}
     return job

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from trainingtask_api import Metadata, Reason, TrainingReport, TrainingTask, TrainingTaskStatus
-from trainingtask_operator.kube_objects import Object, get_conditions, is_finished
+from trainingtask_operator.kube_objects import TERMINAL_CONDITIONS, Object, get_conditions, is_finished
 from trainingtask_operator.malformed_records import report_malformed
 
 MAX_CLOCK_SKEW = timedelta(minutes=5)
@@ -30,7 +30,7 @@ def parse_task(body: Object, now: datetime) -> TrainingTask | None:
         {field: value for field, value in status.items() if field != "training"} if isinstance(status, dict) else None
     )
     conditions_only = (
-        {"conditions": [c for c in get_conditions(body) if c.get("type") in ("Complete", "Failed")]}
+        {"conditions": [c for c in get_conditions(body) if c.get("type") in TERMINAL_CONDITIONS]}
         if is_finished(body)
         else None
     )
