@@ -1,4 +1,4 @@
-"""Fields of Kubernetes objects in plain JSON: owners, uids, conditions, times. Pure; a value of an unexpected type raises one of `malformed_records.MALFORMED`."""
+"""Fields of Kubernetes objects in plain JSON: owners, uids, conditions, times. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -41,7 +41,7 @@ async def test_operator_stopped_while_the_database_hangs(
         async with namespace.operator(history=through) as operator:
             await namespace.create("before", RUNS)
             await namespace.wait_for_state("before", "Running", timeout=60)
-            await eventually("a row", lambda: row_is_there(history), 30)
+            await eventually("a row", lambda: has_row(history), 30)
             proxy.swallows = True
             for name, image in IMAGES.items():
                 await namespace.create(name, image, runPolicy__retries=0)
@@ -57,5 +57,5 @@ async def test_operator_stopped_while_the_database_hangs(
             assert not operator.find_defects()
 
 
-async def row_is_there(history: str) -> bool:
+async def has_row(history: str) -> bool:
     return bool(await asyncio.to_thread(read_rows, history))

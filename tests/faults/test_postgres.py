@@ -28,7 +28,7 @@ ENDINGS = [SUCCEEDS, SUCCEEDS, MISTAKEN, CRASHES]
 
 
 @dataclass
-class Through:
+class ProxiedDatabase:
     """A database and the way to it that a test may break."""
 
     proxy: TcpProxy
@@ -37,9 +37,9 @@ class Through:
 
 
 @pytest.fixture
-async def database(postgres_server: Postgres, history: str) -> AsyncIterator[Through]:
+async def database(postgres_server: Postgres, history: str) -> AsyncIterator[ProxiedDatabase]:
     async with TcpProxy(postgres_server.port) as proxy:
-        yield Through(proxy, history, history.replace(f":{postgres_server.port}/", f":{proxy.port}/"))
+        yield ProxiedDatabase(proxy, history, history.replace(f":{postgres_server.port}/", f":{proxy.port}/"))
 
 
 @dataclass
@@ -83,7 +83,7 @@ async def run_tasks(namespace: TaskNamespace, prefix: str, number: int) -> float
     return own.longest()
 
 
-async def break_it(proxy: TcpProxy, how: str) -> None:
+async def break_database(proxy: TcpProxy, how: str) -> None:
     if how == "refuses":
         await proxy.close()
     elif how == "hangs":
@@ -92,7 +92,7 @@ async def break_it(proxy: TcpProxy, how: str) -> None:
         proxy.cut_at, proxy.cut_after, proxy.cuts = b"COMMIT", how.endswith("after its end"), 3
 
 
-async def repair(proxy: TcpProxy) -> None:
+async def repair_database(proxy: TcpProxy) -> None:
     await proxy.close()
     proxy.swallows, proxy.cuts = False, 0
     await proxy.open()
@@ -107,16 +107,16 @@ async def repair(proxy: TcpProxy) -> None:
         pytest.param("dies in a transaction after its end", marks=pytest.mark.full),
     ],
 )
-async def test_database_delays_no_task(namespace: TaskNamespace, database: Through, how: str) -> None:
+async def test_database_delays_no_task(namespace: TaskNamespace, database: ProxiedDatabase, how: str) -> None:
     """Nothing is more than a second slower than with a database that works."""
     async with namespace.operator(history=database.broken) as operator:
         await operator.wait_until_ready()
         usual = await run_tasks(namespace, "usual", 8)
-        await break_it(database.proxy, how)
+        await break_database(database.proxy, how)
         delay = await run_tasks(namespace, "broken", 8)
         print(f"longest delay: {usual:.2f} s with a database that works, {delay:.2f} s with one that {how}")
         assert delay <= usual + 1
-        await repair(database.proxy)
+        await repair_database(database.proxy)
         await namespace.wait_for_rows(database.history)
         assert not operator.find_defects()
         assert not operator.unexpected_exits
@@ -124,12 +124,12 @@ async def test_database_delays_no_task(namespace: TaskNamespace, database: Throu
 
 @pytest.mark.parametrize("how", ["refuses", pytest.param("hangs", marks=pytest.mark.full)])
 async def test_database_away_while_tasks_end_and_the_operator_restarts(
-    namespace: TaskNamespace, database: Through, how: str, sizes: Any
+    namespace: TaskNamespace, database: ProxiedDatabase, how: str, sizes: Any
 ) -> None:
     number = sizes.tasks_without_database
     images = {f"task-{n}": ENDINGS[n % len(ENDINGS)] for n in range(number)}
     async with namespace.operator(history=database.broken) as operator:
-        await break_it(database.proxy, how)
+        await break_database(database.proxy, how)
         gone_since = time.monotonic()
         for name, image in images.items():
             await namespace.create(name, image, runPolicy__retries=0)
@@ -141,7 +141,7 @@ async def test_database_away_while_tasks_end_and_the_operator_restarts(
         await operator.restart()
         await operator.wait_until_ready()
         await asyncio.sleep(max(0.0, gone_since + sizes.database_away_seconds - time.monotonic()))
-        await repair(database.proxy)
+        await repair_database(database.proxy)
         returned = time.monotonic()
         await namespace.wait_for_rows(database.history, timeout=60)
         print(f"{len(read_rows(database.history))} rows exact {time.monotonic() - returned:.1f} s after the return")

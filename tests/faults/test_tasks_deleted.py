@@ -15,7 +15,7 @@ from trainingtask_operator.client.kubernetes import connect
 from trainingtask_operator.handlers import login
 
 
-async def rows_of(history: str, uid: str) -> list[Object]:
+async def read_rows_of(history: str, uid: str) -> list[Object]:
     rows = await asyncio.to_thread(read_rows, history)
     return [row for (of, _), row in sorted(rows.items()) if of == uid]
 
@@ -24,7 +24,7 @@ async def create_running_task(namespace: TaskNamespace, history: str, name: str 
     """Return the uid of a running task with a row."""
     await namespace.create(name, RUNS)
     uid = str((await namespace.wait_for_state(name, "Running", timeout=60))["metadata"]["uid"])
-    await eventually("a row", lambda: rows_of(history, uid), 30)
+    await eventually("a row", lambda: read_rows_of(history, uid), 30)
     return uid
 
 
@@ -32,10 +32,10 @@ async def wait_for_cancelled_row(history: str, uid: str, timeout: float = 60) ->
     """Wait until the only row of a task is Cancelled; assert that it is complete."""
 
     async def is_cancelled() -> bool:
-        return [row["status"] for row in await rows_of(history, uid)] == ["Cancelled"]
+        return [row["status"] for row in await read_rows_of(history, uid)] == ["Cancelled"]
 
     await eventually(f"a cancelled row of {uid}", is_cancelled, timeout)
-    (row,) = await rows_of(history, uid)
+    (row,) = await read_rows_of(history, uid)
     assert row["error_reason"] == "Cancelled"
     assert row["create_time"] <= row["start_time"] <= row["finish_time"] <= datetime.now(UTC)
 
@@ -82,13 +82,13 @@ async def test_task_created_again_under_its_name(namespace: TaskNamespace, histo
         await operator.start()
         third = await namespace.wait_for_state("task", "Succeeded", timeout=60)
         await wait_for_cancelled_row(history, second)
-        assert [row["status"] for row in await rows_of(history, third["metadata"]["uid"])] in ([], ["Succeeded"])
+        assert [row["status"] for row in await read_rows_of(history, third["metadata"]["uid"])] in ([], ["Succeeded"])
         for uid in (first, second):
             await wait_until_no_job(namespace, uid)
         await namespace.get_job("task")
 
         async def recorded() -> bool:
-            return [row["status"] for row in await rows_of(history, third["metadata"]["uid"])] == ["Succeeded"]
+            return [row["status"] for row in await read_rows_of(history, third["metadata"]["uid"])] == ["Succeeded"]
 
         await eventually("the row of the third", recorded, 30)
         assert not operator.find_defects()

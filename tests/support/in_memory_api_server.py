@@ -44,7 +44,7 @@ class FakeCluster:
         self.tasks[task["metadata"]["namespace"], task["metadata"]["name"]] = task
         return task
 
-    def job_of(self, task: Object) -> Object | None:
+    def find_job(self, task: Object) -> Object | None:
         uid = task["metadata"]["uid"]
         return next(
             (
@@ -63,7 +63,7 @@ class FakeCluster:
             return None
         return Observed(
             copy.deepcopy(task),
-            copy.deepcopy(self.job_of(task)),
+            copy.deepcopy(self.find_job(task)),
             copy.deepcopy(self.pods.get(task["metadata"]["uid"], [])),
             dict(self.kube_events),
         )

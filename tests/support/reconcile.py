@@ -22,7 +22,7 @@ def get_condition_status(task: dict[str, Any], kind: str) -> str:
 
 
 def get_job(cluster: FakeCluster, task: dict[str, Any]) -> dict[str, Any]:
-    job = cluster.job_of(task)
+    job = cluster.find_job(task)
     assert job is not None
     return job
 
