@@ -156,12 +156,10 @@ def has_trained(status: TrainingTaskStatus | None) -> bool:
 
 def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatus) -> list[Condition]:
     """Return the conditions of `after` whose status or reason differs from `before`."""
-    changed = []
-    for condition in after.conditions or []:
-        old = before.get_condition(condition.type) if before else None
-        if old is None or (old.status, old.reason) != (condition.status, condition.reason):
-            changed.append(condition)
-    return changed
+    earlier = {
+        condition.type: (condition.status, condition.reason) for condition in (before and before.conditions) or []
+    }
+    return [c for c in after.conditions or [] if earlier.get(c.type) != (c.status, c.reason)]
 
 
 def _find_outcome(
@@ -172,11 +170,9 @@ def _find_outcome(
     if "Complete" in true:
         return True, SUCCEEDED, parse_time(true["Complete"]["lastTransitionTime"])
     if "Failed" in true:
-        return (
-            False,
-            _explain_failed_job(task, true.get("FailureTarget", true["Failed"]), attempts),
-            parse_time(true["Failed"]["lastTransitionTime"]),
-        )
+        failed = true["Failed"]
+        cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)
+        return False, cause, parse_time(failed["lastTransitionTime"])
     return None
 
 
@@ -191,9 +187,8 @@ def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[At
     failed = [attempt for attempt in attempts if attempt.cause]
     if not failed:
         details = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
-        return Cause(
-            Reason.JOB_FAILED, f"The Job failed, and no pod says why: create the task again. {details}".strip()
-        )
+        message = f"The Job failed, and no pod says why: create the task again. {details}"
+        return Cause(Reason.JOB_FAILED, message.strip())
     last = failed[-1]
     assert last.cause is not None  # noqa: S101 - selected above
     if last.is_user_error or policy.retries == 0:
@@ -237,9 +232,8 @@ class StatusBuilder:
         """Set Running, stale when the trainer has not reported for too long."""
         heartbeat = get_last_heartbeat(self._task, attempt)
         self._is_stale = is_stale(heartbeat, self._now)
-        self.set_condition(
-            "Running", True, _explain_staleness(attempt, heartbeat) if self._is_stale and heartbeat else RUNNING
-        )
+        cause = _explain_staleness(attempt, heartbeat) if self._is_stale and heartbeat else RUNNING
+        self.set_condition("Running", True, cause)
         if self.is_true("Interrupted"):
             self.set_condition("Interrupted", False, RUNNING)
 
@@ -247,9 +241,8 @@ class StatusBuilder:
         """Set Interrupted for an attempt that ended without being the user's error."""
         self.set_condition("Running", False, cause)
         again = "It is tried again after a pause, unless no retries are left."
-        self.set_condition(
-            "Interrupted", True, Cause(cause.reason, f"Attempt {attempt.number} ended: {cause.message} {again}")
-        )
+        message = f"Attempt {attempt.number} ended: {cause.message} {again}"
+        self.set_condition("Interrupted", True, Cause(cause.reason, message))
 
     def build_finished(self, success: bool, cause: Cause, completion_time: datetime) -> TrainingTaskStatus:
         """Return the terminal status, Complete or Failed."""

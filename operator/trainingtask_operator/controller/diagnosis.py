@@ -36,9 +36,8 @@ def find_disruption(status: Object) -> Cause | None:
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
             reason = _DISRUPTION_REASONS.get(condition.get("reason", ""), Reason.EVICTED)
-            return Cause(
-                reason, f"The pod was taken off its node: {condition.get('message') or condition.get('reason')}"
-            )
+            details = condition.get("message") or condition.get("reason")
+            return Cause(reason, f"The pod was taken off its node: {details}")
     if status.get("reason") == "Evicted":
         return Cause(Reason.EVICTED, f"The node evicted the pod: {status.get('message', '')}")
     return None
@@ -95,9 +94,8 @@ def explain_failure(
 def _explain_out_of_memory(limit: str | None, report: TrainingReport | None) -> Cause:
     memory = "it had not reported yet how much it held"
     if report is not None and report.peak_memory_bytes is not None and report.report_time is not None:
-        memory = (
-            f"at {report.report_time:%H:%M:%S} UTC it had reported a peak of {report.peak_memory_bytes // _MIB} MiB"
-        )
+        peak = report.peak_memory_bytes // _MIB
+        memory = f"at {report.report_time:%H:%M:%S} UTC it had reported a peak of {peak} MiB"
     return Cause(
         Reason.OOM_KILLED,
         f"The trainer was killed as it passed its memory limit of {limit or 'its node'}; {memory}:"
