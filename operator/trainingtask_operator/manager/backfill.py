@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
@@ -9,15 +10,15 @@ from trainingtask_operator.history.recorder import BATCH_ROWS, Recorder
 from trainingtask_operator.kube_objects import Key, has_ttl
 
 
+@dataclass
 class Backfill:
     """Enqueue the finished tasks that still need a reconcile; of ten thousand, most need none."""
 
-    def __init__(self, tasks: ObjectStore, queue: WorkQueue[Key], recorder: Recorder) -> None:
-        self._tasks = tasks
-        self._queue = queue
-        self._recorder = recorder
-        self._unchecked: dict[Key, None] = {}  # in order
-        self._wake_up = asyncio.Event()
+    tasks: ObjectStore
+    queue: WorkQueue[Key]
+    recorder: Recorder
+    _unchecked: dict[Key, None] = field(default_factory=dict, init=False)  # in order
+    _wake_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def add(self, keys: Iterable[Key]) -> None:
         """Enqueue finished tasks for the lookup."""
@@ -34,11 +35,11 @@ class Backfill:
             self._wake_up.clear()
             while self._unchecked:
                 keys = list(self._unchecked)[:BATCH_ROWS]
-                tasks = [(key, task) for key in keys for task in self._tasks.get(key, [])]
-                recorded = await self._recorder.find_recorded([task for _, task in tasks])
-                for key, task in tasks:
+                batch = [(key, task) for key in keys for task in self.tasks.get(key, [])]
+                recorded = await self.recorder.find_recorded([task for _, task in batch])
+                for key, task in batch:
                     if task["metadata"]["uid"] not in recorded or has_ttl(task):
-                        self._queue.add(key, priority=Priority.LOW)
+                        self.queue.add(key, priority=Priority.LOW)
                 for key in keys:
                     self.discard(key)
                 await asyncio.sleep(0)

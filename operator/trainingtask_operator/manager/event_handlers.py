@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from trainingtask_operator import metrics
@@ -35,33 +36,19 @@ PROGRESS_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
+@dataclass
 class EventHandlers:
-    """The handlers. `kind` is ADDED, MODIFIED or DELETED, or None for an object of a list.
+    """The handlers. `kind` is ADDED, MODIFIED or DELETED, or None for an object of a list."""
 
-    Attributes
-    ----------
-    namespaces
-        Name -> uid.
-    """
-
-    def __init__(
-        self,
-        cache: AssumeCache,
-        queue: WorkQueue[Key],
-        recorder: Recorder,
-        gauges: TaskGauges,
-        backfill: Backfill,
-        *,
-        is_leader: Callable[[], bool],
-    ) -> None:
-        self.namespaces: dict[str, str] = {}
-        self._cache = cache
-        self._queue = queue
-        self._recorder = recorder
-        self._gauges = gauges
-        self._backfill = backfill
-        self._is_leader = is_leader
-        self._deferred: dict[Key, list[tuple[str, str]]] = {}  # events of tasks in processing: uid, resource version
+    cache: AssumeCache
+    queue: WorkQueue[Key]
+    recorder: Recorder
+    gauges: TaskGauges
+    backfill: Backfill
+    is_leader: Callable[[], bool]
+    namespaces: dict[str, str] = field(default_factory=dict)  # name -> uid
+    # Events of tasks in processing: uid and resource version.
+    _deferred: dict[Key, list[tuple[str, str]]] = field(default_factory=dict, init=False)
 
     @skip_malformed("task")
     def on_task_event(self, kind: str | None, body: Object) -> None:
@@ -69,28 +56,28 @@ class EventHandlers:
         metadata = body["metadata"]
         key, uid = (metadata["namespace"], metadata["name"]), metadata["uid"]
         if kind == "DELETED":
-            self._backfill.discard(key)
-            self._cache.tasks.remove(uid)
-            self._gauges.forget(uid)
-            self._cache.forget(uid)
+            self.backfill.discard(key)
+            self.cache.tasks.remove(uid)
+            self.gauges.forget(uid)
+            self.cache.forget(uid)
             self._enqueue(key)  # a new task may have the name already
             self._record_deleted(trim_task(body))
             return
         task = trim_task(body)
-        is_own_write = self._cache.confirm(task)
-        self._gauges.set_state(uid, str((task.get("status") or {}).get("state") or "Pending"))
-        before = self._cache.tasks.get_unfinished(uid)
-        self._cache.tasks.put(key, uid, task)
+        is_own_write = self.cache.confirm(task)
+        self.gauges.set_state(uid, str((task.get("status") or {}).get("state") or "Pending"))
+        before = self.cache.tasks.get_unfinished(uid)
+        self.cache.tasks.put(key, uid, task)
         if is_finished(task):
             if kind is None:
-                self._backfill.add([key])
+                self.backfill.add([key])
             elif has_ttl(task):
                 self._enqueue(key, priority=Priority.LOW)
             elif not is_own_write:
                 self._enqueue_unless_own_write(key, task)
         elif before is not None and is_progress_report(before, task):
-            if self._is_leader():
-                self._queue.add_after(key, PROGRESS_SECONDS, priority=Priority.LOW)
+            if self.is_leader():
+                self.queue.add_after(key, PROGRESS_SECONDS, priority=Priority.LOW)
         elif not is_own_write:
             self._enqueue_unless_own_write(key, task)
 
@@ -98,29 +85,29 @@ class EventHandlers:
     def on_job_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a Job."""
         if kind == "ADDED":
-            for task in self._cache.tasks.get(get_labelled_task_key(body), []):
+            for task in self.cache.tasks.get(get_labelled_task_key(body), []):
                 created = parse_time(task["metadata"]["creationTimestamp"])
                 metrics.JOB_SECONDS.observe((datetime.now(UTC) - created).total_seconds())
-        self._on_child_event(self._cache.jobs, kind, body, trim_job)
+        self._on_child_event(self.cache.jobs, kind, body, trim_job)
 
     @skip_malformed("pod")
     def on_pod_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a pod."""
         if kind is not None and (body.get("status") or {}).get("phase") == "Running":
-            self._gauges.set_pod_running(get_labelled_task_uid(body))
-        self._on_child_event(self._cache.pods, kind, body, trim_pod)
+            self.gauges.set_pod_running(get_labelled_task_uid(body))
+        self._on_child_event(self.cache.pods, kind, body, trim_pod)
 
     @skip_malformed("event")
     def on_kube_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of an Event about a Job or a pod."""
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
-            self._cache.kube_events.remove(uid)
+            self.cache.kube_events.remove(uid)
             return
         # An Event is about objects of its own namespace, whatever uid it names.
         regarding = get_regarding_uid(body)
-        self._cache.kube_events.put((body["metadata"]["namespace"], regarding), uid, trim_kube_event(body))
-        key = self._cache.get_task_key(regarding)
+        self.cache.kube_events.put((body["metadata"]["namespace"], regarding), uid, trim_kube_event(body))
+        key = self.cache.get_task_key(regarding)
         if key:
             self._enqueue(key)
 
@@ -136,17 +123,17 @@ class EventHandlers:
     def prune_missing(self, store: ObjectStore, live: set[str]) -> None:
         """Drop the Jobs or pods that a whole list did not show: they were deleted while the watch was down."""
         missing = store.uids() - live
-        keys = [self._cache.get_task_key(uid) for uid in missing]
-        self._cache.evict_stale(missing)
+        keys = [self.cache.get_task_key(uid) for uid in missing]
+        self.cache.evict_stale(missing)
         for key in keys:
             if key:
                 self._enqueue(key)
 
     def on_processed(self, key: Key) -> None:
         """Mark a task as processed; enqueue it again if another writer changed it meanwhile."""
-        if any(not self._cache.is_own_write(*version) for version in self._deferred.pop(key, ())):
-            self._queue.add(key)
-        self._queue.done(key)
+        if any(not self.cache.is_own_write(*version) for version in self._deferred.pop(key, ())):
+            self.queue.add(key)
+        self.queue.done(key)
 
     def _on_child_event(
         self, store: ObjectStore, kind: str | None, body: Object, trim: Callable[[Object], Object]
@@ -154,20 +141,20 @@ class EventHandlers:
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
             store.remove(uid)
-            self._cache.forget(uid)
+            self.cache.forget(uid)
         child = trim(body)
-        task_uid, tasks = get_labelled_task_uid(child), self._cache.tasks
+        task_uid, tasks = get_labelled_task_uid(child), self.cache.tasks
         # The owner of a Job is its task, whatever its labels are.
         key = tasks.get_key(get_owner_uid(child)) or tasks.get_key(task_uid) or get_labelled_task_key(child)
         if kind == "DELETED":
             self._enqueue(key)
             return
-        is_own_write = self._cache.confirm(child)
+        is_own_write = self.cache.confirm(child)
         before, was_cached = store.get_unfinished(uid), store.has(uid)
         store.put(task_uid, uid, child)
         if kind is None:
             # After the first list every unfinished task is enqueued; of later lists, all but what had finished before.
-            if self._cache.has_synced and (before is not None or not was_cached):
+            if self.cache.has_synced and (before is not None or not was_cached):
                 is_changed = before is None or has_changed(before, child)
                 is_low = not is_changed or is_low_priority(child)
                 self._enqueue(key, priority=Priority.LOW if is_low else Priority.NORMAL)
@@ -178,7 +165,7 @@ class EventHandlers:
 
     def _enqueue_unless_own_write(self, key: Key, body: Object, *, priority: Priority = Priority.NORMAL) -> None:
         """Enqueue the task; while it is in processing, defer that: the event may be of its own write, before the response."""
-        if self._queue.is_processing(key):
+        if self.queue.is_processing(key):
             metadata = body["metadata"]
             self._deferred.setdefault(key, []).append((metadata["uid"], metadata["resourceVersion"]))
         else:
@@ -186,20 +173,20 @@ class EventHandlers:
 
     def _enqueue(self, key: Key, *, priority: Priority = Priority.NORMAL) -> None:
         """Enqueue the task on the leader; a standby's queue stays empty, so that it cannot grow without bound."""
-        if self._is_leader():
-            self._queue.add(key, priority=priority)
+        if self.is_leader():
+            self.queue.add(key, priority=priority)
 
     def _record_deleted(self, body: Object) -> None:
         """Record the last state of a deleted task: an unfinished one was cancelled."""
-        if not self._is_leader():
+        if not self.is_leader():
             return
         now = datetime.now(UTC)
         task = parse_task(body, now)
         if task is None:
             return
         if task.status and task.status.finished_at:
-            self._recorder.forget(task)
+            self.recorder.forget(task)
         else:
-            attempts = build_attempts(self._cache.pods.get(task.metadata.uid, []), task.status)
+            attempts = build_attempts(self.cache.pods.get(task.metadata.uid, []), task.status)
             log_pods = select_log_pods(task, attempts, is_deleting=True)  # the pods have their grace period
-            self._recorder.submit(build_cancelled_rows(task, attempts, now), log_pods)
+            self.recorder.submit(build_cancelled_rows(task, attempts, now), log_pods)

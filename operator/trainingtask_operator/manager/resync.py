@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from dataclasses import dataclass, field
 
 from trainingtask_operator.cache.assume_cache import AssumeCache
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
@@ -16,48 +17,40 @@ RESYNC_SECONDS = 300.0
 log = logging.getLogger(__name__)
 
 
+@dataclass
 class Resync:
-    """The loop, and what health checks read of it.
+    """The loop, and its results that health checks read."""
 
-    Attributes
-    ----------
-    last_run
-        When the last comparison was complete, on the monotonic clock.
-    missing
-        Uids of objects that two live lists in a row showed and no watch did.
-    """
-
-    def __init__(self, cache: AssumeCache, queue: WorkQueue[Key], gauges: TaskGauges) -> None:
-        self.last_run = time.monotonic()
-        self.missing: set[str] = set()
-        self._cache = cache
-        self._queue = queue
-        self._gauges = gauges
+    cache: AssumeCache
+    queue: WorkQueue[Key]
+    gauges: TaskGauges
+    last_run: float = field(default_factory=time.monotonic)  # of the last complete comparison
+    missing: set[str] = field(default_factory=set)  # uids that two live lists in a row showed and no watch did
 
     async def run(self, client: KubernetesClient) -> None:
         """Resync periodically until cancelled."""
         missing_before: set[str] = set()
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            cached = self._cache.uids()  # before the list: what is created meanwhile is not stale
+            cached = self.cache.uids()  # before the list: what is created meanwhile is not stale
             try:
                 live = await _list_uids(client)
             except ClusterError as error:
                 log.warning("resync: %s", error)
                 continue
             self._evict_stale(cached - live)
-            missing = live - self._cache.uids()
+            missing = live - self.cache.uids()
             self.missing, missing_before = missing & missing_before, missing
             self.last_run = time.monotonic()
-            for key in self._cache.tasks.get_unfinished_keys():
-                self._queue.add(key, priority=Priority.LOW)
+            for key in self.cache.tasks.get_unfinished_keys():
+                self.queue.add(key, priority=Priority.LOW)
 
     def _evict_stale(self, uids: set[str]) -> None:
         if uids:
             log.info("resync: %d objects were deleted while no watch was looking", len(uids))
-            self._cache.evict_stale(uids)
+            self.cache.evict_stale(uids)
             for uid in uids:
-                self._gauges.forget(uid)
+                self.gauges.forget(uid)
 
 
 async def _list_uids(client: KubernetesClient) -> set[str]:
