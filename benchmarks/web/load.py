@@ -21,7 +21,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from support.fake_api_server import OWN_TOKEN, small_kubernetes
+from support.fake_api_server import OWN_TOKEN, make_kubeconfig, serve_fake_api
 from support.many_runs import RUNS, seed
 from support.ports import free_port
 from support.postgres import throw_away_postgres
@@ -154,12 +154,13 @@ def main() -> None:
             run for run in list_runs(engine, visible, limit=500).items if run.task_uid != f"task-uid-{options.runs}"
         )
         engine.dispose()
-        kubernetes = stack.enter_context(small_kubernetes())
-        kubernetes.knows("everything", "admin")
-        kubernetes.knows("five-namespaces", "ann")
-        kubernetes.page = 500
+        kubernetes = stack.enter_context(serve_fake_api())
+        kubernetes.add_user("everything", "admin")
+        kubernetes.add_user("five-namespaces", "ann")
         kubernetes.namespaces = {f"team-{number}": f"uid-{number}" for number in range(400)}
-        kubernetes.may = {("admin", "list", "")} | {("ann", "list", f"team-{number}") for number in (1, 2, 3, 50, 300)}
+        kubernetes.allowed = {("admin", "list", "")} | {
+            ("ann", "list", f"team-{number}") for number in (1, 2, 3, 50, 300)
+        }
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
         server = stack.enter_context(_server(url, _kubeconfig(folder, kubernetes.url), port))
@@ -189,14 +190,8 @@ def _print(name: str, measured: Measured, rows: int | None) -> None:
 
 
 def _kubeconfig(folder: Path, url: str) -> Path:
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": OWN_TOKEN}}],
-    }
     file = folder / "kubeconfig"
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(make_kubeconfig(url, OWN_TOKEN)))
     return file
 
 

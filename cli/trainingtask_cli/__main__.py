@@ -56,7 +56,7 @@ def list_(
     """List tasks."""
     from trainingtask_cli import commands
 
-    commands.list_tasks(commands.Cluster(kubeconfig, context, namespace), output, everywhere=all_namespaces)
+    commands.list_tasks(commands.Cluster(kubeconfig, context, namespace), output, all_namespaces=all_namespaces)
 
 
 @app.command()
@@ -72,7 +72,7 @@ def watch(
     """Show how far tasks are, until all of them have ended; Ctrl-C ends it before."""
     from trainingtask_cli import commands
 
-    commands.watch(commands.Cluster(kubeconfig, context, namespace), names or [], output, everywhere=all_namespaces)
+    commands.watch(commands.Cluster(kubeconfig, context, namespace), names or [], output, all_namespaces=all_namespaces)
 
 
 @app.command()
@@ -232,14 +232,14 @@ def history(
         "dataset": dataset,
         "model": model,
         "label": label,
-        "since": runs.since(since, datetime.now(UTC)),
+        "since": runs.parse_since(since, datetime.now(UTC)),
         "text": text,
     }
 
     def own_token() -> str | None:
         from trainingtask_cli.cluster import Cluster
 
-        return Cluster(kubeconfig, context).token()
+        return Cluster(kubeconfig, context).get_token()
 
     runs.history(runs.open_source(server, database, token, own_token), run, wanted, limit, output)
 

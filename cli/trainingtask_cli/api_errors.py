@@ -18,9 +18,9 @@ class Request:
     name: str | None = None
 
 
-def refusal(request: Request, status: int, body: str) -> CommandError:
+def build_response_error(request: Request, status: int, body: str) -> CommandError:
     """Return the error to raise for an answer that is not a success."""
-    said = _status_in(body)
+    said = _parse_status(body)
     message = str(said.get("message") or " ".join(body.split())[:300] or "it said nothing more")
     if status == 401:
         return CommandError(
@@ -47,7 +47,7 @@ def refusal(request: Request, status: int, body: str) -> CommandError:
     return CommandError(f"the API server answered {status} to `{request.verb} {request.plural}`: {message}")
 
 
-def unreachable(server: str, cause: str) -> TemporaryError:
+def build_connection_error(server: str, cause: str) -> TemporaryError:
     """Return the error to raise when nobody answers at all."""
     return TemporaryError(
         f"the API server at {server} does not answer ({cause}): check that the cluster runs and that --context and"
@@ -73,7 +73,7 @@ def _not_found(request: Request, said: Mapping[str, Any], message: str) -> str:
     )
 
 
-def _status_in(body: str) -> Mapping[str, Any]:
+def _parse_status(body: str) -> Mapping[str, Any]:
     """Return the Status object of an answer, {} when it is something else: a proxy answers in HTML."""
     try:
         said = json.loads(body)

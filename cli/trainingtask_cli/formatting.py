@@ -26,17 +26,17 @@ def _two(large: int, unit: str, small: int, smaller: str) -> str:
     return f"{large}{unit}" + (f"{small}{smaller}" if small else "")
 
 
-def age(since: datetime | None, now: datetime) -> str | None:
+def format_age(since: datetime | None, now: datetime) -> str | None:
     """Return how long ago something was."""
     return None if since is None else duration((now - since).total_seconds())
 
 
-def moment(when: datetime | None) -> str | None:
+def format_time(when: datetime | None) -> str | None:
     """Return a time on the clock of whoever reads it."""
     return None if when is None else f"{when.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def between(start: datetime | None, end: datetime | None) -> str | None:
+def format_elapsed(start: datetime | None, end: datetime | None) -> str | None:
     """Return how long something took."""
     return None if start is None or end is None else duration((end - start).total_seconds())
 
@@ -52,7 +52,7 @@ def size(count: float | None) -> str | None:
     return f"{count:.1f} GiB"
 
 
-def shown(cell: Cell) -> str:
+def format_cell(cell: Cell) -> str:
     """Return a cell of a table; what is absent is a dash."""
     if cell is None or cell == "":
         return "-"
@@ -61,7 +61,7 @@ def shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.0f}" if abs(cell) >= 1000 else f"{cell:.4g}" if 0 < abs(cell) < 0.001 else f"{cell:.3f}"
     # What would steer a terminal is shown as a box; a message may hold a line of anybody's log.
-    return str(cell).translate(_HARMLESS)
+    return str(cell).translate(_CONTROL_CHARACTERS)
 
 
-_HARMLESS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+_CONTROL_CHARACTERS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}

@@ -12,13 +12,20 @@ import typer
 
 from trainingtask_api import EvaluationResult
 from trainingtask_api.names import ENV_HISTORY_URL
-from trainingtask_cli.describe import Part, score_parts
+from trainingtask_cli.describe import Section, build_score_sections
 from trainingtask_cli.errors import CommandError, UsageError
-from trainingtask_cli.formatting import Cell, age, between, duration, moment
-from trainingtask_cli.history_client import FromDatabase, FromServer, Run, Source, may_carry_a_token, newest
+from trainingtask_cli.formatting import Cell, duration, format_age, format_elapsed, format_time
+from trainingtask_cli.history_client import (
+    DatabaseRunSource,
+    HttpRunSource,
+    Run,
+    RunSource,
+    is_confidential,
+    list_newest,
+)
 from trainingtask_cli.options import Format
-from trainingtask_cli.output import Table, as_csv, as_document, show
-from trainingtask_cli.parsing import at, read
+from trainingtask_cli.output import Table, print_sections, to_csv, to_document
+from trainingtask_cli.parsing import at, parse_leniently
 from trainingtask_cli.tables import flat
 
 ENV_SERVER = "TRAININGTASK_SERVER"
@@ -32,31 +39,31 @@ COLUMNS = (
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def history(source: Source, run: str | None, wanted: Mapping[str, str | None], limit: int, form: Format) -> None:
+def history(source: RunSource, run: str | None, wanted: Mapping[str, str | None], limit: int, form: Format) -> None:
     """Print the runs that fit, or one of them."""
     if run is None:
-        _print_runs(*newest(source, {key: value for key, value in wanted.items() if value}, limit), form)
+        _print_runs(*list_newest(source, {key: value for key, value in wanted.items() if value}, limit), form)
         return
     try:
         key = UUID(run)
     except ValueError:
         raise UsageError(f"{run!r} is no id of a run: `kubectl trainingtask history` shows them") from None
-    found = source.run(key)
+    found = source.get_run(key)
     if found is None:
         raise CommandError(
             f"there is no run {key}, or it is not yours to see: `kubectl trainingtask history` lists yours"
         )
     if form is Format.TABLE:
-        show(*run_parts(found, source.events(key), datetime.now(UTC)))
+        print_sections(*build_run_sections(found, source.get_events(key), datetime.now(UTC)))
     elif form is Format.CSV:
-        sys.stdout.write(as_csv(COLUMNS, [[found.get(name) for name in COLUMNS]]))
+        sys.stdout.write(to_csv(COLUMNS, [[found.get(name) for name in COLUMNS]]))
     else:
-        sys.stdout.write(as_document(form, found))
+        sys.stdout.write(to_document(form, found))
 
 
 def open_source(
     server: str | None, database: str | None, token: str | None, token_of_kubeconfig: Callable[[], str | None]
-) -> Source:
+) -> RunSource:
     """Return where runs are read: what a flag says, else what the environment says."""
     if server and database:
         raise UsageError("--server and --database exclude each other")
@@ -64,17 +71,19 @@ def open_source(
         server = os.environ.get(ENV_SERVER)
         database = None if server else os.environ.get(ENV_HISTORY_URL)
     if database:
-        return FromDatabase(database)
+        return DatabaseRunSource(database)
     if not server:
         raise UsageError(
             f"where is the history? Name its web app with --server (or {ENV_SERVER}), or its database with --database"
             f" (or {ENV_HISTORY_URL})"
         )
-    return FromServer(server, token or os.environ.get(ENV_TOKEN) or _own_token(server, token_of_kubeconfig))
+    return HttpRunSource(
+        server, token or os.environ.get(ENV_TOKEN) or _require_kubeconfig_token(server, token_of_kubeconfig)
+    )
 
 
-def _own_token(server: str, token_of_kubeconfig: Callable[[], str | None]) -> str:
-    if not may_carry_a_token(server):
+def _require_kubeconfig_token(server: str, token_of_kubeconfig: Callable[[], str | None]) -> str:
+    if not is_confidential(server):
         raise CommandError(
             f"the kubeconfig's token is not sent to {server}, where anybody on the way could read it: use https, or"
             f" pass a token by --token or {ENV_TOKEN}"
@@ -88,7 +97,7 @@ def _own_token(server: str, token_of_kubeconfig: Callable[[], str | None]) -> st
     return token
 
 
-def since(text: str | None, now: datetime) -> str | None:
+def parse_since(text: str | None, now: datetime) -> str | None:
     """Return a time, given as one or as an age such as ``7d``, as the history takes it."""
     if text is None:
         return None
@@ -104,18 +113,18 @@ def since(text: str | None, now: datetime) -> str | None:
 
 def _print_runs(runs: Sequence[Run], more: bool, form: Format) -> None:
     if form is Format.CSV:
-        sys.stdout.write(as_csv(COLUMNS, ([run.get(name) for name in COLUMNS] for run in runs)))
+        sys.stdout.write(to_csv(COLUMNS, ([run.get(name) for name in COLUMNS] for run in runs)))
     elif form is not Format.TABLE:
-        sys.stdout.write(as_document(form, runs))
+        sys.stdout.write(to_document(form, runs))
     elif runs:
-        show(runs_table(runs, datetime.now(UTC)))
+        print_sections(build_runs_table(runs, datetime.now(UTC)))
     else:
         typer.echo("no run fits", err=True)
     if more:
         typer.echo(f"These are the newest {len(runs)}; --limit shows more.", err=True)
 
 
-def runs_table(runs: Sequence[Run], now: datetime) -> Table:
+def build_runs_table(runs: Sequence[Run], now: datetime) -> Table:
     """Return the runs as people see them."""
     rows: list[tuple[Cell, ...]] = [
         (
@@ -128,7 +137,7 @@ def runs_table(runs: Sequence[Run], now: datetime) -> Table:
             run.get("device"),
             run.get("score"),
             _seconds(run.get("total_time")),
-            age(_time(run.get("create_time")), now),
+            format_age(_time(run.get("create_time")), now),
             run.get("error_reason"),
             run.get("id"),
         )
@@ -138,14 +147,14 @@ def runs_table(runs: Sequence[Run], now: datetime) -> Table:
     return Table(columns, rows)
 
 
-def run_parts(run: Run, events: Sequence[Run], now: datetime) -> list[Part]:
+def build_run_sections(run: Run, events: Sequence[Run], now: datetime) -> list[Section]:
     """Return the sections of one run."""
-    parts: list[Part] = [Table(("", ""), _facts(run, now), wrapped=frozenset({""}))]
+    parts: list[Section] = [Table(("", ""), _facts(run, now), wrapped=frozenset({""}))]
     created = _time(run.get("create_time"))
     happened: list[tuple[Cell, ...]] = [
         (
-            moment(when),
-            f"+{between(created, when) or '?'}",
+            format_time(when),
+            f"+{format_elapsed(created, when) or '?'}",
             event.get("type"),
             event.get("reason"),
             event.get("message"),
@@ -156,10 +165,10 @@ def run_parts(run: Run, events: Sequence[Run], now: datetime) -> list[Part]:
     if happened:
         columns = ("TIME", "AFTER", "TYPE", "REASON", "MESSAGE")
         parts.append(Table(columns, happened, "Events", frozenset({"MESSAGE"})))
-    scores = read(EvaluationResult, run.get("evaluate_result"))
+    scores = parse_leniently(EvaluationResult, run.get("evaluate_result"))
     if scores is not None:
         warnings = at(run, "training_result", "warnings")
-        parts += score_parts(scores, [str(one) for one in warnings] if isinstance(warnings, list) else [])
+        parts += build_score_sections(scores, [str(one) for one in warnings] if isinstance(warnings, list) else [])
     spec: list[tuple[Cell, ...]] = list(flat(run.get("spec") or {}).items())
     if spec and spec[0][0]:
         parts.append(Table(("", ""), spec, "Spec"))
@@ -211,4 +220,4 @@ def _time(text: Any) -> datetime | None:
 
 def _ago(text: Any, now: datetime) -> str | None:
     when = _time(text)
-    return None if when is None else f"{moment(when)} ({age(when, now)} ago)"
+    return None if when is None else f"{format_time(when)} ({format_age(when, now)} ago)"

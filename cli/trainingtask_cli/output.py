@@ -13,11 +13,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from trainingtask_api.spreadsheet import escape_formula
-from trainingtask_cli.formatting import Cell, shown
+from trainingtask_cli.formatting import Cell, format_cell
 from trainingtask_cli.options import Format
 
 # Wide enough that nothing is cut or wrapped where no terminal has a width.
-_NO_TERMINAL = 100_000
+_UNBOUNDED_WIDTH = 100_000
 _STYLES = {
     "Succeeded": "green",
     "Complete": "green",
@@ -45,14 +45,14 @@ def console() -> Console:
     terminal = sys.stdout.isatty()
     return Console(
         force_terminal=terminal,
-        width=None if terminal else _NO_TERMINAL,
+        width=None if terminal else _UNBOUNDED_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,
     )
 
 
-def rich_table(table: Table) -> RichTable:
+def to_rich_table(table: Table) -> RichTable:
     """Return the table as rich draws it."""
     drawn = RichTable(
         box=None, pad_edge=False, show_header=any(table.columns), header_style="bold", padding=(0, 3, 0, 0)
@@ -60,16 +60,16 @@ def rich_table(table: Table) -> RichTable:
     for column in table.columns:
         drawn.add_column(column, no_wrap=column not in table.wrapped, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(styled(cell) for cell in row))
+        drawn.add_row(*(style_cell(cell) for cell in row))
     return drawn
 
 
-def styled(cell: Cell) -> Text:
+def style_cell(cell: Cell) -> Text:
     """Return a cell; the words for a state have colours."""
-    return Text(shown(cell), style=_STYLES.get(cell, "") if isinstance(cell, str) else "")
+    return Text(format_cell(cell), style=_STYLES.get(cell, "") if isinstance(cell, str) else "")
 
 
-def show(*parts: Table | str) -> None:
+def print_sections(*parts: Table | str) -> None:
     """Print tables and sentences for people. Only prose is wrapped: a name that is cut off is of no use."""
     out = console()
     width = out.width
@@ -79,15 +79,15 @@ def show(*parts: Table | str) -> None:
                 out.print()
             if isinstance(part, Table) and part.title:
                 out.print(part.title, style="bold")
-            out.width = width if isinstance(part, str) or part.wrapped else _NO_TERMINAL
-            out.print(rich_table(part) if isinstance(part, Table) else Text(shown(part)))
+            out.width = width if isinstance(part, str) or part.wrapped else _UNBOUNDED_WIDTH
+            out.print(to_rich_table(part) if isinstance(part, Table) else Text(format_cell(part)))
             out.width = width
         # Without the spaces that rich fills each line up with.
         sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
     sys.stdout.flush()
 
 
-def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:
+def to_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:
     """Return rows as CSV: numbers unrounded, nothing for what is absent, no cell that a spreadsheet computes."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -97,7 +97,7 @@ def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bo
     return text.getvalue()
 
 
-def as_document(form: Format, value: Any) -> str:
+def to_document(form: Format, value: Any) -> str:
     """Return an object as JSON or YAML."""
     if form is Format.JSON:
         return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -107,7 +107,7 @@ def as_document(form: Format, value: Any) -> str:
     return text
 
 
-def unmanaged(task: Mapping[str, Any]) -> dict[str, Any]:
+def strip_managed_fields(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object without its `managedFields`, as kubectl shows it."""
     metadata = {key: value for key, value in task["metadata"].items() if key != "managedFields"}
     return {**task, "metadata": metadata}

@@ -13,12 +13,12 @@ Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def status_of(task: Object) -> TrainingTaskStatus:
+def parse_status(task: Object) -> TrainingTaskStatus:
     """Return the status as far as it can be read; an empty one when there is none."""
-    return read(TrainingTaskStatus, task.get("status")) or TrainingTaskStatus()
+    return parse_leniently(TrainingTaskStatus, task.get("status")) or TrainingTaskStatus()
 
 
-def read(model: type[Model], value: Any) -> Model | None:
+def parse_leniently(model: type[Model], value: Any) -> Model | None:
     """Return the object without what cannot be read of it: another release may have written it, or a person.
 
     Whatever breaks the model is left out, as little of it as possible. None when nothing is left that it accepts.
@@ -28,16 +28,16 @@ def read(model: type[Model], value: Any) -> Model | None:
         try:
             return model.model_validate(value)
         except ValidationError as error:
-            broken = {_existing(value, item["loc"]) for item in error.errors(include_url=False)}
+            broken = {_find_existing_prefix(value, item["loc"]) for item in error.errors(include_url=False)}
             if () in broken:
                 return None
             # Later items of a list first: the numbers of the earlier ones stay right.
             for path in sorted(broken, key=lambda path: [str(part).zfill(6) for part in path], reverse=True):
-                _remove(value, path)
+                _delete_path(value, path)
     return None
 
 
-def _existing(value: Any, location: Path) -> Path:
+def _find_existing_prefix(value: Any, location: Path) -> Path:
     """Return the part of an error's location that exists: a field that is missing breaks the object without it."""
     path: Path = ()
     for part in location:
@@ -49,26 +49,26 @@ def _existing(value: Any, location: Path) -> Path:
     return path
 
 
-def _remove(value: Any, path: Path) -> None:
+def _delete_path(value: Any, path: Path) -> None:
     *parents, last = path
     for part in parents:
         value = value[part]
     del value[last]
 
 
-def deciding(status: TrainingTaskStatus) -> Condition | None:
+def primary_condition(status: TrainingTaskStatus) -> Condition | None:
     """Return the condition that the task's state is derived from, None while there is none."""
     named = [condition for condition in status.conditions or () if condition.reason == status.reason]
     # Accepted=False and Running=False may name one reason, with one message.
     return max(named, key=lambda condition: condition.last_transition_time, default=None)
 
 
-def state_of(task: Object) -> str:
+def get_state(task: Object) -> str:
     """Return the word for people; a task that nobody has looked at yet has none."""
-    return status_of(task).state or ""
+    return parse_status(task).state or ""
 
 
-def spec_of(task: Object) -> Object:
+def get_spec(task: Object) -> Object:
     """Return the spec as it is: what the API server has let in is shown, known to this release or not."""
     spec = task.get("spec")
     return spec if isinstance(spec, Mapping) else {}

@@ -21,7 +21,7 @@ _RECOMMENDED = "app.kubernetes.io/"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-class _Named(BaseModel):
+class _NamedObject(BaseModel):
     name: ObjectName
 
 
@@ -41,7 +41,7 @@ def read_manifest(text: str, where: str) -> Manifest:
     return manifest
 
 
-def build(
+def build_manifest(
     base: Manifest | None,
     *,
     name: str | None = None,
@@ -70,18 +70,18 @@ def build(
         When the task is not valid, in sentences.
     """
     manifest = base or {"apiVersion": names.API_VERSION, "kind": names.KIND}
-    metadata = _metadata(manifest, name, namespace)
+    metadata = _build_metadata(manifest, name, namespace)
     spec = copy.deepcopy(manifest.get("spec")) or {}
     for path, value in (fields or {}).items():
         if value is not None:
-            _set(spec, path, value)
+            _set_path(spec, path, value)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
             raise UsageError(f"--set {setting!r}: expected path.to.field=value, such as training.seed=7")
-        _set(spec, path.strip().removeprefix("spec."), _value(text, setting))
+        _set_path(spec, path.strip().removeprefix("spec."), _parse_value(text, setting))
     try:
-        _Named.model_validate({"name": metadata["name"]})
+        _NamedObject.model_validate({"name": metadata["name"]})
         task = TrainingTask.model_validate({**manifest, "metadata": metadata, "spec": spec, "status": None})
     except ValidationError as error:
         raise CommandError(f"no valid TrainingTask:\n{describe_errors(error)}") from None
@@ -89,13 +89,13 @@ def build(
     return {"apiVersion": task.api_version, "kind": task.kind, "metadata": metadata, "spec": checked}
 
 
-def to_yaml(manifest: Manifest) -> str:
+def dump_manifest(manifest: Manifest) -> str:
     """Return the manifest as a person would write it."""
     text: str = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=10_000)
     return text
 
 
-def retry_of(task: Mapping[str, Any], name: str) -> Manifest:
+def build_retry(task: Mapping[str, Any], name: str) -> Manifest:
     """Return the same task under another name, not created yet; its labels find both in the history."""
     metadata = {"name": name, "namespace": task["metadata"]["namespace"]}
     # The recommended labels say what an object is a part of, and by whose hand: that is not true of this one.
@@ -120,7 +120,7 @@ def next_name(name: str, taken: Collection[str]) -> str:
             return candidate
 
 
-def _metadata(manifest: Manifest, name: str | None, namespace: str | None) -> Manifest:
+def _build_metadata(manifest: Manifest, name: str | None, namespace: str | None) -> Manifest:
     found = manifest.get("metadata") or {}
     if not isinstance(found, dict):
         raise CommandError("no valid TrainingTask:\nmetadata: expected a mapping with a name")
@@ -135,7 +135,7 @@ def _metadata(manifest: Manifest, name: str | None, namespace: str | None) -> Ma
     return metadata
 
 
-def _set(spec: Any, path: str, value: Any) -> None:
+def _set_path(spec: Any, path: str, value: Any) -> None:
     *parents, last = path.split(".")
     part = spec
     for parent in (*parents, None):
@@ -146,7 +146,7 @@ def _set(spec: Any, path: str, value: Any) -> None:
     part[last] = value
 
 
-def _value(text: str, setting: str) -> Any:
+def _parse_value(text: str, setting: str) -> Any:
     # Scalars stay text: the field knows whether '1e-5', 'true' or '2024-01-01' is a number, a word or a date.
     try:
         value = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - it makes nothing but text, lists and mappings

@@ -6,34 +6,34 @@ from datetime import datetime
 from typing import Any
 
 from trainingtask_api import EvaluationResult, Results
-from trainingtask_cli.formatting import Cell, age
+from trainingtask_cli.formatting import Cell, format_age
 from trainingtask_cli.output import Table
-from trainingtask_cli.parsing import Object, at, spec_of, state_of, status_of
+from trainingtask_cli.parsing import Object, at, get_spec, get_state, parse_status
 
 Row = dict[str, Cell]
 
 
-def created(task: Object) -> datetime | None:
+def get_creation_time(task: Object) -> datetime | None:
     """Return when the task was created."""
     text = at(task, "metadata", "creationTimestamp")
     return None if text is None else datetime.fromisoformat(text)
 
 
-def list_table(tasks: Sequence[Object], now: datetime, *, namespaces: bool) -> Table:
+def build_task_table(tasks: Sequence[Object], now: datetime, *, namespaces: bool) -> Table:
     """Return the tasks as `kubectl get trainingtasks` shows them."""
     rows: list[tuple[Cell, ...]] = []
     for task in tasks:
-        row = task_row(task)
+        row = build_task_row(task)
         shown = (row["state"], row["dataset"], row["model"], row["device"], row["progress"], row["score"])
         first = (row["namespace"],) if namespaces else ()
-        rows.append((*first, row["name"], *shown, age(created(task), now)))
+        rows.append((*first, row["name"], *shown, format_age(get_creation_time(task), now)))
     columns = ("NAME", "STATE", "DATASET", "MODEL", "DEVICE", "PROGRESS", "SCORE", "AGE")
     return Table((("NAMESPACE",) if namespaces else ()) + columns, rows)
 
 
-def task_row(task: Object) -> Row:
+def build_task_row(task: Object) -> Row:
     """Return what a line about a task holds; the columns of `-o csv`."""
-    status, spec = status_of(task), spec_of(task)
+    status, spec = parse_status(task), get_spec(task)
     report = status.training
     return {
         "namespace": at(task, "metadata", "namespace"),
@@ -77,7 +77,7 @@ def differences(specs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
     return [row for row in rows if any(cell != row[1] for cell in row[2:])]
 
 
-def score_rows(results: Results | None) -> Row:
+def collect_scores(results: Results | None) -> Row:
     """Return the scores of a finished training by name."""
     if results is None:
         return {}
@@ -117,12 +117,12 @@ def compare_tasks(tasks: Sequence[Object]) -> tuple[Table, Table]:
     """Return the two tables of `compare`."""
     scores: list[Row] = []
     for task in tasks:
-        report = status_of(task).training
-        scores.append({"state": state_of(task), **score_rows(report.results if report else None)})
-    return compared([str(at(task, "metadata", "name")) for task in tasks], [spec_of(task) for task in tasks], scores)
+        report = parse_status(task).training
+        scores.append({"state": get_state(task), **collect_scores(report.results if report else None)})
+    return compared([str(at(task, "metadata", "name")) for task in tasks], [get_spec(task) for task in tasks], scores)
 
 
-def same_data(table: Table) -> bool:
+def has_same_data(table: Table) -> bool:
     """Tell whether all scores of a comparison are on the same data; those without scores have none."""
     data = next((row[1:] for row in table.rows if row[0] == "data"), ())
     return len({cell for cell in data if cell}) <= 1

@@ -8,23 +8,24 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from support.browser import serving
-from support.fake_api_server import SmallKubernetes, small_kubernetes
+from support.fake_api_server import FakeApiServer, serve_fake_api
 from support.sample_history import Scene
+from support.web_client import connect
 
 
 @pytest.fixture
-def kubernetes() -> Iterator[SmallKubernetes]:
-    with small_kubernetes() as kubernetes:
+def kubernetes() -> Iterator[FakeApiServer]:
+    with serve_fake_api() as kubernetes:
         kubernetes.namespaces = {"ml-team": "uid-of-ml-team", "research": "uid-of-research"}
-        kubernetes.knows("token-of-ann", "system:serviceaccount:research:ann")
-        kubernetes.may = {("system:serviceaccount:research:ann", "list", "research")}
+        kubernetes.add_user("token-of-ann", "system:serviceaccount:research:ann")
+        kubernetes.allowed = {("system:serviceaccount:research:ann", "list", "research")}
         yield kubernetes
 
 
 @pytest.fixture
-def guarded(history_url: str, scene: Scene, kubernetes: SmallKubernetes) -> Iterator[str]:
+def guarded(history_url: str, scene: Scene, kubernetes: FakeApiServer) -> Iterator[str]:
     """The web app for those whom Kubernetes knows."""
-    with serving(history_url, kubernetes.client()) as address:
+    with serving(history_url, connect(kubernetes)) as address:
         yield address
 
 

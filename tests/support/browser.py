@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 from support.ports import free_port
 from trainingtask_web.app import create_app
 from trainingtask_web.auth.kubernetes import ApiServer
-from trainingtask_web.http.server import OPTIONS
+from trainingtask_web.http.server import UVICORN_OPTIONS
 from trainingtask_web.settings import load_settings
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -35,7 +35,7 @@ def serving(history_url: str, api: ApiServer | None = None) -> Iterator[str]:
         "TRAININGTASK_WEB_AUTH": "kubernetes" if api else "none",
         "TRAININGTASK_WEB_SECURE_COOKIE": "false",
     }
-    server = uvicorn.Server(uvicorn.Config(create_app(load_settings(environment), api), **OPTIONS))
+    server = uvicorn.Server(uvicorn.Config(create_app(load_settings(environment), api), **UVICORN_OPTIONS))
     # Whoever connects before the server serves waits in this socket's queue.
     with socket.create_server(("127.0.0.1", free_port())) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

@@ -1,7 +1,7 @@
 """The web app put together: the API, the old service's routes, the pages where they are, and its health.
 
 `pages`, when it is there, has a `router` and `error_page(request, status, sentence)`. Its routes take who asks as
-`access.CurrentPrincipal` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
+`authenticator.CurrentPrincipal` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
 `next` to ``/session``, which comes back with ``?problem=unknown&next=...`` when the token is not known.
 ``POST /session/end`` signs out. Files are in ``static/``, served below ``/static/``.
 """
@@ -22,12 +22,12 @@ from sqlalchemy import Engine, event
 from trainingtask_history import queries
 from trainingtask_history.store import open_history
 from trainingtask_web.auth import sessions
-from trainingtask_web.auth.authorization import Access
+from trainingtask_web.auth.authorization import Authenticator
 from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.http import errors, swagger
 from trainingtask_web.http.middleware import SecurityHeadersMiddleware
 from trainingtask_web.routes import api, legacy
-from trainingtask_web.settings import Auth, Settings
+from trainingtask_web.settings import AuthMode, Settings
 
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = "All training runs, across namespaces and after their tasks are gone. You see what you may list."
@@ -43,33 +43,38 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     ValueError
         When people have to be known, and no API server is given to know them.
     """
-    if (api_server is None) != (settings.auth is Auth.NONE):
+    if (api_server is None) != (settings.auth is AuthMode.NONE):
         raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
-    engine = _open(settings)
-    access = Access(engine, api_server, settings.namespace)
+    engine = _open_engine(settings)
+    authenticator = Authenticator(engine, api_server, settings.namespace)
 
     @contextlib.asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def manage_lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
-        access.close()
+        authenticator.close()
         engine.dispose()
         if api_server is not None:
             api_server.close()
 
     app = FastAPI(
-        title="TrainingTask", description=_DESCRIPTION, version="v1", docs_url=None, redoc_url=None, lifespan=life
+        title="TrainingTask",
+        description=_DESCRIPTION,
+        version="v1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=manage_lifespan,
     )
     app.state.settings = settings
     app.state.engine = engine
-    app.state.access = access
-    app.state.sessions = sessions.Sessions(secure=settings.secure_cookie)
+    app.state.authenticator = authenticator
+    app.state.sessions = sessions.SessionStore(secure=settings.secure_cookie)
     app.add_middleware(SecurityHeadersMiddleware, hosts=frozenset(settings.hosts))
     app.state.api_server = api_server
     app.include_router(api.router)
     app.include_router(legacy.router)
     if api_server is not None:
-        app.include_router(legacy.creating)
+        app.include_router(legacy.create_router)
         app.include_router(sessions.router)
     swagger.install(app)
 
@@ -90,7 +95,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     return app
 
 
-def _open(settings: Settings) -> Engine:
+def _open_engine(settings: Settings) -> Engine:
     engine = open_history(settings.history_url.get_secret_value())
 
     @event.listens_for(engine, "do_connect")

@@ -10,14 +10,14 @@ from trainingtask_api.names import ENV_HISTORY_URL
 from trainingtask_api.task import describe_errors
 
 
-def _split(value: Any) -> Any:
+def _split_commas(value: Any) -> Any:
     return [part.strip().lower() for part in value.split(",")] if isinstance(value, str) else value
 
 
-Addresses = Annotated[tuple[str, ...], BeforeValidator(_split)]
+CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 
 
-class Auth(StrEnum):
+class AuthMode(StrEnum):
     """Who may look: people whom Kubernetes knows, each at their namespaces; or anybody at everything."""
 
     KUBERNETES = "kubernetes"
@@ -30,17 +30,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     history_url: SecretStr = Field(alias=ENV_HISTORY_URL, description="The history, read only.")
-    auth: Auth = Field(
-        Auth.KUBERNETES,
+    auth: AuthMode = Field(
+        AuthMode.KUBERNETES,
         alias="TRAININGTASK_WEB_AUTH",
         description="'none' shows everything to everybody and creates nothing: for a laptop.",
     )
-    hosts: Addresses = Field(
+    hosts: CommaSeparated = Field(
         ("localhost", "127.0.0.1", "::1"),
         alias="TRAININGTASK_WEB_HOSTS",
         description="The names, separated by commas, by which browsers and programs reach it; no other Host is served.",
     )
-    trusted_proxies: Addresses = Field(
+    trusted_proxies: CommaSeparated = Field(
         (),
         alias="TRAININGTASK_WEB_TRUSTED_PROXIES",
         description="Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed.",
@@ -68,7 +68,7 @@ class Settings(BaseModel):
     )
 
 
-class BadSettings(Exception):  # noqa: N818 - reads as what it is
+class SettingsError(Exception):
     """The environment does not make settings; the message says why, without values."""
 
 
@@ -77,9 +77,9 @@ def load_settings(environment: Mapping[str, str]) -> Settings:
 
     Raises
     ------
-    BadSettings
+    SettingsError
     """
     try:
         return Settings.model_validate({name: value for name, value in environment.items() if value})
     except ValidationError as error:
-        raise BadSettings(describe_errors(error)) from None
+        raise SettingsError(describe_errors(error)) from None

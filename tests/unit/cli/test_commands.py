@@ -22,7 +22,7 @@ WRITING = [["cancel", "a", "--yes"], ["retry", "a"], ["submit", "--name=a", "--d
 
 
 def answer_all(server: Any, code: int, answer: Any) -> None:
-    server.refuse = lambda method, path: (code, answer)
+    server.respond = lambda method, path: (code, answer)
 
 
 @pytest.mark.parametrize("command", [*READING, *WRITING], ids=lambda command: command[0])
@@ -120,7 +120,7 @@ def test_a_wrong_call_ends_with_2(
     result = cli(*command)
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
-    assert all(method == "GET" for method, _ in server.requests)
+    assert all(request.method == "GET" for request in server.requests)
 
 
 def test_list_shows_tasks(cli: Cli, server: Any, make: SimpleNamespace) -> None:
@@ -129,12 +129,12 @@ def test_list_shows_tasks(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     lines = cli("list").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["NAME", "STATE"], ["a", "Running"]]
     assert [line.split()[0] for line in cli("list", "-n", "team-b").stdout.splitlines()] == ["NAME", "b"]
-    everywhere = cli("list", "-A").stdout
-    assert [line.split()[:3] for line in everywhere.splitlines()[1:]] == [
+    all_namespaces = cli("list", "-A").stdout
+    assert [line.split()[:3] for line in all_namespaces.splitlines()[1:]] == [
         ["team-a", "a", "Running"],
         ["team-b", "b", "Succeeded"],
     ]
-    assert "\x1b" not in everywhere
+    assert "\x1b" not in all_namespaces
 
 
 @pytest.mark.parametrize(
@@ -257,11 +257,11 @@ def test_logs_copies_the_newest_pods(cli: Cli, server: Any, make: SimpleNamespac
     server.logs["a-1"] = b"epoch 1\nepoch 2\n"
     assert cli("logs", "a").stdout == "epoch 1\nepoch 2\n"
     assert cli("logs", "a", "-f").stdout == "epoch 1\nepoch 2\n"
-    assert "follow=true" in server.requests[-1][1]
+    assert "follow=true" in server.requests[-1].path
     gone = make.status(404, "NotFound", 'pods "a-1" not found', name="a-1", kind="pods")
-    server.refuse = lambda method, path: (404, gone) if "/log?" in path else None
+    server.respond = lambda method, path: (404, gone) if "/log?" in path else None
     assert 'pods "a-1" not found: the pod is gone, `kubectl trainingtask history` keeps' in cli("logs", "a").stderr
-    server.refuse = lambda method, path: None
+    server.respond = lambda method, path: None
     server.logs["a-1"] = b""
     silent = cli("logs", "a")
     assert (silent.exit_code, silent.stdout) == (0, "")
@@ -323,7 +323,7 @@ def test_submit_creates_what_a_dry_run_shows(cli: Cli, server: Any) -> None:
     assert server.requests == []
     result = cli(*flags)
     assert result.stdout == "trainingtask a created\nkubectl trainingtask watch a -n team-a\n"
-    assert server.bodies == [shown]
+    assert server.get_bodies() == [shown]
     again = cli(*flags)
     assert again.exit_code == 1
     assert "there is a TrainingTask 'a' in namespace 'team-a' already" in again.stderr

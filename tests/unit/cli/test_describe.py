@@ -2,15 +2,15 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from trainingtask_cli.describe import describe
-from trainingtask_cli.formatting import moment
+from trainingtask_cli.describe import build_sections
+from trainingtask_cli.formatting import format_time
 from trainingtask_cli.output import Table
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
 
 def sections(task: dict[str, Any]) -> dict[str, Table]:
-    return {part.title: part for part in describe(task, NOW) if isinstance(part, Table)}
+    return {part.title: part for part in build_sections(task, NOW) if isinstance(part, Table)}
 
 
 def facts(task: dict[str, Any]) -> dict[str, object]:
@@ -30,7 +30,7 @@ def test_a_running_task_tells_how_far_it_is(make: SimpleNamespace) -> None:
     assert said["Progress"] == (
         "Training 42%, epoch 2 of 3, step 42 of 100, loss 0.2100, 12.5 rows/s, 2m10s left, not heard of for some minutes"
     )
-    assert said["Started"] == f"{moment(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
+    assert said["Started"] == f"{format_time(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
     assert "Ended" not in said
 
 

@@ -18,8 +18,8 @@ import yaml
 from support.results import RESULTS
 from trainingtask_api import names
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
-from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, since
-from trainingtask_cli.history_client import FromDatabase, FromServer, may_carry_a_token, newest
+from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, parse_since
+from trainingtask_cli.history_client import DatabaseRunSource, HttpRunSource, is_confidential, list_newest
 from trainingtask_history.schema import migrate
 from trainingtask_history.store import open_history, record, record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
@@ -86,7 +86,7 @@ def database(tmp_path: Path) -> str:
 @pytest.fixture
 def web(server: Any, database: str) -> Any:
     """The server answers as the web app does, with what is in the database."""
-    source = FromDatabase(database)
+    source = DatabaseRunSource(database)
 
     def answer(_: str, path: str) -> tuple[int, Any]:
         url = urlsplit(path)
@@ -95,17 +95,17 @@ def web(server: Any, database: str) -> Any:
         if not rest:
             limit, cursor = int(query.pop("limit")), query.pop("cursor", None)
             try:
-                items, following = source.page(query, limit, cursor)
+                items, following = source.list_page(query, limit, cursor)
             except UsageError as error:
                 return 422, {"detail": str(error)}
             return 200, {"items": items, "next": following}
         key, _, part = rest.strip("/").partition("/")
-        run = source.run(uuid.UUID(key))
+        run = source.get_run(uuid.UUID(key))
         if run is None:
             return 404, {"detail": "There is no such run, or it is not yours to see."}
-        return 200, {"items": source.events(uuid.UUID(key))} if part == "events" else run
+        return 200, {"items": source.get_events(uuid.UUID(key))} if part == "events" else run
 
-    server.refuse = answer
+    server.respond = answer
     return server
 
 
@@ -237,10 +237,10 @@ def test_what_is_not_there_is_named(cli: Cli, where: str) -> None:
 
 
 def test_more_runs_than_a_page_are_read_page_by_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_cli.history_client._PAGE", 3)
-    source = FromDatabase(database)
+    monkeypatch.setattr("trainingtask_cli.history_client._PAGE_SIZE", 3)
+    source = DatabaseRunSource(database)
     for limit, more in ((3, True), (5, True), (7, False), (50, False)):
-        runs, follows = newest(source, {}, limit)
+        runs, follows = list_newest(source, {}, limit)
         assert [run["name"] for run in runs] == [
             f"t{number}" for number in range(RUNS - 1, max(-1, RUNS - 1 - limit), -1)
         ]
@@ -255,7 +255,7 @@ def test_the_token_is_the_flags_the_environments_or_the_kubeconfigs(
     monkeypatch.setenv(ENV_TOKEN, "from-the-environment")
     cli("history")
     cli("history", "--token", "from-the-flag")
-    assert web.tokens == {"Bearer the-users-token", "Bearer from-the-environment", "Bearer from-the-flag"}
+    assert {request.token for request in web.requests} == {"the-users-token", "from-the-environment", "from-the-flag"}
 
 
 def test_a_kubeconfig_without_a_token_says_what_to_do(
@@ -274,22 +274,22 @@ def test_a_kubeconfig_without_a_token_says_what_to_do(
     [("https://runs.example.com", True), ("http://localhost:8000", True), ("http://127.0.0.1", True), ("http://[::1]:80/x", True), ("http://runs.example.com", False), ("http://localhost.example.com", False), ("runs.example.com", False)],
 )  # fmt: skip
 def test_the_kubeconfigs_token_never_goes_in_the_open(url: str, safe: bool) -> None:
-    assert may_carry_a_token(url) is safe
+    assert is_confidential(url) is safe
     if not safe:
         with pytest.raises(CommandError, match="is not sent to"):
             open_source(url, None, None, lambda: pytest.fail("it is not even asked for"))
-    assert isinstance(open_source(url, None, "given", lambda: None), FromServer)
+    assert isinstance(open_source(url, None, "given", lambda: None), HttpRunSource)
 
 
 def test_where_the_history_is_may_stand_in_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="where is the history"):
         open_source(None, None, None, lambda: None)
     monkeypatch.setenv(names.ENV_HISTORY_URL, database)
-    assert isinstance(open_source(None, None, None, lambda: None), FromDatabase)
-    assert isinstance(open_source("https://x", None, "t", lambda: None), FromServer)
+    assert isinstance(open_source(None, None, None, lambda: None), DatabaseRunSource)
+    assert isinstance(open_source("https://x", None, "t", lambda: None), HttpRunSource)
     monkeypatch.setenv(ENV_SERVER, "https://x")
-    assert isinstance(open_source(None, None, "t", lambda: None), FromServer)
-    assert isinstance(open_source(None, database, None, lambda: None), FromDatabase)
+    assert isinstance(open_source(None, None, "t", lambda: None), HttpRunSource)
+    assert isinstance(open_source(None, database, None, lambda: None), DatabaseRunSource)
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_where_the_history_is_may_stand_in_the_environment(database: str, monkey
     ],
 )
 def test_each_refusal_is_a_sentence(code: int, answer: Any, sentence: str, cli: Cli, server: Any) -> None:
-    server.refuse = lambda method, path: (code, answer)
+    server.respond = lambda method, path: (code, answer)
     for arguments in ([], [str(uuid.UUID(int=1))]):
         result = cli("history", "--server", server.url, *arguments)
         assert (result.exit_code, result.stdout) == (1, "")
@@ -351,25 +351,25 @@ def test_a_database_without_a_history_is_named(cli: Cli, tmp_path: Path) -> None
     ],
 )
 def test_since_is_a_time_or_an_age(text: str | None, when: str | None) -> None:
-    assert since(text, NOW) == when
+    assert parse_since(text, NOW) == when
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "999999w", "7 days", "soon"])
 def test_since_is_nothing_else(text: str) -> None:
     with pytest.raises(UsageError, match="expected a time such as"):
-        since(text, NOW)
+        parse_since(text, NOW)
 
 
 def test_a_time_without_a_zone_is_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = since("2026-05-04T10:00", NOW)
+    text = parse_since("2026-05-04T10:00", NOW)
     assert text is not None
     assert datetime.fromisoformat(text) == datetime(2026, 5, 4, 10).astimezone()
 
 
 def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> None:
-    server.refuse = lambda method, path: (503, {"detail": "later"})
+    server.respond = lambda method, path: (503, {"detail": "later"})
     with pytest.raises(TemporaryError):
-        FromServer(server.url, "t").page({}, 1, None)
+        HttpRunSource(server.url, "t").list_page({}, 1, None)
 
 
 def test_csv_has_the_fields_of_a_run_in_a_list() -> None:

@@ -8,9 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
-from support.fake_api_server import SmallKubernetes, small_kubernetes
+from support.fake_api_server import FakeApiServer, serve_fake_api
 from support.postgres import Postgres
 from support.run_rows import a_run, of_team_b
+from support.web_client import connect
 from trainingtask_history.schema import migrate
 from trainingtask_history.store import open_history, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent
@@ -22,13 +23,14 @@ HOST = "runs.example.com"
 
 
 @pytest.fixture
-def kubernetes() -> Iterator[SmallKubernetes]:
+def kubernetes() -> Iterator[FakeApiServer]:
     """ann sees team-a, bob sees team-b, eve sees nothing, and the admin everything."""
-    with small_kubernetes() as kubernetes:
+    with serve_fake_api() as kubernetes:
+        kubernetes.page_size = 2  # so that a few namespaces take several pages
         kubernetes.namespaces = {"team-a": "uid-of-team-a", "team-b": "uid-of-team-b", "team-c": "uid-of-team-c"}
         for name in ("ann", "bob", "eve", "admin"):
-            kubernetes.knows(f"token-of-{name}", name)
-        kubernetes.may = {
+            kubernetes.add_user(f"token-of-{name}", name)
+        kubernetes.allowed = {
             ("ann", "list", "team-a"),
             ("ann", "create", "team-a"),
             ("bob", "list", "team-b"),
@@ -83,7 +85,7 @@ def history(engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def client(kubernetes: SmallKubernetes) -> Iterator[Client]:
+def client(kubernetes: FakeApiServer) -> Iterator[Client]:
     """Return a function that starts the app over a history, as somebody who has a token."""
     with ExitStack() as stack:
 
@@ -91,7 +93,7 @@ def client(kubernetes: SmallKubernetes) -> Iterator[Client]:
             url = engine.url.render_as_string(hide_password=False)
             own = {"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_THREADS": "4", "TRAININGTASK_WEB_HOSTS": HOST}
             settings = load_settings(own | environment)
-            api = None if settings.auth == "none" else kubernetes.client()
+            api = None if settings.auth == "none" else connect(kubernetes)
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             client = TestClient(create_app(settings, api), f"https://{HOST}", headers=headers, follow_redirects=False)
             return stack.enter_context(client)

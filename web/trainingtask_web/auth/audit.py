@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from fastapi import Request
 
 log = logging.getLogger("trainingtask_web.auth.audit")
-_LONGEST = 300
+_MAX_VALUE_LENGTH = 300
 
 
 def log_to_stdout() -> None:
@@ -23,11 +23,11 @@ def log_to_stdout() -> None:
 def record(event: str, result: str, *, user: str | None, address: str | None, **details: str | int | None) -> None:
     """Write one line. JSON escapes what could begin a second one; long values are cut."""
     fields = {"user": user, "address": address, **details}
-    cut = {name: value[:_LONGEST] if isinstance(value, str) else value for name, value in fields.items()}
+    cut = {name: value[:_MAX_VALUE_LENGTH] if isinstance(value, str) else value for name, value in fields.items()}
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     log.info("%s", json.dumps({"time": time, "event": event, "result": result, **cut}))
 
 
-def address_of(request: Request) -> str:
+def client_address(request: Request) -> str:
     """Return the client's address: the last proxy's unless `trusted_proxies` names it."""
     return request.client.host if request.client else ""

@@ -13,22 +13,22 @@ from starlette.exceptions import HTTPException
 
 from trainingtask_history.store import HistoryError, HistoryUnavailable
 from trainingtask_web.auth.kubernetes import ApiServerError
-from trainingtask_web.http.middleware import headers_for
+from trainingtask_web.http.middleware import get_security_headers
 
 log = logging.getLogger(__name__)
 
 
-class Sentence(BaseModel):
+class ErrorResponse(BaseModel):
     """What went wrong: which field, its value, and what is allowed."""
 
     detail: str
 
 
 ErrorPage = Callable[[Request, int, str], Response]
-NOT_FOUND = "There is no such run, or it is not yours to see."
+RUN_NOT_FOUND = "There is no such run, or it is not yours to see."
 
 
-class SignInNeeded(HTTPException):
+class SignInRequired(HTTPException):
     """Nobody known asks: a program gets 401, a browser the page to sign in."""
 
     def __init__(self, sentence: str) -> None:
@@ -43,16 +43,16 @@ class TooManyAttempts(HTTPException):
         super().__init__(429, sentence, {"Retry-After": f"{seconds:.0f}"})
 
 
-def prefers_html(request: Request) -> bool:
+def is_html_preferred(request: Request) -> bool:
     """Tell a browser's request for a page from a program's request."""
     if request.url.path.startswith("/api/"):
         return False
-    weights = dict(_weights(request.headers.get("accept", "")))
+    weights = dict(_parse_accept(request.headers.get("accept", "")))
     html = weights.get("text/html", 0.0)
     return html > 0 and html >= weights.get("application/json", 0.0)
 
 
-def _weights(accept: str) -> list[tuple[str, float]]:
+def _parse_accept(accept: str) -> list[tuple[str, float]]:
     found = []
     for part in accept.split(","):
         kind, *parameters = (item.strip().lower() for item in part.split(";"))
@@ -68,7 +68,7 @@ def install(app: FastAPI, error_page: ErrorPage | None) -> None:
     """Answer every failure of `app` in a sentence."""
 
     def answer(request: Request, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
-        if error_page is not None and prefers_html(request):
+        if error_page is not None and is_html_preferred(request):
             response = error_page(request, status, sentence)
             response.headers.update(headers or {})
             return response
@@ -76,11 +76,11 @@ def install(app: FastAPI, error_page: ErrorPage | None) -> None:
 
     @app.exception_handler(HTTPException)
     def refused(request: Request, error: HTTPException) -> Response:
-        if isinstance(error, SignInNeeded) and request.method == "GET" and prefers_html(request):
+        if isinstance(error, SignInRequired) and request.method == "GET" and is_html_preferred(request):
             wanted = request.url.path + (f"?{request.url.query}" if request.url.query else "")
             return RedirectResponse(f"/session?next={quote(wanted, safe='')}", 303)
         sentence = str(error.detail)
-        if sentence == "Not Found" and not prefers_html(request):
+        if sentence == "Not Found" and not is_html_preferred(request):
             sentence = f"There is nothing at {request.url.path[:200]!r}: /docs lists what there is."
         return answer(request, error.status_code, sentence, error.headers)
 
@@ -107,7 +107,9 @@ def install(app: FastAPI, error_page: ErrorPage | None) -> None:
     @app.exception_handler(Exception)
     def failed(request: Request, _: Exception) -> Response:
         # Sent from outside of the middleware, which adds the headers otherwise.
-        return answer(request, 500, "This is a fault of the web app: the admin finds why in the log.", headers_for("/"))
+        return answer(
+            request, 500, "This is a fault of the web app: the admin finds why in the log.", get_security_headers("/")
+        )
 
 
 def _sentence(item: Any) -> str:

@@ -10,12 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = 64 * 1024
-OTHER_SITE = "This request does not come from a page of this site, so its session does not count."
-_TOO_LARGE = f"The body is too large: it may have {MAX_BODY} bytes."
+MAX_BODY_BYTES = 64 * 1024
+CROSS_SITE = "This request does not come from a page of this site, so its session does not count."
+_TOO_LARGE = f"The body is too large: it may have {MAX_BODY_BYTES} bytes."
 # The kubelet asks for these by the pod's address.
-_HEALTH = ("/healthz", "/readyz")
-_HOST = re.compile(r"\[?([\w.:-]+?)\]?(?::\d{1,5})?", re.ASCII)
+_HEALTH_PATHS = ("/healthz", "/readyz")
+_HOST_HEADER = re.compile(r"\[?([\w.:-]+?)\]?(?::\d{1,5})?", re.ASCII)
 # Files that are the same for everybody.
 STATIC = ("/static/", "/docs/files/")
 
@@ -48,7 +48,7 @@ _HSTS = {"Strict-Transport-Security": "max-age=31536000"}
 _FILES = _STRICT | {"Cache-Control": "no-cache"}
 
 
-def headers_for(path: str) -> dict[str, str]:
+def get_security_headers(path: str) -> dict[str, str]:
     """Return the headers of an answer."""
     if path.startswith(STATIC):
         return _FILES
@@ -69,37 +69,37 @@ class SecurityHeadersMiddleware:
             return
         read = 0
 
-        async def receive_some() -> Message:
+        async def receive_bounded() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > MAX_BODY:
+            if read > MAX_BODY_BYTES:
                 raise HTTPException(413, _TOO_LARGE)
             return message
 
-        async def send_strictly(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers_for(scope["path"]) | (_HSTS if is_https else {}))
+                MutableHeaders(scope=message).update(get_security_headers(scope["path"]) | (_HSTS if is_https else {}))
             await send(message)
 
         headers = Headers(scope=scope)
         is_https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         host = headers.get("host", "")
         length = headers.get("content-length", "0")
-        if not (scope["path"] in _HEALTH or self._is_known(host)):
+        if not (scope["path"] in _HEALTH_PATHS or self._is_served_host(host)):
             sentence = f"Host {host[:200]!r} is refused: the admin names it in web.hosts (TRAININGTASK_WEB_HOSTS)."
-            await JSONResponse({"detail": sentence}, 400)(scope, receive, send_strictly)
-        elif length.isdecimal() and int(length) > MAX_BODY:
-            await JSONResponse({"detail": _TOO_LARGE}, 413)(scope, receive, send_strictly)
+            await JSONResponse({"detail": sentence}, 400)(scope, receive, send_with_headers)
+        elif length.isdecimal() and int(length) > MAX_BODY_BYTES:
+            await JSONResponse({"detail": _TOO_LARGE}, 413)(scope, receive, send_with_headers)
         else:
-            await self.app(scope, receive_some, send_strictly)
+            await self.app(scope, receive_bounded, send_with_headers)
 
-    def _is_known(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
+    def _is_served_host(self, host: str) -> bool:
+        found = _HOST_HEADER.fullmatch(host)
         return found is not None and found[1].lower() in self.hosts
 
 
-def is_from_this_site(request: Request) -> bool:
+def is_same_origin(request: Request) -> bool:
     """Return whether a browser says that a page of this site caused its request; one that does not say counts as another's."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
@@ -110,7 +110,7 @@ def is_from_this_site(request: Request) -> bool:
         return False
 
 
-def require_this_site(request: Request) -> None:
+def require_same_origin(request: Request) -> None:
     """Refuse a browser's request that another site caused.
 
     Raises
@@ -118,5 +118,5 @@ def require_this_site(request: Request) -> None:
     HTTPException
         403.
     """
-    if not is_from_this_site(request):
-        raise HTTPException(403, OTHER_SITE)
+    if not is_same_origin(request):
+        raise HTTPException(403, CROSS_SITE)

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_CONNECTIONS = 500
+MAX_CONNECTIONS = 500
 
 
 class BoundedProtocol(H11Protocol):
@@ -19,7 +19,7 @@ class BoundedProtocol(H11Protocol):
     request_seconds: ClassVar[float] = 10.0
     response_seconds: ClassVar[float] = 120.0
     stalled_seconds: ClassVar[float] = 20.0
-    most_connections: ClassVar[int] = MOST_CONNECTIONS
+    max_connections: ClassVar[int] = MAX_CONNECTIONS
     _waiting: ClassVar[dict["BoundedProtocol", None]] = {}
     _timer: asyncio.TimerHandle | None = None
     _stalled_timer: asyncio.TimerHandle | None = None
@@ -27,7 +27,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect a request."""
         super().connection_made(transport)
-        self._make_room()
+        self._evict_slow_clients()
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -46,8 +46,8 @@ class BoundedProtocol(H11Protocol):
         """Expect the client to take some of its response."""
         super().pause_writing()
         self._waiting.setdefault(self)
-        self._make_room()
-        self._expect_progress()
+        self._evict_slow_clients()
+        self._check_progress()
 
     def resume_writing(self) -> None:
         """Go on with the response, or expect the next request when it is complete."""
@@ -67,16 +67,16 @@ class BoundedProtocol(H11Protocol):
     def _is_receiving(self) -> bool:
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
-    def _make_room(self) -> None:
-        while len(self.connections) > self.most_connections and self._waiting:
+    def _evict_slow_clients(self) -> None:
+        while len(self.connections) > self.max_connections and self._waiting:
             next(iter(self._waiting))._abort()
 
-    def _expect_progress(self, left: int | None = None) -> None:
+    def _check_progress(self, left: int | None = None) -> None:
         now = self.transport.get_write_buffer_size()
         if left is not None and now >= left:
             self._abort()
         else:
-            self._stalled_timer = self.loop.call_later(self.stalled_seconds, self._expect_progress, now)
+            self._stalled_timer = self.loop.call_later(self.stalled_seconds, self._check_progress, now)
 
     def _start_timer(self) -> None:
         self._stop_timer()
@@ -102,11 +102,11 @@ class BoundedProtocol(H11Protocol):
 
 
 # For `uvicorn.run` and `uvicorn.Config`.
-OPTIONS: dict[str, Any] = {
+UVICORN_OPTIONS: dict[str, Any] = {
     "http": BoundedProtocol,
     "ws": "none",
     "h11_max_incomplete_event_size": 32 * 1024,  # bytes of a request line with its headers, a token among them
-    "limit_concurrency": 2 * MOST_CONNECTIONS,  # room for requests that are worked on while others are turned away
+    "limit_concurrency": 2 * MAX_CONNECTIONS,  # room for requests that are worked on while others are turned away
     "timeout_graceful_shutdown": 20,
     "log_config": None,
     "access_log": False,

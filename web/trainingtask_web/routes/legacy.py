@@ -23,16 +23,16 @@ from trainingtask_history.queries import RunDetail
 from trainingtask_history.tables import RunStatus, run_id
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.authorization import CurrentPrincipal
-from trainingtask_web.auth.kubernetes import ApiServer, ApiServerError, TaskRefused
-from trainingtask_web.http.errors import NOT_FOUND, Sentence, prefers_html
-from trainingtask_web.http.middleware import MAX_BODY, OTHER_SITE, is_from_this_site
+from trainingtask_web.auth.kubernetes import ApiServer, ApiServerError, TaskRejected
+from trainingtask_web.http.errors import RUN_NOT_FOUND, ErrorResponse, is_html_preferred
+from trainingtask_web.http.middleware import CROSS_SITE, MAX_BODY_BYTES, is_same_origin
 
-MOST_RECORDS = 100
-_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, so no words, as Kubernetes does it
-_LONGEST_NAME = 63
+MAX_RECORDS = 100
+_SUFFIX_ALPHABET = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, so no words, as Kubernetes does it
+_MAX_NAME_LENGTH = 63
 
 # Field of the old service -> where it stands in the spec.
-_PATHS = {
+_SPEC_PATHS = {
     "DATASET_NAME": ("dataset", "name"),
     "MODEL_NAME": ("model", "name"),
     "N_SAMPLE": ("dataset", "sampleSize"),
@@ -41,7 +41,7 @@ _PATHS = {
     "BATCH_SIZE": ("training", "batchSize"),
     "WEIGHT_DECAY": ("training", "weightDecay"),
 }
-_KINDS: dict[str, type[Any] | UnionType] = {
+_FIELD_TYPES: dict[str, type[Any] | UnionType] = {
     "DATASET_NAME": str,
     "MODEL_NAME": str,
     "N_SAMPLE": int,
@@ -50,20 +50,23 @@ _KINDS: dict[str, type[Any] | UnionType] = {
     "BATCH_SIZE": int,
     "WEIGHT_DECAY": int | float,
 }
-_OF_TRANSFORMERS = ("IS_TRAINER", "EPOCH", "BATCH_SIZE", "WEIGHT_DECAY")
+_TRANSFORMER_FIELDS = ("IS_TRAINER", "EPOCH", "BATCH_SIZE", "WEIGHT_DECAY")
 
 router = APIRouter(
     tags=["the old service"],
     responses={
-        401: {"model": Sentence, "description": "Nobody known asks."},
-        422: {"model": Sentence, "description": "A field is refused; the sentence says which, and what is allowed."},
-        503: {"model": Sentence, "description": "The history or Kubernetes is away: try again."},
+        401: {"model": ErrorResponse, "description": "Nobody known asks."},
+        422: {
+            "model": ErrorResponse,
+            "description": "A field is refused; the sentence says which, and what is allowed.",
+        },
+        503: {"model": ErrorResponse, "description": "The history or Kubernetes is away: try again."},
     },
 )
-creating = APIRouter(tags=router.tags, responses=router.responses)
+create_router = APIRouter(tags=router.tags, responses=router.responses)
 
 
-class OldRequest(BaseModel):
+class LegacyRequest(BaseModel):
     """What the old service took. A field that is left out gets this project's default."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -109,77 +112,77 @@ _RECORDS = TypeAdapter(list[Record])
 
 @router.get("/", response_model=list[Record], summary="The newest runs")
 def list_records(
-    request: Request, principal: CurrentPrincipal, limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = MOST_RECORDS
+    request: Request, principal: CurrentPrincipal, limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = MAX_RECORDS
 ) -> Response:
     """Return the newest runs. A browser is sent to the page instead."""
-    if prefers_html(request):
+    if is_html_preferred(request):
         return RedirectResponse("/runs", 303)
     engine = request.app.state.engine
-    page = queries.list_runs(engine, principal.visible, limit=limit)
-    runs = queries.get_runs(engine, principal.visible, [run.id for run in page.items])
-    return Response(_RECORDS.dump_json([_record(run) for run in runs]), media_type="application/json")
+    page = queries.list_runs(engine, principal.scope, limit=limit)
+    runs = queries.get_runs(engine, principal.scope, [run.id for run in page.items])
+    return Response(_RECORDS.dump_json([_to_record(run) for run in runs]), media_type="application/json")
 
 
 @router.get(
     "/{id:uuid}",
     response_model=Record,
     summary="One run",
-    responses={404: {"model": Sentence, "description": "There is no such run to see."}},
+    responses={404: {"model": ErrorResponse, "description": "There is no such run to see."}},
 )
 def get_record(request: Request, principal: CurrentPrincipal, id: uuid.UUID) -> Record:
     """Return one run."""
-    run = queries.get_run(request.app.state.engine, principal.visible, id)
+    run = queries.get_run(request.app.state.engine, principal.scope, id)
     if run is None:
-        raise HTTPException(404, NOT_FOUND)
-    return _record(run)
+        raise HTTPException(404, RUN_NOT_FOUND)
+    return _to_record(run)
 
 
-async def _body(request: Request) -> OldRequest:
+async def _body(request: Request) -> LegacyRequest:
     """Return the request's body, which no other site's form can send: it has to say that it is JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, f"Content-Type {kind!r} is refused: send the fields as 'application/json'.")
     try:
-        return OldRequest.model_validate_json(await request.body())
+        return LegacyRequest.model_validate_json(await request.body())
     except ValidationError as error:
         raise HTTPException(422, describe_errors(error)) from None
 
 
-_BODY = {"required": True, "content": {"application/json": {"schema": OldRequest.model_json_schema()}}}
+_BODY = {"required": True, "content": {"application/json": {"schema": LegacyRequest.model_json_schema()}}}
 
 
-@creating.post(
+@create_router.post(
     "/",
     response_model=Record,
     status_code=201,
     summary="Create a run",
     openapi_extra={"requestBody": _BODY},
     responses={
-        403: {"model": Sentence, "description": "You may not, in Kubernetes' words; or another site sent this."},
-        413: {"model": Sentence, "description": f"The body has more than {MAX_BODY} bytes."},
-        415: {"model": Sentence, "description": "The body does not say that it is JSON."},
+        403: {"model": ErrorResponse, "description": "You may not, in Kubernetes' words; or another site sent this."},
+        413: {"model": ErrorResponse, "description": f"The body has more than {MAX_BODY_BYTES} bytes."},
+        415: {"model": ErrorResponse, "description": "The body does not say that it is JSON."},
     },
 )
 def create_record(
     request: Request,
     response: Response,
     principal: CurrentPrincipal,
-    old: Annotated[OldRequest, Depends(_body)],
+    old: Annotated[LegacyRequest, Depends(_body)],
     namespace: Annotated[
         str | None, Query(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="Default: the admin's setting.")
     ] = None,
 ) -> Record:
     """Create a TrainingTask as whoever asks. The run is in the history when the operator has seen it, in a second or so."""
     namespace = namespace or request.app.state.settings.namespace
-    who: dict[str, Any] = {"user": principal.name, "address": audit.address_of(request), "namespace": namespace}
-    if principal.by_session and not is_from_this_site(request):
-        audit.record("create", "refused", **who, status=403, reason=OTHER_SITE)
-        raise HTTPException(403, OTHER_SITE)
-    task, ignored = task_of(old)
+    who: dict[str, Any] = {"user": principal.name, "address": audit.client_address(request), "namespace": namespace}
+    if principal.by_session and not is_same_origin(request):
+        audit.record("create", "refused", **who, status=403, reason=CROSS_SITE)
+        raise HTTPException(403, CROSS_SITE)
+    task, ignored = build_task(old)
     api: ApiServer = request.app.state.api_server
     try:
         made = api.create_task(principal.token or "", namespace, task)
-    except TaskRefused as error:
+    except TaskRejected as error:
         audit.record("create", "refused", **who, status=error.status, reason=str(error))
         raise HTTPException(error.status, str(error)) from None
     except ApiServerError as error:
@@ -197,11 +200,11 @@ def create_record(
         status=RunStatus.PENDING,
         create_time=created.metadata.creation_timestamp,
         ignored=ignored,
-        **_old_fields(spec, {}),
+        **_get_legacy_fields(spec, {}),
     )
 
 
-def task_of(old: OldRequest) -> tuple[dict[str, Any], list[str]]:
+def build_task(old: LegacyRequest) -> tuple[dict[str, Any], list[str]]:
     """Return the task that an old request describes, and the fields that its model has no use for.
 
     Raises
@@ -209,31 +212,31 @@ def task_of(old: OldRequest) -> tuple[dict[str, Any], list[str]]:
     HTTPException
         422, when it is no valid task.
     """
-    model = _model_of(old.MODEL_NAME)
+    model = _parse_model_name(old.MODEL_NAME)
     spec: dict[str, dict[str, Any]] = {"dataset": {}, "model": model, "training": {}}
     ignored = []
-    for field, (section, key) in _PATHS.items():
+    for field, (section, key) in _SPEC_PATHS.items():
         value = getattr(old, field)
         if field == "MODEL_NAME" or value is None:
             continue
-        if field in _OF_TRANSFORMERS and model["name"] in KNOWN_MODELS and model["name"] not in TRANSFORMER_FAMILIES:
+        if field in _TRANSFORMER_FIELDS and model["name"] in KNOWN_MODELS and model["name"] not in TRANSFORMER_FAMILIES:
             ignored.append(field)
             continue
         if field == "IS_TRAINER":
             value = (Loop.TRAINER if value else Loop.ACCELERATE).value
         spec[section][key] = value
-    task = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": _new_name(old)}, "spec": spec}
+    task = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": _generate_name(old)}, "spec": spec}
     try:
         TrainingTask.model_validate(task)
     except ValidationError as error:
         sentences = describe_errors(error)
-        for field, path in _PATHS.items():
+        for field, path in _SPEC_PATHS.items():
             sentences = sentences.replace(f"spec.{'.'.join(path)}:", f"{field}:")
         raise HTTPException(422, sentences) from None
     return task, ignored
 
 
-def _model_of(name: str) -> dict[str, str]:
+def _parse_model_name(name: str) -> dict[str, str]:
     """Return the `model` section: a registered name as it is, a checkpoint with its family, else with 'auto'."""
     if name in KNOWN_MODELS or not {"-", "/"} & set(name):
         return {"name": name}
@@ -244,26 +247,26 @@ def _model_of(name: str) -> dict[str, str]:
     return {"name": family, "checkpoint": name}
 
 
-def _new_name(old: OldRequest) -> str:
+def _generate_name(old: LegacyRequest) -> str:
     words = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in old.MODEL_NAME.lower())
-    suffix = "".join(secrets.choice(_SUFFIX) for _ in range(8))
-    return f"{words[: _LONGEST_NAME - 9].strip('-') or 'run'}-{suffix}"
+    suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
+    return f"{words[: _MAX_NAME_LENGTH - 9].strip('-') or 'run'}-{suffix}"
 
 
-def _record(run: RunDetail) -> Record:
+def _to_record(run: RunDetail) -> Record:
     own = {name: getattr(run, name) for name in Record.model_fields if name in RunDetail.model_fields}
-    fields = _old_fields(run.spec or {}, run.training_args or {})
+    fields = _get_legacy_fields(run.spec or {}, run.training_args or {})
     return Record(**own, **(fields | {"DATASET_NAME": run.dataset, "MODEL_NAME": fields["MODEL_NAME"] or run.model}))
 
 
-def _old_fields(spec: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+def _get_legacy_fields(spec: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """Return the seven fields: what the trainer used, as far as it has said so, else what the spec says."""
-    found = {field: arguments.get(".".join(path), _at(spec, *path)) for field, path in _PATHS.items()}
+    found = {field: arguments.get(".".join(path), _at(spec, *path)) for field, path in _SPEC_PATHS.items()}
     family = _at(spec, "model", "name")
     found["MODEL_NAME"] = _at(spec, "model", "checkpoint") or family
     found["IS_TRAINER"] = found["IS_TRAINER"] != Loop.ACCELERATE.value if family in TRANSFORMER_FAMILIES else None
     # A row may be of another release, or of an image of somebody's own.
-    return {field: value if isinstance(value, _KINDS[field]) else None for field, value in found.items()}
+    return {field: value if isinstance(value, _FIELD_TYPES[field]) else None for field, value in found.items()}
 
 
 def _at(spec: dict[str, Any], section: str, key: str) -> Any:

@@ -21,13 +21,13 @@ from trainingtask_history import queries
 from trainingtask_history.queries import RunDetail, RunFilter, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.auth.authorization import CurrentPrincipal
-from trainingtask_web.http.errors import NOT_FOUND
+from trainingtask_web.http.errors import RUN_NOT_FOUND
 from trainingtask_web.views import charts, compare_view, formatting, run_view, score_tables
-from trainingtask_web.views.remediation import next_step
+from trainingtask_web.views.remediation import get_next_step
 
-MOST_COMPARED = len(compare_view.LETTERS)
-_SPARK = ("mean_average_precision",)
-_SPARK_POINTS = 30
+MAX_COMPARED = len(compare_view.LETTERS)
+_SPARKLINE_CURVE = ("mean_average_precision",)
+_MAX_SPARKLINE_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
 _DATASETS = ("cross_validated", "go_emotions", "support_tickets", "table")
 
@@ -43,7 +43,7 @@ spec:
     name: logistic_regression
 """
 
-_TITLES = {
+_ERROR_PAGES = {
     401: ("Who are you?", "Sign in with a Kubernetes token."),
     403: ("Not allowed", "Ask the cluster's admin for the right, or go back to the list."),
     404: (
@@ -54,11 +54,11 @@ _TITLES = {
     429: ("Wait a minute", "Get a new token, and sign in with it after a minute."),
     503: ("Away for a moment", "Load this page again in a few seconds. If that goes on, tell the cluster's admin."),
 }
-_OTHER = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
+_UNEXPECTED_ERROR = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
 _PROBLEMS = {
     "unknown": "Kubernetes does not know this token, or it has expired. Get a new one as described below.",
 }
-_WHY: dict[str, str] = {
+_REASON_HEADINGS: dict[str, str] = {
     RunStatus.FAILED: "Why it failed",
     RunStatus.CANCELLED: "Why it ended",
     RunStatus.INTERRUPTED: "Why it was interrupted",
@@ -67,7 +67,7 @@ _WHY: dict[str, str] = {
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
-def _codes(text: str) -> Markup:
+def _render_code(text: str) -> Markup:
     """Return a sentence with what stands between backticks as code."""
     parts = text.split("`")
     return Markup("").join(
@@ -84,28 +84,28 @@ _ENVIRONMENT = Environment(
 )
 _ENVIRONMENT.filters |= {
     "as_json": lambda found: [chart.as_json() for chart in found],
-    "codes": _codes,
-    "moment": formatting.moment,
-    "number": formatting.number,
-    "score": formatting.score,
+    "codes": _render_code,
+    "moment": formatting.format_time,
+    "number": formatting.format_number,
+    "score": formatting.format_score,
 }
 
 
-def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
+def _render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
     return HTMLResponse(_ENVIRONMENT.get_template(template).render({"here": ""} | context), status)
 
 
 def error_page(request: Request, status: int, sentence: str) -> HTMLResponse:
     """Return what went wrong, and what to do."""
-    title, advice = _TITLES.get(status, _OTHER)
+    title, advice = _ERROR_PAGES.get(status, _UNEXPECTED_ERROR)
     said = "There is no such page." if sentence == "Not Found" else sentence
-    return _page("error.html", status, title=title, sentence=said, advice=advice, code=status)
+    return _render("error.html", status, title=title, sentence=said, advice=advice, code=status)
 
 
 @router.get("/session")
 def sign_in(problem: str = "", next: str = "/runs") -> HTMLResponse:
     """Ask for a token."""
-    return _page("session.html", problem=_PROBLEMS.get(problem), next=next)
+    return _render("session.html", problem=_PROBLEMS.get(problem), next=next)
 
 
 @router.get("/runs")
@@ -121,17 +121,17 @@ def list_runs(
     page, problem = queries.Page([], None), None
     try:
         page = queries.list_runs(
-            _engine(request), principal.visible, _wanted(filters), limit=limit, cursor=cursor or None
+            _engine(request), principal.scope, _parse_filters(filters), limit=limit, cursor=cursor or None
         )
     except ValidationError as error:
         problem = describe_errors(error)
     except ValueError as error:
         raise HTTPException(422, f"cursor: {error}") from None
     now = datetime.now(UTC)
-    curves = _sparks(request, principal, page.items)
+    curves = _fetch_sparklines(request, principal, page.items)
     kept = filters | ({"limit": str(limit)} if "limit" in request.query_params else {})
-    shown = [run_view.run_view(run, now, curves.get(run.id, ())) for run in page.items]
-    return _page(
+    shown = [run_view.build_run_view(run, now, curves.get(run.id, ())) for run in page.items]
+    return _render(
         "runs.html",
         422 if problem else 200,
         here="runs",
@@ -142,14 +142,14 @@ def list_runs(
         filtered=bool(filters),
         problem=problem,
         states=[state.value for state in RunStatus],
-        known=_known(page.items),
-        newest=_address(kept) if cursor else None,
-        older=_address(kept | {"cursor": page.next}) if page.next else None,
+        known=_suggest_values(page.items),
+        newest=_list_url(kept) if cursor else None,
+        older=_list_url(kept | {"cursor": page.next}) if page.next else None,
         first_task=FIRST_TASK,
     )
 
 
-def _wanted(filters: Mapping[str, str]) -> RunFilter:
+def _parse_filters(filters: Mapping[str, str]) -> RunFilter:
     """Return the filter; a time may be a day alone, which begins at midnight UTC."""
     days = {
         name: f"{value}T00:00:00Z" for name, value in filters.items() if name in ("since", "until") and len(value) == 10
@@ -157,21 +157,23 @@ def _wanted(filters: Mapping[str, str]) -> RunFilter:
     return RunFilter.model_validate({**filters, **days})
 
 
-def _address(query: Mapping[str, str]) -> str:
+def _list_url(query: Mapping[str, str]) -> str:
     return f"/runs?{urlencode(query)}" if query else "/runs"
 
 
-def _sparks(
+def _fetch_sparklines(
     request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]
 ) -> dict[uuid.UUID, list[queries.Point]]:
     if not runs:
         return {}
     keys = [run.id for run in runs]
-    found = queries.get_metrics(_engine(request), principal.visible, keys, names=_SPARK, most=_SPARK_POINTS)
-    return {key: curves[_SPARK[0]] for key, curves in found.items()}
+    found = queries.get_metrics(
+        _engine(request), principal.scope, keys, names=_SPARKLINE_CURVE, most=_MAX_SPARKLINE_POINTS
+    )
+    return {key: curves[_SPARKLINE_CURVE[0]] for key, curves in found.items()}
 
 
-def _known(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
+def _suggest_values(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     """Return what the filters suggest: what the project has, and what is on the page."""
     own = {"namespace": (), "dataset": _DATASETS, "model": names.KNOWN_MODELS}
     return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
@@ -184,45 +186,45 @@ def compare_runs(
     ids: Annotated[list[str], Query()] = [],  # noqa: B006
 ) -> HTMLResponse:
     """Show several runs side by side."""
-    keys = list(dict.fromkeys(_keys(ids)))
-    if not 2 <= len(keys) <= MOST_COMPARED:
-        raise HTTPException(422, f"Choose 2 to {MOST_COMPARED} runs to compare: these are {len(keys)}.")
+    keys = list(dict.fromkeys(_parse_ids(ids)))
+    if not 2 <= len(keys) <= MAX_COMPARED:
+        raise HTTPException(422, f"Choose 2 to {MAX_COMPARED} runs to compare: these are {len(keys)}.")
     engine = _engine(request)
-    runs = queries.get_runs(engine, principal.visible, keys)
+    runs = queries.get_runs(engine, principal.scope, keys)
     if not runs:
-        raise HTTPException(404, NOT_FOUND)
-    curves = queries.get_metrics(engine, principal.visible, [run.id for run in runs])
+        raise HTTPException(404, RUN_NOT_FOUND)
+    curves = queries.get_metrics(engine, principal.scope, [run.id for run in runs])
     now = datetime.now(UTC)
     shown = [
         {
             "letter": letter,
-            "view": run_view.run_view(run, now),
-            "without": _comparison(key.id for key in runs if key is not run) if len(runs) > 2 else None,
+            "view": run_view.build_run_view(run, now),
+            "without": _compare_url(key.id for key in runs if key is not run) if len(runs) > 2 else None,
         }
         for letter, run in zip(compare_view.LETTERS, runs, strict=False)
     ]
     lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(shown, runs, strict=True)]
-    return _page(
+    return _render(
         "compare.html",
         principal=principal,
         runs=shown,
         active=any(run_view.is_active(run) for run in runs),
         missing=len(keys) - len(runs),
-        same_data=compare_view.are_of_the_same_data(runs),
+        same_data=compare_view.has_same_data(runs),
         differences=compare_view.differences(runs),
-        scores=compare_view.score_lines(runs),
-        labels=compare_view.label_lines(runs),
-        charts=charts.charts_of_runs(lines),
+        scores=compare_view.compare_scores(runs),
+        labels=compare_view.compare_labels(runs),
+        charts=charts.build_comparison_charts(lines),
     )
 
 
-def _keys(ids: Sequence[str]) -> Iterator[uuid.UUID]:
+def _parse_ids(ids: Sequence[str]) -> Iterator[uuid.UUID]:
     for part in chain.from_iterable(one.split(",") for one in ids):
         if part.strip():
-            yield _key(part.strip())
+            yield _parse_id(part.strip())
 
 
-def _comparison(keys: Iterator[uuid.UUID]) -> str:
+def _compare_url(keys: Iterator[uuid.UUID]) -> str:
     return f"/runs/compare?ids={','.join(map(str, keys))}"
 
 
@@ -230,36 +232,38 @@ def _comparison(keys: Iterator[uuid.UUID]) -> str:
 def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLResponse:
     """Show all there is of one run."""
     engine = _engine(request)
-    run = queries.get_run(engine, principal.visible, _key(key))
+    run = queries.get_run(engine, principal.scope, _parse_id(key))
     if run is None:
-        raise HTTPException(404, NOT_FOUND)
+        raise HTTPException(404, RUN_NOT_FOUND)
     now = datetime.now(UTC)
-    curves = queries.get_metrics(engine, principal.visible, [run.id])
-    return _page(
+    curves = queries.get_metrics(engine, principal.scope, [run.id])
+    return _render(
         "run.html",
         principal=principal,
         run=run,
-        view=run_view.run_view(run, now),
-        why=_why(run),
-        next_step=next_step(run.error_reason),
-        timeline=run_view.timeline(run, queries.get_events(engine, principal.visible, run.id)),
-        attempts=[run_view.run_view(one, now) for one in queries.get_attempts(engine, principal.visible, run.task_uid)],
-        scores=score_tables.scores_of(run),
-        warnings=score_tables.warnings_of(run),
-        charts=charts.charts_of_run(curves.get(run.id, {})),
-        facts=_facts(run),
-        commands=run_view.commands(run),
-        manifest=run_view.manifest(run),
+        view=run_view.build_run_view(run, now),
+        why=_get_reason_heading(run),
+        next_step=get_next_step(run.error_reason),
+        timeline=run_view.build_timeline(run, queries.get_events(engine, principal.scope, run.id)),
+        attempts=[
+            run_view.build_run_view(one, now) for one in queries.get_attempts(engine, principal.scope, run.task_uid)
+        ],
+        scores=score_tables.build_scores(run),
+        warnings=score_tables.get_warnings(run),
+        charts=charts.build_run_charts(curves.get(run.id, {})),
+        facts=_list_facts(run),
+        commands=run_view.list_commands(run),
+        manifest=run_view.to_manifest(run),
         arguments=sorted(run_view.flat(run.training_args)),
         versions=sorted(run_view.flat(run_view.at(run.training_result, "versions"))),
     )
 
 
-def _why(run: RunSummary) -> str:
-    return _WHY.get(run.status, "Why it waits")
+def _get_reason_heading(run: RunSummary) -> str:
+    return _REASON_HEADINGS.get(run.status, "Why it waits")
 
 
-def _facts(run: RunDetail) -> list[tuple[str, str]]:
+def _list_facts(run: RunDetail) -> list[tuple[str, str]]:
     times = {
         "Created": run.create_time,
         "Started": run.start_time,
@@ -267,19 +271,19 @@ def _facts(run: RunDetail) -> list[tuple[str, str]]:
         "Last heard of": run.report_time,
     }
     return [
-        *((name, formatting.moment(when)) for name, when in times.items() if when is not None),
+        *((name, formatting.format_time(when)) for name, when in times.items() if when is not None),
         *((name, value) for name, value in (("Node", run.node), ("Image", run.trainer_image)) if value),
-        *score_tables.facts_of_training(run),
+        *score_tables.list_training_facts(run),
         ("Task's uid", run.task_uid),
         ("Run's id", str(run.id)),
     ]
 
 
-def _key(text: str) -> uuid.UUID:
+def _parse_id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError:
-        raise HTTPException(404, NOT_FOUND) from None
+        raise HTTPException(404, RUN_NOT_FOUND) from None
 
 
 def _engine(request: Request) -> Engine:

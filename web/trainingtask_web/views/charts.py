@@ -8,7 +8,7 @@ from typing import Any
 from trainingtask_history.queries import Point
 from trainingtask_web.views.run_view import CURVE_NAMES
 
-_MOST_ROWS, _FEWEST_ROWS = 60, 12
+_MAX_ROWS, _MIN_ROWS = 60, 12
 
 Curves = Mapping[str, Sequence[Point]]
 
@@ -43,7 +43,7 @@ class Chart:
     @property
     def rows(self) -> list[tuple[int, list[float | None]]]:
         """The same numbers by step, thinned out to what a person reads: of each line its first and last are there."""
-        most = max(_FEWEST_ROWS, _MOST_ROWS // len(self.series))
+        most = max(_MIN_ROWS, _MAX_ROWS // len(self.series))
         chosen: set[int] = set()
         for line in self.values:
             own = [place for place, value in enumerate(line) if value is not None]
@@ -56,7 +56,7 @@ class Chart:
         return {"title": self.title, "series": series, "data": [self.steps, *self.values]}
 
 
-def charts_of_run(curves: Curves) -> list[Chart]:
+def build_run_charts(curves: Curves) -> list[Chart]:
     """Return the charts of one run."""
     known = {name for _, members in _CHARTS for name in members}
     others = [(name, (name,)) for name in sorted(curves) if name not in known]
@@ -66,16 +66,16 @@ def charts_of_run(curves: Curves) -> list[Chart]:
             (CURVE_NAMES.get(name, name), style, curves[name]) for style, name in enumerate(members) if name in curves
         ]
         if lines:
-            charts.append(chart(title, lines))
+            charts.append(build_chart(title, lines))
     return charts
 
 
-def charts_of_runs(runs: Sequence[tuple[str, Curves]]) -> list[Chart]:
+def build_comparison_charts(runs: Sequence[tuple[str, Curves]]) -> list[Chart]:
     """Return a chart for each curve that any of these runs has, with a line for each run, called by its label."""
     found = {name for _, curves in runs for name in curves}
     ordered = [name for name in CURVE_NAMES if name in found] + sorted(found - set(CURVE_NAMES))
     return [
-        chart(
+        build_chart(
             CURVE_NAMES.get(name, name).capitalize(),
             [(label, style, curves[name]) for style, (label, curves) in enumerate(runs) if name in curves],
         )
@@ -83,7 +83,7 @@ def charts_of_runs(runs: Sequence[tuple[str, Curves]]) -> list[Chart]:
     ]
 
 
-def chart(title: str, lines: Sequence[tuple[str, int, Sequence[Point]]]) -> Chart:
+def build_chart(title: str, lines: Sequence[tuple[str, int, Sequence[Point]]]) -> Chart:
     """Return lines over one axis, which has every step at which any of them has a point."""
     finite_lines = [[point for point in curve if math.isfinite(point.value)] for _, _, curve in lines]
     steps = sorted({point.step for line in finite_lines for point in line})

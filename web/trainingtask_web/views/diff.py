@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_NOT_SCORES = ("per_label", "undefined")
+_NON_SCALAR_KEYS = ("per_label", "undefined")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def differences(specs: Sequence[Mapping[str, Any] | None]) -> list[Line]:
 
 def scores(results: Sequence[Mapping[str, Any] | None]) -> list[Line]:
     """Return the numbers of evaluation results, but those of single labels."""
-    bare = [{key: value for key, value in (one or {}).items() if key not in _NOT_SCORES} for one in results]
+    bare = [{key: value for key, value in (one or {}).items() if key not in _NON_SCALAR_KEYS} for one in results]
     return [line for line in _lines(bare) if all(isinstance(value, int | float | None) for value in line.values)]
 
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 ABSENT = "—"
 
 
-def duration(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Return a duration by its two largest units: ``4.2s``, ``45s``, ``2m 10s``, ``3h 20m``, ``2d 5h``."""
     if seconds is None:
         return ABSENT
@@ -19,38 +19,38 @@ def duration(seconds: float | None) -> str:
     return f"{whole}s"
 
 
-def ago(when: datetime, now: datetime) -> str:
+def format_age(when: datetime, now: datetime) -> str:
     """Return how long ago something was, by its largest unit alone."""
     seconds = (now - when).total_seconds()
     if seconds < 5:
         return "just now"
-    return f"{duration(round(seconds)).split(' ')[0]} ago"
+    return f"{format_duration(round(seconds)).split(' ')[0]} ago"
 
 
-def moment(when: datetime) -> str:
+def format_time(when: datetime) -> str:
     """Return a time in full."""
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def day(when: datetime, now: datetime) -> str:
+def format_short_time(when: datetime, now: datetime) -> str:
     """Return a time as short as it is clear: without the year when it is this one."""
     time = when.astimezone(UTC)
     return f"{time:%b %d %H:%M}" if time.year == now.astimezone(UTC).year else f"{time:%Y-%m-%d}"
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """Return a score, three digits after the point."""
     return ABSENT if value is None else f"{value:.3f}"
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Return a number: whole ones in groups of three digits, others with four significant ones."""
     if value is None:
         return ABSENT
     return f"{value:,.0f}" if value == int(value) and abs(value) < 1e15 else f"{value:.4g}"
 
 
-def size(count: float | None) -> str:
+def format_size(count: float | None) -> str:
     """Return a size in memory."""
     if count is None:
         return ABSENT

@@ -2,7 +2,7 @@
 
 from trainingtask_api import Reason
 
-NEXT_STEP = {
+NEXT_STEPS = {
     Reason.ACCEPTED: "None.",
     Reason.STARTING: "Wait.",
     Reason.TRAINER_RUNNING: "Wait.",
@@ -59,10 +59,10 @@ NEXT_STEP = {
     Reason.CANCELLED: "None.",
 }
 
-_BY_WORD = {reason.value: step for reason, step in NEXT_STEP.items()}
+_BY_WORD = {reason.value: step for reason, step in NEXT_STEPS.items()}
 
 
-def next_step(reason: str | None) -> str | None:
+def get_next_step(reason: str | None) -> str | None:
     """Return what to do about a reason, None where there is nothing to do or the word is none of ours."""
     step = _BY_WORD.get(reason or "")
     if step is None or step == "None.":

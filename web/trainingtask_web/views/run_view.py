@@ -18,7 +18,7 @@ from trainingtask_api import Reason, TrainingTaskSpec, names
 from trainingtask_history.queries import Event, Point, RunDetail, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.views import formatting
-from trainingtask_web.views.remediation import next_step
+from trainingtask_web.views.remediation import get_next_step
 
 SPARK_WIDTH, SPARK_HEIGHT = 96, 24
 _STATES = {state.value for state in RunStatus}
@@ -37,7 +37,7 @@ CURVE_NAMES = {
 
 
 @dataclass(frozen=True)
-class Spark:
+class Sparkline:
     """A curve as small as a word: coordinates of an SVG of `SPARK_WIDTH` by `SPARK_HEIGHT`."""
 
     points: str
@@ -64,13 +64,13 @@ class RunView:
     duration: str
     score: str
     progress: Progress | None
-    spark: Spark | None
+    spark: Sparkline | None
     started: str
     ago: str
 
 
 @dataclass(frozen=True)
-class Moment:
+class TimelineEntry:
     """An entry of the timeline."""
 
     time: datetime
@@ -81,7 +81,7 @@ class Moment:
     tone: str
 
 
-def run_view(run: RunSummary, now: datetime, curve: Sequence[Point] = ()) -> RunView:
+def build_run_view(run: RunSummary, now: datetime, curve: Sequence[Point] = ()) -> RunView:
     """Return what a line about a run shows; the curve is the course of its validation score."""
     active = is_active(run)
     seconds = run.total_time
@@ -91,19 +91,19 @@ def run_view(run: RunSummary, now: datetime, curve: Sequence[Point] = ()) -> Run
         run=run,
         state=run.status.lower() if run.status in _STATES else "unknown",
         is_active=active,
-        duration=formatting.duration(seconds),
-        score=formatting.score(finite(run.score)),
+        duration=formatting.format_duration(seconds),
+        score=formatting.format_score(to_finite(run.score)),
         progress=_progress(run) if active else None,
-        spark=spark(curve, CURVE_NAMES["mean_average_precision"]),
-        started=formatting.day(run.start_time, now) if run.start_time else "",
+        spark=build_sparkline(curve, CURVE_NAMES["mean_average_precision"]),
+        started=formatting.format_short_time(run.start_time, now) if run.start_time else "",
         ago=_ago(run, now),
     )
 
 
 def _ago(run: RunSummary, now: datetime) -> str:
     if run.start_time is not None:
-        return formatting.ago(run.start_time, now)
-    return f"created {formatting.ago(run.create_time, now)}" if run.create_time else ""
+        return formatting.format_age(run.start_time, now)
+    return f"created {formatting.format_age(run.create_time, now)}" if run.create_time else ""
 
 
 def is_active(run: RunSummary) -> bool:
@@ -123,7 +123,7 @@ def _progress(run: RunSummary) -> Progress | None:
     return Progress(percent, ", ".join(parts))
 
 
-def spark(curve: Sequence[Point], what: str) -> Spark | None:
+def build_sparkline(curve: Sequence[Point], what: str) -> Sparkline | None:
     """Return a curve as a sparkline between its own lowest and highest value."""
     points = [point for point in curve if math.isfinite(point.value)]
     if not points:
@@ -141,11 +141,11 @@ def spark(curve: Sequence[Point], what: str) -> Spark | None:
         )
 
     places = [place(point) for point in points]
-    course = f"from {formatting.score(first.value)} to {formatting.score(last.value)}, highest {formatting.score(high)}"
-    return Spark(" ".join(f"{x:g},{y:g}" for x, y in places), places[-1], f"{what} {course}")
+    course = f"from {formatting.format_score(first.value)} to {formatting.format_score(last.value)}, highest {formatting.format_score(high)}"
+    return Sparkline(" ".join(f"{x:g},{y:g}" for x, y in places), places[-1], f"{what} {course}")
 
 
-def timeline(run: RunDetail, events: Sequence[Event]) -> list[Moment]:
+def build_timeline(run: RunDetail, events: Sequence[Event]) -> list[TimelineEntry]:
     """Return what happened to a run, oldest first; what no event tells, the row's own times do."""
     told = {event.type for event in events}
     entries = [(event.time, event.type, event.reason, event.message) for event in events]
@@ -158,9 +158,11 @@ def timeline(run: RunDetail, events: Sequence[Event]) -> list[Moment]:
     if start:
         entries.insert(0, (start, "Created", "", ""))
     return [
-        Moment(
+        TimelineEntry(
             time=time,
-            after="" if not start or time == start else f"+{formatting.duration((time - start).total_seconds())}",
+            after=""
+            if not start or time == start
+            else f"+{formatting.format_duration((time - start).total_seconds())}",
             title=(title := _title(kind, reason)),
             reason=reason if reason and reason != title else None,
             message=message,
@@ -186,12 +188,12 @@ def _tone(kind: str, reason: str) -> str:
         return "bad"
     if kind in ("Complete", "Succeeded"):
         return "good"
-    if kind == "Interrupted" or (kind in ("Running", "Accepted") and next_step(reason) not in (None, "Wait.")):
+    if kind == "Interrupted" or (kind in ("Running", "Accepted") and get_next_step(reason) not in (None, "Wait.")):
         return "warn"
     return "plain"
 
 
-def manifest(run: RunDetail) -> str | None:
+def to_manifest(run: RunDetail) -> str | None:
     """Return the task as YAML that could be applied again."""
     if run.spec is None:
         return None
@@ -200,12 +202,12 @@ def manifest(run: RunDetail) -> str | None:
         "kind": names.KIND,
         "metadata": {"name": run.name, "namespace": run.namespace}
         | ({"labels": dict(sorted(run.labels.items()))} if run.labels else {}),
-        "spec": _in_order(run.spec),
+        "spec": _in_schema_order(run.spec),
     }
-    return _as_yaml(task, sort_keys=False, width=120)
+    return _dump_yaml(task, sort_keys=False, width=120)
 
 
-def _in_order(spec: dict[str, Any]) -> dict[str, Any]:
+def _in_schema_order(spec: dict[str, Any]) -> dict[str, Any]:
     """Return the spec with its fields in the order of the contract, as people write them: Postgres keeps no order."""
     try:
         like = TrainingTaskSpec.model_validate(spec).to_json()
@@ -221,7 +223,7 @@ def _ordered(value: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any
     }
 
 
-def commands(run: RunSummary) -> list[tuple[str, str]]:
+def list_commands(run: RunSummary) -> list[tuple[str, str]]:
     """Return what to type to see more, and what for."""
     where = f"-n {shlex.quote(run.namespace)}"
     pods = f"{where} -l {shlex.quote(f'{names.TASK_UID_LABEL}={run.task_uid}')}"
@@ -232,7 +234,7 @@ def commands(run: RunSummary) -> list[tuple[str, str]]:
     ]
 
 
-def finite(value: Any) -> float | None:
+def to_finite(value: Any) -> float | None:
     """Return a number that is one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -242,9 +244,9 @@ def finite(value: Any) -> float | None:
         return None
 
 
-def number_at(value: Any, *path: str) -> float | None:
+def get_number(value: Any, *path: str) -> float | None:
     """Return the number at a path of nested objects, None when there is none."""
-    return finite(at(value, *path))
+    return to_finite(at(value, *path))
 
 
 def at(value: Any, *path: str) -> Any:
@@ -254,7 +256,7 @@ def at(value: Any, *path: str) -> Any:
     return value
 
 
-def items_at(value: Any, *path: str) -> list[Any]:
+def get_list(value: Any, *path: str) -> list[Any]:
     """Return the list at a path, empty when there is none."""
     found = at(value, *path)
     return found if isinstance(found, list) else []
@@ -273,9 +275,9 @@ def leaf(value: Any) -> str:
     """Return a value of a spec as YAML writes it on one line."""
     if isinstance(value, str):
         return value
-    return _as_yaml(value, default_flow_style=True, width=2**31 - 1).removesuffix("\n").removesuffix("\n...")
+    return _dump_yaml(value, default_flow_style=True, width=2**31 - 1).removesuffix("\n").removesuffix("\n...")
 
 
-def _as_yaml(value: Any, **style: Any) -> str:
+def _dump_yaml(value: Any, **style: Any) -> str:
     text: str = yaml.dump(value, Dumper=yaml.CSafeDumper, allow_unicode=True, **style)  # ten times as fast as in Python
     return text

@@ -6,7 +6,7 @@ from typing import Any
 
 from trainingtask_history.queries import RunDetail
 from trainingtask_web.views import formatting
-from trainingtask_web.views.run_view import at, flat, items_at, number_at
+from trainingtask_web.views.run_view import at, flat, get_list, get_number
 
 
 @dataclass(frozen=True)
@@ -77,26 +77,26 @@ class Scores:
     """Which rows, which threshold."""
 
 
-def scores_of(run: RunDetail) -> Scores | None:
+def build_scores(run: RunDetail) -> Scores | None:
     """Return the scores of a run, None when it has none."""
     result = run.evaluate_result
     if not result:
         return None
     beside = [_beside(metric, result) for metric in METRICS if metric.baseline]
-    others = [(metric.title, number_at(result, *metric.path)) for metric in METRICS if not metric.baseline]
+    others = [(metric.title, get_number(result, *metric.path)) for metric in METRICS if not metric.baseline]
     return Scores(
         headline=[(row.title, row.model) for row in beside[:3] if row.model is not None],
         beside=[row for row in beside if row.model is not None],
         others=[(title, value) for title, value in others if value is not None],
-        labels=labels_of(result),
+        labels=build_label_rows(result),
         undefined=list(flat(at(result, "undefined"))),
         about=_about(result),
     )
 
 
 def _beside(metric: Metric, result: Mapping[str, Any]) -> ScoreRow:
-    ours = number_at(result, *metric.path)
-    prior, zero = (number_at(result, name, metric.baseline or "") for name in ("label_prior", "all_zero"))
+    ours = get_number(result, *metric.path)
+    prior, zero = (get_number(result, name, metric.baseline or "") for name in ("label_prior", "all_zero"))
     known = [value for value in (prior, zero) if value is not None]
     verdict = ""
     if ours is not None and known:
@@ -106,11 +106,11 @@ def _beside(metric: Metric, result: Mapping[str, Any]) -> ScoreRow:
 
 
 def _about(result: Mapping[str, Any]) -> str:
-    rows = number_at(result, "rows")
-    parts = [f"{formatting.number(rows)} {at(result, 'split') or 'test'} rows"] if rows is not None else []
-    threshold, source = number_at(result, "threshold"), at(result, "threshold_source")
+    rows = get_number(result, "rows")
+    parts = [f"{formatting.format_number(rows)} {at(result, 'split') or 'test'} rows"] if rows is not None else []
+    threshold, source = get_number(result, "threshold"), at(result, "threshold_source")
     if threshold is not None:
-        parts.append(f"threshold {formatting.score(threshold)}")
+        parts.append(f"threshold {formatting.format_score(threshold)}")
     if source is not None:
         chosen = {
             "fixed": "fixed by the task",
@@ -121,49 +121,49 @@ def _about(result: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def labels_of(result: Mapping[str, Any] | None) -> list[LabelRow]:
+def build_label_rows(result: Mapping[str, Any] | None) -> list[LabelRow]:
     """Return the scores by label: highest F1 first, those without one last."""
     rows = []
-    for item in items_at(result, "per_label"):
+    for item in get_list(result, "per_label"):
         if not isinstance(item, Mapping):
             continue
-        support = number_at(item, "support")
+        support = get_number(item, "support")
         rows.append(
             LabelRow(
                 label=str(at(item, "label")),
                 support=None if support is None else int(support),
-                f1=number_at(item, "f1"),
-                precision=number_at(item, "precision"),
-                recall=number_at(item, "recall"),
-                average_precision=number_at(item, "average_precision"),
-                threshold=number_at(item, "threshold"),
+                f1=get_number(item, "f1"),
+                precision=get_number(item, "precision"),
+                recall=get_number(item, "recall"),
+                average_precision=get_number(item, "average_precision"),
+                threshold=get_number(item, "threshold"),
             )
         )
     return sorted(rows, key=lambda row: (row.f1 is None, -(row.f1 or 0.0)))
 
 
-def warnings_of(run: RunDetail) -> list[str]:
+def get_warnings(run: RunDetail) -> list[str]:
     """Return what a reader of the scores must know."""
-    return [str(warning) for warning in items_at(run.training_result, "warnings")]
+    return [str(warning) for warning in get_list(run.training_result, "warnings")]
 
 
-def facts_of_training(run: RunDetail) -> list[tuple[str, str]]:
+def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
     """Return what is known of the training itself."""
     result = run.training_result
     facts = {
-        "Training rows": formatting.number(number_at(result, "train_rows")),
-        "Validation rows": formatting.number(number_at(result, "validation_rows")),
-        "Labels": formatting.number(number_at(result, "labels")),
-        "Optimiser steps": formatting.number(number_at(result, "global_step")),
-        "Best epoch": formatting.number(number_at(result, "best_epoch")),
-        "Training took": formatting.duration(number_at(result, "runtime_seconds")),
-        "Rows per second": formatting.number(number_at(result, "samples_per_second")),
-        "Tokens per second": formatting.number(number_at(result, "tokens_per_second")),
-        "Peak memory": formatting.size(number_at(result, "peak_memory_bytes")),
-        "Resumed from step": formatting.number(number_at(result, "resumed_from_step")),
-        "Final training loss": formatting.number(number_at(result, "training_loss")),
-        "Validation micro-F1": formatting.score(number_at(result, "validation", "micro_f1")),
-        "Test texts seen in training": formatting.number(number_at(result, "test_texts_in_train")),
+        "Training rows": formatting.format_number(get_number(result, "train_rows")),
+        "Validation rows": formatting.format_number(get_number(result, "validation_rows")),
+        "Labels": formatting.format_number(get_number(result, "labels")),
+        "Optimiser steps": formatting.format_number(get_number(result, "global_step")),
+        "Best epoch": formatting.format_number(get_number(result, "best_epoch")),
+        "Training took": formatting.format_duration(get_number(result, "runtime_seconds")),
+        "Rows per second": formatting.format_number(get_number(result, "samples_per_second")),
+        "Tokens per second": formatting.format_number(get_number(result, "tokens_per_second")),
+        "Peak memory": formatting.format_size(get_number(result, "peak_memory_bytes")),
+        "Resumed from step": formatting.format_number(get_number(result, "resumed_from_step")),
+        "Final training loss": formatting.format_number(get_number(result, "training_loss")),
+        "Validation micro-F1": formatting.format_score(get_number(result, "validation", "micro_f1")),
+        "Test texts seen in training": formatting.format_number(get_number(result, "test_texts_in_train")),
         "Model folder": str(at(result, "model_path") or formatting.ABSENT),
         "Data fingerprint": str(at(result, "data_fingerprint") or formatting.ABSENT),
     }

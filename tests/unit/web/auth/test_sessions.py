@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
-from trainingtask_web.auth.sessions import MOST_OF_A_USER, SESSION_SECONDS, Sessions
+from support.fake_api_server import FakeApiServer
+from trainingtask_web.auth.sessions import MAX_SESSIONS_PER_USER, SESSION_SECONDS, SessionStore
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -55,7 +55,7 @@ def cookie_of(browser: TestClient) -> dict[str, str]:
 def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
     browser = client(history)
     now = 0.0
-    browser.app.state.sessions = Sessions(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
+    browser.app.state.sessions = SessionStore(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
     sign_in(browser)
     now = SESSION_SECONDS - 5
     assert browser.get(API).status_code == 200
@@ -92,12 +92,12 @@ def test_signing_in_again_ends_the_session_before(client: Client, history: Engin
 def test_a_user_has_few_sessions_and_the_oldest_one_goes(client: Client, history: Engine) -> None:
     browser = client(history)
     cookies = []
-    for _ in range(MOST_OF_A_USER + 2):
+    for _ in range(MAX_SESSIONS_PER_USER + 2):
         sign_in(browser)
         cookies.append(cookie_of(browser))
         browser.cookies.clear()
     statuses = [browser.get(API, headers=cookie).status_code for cookie in cookies]
-    assert statuses == [401] * 2 + [200] * MOST_OF_A_USER
+    assert statuses == [401] * 2 + [200] * MAX_SESSIONS_PER_USER
 
 
 def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history: Engine) -> None:
@@ -115,9 +115,9 @@ def test_a_token_that_does_not_do_leads_back(client: Client, history: Engine, to
     assert "Set-Cookie" not in answer.headers
 
 
-def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kubernetes: SmallKubernetes) -> None:
+def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kubernetes: FakeApiServer) -> None:
     browser = client(history)
-    assert sign_in(browser, kubernetes.knows("x" * 16_000, "ann")).headers["Location"] == "/runs"
+    assert sign_in(browser, kubernetes.add_user("x" * 16_000, "ann")).headers["Location"] == "/runs"
     assert browser.get(API).status_code == 200
 
 
@@ -148,7 +148,7 @@ FROM_ELSEWHERE = [
 
 @pytest.mark.parametrize("headers", FROM_ELSEWHERE)
 def test_another_site_can_do_nothing_with_a_session(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, headers: dict[str, str]
+    client: Client, history: Engine, kubernetes: FakeApiServer, headers: dict[str, str]
 ) -> None:
     browser = client(history)
     sign_in(browser)
@@ -161,7 +161,7 @@ def test_another_site_can_do_nothing_with_a_session(
 
 @pytest.mark.parametrize("headers", [HERE, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}])
 def test_a_page_of_this_site_can(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, headers: dict[str, str]
+    client: Client, history: Engine, kubernetes: FakeApiServer, headers: dict[str, str]
 ) -> None:
     browser = client(history, TRAININGTASK_WEB_NAMESPACE="team-a")
     sign_in(browser, headers=headers)

@@ -14,7 +14,7 @@ import uvicorn
 from sqlalchemy import Engine
 
 from trainingtask_web.app import create_app
-from trainingtask_web.http.server import OPTIONS, BoundedProtocol
+from trainingtask_web.http.server import UVICORN_OPTIONS, BoundedProtocol
 from trainingtask_web.settings import load_settings
 
 SECONDS = 1.0
@@ -37,8 +37,8 @@ def serving(app: Any, **limits: Any) -> Iterator[int]:
     """Serve as the web app is served, with shorter times and other limits."""
     short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_waiting": {}}
     http = type("Short", (BoundedProtocol,), {**short, **limits})
-    limit = OPTIONS["limit_concurrency"] * http.most_connections // BoundedProtocol.most_connections  # type: ignore[attr-defined]
-    server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "http": http, "limit_concurrency": limit}))
+    limit = UVICORN_OPTIONS["limit_concurrency"] * http.max_connections // BoundedProtocol.max_connections  # type: ignore[attr-defined]
+    server = uvicorn.Server(uvicorn.Config(app, **{**UVICORN_OPTIONS, "http": http, "limit_concurrency": limit}))
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # so that a response has to be taken
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -117,7 +117,7 @@ def test_200_half_requests_end_and_a_good_one_is_answered_meanwhile(connect: Con
     assert is_served(port)
 
 
-@pytest.mark.parametrize("port", [{"most_connections": 20, "request_seconds": 60.0}], indirect=True)
+@pytest.mark.parametrize("port", [{"max_connections": 20, "request_seconds": 60.0}], indirect=True)
 def test_of_too_many_half_requests_the_oldest_make_room(connect: Connect, port: int) -> None:
     connections = [connect() for _ in range(100)]
     assert is_served(port)
@@ -138,7 +138,7 @@ def reading_nothing(port: int) -> Iterator[socket.socket]:
         yield connection
 
 
-SLOW = {"most_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
+SLOW = {"max_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
 
 
 @pytest.mark.parametrize("port", [SLOW], indirect=True)
@@ -219,7 +219,7 @@ def test_ambiguous_and_oversized_heads_are_refused(connect: Connect, request_: b
 
 
 def test_the_times_and_sizes_that_are_served_with() -> None:
-    assert OPTIONS["http"] is BoundedProtocol
+    assert UVICORN_OPTIONS["http"] is BoundedProtocol
     assert (BoundedProtocol.request_seconds, BoundedProtocol.response_seconds) == (10.0, 120.0)
     assert BoundedProtocol.stalled_seconds == 20.0
-    assert OPTIONS["limit_concurrency"] >= 2 * BoundedProtocol.most_connections
+    assert UVICORN_OPTIONS["limit_concurrency"] >= 2 * BoundedProtocol.max_connections

@@ -8,10 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from trainingtask_history.tables import run_id
 from trainingtask_web.app import create_app
-from trainingtask_web.settings import BadSettings, load_settings
+from trainingtask_web.settings import SettingsError, load_settings
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -57,7 +57,7 @@ def test_every_answer_is_strict(client: Client, history: Engine, method: str, pa
 
 
 def test_a_fault_of_the_app_is_strict_too(
-    kubernetes: SmallKubernetes, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    kubernetes: FakeApiServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("canary-of-the-database")
@@ -85,19 +85,19 @@ def test_files_may_be_kept_but_are_asked_for_again(client: Client, history: Engi
 def test_no_secret_is_in_any_log_or_answer(
     client: Client,
     history: Engine,
-    kubernetes: SmallKubernetes,
+    kubernetes: FakeApiServer,
     caplog: pytest.LogCaptureFixture,
     failing: str | None,
     accept: str,
 ) -> None:
     """The database's password and people's tokens, sent through everything that can fail."""
     caplog.set_level(logging.DEBUG)
-    known = kubernetes.knows("canary-of-a-person-who-is-known", "ann")
+    known = kubernetes.add_user("canary-of-a-person-who-is-known", "ann")
     away = "postgresql://reader:canary-of-the-database@127.0.0.1:1/trainingtask"
     texts = []
     for url in (history.url.render_as_string(hide_password=False), away):
         app = client(history, TRAININGTASK_HISTORY_URL=url)
-        kubernetes.failing = failing
+        kubernetes.fail(failing)
         for token in (known, "canary-of-a-person-who-is-not", "canary-of-a-person\u00e9"):
             bearer = {"Authorization": f"Bearer {token}".encode(), "Accept": accept}
             for path in (*PATHS, "/readyz", f"{API}?limit=0&text=x"):
@@ -108,7 +108,7 @@ def test_no_secret_is_in_any_log_or_answer(
             texts.append(app.post("/session", data=form, headers={"Sec-Fetch-Site": "same-origin", "Accept": accept}))
             texts.append(app.get(API, headers={"Accept": accept}))
             app.cookies.clear()
-        kubernetes.failing = None
+        kubernetes.fail(None)
     seen = {answer.status_code for answer in texts}
     assert seen >= ({401, 404, 503} if failing in ("", "tokenreviews") else {200, 401, 404, 422, 503})
     for canary in CANARIES:
@@ -122,7 +122,7 @@ def test_no_secret_is_in_a_complaint_about_settings(tmp_path: Path) -> None:
         {"TRAININGTASK_HISTORY_URL": f"mysql://u:{secret}@h/d", "TRAININGTASK_WEB_AUTH": "all"},
         {"TRAININGTASK_WEB_PORT": "0", "TRAININGTASK_HISTORY_URL": secret},
     ):
-        with pytest.raises(BadSettings) as refused:
+        with pytest.raises(SettingsError) as refused:
             load_settings(environment)
         assert secret not in str(refused.value)
     settings = load_settings({"TRAININGTASK_HISTORY_URL": f"postgresql://u:{secret}@h/d"})
@@ -139,6 +139,6 @@ def test_no_secret_is_in_a_complaint_about_settings(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_setting_is_named(environment: dict[str, str], sentence: str) -> None:
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         load_settings(environment)
     assert sentence in str(refused.value)

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from support.run_rows import NOON, a_run, of_team_b
 from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, run_id
@@ -107,7 +107,7 @@ def test_lists_hold_what_is_yours(client: Client, history: Engine, token: str) -
 
 
 def test_a_namespace_that_is_deleted_is_nobodys_but_the_admins(
-    client: Client, history: Engine, kubernetes: SmallKubernetes
+    client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
     kubernetes.namespaces["team-a"] = "uid-of-the-new-team-a"
     assert names(client(history, "token-of-ann").get(API)) == []
@@ -152,7 +152,7 @@ def test_comparing_what_is_no_run_or_too_many(client: Client, history: Engine, i
 def test_an_export_says_where_it_ends(client: Client, history: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = client(history, "token-of-ann")
     assert ann.get(f"{API}/export", params={"format": "json"}).json()["truncated"] is False
-    monkeypatch.setattr(export, "MOST_RUNS", 2)
+    monkeypatch.setattr(export, "MAX_RUNS", 2)
     cut = ann.get(f"{API}/export", params={"format": "json"})
     assert (names(cut), cut.json()["truncated"]) == (["task-4", "task-3"], True)
     table = ann.get(f"{API}/export", params={"text": "task"})

@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from support.run_rows import a_run
 from trainingtask_api.task import TrainingTask
 from trainingtask_history.store import record
@@ -35,7 +35,7 @@ def ann(client: Client, engine: Engine) -> TestClient:
     return client(engine, "token-of-ann", TRAININGTASK_WEB_NAMESPACE="team-a")
 
 
-def test_seven_fields_become_a_task(ann: TestClient, kubernetes: SmallKubernetes) -> None:
+def test_seven_fields_become_a_task(ann: TestClient, kubernetes: FakeApiServer) -> None:
     answer = ann.post("/", json=SEVEN)
     (made,) = kubernetes.created
     record = answer.json()
@@ -54,7 +54,7 @@ def test_seven_fields_become_a_task(ann: TestClient, kubernetes: SmallKubernetes
     TrainingTask.model_validate(made)
 
 
-def test_the_record_is_found_under_its_id(ann: TestClient, engine: Engine, kubernetes: SmallKubernetes) -> None:
+def test_the_record_is_found_under_its_id(ann: TestClient, engine: Engine, kubernetes: FakeApiServer) -> None:
     key = ann.post("/", json=SEVEN).json()["id"]
     (made,) = kubernetes.created
     uid = made["metadata"]["uid"]
@@ -82,7 +82,7 @@ def test_the_record_is_found_under_its_id(ann: TestClient, engine: Engine, kuber
     ],
 )
 def test_the_models_name_is_a_model_or_a_checkpoint(
-    ann: TestClient, kubernetes: SmallKubernetes, name: str, model: dict[str, str]
+    ann: TestClient, kubernetes: FakeApiServer, name: str, model: dict[str, str]
 ) -> None:
     answer = ann.post("/", json=SEVEN | {"MODEL_NAME": name})
     assert kubernetes.created[0]["spec"]["model"] == model
@@ -91,7 +91,7 @@ def test_the_models_name_is_a_model_or_a_checkpoint(
 
 @pytest.mark.parametrize("name", ["random_forest", "knn", "linear_svc", "logistic_regression"])
 def test_a_classical_model_ignores_what_it_has_no_use_for_and_says_so(
-    ann: TestClient, kubernetes: SmallKubernetes, name: str
+    ann: TestClient, kubernetes: FakeApiServer, name: str
 ) -> None:
     answer = ann.post("/", json=SEVEN | {"MODEL_NAME": name}).json()
     spec = kubernetes.created[0]["spec"]
@@ -104,13 +104,13 @@ def test_a_classical_model_ignores_what_it_has_no_use_for_and_says_so(
     assert [answer[field] for field in answer["ignored"]] == [None] * 4
 
 
-def test_two_fields_are_enough(ann: TestClient, kubernetes: SmallKubernetes) -> None:
+def test_two_fields_are_enough(ann: TestClient, kubernetes: FakeApiServer) -> None:
     answer = ann.post("/", json={"DATASET_NAME": "support_tickets", "MODEL_NAME": "bert", "N_SAMPLE": None})
     assert answer.json()["IS_TRAINER"] is True
     assert kubernetes.created[0]["spec"]["training"] == {}
 
 
-def test_names_differ(ann: TestClient, kubernetes: SmallKubernetes) -> None:
+def test_names_differ(ann: TestClient, kubernetes: FakeApiServer) -> None:
     long = "owner/" + "x" * 100 + "-base"
     for name in (long, long, "bert", "bert"):
         assert ann.post("/", json=SEVEN | {"MODEL_NAME": name}).status_code == 201
@@ -136,7 +136,7 @@ def test_names_differ(ann: TestClient, kubernetes: SmallKubernetes) -> None:
     ],
 )
 def test_a_wrong_field_is_named_by_its_old_name(
-    ann: TestClient, kubernetes: SmallKubernetes, change: dict[str, Any], sentence: str
+    ann: TestClient, kubernetes: FakeApiServer, change: dict[str, Any], sentence: str
 ) -> None:
     answer = ann.post("/", json=SEVEN | change)
     assert answer.status_code == 422
@@ -145,7 +145,7 @@ def test_a_wrong_field_is_named_by_its_old_name(
 
 
 def test_whoever_may_not_create_hears_kubernetes_words(
-    client: Client, engine: Engine, ann: TestClient, kubernetes: SmallKubernetes
+    client: Client, engine: Engine, ann: TestClient, kubernetes: FakeApiServer
 ) -> None:
     elsewhere = ann.post("/", params={"namespace": "team-b"}, json=SEVEN)
     bob = client(engine, "token-of-bob", TRAININGTASK_WEB_NAMESPACE="team-b").post("/", json=SEVEN)
@@ -159,18 +159,21 @@ def test_whoever_may_not_create_hears_kubernetes_words(
     assert kubernetes.created == []
 
 
-def test_what_the_api_servers_rules_refuse_is_passed_on(ann: TestClient, kubernetes: SmallKubernetes) -> None:
-    kubernetes.refusal = (422, "TrainingTask is invalid: spec: a rule of the cluster")
+def test_what_the_api_servers_rules_refuse_is_passed_on(ann: TestClient, kubernetes: FakeApiServer) -> None:
+    kubernetes.reject_tasks(422, "TrainingTask is invalid: spec: a rule of the cluster")
     answer = ann.post("/", json=SEVEN)
-    assert (answer.status_code, answer.json()["detail"]) == kubernetes.refusal
-    kubernetes.failing = "trainingtasks"
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "TrainingTask is invalid: spec: a rule of the cluster",
+    )
+    kubernetes.fail("trainingtasks")
     assert ann.post("/", json=SEVEN).status_code == 503
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
-def test_a_body_that_a_form_could_send_is_refused(ann: TestClient, kubernetes: SmallKubernetes, kind: str) -> None:
+def test_a_body_that_a_form_could_send_is_refused(ann: TestClient, kubernetes: FakeApiServer, kind: str) -> None:
     answer = ann.post("/", content=b"{}", headers={"Content-Type": kind})
     assert answer.status_code == 415
     assert kubernetes.created == []

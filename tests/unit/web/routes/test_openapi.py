@@ -9,7 +9,8 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
+from support.web_client import connect
 from trainingtask_web.app import create_app
 from trainingtask_web.settings import load_settings
 
@@ -22,11 +23,11 @@ PROMISES = [
 ]
 
 
-def test_the_document_tells_the_truth(history: Engine, kubernetes: SmallKubernetes) -> None:
-    kubernetes.may |= {("admin", "create", "default")}
+def test_the_document_tells_the_truth(history: Engine, kubernetes: FakeApiServer) -> None:
+    kubernetes.allowed |= {("admin", "create", "default")}
     url = history.url.render_as_string(hide_password=False)
     environment = {"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_HOSTS": "testserver"}
-    app = create_app(load_settings(environment), kubernetes.client())
+    app = create_app(load_settings(environment), connect(kubernetes))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     headers = {"Authorization": "Bearer token-of-admin"}
     operations = [found.ok() for found in schema.get_all_operations()]

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from support.html import every, page, text
 from support.sample_history import Scene
 from support.web_client import HTML, start
@@ -37,9 +37,9 @@ def test_a_program_that_asks_for_a_page_of_an_error_gets_json(browser: TestClien
 
 
 @pytest.fixture
-def kubernetes_client(client: Callable[..., TestClient], engine: Engine, kubernetes: SmallKubernetes) -> TestClient:
+def kubernetes_client(client: Callable[..., TestClient], engine: Engine, kubernetes: FakeApiServer) -> TestClient:
     kubernetes.namespaces = {name: f"uid-of-{name}" for name in ("ml-team", "research")}
-    kubernetes.may = {("ann", "list", "research")}
+    kubernetes.allowed = {("ann", "list", "research")}
     client_ = client(engine)
     client_.headers.update(HTML)
     return client_
@@ -71,9 +71,9 @@ def test_a_token_that_is_not_known_is_told_so(kubernetes_client: TestClient) -> 
     assert not every(page(kubernetes_client, "/session?problem=<b>"), "[role=alert]")
 
 
-def test_others_runs_look_like_none(client: Callable[..., TestClient], kubernetes: SmallKubernetes, engine: Engine, scene: Scene) -> None:  # fmt: skip
+def test_others_runs_look_like_none(client: Callable[..., TestClient], kubernetes: FakeApiServer, engine: Engine, scene: Scene) -> None:  # fmt: skip
     kubernetes.namespaces = {name: f"uid-of-{name}" for name in ("ml-team", "research")}
-    kubernetes.may = {("ann", "list", "research")}
+    kubernetes.allowed = {("ann", "list", "research")}
     ann = client(engine, "token-of-ann")
     ann.headers.update(HTML)
     secret, mine = scene.named("emotions-bert-base", 2), scene.named("cv-tags-albert")
