@@ -1,4 +1,4 @@
-"""What each command does with the cluster. Everything here is imported when a command runs, so that `--help` is fast."""
+"""The commands on tasks. They are imported when a command runs, so that `--help` is fast."""
 
 import contextlib
 import itertools
@@ -11,12 +11,13 @@ from typing import Any
 import typer
 
 from trainingtask_api import names
+from trainingtask_api.nested import get_path
 from trainingtask_cli.cluster import Cluster, Object
 from trainingtask_cli.describe import build_sections
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import print_sections, strip_managed_fields, to_csv, to_document
-from trainingtask_cli.parsing import at, get_state, parse_status, primary_condition
+from trainingtask_cli.parsing import get_state, parse_status, primary_condition
 from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, next_name, read_manifest
 from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, has_same_data
 from trainingtask_cli.watch import follow_tasks, print_changes, run_live_table
@@ -27,7 +28,7 @@ _MAX_COMPARED = 10
 
 
 def list_tasks(cluster: Cluster, form: Format, *, all_namespaces: bool) -> None:
-    """Print the tasks of a namespace, or of all."""
+    """Print the tasks of a namespace, or of all namespaces."""
     tasks = cluster.list_tasks(all_namespaces=all_namespaces)
     if form is Format.CSV:
         rows = [build_task_row(task) for task in tasks]
@@ -40,23 +41,23 @@ def list_tasks(cluster: Cluster, form: Format, *, all_namespaces: bool) -> None:
         _print_note(_describe_empty_list(cluster, all_namespaces))
 
 
-def watch(cluster: Cluster, wanted: Sequence[str], form: Format, *, all_namespaces: bool) -> None:
-    """Show tasks until they have ended."""
-    if wanted and all_namespaces:
+def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_namespaces: bool) -> None:
+    """Show tasks until all of them have finished."""
+    if task_names and all_namespaces:
         raise UsageError("names and -A exclude each other: a name is a task's in one namespace")
-    for name in wanted:
-        cluster.get_task(name)  # says so when there is none; the watch would wait for it for ever
+    for name in task_names:
+        cluster.get_task(name)  # raises where there is none; the watch would wait forever
     with contextlib.suppress(KeyboardInterrupt):
-        states = follow_tasks(cluster.watch_tasks(all_namespaces=all_namespaces), wanted)
-        first = next(states, [])
+        following = follow_tasks(cluster.watch_tasks(all_namespaces=all_namespaces), task_names)
+        first = next(following, [])
         if not first:
             _print_note(_describe_empty_list(cluster, all_namespaces))
             return
-        everything = itertools.chain([first], states)
+        snapshots = itertools.chain([first], following)
         if form is Format.TABLE and sys.stdout.isatty():
-            run_live_table(everything, namespaces=all_namespaces)
+            run_live_table(snapshots, namespaces=all_namespaces)
         else:
-            print_changes(everything, form, namespaces=all_namespaces)
+            print_changes(snapshots, form, namespaces=all_namespaces)
 
 
 def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
@@ -66,7 +67,7 @@ def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
     if pod is None:
         raise CommandError(_explain_missing_pod(task))
     pod_name = pod["metadata"]["name"]
-    if at(pod, "status", "phase") == "Pending":
+    if get_path(pod, "status", "phase") == "Pending":
         raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {_describe_condition(task)}")
     with contextlib.suppress(KeyboardInterrupt):
         written = 0
@@ -78,7 +79,7 @@ def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
 
 
 def describe(cluster: Cluster, name: str, form: Format) -> None:
-    """Print what a person wants to know of a task."""
+    """Print the facts, conditions, attempts and scores of a task."""
     task = cluster.get_task(name)
     if form is Format.TABLE:
         print_sections(*build_sections(task, datetime.now(UTC)))
@@ -89,11 +90,11 @@ def describe(cluster: Cluster, name: str, form: Format) -> None:
         sys.stdout.write(to_document(form, strip_managed_fields(task)))
 
 
-def compare(cluster: Cluster, wanted: Sequence[str], form: Format) -> None:
-    """Print what differs between tasks, and their scores side by side."""
-    if not 2 <= len(set(wanted)) <= _MAX_COMPARED:
+def compare(cluster: Cluster, task_names: Sequence[str], form: Format) -> None:
+    """Print the differences of the tasks' specs, and their scores side by side."""
+    if not 2 <= len(set(task_names)) <= _MAX_COMPARED:
         raise UsageError(f"compare takes 2 to {_MAX_COMPARED} different names")
-    tasks = [cluster.get_task(name) for name in dict.fromkeys(wanted)]
+    tasks = [cluster.get_task(name) for name in dict.fromkeys(task_names)]
     spec, scores = compare_tasks(tasks)
     if form is Format.TABLE:
         print_sections(*([spec] if spec.rows else ["The specs are the same."]), scores)
@@ -107,17 +108,17 @@ def compare(cluster: Cluster, wanted: Sequence[str], form: Format) -> None:
         _print_list(tasks, form)
 
 
-def cancel(cluster: Cluster, wanted: Sequence[str], *, sure: bool) -> None:
-    """Delete tasks, after a question."""
-    tasks = [cluster.get_task(name) for name in dict.fromkeys(wanted)]
-    if not sure:
+def cancel(cluster: Cluster, task_names: Sequence[str], *, is_confirmed: bool) -> None:
+    """Delete tasks after a confirmation."""
+    tasks = [cluster.get_task(name) for name in dict.fromkeys(task_names)]
+    if not is_confirmed:
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here: add --yes to delete without a question")
         for task in tasks:
             typer.echo(f"{task['metadata']['name']}  {get_state(task) or 'new'}", err=True)
-        of_them = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
+        counted = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
         question = (
-            f"Delete {of_them} in namespace {cluster.namespace}, with Job and pods? The history keeps the record."
+            f"Delete {counted} in namespace {cluster.namespace}, with Job and pods? The history keeps the record."
         )
         typer.confirm(question, abort=True, err=True)
     for task in tasks:
@@ -126,12 +127,12 @@ def cancel(cluster: Cluster, wanted: Sequence[str], *, sure: bool) -> None:
 
 
 def retry(cluster: Cluster, name: str) -> None:
-    """Create a task with the spec of another one."""
+    """Create a task with the spec of an existing one."""
     task = cluster.get_task(name)
     taken = {item["metadata"]["name"] for item in cluster.list_tasks()}
     created = cluster.create_task(build_retry(task, next_name(name, taken)))
     _print_created(created, f" with the spec of {name}")
-    if at(created, "spec", "runPolicy", "suspend"):
+    if get_path(created, "spec", "runPolicy", "suspend"):
         _print_note("it is suspended, as its spec says: set runPolicy.suspend to false to start it")
 
 
@@ -145,20 +146,20 @@ def submit(
     settings: Sequence[str],
     dry_run: bool,
 ) -> None:
-    """Create a task from a file, from flags, or from both; a dry run asks no API server."""
+    """Create a task from a file, from flags, or from both; a dry run sends no request."""
     base = None if file is None else read_manifest(_read_file(file), "standard input" if file == "-" else file)
     manifest = build_manifest(base, name=name, namespace=namespace, fields=fields, settings=settings)
     if dry_run:
         sys.stdout.write(dump_manifest(manifest))
         return
-    there = cluster()
-    there.namespace = manifest["metadata"].get("namespace", there.namespace)
-    _print_created(there.create_task(manifest))
+    client = cluster()
+    client.namespace = manifest["metadata"].get("namespace", client.namespace)
+    _print_created(client.create_task(manifest))
 
 
-def _print_created(task: Object, what: str = "") -> None:
+def _print_created(task: Object, source: str = "") -> None:
     metadata = task["metadata"]
-    typer.echo(f"{names.KIND.lower()} {metadata['name']} created{what}")
+    typer.echo(f"{names.KIND.lower()} {metadata['name']} created{source}")
     typer.echo(f"kubectl trainingtask watch {metadata['name']} -n {metadata['namespace']}")
 
 
@@ -195,7 +196,7 @@ def _explain_missing_pod(task: Object) -> str:
     name = task["metadata"]["name"]
     if status.start_time is None and status.finished_at is None:
         return f"{name} has no pod yet. {_describe_condition(task)}"
-    from trainingtask_history.tables import run_id  # noqa: PLC0415 - it brings the whole of SQLAlchemy
+    from trainingtask_history.tables import run_id  # noqa: PLC0415 - it imports SQLAlchemy
 
     run = run_id(task["metadata"]["uid"], status.attempt or 1)
     return (
@@ -205,5 +206,9 @@ def _explain_missing_pod(task: Object) -> str:
 
 
 def _describe_condition(task: Object) -> str:
-    said = primary_condition(parse_status(task))
-    return f"{said.reason}: {said.message}" if said else "The operator has not looked at it yet: is it running?"
+    condition = primary_condition(parse_status(task))
+    return (
+        f"{condition.reason}: {condition.message}"
+        if condition
+        else "The operator has not looked at it yet: is it running?"
+    )

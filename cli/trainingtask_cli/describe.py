@@ -1,12 +1,14 @@
-"""A task -> what a person wants to know of it, in sections. Pure."""
+"""A task -> the sections of `describe`: facts, conditions, attempts, scores. Pure."""
 
 from datetime import datetime
 from typing import Any
 
 from trainingtask_api import EvaluationResult, TrainingReport, TrainingTaskStatus
-from trainingtask_cli.formatting import Cell, duration, format_age, format_elapsed, format_time, size
+from trainingtask_api.formatting import format_age, format_size
+from trainingtask_api.nested import get_path
+from trainingtask_cli.formatting import Cell, format_elapsed, format_time, format_time_and_age
 from trainingtask_cli.output import Table
-from trainingtask_cli.parsing import Object, at, get_spec, parse_status, primary_condition
+from trainingtask_cli.parsing import Object, get_spec, parse_status, primary_condition
 from trainingtask_cli.tables import get_creation_time
 
 Section = Table | str
@@ -18,29 +20,35 @@ def build_sections(task: Object, now: datetime) -> list[Section]:
     report = status.training
     results = report.results if report else None
     return [
-        Table(("", ""), _facts(task, status, now), wrapped=frozenset({""})),
+        Table(("", ""), _list_facts(task, status, now), wrapped=frozenset({""})),
         *_build_conditions(task, status),
         *_build_attempts(status, now),
         *(build_score_sections(results.evaluation, results.warnings) if results else []),
     ]
 
 
-def _facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
+def _list_facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
     spec = get_spec(task)
-    said = primary_condition(status)
+    condition = primary_condition(status)
     unseen = "the operator has not looked at it yet: is it running, and does it watch this namespace?"
     facts: dict[str, Cell] = {
-        "Name": at(task, "metadata", "name"),
-        "Namespace": at(task, "metadata", "namespace"),
+        "Name": get_path(task, "metadata", "name"),
+        "Namespace": get_path(task, "metadata", "namespace"),
         "State": status.state or "none",
-        "Reason": f"{said.reason}: {said.message}" if said else status.reason or (None if status.state else unseen),
-        "Data set": " ".join(filter(None, (at(spec, "dataset", "name"), _format_source(at(spec, "dataset"), "path")))),
-        "Model": " ".join(filter(None, (at(spec, "model", "name"), _format_source(at(spec, "model"), "checkpoint")))),
-        "Device": at(spec, "device"),
-        "Output": at(spec, "output", "volumeClaim"),
-        "Created": _ago(get_creation_time(task), now),
-        "Started": _ago(status.start_time, now),
-        "Ended": _ago(status.finished_at, now),
+        "Reason": f"{condition.reason}: {condition.message}"
+        if condition
+        else status.reason or (None if status.state else unseen),
+        "Data set": " ".join(
+            filter(None, (get_path(spec, "dataset", "name"), _format_source(get_path(spec, "dataset"), "path")))
+        ),
+        "Model": " ".join(
+            filter(None, (get_path(spec, "model", "name"), _format_source(get_path(spec, "model"), "checkpoint")))
+        ),
+        "Device": get_path(spec, "device"),
+        "Output": get_path(spec, "output", "volumeClaim"),
+        "Created": format_time_and_age(get_creation_time(task), now),
+        "Started": format_time_and_age(status.start_time, now),
+        "Ended": format_time_and_age(status.finished_at, now),
         "Took": format_elapsed(status.start_time, status.finished_at),
         "Progress": format_progress(status),
         "Job": status.job_name,
@@ -48,32 +56,28 @@ def _facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tupl
     }
     if status.training is not None:
         facts |= _list_report_facts(status.training)
-    # A field that says nothing about this task would only be in the way.
+    # Absent facts are left out.
     return [(f"{name}:", value) for name, value in facts.items() if value not in (None, "")]
 
 
 def _list_report_facts(report: TrainingReport) -> dict[str, Cell]:
     results = report.results
     return {
-        "Peak memory": size(report.peak_memory_bytes),
+        "Peak memory": None if report.peak_memory_bytes is None else format_size(report.peak_memory_bytes),
         "Resumed from": None if report.resumed_from_step is None else f"step {report.resumed_from_step}",
         "Model path": results.model_path if results else None,
-        "Trained on": f"{results.train_rows} rows in {duration(results.runtime_seconds)}" if results else None,
+        "Trained on": f"{results.train_rows} rows in {format_age(results.runtime_seconds)}" if results else None,
     }
 
 
 def _format_source(part: Any, field: str) -> str | None:
-    """Return where data or weights come from: a file or folder in a claim, or a name on a hub."""
-    claim, path, hub = at(part, "volumeClaim"), at(part, field), at(part, "hub", "id")
+    """Return the source of data or weights: a path in a volume claim, or a name on a hub."""
+    claim, path, hub = get_path(part, "volumeClaim"), get_path(part, field), get_path(part, "hub", "id")
     return f"({claim}:{path})" if claim else f"({hub or path})" if hub or path else None
 
 
-def _ago(when: datetime | None, now: datetime) -> str | None:
-    return None if when is None else f"{format_time(when)} ({format_age(when, now)} ago)"
-
-
 def format_progress(status: TrainingTaskStatus) -> str | None:
-    """Return how far the trainer is, as one phrase."""
+    """Return phase, progress, rate and time left of the training in one phrase."""
     report = status.training
     if report is None:
         return None
@@ -115,7 +119,7 @@ def _build_attempts(status: TrainingTaskStatus, now: datetime) -> list[Section]:
         (
             record.number,
             format_time(record.start_time),
-            format_elapsed(record.start_time, record.finish_time) or format_age(record.start_time, now),
+            format_elapsed(record.start_time, record.finish_time) or format_elapsed(record.start_time, now),
             record.exit_code,
             record.reason,
             record.node,
@@ -127,14 +131,14 @@ def _build_attempts(status: TrainingTaskStatus, now: datetime) -> list[Section]:
 
 
 def build_score_sections(scores: EvaluationResult, warnings: list[str]) -> list[Section]:
-    """Return the scores beside the baselines, what to know of them, and the table of the labels."""
+    """Return the scores beside the baselines, the warnings, and the scores by label."""
     threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
     title = f"Scores on {scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})"
     beside: list[tuple[Cell, ...]] = list(scores.beside_baselines())
     parts: list[Section] = [Table(("", "MODEL", "LABEL PRIOR", "NO LABEL"), beside, title)]
     if warnings:
-        said: list[tuple[Cell, ...]] = [(f"! {warning}",) for warning in warnings]
-        parts.append(Table(("",), said, "Warnings", frozenset({""})))
+        lines: list[tuple[Cell, ...]] = [(f"! {warning}",) for warning in warnings]
+        parts.append(Table(("",), lines, "Warnings", frozenset({""})))
     labels: list[tuple[Cell, ...]] = [
         (label.label, label.support, label.precision, label.recall, label.f1, label.average_precision, label.threshold)
         for label in scores.per_label

@@ -1,4 +1,4 @@
-"""What the admin decides about the web app, from the environment."""
+"""The settings of the web app, from the environment."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -18,7 +18,7 @@ CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 
 
 class AuthMode(StrEnum):
-    """Who may look: people whom Kubernetes knows, each at their namespaces; or anybody at everything."""
+    """How requests are authenticated: by Kubernetes, or not at all, with every run visible."""
 
     KUBERNETES = "kubernetes"
     NONE = "none"
@@ -69,11 +69,11 @@ class Settings(BaseModel):
 
 
 class SettingsError(Exception):
-    """The environment does not make settings; the message says why, without values."""
+    """The environment holds no valid settings; the message has no secret values."""
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:
-    """Return the settings that the environment names.
+    """Return the settings of the environment.
 
     Raises
     ------

@@ -18,8 +18,9 @@ import yaml
 from support.results import RESULTS
 from trainingtask_api import names
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
-from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, parse_since
+from trainingtask_cli.history import ENV_SERVER, ENV_TOKEN, open_source, parse_since
 from trainingtask_cli.history_client import DatabaseRunSource, HttpRunSource, is_confidential, list_newest
+from trainingtask_history.queries import RunSummary
 from trainingtask_history.schema import migrate
 from trainingtask_history.store import open_history, record, record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
@@ -169,7 +170,7 @@ def test_people_see_a_table(cli: Cli, where: str) -> None:
 
 def test_programs_see_the_columns(cli: Cli, where: str) -> None:
     runs = json.loads(cli("history", where, "--limit", "2", "-o", "json").stdout)
-    assert [tuple(run) for run in runs] == [COLUMNS, COLUMNS]
+    assert [list(run) for run in runs] == [list(RunSummary.model_fields)] * 2
     assert (runs[0]["name"], runs[0]["score"], runs[0]["create_time"]) == ("t6", 0.5454, "2026-05-04T11:00:00Z")
     assert yaml.safe_load(cli("history", where, "--limit", "2", "-o", "yaml").stdout) == runs
     one = json.loads(cli("history", where, runs[0]["id"], "-o", "json").stdout)
@@ -370,9 +371,3 @@ def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> 
     server.respond = lambda method, path: (503, {"detail": "later"})
     with pytest.raises(TemporaryError):
         HttpRunSource(server.url, "t").list_page({}, 1, None)
-
-
-def test_csv_has_the_fields_of_a_run_in_a_list() -> None:
-    from trainingtask_history.queries import RunSummary
-
-    assert list(RunSummary.model_fields) == list(COLUMNS)

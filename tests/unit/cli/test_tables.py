@@ -6,9 +6,17 @@ from types import SimpleNamespace
 import pytest
 
 from trainingtask_api.crd import PRINTER_COLUMNS
-from trainingtask_cli.formatting import duration, format_cell, size
+from trainingtask_api.formatting import format_age, format_size
+from trainingtask_cli.formatting import format_cell
 from trainingtask_cli.output import print_sections, to_csv
-from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, differences, flat, has_same_data
+from trainingtask_cli.tables import (
+    build_task_row,
+    build_task_table,
+    compare_tasks,
+    diff_specs,
+    flatten_to_cells,
+    has_same_data,
+)
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
@@ -22,7 +30,7 @@ NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
     ],
 )  # fmt: skip
 def test_durations_are_said_as_kubectl_says_ages(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert format_age(seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -34,8 +42,8 @@ def test_cells_are_short_and_harmless(cell: str | float | None, text: str) -> No
 
 
 def test_sizes_have_a_unit() -> None:
-    assert [size(count) for count in (None, 5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
-        None, "5 B", "2 KiB", "3 MiB", "5.5 GiB",
+    assert [format_size(count) for count in (5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
+        "5 B", "2 KiB", "3 MiB", "5.5 GiB",
     ]  # fmt: skip
 
 
@@ -74,7 +82,7 @@ def test_no_cell_of_a_csv_is_a_formula() -> None:
 
 
 def test_an_object_is_flat_by_path() -> None:
-    assert flat({"a": {"b": 1, "c": {"d": False}}, "e": [{"f": 1}], "g": {}, "h": None}) == {
+    assert flatten_to_cells({"a": {"b": 1, "c": {"d": False}}, "e": [{"f": 1}], "g": {}, "h": None}) == {
         "a.b": 1, "a.c.d": False, "e": '[{"f": 1}]', "g": "{}", "h": "null",
     }  # fmt: skip
 
@@ -82,9 +90,9 @@ def test_an_object_is_flat_by_path() -> None:
 def test_only_what_differs_is_compared() -> None:
     one = {"model": {"name": "bert"}, "training": {"epochs": 3, "seed": 1}}
     two = {"model": {"name": "bert"}, "training": {"epochs": 4, "seed": 1}, "evaluation": {"threshold": 0.5}}
-    assert differences([one, two]) == [("training.epochs", 3, 4), ("evaluation.threshold", None, 0.5)]
-    assert differences([one, one]) == []
-    assert differences([{}, {}]) == []
+    assert diff_specs([one, two]) == [("training.epochs", 3, 4), ("evaluation.threshold", None, 0.5)]
+    assert diff_specs([one, one]) == []
+    assert diff_specs([{}, {}]) == []
 
 
 def test_scores_stand_side_by_side(make: SimpleNamespace) -> None:

@@ -1,11 +1,6 @@
 """The Kubernetes API as the web app uses it: token reviews, access reviews, namespaces, and tasks created as a user.
 
-::
-
-    ApiServerError       no answer, or the web app's own request was refused: nobody is authenticated
-    TaskRejected         a task was refused; the message is the API server's
-
-No message and no repr holds a token.
+No repr holds a token.
 """
 
 import json
@@ -26,24 +21,13 @@ from kubernetes.config import load_incluster_config, load_kube_config
 from urllib3.exceptions import HTTPError
 
 from trainingtask_api.names import GROUP, PLURAL, VERSION
+from trainingtask_web.auth.errors import ApiServerError, TaskRejected
 
 _TIMEOUT = (5, 10)  # seconds to connect, to read
 _PAGE_SIZE = 500
 _MAX_CONNECTIONS = 32  # more than the threads that send requests at once
 
 Manifest = dict[str, Any]
-
-
-class ApiServerError(Exception):
-    """The API server did not answer, or refused a request of the web app itself."""
-
-
-class TaskRejected(Exception):  # noqa: N818 - an answer, not a fault
-    """The API server refused to create a task."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""/api/v1: the runs that somebody may see, as JSON. Field names are those of the history's columns.
+"""/api/v1: the runs of a principal's scope as JSON. Field names are those of the history's columns.
 
-Answers are written by pydantic straight into bytes; the declared models are what the OpenAPI document shows.
+Responses are serialized by pydantic straight into bytes; the declared models are for the OpenAPI document.
 """
 
 import uuid
@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from pydantic import Field, TypeAdapter
-from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_history import queries
@@ -19,9 +18,9 @@ from trainingtask_history.queries import MAX_LIMIT, MAX_POINTS, Event, Page, Poi
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import RUN_NOT_FOUND, ErrorResponse
 from trainingtask_web.routes import export
-from trainingtask_web.views.diff import Line, differences, scores
-
-MAX_COMPARED = 10
+from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
+from trainingtask_web.views.compare_view import MAX_COMPARED
+from trainingtask_web.views.diff import PathValues, collect_scores, diff_specs
 
 router = APIRouter(
     prefix="/api/v1/runs",
@@ -70,9 +69,9 @@ class Comparison:
     """Runs side by side. The values of a line are in the order of `runs`."""
 
     runs: list[RunSummary]
-    differences: list[Line]
+    differences: list[PathValues]
     """Paths of the spec at which the runs differ."""
-    scores: list[Line]
+    scores: list[PathValues]
     curves: dict[str, list[list[Point]]]
 
 
@@ -89,7 +88,7 @@ def _serialize(value: Any) -> Response:
 def list_runs(request: Request, principal: CurrentPrincipal, query: Annotated[ListQuery, Query()]) -> Response:
     """Return some runs that fit all filters. `next` is the cursor of those that follow, null on the last page."""
     try:
-        page = queries.list_runs(_engine(request), principal.scope, query, limit=query.limit, cursor=query.cursor)
+        page = queries.list_runs(get_engine(request), principal.scope, query, limit=query.limit, cursor=query.cursor)
     except ValueError as error:
         raise HTTPException(422, f"cursor: {error}") from None
     return _serialize(page)
@@ -103,16 +102,16 @@ def compare_runs(
 ) -> Response:
     """Return what differs in their specs, and their scores and curves side by side."""
     keys = _parse_ids(ids)
-    runs = queries.get_runs(_engine(request), principal.scope, keys)
+    runs = queries.get_runs(get_engine(request), principal.scope, keys)
     if missing := [str(key) for key in keys if key not in {run.id for run in runs}]:
         raise HTTPException(404, f"{RUN_NOT_FOUND} ({', '.join(missing)})")
-    curves = queries.get_metrics(_engine(request), principal.scope, keys)
+    curves = queries.get_metrics(get_engine(request), principal.scope, keys)
     names = sorted({name for one in curves.values() for name in one})
     return _serialize(
         Comparison(
             runs=[RunSummary.model_validate(run) for run in runs],
-            differences=differences([run.spec for run in runs]),
-            scores=scores([run.evaluate_result for run in runs]),
+            differences=diff_specs([run.spec for run in runs]),
+            scores=collect_scores([run.evaluate_result for run in runs]),
             curves={name: [curves.get(key, {}).get(name, []) for key in keys] for name in names},
         )
     )
@@ -126,53 +125,41 @@ def compare_runs(
 )
 def export_runs(request: Request, principal: CurrentPrincipal, query: Annotated[ExportQuery, Query()]) -> Response:
     """Return all runs that fit the filters, newest first, up to the number in the header `X-Export-Limit`."""
-    runs = queries.export_runs(_engine(request), principal.scope, query, export.MAX_RUNS + 1)
+    runs = queries.export_runs(get_engine(request), principal.scope, query, export.MAX_RUNS + 1)
     return export.stream_file(runs, query.format)
 
 
-Key = Annotated[uuid.UUID, Path(alias="id", description="Id of the run.")]
+RunId = Annotated[uuid.UUID, Path(alias="id", description="Id of the run.")]
 
 
 @router.get("/{id}", response_model=RunDetail, summary="One run")
-def get_run(request: Request, principal: CurrentPrincipal, key: Key) -> Response:
+def get_run(request: Request, principal: CurrentPrincipal, key: RunId) -> Response:
     """Return all there is of a run, but its curves and events."""
-    return _serialize(_run(_engine(request), principal, key))
+    return _serialize(get_run_or_404(request, principal, key))
 
 
 @router.get("/{id}/metrics", response_model=Curves, summary="Curves of a run")
 def get_metrics(
     request: Request,
     principal: CurrentPrincipal,
-    key: Key,
+    key: RunId,
     name: Annotated[list[Annotated[str, Field(max_length=64, pattern=r"^[a-z_]+$")]], Query(max_length=16)] = [],  # noqa: B006
     points: Annotated[int, Query(ge=2, le=MAX_POINTS, description="Most points of each curve.")] = MAX_POINTS,
 ) -> Response:
     """Return its curves, or those named, each thinned out evenly; the first and the last point are always there."""
-    curves = queries.get_metrics(_engine(request), principal.scope, [key], names=name, most=points)
+    curves = queries.get_metrics(get_engine(request), principal.scope, [key], names=name, most=points)
     if not curves:
-        _run(_engine(request), principal, key)
+        get_run_or_404(request, principal, key)
     return _serialize(Curves(curves.get(key, {})))
 
 
 @router.get("/{id}/events", response_model=Events, summary="Events of a run")
-def get_events(request: Request, principal: CurrentPrincipal, key: Key) -> Response:
+def get_events(request: Request, principal: CurrentPrincipal, key: RunId) -> Response:
     """Return what happened to a run, oldest first."""
-    events = queries.get_events(_engine(request), principal.scope, key)
+    events = queries.get_events(get_engine(request), principal.scope, key)
     if not events:
-        _run(_engine(request), principal, key)
+        get_run_or_404(request, principal, key)
     return _serialize(Events(events))
-
-
-def _run(engine: Engine, principal: CurrentPrincipal, key: uuid.UUID) -> RunDetail:
-    run = queries.get_run(engine, principal.scope, key)
-    if run is None:
-        raise HTTPException(404, RUN_NOT_FOUND)
-    return run
-
-
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
 
 
 def _parse_ids(ids: str) -> Sequence[uuid.UUID]:

@@ -1,4 +1,4 @@
-"""The pages for people: list, run, comparison, sign-in and what went wrong. Server-rendered; no page needs a script."""
+"""The HTML pages: list, run, comparison, sign-in and errors. Rendered on the server; no page needs a script."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,19 +13,21 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from pydantic import ValidationError
-from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_api import describe_errors, names
+from trainingtask_api.nested import flatten, get_path
 from trainingtask_history import queries
 from trainingtask_history.queries import RunDetail, RunFilter, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import RUN_NOT_FOUND
-from trainingtask_web.views import charts, compare_view, formatting, run_view, score_tables
+from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
+from trainingtask_web.views import charts, compare_view, formatting, manifest, run_view, score_tables
+from trainingtask_web.views.compare_view import LETTERS, MAX_COMPARED
 from trainingtask_web.views.remediation import get_next_step
+from trainingtask_web.views.timeline import build_timeline
 
-MAX_COMPARED = len(compare_view.LETTERS)
 _SPARKLINE_CURVE = ("mean_average_precision",)
 _MAX_SPARKLINE_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
@@ -68,7 +70,7 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 def _render_code(text: str) -> Markup:
-    """Return a sentence with what stands between backticks as code."""
+    """Return a sentence with its parts between backticks as code elements."""
     parts = text.split("`")
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in enumerate(parts)
@@ -83,7 +85,7 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.filters |= {
-    "as_json": lambda found: [chart.as_json() for chart in found],
+    "as_json": lambda drawn: [chart.to_json() for chart in drawn],
     "codes": _render_code,
     "moment": formatting.format_time,
     "number": formatting.format_number,
@@ -96,10 +98,10 @@ def _render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
 
 
 def error_page(request: Request, status: int, sentence: str) -> HTMLResponse:
-    """Return what went wrong, and what to do."""
+    """Return the page of an error: what went wrong, and what to do."""
     title, advice = _ERROR_PAGES.get(status, _UNEXPECTED_ERROR)
-    said = "There is no such page." if sentence == "Not Found" else sentence
-    return _render("error.html", status, title=title, sentence=said, advice=advice, code=status)
+    shown = "There is no such page." if sentence == "Not Found" else sentence
+    return _render("error.html", status, title=title, sentence=shown, advice=advice, code=status)
 
 
 @router.get("/session")
@@ -121,7 +123,7 @@ def list_runs(
     page, problem = queries.Page([], None), None
     try:
         page = queries.list_runs(
-            _engine(request), principal.scope, _parse_filters(filters), limit=limit, cursor=cursor or None
+            get_engine(request), principal.scope, _parse_filters(filters), limit=limit, cursor=cursor or None
         )
     except ValidationError as error:
         problem = describe_errors(error)
@@ -150,7 +152,7 @@ def list_runs(
 
 
 def _parse_filters(filters: Mapping[str, str]) -> RunFilter:
-    """Return the filter; a time may be a day alone, which begins at midnight UTC."""
+    """Return the filter; a time may be a date alone, which means its midnight in UTC."""
     days = {
         name: f"{value}T00:00:00Z" for name, value in filters.items() if name in ("since", "until") and len(value) == 10
     }
@@ -168,13 +170,13 @@ def _fetch_sparklines(
         return {}
     keys = [run.id for run in runs]
     found = queries.get_metrics(
-        _engine(request), principal.scope, keys, names=_SPARKLINE_CURVE, most=_MAX_SPARKLINE_POINTS
+        get_engine(request), principal.scope, keys, names=_SPARKLINE_CURVE, most=_MAX_SPARKLINE_POINTS
     )
     return {key: curves[_SPARKLINE_CURVE[0]] for key, curves in found.items()}
 
 
 def _suggest_values(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
-    """Return what the filters suggest: what the project has, and what is on the page."""
+    """Return the suggestions of the filter's fields: the built-in names, and the values on the page."""
     own = {"namespace": (), "dataset": _DATASETS, "model": names.KNOWN_MODELS}
     return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
 
@@ -189,7 +191,7 @@ def compare_runs(
     keys = list(dict.fromkeys(_parse_ids(ids)))
     if not 2 <= len(keys) <= MAX_COMPARED:
         raise HTTPException(422, f"Choose 2 to {MAX_COMPARED} runs to compare: these are {len(keys)}.")
-    engine = _engine(request)
+    engine = get_engine(request)
     runs = queries.get_runs(engine, principal.scope, keys)
     if not runs:
         raise HTTPException(404, RUN_NOT_FOUND)
@@ -201,7 +203,7 @@ def compare_runs(
             "view": run_view.build_run_view(run, now),
             "without": _compare_url(key.id for key in runs if key is not run) if len(runs) > 2 else None,
         }
-        for letter, run in zip(compare_view.LETTERS, runs, strict=False)
+        for letter, run in zip(LETTERS, runs, strict=False)
     ]
     lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(shown, runs, strict=True)]
     return _render(
@@ -211,7 +213,7 @@ def compare_runs(
         active=any(run_view.is_active(run) for run in runs),
         missing=len(keys) - len(runs),
         same_data=compare_view.has_same_data(runs),
-        differences=compare_view.differences(runs),
+        differences=compare_view.format_differences(runs),
         scores=compare_view.compare_scores(runs),
         labels=compare_view.compare_labels(runs),
         charts=charts.build_comparison_charts(lines),
@@ -231,10 +233,8 @@ def _compare_url(keys: Iterator[uuid.UUID]) -> str:
 @router.get("/runs/{key}")
 def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLResponse:
     """Show all there is of one run."""
-    engine = _engine(request)
-    run = queries.get_run(engine, principal.scope, _parse_id(key))
-    if run is None:
-        raise HTTPException(404, RUN_NOT_FOUND)
+    engine = get_engine(request)
+    run = get_run_or_404(request, principal, _parse_id(key))
     now = datetime.now(UTC)
     curves = queries.get_metrics(engine, principal.scope, [run.id])
     return _render(
@@ -242,9 +242,9 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
         principal=principal,
         run=run,
         view=run_view.build_run_view(run, now),
-        why=_get_reason_heading(run),
+        why=_REASON_HEADINGS.get(run.status, "Why it waits"),
         next_step=get_next_step(run.error_reason),
-        timeline=run_view.build_timeline(run, queries.get_events(engine, principal.scope, run.id)),
+        timeline=build_timeline(run, queries.get_events(engine, principal.scope, run.id)),
         attempts=[
             run_view.build_run_view(one, now) for one in queries.get_attempts(engine, principal.scope, run.task_uid)
         ],
@@ -252,15 +252,11 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
         warnings=score_tables.get_warnings(run),
         charts=charts.build_run_charts(curves.get(run.id, {})),
         facts=_list_facts(run),
-        commands=run_view.list_commands(run),
-        manifest=run_view.to_manifest(run),
-        arguments=sorted(run_view.flat(run.training_args)),
-        versions=sorted(run_view.flat(run_view.at(run.training_result, "versions"))),
+        commands=manifest.list_commands(run, is_active=run_view.is_active(run)),
+        manifest=manifest.to_manifest(run),
+        arguments=_list_leaves(run.training_args),
+        versions=_list_leaves(get_path(run.training_result, "versions")),
     )
-
-
-def _get_reason_heading(run: RunSummary) -> str:
-    return _REASON_HEADINGS.get(run.status, "Why it waits")
 
 
 def _list_facts(run: RunDetail) -> list[tuple[str, str]]:
@@ -286,6 +282,5 @@ def _parse_id(text: str) -> uuid.UUID:
         raise HTTPException(404, RUN_NOT_FOUND) from None
 
 
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
+def _list_leaves(value: Any) -> list[tuple[str, str]]:
+    return sorted((path, formatting.format_leaf(leaf)) for path, leaf in flatten(value))

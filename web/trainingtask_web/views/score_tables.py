@@ -1,17 +1,20 @@
-"""The scores of a run, as far as its row holds them: beside its baselines, by label, and what to know of them. Pure."""
+"""The scores of a run, as far as its row holds them: against its baselines, by label, and facts about the training. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainingtask_api.formatting import format_duration, format_size
+from trainingtask_api.nested import flatten, get_path
 from trainingtask_history.queries import RunDetail
 from trainingtask_web.views import formatting
-from trainingtask_web.views.run_view import at, flat, get_list, get_number
+from trainingtask_web.views.formatting import format_leaf
+from trainingtask_web.views.numbers import get_list, get_number
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score that can be compared: where it stands in the row, and which direction is better."""
+    """A score that can be compared: its path in the row, and which direction is better."""
 
     title: str
     path: tuple[str, ...]
@@ -41,14 +44,14 @@ METRICS = (
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A score of the model, with those of the models that read no text."""
+    """A score of the model and of the baselines, which read no text."""
 
     title: str
     model: float | None
     prior: float | None
     zero: float | None
     verdict: str
-    """'better', 'worse' or '' where there is nothing to say."""
+    """'better' or 'worse' than both baselines; '' where a score is missing."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,12 @@ class Scores:
     """All scores of a run."""
 
     headline: list[tuple[str, float]]
-    beside: list[ScoreRow]
+    against_baselines: list[ScoreRow]
     others: list[tuple[str, float]]
     labels: list[LabelRow]
     undefined: list[tuple[str, str]]
     about: str
-    """Which rows, which threshold."""
+    """Number of rows, split, threshold and its source."""
 
 
 def build_scores(run: RunDetail) -> Scores | None:
@@ -82,33 +85,33 @@ def build_scores(run: RunDetail) -> Scores | None:
     result = run.evaluate_result
     if not result:
         return None
-    beside = [_beside(metric, result) for metric in METRICS if metric.baseline]
+    rows = [_compare_to_baselines(metric, result) for metric in METRICS if metric.baseline]
     others = [(metric.title, get_number(result, *metric.path)) for metric in METRICS if not metric.baseline]
     return Scores(
-        headline=[(row.title, row.model) for row in beside[:3] if row.model is not None],
-        beside=[row for row in beside if row.model is not None],
+        headline=[(row.title, row.model) for row in rows[:3] if row.model is not None],
+        against_baselines=[row for row in rows if row.model is not None],
         others=[(title, value) for title, value in others if value is not None],
         labels=build_label_rows(result),
-        undefined=list(flat(at(result, "undefined"))),
-        about=_about(result),
+        undefined=[(path, format_leaf(value)) for path, value in flatten(get_path(result, "undefined"))],
+        about=_describe_evaluation(result),
     )
 
 
-def _beside(metric: Metric, result: Mapping[str, Any]) -> ScoreRow:
-    ours = get_number(result, *metric.path)
+def _compare_to_baselines(metric: Metric, result: Mapping[str, Any]) -> ScoreRow:
+    model = get_number(result, *metric.path)
     prior, zero = (get_number(result, name, metric.baseline or "") for name in ("label_prior", "all_zero"))
     known = [value for value in (prior, zero) if value is not None]
     verdict = ""
-    if ours is not None and known:
-        wins = ours < min(known) if metric.less_is_better else ours > max(known)
+    if model is not None and known:
+        wins = model < min(known) if metric.less_is_better else model > max(known)
         verdict = "better" if wins else "worse"
-    return ScoreRow(metric.title, ours, prior, zero, verdict)
+    return ScoreRow(metric.title, model, prior, zero, verdict)
 
 
-def _about(result: Mapping[str, Any]) -> str:
+def _describe_evaluation(result: Mapping[str, Any]) -> str:
     rows = get_number(result, "rows")
-    parts = [f"{formatting.format_number(rows)} {at(result, 'split') or 'test'} rows"] if rows is not None else []
-    threshold, source = get_number(result, "threshold"), at(result, "threshold_source")
+    parts = [f"{formatting.format_number(rows)} {get_path(result, 'split') or 'test'} rows"] if rows is not None else []
+    threshold, source = get_number(result, "threshold"), get_path(result, "threshold_source")
     if threshold is not None:
         parts.append(f"threshold {formatting.format_score(threshold)}")
     if source is not None:
@@ -130,7 +133,7 @@ def build_label_rows(result: Mapping[str, Any] | None) -> list[LabelRow]:
         support = get_number(item, "support")
         rows.append(
             LabelRow(
-                label=str(at(item, "label")),
+                label=str(get_path(item, "label")),
                 support=None if support is None else int(support),
                 f1=get_number(item, "f1"),
                 precision=get_number(item, "precision"),
@@ -143,12 +146,12 @@ def build_label_rows(result: Mapping[str, Any] | None) -> list[LabelRow]:
 
 
 def get_warnings(run: RunDetail) -> list[str]:
-    """Return what a reader of the scores must know."""
+    """Return the warnings about the scores."""
     return [str(warning) for warning in get_list(run.training_result, "warnings")]
 
 
 def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
-    """Return what is known of the training itself."""
+    """Return names and values of the training's figures, without absent ones."""
     result = run.training_result
     facts = {
         "Training rows": formatting.format_number(get_number(result, "train_rows")),
@@ -156,15 +159,15 @@ def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
         "Labels": formatting.format_number(get_number(result, "labels")),
         "Optimiser steps": formatting.format_number(get_number(result, "global_step")),
         "Best epoch": formatting.format_number(get_number(result, "best_epoch")),
-        "Training took": formatting.format_duration(get_number(result, "runtime_seconds")),
+        "Training took": formatting.or_absent(format_duration, get_number(result, "runtime_seconds")),
         "Rows per second": formatting.format_number(get_number(result, "samples_per_second")),
         "Tokens per second": formatting.format_number(get_number(result, "tokens_per_second")),
-        "Peak memory": formatting.format_size(get_number(result, "peak_memory_bytes")),
+        "Peak memory": formatting.or_absent(format_size, get_number(result, "peak_memory_bytes")),
         "Resumed from step": formatting.format_number(get_number(result, "resumed_from_step")),
         "Final training loss": formatting.format_number(get_number(result, "training_loss")),
         "Validation micro-F1": formatting.format_score(get_number(result, "validation", "micro_f1")),
         "Test texts seen in training": formatting.format_number(get_number(result, "test_texts_in_train")),
-        "Model folder": str(at(result, "model_path") or formatting.ABSENT),
-        "Data fingerprint": str(at(result, "data_fingerprint") or formatting.ABSENT),
+        "Model folder": str(get_path(result, "model_path") or formatting.ABSENT),
+        "Data fingerprint": str(get_path(result, "data_fingerprint") or formatting.ABSENT),
     }
     return [(name, value) for name, value in facts.items() if value != formatting.ABSENT]

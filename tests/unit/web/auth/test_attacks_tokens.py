@@ -10,9 +10,9 @@ from sqlalchemy import Engine
 from support.fake_api_server import FakeApiServer
 from support.web_client import connect
 from trainingtask_web.auth.authorization import CACHE_SECONDS, Authenticator
+from trainingtask_web.auth.errors import TooManyAttempts
 from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.auth.rate_limit import MAX_FAILURES, MAX_FAILURES_IN_TOTAL, WINDOW_SECONDS
-from trainingtask_web.http.errors import TooManyAttempts
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -34,10 +34,10 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def refused(access: Authenticator, token: str, address: str) -> bool:
+def refused(authenticator: Authenticator, token: str, address: str) -> bool:
     """Return whether a token was refused without a look at it."""
     try:
-        assert access.authenticate(token, address) is None
+        assert authenticator.authenticate(token, address) is None
     except TooManyAttempts:
         return True
     return False
@@ -82,27 +82,27 @@ def test_signing_in_with_500_bad_tokens_is_limited_as_well(
 
 def test_the_limit_ends_with_its_window(history: Engine, api: ApiServer) -> None:
     now = 0.0
-    access = Authenticator(history, api, clock=lambda: now)
-    assert [refused(access, f"bad-{number}", "a") for number in range(MAX_FAILURES + 1)] == [False] * MAX_FAILURES + [
-        True
-    ]
-    assert not refused(access, "bad", "b")
+    authenticator = Authenticator(history, api, clock=lambda: now)
+    assert [refused(authenticator, f"bad-{number}", "a") for number in range(MAX_FAILURES + 1)] == [
+        False
+    ] * MAX_FAILURES + [True]
+    assert not refused(authenticator, "bad", "b")
     with pytest.raises(TooManyAttempts):
-        access.authenticate("token-of-ann", "a")
+        authenticator.authenticate("token-of-ann", "a")
     now = WINDOW_SECONDS
-    assert access.authenticate("token-of-ann", "a") is not None
+    assert authenticator.authenticate("token-of-ann", "a") is not None
 
 
 def test_many_addresses_together_are_limited_but_whoever_was_known_gets_in(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     now = 0.0
-    access = Authenticator(history, api, clock=lambda: now)
-    assert access.authenticate("token-of-ann", "10.0.0.1") is not None
+    authenticator = Authenticator(history, api, clock=lambda: now)
+    assert authenticator.authenticate("token-of-ann", "10.0.0.1") is not None
     now = CACHE_SECONDS
-    tried = [refused(access, f"bad-{number}", f"10.1.{number % 200}.1") for number in range(2000)]
+    tried = [refused(authenticator, f"bad-{number}", f"10.1.{number % 200}.1") for number in range(2000)]
     assert tried.count(False) == MAX_FAILURES_IN_TOTAL
-    assert access.authenticate("token-of-ann", "10.0.0.1") is not None
+    assert authenticator.authenticate("token-of-ann", "10.0.0.1") is not None
     assert kubernetes.count("tokenreviews") == 2 + MAX_FAILURES_IN_TOTAL
 
 
@@ -117,17 +117,19 @@ def test_what_no_token_looks_like_is_not_reviewed(
 def test_one_bad_token_many_times_at_once_is_one_review(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
-    access = Authenticator(history, api)
+    authenticator = Authenticator(history, api)
     with ThreadPoolExecutor(16) as pool:
-        assert set(pool.map(access.authenticate, ["bad"] * 200)) == {None}
+        assert set(pool.map(authenticator.authenticate, ["bad"] * 200)) == {None}
     assert kubernetes.count("tokenreviews") == 1
 
 
 def test_what_is_remembered_of_a_bad_token_is_bounded_and_not_the_token(history: Engine, api: ApiServer) -> None:
     now = 0.0
-    access = Authenticator(history, api, clock=lambda: now)
-    access.authenticate("token-of-ann-misspelt", "a")
-    kept = repr([vars(access), vars(access._failed), list(access._unknown), list(access._known)])
+    authenticator = Authenticator(history, api, clock=lambda: now)
+    authenticator.authenticate("token-of-ann-misspelt", "a")
+    kept = repr(
+        [vars(authenticator), vars(authenticator._failures), list(authenticator._unknown), list(authenticator._known)]
+    )
     assert "misspelt" not in kept
-    assert access._unknown.maxsize == 10_000
-    assert access._failed._counts.maxsize == 10_000
+    assert authenticator._unknown.maxsize == 10_000
+    assert authenticator._failures._counts.maxsize == 10_000

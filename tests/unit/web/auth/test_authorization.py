@@ -12,7 +12,8 @@ from support.fake_api_server import FakeApiServer
 from support.web_client import connect
 from trainingtask_history.tables import run_id
 from trainingtask_web.auth.authorization import CACHE_SECONDS, UNKNOWN_CACHE_SECONDS, Authenticator
-from trainingtask_web.auth.kubernetes import ApiServer, ApiServerError
+from trainingtask_web.auth.errors import ApiServerError
+from trainingtask_web.auth.kubernetes import ApiServer
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -82,10 +83,10 @@ def test_the_answers_of_kubernetes_count_for_half_a_minute(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     now = 0.0
-    access = Authenticator(history, api, clock=lambda: now)
+    authenticator = Authenticator(history, api, clock=lambda: now)
 
     def seen() -> frozenset[str] | None:
-        found = access.authenticate("token-of-ann")
+        found = authenticator.authenticate("token-of-ann")
         assert found is not None
         return found.scope.namespace_uids
 
@@ -99,32 +100,32 @@ def test_the_answers_of_kubernetes_count_for_half_a_minute(
     assert seen() == {"uid-of-team-a", "uid-of-team-b"}
     del kubernetes.users["token-of-ann"]
     now = 2 * CACHE_SECONDS
-    assert access.authenticate("token-of-ann") is None
+    assert authenticator.authenticate("token-of-ann") is None
 
 
 def test_a_failure_is_not_remembered_and_a_stranger_for_a_short_time(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     now = 0.0
-    access = Authenticator(history, api, clock=lambda: now)
+    authenticator = Authenticator(history, api, clock=lambda: now)
     kubernetes.fail("subjectaccessreviews")
     with pytest.raises(ApiServerError):
-        access.authenticate("token-of-ann")
+        authenticator.authenticate("token-of-ann")
     kubernetes.fail(None)
-    assert access.authenticate("token-of-ann") is not None
-    assert access.authenticate("new") is None
+    assert authenticator.authenticate("token-of-ann") is not None
+    assert authenticator.authenticate("new") is None
     kubernetes.add_user("new", "ann")
     now = UNKNOWN_CACHE_SECONDS
-    assert access.authenticate("new") is not None
+    assert authenticator.authenticate("new") is not None
 
 
 def test_many_requests_at_once_ask_once(history: Engine, api: ApiServer, kubernetes: FakeApiServer) -> None:
-    access = Authenticator(history, api)
+    authenticator = Authenticator(history, api)
     together = threading.Barrier(8)
 
     def look() -> str:
         together.wait()
-        found = access.authenticate("token-of-ann")
+        found = authenticator.authenticate("token-of-ann")
         assert found is not None
         return found.name
 

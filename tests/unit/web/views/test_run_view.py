@@ -13,10 +13,14 @@ import yaml
 
 from support.sample_history import two_weeks
 from trainingtask_api import Reason, TrainingTask, names
+from trainingtask_api.formatting import format_duration, format_size
+from trainingtask_api.nested import flatten
 from trainingtask_history.queries import Event, Point, RunDetail, RunSummary
 from trainingtask_web.routes import pages
 from trainingtask_web.views import charts, compare_view, formatting, run_view, score_tables
+from trainingtask_web.views.manifest import list_commands, to_manifest
 from trainingtask_web.views.remediation import NEXT_STEPS, get_next_step
+from trainingtask_web.views.timeline import build_timeline
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 SCENE = two_weeks(NOW)
@@ -38,7 +42,7 @@ def summary(**changes: Any) -> RunSummary:
     ],
 )  # fmt: skip
 def test_durations(seconds: float | None, shown: str) -> None:
-    assert formatting.format_duration(seconds) == shown
+    assert formatting.or_absent(format_duration, seconds) == shown
 
 
 def test_times_are_utc_and_as_short_as_they_are_clear() -> None:
@@ -60,7 +64,7 @@ def test_numbers(value: float | None, shown: str) -> None:
 
 
 def test_sizes_and_scores() -> None:
-    assert [formatting.format_size(value) for value in (None, 12, 2048, 3 * 2**20, 5 * 2**30)] == ["—", "12 B", "2 KiB", "3 MiB", "5.0 GiB"]  # fmt: skip
+    assert [formatting.or_absent(format_size, value) for value in (None, 12, 2048, 3 * 2**20, 5 * 2**30)] == ["—", "12 B", "2 KiB", "3 MiB", "5.0 GiB"]  # fmt: skip
     assert [formatting.format_score(value) for value in (None, 0.0, 0.58349)] == ["—", "0.000", "0.583"]
 
 
@@ -112,7 +116,7 @@ def test_a_state_of_a_later_release_has_a_style() -> None:
 
 def test_a_sparkline_lies_within_its_picture_and_says_its_course() -> None:
     curve = [Point(100, 0.2), Point(150, math.nan), Point(200, 0.5), Point(400, 0.4)]
-    found = run_view.build_sparkline(curve, "score")
+    found = charts.build_sparkline(curve, "score")
     assert found is not None
     places = [tuple(map(float, pair.split(","))) for pair in found.points.split()]
     assert places == [(2.5, 21.5), (32.8, 2.5), (93.5, 8.8)]
@@ -121,11 +125,11 @@ def test_a_sparkline_lies_within_its_picture_and_says_its_course() -> None:
 
 
 def test_a_sparkline_of_one_point_or_of_none() -> None:
-    one = run_view.build_sparkline([Point(7, 0.3)], "score")
+    one = charts.build_sparkline([Point(7, 0.3)], "score")
     assert one is not None
     assert one.points == "93.5,12"
-    assert run_view.build_sparkline([], "score") is None
-    assert run_view.build_sparkline([Point(1, math.inf)], "score") is None
+    assert charts.build_sparkline([], "score") is None
+    assert charts.build_sparkline([Point(1, math.inf)], "score") is None
 
 
 def test_the_timeline_is_in_order_and_speaks_of_trouble() -> None:
@@ -142,7 +146,7 @@ def test_the_timeline_is_in_order_and_speaks_of_trouble() -> None:
         event(70, "Interrupted", "Evicted"),
         event(30, "Running", "TrainerRunning"),
     ]
-    told = [(entry.after, entry.title, entry.reason, entry.tone) for entry in run_view.build_timeline(run, events)]
+    told = [(entry.after, entry.title, entry.reason, entry.tone) for entry in build_timeline(run, events)]
     assert told == [
         ("", "Created", None, "plain"),
         ("+3s", "Waiting", "Unschedulable", "warn"),
@@ -168,13 +172,13 @@ def test_the_timeline_is_in_order_and_speaks_of_trouble() -> None:
     ],
 )
 def test_an_entry_says_what_became_so(kind: str, reason: str, title: str, rest: str | None) -> None:
-    entry = run_view.build_timeline(detail(), [Event(time=NOW, type=kind, reason=reason, message="")])[-1]
+    entry = build_timeline(detail(), [Event(time=NOW, type=kind, reason=reason, message="")])[-1]
     assert (entry.title, entry.reason) == (title, rest)
 
 
 def test_without_events_the_rows_own_times_are_told() -> None:
     run = detail()
-    assert [(entry.title, entry.tone) for entry in run_view.build_timeline(run, [])] == [
+    assert [(entry.title, entry.tone) for entry in build_timeline(run, [])] == [
         ("Created", "plain"),
         ("Started", "plain"),
         ("Succeeded", "good"),
@@ -182,14 +186,14 @@ def test_without_events_the_rows_own_times_are_told() -> None:
 
 
 def test_the_yaml_is_a_task_that_could_be_applied() -> None:
-    written = run_view.to_manifest(detail(labels={"note": "a: b # c", "emoji": "🦜"}))
+    written = to_manifest(detail(labels={"note": "a: b # c", "emoji": "🦜"}))
     assert written is not None
     task = TrainingTask.model_validate(yaml.safe_load(written))
     assert task.metadata.name == "emotions-bert-base"
     assert task.metadata.namespace == "ml-team"
     assert task.metadata.labels == {"note": "a: b # c", "emoji": "🦜"}
     assert task.spec.model.name == "bert"
-    assert run_view.to_manifest(detail(spec=None)) is None
+    assert to_manifest(detail(spec=None)) is None
 
 
 def shuffled(spec: dict[str, Any] | None) -> dict[str, Any]:
@@ -198,20 +202,18 @@ def shuffled(spec: dict[str, Any] | None) -> dict[str, Any]:
 
 def test_the_yaml_has_the_order_of_the_contract_whatever_the_database_made_of_it() -> None:
     run = detail()
-    assert list(yaml.safe_load(run_view.to_manifest(run) or "")["spec"])[:3] == ["dataset", "preprocessor", "model"]
-    assert run_view.to_manifest(detail(spec=shuffled(run.spec), labels=shuffled(run.labels))) == run_view.to_manifest(
-        run
-    )
+    assert list(yaml.safe_load(to_manifest(run) or "")["spec"])[:3] == ["dataset", "preprocessor", "model"]
+    assert to_manifest(detail(spec=shuffled(run.spec), labels=shuffled(run.labels))) == to_manifest(run)
 
 
 def test_a_spec_in_the_words_of_the_columns_is_shown_as_it_is() -> None:
     written = {"model": {"name": "knn"}, "run_policy": {"suspend": True}, "dataset": {"name": "support_tickets"}}
-    assert yaml.safe_load(run_view.to_manifest(detail(spec=written)) or "")["spec"] == written
+    assert yaml.safe_load(to_manifest(detail(spec=written)) or "")["spec"] == written
 
 
 def test_a_spec_of_another_release_is_shown_as_it_is() -> None:
     later = {"model": {"name": "bert", "layers": 3}, "dataset": {"name": "table"}}
-    assert yaml.safe_load(run_view.to_manifest(detail(spec=later)) or "")["spec"] == later
+    assert yaml.safe_load(to_manifest(detail(spec=later)) or "")["spec"] == later
 
 
 def test_the_first_task_is_valid() -> None:
@@ -220,7 +222,7 @@ def test_the_first_task_is_valid() -> None:
 
 def test_commands_are_quoted_for_the_shell() -> None:
     run = detail(name="a b; rm -rf /", namespace="$(id)", task_uid="u")
-    lines = [line for _, line in run_view.list_commands(run)]
+    lines = [line for _, line in list_commands(run, is_active=False)]
     assert lines == [
         "kubectl describe trainingtask -n '$(id)' 'a b; rm -rf /'",
         f"kubectl get pods -n '$(id)' -l {names.TASK_UID_LABEL}=u",
@@ -229,12 +231,12 @@ def test_commands_are_quoted_for_the_shell() -> None:
 
 
 def test_the_log_of_an_active_run_is_followed() -> None:
-    assert run_view.list_commands(summary())[-1][1].endswith(" --tail=-1 -f")
+    assert list_commands(summary(), is_active=True)[-1][1].endswith(" --tail=-1 -f")
 
 
 def test_leaves_are_written_as_in_yaml() -> None:
     value = {"a": {"b": True, "c": None}, "d": [1, "x"], "e": {}, "f": 3e-5, "g": "yes", "h": {"i": "ü"}}
-    assert list(run_view.flat(value)) == [
+    assert [(path, formatting.format_leaf(leaf)) for path, leaf in flatten(value)] == [
         ("a.b", "true"), ("a.c", "null"), ("d", "[1, x]"), ("e", "{}"), ("f", "3.0e-05"), ("g", "yes"), ("h.i", "ü"),
     ]  # fmt: skip
 
@@ -243,7 +245,7 @@ def test_scores_stand_beside_the_baselines() -> None:
     scores = score_tables.build_scores(detail())
     assert scores is not None
     assert [title for title, _ in scores.headline] == ["micro-F1", "macro-F1", "mean average precision"]
-    by_title = {row.title: row for row in scores.beside}
+    by_title = {row.title: row for row in scores.against_baselines}
     assert by_title["micro-F1"].verdict == "better"
     assert (by_title["loss"].prior, by_title["loss"].zero, by_title["loss"].verdict) == (0.155, None, "better")
     assert scores.about == "5,427 test rows, threshold 0.310, tuned on the validation rows"
@@ -259,7 +261,7 @@ def test_a_score_that_only_equals_a_baseline_does_not_beat_it(accuracy: float, v
     }
     scores = score_tables.build_scores(detail(evaluate_result=result))
     assert scores is not None
-    assert [(row.title, row.verdict) for row in scores.beside] == [("accuracy_thresh", verdict)]
+    assert [(row.title, row.verdict) for row in scores.against_baselines] == [("accuracy_thresh", verdict)]
 
 
 def test_labels_come_by_f1_and_those_without_last() -> None:
@@ -307,7 +309,7 @@ def test_curves_of_no_known_name_are_drawn_too() -> None:
 
 def test_what_the_script_reads_is_json_of_numbers() -> None:
     drawn = [
-        chart.as_json() for chart in charts.build_run_charts({"learning_rate": [Point(1, math.inf), Point(2, 1e-5)]})
+        chart.to_json() for chart in charts.build_run_charts({"learning_rate": [Point(1, math.inf), Point(2, 1e-5)]})
     ]
     assert json.loads(json.dumps(drawn, allow_nan=False)) == [
         {"title": "Learning rate", "series": [{"label": "learning rate", "style": 0}], "data": [[2], [1e-05]]}
@@ -340,7 +342,7 @@ def test_what_differs_is_shown_with_what_is_not_set() -> None:
         detail(spec={"model": {"name": "bert"}, "training": {"epochs": 3, "seed": 42}}),
         detail(spec={"model": {"name": "knn"}, "training": {"seed": 42}, "device": "cpu"}),
     ]
-    assert dict(compare_view.differences(runs)) == {
+    assert dict(compare_view.format_differences(runs)) == {
         "model.name": ["bert", "knn"],
         "training.epochs": ["3", None],
         "device": [None, "cpu"],
