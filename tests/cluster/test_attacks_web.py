@@ -97,7 +97,7 @@ def test_the_demos_account_sees_its_namespace_alone(
         assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == "no\n", command
 
 
-def test_500_bad_tokens_are_few_reviews_and_keep_nobody_out(web: str, viewers: tuple[str, str]) -> None:
+def test_500_unknown_tokens_cause_few_reviews_and_known_ones_work(web: str, viewers: tuple[str, str]) -> None:
     assert get(web, viewers[0]).status_code == 200
     before = reviews()
     started = time.monotonic()

@@ -42,7 +42,7 @@ def cli(kubeconfig: Path) -> Callable[..., Any]:
 
     def run(*arguments: str, stdin: str | None = None) -> Any:
         result = CliRunner().invoke(app, list(arguments), input=stdin, prog_name="kubectl trainingtask")
-        # A traceback is never an answer.
+        # No command may end with a traceback.
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
         return result
 
@@ -54,15 +54,15 @@ def at_time(minutes: float) -> str:
     return f"2026-05-04T10:{int(minutes):02d}:{round(minutes % 1 * 60):02d}Z"
 
 
-def a_task(name: str, state: str = "", *, namespace: str = "team-a", reason: str = "", **more: Any) -> Object:
-    """Return a task as the API server shows it; `more` are fields of its status, `spec` is laid over the usual one."""
+def make_task(name: str, state: str = "", *, namespace: str = "team-a", reason: str = "", **more: Any) -> Object:
+    """Return a task as the API server returns it; `more` are fields of its status, `spec` changes its spec."""
     spec = specs.changed(specs.CLASSICAL, **{"device": "cpu", "training__seed": 42, **more.pop("spec", {})})
     kinds = {"Running": "Running", "Succeeded": "Complete", "Failed": "Failed", "Pending": "Running"}
-    conditions = [a_condition("Accepted", "True", "Accepted", "The task is valid; its Job is created.", 0)]
+    conditions = [make_condition("Accepted", "True", "Accepted", "The task is valid; its Job is created.", 0)]
     if state:
         value = "False" if state == "Pending" else "True"
-        conditions.append(a_condition(kinds[state], value, reason or state, f"{name} is {state}.", 1))
-    told = {"state": state, "reason": reason or state, "conditions": conditions} if state else {}
+        conditions.append(make_condition(kinds[state], value, reason or state, f"{name} is {state}.", 1))
+    state_fields = {"state": state, "reason": reason or state, "conditions": conditions} if state else {}
     metadata = {
         "name": name,
         "namespace": namespace,
@@ -70,11 +70,11 @@ def a_task(name: str, state: str = "", *, namespace: str = "team-a", reason: str
         "creationTimestamp": at_time(0),
         "managedFields": [{"manager": "kubectl"}],
     }
-    task = specs.task(name, spec, namespace) | {"metadata": metadata, "status": told | more}
+    task = specs.task(name, spec, namespace) | {"metadata": metadata, "status": state_fields | more}
     return task if task["status"] else {key: value for key, value in task.items() if key != "status"}
 
 
-def a_condition(kind: str, value: str, reason: str, message: str, minute: float) -> Object:
+def make_condition(kind: str, value: str, reason: str, message: str, minute: float) -> Object:
     return {
         "type": kind,
         "status": value,
@@ -85,14 +85,14 @@ def a_condition(kind: str, value: str, reason: str, message: str, minute: float)
     }
 
 
-def a_report(phase: str = "Training", **more: Any) -> Object:
-    """Return what a trainer says while it trains."""
+def make_report(phase: str = "Training", **more: Any) -> Object:
+    """Return the report of a running trainer."""
     report = {"attempt": 1, "phase": phase, "epoch": 2, "epochs": 3, "step": 42, "totalSteps": 100, "progress": "42%"}
     return {**report, "loss": 0.21, "samplesPerSecond": 12.5, "eta": "2m10s", **more}
 
 
-def a_result(f1: float = 0.5454, **more: Any) -> Object:
-    """Return what a trainer says when it is done."""
+def make_result(f1: float = 0.5454, **more: Any) -> Object:
+    """Return the report of a finished trainer."""
     results = RESULTS.to_json()
     results["evaluation"]["micro"]["f1"] = f1
     done = {"attempt": 1, "phase": "Done", "progress": "100%", "score": f"{f1:.3f}"}
@@ -101,7 +101,12 @@ def a_result(f1: float = 0.5454, **more: Any) -> Object:
 
 @pytest.fixture
 def make() -> SimpleNamespace:
-    """The makers of what the API server shows."""
+    """Factories of tasks, conditions and reports."""
     return SimpleNamespace(
-        task=a_task, condition=a_condition, report=a_report, result=a_result, status=status, kubeconfig=kubeconfig_of
+        task=make_task,
+        condition=make_condition,
+        report=make_report,
+        result=make_result,
+        status=status,
+        kubeconfig=kubeconfig_of,
     )

@@ -1,4 +1,4 @@
-"""What is read of an API server over real HTTP, also of one that goes away."""
+"""The client of the API server over real HTTP, through outages."""
 
 import itertools
 from pathlib import Path
@@ -29,7 +29,7 @@ def states(tasks: dict[str, Any]) -> dict[str, str]:
     return {task["metadata"]["name"]: get_state(task) for task in tasks.values()}
 
 
-def test_the_context_says_which_namespace_and_who(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+def test_the_context_decides_namespace_and_token(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a"))
     server.add(make.task("b", namespace="team-b"))
     assert cluster.namespace == "team-a"
@@ -39,7 +39,7 @@ def test_the_context_says_which_namespace_and_who(cluster: Cluster, server: Any,
     assert Cluster(namespace="team-b").get_task("b")["metadata"]["namespace"] == "team-b"
 
 
-def test_a_context_may_be_named_where_none_is_current(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
+def test_a_context_can_be_named_without_a_current_one(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
     content = make.kubeconfig(server.url)
     content["contexts"].append({"name": "bare", "context": {"cluster": "here", "user": "nobody"}})
     content["users"].append({"name": "nobody", "user": {}})
@@ -67,27 +67,25 @@ def test_kubeconfigs_are_merged_as_kubectl_merges_them(
     assert Cluster().list_tasks() == []
 
 
-def test_a_long_list_comes_in_pages_and_each_item_says_what_it_is(
-    cluster: Cluster, server: Any, make: SimpleNamespace
-) -> None:
+def test_lists_are_paged_and_items_have_a_kind(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     server.page_size = 2
     made = [server.add(make.task(f"t{number}")) for number in range(5)]
     assert cluster.list_tasks() == made
     assert len(server.requests) == 3
 
 
-def test_names_are_names_and_no_paths(cluster: Cluster, server: Any) -> None:
+def test_names_are_quoted_in_paths(cluster: Cluster, server: Any) -> None:
     with pytest.raises(CommandError, match="there is no TrainingTask"):
         cluster.get_task("../../pods/x?y")
     assert server.requests[-1].path.endswith("/trainingtasks/..%2F..%2Fpods%2Fx%3Fy")
 
 
-def test_only_the_task_that_was_seen_is_deleted(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+def test_a_task_is_deleted_by_its_uid(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     cluster.delete_task(server.add(make.task("a")))
     assert server.get_bodies() == [{"preconditions": {"uid": "uid-team-a-a"}, "propagationPolicy": "Background"}]
 
 
-def test_changes_are_followed(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+def test_a_watch_yields_each_change(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a"))
     server.watches.put(
         [event("MODIFIED", make.task("a", "Running")), event("ADDED", make.task("b")), event("DELETED", make.task("a"))]
@@ -96,7 +94,7 @@ def test_changes_are_followed(cluster: Cluster, server: Any, make: SimpleNamespa
     assert seen == [{"a": ""}, {"a": "Running"}, {"a": "Running", "b": ""}, {"b": ""}]
 
 
-def test_what_a_watch_missed_a_list_finds(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+def test_a_new_list_finds_missed_changes(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a"))
     server.add(make.task("b"))
     followed = cluster.watch_tasks(pause=0)
@@ -109,9 +107,7 @@ def test_what_a_watch_missed_a_list_finds(cluster: Cluster, server: Any, make: S
     assert states(next(followed)) == {"a": "Running"}
 
 
-def test_an_api_server_that_is_away_for_a_moment_ends_nothing(
-    cluster: Cluster, server: Any, make: SimpleNamespace
-) -> None:
+def test_a_short_outage_does_not_end_the_watch(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a"))
     followed = cluster.watch_tasks(pause=0)
     next(followed)
@@ -121,13 +117,13 @@ def test_an_api_server_that_is_away_for_a_moment_ends_nothing(
     assert [states(next(followed)) for _ in range(2)] == [{"a": ""}, {"a": "Running"}]
 
 
-def test_an_api_server_that_was_never_there_is_named_at_once(cluster: Cluster, server: Any) -> None:
+def test_an_outage_before_the_first_list_raises(cluster: Cluster, server: Any) -> None:
     server.respond = lambda method, path: (503, "starting")
     with pytest.raises(TemporaryError, match="503: starting"):
         next(cluster.watch_tasks())
 
 
-def test_a_right_that_is_lost_ends_it(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+def test_a_forbidden_list_ends_the_watch(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     followed = cluster.watch_tasks(pause=0)
     next(followed)
     server.respond = lambda method, path: (403, make.status(403, "Forbidden", "not for you"))
@@ -135,7 +131,7 @@ def test_a_right_that_is_lost_ends_it(cluster: Cluster, server: Any, make: Simpl
         next(followed)
 
 
-def test_the_newest_pod_is_the_latest_attempts(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+def test_the_newest_pod_is_that_of_the_latest_attempt(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
     task = server.add(make.task("a"))
     for name, second, uid in (
         ("a-1", 1, task["metadata"]["uid"]),
@@ -152,15 +148,13 @@ def test_the_newest_pod_is_the_latest_attempts(cluster: Cluster, server: Any, ma
     assert cluster.get_newest_pod(make.task("c")) is None
 
 
-def test_a_log_is_copied_byte_by_byte(cluster: Cluster, server: Any) -> None:
+def test_a_log_is_copied_unchanged(cluster: Cluster, server: Any) -> None:
     server.logs["a-1"] = b"\xff 1\n" * 100_000
     assert b"".join(cluster.stream_log("a-1")) == server.logs["a-1"]
     assert "follow=false" in server.requests[-1].path
 
 
-def test_in_a_pod_without_a_kubeconfig_it_is_the_pods_own_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, content in (("namespace", "team-c"), ("token", "the-pods-token"), ("ca.crt", "a certificate")):
         (tmp_path / name).write_text(content)
     monkeypatch.setattr("trainingtask_cli.cluster._SERVICE_ACCOUNT_DIR", tmp_path)

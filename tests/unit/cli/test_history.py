@@ -1,4 +1,4 @@
-"""Recorded runs, read from a real database and over HTTP: the same either way."""
+"""Recorded runs, read from a real database and over HTTP with equal results."""
 
 import csv
 import io
@@ -86,7 +86,7 @@ def database(tmp_path: Path) -> str:
 
 @pytest.fixture
 def web(server: Any, database: str) -> Any:
-    """The server answers as the web app does, with what is in the database."""
+    """A server that answers as the web app does, from the database."""
     source = DatabaseRunSource(database)
 
     def answer(_: str, path: str) -> tuple[int, Any]:
@@ -112,7 +112,7 @@ def web(server: Any, database: str) -> Any:
 
 @pytest.fixture(params=["database", "server"])
 def where(request: pytest.FixtureRequest, database: str) -> str:
-    """The option that says where the history is."""
+    """The option that names the history."""
     if request.param == "database":
         return f"--database={database}"
     return f"--server={request.getfixturevalue('web').url}/"
@@ -143,7 +143,7 @@ def test_runs_are_filtered(filters: list[str], found: list[str], cli: Cli, where
     assert names_in(cli("history", where, *filters, "-o", "csv")) == found
 
 
-def test_people_see_a_table(cli: Cli, where: str) -> None:
+def test_history_prints_a_table(cli: Cli, where: str) -> None:
     result = cli("history", where, "--limit", "4")
     header, *lines = result.stdout.splitlines()
     assert header.split() == [
@@ -168,7 +168,7 @@ def test_people_see_a_table(cli: Cli, where: str) -> None:
     assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "no run fits\n")
 
 
-def test_programs_see_the_columns(cli: Cli, where: str) -> None:
+def test_history_prints_the_columns_as_json_yaml_and_csv(cli: Cli, where: str) -> None:
     runs = json.loads(cli("history", where, "--limit", "2", "-o", "json").stdout)
     assert [list(run) for run in runs] == [list(RunSummary.model_fields)] * 2
     assert (runs[0]["name"], runs[0]["score"], runs[0]["create_time"]) == ("t6", 0.5454, "2026-05-04T11:00:00Z")
@@ -179,7 +179,7 @@ def test_programs_see_the_columns(cli: Cli, where: str) -> None:
     assert (row["name"], row["score"], row["error_reason"]) == ("t6", "0.5454", "")
 
 
-def test_a_run_that_failed_says_why_and_what_its_log_said(cli: Cli, where: str) -> None:
+def test_a_failed_run_shows_reason_and_log(cli: Cli, where: str) -> None:
     said = cli("history", where, str(run_id("uid-3", 1))).stdout
     lines = [line.split() for line in said.splitlines()]
     assert ["Reason:", "OOMKilled:", "The", "trainer", "needed", "more", "than", "48Mi."] in lines
@@ -189,7 +189,7 @@ def test_a_run_that_failed_says_why_and_what_its_log_said(cli: Cli, where: str) 
     assert said.endswith("Last lines of the log\nepoch 1\n\ufffd[31mKilled\n")
 
 
-def test_a_run_that_succeeded_shows_its_scores(cli: Cli, where: str) -> None:
+def test_a_succeeded_run_shows_its_scores(cli: Cli, where: str) -> None:
     said = cli("history", where, str(run_id("uid-4", 1))).stdout
     lines = [line.split() for line in said.splitlines()]
     assert "Scores on 20 test rows, threshold 0.400 (global)" in said
@@ -198,7 +198,7 @@ def test_a_run_that_succeeded_shows_its_scores(cli: Cli, where: str) -> None:
     assert ["a|b", "7", "0.500", "0.600", "0.545", "-", "0.400"] in lines
 
 
-def test_a_run_that_goes_on_tells_how_far_it_is(cli: Cli, database: str) -> None:
+def test_a_running_run_shows_its_progress(cli: Cli, database: str) -> None:
     engine = open_history(database)
     none = dict.fromkeys(("finish_time", "total_time", "score", "training_args", "training_result", "evaluate_result"))
     far = {"status": RunStatus.RUNNING, "phase": "Training", "step": 42, "total_steps": 100, "eta": "2m10s"}
@@ -208,7 +208,7 @@ def test_a_run_that_goes_on_tells_how_far_it_is(cli: Cli, database: str) -> None
     assert "Training, step 42 of 100, 2m10s left" in said
 
 
-def test_a_row_of_another_release_is_shown_as_far_as_it_is_understood(cli: Cli, tmp_path: Path) -> None:
+def test_rows_of_another_release_are_shown(cli: Cli, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'other.db'}"
     engine = open_history(url)
     migrate(engine)
@@ -220,7 +220,7 @@ def test_a_row_of_another_release_is_shown_as_far_as_it_is_understood(cli: Cli, 
     assert "Task:" in cli("history", f"--database={url}", str(run_id("uid-2", 1))).stdout
 
 
-def test_what_is_not_there_is_named(cli: Cli, where: str) -> None:
+def test_missing_runs_and_invalid_filters_are_named(cli: Cli, where: str) -> None:
     missing = cli("history", where, str(uuid.UUID(int=0)))
     assert (missing.exit_code, missing.stdout) == (1, "")
     assert "there is no run 00000000-0000-0000-0000-000000000000, or it is not yours to see" in missing.stderr
@@ -237,7 +237,7 @@ def test_what_is_not_there_is_named(cli: Cli, where: str) -> None:
         assert sentence in result.stderr
 
 
-def test_more_runs_than_a_page_are_read_page_by_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_are_read_page_by_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainingtask_cli.history_client._PAGE_SIZE", 3)
     source = DatabaseRunSource(database)
     for limit, more in ((3, True), (5, True), (7, False), (50, False)):
@@ -248,7 +248,7 @@ def test_more_runs_than_a_page_are_read_page_by_page(database: str, monkeypatch:
         assert follows is more
 
 
-def test_the_token_is_the_flags_the_environments_or_the_kubeconfigs(
+def test_the_token_comes_from_flag_environment_or_kubeconfig(
     cli: Cli, web: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENV_SERVER, web.url)
@@ -259,9 +259,7 @@ def test_the_token_is_the_flags_the_environments_or_the_kubeconfigs(
     assert {request.token for request in web.requests} == {"the-users-token", "from-the-environment", "from-the-flag"}
 
 
-def test_a_kubeconfig_without_a_token_says_what_to_do(
-    cli: Cli, web: Any, kubeconfig: Path, make: SimpleNamespace
-) -> None:
+def test_a_kubeconfig_without_a_token_is_explained(cli: Cli, web: Any, kubeconfig: Path, make: SimpleNamespace) -> None:
     content = make.kubeconfig(web.url)
     content["users"] = [{"name": "me", "user": {}}]
     kubeconfig.write_text(yaml.safe_dump(content))
@@ -274,7 +272,7 @@ def test_a_kubeconfig_without_a_token_says_what_to_do(
     ("url", "safe"),
     [("https://runs.example.com", True), ("http://localhost:8000", True), ("http://127.0.0.1", True), ("http://[::1]:80/x", True), ("http://runs.example.com", False), ("http://localhost.example.com", False), ("runs.example.com", False)],
 )  # fmt: skip
-def test_the_kubeconfigs_token_never_goes_in_the_open(url: str, safe: bool) -> None:
+def test_the_kubeconfigs_token_is_not_sent_over_plain_http(url: str, safe: bool) -> None:
     assert is_confidential(url) is safe
     if not safe:
         with pytest.raises(CommandError, match="is not sent to"):
@@ -282,7 +280,7 @@ def test_the_kubeconfigs_token_never_goes_in_the_open(url: str, safe: bool) -> N
     assert isinstance(open_source(url, None, "given", lambda: None), HttpRunSource)
 
 
-def test_where_the_history_is_may_stand_in_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_can_be_named_by_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="where is the history"):
         open_source(None, None, None, lambda: None)
     monkeypatch.setenv(names.ENV_HISTORY_URL, database)
@@ -305,7 +303,7 @@ def test_where_the_history_is_may_stand_in_the_environment(database: str, monkey
         (302, "elsewhere", "does not answer as the history does (302): check --server"),
     ],
 )
-def test_each_refusal_is_a_sentence(code: int, answer: Any, sentence: str, cli: Cli, server: Any) -> None:
+def test_each_error_response_is_one_sentence(code: int, answer: Any, sentence: str, cli: Cli, server: Any) -> None:
     server.respond = lambda method, path: (code, answer)
     for arguments in ([], [str(uuid.UUID(int=1))]):
         result = cli("history", "--server", server.url, *arguments)
@@ -314,7 +312,7 @@ def test_each_refusal_is_a_sentence(code: int, answer: Any, sentence: str, cli: 
         assert result.stderr.count("\n") == 1
 
 
-def test_a_history_that_is_away_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_an_unreachable_history_is_named(cli: Cli, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -356,18 +354,18 @@ def test_since_is_a_time_or_an_age(text: str | None, when: str | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "999999w", "7 days", "soon"])
-def test_since_is_nothing_else(text: str) -> None:
+def test_other_texts_for_since_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a time such as"):
         parse_since(text, NOW)
 
 
-def test_a_time_without_a_zone_is_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_time_without_a_zone_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
     text = parse_since("2026-05-04T10:00", NOW)
     assert text is not None
     assert datetime.fromisoformat(text) == datetime(2026, 5, 4, 10).astimezone()
 
 
-def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> None:
+def test_a_503_is_a_temporary_error(server: Any) -> None:
     server.respond = lambda method, path: (503, {"detail": "later"})
     with pytest.raises(TemporaryError):
         HttpRunSource(server.url, "t").list_page({}, 1, None)

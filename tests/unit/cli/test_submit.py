@@ -14,7 +14,7 @@ CLASSICAL = {"dataset.name": "support_tickets", "model.name": "logistic_regressi
 TRANSFORMER = {"dataset.name": "go_emotions", "model.name": "distilbert"}
 
 
-def test_flags_make_a_task_with_just_what_they_say() -> None:
+def test_flags_become_a_manifest_without_defaults() -> None:
     fields = {
         **TRANSFORMER,
         "model.checkpoint": None,
@@ -69,7 +69,7 @@ def test_any_field_can_be_set(setting: str, path: str, value: object) -> None:
         (TRANSFORMER, ["training=[1]"], "spec.training: "),
     ],
 )
-def test_what_is_not_valid_is_said_field_by_field(fields: dict, settings: list[str], sentence: str) -> None:
+def test_invalid_fields_are_named(fields: dict, settings: list[str], sentence: str) -> None:
     with pytest.raises(CommandError, match="no valid TrainingTask") as refused:
         build_manifest(None, name="a", fields=fields, settings=settings)
     assert sentence in str(refused.value)
@@ -91,12 +91,12 @@ def test_a_name_must_be_one_of_kubernetes(name: str) -> None:
         ("a", "env=[", "the value is no YAML"),
     ],
 )
-def test_a_wrong_call_is_told_from_a_wrong_task(name: str | None, setting: str, sentence: str) -> None:
+def test_malformed_settings_are_usage_errors(name: str | None, setting: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
         build_manifest(None, name=name, fields=CLASSICAL | {"device": "cpu"}, settings=[setting])
 
 
-def test_flags_win_over_a_file_and_the_rest_of_it_stays() -> None:
+def test_flags_override_a_file() -> None:
     written = specs.task("a", specs.changed(specs.TRANSFORMER, training={"epochs": 3, "seed": 7}), "team-a")
     exported = {
         **written,
@@ -122,12 +122,12 @@ def test_flags_win_over_a_file_and_the_rest_of_it_stays() -> None:
     assert yaml.safe_load(dump_manifest(made)) == made
 
 
-def test_a_file_and_a_flag_must_not_name_two_namespaces() -> None:
+def test_file_and_flag_must_not_name_different_namespaces() -> None:
     with pytest.raises(UsageError, match=r"'team-a'.*'team-b'"):
         build_manifest(specs.task("a", specs.CLASSICAL, "team-a"), namespace="team-b")
 
 
-def test_a_file_whose_metadata_are_none_is_refused() -> None:
+def test_a_file_with_invalid_metadata_is_refused() -> None:
     with pytest.raises(CommandError, match="metadata: expected a mapping with a name"):
         build_manifest({"kind": "TrainingTask", "metadata": ["a"]})
 
@@ -145,14 +145,14 @@ def test_a_file_whose_metadata_are_none_is_refused() -> None:
         ),
     ],
 )
-def test_a_file_holds_one_task(text: str, sentence: str) -> None:
+def test_a_file_must_hold_one_task(text: str, sentence: str) -> None:
     with pytest.raises(CommandError) as refused:
         read_manifest(text, "task.yaml")
     assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("spec", specs.GOOD.values(), ids=specs.GOOD)
-def test_every_good_spec_survives(spec: dict[str, Any]) -> None:
+def test_every_valid_spec_is_unchanged(spec: dict[str, Any]) -> None:
     assert build_manifest(specs.task("a", spec))["spec"] == spec
 
 
@@ -183,7 +183,7 @@ def test_a_retry_of_any_task_has_a_valid_name(name: str, count: int) -> None:
         assert build_manifest(None, name=new, fields=CLASSICAL)["metadata"]["name"] == new
 
 
-def test_a_retry_is_the_same_spec_and_nothing_else(make: SimpleNamespace) -> None:
+def test_a_retry_copies_the_spec_alone(make: SimpleNamespace) -> None:
     task = make.task("a", "Failed")
     retried = build_retry(task, "a-2")
     assert retried == specs.task("a-2", task["spec"], "team-a")

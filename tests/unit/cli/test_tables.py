@@ -29,7 +29,7 @@ NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
         (86_400 * 400, "400d"),
     ],
 )  # fmt: skip
-def test_durations_are_said_as_kubectl_says_ages(seconds: float, words: str) -> None:
+def test_ages_are_formatted_as_kubectl_does(seconds: float, words: str) -> None:
     assert format_age(seconds) == words
 
 
@@ -37,7 +37,7 @@ def test_durations_are_said_as_kubectl_says_ages(seconds: float, words: str) -> 
     ("cell", "text"),
     [(None, "-"), ("", "-"), (0, "0"), (0.5454, "0.545"), (1e-5, "1e-05"), (0.0, "0.000"), (12345.6, "12346"), (True, "true"), ("a\x1b[31m\x9bb\nc", "a\ufffd[31m\ufffdb\nc")],
 )  # fmt: skip
-def test_cells_are_short_and_harmless(cell: str | float | None, text: str) -> None:
+def test_cells_are_rounded_and_escaped(cell: str | float | None, text: str) -> None:
     assert format_cell(cell) == text
 
 
@@ -59,7 +59,7 @@ def test_list_names_the_namespace_when_there_are_several(make: SimpleNamespace) 
     assert (table.columns[0], table.rows[0][:3]) == ("NAMESPACE", ("team-b", "a", None))
 
 
-def test_a_row_for_programs_holds_numbers_and_times(make: SimpleNamespace) -> None:
+def test_a_csv_row_holds_numbers_and_times(make: SimpleNamespace) -> None:
     task = make.task("a", "Failed", reason="OOMKilled", attempt=2, node="n1", jobName="a-1", training=make.report())
     row = build_task_row(task)
     assert (row["namespace"], row["reason"], row["attempt"], row["step"], row["loss"]) == (
@@ -81,13 +81,13 @@ def test_no_cell_of_a_csv_is_a_formula() -> None:
     assert row == [*(f"'{cell}" for cell in formulas), "'\n=1", "a\n=1", "a=1", "-1", ""]
 
 
-def test_an_object_is_flat_by_path() -> None:
+def test_objects_are_flattened_by_path() -> None:
     assert flatten_to_cells({"a": {"b": 1, "c": {"d": False}}, "e": [{"f": 1}], "g": {}, "h": None}) == {
         "a.b": 1, "a.c.d": False, "e": '[{"f": 1}]', "g": "{}", "h": "null",
     }  # fmt: skip
 
 
-def test_only_what_differs_is_compared() -> None:
+def test_only_different_paths_are_listed() -> None:
     one = {"model": {"name": "bert"}, "training": {"epochs": 3, "seed": 1}}
     two = {"model": {"name": "bert"}, "training": {"epochs": 4, "seed": 1}, "evaluation": {"threshold": 0.5}}
     assert diff_specs([one, two]) == [("training.epochs", 3, 4), ("evaluation.threshold", None, 0.5)]
@@ -95,7 +95,7 @@ def test_only_what_differs_is_compared() -> None:
     assert diff_specs([{}, {}]) == []
 
 
-def test_scores_stand_side_by_side(make: SimpleNamespace) -> None:
+def test_scores_are_listed_side_by_side(make: SimpleNamespace) -> None:
     tasks = [
         make.task("a", "Succeeded", training=make.result(0.5)),
         make.task("b", "Succeeded", training=make.result(0.75, dataFingerprint="e" * 64)),
@@ -111,7 +111,7 @@ def test_scores_stand_side_by_side(make: SimpleNamespace) -> None:
     assert has_same_data(compare_tasks([tasks[0], tasks[0], tasks[2]])[1])
 
 
-def test_without_a_terminal_nothing_is_coloured_cut_or_filled_up(
+def test_without_a_terminal_nothing_is_coloured_cut_or_padded(
     make: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -1,4 +1,4 @@
-"""The web app over a history of two teams, and a small Kubernetes that knows their people."""
+"""The web app over a history of two teams, with a fake API server that authenticates their members."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -58,7 +58,7 @@ def sqlite(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(params=["postgres", "sqlite"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An empty history. On Postgres all tests share one database: to create one takes longer than most of them."""
+    """An empty history; on Postgres all tests share a database, as creating one takes longer than most of them."""
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite")
         return
@@ -86,7 +86,7 @@ def history(engine: Engine) -> Engine:
 
 @pytest.fixture
 def client(kubernetes: FakeApiServer) -> Iterator[Client]:
-    """Return a function that starts the app over a history, as somebody who has a token."""
+    """Return a function that starts the app over a history and returns a client with a token."""
     with ExitStack() as stack:
 
         def start(engine: Engine, token: str | None = None, **environment: str) -> TestClient:

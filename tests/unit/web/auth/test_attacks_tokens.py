@@ -1,4 +1,4 @@
-"""Floods of tokens that Kubernetes does not know: few reviews are asked for, and whoever is known still gets in."""
+"""Floods of unknown tokens: few of them are reviewed, and known tokens keep working."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -34,8 +34,8 @@ def bearer(token: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
 
 
-def refused(authenticator: Authenticator, token: str, address: str) -> bool:
-    """Return whether a token was refused without a look at it."""
+def is_limited(authenticator: Authenticator, token: str, address: str) -> bool:
+    """Return whether a token was refused without a review."""
     try:
         assert authenticator.authenticate(token, address) is None
     except TooManyAttempts:
@@ -43,7 +43,7 @@ def refused(authenticator: Authenticator, token: str, address: str) -> bool:
     return False
 
 
-def test_500_requests_with_one_bad_token_are_one_review(
+def test_500_requests_with_one_unknown_token_cause_one_review(
     client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
     anybody = client(history, "token-of-nobody")
@@ -51,13 +51,15 @@ def test_500_requests_with_one_bad_token_are_one_review(
     assert kubernetes.count("tokenreviews") == 1
 
 
-def test_500_requests_without_a_token_are_no_review(client: Client, history: Engine, kubernetes: FakeApiServer) -> None:
+def test_500_requests_without_a_token_cause_no_review(
+    client: Client, history: Engine, kubernetes: FakeApiServer
+) -> None:
     anybody = client(history)
     assert {anybody.get(API).status_code for _ in range(500)} == {401}
     assert kubernetes.requests == []
 
 
-def test_500_bad_tokens_are_few_reviews_and_keep_nobody_out(
+def test_500_unknown_tokens_cause_few_reviews_and_known_ones_work(
     client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
     app = client(history)
@@ -70,7 +72,7 @@ def test_500_bad_tokens_are_few_reviews_and_keep_nobody_out(
     assert app.get(API, headers=bearer("token-of-ann")).status_code == 200
 
 
-def test_signing_in_with_500_bad_tokens_is_limited_as_well(
+def test_signing_in_with_500_unknown_tokens_is_limited(
     client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
     browser = client(history)
@@ -83,38 +85,38 @@ def test_signing_in_with_500_bad_tokens_is_limited_as_well(
 def test_the_limit_ends_with_its_window(history: Engine, api: ApiServer) -> None:
     now = 0.0
     authenticator = Authenticator(history, api, clock=lambda: now)
-    assert [refused(authenticator, f"bad-{number}", "a") for number in range(MAX_FAILURES + 1)] == [
+    assert [is_limited(authenticator, f"bad-{number}", "a") for number in range(MAX_FAILURES + 1)] == [
         False
     ] * MAX_FAILURES + [True]
-    assert not refused(authenticator, "bad", "b")
+    assert not is_limited(authenticator, "bad", "b")
     with pytest.raises(TooManyAttempts):
         authenticator.authenticate("token-of-ann", "a")
     now = WINDOW_SECONDS
     assert authenticator.authenticate("token-of-ann", "a") is not None
 
 
-def test_many_addresses_together_are_limited_but_whoever_was_known_gets_in(
+def test_the_total_limit_does_not_apply_to_known_tokens(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     now = 0.0
     authenticator = Authenticator(history, api, clock=lambda: now)
     assert authenticator.authenticate("token-of-ann", "10.0.0.1") is not None
     now = CACHE_SECONDS
-    tried = [refused(authenticator, f"bad-{number}", f"10.1.{number % 200}.1") for number in range(2000)]
+    tried = [is_limited(authenticator, f"bad-{number}", f"10.1.{number % 200}.1") for number in range(2000)]
     assert tried.count(False) == MAX_FAILURES_IN_TOTAL
     assert authenticator.authenticate("token-of-ann", "10.0.0.1") is not None
     assert kubernetes.count("tokenreviews") == 2 + MAX_FAILURES_IN_TOTAL
 
 
 @pytest.mark.parametrize("token", ["x" * 16_385, "a b", "a\x00b", "a\nb", "é", "\u202e"])
-def test_what_no_token_looks_like_is_not_reviewed(
+def test_a_malformed_token_is_not_reviewed(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer, token: str
 ) -> None:
     assert Authenticator(history, api).authenticate(token) is None
     assert kubernetes.requests == []
 
 
-def test_one_bad_token_many_times_at_once_is_one_review(
+def test_concurrent_requests_with_one_unknown_token_cause_one_review(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     authenticator = Authenticator(history, api)
@@ -123,7 +125,7 @@ def test_one_bad_token_many_times_at_once_is_one_review(
     assert kubernetes.count("tokenreviews") == 1
 
 
-def test_what_is_remembered_of_a_bad_token_is_bounded_and_not_the_token(history: Engine, api: ApiServer) -> None:
+def test_the_cache_of_unknown_tokens_is_bounded_and_holds_no_token(history: Engine, api: ApiServer) -> None:
     now = 0.0
     authenticator = Authenticator(history, api, clock=lambda: now)
     authenticator.authenticate("token-of-ann-misspelt", "a")

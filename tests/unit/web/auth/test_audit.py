@@ -1,4 +1,4 @@
-"""Who did what, when, from where and with what result: a line each, that nobody can forge and no token is in."""
+"""The audit log: one line per event, which cannot be forged and holds no token."""
 
 import json
 import logging
@@ -54,7 +54,7 @@ def line(event: str, result: str, user: str | None, **details: Any) -> dict[str,
     return {"event": event, "result": result, "user": user, "address": "testclient", **details}
 
 
-def test_signing_in_and_out_are_lines(client: Client, history: Engine, lines: Lines) -> None:
+def test_sign_in_and_sign_out_are_audited(client: Client, history: Engine, lines: Lines) -> None:
     browser = client(history)
     browser.post("/session", data={"token": "token-of-ann"}, headers=HERE)
     browser.get("/runs")
@@ -63,7 +63,7 @@ def test_signing_in_and_out_are_lines(client: Client, history: Engine, lines: Li
     assert lines() == [line("sign-in", "ok", "ann"), line("sign-out", "ok", "ann")]
 
 
-def test_tokens_that_nobody_holds_are_lines_but_no_flood(client: Client, history: Engine, lines: Lines) -> None:
+def test_unknown_tokens_are_audited_up_to_the_limit(client: Client, history: Engine, lines: Lines) -> None:
     app = client(history)
     app.post("/session", data={"token": "token-of-nobody"}, headers=HERE)
     for number in range(100):
@@ -73,7 +73,7 @@ def test_tokens_that_nobody_holds_are_lines_but_no_flood(client: Client, history
     ]
 
 
-def test_creations_are_lines_and_so_are_refusals_of_them(
+def test_created_and_refused_tasks_are_audited(
     client: Client, history: Engine, kubernetes: FakeApiServer, lines: Lines
 ) -> None:
     ann, bob = client(history, "token-of-ann"), client(history, "token-of-bob")
@@ -88,7 +88,7 @@ def test_creations_are_lines_and_so_are_refusals_of_them(
     assert (refused["status"], len(refused["reason"])) == (422, 300)
 
 
-def test_a_creation_whose_outcome_nobody_knows_is_a_line(
+def test_a_creation_of_unknown_outcome_is_audited(
     client: Client, history: Engine, kubernetes: FakeApiServer, lines: Lines
 ) -> None:
     ann = client(history, "token-of-ann")
@@ -101,7 +101,7 @@ def test_a_creation_whose_outcome_nobody_knows_is_a_line(
     assert "failed to create a task" in unknown["reason"]
 
 
-def test_a_created_task_is_a_line_whatever_the_answer_is(
+def test_a_created_task_is_audited_before_the_answer_is_parsed(
     client: Client, history: Engine, kubernetes: FakeApiServer, lines: Lines
 ) -> None:
     ann = client(history, "token-of-ann")
@@ -111,7 +111,7 @@ def test_a_created_task_is_a_line_whatever_the_answer_is(
     assert [(line["event"], line["result"]) for line in lines()] == [("create", "ok")]
 
 
-def test_another_site_that_uses_a_session_is_a_line(client: Client, history: Engine, lines: Lines) -> None:
+def test_a_cross_site_creation_is_audited(client: Client, history: Engine, lines: Lines) -> None:
     browser = client(history)
     browser.post("/session", data={"token": "token-of-ann"}, headers=HERE)
     browser.post("/?namespace=team-a", json=TASK, headers={"Origin": "https://evil.example"})
@@ -124,7 +124,7 @@ def test_another_site_that_uses_a_session_is_a_line(client: Client, history: Eng
     )
 
 
-def test_a_name_cannot_begin_a_line_of_its_own(
+def test_a_user_name_cannot_forge_an_audit_line(
     client: Client, history: Engine, kubernetes: FakeApiServer, caplog: pytest.LogCaptureFixture, lines: Lines
 ) -> None:
     name = 'eve\n{"event": "sign-in", "user": "admin"}\r\x1b[2J\u2028\u202e"' + "x" * 1000
@@ -137,10 +137,10 @@ def test_a_name_cannot_begin_a_line_of_its_own(
 
 
 @pytest.mark.parametrize(("proxies", "address"), [("", "127.0.0.1"), ("10.0.0.0/8,127.0.0.1", "192.0.2.7")])
-def test_standard_output_is_the_audit_log(
+def test_standard_output_holds_only_the_audit_log(
     history: Engine, kubernetes: FakeApiServer, tmp_path: Path, proxies: str, address: str
 ) -> None:
-    """As a process: only a proxy that is trusted tells where a request is from, and only the last word counts."""
+    """As a process: X-Forwarded-For counts from a trusted proxy alone, and its last untrusted address is used."""
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(make_kubeconfig(kubernetes.url, OWN_TOKEN)))
     port = free_port()
     environment = {

@@ -1,4 +1,4 @@
-"""Who is let in, as whom, and for how long; and that no way leads around it."""
+"""Authentication and authorization: results, caching, and failures of the API server."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ PATHS = [
 
 @pytest.fixture
 def engine(sqlite: Engine) -> Engine:
-    """What is asked here does not depend on the database."""
+    """SQLite: none of these tests depends on the database."""
     return sqlite
 
 
@@ -44,7 +44,7 @@ def api(kubernetes: FakeApiServer) -> Iterator[ApiServer]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nobody_and_strangers_are_let_in_nowhere(client: Client, history: Engine, path: str) -> None:
+def test_unauthenticated_requests_get_401_on_every_path(client: Client, history: Engine, path: str) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer token-of-nobody"},
@@ -61,7 +61,7 @@ def test_nobody_and_strangers_are_let_in_nowhere(client: Client, history: Engine
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("failing", ["", "tokenreviews", "subjectaccessreviews", "namespaces"])
-def test_a_failing_api_server_opens_no_door(
+def test_a_failing_api_server_means_503_on_every_path(
     client: Client, history: Engine, kubernetes: FakeApiServer, path: str, failing: str
 ) -> None:
     kubernetes.fail(failing)
@@ -72,16 +72,12 @@ def test_a_failing_api_server_opens_no_door(
     assert client(history, "token-of-ann").get(path).status_code in (200, 303)
 
 
-def test_an_api_server_that_is_not_there_opens_no_door(
-    client: Client, history: Engine, kubernetes: FakeApiServer
-) -> None:
+def test_an_unreachable_api_server_means_503(client: Client, history: Engine, kubernetes: FakeApiServer) -> None:
     kubernetes.url = "http://127.0.0.1:1"
     assert client(history, "token-of-ann").get(API).status_code == 503
 
 
-def test_the_answers_of_kubernetes_count_for_half_a_minute(
-    history: Engine, api: ApiServer, kubernetes: FakeApiServer
-) -> None:
+def test_reviews_are_cached_for_half_a_minute(history: Engine, api: ApiServer, kubernetes: FakeApiServer) -> None:
     now = 0.0
     authenticator = Authenticator(history, api, clock=lambda: now)
 
@@ -103,7 +99,7 @@ def test_the_answers_of_kubernetes_count_for_half_a_minute(
     assert authenticator.authenticate("token-of-ann") is None
 
 
-def test_a_failure_is_not_remembered_and_a_stranger_for_a_short_time(
+def test_failures_are_not_cached_and_unknown_tokens_only_briefly(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     now = 0.0
@@ -119,22 +115,24 @@ def test_a_failure_is_not_remembered_and_a_stranger_for_a_short_time(
     assert authenticator.authenticate("new") is not None
 
 
-def test_many_requests_at_once_ask_once(history: Engine, api: ApiServer, kubernetes: FakeApiServer) -> None:
+def test_concurrent_requests_with_one_token_cause_one_review(
+    history: Engine, api: ApiServer, kubernetes: FakeApiServer
+) -> None:
     authenticator = Authenticator(history, api)
     together = threading.Barrier(8)
 
-    def look() -> str:
+    def authenticate() -> str:
         together.wait()
         found = authenticator.authenticate("token-of-ann")
         assert found is not None
         return found.name
 
     with ThreadPoolExecutor(8) as pool:
-        assert {future.result() for future in [pool.submit(look) for _ in range(8)]} == {"ann"}
+        assert {future.result() for future in [pool.submit(authenticate) for _ in range(8)]} == {"ann"}
     assert kubernetes.count("tokenreviews") == 1
 
 
-def test_only_namespaces_with_runs_and_the_one_to_create_in_are_asked_about(
+def test_access_is_reviewed_for_namespaces_with_runs_and_the_default_one(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     kubernetes.namespaces["team-d"] = "uid-of-team-d"
@@ -143,7 +141,9 @@ def test_only_namespaces_with_runs_and_the_one_to_create_in_are_asked_about(
     assert sorted(asked) == ["", "team-a", "team-b", "team-d"]
 
 
-def test_kubernetes_is_asked_about_the_whole_person(history: Engine, api: ApiServer, kubernetes: FakeApiServer) -> None:
+def test_an_access_review_has_name_uid_groups_and_extra(
+    history: Engine, api: ApiServer, kubernetes: FakeApiServer
+) -> None:
     extra = {"authentication.kubernetes.io/pod-name": ["p"]}
     kubernetes.add_user("sa", "system:serviceaccount:x:y", groups=["system:serviceaccounts"], extra=extra)
     Authenticator(history, api).authenticate("sa")
@@ -156,5 +156,5 @@ def test_kubernetes_is_asked_about_the_whole_person(history: Engine, api: ApiSer
     )
 
 
-def test_who_asks_shows_no_token(history: Engine, api: ApiServer) -> None:
+def test_the_repr_of_a_principal_has_no_token(history: Engine, api: ApiServer) -> None:
     assert "token-of-ann" not in repr(Authenticator(history, api).authenticate("token-of-ann"))

@@ -1,4 +1,4 @@
-"""A browser's session: how it begins and ends, and that no other site can use it."""
+"""Browser sessions: begin, end, limits, and cross-site requests."""
 
 from collections.abc import Callable, Mapping
 
@@ -28,7 +28,7 @@ def sign_in(
     return client.post("/session", data={"token": token, **form}, headers=headers)  # type: ignore[return-value]
 
 
-def test_a_token_that_was_pasted_once_becomes_a_session(client: Client, history: Engine) -> None:
+def test_a_pasted_token_becomes_a_session(client: Client, history: Engine) -> None:
     browser = client(history)
     answer = sign_in(browser, token=" token-of-ann\n", next="/runs?state=Failed")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/runs?state=Failed")
@@ -42,7 +42,7 @@ def test_a_token_that_was_pasted_once_becomes_a_session(client: Client, history:
     assert browser.get(API).status_code == 401
 
 
-def test_on_plain_http_the_cookie_can_be_had_by_a_setting(client: Client, history: Engine) -> None:
+def test_a_setting_allows_the_cookie_over_plain_http(client: Client, history: Engine) -> None:
     cookie = sign_in(client(history, TRAININGTASK_WEB_SECURE_COOKIE="false")).headers["Set-Cookie"]
     assert cookie.startswith("trainingtask=")
     assert "Secure" not in cookie
@@ -52,7 +52,7 @@ def cookie_of(browser: TestClient) -> dict[str, str]:
     return {"Cookie": f"__Host-trainingtask={browser.cookies['__Host-trainingtask']}"}
 
 
-def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
+def test_a_session_expires(client: Client, history: Engine) -> None:
     browser = client(history)
     now = 0.0
     browser.app.state.sessions = SessionStore(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
@@ -63,13 +63,13 @@ def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
     assert browser.get(API).status_code == 401
 
 
-def test_a_session_is_one_processs_alone(client: Client, history: Engine) -> None:
+def test_a_session_is_not_shared_between_processes(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     assert client(history).get(API, headers=cookie_of(browser)).status_code == 401
 
 
-def test_signing_out_ends_every_copy_of_the_cookie(client: Client, history: Engine) -> None:
+def test_signing_out_invalidates_every_copy_of_the_cookie(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     copied = cookie_of(browser)
@@ -78,7 +78,7 @@ def test_signing_out_ends_every_copy_of_the_cookie(client: Client, history: Engi
     assert browser.get(API, headers=copied).status_code == 401
 
 
-def test_signing_in_again_ends_the_session_before(client: Client, history: Engine) -> None:
+def test_signing_in_again_ends_the_previous_session(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     copied = cookie_of(browser)
@@ -89,7 +89,7 @@ def test_signing_in_again_ends_the_session_before(client: Client, history: Engin
     assert browser.get(API, headers=new).status_code == 200
 
 
-def test_a_user_has_few_sessions_and_the_oldest_one_goes(client: Client, history: Engine) -> None:
+def test_the_oldest_session_ends_above_the_limit_per_user(client: Client, history: Engine) -> None:
     browser = client(history)
     cookies = []
     for _ in range(MAX_SESSIONS_PER_USER + 2):
@@ -100,7 +100,7 @@ def test_a_user_has_few_sessions_and_the_oldest_one_goes(client: Client, history
     assert statuses == [401] * 2 + [200] * MAX_SESSIONS_PER_USER
 
 
-def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history: Engine) -> None:
+def test_a_forged_cookie_is_no_session(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     browser.cookies.clear()
@@ -109,7 +109,7 @@ def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history:
 
 
 @pytest.mark.parametrize("token", ["token-of-nobody", "", "x" * 20_000])
-def test_a_token_that_does_not_do_leads_back(client: Client, history: Engine, token: str) -> None:
+def test_an_unknown_token_redirects_to_the_sign_in_page(client: Client, history: Engine, token: str) -> None:
     answer = sign_in(client(history), token)
     assert answer.headers["Location"] == "/session?problem=unknown&next=%2Fruns"
     assert "Set-Cookie" not in answer.headers
@@ -122,11 +122,11 @@ def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kuber
 
 
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "runs", "/a\nb", ""])
-def test_it_leads_to_no_other_site(client: Client, history: Engine, target: str) -> None:
+def test_signing_in_redirects_to_no_other_site(client: Client, history: Engine, target: str) -> None:
     assert sign_in(client(history), next=target).headers["Location"] == "/runs"
 
 
-def test_a_browser_without_a_session_is_sent_to_sign_in(client: Client, history: Engine) -> None:
+def test_a_browser_without_a_session_is_redirected_to_sign_in(client: Client, history: Engine) -> None:
     browser = client(history)
     answer = browser.get("/runs?state=Failed", headers=BROWSER)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/session?next=%2Fruns%3Fstate%3DFailed")
@@ -134,7 +134,7 @@ def test_a_browser_without_a_session_is_sent_to_sign_in(client: Client, history:
     assert browser.get("/runs", headers={"Accept": "application/json, text/html;q=0.5"}).status_code == 401
 
 
-FROM_ELSEWHERE = [
+CROSS_SITE_HEADERS = [
     {},
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
@@ -146,8 +146,8 @@ FROM_ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("headers", FROM_ELSEWHERE)
-def test_another_site_can_do_nothing_with_a_session(
+@pytest.mark.parametrize("headers", CROSS_SITE_HEADERS)
+def test_cross_site_requests_with_a_session_are_refused(
     client: Client, history: Engine, kubernetes: FakeApiServer, headers: dict[str, str]
 ) -> None:
     browser = client(history)
@@ -160,7 +160,7 @@ def test_another_site_can_do_nothing_with_a_session(
 
 
 @pytest.mark.parametrize("headers", [HERE, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}])
-def test_a_page_of_this_site_can(
+def test_same_origin_requests_with_a_session_are_accepted(
     client: Client, history: Engine, kubernetes: FakeApiServer, headers: dict[str, str]
 ) -> None:
     browser = client(history, TRAININGTASK_WEB_NAMESPACE="team-a")
@@ -169,6 +169,6 @@ def test_a_page_of_this_site_can(
     assert len(kubernetes.created) == 1
 
 
-def test_a_programs_token_needs_no_origin(client: Client, history: Engine) -> None:
+def test_a_bearer_token_needs_no_origin(client: Client, history: Engine) -> None:
     ann = client(history, "token-of-ann", TRAININGTASK_WEB_NAMESPACE="team-a")
     assert ann.post("/", json=TASK, headers={"Origin": "https://evil.example"}).status_code == 201

@@ -1,4 +1,4 @@
-"""A `Host` that is not the site's own is served nowhere, so that no name of another's can lead a browser here."""
+"""A foreign `Host` is refused on every path, against DNS rebinding."""
 
 from collections.abc import Callable
 
@@ -36,11 +36,11 @@ def test_another_host_is_refused_everywhere(anybody: TestClient, host: str) -> N
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_this_machine_is_served_by_its_names(anybody: TestClient, host: str) -> None:
+def test_localhost_names_are_served(anybody: TestClient, host: str) -> None:
     assert anybody.get("/openapi.json", headers={"Host": host}).status_code == 200
 
 
-def test_names_are_a_setting(client: Client, history: Engine) -> None:
+def test_served_hosts_are_a_setting(client: Client, history: Engine) -> None:
     app = client(history, TRAININGTASK_WEB_AUTH="none", TRAININGTASK_WEB_HOSTS="Runs.Example.com, web.ml.svc,10.0.0.7")
     for host, status in (
         ("runs.example.com", 200),
@@ -53,7 +53,7 @@ def test_names_are_a_setting(client: Client, history: Engine) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_the_kubelet_asks_by_the_pods_address(anybody: TestClient, path: str) -> None:
+def test_health_checks_accept_any_host(anybody: TestClient, path: str) -> None:
     assert anybody.get(path, headers={"Host": "10.0.0.7:8000"}).text == "ok\n"
 
 
@@ -66,9 +66,7 @@ def test_the_kubelet_asks_by_the_pods_address(anybody: TestClient, path: str) ->
         ("https://localhost", {}, True),
     ],
 )
-def test_over_tls_browsers_are_told_to_stay_there(
-    anybody: TestClient, url: str, headers: dict[str, str], strict: bool
-) -> None:
+def test_hsts_is_sent_over_tls_only(anybody: TestClient, url: str, headers: dict[str, str], strict: bool) -> None:
     for path in ("/runs", "/healthz", "/nowhere", "/static/states.css"):
         found = anybody.get(f"{url}{path}", headers=headers).headers.get("Strict-Transport-Security")
         assert found == ("max-age=31536000" if strict else None), path

@@ -1,4 +1,4 @@
-"""What every answer carries, and what none may: secrets."""
+"""Security headers on every response, and no secret in any."""
 
 import logging
 from collections.abc import Callable
@@ -42,7 +42,9 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("method", "path", "status"), ANSWERS)
-def test_every_answer_is_strict(client: Client, history: Engine, method: str, path: str, status: int) -> None:
+def test_every_response_has_the_security_headers(
+    client: Client, history: Engine, method: str, path: str, status: int
+) -> None:
     answer = client(history, "token-of-ann").request(method, path)
     assert answer.status_code == status
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
@@ -56,7 +58,7 @@ def test_every_answer_is_strict(client: Client, history: Engine, method: str, pa
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_a_fault_of_the_app_is_strict_too(
+def test_an_internal_error_has_the_security_headers(
     kubernetes: FakeApiServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
@@ -72,7 +74,7 @@ def test_a_fault_of_the_app_is_strict_too(
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
-def test_files_may_be_kept_but_are_asked_for_again(client: Client, history: Engine) -> None:
+def test_static_files_are_revalidated(client: Client, history: Engine) -> None:
     anybody = client(history)
     answer = anybody.get("/docs/files/swagger-ui.css")
     assert answer.headers["Cache-Control"] == "no-cache"
@@ -82,7 +84,7 @@ def test_files_may_be_kept_but_are_asked_for_again(client: Client, history: Engi
 
 @pytest.mark.parametrize("failing", [None, "", "tokenreviews", "trainingtasks"])
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
-def test_no_secret_is_in_any_log_or_answer(
+def test_no_secret_is_in_any_log_or_response(
     client: Client,
     history: Engine,
     kubernetes: FakeApiServer,
@@ -90,7 +92,7 @@ def test_no_secret_is_in_any_log_or_answer(
     failing: str | None,
     accept: str,
 ) -> None:
-    """The database's password and people's tokens, sent through everything that can fail."""
+    """The database's password and users' tokens, through every failure."""
     caplog.set_level(logging.DEBUG)
     known = kubernetes.add_user("canary-of-a-person-who-is-known", "ann")
     away = "postgresql://reader:canary-of-the-database@127.0.0.1:1/trainingtask"
@@ -116,7 +118,7 @@ def test_no_secret_is_in_any_log_or_answer(
         assert canary not in caplog.text
 
 
-def test_no_secret_is_in_a_complaint_about_settings(tmp_path: Path) -> None:
+def test_no_secret_is_in_a_settings_error(tmp_path: Path) -> None:
     secret = "canary-of-the-database"
     for environment in (
         {"TRAININGTASK_HISTORY_URL": f"mysql://u:{secret}@h/d", "TRAININGTASK_WEB_AUTH": "all"},
