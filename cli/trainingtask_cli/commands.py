@@ -103,7 +103,9 @@ def compare(cluster: Cluster, task_names: Sequence[str], form: Format) -> None:
                 "note: these tasks did not have the same data (see the last line): mind that when you compare them"
             )
     elif form is Format.CSV:
-        sys.stdout.write(to_csv(("field", *spec.columns[1:]), [*(_spec_row(row) for row in spec.rows), *scores.rows]))
+        sys.stdout.write(
+            to_csv(("field", *spec.columns[1:]), [*(_prefix_path(row) for row in spec.rows), *scores.rows])
+        )
     else:
         _print_list(tasks, form)
 
@@ -179,7 +181,7 @@ def _print_list(tasks: Sequence[Object], form: Format) -> None:
     sys.stdout.write(to_document(form, listed))
 
 
-def _spec_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _prefix_path(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return f"spec.{row[0]}", *row[1:]
 
 

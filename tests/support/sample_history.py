@@ -196,81 +196,48 @@ class SampleHistory:
         self.points.append(MetricPoint(run_id=run.id, name=name, step=step, value=round(value, 9)))
 
 
+# Name, state, and arguments of `SampleHistory.add`.
+_RUNS: list[tuple[str, RunStatus, dict[str, Any]]] = [
+    ("emotions-roberta-large-batch", RunStatus.RUNNING, {"model": "roberta", "hours": 0.6, "progress": 0.42}),
+    ("emotions-distilbert-focal", RunStatus.RUNNING, {"hours": 0.9, "progress": 0.87}),
+    ("tickets-weekly", RunStatus.RUNNING, {"dataset": "table", "model": "bert", "hours": 0.15, "namespace": "support-automation", "progress": 0.06}),
+    ("queries-auto", RunStatus.PENDING, {"dataset": "table", "model": "auto", "hours": 0.3, "namespace": "search-relevance", "reason": "Unschedulable",
+        "message": "0/6 nodes are available: 2 Insufficient nvidia.com/gpu, 4 node(s) didn't match Pod's node affinity/selector."}),
+    ("cv-tags-xlnet", RunStatus.PENDING, {"dataset": "cross_validated", "model": "xlnet", "hours": 0.02, "namespace": "research"}),
+    ("cv-tags-albert", RunStatus.INTERRUPTED, {"dataset": "cross_validated", "model": "albert", "hours": 2.2, "namespace": "research", "progress": 0.4, "reason": "Evicted",
+        "message": "The pod was taken off node gpu-node-2, which is being drained. It is tried again and goes on from step 540."}),
+    ("emotions-bert-long", RunStatus.SUSPENDED, {"model": "bert", "hours": 5, "progress": 0.55}),
+    ("emotions-bert-base", RunStatus.FAILED, {"model": "bert", "hours": 7, "reason": "OOMKilled", "progress": 0.2}),
+    ("emotions-bert-base", RunStatus.SUCCEEDED, {"model": "bert", "hours": 7, "attempt": 2}),
+    *(
+        (f"tickets-{model.replace('_', '-')}-{hours}", RunStatus.FAILED,
+            {"dataset": "table", "model": model, "hours": hours, "namespace": namespace, "reason": reason, "progress": 0.15})
+        for hours, (reason, model, namespace) in enumerate(
+            [("DatasetNotFound", "linear_svc", "support-automation"), ("InvalidData", "knn", "support-automation"),
+             ("TrainerCrashed", "distilbert", "ml-team"), ("NonFiniteLoss", "roberta", "search-relevance")], 10)
+    ),
+    ("sweep-cancelled", RunStatus.CANCELLED, {"hours": 30, "reason": "Cancelled", "message": "The task was deleted before it ended.", "progress": 0.3}),
+]  # fmt: skip
+_NAME_PREFIXES = {
+    "go_emotions": "emotions",
+    "cross_validated": "cv-tags",
+    "table": "tickets",
+    "support_tickets": "demo",
+}
+
+
 def make_sample_history(now: datetime | None = None) -> SampleHistory:
     """Return the sample, which is a function of the time."""
     sample = SampleHistory(now or datetime.now(UTC))
-    add, rng = sample.add, sample.rng
-    add("emotions-roberta-large-batch", RunStatus.RUNNING, model="roberta", hours=0.6, progress=0.42)
-    add("emotions-distilbert-focal", RunStatus.RUNNING, hours=0.9, progress=0.87)
-    add(
-        "tickets-weekly",
-        RunStatus.RUNNING,
-        dataset="table",
-        model="bert",
-        hours=0.15,
-        namespace="support-automation",
-        progress=0.06,
-    )
-    add(
-        "queries-auto",
-        RunStatus.PENDING,
-        dataset="table",
-        model="auto",
-        hours=0.3,
-        namespace="search-relevance",
-        reason="Unschedulable",
-        message="0/6 nodes are available: 2 Insufficient nvidia.com/gpu, 4 node(s) didn't match Pod's node affinity/selector.",
-    )
-    add("cv-tags-xlnet", RunStatus.PENDING, dataset="cross_validated", model="xlnet", hours=0.02, namespace="research")
-    add(
-        "cv-tags-albert",
-        RunStatus.INTERRUPTED,
-        dataset="cross_validated",
-        model="albert",
-        hours=2.2,
-        namespace="research",
-        reason="Evicted",
-        message="The pod was taken off node gpu-node-2, which is being drained. It is tried again and goes on from step 540.",
-        progress=0.4,
-    )
-    add("emotions-bert-long", RunStatus.SUSPENDED, model="bert", hours=5, progress=0.55)
-    add("emotions-bert-base", RunStatus.FAILED, model="bert", hours=7, reason="OOMKilled", progress=0.2)
-    add("emotions-bert-base", RunStatus.SUCCEEDED, model="bert", hours=7, attempt=2)
-    for hours, (reason, model, namespace) in enumerate(
-        (("DatasetNotFound", "linear_svc", "support-automation"), ("InvalidData", "knn", "support-automation"),
-         ("TrainerCrashed", "distilbert", "ml-team"), ("NonFiniteLoss", "roberta", "search-relevance")), 10,
-    ):  # fmt: skip
-        add(
-            f"tickets-{model.replace('_', '-')}-{hours}",
-            RunStatus.FAILED,
-            dataset="table",
-            model=model,
-            hours=hours,
-            namespace=namespace,
-            reason=reason,
-            progress=0.15,
-        )
-    add(
-        "sweep-cancelled",
-        RunStatus.CANCELLED,
-        hours=30,
-        reason="Cancelled",
-        message="The task was deleted before it ended.",
-        progress=0.3,
-    )
+    for name, state, arguments in _RUNS:
+        sample.add(name, state, **arguments)
     models = sorted(_F1_BY_MODEL)
     for number in range(46):
-        dataset = rng.choice(sorted(LABELS))
+        dataset = sample.rng.choice(sorted(LABELS))
         model = models[number % len(models)]
-        name = f"{ {'go_emotions': 'emotions', 'cross_validated': 'cv-tags', 'table': 'tickets', 'support_tickets': 'demo'}[dataset] }-{model.replace('_', '-')}-{number:02}"
-        add(
-            name,
-            RunStatus.SUCCEEDED,
-            dataset=dataset,
-            model=model,
-            hours=14 + number * 7,
-            namespace=NAMESPACES[number % 4],
-        )
+        name = f"{_NAME_PREFIXES[dataset]}-{model.replace('_', '-')}-{number:02}"
+        namespace = NAMESPACES[number % 4]
+        sample.add(name, RunStatus.SUCCEEDED, dataset=dataset, model=model, hours=14 + number * 7, namespace=namespace)
     return sample
 
 

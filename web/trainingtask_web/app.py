@@ -22,6 +22,7 @@ from trainingtask_web.auth.sessions import SessionStore
 from trainingtask_web.http import errors, swagger
 from trainingtask_web.http.middleware import SecurityHeadersMiddleware
 from trainingtask_web.routes import api, legacy, pages, session
+from trainingtask_web.routes.rendering import render_error_page
 from trainingtask_web.settings import AuthMode, Settings
 
 _STATIC = Path(__file__).parent / "static"
@@ -75,7 +76,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     _add_health_checks(app, engine)
     app.include_router(pages.router)
     app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    errors.add_exception_handlers(app, pages.error_page)
+    errors.add_exception_handlers(app, render_error_page)
     return app
 
 

@@ -57,7 +57,7 @@ class Settings(BaseModel):
         pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
         description="Where POST / creates tasks when the request does not say.",
     )
-    host: str = Field("0.0.0.0", alias="TRAININGTASK_WEB_HOST")  # noqa: S104 - in a pod, everybody who may reach it
+    host: str = Field("0.0.0.0", alias="TRAININGTASK_WEB_HOST")  # noqa: S104 - all interfaces of the pod
     port: int = Field(8000, alias="TRAININGTASK_WEB_PORT", ge=1, le=65_535)
     threads: int = Field(
         5,

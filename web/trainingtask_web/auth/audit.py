@@ -28,6 +28,6 @@ def record(event: str, result: str, *, user: str | None, address: str | None, **
     log.info("%s", json.dumps({"time": time, "event": event, "result": result, **cut}))
 
 
-def client_address(request: Request) -> str:
+def get_client_address(request: Request) -> str:
     """Return the client's address; behind a proxy that `trusted_proxies` does not name, the proxy's."""
     return request.client.host if request.client else ""

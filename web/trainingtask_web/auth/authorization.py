@@ -173,7 +173,7 @@ def get_principal(
     token = request.app.state.sessions.get_token(request) if by_session else bearer and bearer.credentials
     if not token:
         raise SignInRequired("Who are you? Send a Kubernetes token in the header 'Authorization: Bearer TOKEN'.")
-    principal = authenticator.authenticate(token, audit.client_address(request))
+    principal = authenticator.authenticate(token, audit.get_client_address(request))
     if principal is None:
         raise SignInRequired("Kubernetes does not know this token, or it has expired.")
     return Principal(principal.name, principal.scope, token, by_session)

@@ -5,7 +5,7 @@
     HTTPException
     ├── SignInRequired     401; a browser is redirected to the sign-in page
     └── TooManyAttempts    429
-    ApiServerError         no answer, or the web app's own request was refused: nobody is authenticated
+    ApiServerError         no answer, or the web app's own request was refused
     TaskRejected           a task was refused; the message is the API server's
 
 No message holds a token.

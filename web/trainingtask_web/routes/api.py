@@ -163,13 +163,13 @@ def get_events(request: Request, principal: CurrentPrincipal, key: RunId) -> Res
 
 
 def _parse_ids(ids: str) -> Sequence[uuid.UUID]:
-    found = list(dict.fromkeys(_parse_each(ids)))
+    found = list(dict.fromkeys(_iter_ids(ids)))
     if len(found) > MAX_COMPARED:
         raise HTTPException(422, f"ids: {len(found)} runs are too many: up to {MAX_COMPARED} can be compared")
     return found
 
 
-def _parse_each(ids: str) -> Iterator[uuid.UUID]:
+def _iter_ids(ids: str) -> Iterator[uuid.UUID]:
     for part in ids.split(","):
         try:
             yield uuid.UUID(part.strip())

@@ -23,7 +23,7 @@ from trainingtask_history import queries
 from trainingtask_history.queries import RunDetail
 from trainingtask_history.tables import RunStatus, run_id
 from trainingtask_web.auth import audit
-from trainingtask_web.auth.authorization import CurrentPrincipal
+from trainingtask_web.auth.authorization import CurrentPrincipal, Principal
 from trainingtask_web.auth.errors import ApiServerError, TaskRejected
 from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.http.errors import ErrorResponse, is_html_preferred
@@ -176,23 +176,16 @@ def create_record(
 ) -> Record:
     """Create a TrainingTask as whoever asks. The run is in the history when the operator has seen it, in a second or so."""
     namespace = namespace or request.app.state.settings.namespace
-    audited: dict[str, Any] = {"user": principal.name, "address": audit.client_address(request), "namespace": namespace}
+    audited: dict[str, Any] = {
+        "user": principal.name,
+        "address": audit.get_client_address(request),
+        "namespace": namespace,
+    }
     if principal.by_session and not is_same_origin(request):
         audit.record("create", "refused", **audited, status=403, reason=CROSS_SITE)
         raise HTTPException(403, CROSS_SITE)
     task, ignored = build_task(legacy)
-    api: ApiServer = request.app.state.api_server
-    try:
-        answer = api.create_task(principal.token or "", namespace, task)
-    except TaskRejected as error:
-        audit.record("create", "refused", **audited, status=error.status, reason=str(error))
-        raise HTTPException(error.status, str(error)) from None
-    except ApiServerError as error:
-        audit.record("create", "unknown", **audited, name=task["metadata"]["name"], reason=str(error))
-        raise
-    audit.record(
-        "create", "ok", **audited, name=task["metadata"]["name"]
-    )  # before the answer is parsed, which may fail
+    answer = _create_task(request.app.state.api_server, principal, namespace, task, audited)
     created = TrainingTask.model_validate(answer)
     key = run_id(str(created.metadata.uid), 1)
     response.headers["Location"] = f"/{key}"
@@ -205,6 +198,23 @@ def create_record(
         ignored=ignored,
         **_get_legacy_fields(answer["spec"], {}),
     )
+
+
+def _create_task(
+    api: ApiServer, principal: Principal, namespace: str, task: dict[str, Any], audited: dict[str, Any]
+) -> dict[str, Any]:
+    """Create the task with the principal's token, and audit the result."""
+    name = task["metadata"]["name"]
+    try:
+        answer = api.create_task(principal.token or "", namespace, task)
+    except TaskRejected as error:
+        audit.record("create", "refused", **audited, status=error.status, reason=str(error))
+        raise HTTPException(error.status, str(error)) from None
+    except ApiServerError as error:
+        audit.record("create", "unknown", **audited, name=name, reason=str(error))
+        raise
+    audit.record("create", "ok", **audited, name=name)  # before the answer is parsed, which may fail
+    return answer
 
 
 def build_task(legacy: LegacyRequest) -> tuple[dict[str, Any], list[str]]:

@@ -1,17 +1,14 @@
-"""The HTML pages: list, run, comparison, sign-in and errors. Rendered on the server; no page needs a script."""
+"""The HTML pages: list, run, comparison and sign-in. Rendered on the server; no page needs a script."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
@@ -23,12 +20,13 @@ from trainingtask_history.tables import RunStatus
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import RUN_NOT_FOUND
 from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
+from trainingtask_web.routes.rendering import render
 from trainingtask_web.views import charts, compare_view, formatting, manifest, run_view, score_tables
 from trainingtask_web.views.compare_view import LETTERS, MAX_COMPARED
 from trainingtask_web.views.remediation import get_next_step
 from trainingtask_web.views.timeline import build_timeline
 
-_SPARKLINE_CURVE = ("mean_average_precision",)
+_SPARKLINE_CURVE = "mean_average_precision"
 _MAX_SPARKLINE_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
 _DATASETS = ("cross_validated", "go_emotions", "support_tickets", "table")
@@ -45,19 +43,7 @@ spec:
     name: logistic_regression
 """
 
-_ERROR_PAGES = {
-    401: ("Who are you?", "Sign in with a Kubernetes token."),
-    403: ("Not allowed", "Ask the cluster's admin for the right, or go back to the list."),
-    404: (
-        "Not found",
-        "Look for it in the list of runs. If its namespace is not there, you may not list `trainingtasks` in it.",
-    ),
-    422: ("Not understood", "Correct the address, or begin with the list of runs."),
-    429: ("Wait a minute", "Get a new token, and sign in with it after a minute."),
-    503: ("Away for a moment", "Load this page again in a few seconds. If that goes on, tell the cluster's admin."),
-}
-_UNEXPECTED_ERROR = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
-_PROBLEMS = {
+_SIGN_IN_PROBLEMS = {
     "unknown": "Kubernetes does not know this token, or it has expired. Get a new one as described below.",
 }
 _REASON_HEADINGS: dict[str, str] = {
@@ -69,45 +55,10 @@ _REASON_HEADINGS: dict[str, str] = {
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
-def _render_code(text: str) -> Markup:
-    """Return a sentence with its parts between backticks as code elements."""
-    parts = text.split("`")
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in enumerate(parts)
-    )
-
-
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters |= {
-    "as_json": lambda drawn: [chart.to_json() for chart in drawn],
-    "codes": _render_code,
-    "moment": formatting.format_time,
-    "number": formatting.format_number,
-    "score": formatting.format_score,
-}
-
-
-def _render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    return HTMLResponse(_ENVIRONMENT.get_template(template).render({"here": ""} | context), status)
-
-
-def error_page(request: Request, status: int, sentence: str) -> HTMLResponse:
-    """Return the page of an error: what went wrong, and what to do."""
-    title, advice = _ERROR_PAGES.get(status, _UNEXPECTED_ERROR)
-    shown = "There is no such page." if sentence == "Not Found" else sentence
-    return _render("error.html", status, title=title, sentence=shown, advice=advice, code=status)
-
-
 @router.get("/session")
 def sign_in(problem: str = "", next: str = "/runs") -> HTMLResponse:
     """Ask for a token."""
-    return _render("session.html", problem=_PROBLEMS.get(problem), next=next)
+    return render("session.html", problem=_SIGN_IN_PROBLEMS.get(problem), next=next)
 
 
 @router.get("/runs")
@@ -132,14 +83,14 @@ def list_runs(
     now = datetime.now(UTC)
     curves = _fetch_sparklines(request, principal, page.items)
     kept = filters | ({"limit": str(limit)} if "limit" in request.query_params else {})
-    shown = [run_view.build_run_view(run, now, curves.get(run.id, ())) for run in page.items]
-    return _render(
+    views = [run_view.build_run_view(run, now, curves.get(run.id, ())) for run in page.items]
+    return render(
         "runs.html",
         422 if problem else 200,
         here="runs",
         principal=principal,
-        views=shown,
-        active=any(view.is_active for view in shown),
+        views=views,
+        active=any(view.is_active for view in views),
         form=form,
         filtered=bool(filters),
         problem=problem,
@@ -170,9 +121,9 @@ def _fetch_sparklines(
         return {}
     keys = [run.id for run in runs]
     found = queries.get_metrics(
-        get_engine(request), principal.scope, keys, names=_SPARKLINE_CURVE, most=_MAX_SPARKLINE_POINTS
+        get_engine(request), principal.scope, keys, names=[_SPARKLINE_CURVE], most=_MAX_SPARKLINE_POINTS
     )
-    return {key: curves[_SPARKLINE_CURVE[0]] for key, curves in found.items()}
+    return {key: curves[_SPARKLINE_CURVE] for key, curves in found.items()}
 
 
 def _suggest_values(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
@@ -197,7 +148,7 @@ def compare_runs(
         raise HTTPException(404, RUN_NOT_FOUND)
     curves = queries.get_metrics(engine, principal.scope, [run.id for run in runs])
     now = datetime.now(UTC)
-    shown = [
+    compared = [
         {
             "letter": letter,
             "view": run_view.build_run_view(run, now),
@@ -205,11 +156,11 @@ def compare_runs(
         }
         for letter, run in zip(LETTERS, runs, strict=False)
     ]
-    lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(shown, runs, strict=True)]
-    return _render(
+    lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(compared, runs, strict=True)]
+    return render(
         "compare.html",
         principal=principal,
-        runs=shown,
+        runs=compared,
         active=any(run_view.is_active(run) for run in runs),
         missing=len(keys) - len(runs),
         same_data=compare_view.has_same_data(runs),
@@ -232,12 +183,12 @@ def _compare_url(keys: Iterator[uuid.UUID]) -> str:
 
 @router.get("/runs/{key}")
 def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLResponse:
-    """Show all there is of one run."""
+    """Show one run."""
     engine = get_engine(request)
     run = get_run_or_404(request, principal, _parse_id(key))
     now = datetime.now(UTC)
     curves = queries.get_metrics(engine, principal.scope, [run.id])
-    return _render(
+    return render(
         "run.html",
         principal=principal,
         run=run,

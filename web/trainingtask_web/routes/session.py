@@ -15,7 +15,7 @@ router = APIRouter(include_in_schema=False, dependencies=[Depends(require_same_o
 @router.post("/session")
 def sign_in(request: Request, token: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/runs") -> Response:
     """Begin a session with a token; redirect to the sign-in page with `problem` for an unknown one."""
-    token, address = token.strip(), audit.client_address(request)
+    token, address = token.strip(), audit.get_client_address(request)
     target = next if _is_local_path(next) else "/runs"
     principal = request.app.state.authenticator.authenticate(token, address) if token else None
     if principal is None:
@@ -32,7 +32,7 @@ def sign_out(request: Request) -> Response:
     response = RedirectResponse("/session", 303)
     user = request.app.state.sessions.end(request, response)
     if user is not None:
-        audit.record("sign-out", "ok", user=user, address=audit.client_address(request))
+        audit.record("sign-out", "ok", user=user, address=audit.get_client_address(request))
     return response
 
 

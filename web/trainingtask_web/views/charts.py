@@ -101,7 +101,7 @@ def build_chart(title: str, lines: Sequence[tuple[str, int, Sequence[Point]]]) -
     return Chart(
         title=title,
         series=[
-            Series(label, style, line[-1].value if line else None, _outline(line, frame))
+            Series(label, style, line[-1].value if line else None, _format_outline(line, frame))
             for (label, style, _), line in zip(lines, finite_lines, strict=True)
         ],
         steps=steps,
@@ -109,7 +109,7 @@ def build_chart(title: str, lines: Sequence[tuple[str, int, Sequence[Point]]]) -
     )
 
 
-def _outline(line: Sequence[Point], frame: tuple[int, int, float, float]) -> str:
+def _format_outline(line: Sequence[Point], frame: tuple[int, int, float, float]) -> str:
     first, last, low, high = frame
     across, up = (last - first) or 1, (high - low) or 1.0
     return " ".join(
