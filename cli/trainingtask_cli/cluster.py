@@ -14,8 +14,7 @@ from typing import Any
 from trainingtask_api import names
 from trainingtask_cli.api_errors import Request, build_connection_error, build_response_error
 from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
-
-Object = dict[str, Any]
+from trainingtask_cli.parsing import Object
 
 _TASKS = f"/apis/{names.GROUP}/{names.VERSION}"
 _PODS = "/api/v1"

@@ -12,13 +12,13 @@ import typer
 
 from trainingtask_api import names
 from trainingtask_api.nested import get_path
-from trainingtask_cli.cluster import Cluster, Object
+from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.describe import build_sections
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import print_sections, strip_managed_fields, to_csv, to_document
-from trainingtask_cli.parsing import get_state, parse_status, primary_condition
-from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, next_name, read_manifest
+from trainingtask_cli.parsing import Object, get_state, parse_status, primary_condition
+from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
 from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, has_same_data
 from trainingtask_cli.watch import follow_tasks, print_changes, run_live_table
 
@@ -132,7 +132,7 @@ def retry(cluster: Cluster, name: str) -> None:
     """Create a task with the spec of an existing one."""
     task = cluster.get_task(name)
     taken = {item["metadata"]["name"] for item in cluster.list_tasks()}
-    created = cluster.create_task(build_retry(task, next_name(name, taken)))
+    created = cluster.create_task(build_retry(task, find_free_name(name, taken)))
     _print_created(created, f" with the spec of {name}")
     if get_path(created, "spec", "runPolicy", "suspend"):
         _print_note("it is suspended, as its spec says: set runPolicy.suspend to false to start it")

@@ -1,14 +1,13 @@
 """Tasks as the API server returns them -> the contract's models, without the parts that are invalid. Pure."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from trainingtask_api import Condition, TrainingTaskStatus
 
-Object = Mapping[str, Any]
+Object = dict[str, Any]
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -71,4 +70,4 @@ def get_state(task: Object) -> str:
 def get_spec(task: Object) -> Object:
     """Return the spec unchanged, with fields of other releases."""
     spec = task.get("spec")
-    return spec if isinstance(spec, Mapping) else {}
+    return spec if isinstance(spec, dict) else {}

@@ -108,7 +108,7 @@ def build_retry(task: Mapping[str, Any], name: str) -> Manifest:
     }
 
 
-def next_name(name: str, taken: Collection[str]) -> str:
+def find_free_name(name: str, taken: Collection[str]) -> str:
     """Return the first free name of `name-2`, `name-3`, …, cut to the length of a task's name."""
     numbered = re.fullmatch(r"(.+)-([1-9][0-9]?)", name)
     base, number = (numbered[1], int(numbered[2])) if numbered else (name, 1)

@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -18,7 +17,7 @@ from trainingtask_cli.output import make_console, strip_managed_fields, style_ce
 from trainingtask_cli.parsing import Object, parse_status, primary_condition
 from trainingtask_cli.tables import build_task_row, get_creation_time
 
-Tasks = dict[str, dict[str, Any]]  # by uid
+Tasks = dict[str, Object]  # by uid
 
 _BAR_WIDTH = 24
 _REDRAWS_PER_SECOND = 2

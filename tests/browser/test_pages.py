@@ -74,7 +74,7 @@ def test_runs_are_chosen_and_compared_by_keyboard(open_page: OpenPage, address: 
     expect(page.locator("[data-chosen]")).to_have_text("1 ticked: tick one more.")
     button = page.get_by_role("button", name="Compare selected")
     button.press("Enter")
-    expect(page.locator("#said")).to_have_text("1 ticked: tick one more.")
+    expect(page.locator("#announcement")).to_have_text("1 ticked: tick one more.")
     assert urlsplit(page.url).path == "/runs"
     page.locator("input[name=ids]").nth(2).press("Space")
     expect(page.locator("[data-chosen]")).to_have_text("2 ticked.")
@@ -102,7 +102,7 @@ def test_a_live_list_updates_and_keeps_ticks_and_focus(open_page: OpenPage, addr
     page.clock.run_for(UPDATE)
     expect(page.locator(".state")).to_have_text("Succeeded")
     expect(page.locator(".c-score")).to_have_text("0.625")
-    expect(page.locator("#said")).to_have_text("followed: Succeeded")
+    expect(page.locator("#announcement")).to_have_text("followed: Succeeded")
     expect(page.locator("#live-state")).to_have_text("Nothing is active")
     expect(page.locator("#live-pause")).to_be_hidden()
 
@@ -214,7 +214,7 @@ def test_the_task_is_copied_as_yaml(open_page: OpenPage, address: str, sample: S
     run = sample.get_run("emotions-bert-base", 2)
     page = open_page(f"{address}/runs/{run.id}", permissions=["clipboard-read", "clipboard-write"])
     page.get_by_role("button", name="Copy as YAML").click()
-    expect(page.locator("#said")).to_have_text("Copied")
+    expect(page.locator("#announcement")).to_have_text("Copied")
     copied = page.evaluate("navigator.clipboard.readText()")
     task = TrainingTask.model_validate(yaml.safe_load(copied))
     assert (task.metadata.name, task.spec.model.name) == ("emotions-bert-base", "bert")

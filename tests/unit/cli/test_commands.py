@@ -214,7 +214,7 @@ def test_ctrl_c_ends_watch_with_0(kubeconfig: Path, server: Any, make: SimpleNam
 
 def test_describe_prints_all_sections(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Succeeded", training=make.result()))
-    said = cli("describe", "a").stdout
+    output = cli("describe", "a").stdout
     for words in (
         "State:",
         "Conditions",
@@ -225,9 +225,9 @@ def test_describe_prints_all_sections(cli: Cli, server: Any, make: SimpleNamespa
         "Labels",
         "a|b",
     ):
-        assert words in said
-    assert "\x1b" not in said
-    assert not any(line.endswith(" ") for line in said.splitlines())
+        assert words in output
+    assert "\x1b" not in output
+    assert not any(line.endswith(" ") for line in output.splitlines())
 
 
 def test_compare_prints_differences_and_warns_of_other_data(cli: Cli, server: Any, make: SimpleNamespace) -> None:
@@ -371,9 +371,11 @@ def test_help_imports_no_heavy_modules() -> None:
         "except SystemExit: pass\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Usage: kubectl trainingtask [OPTIONS] COMMAND" in said
-    assert not {"kubernetes", "pydantic", "sqlalchemy", "alembic", "torch", "httpx"} & set(eval(said.splitlines()[-1]))
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Usage: kubectl trainingtask [OPTIONS] COMMAND" in output
+    assert not {"kubernetes", "pydantic", "sqlalchemy", "alembic", "torch", "httpx"} & set(
+        eval(output.splitlines()[-1])
+    )
 
 
 def test_list_imports_no_database_modules(server: Any, kubeconfig: Path) -> None:
@@ -384,5 +386,5 @@ def test_list_imports_no_database_modules(server: Any, kubeconfig: Path) -> None
         "except SystemExit: pass\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"sqlalchemy", "alembic", "torch", "httpx", "psycopg"} & set(eval(said.splitlines()[-1]))
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"sqlalchemy", "alembic", "torch", "httpx", "psycopg"} & set(eval(output.splitlines()[-1]))

@@ -18,20 +18,20 @@ def facts(task: dict[str, Any]) -> dict[str, object]:
 
 
 def test_a_task_without_a_status_is_explained(make: SimpleNamespace) -> None:
-    said = facts(make.task("a"))
-    assert said["State"] == "none"
-    assert "the operator has not looked at it yet" in str(said["Reason"])
+    found = facts(make.task("a"))
+    assert found["State"] == "none"
+    assert "the operator has not looked at it yet" in str(found["Reason"])
     assert list(sections(make.task("a"))) == [""]
 
 
 def test_a_running_task_shows_its_progress(make: SimpleNamespace) -> None:
     task = make.task("a", "Running", startTime="2026-05-04T10:01:00Z", progressStale=True, training=make.report())
-    said = facts(task)
-    assert said["Progress"] == (
+    found = facts(task)
+    assert found["Progress"] == (
         "Training 42%, epoch 2 of 3, step 42 of 100, loss 0.2100, 12.5 rows/s, 2m10s left, not heard of for some minutes"
     )
-    assert said["Started"] == f"{format_time(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
-    assert "Ended" not in said
+    assert found["Started"] == f"{format_time(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
+    assert "Ended" not in found
 
 
 def test_a_failed_task_shows_reason_conditions_and_attempts(make: SimpleNamespace) -> None:

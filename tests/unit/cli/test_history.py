@@ -180,21 +180,21 @@ def test_history_prints_the_columns_as_json_yaml_and_csv(cli: Cli, where: str) -
 
 
 def test_a_failed_run_shows_reason_and_log(cli: Cli, where: str) -> None:
-    said = cli("history", where, str(run_id("uid-3", 1))).stdout
-    lines = [line.split() for line in said.splitlines()]
+    output = cli("history", where, str(run_id("uid-3", 1))).stdout
+    lines = [line.split() for line in output.splitlines()]
     assert ["Reason:", "OOMKilled:", "The", "trainer", "needed", "more", "than", "48Mi."] in lines
     assert ["Labels:", "team=blue"] in lines
-    assert "+2m" in said
+    assert "+2m" in output
     assert ["training.seed", "3"] in lines
-    assert said.endswith("Last lines of the log\nepoch 1\n\ufffd[31mKilled\n")
+    assert output.endswith("Last lines of the log\nepoch 1\n\ufffd[31mKilled\n")
 
 
 def test_a_succeeded_run_shows_its_scores(cli: Cli, where: str) -> None:
-    said = cli("history", where, str(run_id("uid-4", 1))).stdout
-    lines = [line.split() for line in said.splitlines()]
-    assert "Scores on 20 test rows, threshold 0.400 (global)" in said
+    output = cli("history", where, str(run_id("uid-4", 1))).stdout
+    lines = [line.split() for line in output.splitlines()]
+    assert "Scores on 20 test rows, threshold 0.400 (global)" in output
     assert ["micro-F1", "0.545", "0.300", "0.000"] in lines
-    assert "! rare labels were not learnt" in said
+    assert "! rare labels were not learnt" in output
     assert ["a|b", "7", "0.500", "0.600", "0.545", "-", "0.400"] in lines
 
 
@@ -204,8 +204,8 @@ def test_a_running_run_shows_its_progress(cli: Cli, database: str) -> None:
     far = {"status": RunStatus.RUNNING, "phase": "Training", "step": 42, "total_steps": 100, "eta": "2m10s"}
     record(engine, a_run(9, **none, **far))
     engine.dispose()
-    said = cli("history", f"--database={database}", str(run_id("uid-9", 1))).stdout
-    assert "Training, step 42 of 100, 2m10s left" in said
+    output = cli("history", f"--database={database}", str(run_id("uid-9", 1))).stdout
+    assert "Training, step 42 of 100, 2m10s left" in output
 
 
 def test_rows_of_another_release_are_shown(cli: Cli, tmp_path: Path) -> None:

@@ -52,9 +52,9 @@ def test_invalid_conditions_are_dropped_alone(make: SimpleNamespace) -> None:
     spoilt = [{"type": "Accepted"}, good, {**good, "lastTransitionTime": None}, "?", {**good, "type": 4}]
     read = parse_status({"status": {"conditions": spoilt, "state": "Failed", "reason": "OOMKilled"}})
     assert [condition.reason for condition in read.conditions or ()] == ["OOMKilled"]
-    said = primary_condition(read)
-    assert said is not None
-    assert said.message == "Too small."
+    condition = primary_condition(read)
+    assert condition is not None
+    assert condition.message == "Too small."
 
 
 @pytest.mark.parametrize("status", [None, "?", [], 3])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from support import specs
 from trainingtask_cli.errors import CommandError, UsageError
-from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, next_name, read_manifest
+from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
 
 CLASSICAL = {"dataset.name": "support_tickets", "model.name": "logistic_regression"}
 TRANSFORMER = {"dataset.name": "go_emotions", "model.name": "distilbert"}
@@ -169,14 +169,14 @@ def test_every_valid_spec_is_unchanged(spec: dict[str, Any]) -> None:
     ],
 )
 def test_a_retry_has_the_next_free_name(name: str, taken: list[str], new: str) -> None:
-    assert next_name(name, taken) == new
+    assert find_free_name(name, taken) == new
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", fullmatch=True), st.integers(0, 30))
 def test_a_retry_of_any_task_has_a_valid_name(name: str, count: int) -> None:
     taken = {name}
     for _ in range(count):
-        taken.add(next_name(name, taken))
+        taken.add(find_free_name(name, taken))
     assert len(taken) == count + 1
     for new in taken:
         assert len(new) <= 63

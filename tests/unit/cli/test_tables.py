@@ -22,15 +22,15 @@ NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"),
+    ("seconds", "text"),
     [
         (-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (130, "2m10s"), (599, "9m59s"), (600, "10m"), (10_799, "179m"),
         (10_800, "3h"), (12_000, "3h20m"), (28_800, "8h"), (172_799, "47h"), (172_800, "2d"), (190_800, "2d5h"), (691_200, "8d"),
         (86_400 * 400, "400d"),
     ],
 )  # fmt: skip
-def test_ages_are_formatted_as_kubectl_does(seconds: float, words: str) -> None:
-    assert format_age(seconds) == words
+def test_ages_are_formatted_as_kubectl_does(seconds: float, text: str) -> None:
+    assert format_age(seconds) == text
 
 
 @pytest.mark.parametrize(

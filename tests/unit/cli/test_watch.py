@@ -50,8 +50,8 @@ def test_it_ends_when_there_are_no_tasks(make: SimpleNamespace) -> None:
     ],
 )
 def test_a_line_shows_progress_score_or_reason(make: SimpleNamespace, state: str, training: dict, line: str) -> None:
-    told = {"training": {"attempt": 1, **training}} if training else {}
-    assert format_line(make.task("a", state, **told), namespaces=False) == line
+    fields = {"training": {"attempt": 1, **training}} if training else {}
+    assert format_line(make.task("a", state, **fields), namespaces=False) == line
 
 
 def test_a_line_is_printed_when_it_has_changed(make: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

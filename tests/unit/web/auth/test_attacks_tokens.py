@@ -46,16 +46,16 @@ def is_limited(authenticator: Authenticator, token: str, address: str) -> bool:
 def test_500_requests_with_one_unknown_token_cause_one_review(
     client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
-    anybody = client(history, "token-of-nobody")
-    assert {anybody.get(API).status_code for _ in range(500)} == {401}
+    anonymous = client(history, "token-of-nobody")
+    assert {anonymous.get(API).status_code for _ in range(500)} == {401}
     assert kubernetes.count("tokenreviews") == 1
 
 
 def test_500_requests_without_a_token_cause_no_review(
     client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
-    anybody = client(history)
-    assert {anybody.get(API).status_code for _ in range(500)} == {401}
+    anonymous = client(history)
+    assert {anonymous.get(API).status_code for _ in range(500)} == {401}
     assert kubernetes.requests == []
 
 

@@ -21,14 +21,14 @@ def engine(sqlite: Engine) -> Engine:
 
 
 @pytest.fixture(params=["none", "kubernetes"])
-def anybody(request: pytest.FixtureRequest, client: Client, history: Engine) -> TestClient:
+def anonymous(request: pytest.FixtureRequest, client: Client, history: Engine) -> TestClient:
     return client(history, TRAININGTASK_WEB_AUTH=request.param, TRAININGTASK_WEB_HOSTS="")
 
 
 @pytest.mark.parametrize("host", OTHERS)
-def test_another_host_is_refused_everywhere(anybody: TestClient, host: str) -> None:
+def test_another_host_is_refused_everywhere(anonymous: TestClient, host: str) -> None:
     for path in PATHS:
-        answer = anybody.get(path, headers={"Host": host})
+        answer = anonymous.get(path, headers={"Host": host})
         assert answer.status_code == 400, path
         assert "task-" not in answer.text
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
@@ -36,8 +36,8 @@ def test_another_host_is_refused_everywhere(anybody: TestClient, host: str) -> N
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_localhost_names_are_served(anybody: TestClient, host: str) -> None:
-    assert anybody.get("/openapi.json", headers={"Host": host}).status_code == 200
+def test_localhost_names_are_served(anonymous: TestClient, host: str) -> None:
+    assert anonymous.get("/openapi.json", headers={"Host": host}).status_code == 200
 
 
 def test_served_hosts_are_a_setting(client: Client, history: Engine) -> None:
@@ -53,8 +53,8 @@ def test_served_hosts_are_a_setting(client: Client, history: Engine) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_health_checks_accept_any_host(anybody: TestClient, path: str) -> None:
-    assert anybody.get(path, headers={"Host": "10.0.0.7:8000"}).text == "ok\n"
+def test_health_checks_accept_any_host(anonymous: TestClient, path: str) -> None:
+    assert anonymous.get(path, headers={"Host": "10.0.0.7:8000"}).text == "ok\n"
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_health_checks_accept_any_host(anybody: TestClient, path: str) -> None:
         ("https://localhost", {}, True),
     ],
 )
-def test_hsts_is_sent_over_tls_only(anybody: TestClient, url: str, headers: dict[str, str], strict: bool) -> None:
+def test_hsts_is_sent_over_tls_only(anonymous: TestClient, url: str, headers: dict[str, str], strict: bool) -> None:
     for path in ("/runs", "/healthz", "/nowhere", "/static/states.css"):
-        found = anybody.get(f"{url}{path}", headers=headers).headers.get("Strict-Transport-Security")
+        found = anonymous.get(f"{url}{path}", headers=headers).headers.get("Strict-Transport-Security")
         assert found == ("max-age=31536000" if strict else None), path

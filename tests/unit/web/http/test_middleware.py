@@ -75,10 +75,10 @@ def test_an_internal_error_has_the_security_headers(
 
 
 def test_static_files_are_revalidated(client: Client, history: Engine) -> None:
-    anybody = client(history)
-    answer = anybody.get("/docs/files/swagger-ui.css")
+    anonymous = client(history)
+    answer = anonymous.get("/docs/files/swagger-ui.css")
     assert answer.headers["Cache-Control"] == "no-cache"
-    again = anybody.get("/docs/files/swagger-ui.css", headers={"If-None-Match": answer.headers["ETag"]})
+    again = anonymous.get("/docs/files/swagger-ui.css", headers={"If-None-Match": answer.headers["ETag"]})
     assert again.status_code == 304
 
 

@@ -179,19 +179,19 @@ def test_an_export_of_many_pages_is_whole(client: Client, engine: Engine) -> Non
 
 
 def test_auth_none_shows_all_runs_and_disables_creation(client: Client, history: Engine) -> None:
-    anybody = client(history, TRAININGTASK_WEB_AUTH="none")
-    assert len(names(anybody.get(API))) == 8
-    assert anybody.post("/", json={"DATASET_NAME": "go_emotions", "MODEL_NAME": "knn"}).status_code == 405
-    assert "post" not in anybody.get("/openapi.json").json()["paths"]["/"]
+    anonymous = client(history, TRAININGTASK_WEB_AUTH="none")
+    assert len(names(anonymous.get(API))) == 8
+    assert anonymous.post("/", json={"DATASET_NAME": "go_emotions", "MODEL_NAME": "knn"}).status_code == 405
+    assert "post" not in anonymous.get("/openapi.json").json()["paths"]["/"]
 
 
 def test_health_and_api_docs_need_no_authentication(client: Client, history: Engine) -> None:
-    anybody = client(history)
+    anonymous = client(history)
     for path in ("/healthz", "/readyz", "/docs", "/docs/start.js", "/docs/files/swagger-ui-bundle.js", "/openapi.json"):
-        assert anybody.get(path).status_code == 200, path
-    page = anybody.get("/docs").text
+        assert anonymous.get(path).status_code == 200, path
+    page = anonymous.get("/docs").text
     assert "http" not in page.replace("<title>TrainingTask: HTTP API", "")
-    nowhere = anybody.get("/nowhere")
+    nowhere = anonymous.get("/nowhere")
     assert (nowhere.status_code, nowhere.json()["detail"]) == (
         404,
         "There is nothing at '/nowhere': /docs lists what there is.",

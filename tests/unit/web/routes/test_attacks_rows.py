@@ -152,12 +152,12 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 # Keys that the pages read, so that malformed values stand there.
-WORDS = st.sampled_from(
+KEYS = st.sampled_from(
     ["micro", "macro", "f1", "per_label", "label", "support", "rows", "split", "threshold", "model", "name", "dataset",
      "versions", "warnings", "labelPrior", "label_prior", "undefined", "threshold_source", "steps", "epochs", "batchSize",
      "training", "checkpoint", "sampleSize", "loop", "weightDecay", "model_path", "runtime_seconds", "n_parameters"]
 )  # fmt: skip
-OBJECTS = st.dictionaries(WORDS, VALUES | st.dictionaries(WORDS, VALUES, max_size=4), max_size=5) | VALUES
+OBJECTS = st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=5) | VALUES
 
 
 def nested(depth: int) -> Any:

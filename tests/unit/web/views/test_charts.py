@@ -11,9 +11,9 @@ def test_a_sparkline_fits_its_svg_and_has_a_text() -> None:
     curve = [Point(100, 0.2), Point(150, math.nan), Point(200, 0.5), Point(400, 0.4)]
     found = charts.build_sparkline(curve, "score")
     assert found is not None
-    places = [tuple(map(float, pair.split(","))) for pair in found.points.split()]
-    assert places == [(2.5, 21.5), (32.8, 2.5), (93.5, 8.8)]
-    assert found.end == places[-1]
+    points = [tuple(map(float, pair.split(","))) for pair in found.points.split()]
+    assert points == [(2.5, 21.5), (32.8, 2.5), (93.5, 8.8)]
+    assert found.end == points[-1]
     assert found.label == "score from 0.200 to 0.400, highest 0.500"
 
 

@@ -20,7 +20,7 @@ def test_differences_include_unset_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "less", "places"),
+    ("values", "less", "indices"),
     [
         ([0.1, 0.3, None], False, {1}),
         ([0.1, 0.3, None], True, {0}),
@@ -30,8 +30,8 @@ def test_differences_include_unset_fields() -> None:
         ([], False, set()),
     ],
 )
-def test_the_best_values_are_found(values: list[float | None], less: bool, places: set[int]) -> None:
-    assert compare_view.find_best(values, less_is_better=less) == places
+def test_the_best_values_are_found(values: list[float | None], less: bool, indices: set[int]) -> None:
+    assert compare_view.find_best(values, less_is_better=less) == indices
 
 
 def test_labels_are_sorted_by_spread() -> None:

@@ -23,8 +23,8 @@ def test_the_timeline_is_sorted_and_marks_failures() -> None:
         event(70, "Interrupted", "Evicted"),
         event(30, "Running", "TrainerRunning"),
     ]
-    told = [(entry.after, entry.title, entry.reason, entry.tone) for entry in build_timeline(run, events)]
-    assert told == [
+    entries = [(entry.after, entry.title, entry.reason, entry.tone) for entry in build_timeline(run, events)]
+    assert entries == [
         ("", "Created", None, "plain"),
         ("+3s", "Waiting", "Unschedulable", "warn"),
         ("+30s", "Running", "TrainerRunning", "plain"),

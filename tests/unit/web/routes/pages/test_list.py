@@ -112,12 +112,12 @@ def test_the_form_shows_the_filters_of_the_address(browser: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("query", "problem"),
     [("state=Lost", "state: "), ("label=nothing", "label: 'nothing' is refused"), ("since=yesterday", "since: ")],
 )
-def test_an_invalid_filter_is_explained(browser: TestClient, query: str, said: str) -> None:
+def test_an_invalid_filter_is_explained(browser: TestClient, query: str, problem: str) -> None:
     tree = get_page(browser, f"/runs?{query}", 422)
-    assert get_text(select(tree, "[role=alert]")[0]).startswith(said)
+    assert get_text(select(tree, "[role=alert]")[0]).startswith(problem)
     assert list_names(tree) == []
 
 
