@@ -13,8 +13,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 from support.browser import CHROMIUM, launch_chromium, serve_web  # noqa: E402
 from support.sample_history import make_sample_history  # noqa: E402
-from trainingtask_history.schema import migrate  # noqa: E402
-from trainingtask_history.store import open_history  # noqa: E402
+from trainingtask_history.engine import open_history  # noqa: E402
+from trainingtask_history.migrations.runner import migrate  # noqa: E402
 
 VIEWS = {
     "wide-light": ({"width": 1440, "height": 900}, "light", 1),

@@ -22,7 +22,8 @@ from sklearn.multioutput import ClassifierChain, MultiOutputClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 
-from trainingtask_api.names import API_VERSION, CLASSICAL_MODELS, KIND, NATIVE_MULTI_LABEL_MODELS
+from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS
+from trainingtask_api.names import API_VERSION, KIND
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
 from trainingtask_trainer.datasets.splits import prepare
@@ -56,7 +57,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.models:
         for strategy in WRAPPERS:
-            if strategy != "native" or name in NATIVE_MULTI_LABEL_MODELS:
+            if strategy != "native" or MODELS[name].is_native_multi_label:
                 ours = timed(lambda: here(name, strategy, data, options), data)  # noqa: B023
                 theirs = timed(lambda: plain(name, strategy, data, options), data)  # noqa: B023
                 times = (f"{ours.seconds:.1f} s", f"{theirs.seconds:.1f} s", f"{theirs.seconds / ours.seconds:.1f}")

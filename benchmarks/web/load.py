@@ -25,9 +25,10 @@ from support.fake_api_server import OWN_TOKEN, make_kubeconfig, serve_fake_api
 from support.many_runs import RUNS, seed
 from support.ports import free_port
 from support.postgres import throw_away_postgres
-from trainingtask_history.queries import AccessScope, list_runs
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history
+from trainingtask_history.access import AccessScope
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.queries import list_runs
 
 READERS = 50
 _START_SECONDS = 60

@@ -109,7 +109,7 @@ def parse_since(text: str | None, now: datetime) -> str | None:
 
 
 def _to_csv(runs: Sequence[Run]) -> str:
-    from trainingtask_history.queries import RunSummary  # noqa: PLC0415 - it imports SQLAlchemy
+    from trainingtask_history.read_models import RunSummary  # noqa: PLC0415 - it imports SQLAlchemy
 
     columns = list(RunSummary.model_fields)
     return to_csv(columns, ([run.get(name) for name in columns] for run in runs))

@@ -1,6 +1,6 @@
 """Sources of recorded runs: the web app's HTTP API, or the history's database, with equal results.
 
-Field names are those of the history's columns, see `trainingtask_history.queries`.
+Field names are those of the history's columns, see `trainingtask_history.read_models`.
 """
 
 import weakref
@@ -127,7 +127,7 @@ class DatabaseRunSource:
     """The database, with the runs of all namespaces."""
 
     def __init__(self, url: str) -> None:
-        from trainingtask_history.store import open_history  # noqa: PLC0415 - it imports SQLAlchemy
+        from trainingtask_history.engine import open_history  # noqa: PLC0415 - it imports SQLAlchemy
 
         with _translate_history_errors():
             self._engine = open_history(url)
@@ -139,7 +139,9 @@ class DatabaseRunSource:
 
     def list_page(self, filters: Filter, limit: int, cursor: str | None) -> tuple[list[Run], str | None]:
         """See `RunSource`."""
-        from trainingtask_history.queries import ALL, RunFilter, list_runs  # noqa: PLC0415
+        from trainingtask_history.access import ALL  # noqa: PLC0415
+        from trainingtask_history.filters import RunFilter  # noqa: PLC0415
+        from trainingtask_history.queries import list_runs  # noqa: PLC0415
 
         try:
             run_filter = RunFilter.model_validate(filters)
@@ -151,7 +153,8 @@ class DatabaseRunSource:
 
     def get_run(self, key: UUID) -> Run | None:
         """See `RunSource`."""
-        from trainingtask_history.queries import ALL, get_run  # noqa: PLC0415
+        from trainingtask_history.access import ALL  # noqa: PLC0415
+        from trainingtask_history.queries import get_run  # noqa: PLC0415
 
         with _translate_history_errors():
             found = get_run(self._engine, ALL, key)
@@ -159,7 +162,8 @@ class DatabaseRunSource:
 
     def get_events(self, key: UUID) -> list[Run]:
         """See `RunSource`."""
-        from trainingtask_history.queries import ALL, get_events  # noqa: PLC0415
+        from trainingtask_history.access import ALL  # noqa: PLC0415
+        from trainingtask_history.queries import get_events  # noqa: PLC0415
 
         with _translate_history_errors():
             return [event.model_dump(mode="json") for event in get_events(self._engine, ALL, key)]
@@ -182,7 +186,7 @@ def _parse_detail(answer: "Response") -> str:
 
 @contextmanager
 def _translate_history_errors() -> "Iterator[None]":
-    from trainingtask_history.store import HistoryError, HistoryUnavailable  # noqa: PLC0415
+    from trainingtask_history.errors import HistoryError, HistoryUnavailable  # noqa: PLC0415
 
     try:
         yield

@@ -1,4 +1,4 @@
-"""The contract of TrainingTask: what a user writes, what a user reads, and the record that stays.
+"""The contract of TrainingTask: its spec, status, conditions and reasons, and the CRD that is generated from them.
 
 It imports pydantic alone: every other package builds on it.
 """

@@ -1,7 +1,7 @@
-"""pydantic models -> the CustomResourceDefinition. Run as ``python -m trainingtask_api.crd > crds/trainingtasks.yaml``.
+"""Generates the CustomResourceDefinition from the pydantic models: ``python -m trainingtask_api.crd > crds/trainingtasks.yaml``.
 
-A CRD wants a *structural* schema: no ``$ref``, no ``const``, no ``null`` types. Whatever this converter does not
-know, it refuses, so that no constraint of a model is lost on the way.
+A CRD needs a *structural* schema: no ``$ref``, no ``const``, no ``null`` types. The converter refuses keywords that it
+does not support, so that no constraint of a model is lost.
 """
 
 import json
@@ -52,21 +52,21 @@ class UnknownKeywordError(ValueError):
     """A model uses a JSON Schema keyword that this converter cannot express in a CRD."""
 
 
-def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """Return `schema` as a structural schema.
+def to_structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Return a JSON schema as a structural schema.
 
     Raises
     ------
     UnknownKeywordError
         For a keyword or a union that has no structural form.
     """
-    schema = _inlined(schema, definitions)
+    schema = _inline_reference(schema, definitions)
     unknown = set(schema) - _COPIED - _HANDLED
     if unknown:
         raise UnknownKeywordError(f"cannot express {sorted(unknown)} in a CRD: {schema}")
     result: Schema = {key: value for key, value in schema.items() if key in _COPIED}
     if "anyOf" in schema:
-        result = _union(schema, definitions) | {k: v for k, v in result.items() if k != "type"}
+        result = _convert_union(schema, definitions) | {k: v for k, v in result.items() if k != "type"}
     if "const" in schema:
         result["enum"] = [schema["const"]]
     for bound in ("Minimum", "Maximum"):
@@ -74,13 +74,13 @@ def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
             result[bound.lower()] = schema[f"exclusive{bound}"]
             result[f"exclusive{bound}"] = True
     if "items" in schema:
-        result["items"] = structural(schema["items"], definitions)
+        result["items"] = to_structural(schema["items"], definitions)
     if "properties" in schema:
-        result["properties"] = {name: structural(part, definitions) for name, part in schema["properties"].items()}
+        result["properties"] = {name: to_structural(part, definitions) for name, part in schema["properties"].items()}
     elif isinstance(schema.get("additionalProperties"), dict):
-        result["additionalProperties"] = structural(schema["additionalProperties"], definitions)
+        result["additionalProperties"] = to_structural(schema["additionalProperties"], definitions)
     if schema.get("default") is not None:
-        # An object defaults to {} and its own fields' defaults do the rest: one place per default.
+        # An object defaults to {}, and its fields have their own defaults: one place per default.
         default = schema["default"]
         result["default"] = {} if isinstance(default, dict) else default
         if default == [] or (isinstance(default, dict) and "properties" not in schema):
@@ -88,8 +88,8 @@ def structural(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     return result
 
 
-def _inlined(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """Replace a ``$ref`` by what it names; keywords beside the reference win over the target's."""
+def _inline_reference(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+    """Replace a ``$ref`` by its target; keywords beside the reference override the target's."""
     if "$ref" not in schema:
         return schema
     target = definitions[schema["$ref"].removeprefix("#/$defs/")]
@@ -97,11 +97,11 @@ def _inlined(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     return {**target, **beside}
 
 
-def _union(schema: Schema, definitions: dict[str, Schema]) -> Schema:
+def _convert_union(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     """Return the structural form of an ``anyOf``: optional, integer-or-string, or any scalar."""
     options = [option for option in schema["anyOf"] if option != {"type": "null"}]
     if len(options) == 1:
-        return structural(options[0], definitions)
+        return to_structural(options[0], definitions)
     types = {option.get("type") for option in options}
     if types == {"string", "integer"}:
         bounds = {key: option[key] for option in options for key in ("maxLength",) if key in option}
@@ -111,22 +111,22 @@ def _union(schema: Schema, definitions: dict[str, Schema]) -> Schema:
     raise UnknownKeywordError(f"cannot express this union in a CRD: {schema}")
 
 
-def _checked_once(spec: Schema) -> Schema:
-    """Return the schema of a spec with the rules of its objects as two: one for its creation, one for what may change.
+def _merge_rules(spec: Schema) -> Schema:
+    """Return the schema of a spec with all rules of its objects as two: one for creation, one for updates.
 
-    The API server evaluates all rules at every write, those of a status too, and each field that a rule reads costs it
-    a copy of the object's schema: rule by rule they were half of what it spent on a status. What they read can never
-    change, so that once is enough.
+    The API server evaluates every rule at every write, a status included, and copies the object's schema for each field
+    that a rule reads: separate rules took half of its time for a status. The fields that the creation rule reads are
+    immutable, so that it need not run again.
     """
-    rules = list(_rules_of_objects(spec, "self"))
-    at_creation = _all_of([rule for rule in rules if "oldSelf" not in rule[0]], "oldSelf.hasValue()")
-    of_a_change = _all_of([rule for rule in rules if "oldSelf" in rule[0]], "self == oldSelf")
-    spec["x-kubernetes-validations"] = [at_creation | {"optionalOldSelf": True}, of_a_change]
+    rules = list(_pop_rules(spec, "self"))
+    at_creation = _join_rules([rule for rule in rules if "oldSelf" not in rule[0]], "oldSelf.hasValue()")
+    at_update = _join_rules([rule for rule in rules if "oldSelf" in rule[0]], "self == oldSelf")
+    spec["x-kubernetes-validations"] = [at_creation | {"optionalOldSelf": True}, at_update]
     return spec
 
 
-def _all_of(rules: list[tuple[str, str]], unless: str) -> dict[str, Any]:
-    """Return one rule that says which of `rules`, each CEL and a message, are broken."""
+def _join_rules(rules: list[tuple[str, str]], unless: str) -> dict[str, Any]:
+    """Return one rule whose message lists the broken ones of `rules`, pairs of CEL and message; `unless` disables it."""
     broken = " + ".join(f"({rule} ? '' : {json.dumps('; ' + message, ensure_ascii=False)})" for rule, message in rules)
     return {
         "rule": f"{unless} || ({' && '.join(rule for rule, _ in rules)})",
@@ -135,25 +135,25 @@ def _all_of(rules: list[tuple[str, str]], unless: str) -> dict[str, Any]:
     }
 
 
-def _rules_of_objects(schema: Schema, path: str, guard: str = "") -> Iterator[tuple[str, str]]:
-    """Take the rules out of the object at `path` and those in it; yield each as CEL on the whole, with its message."""
+def _pop_rules(schema: Schema, path: str, guard: str = "") -> Iterator[tuple[str, str]]:
+    """Remove the rules of the object at `path` and of its parts; yield each as CEL on the spec, with its message."""
     for rule in schema.pop("x-kubernetes-validations", []):
         cel = re.sub(r"\bself\b", path, rule["rule"])
         yield (f"({guard}({cel}))" if guard else f"({cel})"), rule["message"]
     for name, part in schema.get("properties", {}).items():
         if "properties" in part:
-            is_there = "default" in part or name in schema.get("required", ())
-            yield from _rules_of_objects(
-                part, f"{path}.{name}", guard if is_there else f"{guard}!has({path}.{name}) || "
-            )
+            is_present = "default" in part or name in schema.get("required", ())
+            yield from _pop_rules(part, f"{path}.{name}", guard if is_present else f"{guard}!has({path}.{name}) || ")
 
 
-def _model_schema(model: type[TrainingTaskSpec | TrainingTaskStatus]) -> Schema:
+def _build_model_schema(model: type[TrainingTaskSpec | TrainingTaskStatus]) -> Schema:
     schema = model.model_json_schema(by_alias=True)
-    return structural({k: v for k, v in schema.items() if k != "$defs"}, schema.get("$defs", {}))
+    return to_structural({k: v for k, v in schema.items() if k != "$defs"}, schema.get("$defs", {}))
 
 
-def _column(name: str, path: str, description: str, *, wide: bool = False, kind: str = "string") -> dict[str, Any]:
+def _build_column(
+    name: str, path: str, description: str, *, wide: bool = False, kind: str = "string"
+) -> dict[str, Any]:
     return {
         "name": name,
         "type": kind,
@@ -164,22 +164,22 @@ def _column(name: str, path: str, description: str, *, wide: bool = False, kind:
 
 
 PRINTER_COLUMNS = [
-    _column("State", ".status.state", "Where the task stands"),
-    _column("Dataset", ".spec.dataset.name", "Data set"),
-    _column("Model", ".spec.model.name", "Model"),
-    _column("Device", ".spec.device", "Kind of node"),
-    _column("Progress", ".status.training.progress", "Progress of the training"),
-    _column("Score", ".status.training.score", "Micro-averaged F1 on the test rows"),
-    _column("Age", ".metadata.creationTimestamp", "Time since the task was created", kind="date"),
-    _column("Loss", ".status.training.loss", "Latest training loss", wide=True, kind="number"),
-    _column("ETA", ".status.training.eta", "Time left", wide=True),
-    _column("Reason", ".status.reason", "Why the task is in this state", wide=True),
-    _column("Job", ".status.jobName", "The Job that trains", wide=True),
-    _column("Node", ".status.node", "The node of the latest attempt", wide=True),
+    _build_column("State", ".status.state", "Where the task stands"),
+    _build_column("Dataset", ".spec.dataset.name", "Data set"),
+    _build_column("Model", ".spec.model.name", "Model"),
+    _build_column("Device", ".spec.device", "Kind of node"),
+    _build_column("Progress", ".status.training.progress", "Progress of the training"),
+    _build_column("Score", ".status.training.score", "Micro-averaged F1 on the test rows"),
+    _build_column("Age", ".metadata.creationTimestamp", "Time since the task was created", kind="date"),
+    _build_column("Loss", ".status.training.loss", "Latest training loss", wide=True, kind="number"),
+    _build_column("ETA", ".status.training.eta", "Time left", wide=True),
+    _build_column("Reason", ".status.reason", "Why the task is in this state", wide=True),
+    _build_column("Job", ".status.jobName", "The Job that trains", wide=True),
+    _build_column("Node", ".status.node", "The node of the latest attempt", wide=True),
 ]
 
 
-def custom_resource_definition() -> dict[str, Any]:
+def build_crd() -> dict[str, Any]:
     """Return the CRD of TrainingTask as a manifest."""
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -215,8 +215,8 @@ def custom_resource_definition() -> dict[str, Any]:
                                 }
                             ],
                             "properties": {
-                                "spec": _checked_once(_model_schema(TrainingTaskSpec)),
-                                "status": _model_schema(TrainingTaskStatus),
+                                "spec": _merge_rules(_build_model_schema(TrainingTaskSpec)),
+                                "status": _build_model_schema(TrainingTaskStatus),
                             },
                         }
                     },
@@ -228,13 +228,13 @@ def custom_resource_definition() -> dict[str, Any]:
 
 def to_yaml(manifest: dict[str, Any]) -> str:
     """Return the manifest as YAML."""
-    import yaml  # noqa: PLC0415 - only this command needs it
+    import yaml  # noqa: PLC0415 - the base install has no PyYAML
 
-    # Through JSON, so that enums are plain strings and no YAML anchors appear.
+    # Through JSON: enums become plain strings, and no YAML anchors appear.
     plain = json.loads(json.dumps(manifest))
     text: str = yaml.safe_dump(plain, sort_keys=False, width=10_000)
     return "# Generated from crds/trainingtask_api by `make crd`. Do not edit.\n" + text
 
 
 if __name__ == "__main__":
-    sys.stdout.write(to_yaml(custom_resource_definition()))
+    sys.stdout.write(to_yaml(build_crd()))

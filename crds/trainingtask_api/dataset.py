@@ -1,10 +1,12 @@
-"""The `dataset` section of a task: where the texts and labels come from, and which of them are used."""
+"""The `dataset` section of a task: the source of the texts and labels, and the rows and labels that are used."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from pydantic.alias_generators import to_snake
 
+from trainingtask_api.capabilities import DATASETS
 from trainingtask_api.fields import (
     ColumnName,
     Fraction,
@@ -15,12 +17,14 @@ from trainingtask_api.fields import (
     RelativePath,
     Revision,
     Seed,
+    cel_in,
+    quote_names,
 )
 from trainingtask_api.rules import Contract, Rule
 
 
 class Config(StrEnum):
-    """Which edition of a data set, as the hub calls it."""
+    """The configuration of a data set on the hub."""
 
     SIMPLIFIED = "simplified"
     RAW = "raw"
@@ -36,7 +40,7 @@ class HubSource(Contract):
 
 
 class TableColumns(Contract):
-    """Which columns of a table hold the text and the labels."""
+    """The columns of a table that hold the text and the labels."""
 
     text: ColumnName = Field("text", description="Column that holds the text.")
     labels: ColumnName | None = Field(
@@ -55,6 +59,30 @@ class TableColumns(Contract):
             "dataset.columns.labels and dataset.columns.indicators exclude each other: name one label column or the indicator columns",
             lambda columns: columns.labels is None or columns.indicators is None,
         ),
+    )
+
+
+# Reversed: the order of the released CRD.
+_FROM_FILES = tuple(name for name in sorted(DATASETS, reverse=True) if DATASETS[name].is_path_required)
+
+
+def _only_for(field: str, remedy: str) -> Rule:
+    """Return the rule that a built-in data set which does not read `field` is not given it."""
+    refused = tuple(name for name, known in DATASETS.items() if field not in known.fields)
+    attribute = to_snake(field)
+    return Rule(
+        f"!has(self.{field}) || !(self.name in {cel_in(refused)})",
+        f"dataset.{field} {remedy}",
+        lambda dataset: getattr(dataset, attribute) is None or dataset.name not in refused,
+    )
+
+
+def _refuse_source(name: str) -> Rule:
+    """Return the rule that the generated data set of this name is given no files."""
+    return Rule(
+        f"self.name != '{name}' || !(has(self.path) || has(self.hub))",
+        f"dataset.name '{name}' is generated: remove dataset.path, dataset.volumeClaim and dataset.hub",
+        lambda dataset: dataset.name != name or (dataset.path is None and dataset.hub is None),
     )
 
 
@@ -109,36 +137,14 @@ class Dataset(Contract):
             lambda dataset: dataset.hub is None or dataset.path is None,
         ),
         Rule(
-            "!(self.name in ['table', 'cross_validated']) || has(self.path)",
-            "dataset.path and dataset.volumeClaim are required for dataset.name 'table' and 'cross_validated'",
-            lambda dataset: dataset.name not in ("table", "cross_validated") or dataset.path is not None,
+            f"!(self.name in {cel_in(_FROM_FILES)}) || has(self.path)",
+            f"dataset.path and dataset.volumeClaim are required for dataset.name {quote_names(_FROM_FILES)}",
+            lambda dataset: dataset.name not in _FROM_FILES or dataset.path is not None,
         ),
-        Rule(
-            "!has(self.config) || !(self.name in ['cross_validated', 'table', 'support_tickets'])",
-            "dataset.config is for dataset.name 'go_emotions': remove it",
-            lambda dataset: (
-                dataset.config is None or dataset.name not in ("cross_validated", "table", "support_tickets")
-            ),
-        ),
-        Rule(
-            "!has(self.includeAnswers) || !(self.name in ['go_emotions', 'table', 'support_tickets'])",
-            "dataset.includeAnswers is for dataset.name 'cross_validated': remove it",
-            lambda dataset: (
-                dataset.include_answers is None or dataset.name not in ("go_emotions", "table", "support_tickets")
-            ),
-        ),
-        Rule(
-            "self.name != 'support_tickets' || !(has(self.path) || has(self.hub))",
-            "dataset.name 'support_tickets' is generated: remove dataset.path, dataset.volumeClaim and dataset.hub",
-            lambda dataset: dataset.name != "support_tickets" or (dataset.path is None and dataset.hub is None),
-        ),
-        Rule(
-            "!has(self.columns) || !(self.name in ['go_emotions', 'cross_validated', 'support_tickets'])",
-            "dataset.columns is for tables: remove it, or use dataset.name 'table'",
-            lambda dataset: (
-                dataset.columns is None or dataset.name not in ("go_emotions", "cross_validated", "support_tickets")
-            ),
-        ),
+        _only_for("config", "is for dataset.name 'go_emotions': remove it"),
+        _only_for("includeAnswers", "is for dataset.name 'cross_validated': remove it"),
+        *(_refuse_source(name) for name, known in DATASETS.items() if not {"path", "hub"} & set(known.fields)),
+        _only_for("columns", "is for tables: remove it, or use dataset.name 'table'"),
         Rule(
             "(has(self.validationFraction) ? self.validationFraction : 0.1) + (has(self.testFraction) ? self.testFraction : 0.2) < 1.0",
             "dataset.validationFraction (default 0.1) and dataset.testFraction (default 0.2) must add up to less than 1: no row would be left to train on",

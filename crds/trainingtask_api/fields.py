@@ -1,14 +1,16 @@
-"""Types of single fields and the rules that several fields share."""
+"""Types of single fields, and the rules that several fields share."""
 
 import re
+from operator import attrgetter
 from typing import Annotated, Any
 
 from pydantic import Field
+from pydantic.alias_generators import to_snake
 
 from trainingtask_api.rules import Rule
 
 
-def matches(pattern: str, message: str) -> Rule:
+def match_pattern(pattern: str, message: str) -> Rule:
     """Return a rule that a string matches `pattern` (RE2 and Python syntax alike)."""
     compiled = re.compile(pattern)
     escaped = pattern.replace("\\", "\\\\")
@@ -20,31 +22,27 @@ def cel_in(names: tuple[str, ...]) -> str:
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
 
-def attribute_of(field: str) -> str:
-    """Return the Python name of a camelCase field."""
-    return re.sub(r"([A-Z])", r"_\1", field).lower()
+def quote_names(names: tuple[str, ...]) -> str:
+    """Return names as a part of a sentence: ``'a' and 'b'``."""
+    return " and ".join(repr(name) for name in names)
 
 
-def only_for(field: str, section: str, name: str, refused: tuple[str, ...], what: str) -> Rule:
-    """Return a spec-level rule: `section.field` is refused when the value at the path `name` is one of `refused`."""
-    attribute = attribute_of(field)
+def refuse_field(field: str, section: str, name: str, refused: tuple[str, ...], reason: str) -> Rule:
+    """Return the rule of a spec that it has no `section.field` when the value at the path `name` is one of `refused`."""
+    attribute = to_snake(field)
 
     def holds(spec: Any) -> bool:
         part = getattr(spec, section)
-        return part is None or getattr(part, attribute) is None or _dig(spec, name) not in refused
+        return part is None or getattr(part, attribute) is None or attrgetter(name)(spec) not in refused
 
     return Rule(
         f"!has(self.{section}.{field}) || !(self.{name} in {cel_in(refused)})",
-        f"{section}.{field} {what}",
+        f"{section}.{field} {reason}",
         holds,
     )
 
 
-def _dig(spec: Any, path: str) -> Any:
-    for part in path.split("."):
-        spec = getattr(spec, part)
-    return spec
-
+HUB_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
 
 RelativePath = Annotated[
     str,
@@ -58,7 +56,7 @@ RelativePath = Annotated[
 ObjectName = Annotated[
     str,
     Field(min_length=1, max_length=253),
-    matches(
+    match_pattern(
         r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$",
         "must be the name of a Kubernetes object: lower-case letters, digits, '-' and '.', such as 'my-claim'",
     ),
@@ -66,7 +64,7 @@ ObjectName = Annotated[
 RegisteredName = Annotated[
     str,
     Field(min_length=1, max_length=128),
-    matches(
+    match_pattern(
         r"^([a-z][a-z0-9_]*|[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*)$",
         "must be a registered name (lower-case letters, digits and '_', such as 'distilbert'), or a class as 'module:Class'",
     ),
@@ -74,19 +72,19 @@ RegisteredName = Annotated[
 HubId = Annotated[
     str,
     Field(min_length=1, max_length=200),
-    matches(
-        r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$",
+    match_pattern(
+        HUB_ID_PATTERN,
         "must be a hub id: 'name' or 'owner/name', such as 'google-research-datasets/go_emotions'",
     ),
 ]
 Revision = Annotated[
     str,
     Field(min_length=1, max_length=200),
-    matches(
+    match_pattern(
         r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", "must be a branch, a tag or a commit of the hub repository, such as 'main'"
     ),
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
-IndicatorName = Annotated[str, Field(min_length=1, max_length=100)]  # up to 500 of them in a pod's annotation
+IndicatorName = Annotated[str, Field(min_length=1, max_length=100)]  # up to 500 in a pod's annotation
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Seed = Annotated[int, Field(ge=0, le=4_294_967_295)]

@@ -1,91 +1,71 @@
-"""The `preprocessor` and `model` sections of a task: how text becomes numbers, and what learns from them."""
+"""The `preprocessor` and `model` sections of a task."""
 
 import re
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
+from pydantic.alias_generators import to_snake
 
-from trainingtask_api.fields import ObjectName, RegisteredName, Revision, attribute_of, cel_in
-from trainingtask_api.names import (
+from trainingtask_api.capabilities import (
     CLASSICAL_MODELS,
-    KNOWN_MODELS,
-    NATIVE_MULTI_LABEL_MODELS,
+    MODELS,
     PREPROCESSORS,
     TRANSFORMER_FAMILIES,
+    group_by_field,
 )
+from trainingtask_api.fields import HUB_ID_PATTERN, ObjectName, RegisteredName, Revision, cel_in, quote_names
 from trainingtask_api.rules import Contract, Rule
 
-_HUB_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$"
-
-# Which preprocessors read a field; whoever names another known one has made a mistake.
-PREPROCESSOR_FIELDS: dict[str, tuple[str, ...]] = {
-    "maxLength": ("tokenizer", "embedding"),
-    "ngramMax": ("tfidf",),
-    "characterNgramMax": ("tfidf",),
-    "minDocumentFrequency": ("tfidf",),
-    "maxFeatures": ("tfidf",),
-    "checkpoint": ("embedding",),
-    "revision": ("embedding",),
-    "volumeClaim": ("embedding",),
-}
+PREPROCESSOR_FIELDS = group_by_field(PREPROCESSORS)
 
 
-def models_without(field: str) -> tuple[str, ...]:
-    """Return the known models whose own preprocessor does not read this field of the `preprocessor` section."""
-    readers = PREPROCESSOR_FIELDS[field]
-    transformers = () if "tokenizer" in readers else TRANSFORMER_FAMILIES
-    return transformers + (() if "tfidf" in readers else CLASSICAL_MODELS)
-
-
-def _others(preprocessors: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in PREPROCESSORS if name not in preprocessors)
-
-
-def _belongs(field: str, readers: tuple[str, ...]) -> Rule:
-    """Return the rule that `field` is not given to a known preprocessor that does not read it."""
-    refused = _others(readers)
-    attribute = attribute_of(field)
+def _refuse_unread(field: str, readers: tuple[str, ...]) -> Rule:
+    """Return the rule that a built-in preprocessor which does not read `field` is not given it."""
+    refused = tuple(name for name in PREPROCESSORS if name not in readers)
+    attribute = to_snake(field)
     return Rule(
         f"!has(self.{field}) || !has(self.name) || !(self.name in {cel_in(refused)})",
-        f"preprocessor.{field} belongs to {' and '.join(repr(name) for name in readers)}: remove it",
-        lambda part: getattr(part, attribute) is None or part.name not in refused,
+        f"preprocessor.{field} belongs to {quote_names(readers)}: remove it",
+        lambda preprocessor: getattr(preprocessor, attribute) is None or preprocessor.name not in refused,
     )
 
 
-def _checkpoint_rules(section: str) -> tuple[Rule, ...]:
+def _checkpoint_rules(name: str) -> tuple[Rule, ...]:
     """Return the rules on `checkpoint`, `revision` and `volumeClaim` of a section."""
     return (
         Rule(
             "!has(self.volumeClaim) || (has(self.checkpoint) && !self.checkpoint.startsWith('/') && !self.checkpoint.split('/').exists(part, part == '..'))",
-            f"{section}.checkpoint must be a folder relative to the root of {section}.volumeClaim, without a leading '/' and without '..' ('.' for the root itself)",
-            _checkpoint_is_a_folder,
+            f"{name}.checkpoint must be a folder relative to the root of {name}.volumeClaim, without a leading '/' and without '..' ('.' for the root itself)",
+            _is_checkpoint_relative,
         ),
         Rule(
-            f"has(self.volumeClaim) || !has(self.checkpoint) || self.checkpoint.matches('{_HUB_ID}')",
-            f"{section}.checkpoint must be a hub id ('name' or 'owner/name'), or a folder together with {section}.volumeClaim",
-            lambda part: (
-                part.volume_claim is not None
-                or part.checkpoint is None
-                or re.search(_HUB_ID, part.checkpoint) is not None
+            f"has(self.volumeClaim) || !has(self.checkpoint) || self.checkpoint.matches('{HUB_ID_PATTERN}')",
+            f"{name}.checkpoint must be a hub id ('name' or 'owner/name'), or a folder together with {name}.volumeClaim",
+            lambda section: (
+                section.volume_claim is not None
+                or section.checkpoint is None
+                or re.search(HUB_ID_PATTERN, section.checkpoint) is not None
             ),
         ),
         Rule(
             "!(has(self.revision) && has(self.volumeClaim))",
-            f"{section}.revision is for a hub checkpoint: remove it, or remove {section}.volumeClaim",
-            lambda part: part.revision is None or part.volume_claim is None,
+            f"{name}.revision is for a hub checkpoint: remove it, or remove {name}.volumeClaim",
+            lambda section: section.revision is None or section.volume_claim is None,
         ),
     )
 
 
-def _checkpoint_is_a_folder(part: Any) -> bool:
-    return part.volume_claim is None or (
-        part.checkpoint is not None and not part.checkpoint.startswith("/") and ".." not in part.checkpoint.split("/")
+def _is_checkpoint_relative(section: Any) -> bool:
+    return section.volume_claim is None or (
+        section.checkpoint is not None
+        and not section.checkpoint.startswith("/")
+        and ".." not in section.checkpoint.split("/")
     )
 
 
 class Preprocessor(Contract):
-    """How text becomes what the model reads."""
+    """The preprocessor, which turns text into features."""
 
     name: RegisteredName | None = Field(
         None,
@@ -120,18 +100,18 @@ class Preprocessor(Contract):
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        *(_belongs(field, readers) for field, readers in PREPROCESSOR_FIELDS.items()),
+        *(_refuse_unread(field, readers) for field, readers in PREPROCESSOR_FIELDS.items()),
         Rule(
             "!has(self.name) || self.name != 'embedding' || has(self.checkpoint)",
             "preprocessor.checkpoint is required for preprocessor.name 'embedding': the encoder that turns texts into vectors",
-            lambda part: part.name != "embedding" or part.checkpoint is not None,
+            lambda section: section.name != "embedding" or section.checkpoint is not None,
         ),
         *_checkpoint_rules("preprocessor"),
     )
 
 
 class Strategy(StrEnum):
-    """How a classical model, most of which are made for one label, is applied to many."""
+    """How a classical model, most of which predict one label, is applied to many."""
 
     NATIVE = "native"
     ONE_VS_REST = "one_vs_rest"
@@ -139,14 +119,15 @@ class Strategy(StrEnum):
     CLASSIFIER_CHAIN = "classifier_chain"
 
 
-_NOT_NATIVE = tuple(name for name in CLASSICAL_MODELS if name not in NATIVE_MULTI_LABEL_MODELS)
+_NATIVE = tuple(name for name in CLASSICAL_MODELS if MODELS[name].is_native_multi_label)
+_NOT_NATIVE = tuple(name for name in CLASSICAL_MODELS if name not in _NATIVE)
 
 
 class Model(Contract):
     """The model to train."""
 
     name: RegisteredName = Field(
-        description=f"Registered model: {', '.join(repr(name) for name in KNOWN_MODELS)}, one that the image adds, or a class as 'module:Class'. 'auto' takes the family from the checkpoint."
+        description=f"Registered model: {', '.join(repr(name) for name in MODELS)}, one that the image adds, or a class as 'module:Class'. 'auto' takes the family from the checkpoint."
     )
     checkpoint: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
         None,
@@ -169,7 +150,7 @@ class Model(Contract):
         ),
         Rule(
             f"!has(self.strategy) || self.strategy != 'native' || !(self.name in {cel_in(_NOT_NATIVE)})",
-            f"model.strategy 'native' is for models that learn all labels at once ({', '.join(NATIVE_MULTI_LABEL_MODELS)}): use one_vs_rest, multi_output or classifier_chain",
+            f"model.strategy 'native' is for models that learn all labels at once ({', '.join(_NATIVE)}): use one_vs_rest, multi_output or classifier_chain",
             lambda model: model.strategy != Strategy.NATIVE or model.name not in _NOT_NATIVE,
         ),
         Rule(

@@ -1,4 +1,4 @@
-"""One rule, two enforcers: the API server (CEL) and pydantic, with one sentence for the person who broke it."""
+"""Rules that the API server (CEL) and pydantic both enforce, with one message."""
 
 import json
 from collections.abc import Callable
@@ -15,10 +15,10 @@ VALIDATIONS = "x-kubernetes-validations"
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on a value, in CEL for the API server and in Python for a run without one.
+    """A condition on a value, in CEL for the API server and in Python for a run without a cluster.
 
-    Used as ``Annotated[str, Rule(...)]`` beside the field it guards, or in ``Contract.rules`` when it
-    compares several fields of one object.
+    Used as ``Annotated[str, Rule(...)]`` at a field, or in ``Contract.rules`` when it compares several
+    fields of one object.
     """
 
     cel: str
@@ -30,7 +30,7 @@ class Rule:
         return {"rule": self.cel, "message": self.message}
 
     def check(self, value: Any) -> Any:
-        """Return `value` if the rule holds for it; raises ValueError with the rule's message if not."""
+        """Return `value` if the rule holds for it, raise ValueError with the rule's message if not."""
         if not self.holds(value):
             raise ValueError(self.message)
         return value
@@ -42,7 +42,7 @@ class Rule:
         schema = handler(core)
         rule = self.as_validation()
         if schema.get("type") == "string":
-            # The sentence repeats the value, which the API server itself leaves out.
+            # The message repeats the value, which the API server leaves out.
             sentence = json.dumps("' is refused: " + self.message, ensure_ascii=False)
             rule["messageExpression"] = f'"\'" + self + {sentence}'
         schema.setdefault(VALIDATIONS, []).append(rule)
@@ -50,7 +50,7 @@ class Rule:
 
 
 class Contract(BaseModel):
-    """Base of every object a user writes or reads: camelCase outside, frozen, nothing unknown accepted."""
+    """Base of all objects of the API: camelCase in JSON, frozen, without unknown fields."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
@@ -71,5 +71,5 @@ class Contract(BaseModel):
         return schema
 
     def to_json(self) -> dict[str, Any]:
-        """Return the object as the API server holds it: camelCase, without absent fields."""
+        """Return the object as JSON of the API: camelCase, without absent fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)

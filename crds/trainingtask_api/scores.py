@@ -1,4 +1,4 @@
-"""The scores of a trained model: standard terms, and a reason wherever a quotient is undefined."""
+"""The scores of a trained model, with a reason where a score is undefined."""
 
 from typing import Annotated
 
@@ -33,7 +33,7 @@ class LabelScore(Contract):
 
 
 class Baseline(Contract):
-    """What a model that reads no text scores on the same rows."""
+    """Scores of a model that reads no text, on the same rows."""
 
     loss: float | None = Field(None, description="Binary cross-entropy.")
     accuracy_thresh: float = Field(description="Fraction of single label decisions that are right.")
@@ -95,8 +95,8 @@ class EvaluationResult(Contract):
     runtime_seconds: float = Field(description="Duration of the evaluation.")
     samples_per_second: float = Field(description="Rows evaluated per second.")
 
-    def beside_baselines(self) -> list[tuple[str, float | None, float | None, float | None]]:
-        """Return the scores that the baselines have as well: name, the model's, label prior's, all-zero's."""
+    def compare_baselines(self) -> list[tuple[str, float | None, float | None, float | None]]:
+        """Return the scores that the baselines have as well, each as (name, model, label prior, all-zero)."""
         prior, zero = self.label_prior, self.all_zero
         return [
             ("loss", self.loss, prior.loss, zero.loss),

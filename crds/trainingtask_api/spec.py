@@ -1,17 +1,18 @@
-"""What a user writes: the `spec` of a TrainingTask, every bound and every rule beside the field it guards."""
+"""The `spec` of a TrainingTask, with each bound and rule beside the field that it constrains."""
 
 import re
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from pydantic.alias_generators import to_snake
 
+from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, PREPROCESSORS, TRANSFORMER_FAMILIES
 from trainingtask_api.dataset import Dataset
-from trainingtask_api.fields import ObjectName, RelativePath, attribute_of, cel_in, matches, only_for
-from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor, models_without
-from trainingtask_api.names import CLASSICAL_MODELS, KNOWN_MODELS, TRANSFORMER_FAMILIES
+from trainingtask_api.fields import ObjectName, RelativePath, cel_in, match_pattern, quote_names, refuse_field
+from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor
 from trainingtask_api.rules import Contract, Rule
-from trainingtask_api.training import USED_BY, Evaluation, Precision, Training
+from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Precision, Training
 
 
 class Device(StrEnum):
@@ -22,7 +23,7 @@ class Device(StrEnum):
 
 
 class Resources(Contract):
-    """What the trainer container gets; each is both request and limit."""
+    """Resources of the trainer container; each is both request and limit."""
 
     cpu: (
         Annotated[
@@ -41,7 +42,7 @@ class Resources(Contract):
         Annotated[
             str,
             Field(max_length=20),
-            matches(
+            match_pattern(
                 r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
                 "must be a memory size with a unit, such as '4Gi' or '512Mi'",
             ),
@@ -52,7 +53,7 @@ class Resources(Contract):
         Annotated[
             str,
             Field(max_length=20),
-            matches(
+            match_pattern(
                 r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
                 "must be a size on disk with a unit, such as '20Gi' or '500Mi'",
             ),
@@ -73,19 +74,19 @@ class Resources(Contract):
 
 OutputPath = Annotated[
     RelativePath,
-    matches(r"[^./]", "must name a folder in the volume claim: its root itself cannot be replaced by a model"),
+    match_pattern(r"[^./]", "must name a folder in the volume claim: its root itself cannot be replaced by a model"),
 ]
 
 
 class Output(Contract):
-    """Where the trained model is kept."""
+    """The destination of the trained model."""
 
     volume_claim: ObjectName = Field(description="PersistentVolumeClaim that receives the model.")
     sub_path: OutputPath | None = Field(None, description="Folder in the claim. Default: the task's name.")
 
 
 class Code(Contract):
-    """Python files that stand on the trainer's import path."""
+    """Python files on the trainer's import path."""
 
     config_map: ObjectName = Field(
         description="ConfigMap whose keys are Python files, such as 'my_model.py'; mounted read-only."
@@ -93,7 +94,7 @@ class Code(Contract):
 
 
 class RunPolicy(Contract):
-    """When the task runs, and how often it may fail."""
+    """Suspension, deadline, retries, queue, priority and clean-up."""
 
     suspend: bool = Field(
         False, description="Stop the task, or do not start it, until this is false again. May be changed at any time."
@@ -125,7 +126,7 @@ class SecretKey(Contract):
     key: Annotated[
         str,
         Field(min_length=1, max_length=253),
-        matches(r"^[-._a-zA-Z0-9]+$", "must be a key of a Secret: letters, digits, '-', '_' and '.'"),
+        match_pattern(r"^[-._a-zA-Z0-9]+$", "must be a key of a Secret: letters, digits, '-', '_' and '.'"),
     ] = Field(description="Key in the Secret.")
 
 
@@ -135,7 +136,7 @@ class EnvironmentSecret(Contract):
     name: Annotated[
         str,
         Field(min_length=1, max_length=63),
-        matches(
+        match_pattern(
             r"^[A-Z][A-Z0-9_]*$",
             "must be an environment variable's name: upper-case letters, digits and '_', such as 'HF_TOKEN'",
         ),
@@ -148,12 +149,12 @@ class EnvironmentSecret(Contract):
     secret_key_ref: SecretKey = Field(description="The Secret's key that holds the value.")
 
 
-# These may change while a task exists; a change of anything else would make its record a lie.
+# May change while a task exists; all else is immutable, so that the history shows what was trained.
 MUTABLE_RUN_POLICY = ("suspend", "ttlSecondsAfterFinished")
 
 
-def _fixed(field: str) -> Rule:
-    """Return a transition rule for an optional field of the spec; only the API server knows the old value."""
+def _make_immutable(field: str) -> Rule:
+    """Return the transition rule of an optional field of the spec; only the API server has the old value."""
     return Rule(
         f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
         f"spec.{field} cannot be changed: create a new TrainingTask instead",
@@ -161,7 +162,8 @@ def _fixed(field: str) -> Rule:
     )
 
 
-def _cannot_feed(preprocessor: str, kind: str, models: tuple[str, ...], instead: str) -> Rule:
+def _refuse_preprocessor(preprocessor: str, kind: str, models: tuple[str, ...], instead: str) -> Rule:
+    """Return the rule that models of a kind are not given this preprocessor."""
     return Rule(
         f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {cel_in(models)})",
         f"preprocessor.name '{preprocessor}' cannot feed {kind}: use '{instead}', or leave it out",
@@ -171,12 +173,13 @@ def _cannot_feed(preprocessor: str, kind: str, models: tuple[str, ...], instead:
     )
 
 
-def _own_preprocessor_reads(field: str) -> Rule:
-    refused = models_without(field)
-    attribute = attribute_of(field)
+def _refuse_unread_by_default(field: str) -> Rule:
+    """Return the rule that `field` is not given to the default preprocessor of a model if that does not read it."""
+    refused = tuple(name for name, model in MODELS.items() if field not in PREPROCESSORS[model.preprocessor])
+    attribute = to_snake(field)
     return Rule(
         f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {cel_in(refused)})",
-        f"preprocessor.{field} belongs to {' and '.join(repr(name) for name in PREPROCESSOR_FIELDS[field])}: remove it, or set preprocessor.name",
+        f"preprocessor.{field} belongs to {quote_names(PREPROCESSOR_FIELDS[field])}: remove it, or set preprocessor.name",
         lambda spec: (
             spec.preprocessor is None
             or spec.preprocessor.name is not None
@@ -186,8 +189,8 @@ def _own_preprocessor_reads(field: str) -> Rule:
     )
 
 
-def _in_words(models: tuple[str, ...]) -> str:
-    """Return a set of models as a person would say it."""
+def _describe_models(models: tuple[str, ...]) -> str:
+    """Return models as a part of a sentence, the families of transformers in one word."""
     if models == TRANSFORMER_FAMILIES:
         return "transformers"
     return ", ".join(name for name in models if name not in TRANSFORMER_FAMILIES) + (
@@ -217,7 +220,7 @@ class TrainingTaskSpec(Contract):
         Annotated[
             str,
             Field(min_length=1, max_length=500),
-            matches(
+            match_pattern(
                 r"^[a-zA-Z0-9][-a-zA-Z0-9._:/@]*$",
                 "must be a container image, such as 'registry.example.com/team/trainer:1.0'",
             ),
@@ -242,22 +245,25 @@ class TrainingTaskSpec(Contract):
             "training.precision 'fp16' needs device 'gpu': use 'bf16' or 'fp32' on a CPU",
             lambda spec: spec.device == Device.GPU or spec.training.precision != Precision.FP16,
         ),
-        *(_cannot_feed(name, "a transformer", TRANSFORMER_FAMILIES, "tokenizer") for name in ("tfidf", "embedding")),
-        _cannot_feed("tokenizer", "a classical model", CLASSICAL_MODELS, "tfidf' or 'embedding"),
         *(
-            only_for(
+            _refuse_preprocessor(name, "a transformer", TRANSFORMER_FAMILIES, "tokenizer")
+            for name in ("tfidf", "embedding")
+        ),
+        _refuse_preprocessor("tokenizer", "a classical model", CLASSICAL_MODELS, "tfidf' or 'embedding"),
+        *(
+            refuse_field(
                 field,
                 "training",
                 "model.name",
-                tuple(name for name in KNOWN_MODELS if name not in users),
-                f"is for {_in_words(users)}: this model does not use it, remove it",
+                tuple(name for name in MODELS if name not in users),
+                f"is for {_describe_models(users)}: this model does not use it, remove it",
             )
-            for field, users in USED_BY.items()
+            for field, users in HYPERPARAMETER_MODELS.items()
         ),
-        # A preprocessor that is not named is the model's own.
-        *(_own_preprocessor_reads(field) for field in PREPROCESSOR_FIELDS),
+        # Without a name the model's default preprocessor runs.
+        *(_refuse_unread_by_default(field) for field in PREPROCESSOR_FIELDS),
         *(
-            _fixed(field)
+            _make_immutable(field)
             for field in (
                 "dataset",
                 "preprocessor",

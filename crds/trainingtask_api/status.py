@@ -1,11 +1,11 @@
-"""What a user reads: the `status` of a TrainingTask.
+"""The `status` of a TrainingTask.
 
-Two writers share it by server-side apply: the trainer owns `training`, the operator owns everything else.
+Two writers share it by server-side apply: the trainer owns `training`, the operator all else.
 """
 
 from datetime import datetime
 from enum import IntEnum, StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
@@ -16,7 +16,7 @@ Scalar = str | int | float | bool
 
 
 class ExitCode(IntEnum):
-    """How a trainer ends. The Job's failure policy reads it: a user's mistake is never tried again."""
+    """Exit codes of the trainer, for the Job's failure policy: a user's mistake is never retried."""
 
     SUCCESS = 0
     FAULT = 1
@@ -25,7 +25,7 @@ class ExitCode(IntEnum):
 
 
 class Phase(StrEnum):
-    """What the trainer is doing."""
+    """Phases of a training."""
 
     STARTING = "Starting"
     LOADING = "Loading"
@@ -38,7 +38,7 @@ class Phase(StrEnum):
 
 
 class Results(Contract):
-    """What a finished training leaves behind, in JSON numbers and strings."""
+    """Results of a finished training, in JSON numbers and strings."""
 
     global_step: int = Field(description="Optimiser steps.")
     training_loss: float = Field(description="Mean training loss.")
@@ -73,20 +73,9 @@ class Results(Contract):
         None, description="Folder of the trained model in the output claim."
     )
 
-    def as_columns(self) -> dict[str, Any]:
-        """Return the columns of a history row, the JSON ones with the snake_case names that SQL is comfortable with."""
-        training = self.model_dump(mode="json", exclude_none=True)
-        arguments, evaluation = training.pop("arguments"), training.pop("evaluation")
-        return {
-            "training_args": arguments,
-            "training_result": training,
-            "evaluate_result": evaluation,
-            "score": self.evaluation.micro.f1,
-        }
-
 
 class Failure(Contract):
-    """Why a training failed, in one word and in one sentence."""
+    """The failure of a training."""
 
     reason: Word = Field(description="Stable CamelCase word.")
     message: Sentence = Field(description="What went wrong and what to do.")
@@ -94,7 +83,7 @@ class Failure(Contract):
 
 
 class TrainingReport(Contract):
-    """What the trainer says of itself."""
+    """The trainer's report on its attempt."""
 
     attempt: int = Field(description="Which attempt reports; the first is 1.")
     phase: Phase = Field(description="What the trainer is doing.")
@@ -173,13 +162,13 @@ class TrainingTaskStatus(Contract):
     completion_time: AwareDatetime | None = Field(None, description="When the task ended.")
     training: TrainingReport | None = Field(None, description="What the trainer says; written by the trainer alone.")
 
-    def condition(self, kind: str) -> Condition | None:
+    def get_condition(self, kind: str) -> Condition | None:
         """Return the condition of this type, or None."""
         return next((condition for condition in self.conditions or () if condition.type == kind), None)
 
     def is_true(self, kind: str) -> bool:
-        """Tell whether the condition of this type is there and True."""
-        condition = self.condition(kind)
+        """Return whether the condition of this type is True."""
+        condition = self.get_condition(kind)
         return condition is not None and condition.status == "True"
 
     @property

@@ -1,4 +1,4 @@
-"""The TrainingTask object: metadata, spec and status, and its errors in a user's words."""
+"""The TrainingTask object, and its validation errors as sentences for a user."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from trainingtask_api.status import TrainingTaskStatus
 
 
 class Metadata(BaseModel):
-    """What this project reads of an object's metadata; the rest is Kubernetes' own business."""
+    """The fields of an object's metadata that this project reads."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 
@@ -22,7 +22,6 @@ class Metadata(BaseModel):
     labels: dict[str, str] = {}
     generation: int | None = None
     creation_timestamp: AwareDatetime | None = None
-    deletion_timestamp: AwareDatetime | None = None
 
 
 class TrainingTask(Contract):
@@ -36,7 +35,7 @@ class TrainingTask(Contract):
 
 
 def describe_errors(error: ValidationError) -> str:
-    """Return one sentence per broken field: its path, the value and what is allowed.
+    """Return one sentence per invalid field: its path, the value and what is allowed.
 
     Examples
     --------
@@ -46,12 +45,12 @@ def describe_errors(error: ValidationError) -> str:
     for item in error.errors(include_url=False):
         path = ".".join(str(part) for part in item["loc"] if part not in ("str", "int")) or KIND
         message = item["msg"].removeprefix("Value error, ")
-        sentences.append(f"{path}: {_shown(item)}{message}")
+        sentences.append(f"{path}: {_format_input(item)}{message}")
     return "\n".join(sentences)
 
 
-def _shown(item: Any) -> str:
-    """Return the refused value when it is a scalar; an object would bury the sentence."""
+def _format_input(item: Any) -> str:
+    """Return a refused scalar as the start of a sentence, nothing for an object."""
     value = item["input"]
     if item["type"] == "missing" or isinstance(value, dict | list | BaseModel):
         return ""

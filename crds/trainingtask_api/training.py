@@ -5,33 +5,33 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
+from trainingtask_api.capabilities import MODELS, group_by_field
 from trainingtask_api.fields import Fraction, Seed
-from trainingtask_api.names import CLASSICAL_MODELS, TRANSFORMER_FAMILIES
 from trainingtask_api.rules import Contract, Rule
 
 
 class Loop(StrEnum):
-    """Who drives the optimiser."""
+    """The training loop."""
 
     TRAINER = "trainer"
     ACCELERATE = "accelerate"
 
 
 class Loss(StrEnum):
-    """What the optimiser minimises."""
+    """The loss."""
 
     BCE = "bce"
     FOCAL = "focal"
 
 
 class PosWeight(StrEnum):
-    """How much a positive decision counts against a negative one."""
+    """The weight of a positive decision in the loss, relative to a negative one."""
 
     BALANCED = "balanced"
 
 
 class Precision(StrEnum):
-    """Number format of the model's arithmetic; weights and optimiser stay in fp32."""
+    """Number format of the forward and backward pass; weights and optimiser states stay in fp32."""
 
     AUTO = "auto"
     FP32 = "fp32"
@@ -40,14 +40,14 @@ class Precision(StrEnum):
 
 
 class Batching(StrEnum):
-    """Which rows share a batch, and how it is cut so that little of it is padding."""
+    """How rows are batched to reduce padding."""
 
     LENGTH_SPLIT = "length_split"
     LENGTH_GROUPED = "length_grouped"
 
 
 class Scheduler(StrEnum):
-    """How the learning rate moves after the warm-up."""
+    """Schedule of the learning rate after the warm-up."""
 
     LINEAR = "linear"
     COSINE = "cosine"
@@ -55,36 +55,14 @@ class Scheduler(StrEnum):
 
 
 class ThresholdTuning(StrEnum):
-    """What is tuned on the validation rows."""
+    """The thresholds that are tuned on the validation rows."""
 
     GLOBAL = "global"
     PER_LABEL = "per_label"
 
 
-# Which models use a hyperparameter; whoever gives it to another known one has made a mistake.
-_TRANSFORMERS_ONLY = (
-    "epochs",
-    "batchSize",
-    "gradientAccumulationSteps",
-    "learningRate",
-    "scheduler",
-    "warmupFraction",
-    "weightDecay",
-    "maxGradientNorm",
-    "loss",
-    "loop",
-    "precision",
-    "batching",
-    "earlyStoppingPatience",
-    "checkpointSteps",
-)
-USED_BY: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(_TRANSFORMERS_ONLY, TRANSFORMER_FAMILIES),
-    "posWeight": (*TRANSFORMER_FAMILIES, *(name for name in CLASSICAL_MODELS if name != "knn")),
-    "inverseRegularization": ("logistic_regression", "linear_svc"),
-    "trees": ("random_forest",),
-    "neighbors": ("knn",),
-}
+# Hyperparameter -> the built-in models that read it.
+HYPERPARAMETER_MODELS = group_by_field({name: model.hyperparameters for name, model in MODELS.items()})
 
 
 class Training(Contract):

@@ -1,6 +1,6 @@
-"""Who may do what in the history's Postgres: one role per namespace for its trainers, one for whoever reads.
+"""Roles and rights in the history's Postgres: one role per namespace for its trainers, one for readers.
 
-Row-level security (migration 0004) confines each of the trainers' roles to the rows of its namespace, by its name. The
+Row-level security (migration 0004) confines each trainer role to the rows of its namespace, by the role's name. The
 owner of the tables, which is the operator, is not confined.
 """
 
@@ -12,26 +12,26 @@ from sqlalchemy import Connection, Engine, Table, text
 from sqlalchemy.exc import DBAPIError
 
 from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
-from trainingtask_history.store import EVENTS, POINTS, TABLE, translate_db_errors
-from trainingtask_history.tables import OPERATORS_OWN
+from trainingtask_history.errors import translate_db_errors
+from trainingtask_history.tables import EVENTS, OPERATOR_COLUMNS, POINTS, RUNS
 
 log = logging.getLogger(__name__)
 
-TABLES = (TABLE, POINTS, EVENTS)
+_TABLES = (RUNS, POINTS, EVENTS)
 
-_TRAINER_CONNECTIONS = 10  # of one namespace at a time; a trainer connects for a moment, every ten seconds
+_TRAINER_CONNECTIONS = 10  # of one namespace; each of its trainers connects every ten seconds, briefly
 _READER_CONNECTIONS = 50
-# Defaults of the roles' sessions. A session may set others for itself, which `end_long_transactions` bounds.
-_SETTINGS = {
+# Defaults of the roles' sessions; a session may change its own, hence `end_long_transactions`.
+_SESSION_DEFAULTS = {
     "statement_timeout": "10s",
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
 }
-_LONGEST_TRANSACTION_SECONDS = 60
+_MAX_TRANSACTION_SECONDS = 60
 
 
-def trainer_role(namespace: str) -> str:
-    """Return the name of the role that stands for the trainers of a namespace.
+def get_trainer_role(namespace: str) -> str:
+    """Return the name of the role of a namespace's trainers.
 
     Postgres cuts names to 63 bytes; a namespace of more than 42 characters is cut, with a part of its SHA-256.
     """
@@ -40,41 +40,41 @@ def trainer_role(namespace: str) -> str:
     return f"{HISTORY_TRAINER_ROLE}_{namespace[:31]}_{hashlib.sha256(namespace.encode()).hexdigest()[:10]}"
 
 
-def grant(connection: Connection, trainers: Mapping[str, str | None]) -> None:
-    """Give the readers and the trainers of these namespaces their rights, and no others.
+def grant(connection: Connection, passwords: Mapping[str, str | None]) -> None:
+    """Grant the readers, and the trainers of these namespaces, exactly their rights.
 
-    Roles that do not exist are created where the owner may (CREATEROLE); elsewhere they are left to the database's
-    admin, and only what is granted to roles that exist is set.
+    Missing roles are created if the owner has CREATEROLE; otherwise they are left to the database's admin, and only
+    existing roles get their rights.
 
     Parameters
     ----------
     connection
         Of the tables' owner, in a transaction.
-    trainers
-        Namespace -> password of its role; None leaves the password alone.
+    passwords
+        Namespace -> password of its trainer role; None keeps the password.
     """
-    may_create = _may_create_roles(connection)
-    if may_create and not _exists(connection, HISTORY_TRAINER_ROLE):
+    can_create = _can_create_roles(connection)
+    if can_create and not _has_role(connection, HISTORY_TRAINER_ROLE):
         connection.execute(text(f"CREATE ROLE {HISTORY_TRAINER_ROLE} NOLOGIN"))
-    if _exists(connection, HISTORY_TRAINER_ROLE):
-        # What all of them may do is granted once, to the role of which each is a member.
-        columns = [column.name for column in TABLE.columns if column.name not in OPERATORS_OWN]
+    if _has_role(connection, HISTORY_TRAINER_ROLE):
+        # Granted once, to the role of which each trainer role is a member.
+        columns = [column.name for column in RUNS.columns if column.name not in OPERATOR_COLUMNS]
         additions = ((table, ("INSERT",), None) for table in (POINTS, EVENTS))
-        _grant(connection, HISTORY_TRAINER_ROLE, ((TABLE, ("SELECT", "INSERT", "UPDATE"), columns), *additions))
-        for namespace, password in trainers.items() if may_create else ():
-            _provide_trainer(connection, trainer_role(namespace), password)
-    if _exists(connection, HISTORY_READER_ROLE):
-        _grant(connection, HISTORY_READER_ROLE, ((table, ("SELECT",), None) for table in TABLES))
-        _let_readers_see_all(connection)
-        if may_create:
-            _limit(connection, HISTORY_READER_ROLE, _READER_CONNECTIONS)
+        _grant(connection, HISTORY_TRAINER_ROLE, ((RUNS, ("SELECT", "INSERT", "UPDATE"), columns), *additions))
+        for namespace, password in passwords.items() if can_create else ():
+            _provide_trainer_role(connection, get_trainer_role(namespace), password)
+    if _has_role(connection, HISTORY_READER_ROLE):
+        _grant(connection, HISTORY_READER_ROLE, ((table, ("SELECT",), None) for table in _TABLES))
+        _create_reader_policies(connection)
+        if can_create:
+            _set_limits(connection, HISTORY_READER_ROLE, _READER_CONNECTIONS)
 
 
 def end_long_transactions(engine: Engine) -> int:
-    """End the trainers' sessions whose transaction takes longer than a minute; return how many.
+    """End the trainers' sessions whose transaction takes longer than a minute; return their number.
 
-    A session may lift the timeouts that its role comes with, and hold on to its locks: this is what bounds it. Of roles
-    that the owner is no member of, Postgres does not tell how long they take.
+    A session may lift its role's timeouts and keep its locks, so only this bounds it. Postgres hides the transactions
+    of roles that the owner is no member of.
 
     Raises
     ------
@@ -84,15 +84,15 @@ def end_long_transactions(engine: Engine) -> int:
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
         " AND starts_with(usename, :prefix) AND xact_start < now() - make_interval(secs => :seconds)"
     )
-    values = {"prefix": HISTORY_TRAINER_ROLE, "seconds": _LONGEST_TRANSACTION_SECONDS}
+    values = {"prefix": HISTORY_TRAINER_ROLE, "seconds": _MAX_TRANSACTION_SECONDS}
     with translate_db_errors(engine), engine.begin() as connection:
         return int(connection.execute(statement, values).scalar_one())
 
 
 def end_blocking_sessions(engine: Engine) -> int:
-    """End the trainers' sessions that keep one of the owner's waiting for a lock; return how many.
+    """End the trainers' sessions that hold a lock which the owner waits for; return their number.
 
-    Transactions of seconds that overlap would keep a migration from its table for ever, and none of them lasts.
+    Short transactions that overlap could keep a migration from its table for ever.
 
     Raises
     ------
@@ -109,39 +109,39 @@ def end_blocking_sessions(engine: Engine) -> int:
         return int(connection.execute(statement, {"prefix": HISTORY_TRAINER_ROLE}).scalar_one())
 
 
-def _may_create_roles(connection: Connection) -> bool:
+def _can_create_roles(connection: Connection) -> bool:
     found = text("SELECT rolcreaterole OR rolsuper FROM pg_roles WHERE rolname = current_user")
     return bool(connection.execute(found).scalar_one())
 
 
-def _exists(connection: Connection, role: str) -> bool:
+def _has_role(connection: Connection, role: str) -> bool:
     found = text("SELECT 1 FROM pg_roles WHERE rolname = :role AND rolname <> current_user")
     return connection.execute(found, {"role": role}).first() is not None
 
 
-def _let_readers_see_all(connection: Connection) -> None:
-    """Create the readers' policies where they are missing: to create one locks its table against everybody."""
+def _create_reader_policies(connection: Connection) -> None:
+    """Create the readers' missing policies; the existing ones stay, as creating one locks its table."""
     existing = text("SELECT tablename FROM pg_policies WHERE policyname = 'readers' AND schemaname = current_schema()")
-    missing = {table.name for table in TABLES} - set(connection.execute(existing).scalars())
+    missing = {table.name for table in _TABLES} - set(connection.execute(existing).scalars())
     for table in sorted(missing):
         connection.execute(text(f"CREATE POLICY readers ON {table} FOR SELECT TO {HISTORY_READER_ROLE} USING (true)"))
 
 
-def _provide_trainer(connection: Connection, role: str, password: str | None) -> None:
-    name = _quoted(connection, role)
-    if not _exists(connection, role):
-        # As a member the owner sees this role's transactions, and may end them.
+def _provide_trainer_role(connection: Connection, role: str, password: str | None) -> None:
+    name = _quote(connection, role)
+    if not _has_role(connection, role):
+        # As a member the owner may see and end this role's transactions.
         connection.execute(text(f"CREATE ROLE {name} LOGIN IN ROLE {HISTORY_TRAINER_ROLE} ROLE CURRENT_USER"))
-    _limit(connection, role, _TRAINER_CONNECTIONS, password)
+    _set_limits(connection, role, _TRAINER_CONNECTIONS, password)
 
 
-def _limit(connection: Connection, role: str, connections: int, password: str | None = None) -> None:
-    """Set a role's limits, and its password; a role that somebody else made may be out of reach, and keeps its own."""
-    name = _quoted(connection, role)
+def _set_limits(connection: Connection, role: str, connections: int, password: str | None = None) -> None:
+    """Set a role's limits and password; a role created by the admin keeps its own where the owner has no right."""
+    name = _quote(connection, role)
     statements = [f"ALTER ROLE {name} CONNECTION LIMIT {connections}"]
-    statements += [f"ALTER ROLE {name} SET {setting} = '{value}'" for setting, value in _SETTINGS.items()]
+    statements += [f"ALTER ROLE {name} SET {setting} = '{value}'" for setting, value in _SESSION_DEFAULTS.items()]
     if password is not None:
-        statements.append(f"ALTER ROLE {name} PASSWORD '{_verifier(connection, role, password)}'")
+        statements.append(f"ALTER ROLE {name} PASSWORD '{_encrypt_password(connection, role, password)}'")
     try:
         with connection.begin_nested():
             for statement in statements:
@@ -152,8 +152,8 @@ def _limit(connection: Connection, role: str, connections: int, password: str | 
         log.warning("the limits of the database role %s are left to its admin: %s", role, error.orig)
 
 
-def _verifier(connection: Connection, role: str, password: str) -> str:
-    """Return the SCRAM verifier of a password: the server, and its log of statements, never see the password itself."""
+def _encrypt_password(connection: Connection, role: str, password: str) -> str:
+    """Return the SCRAM verifier of a password, so that the server and its statement log never get the password."""
     driver = connection.connection.driver_connection
     assert driver is not None  # noqa: S101 - connected
     encrypted: bytes = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
@@ -163,17 +163,17 @@ def _verifier(connection: Connection, role: str, password: str) -> str:
 def _grant(
     connection: Connection, role: str, rights: Iterable[tuple[Table, Sequence[str], Sequence[str] | None]]
 ) -> None:
-    """Give a role these rights on these columns, and no others on these tables. No columns: all of them."""
-    schema = _quoted(connection, connection.execute(text("SELECT current_schema()")).scalar_one())
-    grantee = _quoted(connection, role)
+    """Grant a role exactly these rights on these tables; None stands for all columns."""
+    schema = _quote(connection, connection.execute(text("SELECT current_schema()")).scalar_one())
+    grantee = _quote(connection, role)
     connection.execute(text(f"GRANT USAGE ON SCHEMA {schema} TO {grantee}"))
     for table, verbs, columns in rights:
-        name = f"{schema}.{_quoted(connection, table.name)}"
+        name = f"{schema}.{_quote(connection, table.name)}"
         connection.execute(text(f"REVOKE ALL ON {name} FROM {grantee}"))
-        only = f" ({', '.join(_quoted(connection, column) for column in columns)})" if columns else ""
+        column_list = f" ({', '.join(_quote(connection, column) for column in columns)})" if columns else ""
         for verb in verbs:
-            connection.execute(text(f"GRANT {verb}{only} ON {name} TO {grantee}"))
+            connection.execute(text(f"GRANT {verb}{column_list} ON {name} TO {grantee}"))
 
 
-def _quoted(connection: Connection, name: str) -> str:
+def _quote(connection: Connection, name: str) -> str:
     return connection.dialect.identifier_preparer.quote_identifier(name)

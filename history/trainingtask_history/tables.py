@@ -1,11 +1,11 @@
-"""The history: a row per task and attempt, its curves and events, kept after the task, its Job and its pods are gone."""
+"""Tables of the history: a row per task and attempt, its curves and events. They outlive the task, its Job and its pods."""
 
 import uuid
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, ForeignKey, Index, Text, UniqueConstraint, Uuid, text
+from sqlalchemy import JSON, Column, DateTime, ForeignKey, Index, Table, Text, UniqueConstraint, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
@@ -13,7 +13,7 @@ _NAMESPACE = uuid.UUID("0f7c5c5e-5d0b-5a53-9d0c-6f0a3c1b2d4e")
 
 
 class RunStatus(StrEnum):
-    """Where a run stands. Succeeded, Failed and Cancelled are final."""
+    """The states of a run. Succeeded, Failed and Cancelled are final."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -25,35 +25,34 @@ class RunStatus(StrEnum):
 
 
 def run_id(task_uid: str, attempt: int) -> uuid.UUID:
-    """Return the row's key: the same for the trainer and the operator, so that both write one row."""
+    """Return the key of the attempt's row, which the trainer and the operator derive alike."""
     return uuid.uuid5(_NAMESPACE, f"{task_uid}/{attempt}")
 
 
-def _json() -> Column[Any]:
+def _json_column() -> Column[Any]:
     return Column(JSON().with_variant(JSONB(), "postgresql"), nullable=True)
 
 
-def _time() -> Column[Any]:
+def _time_column() -> Column[Any]:
     return Column(DateTime(timezone=True), nullable=True)
 
 
 class TrainingRun(SQLModel, table=True):
     """One attempt of one task.
 
-    `finish_time` is set exactly when the row is final; nothing changes after but what only the operator knows
-    (`OPERATORS_OWN`), and that once.
+    `finish_time` is set exactly when the row is final. After that only `OPERATOR_COLUMNS` change, each once.
     """
 
     __tablename__ = "training_run"
     __table_args__ = (
         UniqueConstraint("task_uid", "attempt"),
-        # Newest first is how people read it; each with a filter of its own, for values that few rows have.
+        # Lists are newest first; each index serves a filter on a value that few rows have.
         Index("training_run_created", "create_time", "id"),
         *(
             Index(f"training_run_{column}", column, "create_time", "id")
             for column in ("namespace_uid", "namespace", "status", "dataset", "model")
         ),
-        # A few rows of many: an operator that starts looks for tasks that were deleted meanwhile.
+        # A few rows of many: at its start the operator looks for tasks that were deleted meanwhile.
         Index(
             "training_run_open",
             "create_time",
@@ -68,7 +67,7 @@ class TrainingRun(SQLModel, table=True):
     namespace_uid: str | None = Field(
         default=None,
         max_length=64,
-        description="Tells a namespace from a later one of the same name; the operator vouches for it.",
+        description="Identity of the namespace, unlike its name, which a later one may have; set by the operator alone.",
     )
     name: str = Field(max_length=253)
     attempt: int
@@ -76,23 +75,23 @@ class TrainingRun(SQLModel, table=True):
     model: str = Field(max_length=200)
     device: str = Field(max_length=16)
     status: str = Field(max_length=32)
-    create_time: datetime | None = Field(default=None, sa_column=_time())
-    start_time: datetime | None = Field(default=None, sa_column=_time())
-    finish_time: datetime | None = Field(default=None, sa_column=_time())
+    create_time: datetime | None = Field(default=None, sa_column=_time_column())
+    start_time: datetime | None = Field(default=None, sa_column=_time_column())
+    finish_time: datetime | None = Field(default=None, sa_column=_time_column())
     total_time: float | None = Field(default=None, description="Seconds from start_time to finish_time.")
     labels: dict[str, str] | None = Field(
-        default=None, sa_column=_json(), description="The task's own, as the operator last saw them."
+        default=None, sa_column=_json_column(), description="Labels of the task, as last observed by the operator."
     )
-    phase: str | None = Field(default=None, max_length=32, description="What the trainer did when it last reported.")
+    phase: str | None = Field(default=None, max_length=32, description="Phase of the trainer at its latest report.")
     step: int | None = Field(default=None, description="Optimiser steps done.")
     total_steps: int | None = Field(default=None, description="Optimiser steps in all.")
     eta: str | None = Field(default=None, max_length=32, description="Time left, such as '2m10s'.")
-    report_time: datetime | None = Field(default=None, sa_column=_time())
+    report_time: datetime | None = Field(default=None, sa_column=_time_column())
     score: float | None = Field(default=None, description="Micro-averaged F1 on the test rows.")
-    spec: dict[str, Any] | None = Field(default=None, sa_column=_json())
-    training_args: dict[str, Any] | None = Field(default=None, sa_column=_json())
-    training_result: dict[str, Any] | None = Field(default=None, sa_column=_json())
-    evaluate_result: dict[str, Any] | None = Field(default=None, sa_column=_json())
+    spec: dict[str, Any] | None = Field(default=None, sa_column=_json_column())
+    training_args: dict[str, Any] | None = Field(default=None, sa_column=_json_column())
+    training_result: dict[str, Any] | None = Field(default=None, sa_column=_json_column())
+    evaluate_result: dict[str, Any] | None = Field(default=None, sa_column=_json_column())
     error_reason: str | None = Field(default=None, max_length=128)
     error_message: str | None = Field(default=None, max_length=4096)
     trainer_image: str | None = Field(default=None, max_length=500)
@@ -100,15 +99,15 @@ class TrainingRun(SQLModel, table=True):
     log_tail: str | None = Field(
         default=None,
         sa_column=Column(Text(), nullable=True),
-        description="The last lines of the trainer's log, where it would be gone with the pod.",
+        description="The last lines of the trainer's log, where they would be lost with the pod.",
     )
 
 
-# A trainer may neither see nor set these: it could put its run into another tenant's view.
-OPERATORS_OWN = ("log_tail", "namespace_uid", "labels")
+# A trainer may neither read nor set these: its run could appear among another tenant's.
+OPERATOR_COLUMNS = ("log_tail", "namespace_uid", "labels")
 
 
-def _run_key() -> Column[Any]:
+def _run_id_column() -> Column[Any]:
     return Column(Uuid(), ForeignKey("training_run.id", ondelete="CASCADE"), primary_key=True)
 
 
@@ -117,7 +116,7 @@ class MetricPoint(SQLModel, table=True):
 
     __tablename__ = "metric_point"
 
-    run_id: uuid.UUID = Field(sa_column=_run_key())
+    run_id: uuid.UUID = Field(sa_column=_run_id_column())
     name: str = Field(
         max_length=64,
         primary_key=True,
@@ -128,12 +127,23 @@ class MetricPoint(SQLModel, table=True):
 
 
 class RunEvent(SQLModel, table=True):
-    """Something that happened to a run: a condition became true or false, or the trainer entered a phase."""
+    """An event of a run: a condition became true or false, or the trainer entered a phase."""
 
     __tablename__ = "run_event"
 
-    run_id: uuid.UUID = Field(sa_column=_run_key())
+    run_id: uuid.UUID = Field(sa_column=_run_id_column())
     time: datetime = Field(sa_column=Column(DateTime(timezone=True), primary_key=True))
     type: str = Field(max_length=32, primary_key=True, description="Type of the condition, or 'Phase'.")
     reason: str = Field(max_length=128, primary_key=True)
     message: str = Field(default="", max_length=4096)
+
+
+def get_table(model: Any) -> Table:
+    """Return the SQLAlchemy table of a model or of an instance."""
+    table: Table = model.__table__  # set by SQLModel, absent from its type
+    return table
+
+
+RUNS = get_table(TrainingRun)
+POINTS = get_table(MetricPoint)
+EVENTS = get_table(RunEvent)

@@ -6,8 +6,8 @@ from sqlalchemy import Engine
 
 from support.browser import CHROMIUM, launch_chromium, serve_web
 from support.sample_history import SampleHistory, make_sample_history
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
 
 TIMEOUT = 60_000  # milliseconds, for a busy machine
 

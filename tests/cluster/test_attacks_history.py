@@ -16,7 +16,7 @@ from support import specs
 from support.kubectl import Kubectl, Refused, eventually
 from support.release import POSTGRES
 from trainingtask_api import names
-from trainingtask_history.roles import trainer_role
+from trainingtask_history.roles import get_trainer_role
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def as_trainer(kubectl: Kubectl, system: Kubectl) -> Callable[..., str]:
     """Return a function that executes SQL over TCP as the role of the test namespace's trainers."""
     secret = kubectl.get("secret", names.HISTORY_SECRET)["data"]
     url = make_url(base64.b64decode(secret[names.HISTORY_SECRET_KEY]).decode())
-    assert url.username == trainer_role(kubectl.namespace)
+    assert url.username == get_trainer_role(kubectl.namespace)
 
     def execute(
         sql: str, *, user: str = str(url.username), tls: str = "require", database: str = "trainingtask"

@@ -11,7 +11,7 @@ from sqlalchemy import make_url
 
 from support.helm import CHART, ROOT, Manifest, helm, named, of_kind, render
 from trainingtask_api import names
-from trainingtask_history.roles import trainer_role
+from trainingtask_history.roles import get_trainer_role
 from trainingtask_operator import health
 from trainingtask_operator.settings import Settings
 
@@ -232,7 +232,7 @@ def test_evaluation_draws_a_password_for_each_namespace() -> None:
     for namespace in ("a", long):
         secret = named(manifests, "Secret", names.HISTORY_SECRET, namespace)["stringData"]
         url = make_url(secret["url"])
-        assert (url.username, url.password) == (trainer_role(namespace), passwords[f"trainer-password.{namespace}"])
+        assert (url.username, url.password) == (get_trainer_role(namespace), passwords[f"trainer-password.{namespace}"])
         assert (url.host, url.database) == ("tt-trainingtask-operator-postgres.ops.svc", "trainingtask")
         assert url.query == {"sslmode": "verify-full", "sslrootcert": f"{names.HISTORY_CA_DIR}/{names.HISTORY_CA_KEY}"}
         assert secret[names.HISTORY_CA_KEY] == certificate

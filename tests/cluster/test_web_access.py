@@ -15,8 +15,9 @@ import pytest
 from support.kubectl import Kubectl, Manifest, eventually, run
 from support.ports import free_port
 from support.run_rows import a_run
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history, record_many
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, run_id
 
 API = "/api/v1/runs"

@@ -17,14 +17,14 @@ from support.control_plane import ControlPlane
 from support.kube_api import JOBS, TASKS, Api, ApiError
 from support.tasks_on_cluster import Object
 from trainingtask_api import TrainingTask, names
-from trainingtask_api.crd import custom_resource_definition
+from trainingtask_api.crd import build_crd
 from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.settings import Settings
 
 Ask = Callable[[str, Object], Object | ApiError]
 EXAMPLES = 300
 NAMESPACE = "default"
-SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 TEXTS = ["", " ", "0", "a", "A-b_c", "a.b/c", "..", "../a", "./a", "a/../b", "é", "名", "😀", "\x00", "'\"\\", "{{x}}", "$(HOME)", "1e9", "x" * 600]  # fmt: skip
 ODD = st.sampled_from([None, [], {}, "", 0, -1, True, 1e308, "nonsense", ["a"], {"a": "b"}])
 

@@ -13,6 +13,7 @@ from trainingtask_api import TrainingTaskSpec
 from trainingtask_api.formatting import format_time_left
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.status import Results
+from trainingtask_history.rows import build_result_columns
 from trainingtask_history.store import record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 
@@ -134,7 +135,7 @@ class SampleHistory:
             log_tail=make_log(self.rng, started, total, reason) if state == RunStatus.FAILED and started else None,
         )  # fmt: skip
         if state == RunStatus.SUCCEEDED:
-            run.sqlmodel_update(make_results(dataset, model, self.rng, seconds, total).as_columns())
+            run.sqlmodel_update(build_result_columns(make_results(dataset, model, self.rng, seconds, total)))
         run.sqlmodel_update(changes)
         self.runs.append(run)
         self._add_events(run)

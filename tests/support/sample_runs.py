@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from support.sample_history import make_sample_history
-from trainingtask_history.queries import RunDetail, RunSummary
+from trainingtask_history.read_models import RunDetail, RunSummary
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 SAMPLE = make_sample_history(NOW)

@@ -18,6 +18,7 @@ from support.kube_api import JOBS, MERGE_PATCH, PODS, TASKS, Api, ApiError
 from support.operators import Operator
 from trainingtask_api import TrainingReport, names
 from trainingtask_api.status import Results
+from trainingtask_history.rows import build_result_columns
 from trainingtask_history.tables import TrainingRun
 
 Object = dict[str, Any]
@@ -304,7 +305,7 @@ def expected_rows(task: Object) -> dict[tuple[str, int], Object]:
         if "results" in report and report["attempt"] == record["number"]:
             results = TrainingReport.model_validate(report).results
             assert results is not None
-            columns = results.as_columns()
+            columns = build_result_columns(results)
         rows[metadata["uid"], record["number"]] = {
             "name": metadata["name"],
             "namespace": metadata["namespace"],

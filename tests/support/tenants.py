@@ -10,8 +10,8 @@ from sqlalchemy import Engine
 from support.postgres import Postgres
 from support.stored_runs import NOW, a_run
 from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
-from trainingtask_history.roles import trainer_role
-from trainingtask_history.schema import migrate
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.roles import get_trainer_role
 from trainingtask_history.store import record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, TrainingRun, run_id
 
@@ -51,7 +51,7 @@ def tenants(postgres_server: Postgres, database: str, opened: Callable[..., Engi
     def connect(role: str) -> Engine:
         return opened(postgres_server.url(database, role, PASSWORD), pooled=False)
 
-    roles = [trainer_role(namespace) for namespace in NAMESPACES]
+    roles = [get_trainer_role(namespace) for namespace in NAMESPACES]
     yield Tenants(
         owner, connect(roles[0]), connect(roles[1]), connect(HISTORY_READER_ROLE), postgres_server, database, connect
     )

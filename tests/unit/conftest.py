@@ -7,8 +7,8 @@ import pytest
 from sqlalchemy import Engine
 
 from support.postgres import Postgres, postgres_server
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
 
 __all__ = ["postgres_server"]
 

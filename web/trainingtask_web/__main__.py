@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import uvicorn
 from kubernetes.config import ConfigException
 
-from trainingtask_history.store import HistoryError
+from trainingtask_history.errors import HistoryError
 from trainingtask_web.app import create_app
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.kubernetes import ApiServer, load_configuration

@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine, event
 
 from trainingtask_history import queries
-from trainingtask_history.store import open_history
+from trainingtask_history.engine import open_history
 from trainingtask_web.auth.authorization import Authenticator
 from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.auth.sessions import SessionStore
@@ -87,7 +87,7 @@ def _add_health_checks(app: FastAPI, engine: Engine) -> None:
 
     @app.get("/readyz", include_in_schema=False)
     def readyz() -> PlainTextResponse:
-        queries.answers(engine)
+        queries.ping(engine)
         return PlainTextResponse("ok\n")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
-from trainingtask_api.names import ENV_HISTORY_URL
+from trainingtask_api.names import ENV_HISTORY_URL, NAMESPACE_PATTERN
 from trainingtask_api.task import describe_errors
 
 
@@ -54,7 +54,7 @@ class Settings(BaseModel):
     namespace: str = Field(
         "default",
         alias="TRAININGTASK_WEB_NAMESPACE",
-        pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+        pattern=NAMESPACE_PATTERN,
         description="Where POST / creates tasks when the request does not say.",
     )
     host: str = Field("0.0.0.0", alias="TRAININGTASK_WEB_HOST")  # noqa: S104 - all interfaces of the pod

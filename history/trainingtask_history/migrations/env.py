@@ -1,4 +1,4 @@
-"""Alembic's entry point. `trainingtask_history.schema.migrate` opens the transaction and holds the lock around it."""
+"""Alembic's entry point; `trainingtask_history.migrations.runner.migrate` opens the transaction and holds the lock."""
 
 from alembic import context
 from sqlmodel import SQLModel

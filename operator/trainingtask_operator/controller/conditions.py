@@ -64,7 +64,7 @@ def status_of(
     if outcome is not None:
         return change.finished(*outcome)
     suspended = before.is_true("Suspended") if queue_trouble else task.spec.run_policy.suspend
-    if suspended or before.condition("Suspended") or queue_trouble:
+    if suspended or before.get_condition("Suspended") or queue_trouble:
         change.set("Suspended", suspended, queue_trouble or (SUSPENDED if suspended else RESUMED))
     latest = attempts[-1] if attempts else None
     # A Job that is about to fail ends its pods first: that is no interruption, and the reason is a moment away.
@@ -138,7 +138,7 @@ def refused(task: TrainingTask, cause: Cause, now: datetime) -> TrainingTaskStat
     change.set("Accepted", False, cause)
     change.set("Running", False, cause)
     suspended = task.spec.run_policy.suspend
-    if suspended or before.condition("Suspended"):
+    if suspended or before.get_condition("Suspended"):
         change.set("Suspended", suspended, SUSPENDED if suspended else RESUMED)
     return change.result()
 
@@ -163,7 +163,7 @@ def cancelled(task: TrainingTask, attempts: list[Attempt], now: datetime) -> Tra
 
 def is_cancelled(status: TrainingTaskStatus) -> bool:
     """Tell whether the task went with its namespace."""
-    failed = status.condition("Failed")
+    failed = status.get_condition("Failed")
     return failed is not None and failed.reason == Reason.CANCELLED
 
 
@@ -181,7 +181,7 @@ def transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatus) ->
     """Return the conditions of `after` whose status or reason differs from `before`."""
     changed = []
     for condition in after.conditions or []:
-        old = before.condition(condition.type) if before else None
+        old = before.get_condition(condition.type) if before else None
         if old is None or (old.status, old.reason) != (condition.status, condition.reason):
             changed.append(condition)
     return changed

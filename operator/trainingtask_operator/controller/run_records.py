@@ -4,6 +4,7 @@ import uuid
 from datetime import datetime
 
 from trainingtask_api import Reason, TrainingReport, TrainingTask, TrainingTaskStatus
+from trainingtask_history.rows import build_run
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.controller.attempts import Attempt
 
@@ -61,30 +62,21 @@ def _row(task: TrainingTask, status: TrainingTaskStatus, attempt: Attempt | None
     report = _report_of(task, attempt, number)
     run_status, reason, message, finished = _end(status, attempt, is_last=is_last)
     started = (attempt and attempt.started) or (report and report.start_time) or None
-    run = TrainingRun(
-        id=run_id(task.metadata.uid or "", number),
+    return build_run(
+        task,
         task_uid=task.metadata.uid or "",
-        namespace=task.metadata.namespace,
-        name=task.metadata.name,
         attempt=number,
-        dataset=task.spec.dataset.name,
-        model=task.spec.model.name,
-        device=task.spec.device.value,
-        status=run_status.value,
+        status=run_status,
         create_time=task.metadata.creation_timestamp,
         start_time=started,
         finish_time=finished,
-        total_time=(finished - started).total_seconds() if finished and started else None,
+        results=report.results if report else None,
         labels=task.metadata.labels,
-        spec=task.spec.to_json(),
         error_reason=reason,
         error_message=message,
         trainer_image=attempt.image if attempt else task.spec.image,
         node=attempt.node if attempt else status.node,
     )
-    if report is not None and report.results is not None:
-        run.sqlmodel_update(report.results.as_columns())
-    return run
 
 
 def _report_of(task: TrainingTask, attempt: Attempt | None, number: int) -> TrainingReport | None:
@@ -106,7 +98,7 @@ def _end(
     status: TrainingTaskStatus, attempt: Attempt | None, *, is_last: bool
 ) -> tuple[RunStatus, str | None, str | None, datetime | None]:
     """Return the row's status, reason, message and finish time; a finish time makes the row final."""
-    failed = status.condition("Failed")
+    failed = status.get_condition("Failed")
     if is_last and status.finished_at is not None:
         finished = (attempt and attempt.finished) or status.finished_at
         if status.is_true("Complete"):

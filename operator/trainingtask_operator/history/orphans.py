@@ -6,7 +6,9 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from trainingtask_history.store import HistoryError, OpenRun
+from trainingtask_api.names import TASK_NAME_PATTERN
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.maintenance import OpenRun
 from trainingtask_operator.cache.store import uid_of
 from trainingtask_operator.client.kubernetes import Cluster, ClusterError
 from trainingtask_operator.history.recorder import HistoryWriter
@@ -16,7 +18,6 @@ log = logging.getLogger(__name__)
 
 FIRST_LOOK_SECONDS = 5.0
 LOOK_SECONDS = 300.0
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?")  # of a namespace or of a task
 
 
 class _Look:
@@ -39,7 +40,7 @@ class _Look:
         """
         if self._is_watched(run.task_uid):
             return True
-        if not (_NAME.fullmatch(run.namespace) and _NAME.fullmatch(run.name)):
+        if not (re.fullmatch(TASK_NAME_PATTERN, run.namespace) and re.fullmatch(TASK_NAME_PATTERN, run.name)):
             self._skip(run, f"no task can be called {run.namespace!r:.70}/{run.name!r:.70}")
             return True
         try:

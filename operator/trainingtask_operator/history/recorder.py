@@ -13,20 +13,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTask
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryError, HistoryLocked, HistoryUnavailable
+from trainingtask_history.maintenance import OpenRun, cancel_run, find_recorded, list_open_runs, prune
+from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.roles import end_blocking_sessions, end_long_transactions
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import (
-    HistoryError,
-    HistoryLocked,
-    HistoryUnavailable,
-    OpenRun,
-    cancel_run,
-    open_history,
-    open_runs,
-    prune,
-    record_many,
-    recorded,
-)
+from trainingtask_history.store import record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.malformed import MALFORMED
 
@@ -148,7 +140,7 @@ class HistoryWriter:
 
         async def ask() -> None:
             assert self._engine is not None  # noqa: S101 - open
-            found.update(await asyncio.to_thread(recorded, self._engine, list(ids)))
+            found.update(await asyncio.to_thread(find_recorded, self._engine, list(ids)))
 
         await self._until_answered(ask)
         self._final |= found
@@ -164,7 +156,7 @@ class HistoryWriter:
         engine = self._engine
         if engine is None:
             raise HistoryUnavailable("the history is not open yet")
-        for run in await asyncio.to_thread(open_runs, engine):
+        for run in await asyncio.to_thread(list_open_runs, engine):
             # What waits to be written knows the end better: a task may have been deleted while the database was away.
             if run.id not in self._backlog and not await exists(run):
                 log.info("%s/%s was deleted while no operator looked: its row is closed", run.namespace, run.name)

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from trainingtask_api.crd import UnknownKeywordError, custom_resource_definition, structural, to_yaml
+from trainingtask_api.crd import UnknownKeywordError, build_crd, to_structural, to_yaml
 
 COMMITTED = Path(__file__).parents[3] / "crds" / "trainingtasks.yaml"
 
 
 def test_the_committed_crd_is_what_the_models_say() -> None:
-    assert COMMITTED.read_text(encoding="utf-8") == to_yaml(custom_resource_definition()), "run `make crd`"
+    assert COMMITTED.read_text(encoding="utf-8") == to_yaml(build_crd()), "run `make crd`"
 
 
 def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
@@ -22,7 +22,7 @@ def schemas(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
             yield from schemas(schema[key], f"{path}[]")
 
 
-ALL = dict(schemas(custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]))
+ALL = dict(schemas(build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]))
 
 
 @pytest.mark.parametrize("path", [path for path in ALL if path and not path.endswith("[]")])
@@ -51,7 +51,7 @@ def test_what_is_checked_at_creation_alone_can_never_change() -> None:
 
 
 def test_the_crd_fits_into_an_annotation_free_apply() -> None:
-    assert len(to_yaml(custom_resource_definition())) < 256 * 1024
+    assert len(to_yaml(build_crd())) < 256 * 1024
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_crd_fits_into_an_annotation_free_apply() -> None:
 )
 def test_what_the_converter_does_not_know_it_refuses(schema: dict[str, Any]) -> None:
     with pytest.raises(UnknownKeywordError):
-        structural(schema, {})
+        to_structural(schema, {})
 
 
 def test_references_bounds_constants_and_nulls_become_structural() -> None:
@@ -72,9 +72,9 @@ def test_references_bounds_constants_and_nulls_become_structural() -> None:
         "Part": {"type": "object", "title": "Part", "properties": {"n": {"exclusiveMinimum": 0, "type": "number"}}}
     }
     schema = {"anyOf": [{"$ref": "#/$defs/Part"}, {"type": "null"}], "default": None, "description": "d"}
-    assert structural(schema, definitions) == {
+    assert to_structural(schema, definitions) == {
         "type": "object",
         "description": "d",
         "properties": {"n": {"type": "number", "minimum": 0, "exclusiveMinimum": True}},
     }
-    assert structural({"const": "a", "type": "string"}, {}) == {"type": "string", "enum": ["a"]}
+    assert to_structural({"const": "a", "type": "string"}, {}) == {"type": "string", "enum": ["a"]}

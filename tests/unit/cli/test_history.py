@@ -20,9 +20,11 @@ from trainingtask_api import names
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
 from trainingtask_cli.history import ENV_SERVER, ENV_TOKEN, open_source, parse_since
 from trainingtask_cli.history_client import DatabaseRunSource, HttpRunSource, is_confidential, list_newest
-from trainingtask_history.queries import RunSummary
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history, record, record_many
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.read_models import RunSummary
+from trainingtask_history.rows import build_result_columns
+from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
@@ -47,7 +49,7 @@ def a_run(number: int, **more: Any) -> TrainingRun:
         "total_time": 130.0,
         "score": 0.5454,
         "spec": {"dataset": {"name": "table"}, "model": {"name": "bert"}, "training": {"seed": number}},
-        **RESULTS.model_copy(update={"warnings": ["rare labels were not learnt"]}).as_columns(),
+        **build_result_columns(RESULTS.model_copy(update={"warnings": ["rare labels were not learnt"]})),
     }
     return TrainingRun(**(values | more))
 
@@ -212,7 +214,7 @@ def test_rows_of_another_release_are_shown(cli: Cli, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'other.db'}"
     engine = open_history(url)
     migrate(engine)
-    scores = RESULTS.as_columns()["evaluate_result"]
+    scores = build_result_columns(RESULTS)["evaluate_result"]
     record(engine, a_run(1, evaluate_result={**scores, "calibration": {"ece": 0.1}}, spec={"new": {"part": 1}}))
     record(engine, a_run(2, evaluate_result={"f1": 0.5}, training_result={"warnings": "many"}, spec=None))
     engine.dispose()

@@ -17,18 +17,10 @@ from support.kubectl import eventually
 from support.stored_runs import NOW
 from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
 from trainingtask_history import roles
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import (
-    HistoryError,
-    HistoryLocked,
-    HistoryUnavailable,
-    OpenRun,
-    cancel_run,
-    open_runs,
-    prune,
-    record,
-    record_many,
-)
+from trainingtask_history.errors import HistoryError, HistoryLocked, HistoryUnavailable
+from trainingtask_history.maintenance import OpenRun, cancel_run, list_open_runs, prune
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, TrainingRun
 from trainingtask_operator.history.recorder import HistoryWriter
 
@@ -171,7 +163,7 @@ def test_a_transaction_that_lasts_is_ended_whatever_its_settings(
 ) -> None:
     with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         assert roles.end_long_transactions(tenants.owner) == 0
-        monkeypatch.setattr(roles, "_LONGEST_TRANSACTION_SECONDS", 0)
+        monkeypatch.setattr(roles, "_MAX_TRANSACTION_SECONDS", 0)
         assert roles.end_long_transactions(tenants.owner) == 1
         with pytest.raises(DBAPIError, match="terminat"):
             connection.execute(text("SELECT 1"))
@@ -230,12 +222,12 @@ def test_an_event_at_no_time_is_refused(tenants: Tenants) -> None:
 def test_many_open_rows_do_not_keep_others_from_being_looked_at(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainingtask_history.store._OPEN_RUNS", 10)
+    monkeypatch.setattr("trainingtask_history.maintenance._MAX_OPEN_RUNS", 10)
     early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
     for number in range(30):
         record(tenants.a, run_of("team-a", f"-{number}", node="node-1", create_time=early))
     record(tenants.b, run_of("team-b", node="node-1", create_time=late))
-    found = open_runs(tenants.owner)
+    found = list_open_runs(tenants.owner)
     assert len(found) == 10
     assert "team-b" in {run.namespace for run in found}
 
@@ -296,12 +288,12 @@ def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monke
     """The operator tries again later, and ends the transaction that holds the table meanwhile."""
     with tenants.owner.begin() as connection:
         connection.execute(text("DROP POLICY readers ON training_run"))
-    monkeypatch.setattr("trainingtask_history.schema._LOCK_SECONDS", 1)
+    monkeypatch.setattr("trainingtask_history.migrations.runner._LOCK_SECONDS", 1)
     with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         with pytest.raises(HistoryError) as refused:
             migrate(tenants.owner)
         assert not isinstance(refused.value, HistoryUnavailable)
-        monkeypatch.setattr(roles, "_LONGEST_TRANSACTION_SECONDS", 0)
+        monkeypatch.setattr(roles, "_MAX_TRANSACTION_SECONDS", 0)
         assert roles.end_long_transactions(tenants.owner) == 1
         connection.invalidate()
         migrate(tenants.owner)

@@ -10,16 +10,19 @@ from sqlalchemy import Engine, text
 
 from support.run_rows import NOON, a_run, of_team_b
 from trainingtask_history import queries
-from trainingtask_history.queries import ALL, AccessScope, RunFilter
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import HistoryError, record, record_many
+from trainingtask_history.access import ALL, AccessScope
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.filters import RunFilter
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.pagination import Page
+from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, run_id
 
 TEAM_A = AccessScope(frozenset({"uid-of-team-a"}))
 NOTHING = AccessScope(frozenset())
 
 
-def names_of(page: queries.Page) -> list[str]:
+def names_of(page: Page) -> list[str]:
     return [run.name for run in page.items]
 
 
@@ -181,13 +184,13 @@ def test_a_namespace_that_was_created_anew_does_not_see_its_predecessors_runs(en
     record_many(engine, [a_run(1), a_run(2, namespace_uid="uid-of-the-new-team-a")])
     assert names_of(queries.list_runs(engine, TEAM_A)) == ["task-1"]
     assert names_of(queries.list_runs(engine, AccessScope(frozenset({"uid-of-the-new-team-a"})))) == ["task-2"]
-    assert queries.namespaces_with_runs(engine) == {"uid-of-team-a", "uid-of-the-new-team-a"}
+    assert queries.list_namespace_uids(engine) == {"uid-of-team-a", "uid-of-the-new-team-a"}
 
 
 def test_no_namespaces_without_runs(engine: Engine) -> None:
-    assert queries.namespaces_with_runs(engine) == set()
+    assert queries.list_namespace_uids(engine) == set()
     record(engine, a_run(1, namespace_uid=None))
-    assert queries.namespaces_with_runs(engine) == set()
+    assert queries.list_namespace_uids(engine) == set()
 
 
 def test_a_curve_is_thinned_out_evenly_and_keeps_its_ends(engine: Engine) -> None:
@@ -201,7 +204,7 @@ def test_a_curve_is_thinned_out_evenly_and_keeps_its_ends(engine: Engine) -> Non
     record_many(engine, list(runs.values()), points=points)
 
     for most in (2, 3, 10, 500):
-        found = queries.get_metrics(engine, ALL, [run.id for run in runs.values()], most=most)
+        found = queries.get_metrics(engine, ALL, [run.id for run in runs.values()], max_points=most)
         for length, run in runs.items():
             steps = [point.step for point in found[run.id]["training_loss"]]
             assert (steps[0], steps[-1]) == (0, 10 * (length - 1)), (length, most)
@@ -250,8 +253,8 @@ def test_an_export_ends_at_its_bound(engine: Engine) -> None:
 
 def test_a_history_without_its_tables_does_not_answer(empty: Engine) -> None:
     migrate(empty)
-    queries.answers(empty)
+    queries.ping(empty)
     with empty.begin() as connection:
         connection.execute(text("DROP TABLE run_event"))
     with pytest.raises(HistoryError, match="run_event"):
-        queries.answers(empty)
+        queries.ping(empty)

@@ -15,9 +15,10 @@ from sqlalchemy import Engine, event
 from support.many_runs import POINTS_OF_NEWEST, RUNS, key_of, seed
 from support.postgres import Postgres
 from trainingtask_history import queries
-from trainingtask_history.queries import ALL, AccessScope, RunFilter
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history
+from trainingtask_history.access import ALL, AccessScope
+from trainingtask_history.engine import open_history
+from trainingtask_history.filters import RunFilter
+from trainingtask_history.migrations.runner import migrate
 
 LIMIT = 50
 _BIG = ("training_run", "metric_point")
@@ -165,13 +166,15 @@ def test_curves(many: Engine, principal: str) -> None:
     names = ["mean_average_precision"]
     # Each point passes a scan of the table and one of the subquery that numbers them.
     assert touched(many, lambda engine: queries.get_metrics(engine, visible, [long])) <= 2 * POINTS_OF_NEWEST + 500
-    assert touched(many, lambda engine: queries.get_metrics(engine, visible, short, names=names, most=30)) <= 7_000
+    assert (
+        touched(many, lambda engine: queries.get_metrics(engine, visible, short, names=names, max_points=30)) <= 7_000
+    )
 
 
 def test_the_namespaces_with_runs(many: Engine) -> None:
-    assert len(queries.namespaces_with_runs(many)) == 400
-    assert touched(many, queries.namespaces_with_runs) <= 4 * 400
+    assert len(queries.list_namespace_uids(many)) == 400
+    assert touched(many, queries.list_namespace_uids) <= 4 * 400
 
 
 def test_whether_it_answers(many: Engine) -> None:
-    assert touched(many, queries.answers) <= 3
+    assert touched(many, queries.ping) <= 3

@@ -11,9 +11,10 @@ from support.postgres import Postgres
 from support.stored_runs import NOW, stored
 from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
 from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
-from trainingtask_history.roles import trainer_role
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import HistoryError, record
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.roles import get_trainer_role
+from trainingtask_history.store import record
 
 __all__ = ["tenants"]
 
@@ -151,7 +152,7 @@ def test_a_trainer_is_denied(tenants: Tenants, forbidden: str) -> None:
 
 
 def test_the_owner_limits_the_sessions_of_each_role(tenants: Tenants) -> None:
-    roles = [trainer_role(namespace) for namespace in NAMESPACES] + [HISTORY_READER_ROLE]
+    roles = [get_trainer_role(namespace) for namespace in NAMESPACES] + [HISTORY_READER_ROLE]
     with tenants.owner.connect() as connection:
         found = connection.execute(
             text("SELECT rolname, rolconnlimit, rolconfig FROM pg_roles WHERE rolname = ANY(:roles)"), {"roles": roles}
@@ -166,7 +167,7 @@ def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Calla
     migrate(tenants.owner, {"team-a": "another-secret"})
     with pytest.raises(DBAPIError, match="password"):
         tenants.a.connect()
-    renewed = opened(tenants.server.url(tenants.database, trainer_role("team-a"), "another-secret"))
+    renewed = opened(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
     record(renewed, run_of("team-a"))
     record(tenants.b, run_of("team-b"))  # as it was
 
@@ -188,7 +189,7 @@ def test_migrating_again_takes_back_rights_that_were_too_many(tenants: Tenants) 
 def test_a_role_stands_for_a_namespace_with_a_long_name(
     tenants: Tenants, namespace: str, opened: Callable[..., Engine]
 ) -> None:
-    role = trainer_role(namespace)
+    role = get_trainer_role(namespace)
     assert len(role) <= 63
     migrate(tenants.owner, {namespace: PASSWORD})
     try:
@@ -201,7 +202,7 @@ def test_an_owner_that_may_create_no_roles_leaves_them_to_the_admin(
     postgres: Engine, postgres_server: Postgres, opened: Callable[..., Engine]
 ) -> None:
     migrate(postgres, {"team-a": PASSWORD})
-    role, database = trainer_role("team-a"), str(postgres.url.database)
+    role, database = get_trainer_role("team-a"), str(postgres.url.database)
     postgres_server.execute(
         f"CREATE ROLE {HISTORY_TRAINER_ROLE}",
         f"CREATE ROLE \"{role}\" LOGIN PASSWORD '{PASSWORD}' IN ROLE {HISTORY_TRAINER_ROLE}",

@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
 from support.stored_runs import NOW, a_run, stored
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_runs, record
+from trainingtask_history.maintenance import list_open_runs
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record
 from trainingtask_history.tables import run_id
 
 
@@ -94,7 +95,7 @@ def test_an_infinite_time_of_an_earlier_release_keeps_no_row_from_being_read(pos
         values = "gen_random_uuid(), 'uid', 'a', 'task', 1, 'd', 'm', 'cpu', 'Running', 'node', 'infinity'"
         connection.execute(text(f"INSERT INTO training_run ({columns}) VALUES ({values})"))
     migrate(postgres)
-    assert [run.start_time for run in open_runs(postgres)] == [None]
+    assert [run.start_time for run in list_open_runs(postgres)] == [None]
 
 
 def test_times_keep_their_zone_in_postgres(postgres: Engine) -> None:

@@ -13,19 +13,12 @@ from sqlmodel import Session, col, select
 
 from support.postgres import Postgres
 from support.stored_runs import NOW, a_run, in_utc, stored
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import (
-    TABLE,
-    HistoryError,
-    HistoryUnavailable,
-    cancel_run,
-    open_history,
-    open_runs,
-    prune,
-    record,
-    record_many,
-)
-from trainingtask_history.tables import OPERATORS_OWN, MetricPoint, RunEvent, TrainingRun, run_id
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryError, HistoryUnavailable
+from trainingtask_history.maintenance import cancel_run, list_open_runs, prune
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record, record_many
+from trainingtask_history.tables import OPERATOR_COLUMNS, RUNS, MetricPoint, RunEvent, TrainingRun, run_id
 
 
 def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Engine) -> None:
@@ -41,8 +34,8 @@ def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Eng
 
 def test_every_column_but_the_operators_own_is_final(engine: Engine) -> None:
     record(engine, a_run(status="Succeeded", finish_time=NOW))
-    for column in TABLE.columns:
-        if column.name not in OPERATORS_OWN:
+    for column in RUNS.columns:
+        if column.name not in OPERATOR_COLUMNS:
             with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
                 connection.execute(text(f"UPDATE training_run SET {column.name} = {column.name}"))
 
@@ -56,7 +49,7 @@ def test_the_operators_own_is_added_to_a_finished_row_and_then_final(engine: Eng
     row = stored(engine)
     assert {name: getattr(row, name) for name in own} == own
     assert row.status == "Succeeded"
-    for column in OPERATORS_OWN:
+    for column in OPERATOR_COLUMNS:
         with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
             connection.execute(text(f"UPDATE training_run SET {column} = NULL"))
 
@@ -112,11 +105,11 @@ def test_rows_of_tasks_that_are_gone_are_found_and_closed(engine: Engine) -> Non
     record(engine, a_run(node="node-1", start_time=start, create_time=start))
     record(engine, a_run(id=run_id("laptop", 1), task_uid="laptop"))  # runs on no node
     record(engine, a_run(id=run_id("done", 1), task_uid="done", node="node-1", status="Succeeded", finish_time=NOW))
-    (found,) = open_runs(engine)
+    (found,) = list_open_runs(engine)
     assert (found.task_uid, found.namespace, found.name) == ("uid-1", "default", "quickstart")
 
     cancel_run(engine, found, NOW)
-    assert open_runs(engine) == []
+    assert list_open_runs(engine) == []
     with Session(engine) as session:
         row = session.get_one(TrainingRun, run_id("uid-1", 1))
         assert (row.status, row.error_reason, row.total_time) == ("Cancelled", "Cancelled", 300.0)
@@ -126,7 +119,7 @@ def test_rows_of_tasks_that_are_gone_are_found_and_closed(engine: Engine) -> Non
 
 def test_a_row_that_became_final_meanwhile_is_not_cancelled(engine: Engine) -> None:
     record(engine, a_run(node="node-1"))
-    (found,) = open_runs(engine)
+    (found,) = list_open_runs(engine)
     record(engine, a_run(status="Succeeded", finish_time=NOW))
     cancel_run(engine, found, NOW)
     assert stored(engine).status == "Succeeded"

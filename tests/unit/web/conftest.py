@@ -12,8 +12,9 @@ from support.fake_api_server import FakeApiServer, serve_fake_api
 from support.postgres import Postgres
 from support.run_rows import a_run, of_team_b
 from support.web_client import connect
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history, record_many
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record_many
 from trainingtask_history.tables import MetricPoint, RunEvent
 from trainingtask_web.app import create_app
 from trainingtask_web.settings import load_settings

@@ -86,7 +86,7 @@ def _scores(results: Results) -> str:
         _table(
             f"Scores on {scores.rows} {_text(scores.split)} rows",
             ("", "this model", "baseline: label prior", "baseline: no label"),
-            scores.beside_baselines(),
+            scores.compare_baselines(),
         ),
         f"Labels are predicted by their probability: {threshold} ({chosen}). The label prior gives every row the labels' "
         "shares of the training rows as probabilities.",

@@ -260,7 +260,7 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
 def _baseline_warnings(scores: EvaluationResult) -> list[str]:
     """Return a sentence for each score that a baseline reaches as well."""
     warnings = []
-    for name, ours, prior, zero in scores.beside_baselines():
+    for name, ours, prior, zero in scores.compare_baselines():
         # Predicting nothing is hard to beat in accuracy_thresh alone, and does not even have a loss.
         nothing = name == "accuracy_thresh"
         theirs, what = (zero, "predicting no label at all") if nothing else (prior, "predicting the label prior")

@@ -84,7 +84,7 @@ def summary(results: Results) -> str:
         _line("", "precision", "recall", "F1"),
         *(_line(name, mean.precision, mean.recall, mean.f1) for name, mean in averages),
         _line("", "model", "label prior", "no label"),
-        *(_line(*row) for row in scores.beside_baselines()),
+        *(_line(*row) for row in scores.compare_baselines()),
         *(f"  warning: {warning}" for warning in results.warnings),
     ]
     return "\n".join(lines)

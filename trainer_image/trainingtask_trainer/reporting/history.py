@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from trainingtask_api import names
 from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.task import TrainingTask
-from trainingtask_history.store import HistoryError, open_history, record
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.rows import build_run
+from trainingtask_history.store import record
 from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
@@ -62,7 +65,7 @@ class HistorySink(BackgroundSink):
             new = curve()[written:]
             try:
                 if schema_missing:
-                    from trainingtask_history.schema import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
+                    from trainingtask_history.migrations.runner import migrate  # noqa: PLC0415 - Alembic, which a pod never needs
 
                     migrate(engine)
                     schema_missing = False
@@ -139,32 +142,24 @@ def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingR
     """Return the history row of a report. Interrupted is not final: the task goes on in another pod."""
     status = _status(report)
     final = status in (RunStatus.SUCCEEDED, RunStatus.FAILED)
-    start, finish = report.start_time, report.finish_time if final else None
-    return TrainingRun(
-        id=run_id(origin.task_uid, report.attempt),
+    return build_run(
+        task,
         task_uid=origin.task_uid,
-        namespace=task.metadata.namespace,
-        name=task.metadata.name,
         attempt=report.attempt,
-        dataset=task.spec.dataset.name,
-        model=task.spec.model.name,
-        device=task.spec.device.value,
-        status=status.value,
-        create_time=task.metadata.creation_timestamp or start,
-        start_time=start,
-        finish_time=finish,
-        total_time=(finish - start).total_seconds() if finish and start else None,
+        status=status,
+        create_time=task.metadata.creation_timestamp or report.start_time,
+        start_time=report.start_time,
+        finish_time=report.finish_time if final else None,
+        results=report.results,
         phase=report.phase.value,
         step=report.step,
         total_steps=report.total_steps,
         eta=report.eta or "",  # None would leave what the report before said
         report_time=report.report_time,
-        spec=task.spec.to_json(),
         error_reason=report.failure.reason if report.failure else None,
         error_message=report.failure.message if report.failure else None,
         trainer_image=origin.image,
         node=origin.node,
-        **(report.results.as_columns() if report.results else {}),
     )
 
 

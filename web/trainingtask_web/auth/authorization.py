@@ -16,7 +16,8 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Engine
 
-from trainingtask_history.queries import ALL, AccessScope, namespaces_with_runs
+from trainingtask_history.access import ALL, AccessScope
+from trainingtask_history.queries import list_namespace_uids
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.errors import SignInRequired, TooManyAttempts
 from trainingtask_web.auth.kubernetes import ApiServer, User
@@ -143,7 +144,7 @@ class Authenticator:
         if api.is_allowed(user, "list", None):
             return ALL
         existing = api.list_namespaces()
-        used = namespaces_with_runs(self._engine)
+        used = list_namespace_uids(self._engine)
         # Also the namespace in which POST creates: its first run has to be visible at once.
         candidates = {uid: name for uid, name in existing.items() if uid in used or name == self._namespace}
         allowed = self._pool.map(lambda name: api.is_allowed(user, "list", name), candidates.values())

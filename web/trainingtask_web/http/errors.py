@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from trainingtask_history.store import HistoryError, HistoryUnavailable
+from trainingtask_history.errors import HistoryError, HistoryUnavailable
 from trainingtask_web.auth.errors import ApiServerError, SignInRequired
 from trainingtask_web.http.middleware import get_security_headers
 

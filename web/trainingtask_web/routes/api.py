@@ -14,7 +14,10 @@ from pydantic import Field, TypeAdapter
 from starlette.exceptions import HTTPException
 
 from trainingtask_history import queries
-from trainingtask_history.queries import MAX_LIMIT, MAX_POINTS, Event, Page, Point, RunDetail, RunFilter, RunSummary
+from trainingtask_history.filters import RunFilter
+from trainingtask_history.pagination import Page
+from trainingtask_history.queries import MAX_LIMIT, MAX_POINTS
+from trainingtask_history.read_models import Event, Point, RunDetail, RunSummary
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import RUN_NOT_FOUND, ErrorResponse
 from trainingtask_web.routes import export
@@ -147,7 +150,7 @@ def get_metrics(
     points: Annotated[int, Query(ge=2, le=MAX_POINTS, description="Most points of each curve.")] = MAX_POINTS,
 ) -> Response:
     """Return its curves, or those named, each thinned out evenly; the first and the last point are always there."""
-    curves = queries.get_metrics(get_engine(request), principal.scope, [key], names=name, most=points)
+    curves = queries.get_metrics(get_engine(request), principal.scope, [key], names=name, max_points=points)
     if not curves:
         get_run_or_404(request, principal, key)
     return _serialize(Curves(curves.get(key, {})))

@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_history import queries
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_web.auth.authorization import Principal
 from trainingtask_web.http.errors import RUN_NOT_FOUND
 

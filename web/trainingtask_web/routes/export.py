@@ -10,7 +10,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
 from trainingtask_api.formatting import escape_formula
-from trainingtask_history.queries import RunSummary
+from trainingtask_history.read_models import RunSummary
 
 MAX_RUNS = 50_000
 DESCRIPTION = (

@@ -15,12 +15,13 @@ from fastapi.responses import RedirectResponse, Response
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from trainingtask_api.names import API_VERSION, KIND, KNOWN_MODELS, TRANSFORMER_FAMILIES
+from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, TRANSFORMER_FAMILIES
+from trainingtask_api.names import API_VERSION, KIND, NAMESPACE_PATTERN
 from trainingtask_api.nested import get_path
 from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_api.training import Loop
 from trainingtask_history import queries
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_history.tables import RunStatus, run_id
 from trainingtask_web.auth import audit
 from trainingtask_web.auth.authorization import CurrentPrincipal, Principal
@@ -171,7 +172,7 @@ def create_record(
     principal: CurrentPrincipal,
     legacy: Annotated[LegacyRequest, Depends(_parse_body)],
     namespace: Annotated[
-        str | None, Query(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$", description="Default: the admin's setting.")
+        str | None, Query(pattern=NAMESPACE_PATTERN, description="Default: the admin's setting.")
     ] = None,
 ) -> Record:
     """Create a TrainingTask as whoever asks. The run is in the history when the operator has seen it, in a second or so."""
@@ -232,7 +233,7 @@ def build_task(legacy: LegacyRequest) -> tuple[dict[str, Any], list[str]]:
         value = getattr(legacy, field)
         if field == "MODEL_NAME" or value is None:
             continue
-        if field in _TRANSFORMER_FIELDS and model["name"] in KNOWN_MODELS and model["name"] not in TRANSFORMER_FAMILIES:
+        if field in _TRANSFORMER_FIELDS and model["name"] in CLASSICAL_MODELS:
             ignored.append(field)
             continue
         if field == "IS_TRAINER":
@@ -251,7 +252,7 @@ def build_task(legacy: LegacyRequest) -> tuple[dict[str, Any], list[str]]:
 
 def _parse_model_name(name: str) -> dict[str, str]:
     """Return the `model` section: a registered name unchanged, a checkpoint with its family, else with 'auto'."""
-    if name in KNOWN_MODELS or not {"-", "/"} & set(name):
+    if name in MODELS or not {"-", "/"} & set(name):
         return {"name": name}
     base = name.rpartition("/")[2]
     family = next(

@@ -13,9 +13,12 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from trainingtask_api import describe_errors, names
+from trainingtask_api.capabilities import DATASETS, MODELS
 from trainingtask_api.nested import flatten, get_path
 from trainingtask_history import queries
-from trainingtask_history.queries import RunDetail, RunFilter, RunSummary
+from trainingtask_history.filters import RunFilter
+from trainingtask_history.pagination import Page
+from trainingtask_history.read_models import Point, RunDetail, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.auth.authorization import CurrentPrincipal
 from trainingtask_web.http.errors import RUN_NOT_FOUND
@@ -29,7 +32,6 @@ from trainingtask_web.views.timeline import build_timeline
 _SPARKLINE_CURVE = "mean_average_precision"
 _MAX_SPARKLINE_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
-_DATASETS = ("cross_validated", "go_emotions", "support_tickets", "table")
 
 FIRST_TASK = f"""\
 apiVersion: {names.API_VERSION}
@@ -71,7 +73,7 @@ def list_runs(
     """List runs, newest first."""
     form = {name: request.query_params.get(name, "").strip() for name in _FILTERS}
     filters = {name: value for name, value in form.items() if value}
-    page, problem = queries.Page([], None), None
+    page, problem = Page([], None), None
     try:
         page = queries.list_runs(
             get_engine(request), principal.scope, _parse_filters(filters), limit=limit, cursor=cursor or None
@@ -116,19 +118,19 @@ def _list_url(query: Mapping[str, str]) -> str:
 
 def _fetch_sparklines(
     request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]
-) -> dict[uuid.UUID, list[queries.Point]]:
+) -> dict[uuid.UUID, list[Point]]:
     if not runs:
         return {}
     keys = [run.id for run in runs]
     found = queries.get_metrics(
-        get_engine(request), principal.scope, keys, names=[_SPARKLINE_CURVE], most=_MAX_SPARKLINE_POINTS
+        get_engine(request), principal.scope, keys, names=[_SPARKLINE_CURVE], max_points=_MAX_SPARKLINE_POINTS
     )
     return {key: curves[_SPARKLINE_CURVE] for key, curves in found.items()}
 
 
 def _suggest_values(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
     """Return the suggestions of the filter's fields: the built-in names, and the values on the page."""
-    own = {"namespace": (), "dataset": _DATASETS, "model": names.KNOWN_MODELS}
+    own = {"namespace": (), "dataset": DATASETS, "model": MODELS}
     return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
 
 

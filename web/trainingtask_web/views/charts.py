@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trainingtask_history.queries import Point
+from trainingtask_history.read_models import Point
 from trainingtask_web.views.formatting import format_score
 
 _MAX_ROWS, _MIN_ROWS = 60, 12

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainingtask_api.nested import get_path
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_web.views.diff import diff_specs
 from trainingtask_web.views.formatting import format_leaf
 from trainingtask_web.views.numbers import get_number

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainingtask_api import TrainingTaskSpec, names
-from trainingtask_history.queries import RunDetail, RunSummary
+from trainingtask_history.read_models import RunDetail, RunSummary
 from trainingtask_web.views.formatting import dump_yaml
 
 

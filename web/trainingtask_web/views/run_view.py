@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from trainingtask_api.formatting import format_duration
-from trainingtask_history.queries import Point, RunSummary
+from trainingtask_history.read_models import Point, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.views import formatting
 from trainingtask_web.views.charts import CURVE_NAMES, Sparkline, build_sparkline

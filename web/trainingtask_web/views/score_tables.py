@@ -6,7 +6,7 @@ from typing import Any
 
 from trainingtask_api.formatting import format_duration, format_size
 from trainingtask_api.nested import flatten, get_path
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_web.views import formatting
 from trainingtask_web.views.formatting import format_leaf
 from trainingtask_web.views.numbers import get_list, get_number

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from trainingtask_api import Reason
 from trainingtask_api.formatting import format_duration
-from trainingtask_history.queries import Event, RunDetail
+from trainingtask_history.read_models import Event, RunDetail
 from trainingtask_web.views.remediation import get_next_step
 
 # Types and reasons of conditions that became False; the reason is the title then.

@@ -1,4 +1,4 @@
-"""The tail of the log, which alone may still be added to a finished row; and a short way to the rows that are open."""
+"""Add the tail of the log, which may still be set on a finished row, and an index of open rows."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,7 +8,7 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
-# All of them but log_tail: a column that a later migration adds has to be added to the trigger as well.
+# All columns but log_tail; a later migration that adds a column must add it to the trigger as well.
 _FINAL = (
     "id, task_uid, namespace, name, attempt, dataset, model, device, status, create_time, start_time, finish_time,"
     " total_time, spec, training_args, training_result, evaluate_result, error_reason, error_message, trainer_image, node"

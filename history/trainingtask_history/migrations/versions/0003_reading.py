@@ -1,4 +1,4 @@
-"""What people look at: curves, events, the namespace's identity, progress and headline score; and fast ways to it."""
+"""Add curves, events, the namespace's identity, progress and headline score, and the indexes of lists and searches."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ _BEFORE = (
 _NEW = ("phase", "step", "total_steps", "eta", "report_time", "score")
 _FILTERS = ("namespace_uid", "namespace", "status", "dataset", "model")
 _OPERATORS_OWN = ("namespace_uid", "labels")
-# The words of a row that a search looks through.
+# The searchable words of a row.
 _WORDS = (
     "to_tsvector('simple', regexp_replace(name || ' ' || namespace || ' ' || dataset || ' ' || model || ' ' ||"
     " coalesce(error_reason, '') || ' ' || coalesce(error_message, ''), '[^[:alnum:]]+', ' ', 'g'))"

@@ -1,6 +1,6 @@
-"""Row-level security: a namespace's trainers see and write its rows alone. And bounds for what a trainer writes.
+"""Row-level security, which confines trainers to the rows of their namespace, and bounds for what they write.
 
-SQLite has no roles: a file on a laptop is its owner's.
+SQLite has no roles.
 """
 
 from alembic import op
@@ -10,14 +10,14 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-# The name of the role that stands for a row's namespace; `trainingtask_history.roles.trainer_role` computes the same.
+# The name of the trainer role of a row's namespace; `trainingtask_history.roles.get_trainer_role` computes the same.
 _TRAINER = """
     CASE WHEN length(namespace) <= 42 THEN 'trainingtask_trainer_' || namespace
     ELSE 'trainingtask_trainer_' || left(namespace, 31) || '_'
          || left(encode(sha256(convert_to(namespace, 'UTF8')), 'hex'), 10) END
 """
 _OWN = f"(current_user = ({_TRAINER}))"
-# Clocks differ by seconds. What lies further ahead would keep the operator from telling a newer report from an older.
+# Clocks differ by seconds. A time further ahead would make older reports look newer to the operator.
 _TIMES = ("create_time", "start_time", "finish_time", "report_time")
 _NOT_AHEAD = " AND ".join(f"({time} IS NULL OR {time} <= now() + interval '10 minutes')" for time in _TIMES)
 # The subquery is subject to the policy of training_run: another namespace's run is not found.
@@ -31,8 +31,8 @@ _JSON_BYTES = 2 * 1024 * 1024  # an object of Kubernetes holds at most 1.5 MiB
 _LOG_BYTES = 64 * 1024
 
 
-def _is_sane(time: str) -> str:
-    """Return the condition that a timestamp is none of the infinities, and one that Python can read."""
+def _is_in_range(time: str) -> str:
+    """Return the condition that a timestamp is finite and in the range of Python."""
     return f"{time} BETWEEN '2000-01-01 00:00Z' AND '2200-01-01 00:00Z'"
 
 
@@ -40,7 +40,7 @@ _CHECKS = {
     "training_run": {
         "name": "name <> '' AND name NOT LIKE '%/%'",  # on a laptop it need not be one that Kubernetes takes
         "attempt": "attempt BETWEEN 1 AND 1000000",
-        "times": " AND ".join(map(_is_sane, _TIMES)),
+        "times": " AND ".join(map(_is_in_range, _TIMES)),
         "total_time": "total_time BETWEEN -1e10 AND 1e10",
         "steps": "step >= 0 AND total_steps >= 0",
         "score": "score BETWEEN 0 AND 1",
@@ -48,7 +48,7 @@ _CHECKS = {
         "log_size": f"octet_length(log_tail) <= {_LOG_BYTES}",
     },
     "metric_point": {"step": "step >= 0", "value": "value BETWEEN -1e300 AND 1e300"},
-    "run_event": {"time": _is_sane("time")},
+    "run_event": {"time": _is_in_range("time")},
 }
 
 
@@ -56,7 +56,7 @@ def upgrade() -> None:
     if op.get_bind().dialect.name != "postgresql":
         return
     for time in _TIMES:  # the operator reads all open rows, and Python cannot read an infinite time
-        op.execute(f"UPDATE training_run SET {time} = NULL WHERE finish_time IS NULL AND NOT {_is_sane(time)}")
+        op.execute(f"UPDATE training_run SET {time} = NULL WHERE finish_time IS NULL AND NOT {_is_in_range(time)}")
     for table, checks in _CHECKS.items():
         for name, condition in checks.items():
             # NOT VALID: rows from before stay as they are.

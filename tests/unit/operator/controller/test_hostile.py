@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support import specs
 from support.in_memory_api_server import NOW, FakeCluster, Rows, job_condition, running, terminated
 from trainingtask_api import TrainingTask, names
-from trainingtask_history.store import OpenRun
+from trainingtask_history.maintenance import OpenRun
 from trainingtask_operator import manager as app_module
 from trainingtask_operator.cache import informer
 from trainingtask_operator.cache.informer import Informer

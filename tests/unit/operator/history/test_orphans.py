@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.in_memory_api_server import FakeCluster
-from trainingtask_history.store import OpenRun
+from trainingtask_history.maintenance import OpenRun
 from trainingtask_operator import metrics
 from trainingtask_operator.client.kubernetes import ClusterError
 from trainingtask_operator.history import orphans

@@ -10,8 +10,11 @@ from sqlalchemy.exc import ProgrammingError
 
 from support.kubectl import eventually
 from support.postgres import Postgres
-from trainingtask_history.queries import ALL, get_events
-from trainingtask_history.store import HistoryUnavailable, OpenRun, open_history
+from trainingtask_history.access import ALL
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryUnavailable
+from trainingtask_history.maintenance import OpenRun
+from trainingtask_history.queries import get_events
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
 from trainingtask_operator.history.recorder import HistoryWriter
 

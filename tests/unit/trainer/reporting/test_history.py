@@ -17,8 +17,10 @@ from support.specs import CLASSICAL
 from trainingtask_api import names
 from trainingtask_api.status import Failure, Phase, TrainingReport
 from trainingtask_api.task import TrainingTask
-from trainingtask_history.queries import ALL, get_events, get_metrics, get_run
-from trainingtask_history.store import HistoryError, open_history
+from trainingtask_history.access import ALL
+from trainingtask_history.engine import open_history
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.queries import get_events, get_metrics, get_run
 from trainingtask_history.tables import TrainingRun, run_id
 from trainingtask_trainer.errors import Interrupted, diagnose
 from trainingtask_trainer.reporting import history

@@ -15,9 +15,10 @@ from sqlalchemy import Engine, text
 from support.postgres import Postgres
 from support.run_rows import a_run
 from trainingtask_history import queries
-from trainingtask_history.queries import ALL
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history, record, record_many
+from trainingtask_history.access import ALL
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent
 
 Client = Callable[..., TestClient]
@@ -188,5 +189,5 @@ def test_a_run_of_a_thousand_curves_and_events_is_cut(client: Client, sqlite: En
     points = [MetricPoint(run_id=RUN.id, name=f"curve_{name}", step=step, value=1) for name in range(1000) for step in range(20)]  # fmt: skip
     record(sqlite, a_run(1), events=events, points=points)
     assert len(queries.get_events(sqlite, ALL, RUN.id)) == queries.MAX_EVENTS
-    curves = queries.get_metrics(sqlite, ALL, [RUN.id], most=2)[RUN.id]
+    curves = queries.get_metrics(sqlite, ALL, [RUN.id], max_points=2)[RUN.id]
     assert sum(len(curve) for curve in curves.values()) <= 2 * queries.MAX_CURVES

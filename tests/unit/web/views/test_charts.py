@@ -3,7 +3,7 @@
 import json
 import math
 
-from trainingtask_history.queries import Point
+from trainingtask_history.read_models import Point
 from trainingtask_web.views import charts
 
 

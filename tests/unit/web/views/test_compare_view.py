@@ -3,7 +3,7 @@
 import pytest
 
 from support.sample_runs import detail
-from trainingtask_history.queries import RunDetail
+from trainingtask_history.read_models import RunDetail
 from trainingtask_web.views import compare_view
 
 

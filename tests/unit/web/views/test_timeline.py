@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from support.sample_runs import NOW, detail
-from trainingtask_history.queries import Event
+from trainingtask_history.read_models import Event
 from trainingtask_web.views.timeline import build_timeline
 
 

@@ -20,8 +20,8 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.svm import LinearSVC
 
 from support.specs import CLASSICAL, changed
+from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS
 from trainingtask_api.dataset import Dataset
-from trainingtask_api.names import CLASSICAL_MODELS, NATIVE_MULTI_LABEL_MODELS
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
 from trainingtask_trainer.datasets.base import Split
@@ -45,7 +45,7 @@ WRAPPERS = {
 KINDS = [
     (model, strategy)
     for model in CLASSICAL_MODELS
-    for strategy in (["native"] if model in NATIVE_MULTI_LABEL_MODELS else []) + list(WRAPPERS)
+    for strategy in (["native"] if MODELS[model].is_native_multi_label else []) + list(WRAPPERS)
 ]
 TEXTS = ["apple pear", "pear plum", "plum apple", "apple apple", "pear pear", "plum plum"] * 3
 

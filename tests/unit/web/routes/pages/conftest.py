@@ -7,8 +7,8 @@ from sqlalchemy import Engine
 
 from support.sample_history import SampleHistory, make_sample_history
 from support.web_client import start
-from trainingtask_history.schema import migrate
-from trainingtask_history.store import open_history
+from trainingtask_history.engine import open_history
+from trainingtask_history.migrations.runner import migrate
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,86 @@
+"""Engines for the history: Postgres on a cluster, SQLite for a run without one.
+
+Every function that takes such an engine blocks; an event loop calls it in a thread.
+"""
+
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import NullPool
+
+from trainingtask_history.errors import HistoryError
+
+_CONNECT_SECONDS = 5
+_STATEMENT_SECONDS = 10
+
+_POSTGRES_ARGUMENTS = {
+    "connect_timeout": _CONNECT_SECONDS,
+    "options": f"-c statement_timeout={_STATEMENT_SECONDS}s",
+    # A server that vanished silently is noticed after 25 seconds, not after hours: on an idle connection by
+    # keep-alives, on one that waits for an answer by the timeout.
+    "tcp_user_timeout": 25_000,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+
+
+def open_history(url: str, *, pooled: bool = True) -> Engine:
+    """Return an engine for the history; it connects at its first use.
+
+    Parameters
+    ----------
+    url
+        ``postgresql://user:password@host:5432/database``, also with ``+psycopg``, or ``sqlite:///file.db``.
+    pooled
+        Keep connections to Postgres between transactions.
+
+    Raises
+    ------
+    HistoryError
+        When the URL is not one of these.
+    """
+    parsed = _parse_url(url)
+    if parsed.drivername == "sqlite":
+        engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": _STATEMENT_SECONDS})
+        _use_real_transactions(engine)
+        return engine
+    if not pooled:
+        return create_engine(parsed, hide_parameters=True, poolclass=NullPool, connect_args=_POSTGRES_ARGUMENTS)
+    return create_engine(parsed, hide_parameters=True, pool_pre_ping=True, connect_args=_POSTGRES_ARGUMENTS)
+
+
+def _parse_url(url: str) -> URL:
+    # `from None`: the parser's own errors quote parts of the URL.
+    try:
+        parsed = make_url(url.strip())
+    except (ArgumentError, ValueError):
+        raise HistoryError(
+            "the history URL cannot be read: expected postgresql://user:password@host:5432/database or"
+            " sqlite:///file.db, with special characters of the password percent-encoded"
+        ) from None
+    if parsed.drivername in ("sqlite", "sqlite+pysqlite"):
+        return parsed.set(drivername="sqlite")
+    if parsed.drivername not in ("postgresql", "postgresql+psycopg", "postgres"):
+        raise HistoryError("the history URL must start with postgresql:// or sqlite:///")
+    # A stray '@' of an unescaped password would end up in the host, and the host in error messages.
+    if not parsed.host or "@" in parsed.host or not parsed.database:
+        raise HistoryError(
+            "the history URL must name a host and a database, as in postgresql://user:password@host:5432/database,"
+            " with special characters of the password percent-encoded"
+        )
+    return parsed.set(drivername="postgresql+psycopg")
+
+
+def _use_real_transactions(engine: Engine) -> None:
+    """Start SQLite's transactions with BEGIN IMMEDIATE: they cover DDL, and writers queue instead of failing midway."""
+
+    @event.listens_for(engine, "connect")
+    def _disable_implicit_transactions(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,67 @@
+"""Builds the row of a run from its task, for the trainer and for the operator alike."""
+
+from datetime import datetime
+from typing import Any
+
+from trainingtask_api.status import Results
+from trainingtask_api.task import TrainingTask
+from trainingtask_history.tables import RunStatus, TrainingRun, run_id
+
+
+def build_run(
+    task: TrainingTask,
+    *,
+    task_uid: str,
+    attempt: int,
+    status: RunStatus,
+    create_time: datetime | None,
+    start_time: datetime | None,
+    finish_time: datetime | None,
+    results: Results | None,
+    **columns: Any,
+) -> TrainingRun:
+    """Return the row of an attempt.
+
+    Parameters
+    ----------
+    task, task_uid
+        The task, and its uid, which a run without a cluster makes up.
+    attempt, status
+        Number of the attempt, of which the first is 1, and its state.
+    create_time, start_time, finish_time
+        When the task was created, and when the attempt started and ended; a `finish_time` makes the row final.
+    results
+        What a finished training reported.
+    columns
+        The columns that are known to one of the writers only.
+    """
+    return TrainingRun(
+        id=run_id(task_uid, attempt),
+        task_uid=task_uid,
+        namespace=task.metadata.namespace,
+        name=task.metadata.name,
+        attempt=attempt,
+        dataset=task.spec.dataset.name,
+        model=task.spec.model.name,
+        device=task.spec.device.value,
+        status=status.value,
+        create_time=create_time,
+        start_time=start_time,
+        finish_time=finish_time,
+        total_time=(finish_time - start_time).total_seconds() if finish_time and start_time else None,
+        spec=task.spec.to_json(),
+        **(build_result_columns(results) if results else {}),
+        **columns,
+    )
+
+
+def build_result_columns(results: Results) -> dict[str, Any]:
+    """Return the columns of a row that hold results; the JSON columns have snake_case keys, as SQL does."""
+    training = results.model_dump(mode="json", exclude_none=True)
+    arguments, evaluation = training.pop("arguments"), training.pop("evaluation")
+    return {
+        "training_args": arguments,
+        "training_result": training,
+        "evaluate_result": evaluation,
+        "score": results.evaluation.micro.f1,
+    }
