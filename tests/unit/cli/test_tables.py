@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import pytest
 
 from trainingtask_api.crd import PRINTER_COLUMNS
-from trainingtask_api.formatting import format_age, format_size
 from trainingtask_cli.formatting import format_cell
 from trainingtask_cli.output import print_sections, to_csv
 from trainingtask_cli.tables import (
@@ -22,29 +21,11 @@ NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (130, "2m10s"), (599, "9m59s"), (600, "10m"), (10_799, "179m"),
-        (10_800, "3h"), (12_000, "3h20m"), (28_800, "8h"), (172_799, "47h"), (172_800, "2d"), (190_800, "2d5h"), (691_200, "8d"),
-        (86_400 * 400, "400d"),
-    ],
-)  # fmt: skip
-def test_ages_are_formatted_as_kubectl_does(seconds: float, text: str) -> None:
-    assert format_age(seconds) == text
-
-
-@pytest.mark.parametrize(
     ("cell", "text"),
     [(None, "-"), ("", "-"), (0, "0"), (0.5454, "0.545"), (1e-5, "1e-05"), (0.0, "0.000"), (12345.6, "12346"), (True, "true"), ("a\x1b[31m\x9bb\nc", "a\ufffd[31m\ufffdb\nc")],
 )  # fmt: skip
 def test_cells_are_rounded_and_escaped(cell: str | float | None, text: str) -> None:
     assert format_cell(cell) == text
-
-
-def test_sizes_have_a_unit() -> None:
-    assert [format_size(count) for count in (5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
-        "5 B", "2 KiB", "3 MiB", "5.5 GiB",
-    ]  # fmt: skip
 
 
 def test_list_has_the_printer_columns(make: SimpleNamespace) -> None:
