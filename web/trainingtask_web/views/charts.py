@@ -1,4 +1,4 @@
-"""Curves -> charts: what the script draws, and the same numbers as a table. Pure."""
+"""Curves -> charts as JSON for the script, as outlines and as tables; sparklines. Pure."""
 
 import math
 from collections.abc import Mapping, Sequence
