@@ -1,6 +1,6 @@
 """Floods of unknown tokens: few of them are reviewed, and known tokens keep working."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -8,7 +8,6 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from support.fake_api_server import FakeApiServer
-from support.web_client import connect
 from trainingtask_web.auth.authorization import CACHE_SECONDS, Authenticator
 from trainingtask_web.auth.errors import TooManyAttempts
 from trainingtask_web.auth.kubernetes import ApiServer
@@ -16,18 +15,6 @@ from trainingtask_web.auth.rate_limit import MAX_FAILURES, MAX_FAILURES_IN_TOTAL
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
-
-
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
-@pytest.fixture
-def api(kubernetes: FakeApiServer) -> Iterator[ApiServer]:
-    api = connect(kubernetes)
-    yield api
-    api.close()
 
 
 def bearer(token: str) -> dict[str, str]:

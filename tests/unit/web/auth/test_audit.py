@@ -30,11 +30,6 @@ TASK = {"DATASET_NAME": "go_emotions", "MODEL_NAME": "random_forest"}
 
 
 @pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
-@pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Lines:
     """Return a function that returns the lines so far, without their times."""
     caplog.set_level(logging.INFO, "trainingtask_web.auth.audit")

@@ -1,7 +1,7 @@
 """Authentication and authorization: results, caching, and failures of the API server."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,7 +9,6 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
 from support.fake_api_server import FakeApiServer
-from support.web_client import connect
 from trainingtask_history.tables import run_id
 from trainingtask_web.auth.authorization import CACHE_SECONDS, UNKNOWN_CACHE_SECONDS, Authenticator
 from trainingtask_web.auth.errors import ApiServerError
@@ -28,19 +27,6 @@ PATHS = [
     f"/{run_id('uid-1', 1)}",
     "/runs",
 ]
-
-
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    """SQLite: none of these tests depends on the database."""
-    return sqlite
-
-
-@pytest.fixture
-def api(kubernetes: FakeApiServer) -> Iterator[ApiServer]:
-    api = connect(kubernetes)
-    yield api
-    api.close()
 
 
 @pytest.mark.parametrize("path", PATHS)

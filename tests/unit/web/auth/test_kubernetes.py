@@ -6,20 +6,17 @@ import pytest
 import yaml
 
 from support.fake_api_server import OWN_TOKEN, FakeApiServer, make_kubeconfig
-from support.web_client import connect
 from trainingtask_web.auth.errors import ApiServerError, TaskRejected
 from trainingtask_web.auth.kubernetes import ApiServer, load_configuration, make_configuration
 
 TASK = {"kind": "TrainingTask", "metadata": {"name": "a"}, "spec": {}}
 
 
-def test_a_task_is_created_with_the_users_token_alone(kubernetes: FakeApiServer) -> None:
-    api = connect(kubernetes)
+def test_a_task_is_created_with_the_users_token_alone(api: ApiServer, kubernetes: FakeApiServer) -> None:
     assert api.review_token("token-of-ann") is not None
     created = api.create_task("token-of-ann", "team-a", TASK)
     assert created["metadata"]["namespace"] == "team-a"
     assert [request.token for request in kubernetes.requests] == [OWN_TOKEN, "token-of-ann"]
-    api.close()
 
 
 def test_a_client_certificate_is_not_used_for_users() -> None:
@@ -28,8 +25,7 @@ def test_a_client_certificate_is_not_used_for_users() -> None:
     assert (users.host, users.cert_file, users.key_file, users.api_key) == ("https://example.com", None, None, {})
 
 
-def test_faults_and_rejections_are_different_errors(kubernetes: FakeApiServer) -> None:
-    api = connect(kubernetes)
+def test_faults_and_rejections_are_different_errors(api: ApiServer, kubernetes: FakeApiServer) -> None:
     with pytest.raises(TaskRejected, match="cannot create") as rejected:
         api.create_task("token-of-bob", "team-a", TASK)
     assert rejected.value.status == 403
@@ -39,7 +35,6 @@ def test_faults_and_rejections_are_different_errors(kubernetes: FakeApiServer) -
     kubernetes.respond = lambda *_: (502, b"\xff")
     with pytest.raises(ApiServerError, match="refused to list namespaces: status 502"):
         api.list_namespaces()
-    api.close()
 
 
 def test_the_configuration_has_no_proxy_and_no_retries(

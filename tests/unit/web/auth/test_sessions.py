@@ -17,11 +17,6 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 TASK = {"DATASET_NAME": "go_emotions", "MODEL_NAME": "random_forest"}
 
 
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
 def sign_in(
     client: TestClient, token: str = "token-of-ann", headers: Mapping[str, str] = HERE, **form: str
 ) -> Response:

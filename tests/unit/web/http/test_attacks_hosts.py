@@ -15,11 +15,6 @@ OTHERS = [
 OWN = ["localhost", "LOCALHOST:8000", "127.0.0.1:43210", "[::1]:8000"]
 
 
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
 @pytest.fixture(params=["none", "kubernetes"])
 def anonymous(request: pytest.FixtureRequest, client: Client, history: Engine) -> TestClient:
     return client(history, TRAININGTASK_WEB_AUTH=request.param, TRAININGTASK_WEB_HOSTS="")

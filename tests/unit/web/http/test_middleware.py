@@ -19,11 +19,6 @@ CANARIES = ("canary-of-the-database", "canary-of-a-person", "token-of-the-web-ap
 PATHS = [API, f"{API}/export", f"{API}/{run_id('uid-1', 1)}", "/", "/runs", f"/runs/{run_id('uid-1', 1)}", "/nowhere"]
 
 
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
 ANSWERS = [
     ("GET", "/runs", 200),
     ("GET", "/session", 200),
