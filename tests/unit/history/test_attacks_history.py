@@ -22,7 +22,8 @@ from trainingtask_history.maintenance import OpenRun, cancel_run, list_open_runs
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, TrainingRun
-from trainingtask_operator.history.recorder import HistoryWriter
+from trainingtask_operator.history.backlog import Backlog
+from trainingtask_operator.history.recorder import RunRecorder
 
 __all__ = ["tenants"]
 
@@ -45,9 +46,9 @@ def holding(tenants: Tenants, *statements: str) -> Iterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def writing(tenants: Tenants) -> AsyncIterator[HistoryWriter]:
+async def writing(tenants: Tenants) -> AsyncIterator[RunRecorder]:
     url = tenants.server.url(tenants.database, tenants.database, tenants.database)
-    writer = HistoryWriter(url, retry_seconds=0.1, trainers=dict.fromkeys(NAMESPACES, PASSWORD))
+    writer = RunRecorder(url, retry_seconds=0.1, trainers=dict.fromkeys(NAMESPACES, PASSWORD))
     task = asyncio.create_task(writer.run())
     try:
         yield writer
@@ -143,7 +144,7 @@ async def test_the_writer_goes_on_while_a_tenant_holds_its_rows(tenants: Tenants
             ends = [run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
             free = run_of("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
-            await asyncio.to_thread(eventually, "the free row", lambda: writer.stored([free]), 20)
+            await asyncio.to_thread(eventually, "the free row", lambda: writer.is_recorded([free]), 20)
             # For a row that is not committed one has to wait: that session is ended, and all that it held is free.
             await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
             connection.invalidate()
@@ -315,12 +316,12 @@ async def test_whoever_keeps_a_migration_waiting_is_ended(tenants: Tenants) -> N
 async def test_rows_without_a_place_take_turns_while_others_are_held(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HistoryWriter, "BACKLOG", 8)
+    monkeypatch.setattr(Backlog, "MAX_ROWS", 8)
     held = [run_of("team-a", f"-{number}") for number in range(8)]
     others = {f"task-{number}": run_of("team-b", f"-{number}") for number in range(6)}
     write(tenants.owner, *held)
     async with writing(tenants) as writer:
-        writer.again = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
+        writer.request_rows = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
         with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
             writer.submit([run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
             writer.submit(list(others.values()))
