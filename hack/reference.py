@@ -11,7 +11,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from trainingtask_api import ExitCode
 from trainingtask_operator import metrics
-from trainingtask_web.views.remediation import NEXT_STEP
+from trainingtask_web.views.remediation import NEXT_STEPS
 
 ROOT = Path(__file__).parents[1]
 REASONS = Path("docs/reasons.md")
@@ -230,7 +230,7 @@ def value_rows(prefix: str, schema: Schema, defaults: Mapping[str, Any]) -> Iter
 
 def with_next_steps(text: str) -> str:
     """Return the page of reasons with the last cell of each row taken from the web's table."""
-    steps = {reason.value: step for reason, step in NEXT_STEP.items()}
+    steps = {reason.value: step for reason, step in NEXT_STEPS.items()}
 
     def row(match: re.Match[str]) -> str:
         return f"{match['start']} {steps[match['reason']]} |"

@@ -1,7 +1,7 @@
-"""50 readers at once on the runs pages and the HTTP API, over 300,000 runs in Postgres; see the README beside it.
+"""50 concurrent readers of the pages and the HTTP API, over 300,000 runs in Postgres; see the README beside it.
 
-The server is `python -m trainingtask_web` as in its pod, with a small Kubernetes that knows two people: one sees all
-namespaces, one sees five. Readers, server and Postgres share this machine's cores.
+The server is `python -m trainingtask_web` as in its pod, with a fake API server and two users: one may list all
+namespaces, one five of them. Readers, server and Postgres share the machine's cores.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
-from support.fake_api_server import OWN_TOKEN, small_kubernetes
+from support.fake_api_server import OWN_TOKEN, make_kubeconfig, serve_fake_api
 from support.many_runs import RUNS, seed
 from support.ports import free_port
 from support.postgres import throw_away_postgres
@@ -36,15 +36,15 @@ _START_SECONDS = 60
 
 @dataclass(frozen=True)
 class Route:
-    """What readers ask for, and how many runs an answer holds."""
+    """A path, and the number of runs in its response."""
 
     name: str
     path: str
     rows: int
 
 
-def routes(run: UUID) -> list[Route]:
-    """Return what is measured; both people see the run."""
+def list_routes(run: UUID) -> list[Route]:
+    """Return the measured routes; both users may see the run."""
     return [
         Route("list, 50 runs, JSON", "/api/v1/runs", 50),
         Route("list, 500 runs, JSON", "/api/v1/runs?limit=500", 500),
@@ -58,20 +58,20 @@ def routes(run: UUID) -> list[Route]:
 
 
 @dataclass
-class Measured:
-    """Latencies of the answers to one route."""
+class Measurement:
+    """Latencies of one route in seconds, and the wall time."""
 
     seconds: list[float] = field(default_factory=list)
     wall: float = 0.0
 
-    def at(self, fraction: float) -> float:
+    def get_percentile(self, fraction: float) -> float:
         """Return a percentile in milliseconds."""
         ordered = sorted(self.seconds)
         return 1000 * ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
-async def _read(port: int, path: str, token: str, until: float, into: list[float]) -> None:
-    """Ask for one path again and again over one connection; every answer has to be a good one."""
+async def _read_repeatedly(port: int, path: str, token: str, until: float, into: list[float]) -> None:
+    """Request a path repeatedly over one connection; fail on any status but 200."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     request = f"GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
     while (start := time.perf_counter()) < until:
@@ -85,13 +85,15 @@ async def _read(port: int, path: str, token: str, until: float, into: list[float
     writer.close()
 
 
-async def _measure(port: int, paths: list[str], seconds: float) -> Measured:
-    measured = Measured()
+async def _measure(port: int, paths: list[str], seconds: float) -> Measurement:
+    measured = Measurement()
     start = time.perf_counter()
     tokens = ("everything", "five-namespaces")
     await asyncio.gather(
         *(
-            _read(port, paths[reader % len(paths)], tokens[reader // len(paths) % 2], start + seconds, measured.seconds)
+            _read_repeatedly(
+                port, paths[reader % len(paths)], tokens[reader // len(paths) % 2], start + seconds, measured.seconds
+            )
             for reader in range(READERS)
         )
     )
@@ -100,7 +102,7 @@ async def _measure(port: int, paths: list[str], seconds: float) -> Measured:
 
 
 @contextmanager
-def _server(url: str, kubeconfig: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+def _run_server(url: str, kubeconfig: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     environment = {
         "PATH": os.environ["PATH"],
         "TRAININGTASK_HISTORY_URL": url,
@@ -115,7 +117,7 @@ def _server(url: str, kubeconfig: Path, port: int) -> Iterator[subprocess.Popen[
         process.wait(timeout=_START_SECONDS)
 
 
-async def _until_it_answers(port: int) -> None:
+async def _wait_until_ready(port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -129,7 +131,7 @@ async def _until_it_answers(port: int) -> None:
             return
 
 
-def _memory(process: subprocess.Popen[bytes]) -> float:
+def _get_resident_mib(process: subprocess.Popen[bytes]) -> float:
     """Return the resident memory in MiB."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
@@ -155,49 +157,47 @@ def main() -> None:
             run for run in list_runs(engine, visible, limit=500).items if run.task_uid != f"task-uid-{options.runs}"
         )
         engine.dispose()
-        kubernetes = stack.enter_context(small_kubernetes())
-        kubernetes.knows("everything", "admin")
-        kubernetes.knows("five-namespaces", "ann")
-        kubernetes.page = 500
+        kubernetes = stack.enter_context(serve_fake_api())
+        kubernetes.add_user("everything", "admin")
+        kubernetes.add_user("five-namespaces", "ann")
         kubernetes.namespaces = {f"team-{number}": f"uid-{number}" for number in range(400)}
-        kubernetes.may = {("admin", "list", "")} | {("ann", "list", f"team-{number}") for number in (1, 2, 3, 50, 300)}
+        kubernetes.allowed = {("admin", "list", "")} | {
+            ("ann", "list", f"team-{number}") for number in (1, 2, 3, 50, 300)
+        }
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         port = free_port()
-        server = stack.enter_context(_server(url, _kubeconfig(folder, kubernetes.url), port))
-        asyncio.run(_run(server, port, routes(run.id), options.seconds))
+        server = stack.enter_context(_run_server(url, _write_kubeconfig(folder, kubernetes.url), port))
+        asyncio.run(_measure_all(server, port, list_routes(run.id), options.seconds))
 
 
-async def _run(server: subprocess.Popen[bytes], port: int, measured: list[Route], seconds: float) -> None:
-    await _until_it_answers(port)
+async def _measure_all(server: subprocess.Popen[bytes], port: int, measured: list[Route], seconds: float) -> None:
+    await _wait_until_ready(port)
     paths = [route.path for route in measured]
     await _measure(port, paths, 3)  # warm up
-    memory = [_memory(server)]
+    memory = [_get_resident_mib(server)]
     print("| route | p50 ms | p99 ms | requests/s | rows/s |\n|---|---:|---:|---:|---:|", flush=True)
     for route in measured:
-        _print(route.name, await _measure(port, [route.path], seconds), route.rows)
-        memory.append(_memory(server))
-    _print("all of these, mixed", await _measure(port, paths, 2 * seconds), None)
-    memory.append(_memory(server))
+        _print_row(route.name, await _measure(port, [route.path], seconds), route.rows)
+        memory.append(_get_resident_mib(server))
+    _print_row("all of these, mixed", await _measure(port, paths, 2 * seconds), None)
+    memory.append(_get_resident_mib(server))
     middle = memory[len(memory) // 2]
     print(f"\nResident memory of the server: {memory[0]:.0f} MiB at the start, {middle:.0f} in the middle,", end=" ")
     print(f"{memory[-1]:.0f} at the end.")
 
 
-def _print(name: str, measured: Measured, rows: int | None) -> None:
+def _print_row(name: str, measured: Measurement, rows: int | None) -> None:
     rate = len(measured.seconds) / measured.wall
     held = "" if rows is None else f"{rate * rows:.0f}"
-    print(f"| {name} | {measured.at(0.5):.0f} | {measured.at(0.99):.0f} | {rate:.0f} | {held} |", flush=True)
+    print(
+        f"| {name} | {measured.get_percentile(0.5):.0f} | {measured.get_percentile(0.99):.0f} | {rate:.0f} | {held} |",
+        flush=True,
+    )
 
 
-def _kubeconfig(folder: Path, url: str) -> Path:
-    config = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": url}}],
-        "users": [{"name": "u", "user": {"token": OWN_TOKEN}}],
-    }
+def _write_kubeconfig(folder: Path, url: str) -> Path:
     file = folder / "kubeconfig"
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(make_kubeconfig(url, OWN_TOKEN)))
     return file
 
 

@@ -1,1 +1,1 @@
-"""`kubectl trainingtask`: what people do with tasks and their history, on the command line."""
+"""`kubectl trainingtask`: create, watch and compare tasks, and read their history."""

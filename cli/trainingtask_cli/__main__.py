@@ -1,6 +1,6 @@
-"""`kubectl trainingtask`: the commands and their options; what they do stands in `commands`."""
+"""`kubectl trainingtask`: the commands and their options, which `commands` and `history` implement."""
 
-# ruff: noqa: PLC0415 - a command imports what it needs when it runs: `--help` answers at once
+# ruff: noqa: PLC0415 - a command imports its modules when it runs, so that `--help` is fast
 
 from typing import Annotated, Any
 
@@ -11,16 +11,16 @@ from trainingtask_cli import options
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
 
-_ANYWHERE = ("-n", "--namespace", "--context", "--kubeconfig")
+_COMMON_OPTIONS = ("-n", "--namespace", "--context", "--kubeconfig")
 
 
 class _Commands(TyperGroup):
-    """Ends a command that failed with one sentence and its exit code."""
+    """Ends a failed command with one sentence and its exit code."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        # As with kubectl, what every command takes may also stand before it.
+        # As with kubectl, common options may precede the command.
         before: list[str] = []
-        while args and args[0].partition("=")[0] in _ANYWHERE:
+        while args and args[0].partition("=")[0] in _COMMON_OPTIONS:
             used = 1 if "=" in args[0] else 2
             before, args = before + args[:used], args[used:]
         return super().parse_args(ctx, args[:1] + before + args[1:])
@@ -56,7 +56,7 @@ def list_(
     """List tasks."""
     from trainingtask_cli import commands
 
-    commands.list_tasks(commands.Cluster(kubeconfig, context, namespace), output, everywhere=all_namespaces)
+    commands.list_tasks(commands.Cluster(kubeconfig, context, namespace), output, all_namespaces=all_namespaces)
 
 
 @app.command()
@@ -72,7 +72,7 @@ def watch(
     """Show how far tasks are, until all of them have ended; Ctrl-C ends it before."""
     from trainingtask_cli import commands
 
-    commands.watch(commands.Cluster(kubeconfig, context, namespace), names or [], output, everywhere=all_namespaces)
+    commands.watch(commands.Cluster(kubeconfig, context, namespace), names or [], output, all_namespaces=all_namespaces)
 
 
 @app.command()
@@ -132,7 +132,7 @@ def cancel(
     """Delete tasks, with their Jobs and pods; the history keeps their record."""
     from trainingtask_cli import commands
 
-    commands.cancel(commands.Cluster(kubeconfig, context, namespace), names, sure=yes)
+    commands.cancel(commands.Cluster(kubeconfig, context, namespace), names, is_confirmed=yes)
 
 
 @app.command()
@@ -226,26 +226,26 @@ def history(
 
     from trainingtask_cli import history as runs
 
-    wanted = {
+    filters = {
         "namespace": namespace,
         "state": state,
         "dataset": dataset,
         "model": model,
         "label": label,
-        "since": runs.since(since, datetime.now(UTC)),
+        "since": runs.parse_since(since, datetime.now(UTC)),
         "text": text,
     }
 
-    def own_token() -> str | None:
+    def get_kubeconfig_token() -> str | None:
         from trainingtask_cli.cluster import Cluster
 
-        return Cluster(kubeconfig, context).token()
+        return Cluster(kubeconfig, context).get_token()
 
-    runs.history(runs.open_source(server, database, token, own_token), run, wanted, limit, output)
+    runs.history(runs.open_source(server, database, token, get_kubeconfig_token), run, filters, limit, output)
 
 
 def main() -> None:
-    """Run as kubectl runs a plugin."""
+    """Run the command line as a kubectl plugin."""
     app(prog_name="kubectl trainingtask")
 
 

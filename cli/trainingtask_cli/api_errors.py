@@ -1,4 +1,4 @@
-"""What the API server answered -> one sentence for a person: what happened, and what to do. Pure."""
+"""Error responses of the API server -> one sentence for a person: what happened, and what to do. Pure."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for, in the words of the sentence about it."""
+    """A request, in the terms of the message about its failure."""
 
     verb: str  # such as "list"
     plural: str  # such as "trainingtasks"
@@ -18,10 +18,10 @@ class Request:
     name: str | None = None
 
 
-def refusal(request: Request, status: int, body: str) -> CommandError:
-    """Return the error to raise for an answer that is not a success."""
-    said = _status_in(body)
-    message = str(said.get("message") or " ".join(body.split())[:300] or "it said nothing more")
+def build_response_error(request: Request, status: int, body: str) -> CommandError:
+    """Return the error for a response whose status is no success."""
+    status_object = _parse_status(body)
+    message = str(status_object.get("message") or " ".join(body.split())[:300] or "it said nothing more")
     if status == 401:
         return CommandError(
             "the API server does not know who you are: log in again, or choose another --context"
@@ -30,8 +30,8 @@ def refusal(request: Request, status: int, body: str) -> CommandError:
     if status == 403:
         return CommandError(f"{message}: ask whoever runs the cluster for that right, or name another namespace (-n)")
     if status == 404:
-        return CommandError(_not_found(request, said, message))
-    if status == 409 and said.get("reason") == "AlreadyExists":
+        return CommandError(_describe_not_found(request, status_object, message))
+    if status == 409 and status_object.get("reason") == "AlreadyExists":
         return CommandError(
             f"there is a TrainingTask {request.name!r} in namespace {request.namespace!r} already: choose another name,"
             f" or delete that one first (`kubectl trainingtask cancel {request.name} -n {request.namespace}`)"
@@ -47,16 +47,16 @@ def refusal(request: Request, status: int, body: str) -> CommandError:
     return CommandError(f"the API server answered {status} to `{request.verb} {request.plural}`: {message}")
 
 
-def unreachable(server: str, cause: str) -> TemporaryError:
-    """Return the error to raise when nobody answers at all."""
+def build_connection_error(server: str, cause: str) -> TemporaryError:
+    """Return the error for a request without a response."""
     return TemporaryError(
         f"the API server at {server} does not answer ({cause}): check that the cluster runs and that --context and"
         " --kubeconfig name the right one (`kubectl config get-contexts`)"
     )
 
 
-def _not_found(request: Request, said: Mapping[str, Any], message: str) -> str:
-    details = said.get("details")
+def _describe_not_found(request: Request, status_object: Mapping[str, Any], message: str) -> str:
+    details = status_object.get("details")
     missing = details.get("name") if isinstance(details, Mapping) else None
     if request.plural == "pods":
         return f"{message}: the pod is gone, `kubectl trainingtask history` keeps the last lines of its log"
@@ -73,10 +73,10 @@ def _not_found(request: Request, said: Mapping[str, Any], message: str) -> str:
     )
 
 
-def _status_in(body: str) -> Mapping[str, Any]:
-    """Return the Status object of an answer, {} when it is something else: a proxy answers in HTML."""
+def _parse_status(body: str) -> Mapping[str, Any]:
+    """Return the Status object of a response, {} for another body, such as a proxy's HTML."""
     try:
-        said = json.loads(body)
+        parsed = json.loads(body)
     except ValueError:
         return {}
-    return said if isinstance(said, dict) else {}
+    return parsed if isinstance(parsed, dict) else {}

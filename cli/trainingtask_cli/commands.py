@@ -1,4 +1,4 @@
-"""What each command does with the cluster. Everything here is imported when a command runs, so that `--help` is fast."""
+"""The commands on tasks. They are imported when a command runs, so that `--help` is fast."""
 
 import contextlib
 import itertools
@@ -11,126 +11,131 @@ from typing import Any
 import typer
 
 from trainingtask_api import names
-from trainingtask_cli.cluster import Cluster, Object
-from trainingtask_cli.describe import describe as describe_parts
+from trainingtask_api.nested import get_path
+from trainingtask_cli.cluster import Cluster
+from trainingtask_cli.describe import build_sections
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
-from trainingtask_cli.output import as_csv, as_document, show, unmanaged
-from trainingtask_cli.parsing import at, deciding, state_of, status_of
-from trainingtask_cli.submit import build, next_name, read_manifest, retry_of, to_yaml
-from trainingtask_cli.tables import compare_tasks, list_table, same_data, task_row
-from trainingtask_cli.watch import draw, print_changes, shown_states
+from trainingtask_cli.output import print_sections, strip_managed_fields, to_csv, to_document
+from trainingtask_cli.parsing import Object, get_state, parse_status, primary_condition
+from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
+from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, has_same_data
+from trainingtask_cli.watch import follow_tasks, print_changes, run_live_table
 
 __all__ = ["Cluster", "cancel", "compare", "describe", "list_tasks", "logs", "retry", "submit", "watch"]
 
-_COMPARED = 10
+_MAX_COMPARED = 10
 
 
-def list_tasks(cluster: Cluster, form: Format, *, everywhere: bool) -> None:
-    """Print the tasks of a namespace, or of all."""
-    tasks = cluster.tasks(everywhere=everywhere)
+def list_tasks(cluster: Cluster, form: Format, *, all_namespaces: bool) -> None:
+    """Print the tasks of a namespace, or of all namespaces."""
+    tasks = cluster.list_tasks(all_namespaces=all_namespaces)
     if form is Format.CSV:
-        rows = [task_row(task) for task in tasks]
-        sys.stdout.write(as_csv(task_row({}), (row.values() for row in rows)))
+        rows = [build_task_row(task) for task in tasks]
+        sys.stdout.write(to_csv(build_task_row({}), (row.values() for row in rows)))
     elif form is not Format.TABLE:
         _print_list(tasks, form)
     elif tasks:
-        show(list_table(tasks, datetime.now(UTC), namespaces=everywhere))
+        print_sections(build_task_table(tasks, datetime.now(UTC), namespaces=all_namespaces))
     else:
-        _note(_nothing(cluster, everywhere))
+        _print_note(_describe_empty_list(cluster, all_namespaces))
 
 
-def watch(cluster: Cluster, wanted: Sequence[str], form: Format, *, everywhere: bool) -> None:
-    """Show tasks until they have ended."""
-    if wanted and everywhere:
+def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_namespaces: bool) -> None:
+    """Show tasks until all of them have finished."""
+    if task_names and all_namespaces:
         raise UsageError("names and -A exclude each other: a name is a task's in one namespace")
-    for name in wanted:
-        cluster.task(name)  # says so when there is none; the watch would wait for it for ever
+    for name in task_names:
+        cluster.get_task(name)  # raises where there is none; the watch would wait forever
     with contextlib.suppress(KeyboardInterrupt):
-        states = shown_states(cluster.follow(everywhere=everywhere), wanted)
-        first = next(states, [])
+        following = follow_tasks(cluster.watch_tasks(all_namespaces=all_namespaces), task_names)
+        first = next(following, [])
         if not first:
-            _note(_nothing(cluster, everywhere))
+            _print_note(_describe_empty_list(cluster, all_namespaces))
             return
-        everything = itertools.chain([first], states)
+        snapshots = itertools.chain([first], following)
         if form is Format.TABLE and sys.stdout.isatty():
-            draw(everything, namespaces=everywhere)
+            run_live_table(snapshots, namespaces=all_namespaces)
         else:
-            print_changes(everything, form, namespaces=everywhere)
+            print_changes(snapshots, form, namespaces=all_namespaces)
 
 
 def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
     """Copy the log of the task's newest pod."""
-    task = cluster.task(name)
-    pod = cluster.newest_pod(task)
+    task = cluster.get_task(name)
+    pod = cluster.get_newest_pod(task)
     if pod is None:
-        raise CommandError(_why_no_pod(task))
+        raise CommandError(_explain_missing_pod(task))
     pod_name = pod["metadata"]["name"]
-    if at(pod, "status", "phase") == "Pending":
-        raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {_said(task)}")
+    if get_path(pod, "status", "phase") == "Pending":
+        raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {_describe_condition(task)}")
     with contextlib.suppress(KeyboardInterrupt):
         written = 0
-        for chunk in cluster.log(pod_name, follow=follow):
+        for chunk in cluster.stream_log(pod_name, follow=follow):
             written += sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
         if not written:
-            _note(f"pod {pod_name} has written nothing. {_said(task)}")
+            _print_note(f"pod {pod_name} has written nothing. {_describe_condition(task)}")
 
 
 def describe(cluster: Cluster, name: str, form: Format) -> None:
-    """Print what a person wants to know of a task."""
-    task = cluster.task(name)
+    """Print the facts, conditions, attempts and scores of a task."""
+    task = cluster.get_task(name)
     if form is Format.TABLE:
-        show(*describe_parts(task, datetime.now(UTC)))
+        print_sections(*build_sections(task, datetime.now(UTC)))
     elif form is Format.CSV:
-        row = task_row(task)
-        sys.stdout.write(as_csv(row, [row.values()]))
+        row = build_task_row(task)
+        sys.stdout.write(to_csv(row, [row.values()]))
     else:
-        sys.stdout.write(as_document(form, unmanaged(task)))
+        sys.stdout.write(to_document(form, strip_managed_fields(task)))
 
 
-def compare(cluster: Cluster, wanted: Sequence[str], form: Format) -> None:
-    """Print what differs between tasks, and their scores side by side."""
-    if not 2 <= len(set(wanted)) <= _COMPARED:
-        raise UsageError(f"compare takes 2 to {_COMPARED} different names")
-    tasks = [cluster.task(name) for name in dict.fromkeys(wanted)]
+def compare(cluster: Cluster, task_names: Sequence[str], form: Format) -> None:
+    """Print the differences of the tasks' specs, and their scores side by side."""
+    if not 2 <= len(set(task_names)) <= _MAX_COMPARED:
+        raise UsageError(f"compare takes 2 to {_MAX_COMPARED} different names")
+    tasks = [cluster.get_task(name) for name in dict.fromkeys(task_names)]
     spec, scores = compare_tasks(tasks)
     if form is Format.TABLE:
-        show(*([spec] if spec.rows else ["The specs are the same."]), scores)
-        if not same_data(scores):
-            _note("note: these tasks did not have the same data (see the last line): mind that when you compare them")
+        print_sections(*([spec] if spec.rows else ["The specs are the same."]), scores)
+        if not has_same_data(scores):
+            _print_note(
+                "note: these tasks did not have the same data (see the last line): mind that when you compare them"
+            )
     elif form is Format.CSV:
-        sys.stdout.write(as_csv(("field", *spec.columns[1:]), [*(_spec_row(row) for row in spec.rows), *scores.rows]))
+        sys.stdout.write(
+            to_csv(("field", *spec.columns[1:]), [*(_prefix_path(row) for row in spec.rows), *scores.rows])
+        )
     else:
         _print_list(tasks, form)
 
 
-def cancel(cluster: Cluster, wanted: Sequence[str], *, sure: bool) -> None:
-    """Delete tasks, after a question."""
-    tasks = [cluster.task(name) for name in dict.fromkeys(wanted)]
-    if not sure:
+def cancel(cluster: Cluster, task_names: Sequence[str], *, is_confirmed: bool) -> None:
+    """Delete tasks after a confirmation."""
+    tasks = [cluster.get_task(name) for name in dict.fromkeys(task_names)]
+    if not is_confirmed:
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here: add --yes to delete without a question")
         for task in tasks:
-            typer.echo(f"{task['metadata']['name']}  {state_of(task) or 'new'}", err=True)
-        of_them = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
+            typer.echo(f"{task['metadata']['name']}  {get_state(task) or 'new'}", err=True)
+        counted = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
         question = (
-            f"Delete {of_them} in namespace {cluster.namespace}, with Job and pods? The history keeps the record."
+            f"Delete {counted} in namespace {cluster.namespace}, with Job and pods? The history keeps the record."
         )
         typer.confirm(question, abort=True, err=True)
     for task in tasks:
-        cluster.delete(task)
+        cluster.delete_task(task)
         typer.echo(f"{names.KIND.lower()} {task['metadata']['name']} deleted")
 
 
 def retry(cluster: Cluster, name: str) -> None:
-    """Create a task with the spec of another one."""
-    task = cluster.task(name)
-    taken = {item["metadata"]["name"] for item in cluster.tasks()}
-    created = cluster.create(retry_of(task, next_name(name, taken)))
-    _created(created, f" with the spec of {name}")
-    if at(created, "spec", "runPolicy", "suspend"):
-        _note("it is suspended, as its spec says: set runPolicy.suspend to false to start it")
+    """Create a task with the spec of an existing one."""
+    task = cluster.get_task(name)
+    taken = {item["metadata"]["name"] for item in cluster.list_tasks()}
+    created = cluster.create_task(build_retry(task, find_free_name(name, taken)))
+    _print_created(created, f" with the spec of {name}")
+    if get_path(created, "spec", "runPolicy", "suspend"):
+        _print_note("it is suspended, as its spec says: set runPolicy.suspend to false to start it")
 
 
 def submit(
@@ -143,24 +148,24 @@ def submit(
     settings: Sequence[str],
     dry_run: bool,
 ) -> None:
-    """Create a task from a file, from flags, or from both; a dry run asks no API server."""
-    base = None if file is None else read_manifest(_text_of(file), "standard input" if file == "-" else file)
-    manifest = build(base, name=name, namespace=namespace, fields=fields, settings=settings)
+    """Create a task from a file, from flags, or from both; a dry run sends no request."""
+    base = None if file is None else read_manifest(_read_file(file), "standard input" if file == "-" else file)
+    manifest = build_manifest(base, name=name, namespace=namespace, fields=fields, settings=settings)
     if dry_run:
-        sys.stdout.write(to_yaml(manifest))
+        sys.stdout.write(dump_manifest(manifest))
         return
-    there = cluster()
-    there.namespace = manifest["metadata"].get("namespace", there.namespace)
-    _created(there.create(manifest))
+    client = cluster()
+    client.namespace = manifest["metadata"].get("namespace", client.namespace)
+    _print_created(client.create_task(manifest))
 
 
-def _created(task: Object, what: str = "") -> None:
+def _print_created(task: Object, source: str = "") -> None:
     metadata = task["metadata"]
-    typer.echo(f"{names.KIND.lower()} {metadata['name']} created{what}")
+    typer.echo(f"{names.KIND.lower()} {metadata['name']} created{source}")
     typer.echo(f"kubectl trainingtask watch {metadata['name']} -n {metadata['namespace']}")
 
 
-def _text_of(file: str) -> str:
+def _read_file(file: str) -> str:
     try:
         return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -171,29 +176,29 @@ def _print_list(tasks: Sequence[Object], form: Format) -> None:
     listed = {
         "apiVersion": names.API_VERSION,
         "kind": f"{names.KIND}List",
-        "items": [unmanaged(task) for task in tasks],
+        "items": [strip_managed_fields(task) for task in tasks],
     }
-    sys.stdout.write(as_document(form, listed))
+    sys.stdout.write(to_document(form, listed))
 
 
-def _spec_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _prefix_path(row: tuple[Any, ...]) -> tuple[Any, ...]:
     return f"spec.{row[0]}", *row[1:]
 
 
-def _nothing(cluster: Cluster, everywhere: bool) -> str:
-    return f"no TrainingTasks {'in any namespace' if everywhere else f'in namespace {cluster.namespace}'}"
+def _describe_empty_list(cluster: Cluster, all_namespaces: bool) -> str:
+    return f"no TrainingTasks {'in any namespace' if all_namespaces else f'in namespace {cluster.namespace}'}"
 
 
-def _note(text: str) -> None:
+def _print_note(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def _why_no_pod(task: Object) -> str:
-    status = status_of(task)
+def _explain_missing_pod(task: Object) -> str:
+    status = parse_status(task)
     name = task["metadata"]["name"]
     if status.start_time is None and status.finished_at is None:
-        return f"{name} has no pod yet. {_said(task)}"
-    from trainingtask_history.tables import run_id  # noqa: PLC0415 - it brings the whole of SQLAlchemy
+        return f"{name} has no pod yet. {_describe_condition(task)}"
+    from trainingtask_history.tables import run_id  # noqa: PLC0415 - it imports SQLAlchemy
 
     run = run_id(task["metadata"]["uid"], status.attempt or 1)
     return (
@@ -202,6 +207,10 @@ def _why_no_pod(task: Object) -> str:
     )
 
 
-def _said(task: Object) -> str:
-    said = deciding(status_of(task))
-    return f"{said.reason}: {said.message}" if said else "The operator has not looked at it yet: is it running?"
+def _describe_condition(task: Object) -> str:
+    condition = primary_condition(parse_status(task))
+    return (
+        f"{condition.reason}: {condition.message}"
+        if condition
+        else "The operator has not looked at it yet: is it running?"
+    )

@@ -1,79 +1,83 @@
-"""A task -> what a person wants to know of it, in sections. Pure."""
+"""A task -> the sections of `describe`: facts, conditions, attempts, scores. Pure."""
 
 from datetime import datetime
 from typing import Any
 
 from trainingtask_api import EvaluationResult, TrainingReport, TrainingTaskStatus
-from trainingtask_cli.formatting import Cell, age, between, duration, moment, size
+from trainingtask_api.formatting import format_age, format_size
+from trainingtask_api.nested import get_path
+from trainingtask_cli.formatting import Cell, format_elapsed, format_time, format_time_and_age
 from trainingtask_cli.output import Table
-from trainingtask_cli.parsing import Object, at, deciding, spec_of, status_of
-from trainingtask_cli.tables import created
+from trainingtask_cli.parsing import Object, get_spec, parse_status, primary_condition
+from trainingtask_cli.tables import get_creation_time
 
-Part = Table | str
+Section = Table | str
 
 
-def describe(task: Object, now: datetime) -> list[Part]:
+def build_sections(task: Object, now: datetime) -> list[Section]:
     """Return the sections of `describe`."""
-    status = status_of(task)
+    status = parse_status(task)
     report = status.training
     results = report.results if report else None
     return [
-        Table(("", ""), _facts(task, status, now), wrapped=frozenset({""})),
-        *_timeline(task, status),
-        *_attempts(status, now),
-        *(score_parts(results.evaluation, results.warnings) if results else []),
+        Table(("", ""), _list_facts(task, status, now), wrapped=frozenset({""})),
+        *_build_conditions(task, status),
+        *_build_attempts(status, now),
+        *(build_score_sections(results.evaluation, results.warnings) if results else []),
     ]
 
 
-def _facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
-    spec = spec_of(task)
-    said = deciding(status)
+def _list_facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
+    spec = get_spec(task)
+    condition = primary_condition(status)
     unseen = "the operator has not looked at it yet: is it running, and does it watch this namespace?"
     facts: dict[str, Cell] = {
-        "Name": at(task, "metadata", "name"),
-        "Namespace": at(task, "metadata", "namespace"),
+        "Name": get_path(task, "metadata", "name"),
+        "Namespace": get_path(task, "metadata", "namespace"),
         "State": status.state or "none",
-        "Reason": f"{said.reason}: {said.message}" if said else status.reason or (None if status.state else unseen),
-        "Data set": " ".join(filter(None, (at(spec, "dataset", "name"), _origin(at(spec, "dataset"), "path")))),
-        "Model": " ".join(filter(None, (at(spec, "model", "name"), _origin(at(spec, "model"), "checkpoint")))),
-        "Device": at(spec, "device"),
-        "Output": at(spec, "output", "volumeClaim"),
-        "Created": _ago(created(task), now),
-        "Started": _ago(status.start_time, now),
-        "Ended": _ago(status.finished_at, now),
-        "Took": between(status.start_time, status.finished_at),
-        "Progress": progress_in_words(status),
+        "Reason": f"{condition.reason}: {condition.message}"
+        if condition
+        else status.reason or (None if status.state else unseen),
+        "Data set": " ".join(
+            filter(None, (get_path(spec, "dataset", "name"), _format_source(get_path(spec, "dataset"), "path")))
+        ),
+        "Model": " ".join(
+            filter(None, (get_path(spec, "model", "name"), _format_source(get_path(spec, "model"), "checkpoint")))
+        ),
+        "Device": get_path(spec, "device"),
+        "Output": get_path(spec, "output", "volumeClaim"),
+        "Created": format_time_and_age(get_creation_time(task), now),
+        "Started": format_time_and_age(status.start_time, now),
+        "Ended": format_time_and_age(status.finished_at, now),
+        "Took": format_elapsed(status.start_time, status.finished_at),
+        "Progress": format_progress(status),
         "Job": status.job_name,
         "Node": status.node,
     }
     if status.training is not None:
-        facts |= _of_the_report(status.training)
-    # A field that says nothing about this task would only be in the way.
+        facts |= _list_report_facts(status.training)
+    # Absent facts are left out.
     return [(f"{name}:", value) for name, value in facts.items() if value not in (None, "")]
 
 
-def _of_the_report(report: TrainingReport) -> dict[str, Cell]:
+def _list_report_facts(report: TrainingReport) -> dict[str, Cell]:
     results = report.results
     return {
-        "Peak memory": size(report.peak_memory_bytes),
+        "Peak memory": None if report.peak_memory_bytes is None else format_size(report.peak_memory_bytes),
         "Resumed from": None if report.resumed_from_step is None else f"step {report.resumed_from_step}",
         "Model path": results.model_path if results else None,
-        "Trained on": f"{results.train_rows} rows in {duration(results.runtime_seconds)}" if results else None,
+        "Trained on": f"{results.train_rows} rows in {format_age(results.runtime_seconds)}" if results else None,
     }
 
 
-def _origin(part: Any, field: str) -> str | None:
-    """Return where data or weights come from: a file or folder in a claim, or a name on a hub."""
-    claim, path, hub = at(part, "volumeClaim"), at(part, field), at(part, "hub", "id")
+def _format_source(part: Any, field: str) -> str | None:
+    """Return the source of data or weights: a path in a volume claim, or a name on a hub."""
+    claim, path, hub = get_path(part, "volumeClaim"), get_path(part, field), get_path(part, "hub", "id")
     return f"({claim}:{path})" if claim else f"({hub or path})" if hub or path else None
 
 
-def _ago(when: datetime | None, now: datetime) -> str | None:
-    return None if when is None else f"{moment(when)} ({age(when, now)} ago)"
-
-
-def progress_in_words(status: TrainingTaskStatus) -> str | None:
-    """Return how far the trainer is, as one phrase."""
+def format_progress(status: TrainingTaskStatus) -> str | None:
+    """Return phase, progress, rate and time left of the training in one phrase."""
     report = status.training
     if report is None:
         return None
@@ -93,13 +97,13 @@ def progress_in_words(status: TrainingTaskStatus) -> str | None:
     return ", ".join(parts)
 
 
-def _timeline(task: Object, status: TrainingTaskStatus) -> list[Part]:
-    start = created(task)
+def _build_conditions(task: Object, status: TrainingTaskStatus) -> list[Section]:
+    start = get_creation_time(task)
     conditions = sorted(status.conditions or (), key=lambda condition: condition.last_transition_time)
     rows: list[tuple[Cell, ...]] = [
         (
-            moment(condition.last_transition_time),
-            f"+{between(start, condition.last_transition_time) or '?'}",
+            format_time(condition.last_transition_time),
+            f"+{format_elapsed(start, condition.last_transition_time) or '?'}",
             f"{condition.type}={condition.status}",
             condition.reason,
             condition.message,
@@ -110,12 +114,12 @@ def _timeline(task: Object, status: TrainingTaskStatus) -> list[Part]:
     return [Table(columns, rows, "Conditions", frozenset({"MESSAGE"}))] if rows else []
 
 
-def _attempts(status: TrainingTaskStatus, now: datetime) -> list[Part]:
+def _build_attempts(status: TrainingTaskStatus, now: datetime) -> list[Section]:
     rows: list[tuple[Cell, ...]] = [
         (
             record.number,
-            moment(record.start_time),
-            between(record.start_time, record.finish_time) or age(record.start_time, now),
+            format_time(record.start_time),
+            format_elapsed(record.start_time, record.finish_time) or format_elapsed(record.start_time, now),
             record.exit_code,
             record.reason,
             record.node,
@@ -126,15 +130,15 @@ def _attempts(status: TrainingTaskStatus, now: datetime) -> list[Part]:
     return [Table(("#", "STARTED", "TOOK", "EXIT", "REASON", "NODE", "POD"), rows, "Attempts")] if rows else []
 
 
-def score_parts(scores: EvaluationResult, warnings: list[str]) -> list[Part]:
-    """Return the scores beside the baselines, what to know of them, and the table of the labels."""
+def build_score_sections(scores: EvaluationResult, warnings: list[str]) -> list[Section]:
+    """Return the scores beside the baselines, the warnings, and the scores by label."""
     threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
     title = f"Scores on {scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})"
     beside: list[tuple[Cell, ...]] = list(scores.compare_baselines())
-    parts: list[Part] = [Table(("", "MODEL", "LABEL PRIOR", "NO LABEL"), beside, title)]
+    parts: list[Section] = [Table(("", "MODEL", "LABEL PRIOR", "NO LABEL"), beside, title)]
     if warnings:
-        said: list[tuple[Cell, ...]] = [(f"! {warning}",) for warning in warnings]
-        parts.append(Table(("",), said, "Warnings", frozenset({""})))
+        lines: list[tuple[Cell, ...]] = [(f"! {warning}",) for warning in warnings]
+        parts.append(Table(("",), lines, "Warnings", frozenset({""})))
     labels: list[tuple[Cell, ...]] = [
         (label.label, label.support, label.precision, label.recall, label.f1, label.average_precision, label.threshold)
         for label in scores.per_label

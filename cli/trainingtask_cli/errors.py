@@ -1,25 +1,25 @@
-"""What a command may fail with. `__main__` prints the sentence and ends with the exit code; nobody sees a traceback.
+"""The errors of commands. `__main__` prints the message and ends with the exit code, without a traceback.
 
 ::
 
     CommandError           the request was refused or failed: exit code 1
-    ├── TemporaryError     nobody answered, or not now: the same request may succeed later
-    └── GoneError          the API server does not remember so far back: list again
-    UsageError             the command was called wrongly: exit code 2
+    ├── TemporaryError     no answer, or not now: the same request may succeed later
+    └── GoneError          the resource version has expired: list again
+    UsageError             wrong arguments: exit code 2
 """
 
 
 class CommandError(Exception):
-    """A request was refused or failed; the message says why and what to do."""
+    """A request was refused or failed; the message has the cause and the next step."""
 
 
 class TemporaryError(CommandError):
-    """Nobody answered, or not now."""
+    """No answer, or not now."""
 
 
 class GoneError(CommandError):
-    """The API server does not remember so far back."""
+    """The resource version has expired."""
 
 
 class UsageError(Exception):
-    """The command was called wrongly; the message says how it is called."""
+    """The arguments are wrong; the message has the right form."""

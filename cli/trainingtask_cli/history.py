@@ -1,4 +1,4 @@
-"""`history`: the runs that are recorded, also those whose tasks are gone."""
+"""`history`: the recorded runs, also those of deleted tasks."""
 
 import os
 import re
@@ -11,75 +11,81 @@ from uuid import UUID
 import typer
 
 from trainingtask_api import EvaluationResult
+from trainingtask_api.formatting import format_age
 from trainingtask_api.names import ENV_HISTORY_URL
-from trainingtask_cli.describe import Part, score_parts
+from trainingtask_api.nested import get_path
+from trainingtask_cli.describe import Section, build_score_sections
 from trainingtask_cli.errors import CommandError, UsageError
-from trainingtask_cli.formatting import Cell, age, between, duration, moment
-from trainingtask_cli.history_client import FromDatabase, FromServer, Run, Source, may_carry_a_token, newest
+from trainingtask_cli.formatting import Cell, format_elapsed, format_time, format_time_and_age
+from trainingtask_cli.history_client import (
+    DatabaseRunSource,
+    HttpRunSource,
+    Run,
+    RunSource,
+    is_confidential,
+    list_newest,
+)
 from trainingtask_cli.options import Format
-from trainingtask_cli.output import Table, as_csv, as_document, show
-from trainingtask_cli.parsing import at, read
-from trainingtask_cli.tables import flat
+from trainingtask_cli.output import Table, print_sections, to_csv, to_document
+from trainingtask_cli.parsing import parse_leniently
+from trainingtask_cli.tables import flatten_to_cells
 
 ENV_SERVER = "TRAININGTASK_SERVER"
 ENV_TOKEN = "TRAININGTASK_TOKEN"  # noqa: S105 - a name
 
-# The columns of `-o csv`: those of a run in a list, see trainingtask_history.read_models.RunSummary.
-COLUMNS = (
-    *("id", "task_uid", "namespace", "name", "attempt", "dataset", "model", "device", "status", "create_time"),
-    *("start_time", "finish_time", "total_time", "score", "error_reason", "phase", "step", "total_steps", "eta"),
-)
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def history(source: Source, run: str | None, wanted: Mapping[str, str | None], limit: int, form: Format) -> None:
-    """Print the runs that fit, or one of them."""
+def history(source: RunSource, run: str | None, filters: Mapping[str, str | None], limit: int, form: Format) -> None:
+    """Print the newest runs that match the filters, or one run."""
     if run is None:
-        _print_runs(*newest(source, {key: value for key, value in wanted.items() if value}, limit), form)
+        _print_runs(*list_newest(source, {key: value for key, value in filters.items() if value}, limit), form)
         return
     try:
         key = UUID(run)
     except ValueError:
         raise UsageError(f"{run!r} is no id of a run: `kubectl trainingtask history` shows them") from None
-    found = source.run(key)
+    found = source.get_run(key)
     if found is None:
         raise CommandError(
             f"there is no run {key}, or it is not yours to see: `kubectl trainingtask history` lists yours"
         )
     if form is Format.TABLE:
-        show(*run_parts(found, source.events(key), datetime.now(UTC)))
+        print_sections(*build_run_sections(found, source.get_events(key), datetime.now(UTC)))
     elif form is Format.CSV:
-        sys.stdout.write(as_csv(COLUMNS, [[found.get(name) for name in COLUMNS]]))
+        sys.stdout.write(_to_csv([found]))
     else:
-        sys.stdout.write(as_document(form, found))
+        sys.stdout.write(to_document(form, found))
 
 
 def open_source(
-    server: str | None, database: str | None, token: str | None, token_of_kubeconfig: Callable[[], str | None]
-) -> Source:
-    """Return where runs are read: what a flag says, else what the environment says."""
+    server: str | None, database: str | None, token: str | None, get_kubeconfig_token: Callable[[], str | None]
+) -> RunSource:
+    """Return the source of runs that the flags name, else the environment."""
     if server and database:
         raise UsageError("--server and --database exclude each other")
     if not server and not database:
         server = os.environ.get(ENV_SERVER)
         database = None if server else os.environ.get(ENV_HISTORY_URL)
     if database:
-        return FromDatabase(database)
+        return DatabaseRunSource(database)
     if not server:
         raise UsageError(
             f"where is the history? Name its web app with --server (or {ENV_SERVER}), or its database with --database"
             f" (or {ENV_HISTORY_URL})"
         )
-    return FromServer(server, token or os.environ.get(ENV_TOKEN) or _own_token(server, token_of_kubeconfig))
+    return HttpRunSource(
+        server, token or os.environ.get(ENV_TOKEN) or _require_kubeconfig_token(server, get_kubeconfig_token)
+    )
 
 
-def _own_token(server: str, token_of_kubeconfig: Callable[[], str | None]) -> str:
-    if not may_carry_a_token(server):
+def _require_kubeconfig_token(server: str, get_kubeconfig_token: Callable[[], str | None]) -> str:
+    if not is_confidential(server):
         raise CommandError(
             f"the kubeconfig's token is not sent to {server}, where anybody on the way could read it: use https, or"
             f" pass a token by --token or {ENV_TOKEN}"
         )
-    token = token_of_kubeconfig()
+    token = get_kubeconfig_token()
     if token is None:
         raise CommandError(
             f"the kubeconfig holds no token, as it logs in another way: pass one by --token or {ENV_TOKEN}, such as one"
@@ -88,13 +94,13 @@ def _own_token(server: str, token_of_kubeconfig: Callable[[], str | None]) -> st
     return token
 
 
-def since(text: str | None, now: datetime) -> str | None:
-    """Return a time, given as one or as an age such as ``7d``, as the history takes it."""
+def parse_since(text: str | None, now: datetime) -> str | None:
+    """Return a time, or an age such as ``7d``, as an ISO 8601 time with a zone."""
     if text is None:
         return None
-    past = re.fullmatch(r"(\d{1,6})([mhdw])", text)
+    age = re.fullmatch(r"(\d{1,6})([mhdw])", text)
     try:
-        when = now - timedelta(**{_UNITS[past[2]]: int(past[1])}) if past else datetime.fromisoformat(text)
+        when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise UsageError(
             f"--since {text!r}: expected a time such as 2026-05-04T10:00, or an age such as 12h or 7d"
@@ -102,21 +108,28 @@ def since(text: str | None, now: datetime) -> str | None:
     return (when if when.tzinfo else when.astimezone()).isoformat()
 
 
+def _to_csv(runs: Sequence[Run]) -> str:
+    from trainingtask_history.read_models import RunSummary  # noqa: PLC0415 - it imports SQLAlchemy
+
+    columns = list(RunSummary.model_fields)
+    return to_csv(columns, ([run.get(name) for name in columns] for run in runs))
+
+
 def _print_runs(runs: Sequence[Run], more: bool, form: Format) -> None:
     if form is Format.CSV:
-        sys.stdout.write(as_csv(COLUMNS, ([run.get(name) for name in COLUMNS] for run in runs)))
+        sys.stdout.write(_to_csv(runs))
     elif form is not Format.TABLE:
-        sys.stdout.write(as_document(form, runs))
+        sys.stdout.write(to_document(form, runs))
     elif runs:
-        show(runs_table(runs, datetime.now(UTC)))
+        print_sections(build_runs_table(runs, datetime.now(UTC)))
     else:
         typer.echo("no run fits", err=True)
     if more:
         typer.echo(f"These are the newest {len(runs)}; --limit shows more.", err=True)
 
 
-def runs_table(runs: Sequence[Run], now: datetime) -> Table:
-    """Return the runs as people see them."""
+def build_runs_table(runs: Sequence[Run], now: datetime) -> Table:
+    """Return the table of runs."""
     rows: list[tuple[Cell, ...]] = [
         (
             run.get("namespace"),
@@ -127,8 +140,8 @@ def runs_table(runs: Sequence[Run], now: datetime) -> Table:
             run.get("model"),
             run.get("device"),
             run.get("score"),
-            _seconds(run.get("total_time")),
-            age(_time(run.get("create_time")), now),
+            _format_seconds(run.get("total_time")),
+            format_elapsed(_parse_time(run.get("create_time")), now),
             run.get("error_reason"),
             run.get("id"),
         )
@@ -138,37 +151,37 @@ def runs_table(runs: Sequence[Run], now: datetime) -> Table:
     return Table(columns, rows)
 
 
-def run_parts(run: Run, events: Sequence[Run], now: datetime) -> list[Part]:
+def build_run_sections(run: Run, events: Sequence[Run], now: datetime) -> list[Section]:
     """Return the sections of one run."""
-    parts: list[Part] = [Table(("", ""), _facts(run, now), wrapped=frozenset({""}))]
-    created = _time(run.get("create_time"))
-    happened: list[tuple[Cell, ...]] = [
+    parts: list[Section] = [Table(("", ""), _list_facts(run, now), wrapped=frozenset({""}))]
+    created = _parse_time(run.get("create_time"))
+    rows: list[tuple[Cell, ...]] = [
         (
-            moment(when),
-            f"+{between(created, when) or '?'}",
+            format_time(when),
+            f"+{format_elapsed(created, when) or '?'}",
             event.get("type"),
             event.get("reason"),
             event.get("message"),
         )
         for event in events
-        for when in (_time(event.get("time")),)
+        for when in (_parse_time(event.get("time")),)
     ]
-    if happened:
+    if rows:
         columns = ("TIME", "AFTER", "TYPE", "REASON", "MESSAGE")
-        parts.append(Table(columns, happened, "Events", frozenset({"MESSAGE"})))
-    scores = read(EvaluationResult, run.get("evaluate_result"))
+        parts.append(Table(columns, rows, "Events", frozenset({"MESSAGE"})))
+    scores = parse_leniently(EvaluationResult, run.get("evaluate_result"))
     if scores is not None:
-        warnings = at(run, "training_result", "warnings")
-        parts += score_parts(scores, [str(one) for one in warnings] if isinstance(warnings, list) else [])
-    spec: list[tuple[Cell, ...]] = list(flat(run.get("spec") or {}).items())
-    if spec and spec[0][0]:
+        warnings = get_path(run, "training_result", "warnings")
+        parts += build_score_sections(scores, [str(one) for one in warnings] if isinstance(warnings, list) else [])
+    spec: list[tuple[Cell, ...]] = list(flatten_to_cells(run.get("spec")).items())
+    if spec:
         parts.append(Table(("", ""), spec, "Spec"))
     if run.get("log_tail"):
         parts.append("Last lines of the log\n" + str(run["log_tail"]).rstrip())
     return parts
 
 
-def _facts(run: Run, now: datetime) -> list[tuple[Cell, ...]]:
+def _list_facts(run: Run, now: datetime) -> list[tuple[Cell, ...]]:
     reason = ": ".join(str(run[field]) for field in ("error_reason", "error_message") if run.get(field))
     labels = run.get("labels")
     facts: dict[str, Cell] = {
@@ -183,32 +196,27 @@ def _facts(run: Run, now: datetime) -> list[tuple[Cell, ...]]:
         "Device": run.get("device"),
         "Score": run.get("score"),
         "Labels": ", ".join(f"{key}={value}" for key, value in labels.items()) if isinstance(labels, dict) else None,
-        "Created": _ago(run.get("create_time"), now),
-        "Started": _ago(run.get("start_time"), now),
-        "Ended": _ago(run.get("finish_time"), now),
-        "Took": _seconds(run.get("total_time")),
-        "Progress": _progress(run) if not run.get("finish_time") else None,
+        "Created": format_time_and_age(_parse_time(run.get("create_time")), now),
+        "Started": format_time_and_age(_parse_time(run.get("start_time")), now),
+        "Ended": format_time_and_age(_parse_time(run.get("finish_time")), now),
+        "Took": _format_seconds(run.get("total_time")),
+        "Progress": _format_progress(run) if not run.get("finish_time") else None,
         "Node": run.get("node"),
         "Image": run.get("trainer_image"),
-        "Model path": at(run, "training_result", "model_path"),
+        "Model path": get_path(run, "training_result", "model_path"),
     }
     return [(f"{name}:", value) for name, value in facts.items() if value not in (None, "")]
 
 
-def _progress(run: Run) -> str | None:
+def _format_progress(run: Run) -> str | None:
     steps = f"step {run['step']} of {run['total_steps']}" if run.get("step") and run.get("total_steps") else None
     left = f"{run['eta']} left" if run.get("eta") else None
     return ", ".join(str(part) for part in (run.get("phase"), steps, left) if part) or None
 
 
-def _seconds(value: Any) -> str | None:
-    return duration(value) if isinstance(value, int | float) else None
+def _format_seconds(value: Any) -> str | None:
+    return format_age(value) if isinstance(value, int | float) else None
 
 
-def _time(text: Any) -> datetime | None:
+def _parse_time(text: Any) -> datetime | None:
     return datetime.fromisoformat(text) if isinstance(text, str) else None
-
-
-def _ago(text: Any, now: datetime) -> str | None:
-    when = _time(text)
-    return None if when is None else f"{moment(when)} ({age(when, now)} ago)"

@@ -1,4 +1,4 @@
-"""Options that several commands have, as kubectl calls them."""
+"""Options of several commands, named as kubectl names them."""
 
 from enum import StrEnum
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 
 class Format(StrEnum):
-    """How a reading command shows what it read."""
+    """Output format of a reading command."""
 
     TABLE = "table"
     JSON = "json"

@@ -1,4 +1,4 @@
-"""How what was read reaches the reader: tables for people, JSON, YAML and CSV for programs."""
+"""Output: tables for people; JSON, YAML and CSV for programs."""
 
 import csv
 import json
@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from trainingtask_api.spreadsheet import escape_formula
-from trainingtask_cli.formatting import Cell, shown
+from trainingtask_api.formatting import escape_formula
+from trainingtask_cli.formatting import Cell, format_cell
 from trainingtask_cli.options import Format
 
-# Wide enough that nothing is cut or wrapped where no terminal has a width.
-_NO_TERMINAL = 100_000
+# Nothing is cut or wrapped where there is no terminal.
+_UNBOUNDED_WIDTH = 100_000
 _STYLES = {
     "Succeeded": "green",
     "Complete": "green",
@@ -32,46 +32,46 @@ _STYLES = {
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under columns, as people see them; `csv` names the same columns for programs."""
+    """Rows under columns; the wrapped columns hold prose, all others stay on one line."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]]
     title: str = ""
-    wrapped: frozenset[str] = field(default=frozenset())  # columns of prose; the others stay on one line
+    wrapped: frozenset[str] = field(default=frozenset())
 
 
-def console() -> Console:
-    """Return standard output: with colours and a width only when it is a terminal."""
+def make_console() -> Console:
+    """Return a console of standard output, with colours and a width only on a terminal."""
     terminal = sys.stdout.isatty()
     return Console(
         force_terminal=terminal,
-        width=None if terminal else _NO_TERMINAL,
+        width=None if terminal else _UNBOUNDED_WIDTH,
         markup=False,
         highlight=False,
         emoji=False,
     )
 
 
-def rich_table(table: Table) -> RichTable:
-    """Return the table as rich draws it."""
-    drawn = RichTable(
+def to_rich_table(table: Table) -> RichTable:
+    """Return the table for rich."""
+    rich = RichTable(
         box=None, pad_edge=False, show_header=any(table.columns), header_style="bold", padding=(0, 3, 0, 0)
     )
     for column in table.columns:
-        drawn.add_column(column, no_wrap=column not in table.wrapped, overflow="fold")
+        rich.add_column(column, no_wrap=column not in table.wrapped, overflow="fold")
     for row in table.rows:
-        drawn.add_row(*(styled(cell) for cell in row))
-    return drawn
+        rich.add_row(*(style_cell(cell) for cell in row))
+    return rich
 
 
-def styled(cell: Cell) -> Text:
-    """Return a cell; the words for a state have colours."""
-    return Text(shown(cell), style=_STYLES.get(cell, "") if isinstance(cell, str) else "")
+def style_cell(cell: Cell) -> Text:
+    """Return a cell; states have colours."""
+    return Text(format_cell(cell), style=_STYLES.get(cell, "") if isinstance(cell, str) else "")
 
 
-def show(*parts: Table | str) -> None:
-    """Print tables and sentences for people. Only prose is wrapped: a name that is cut off is of no use."""
-    out = console()
+def print_sections(*parts: Table | str) -> None:
+    """Print tables and sentences; prose alone is wrapped, and nothing is cut."""
+    out = make_console()
     width = out.width
     for number, part in enumerate(parts):
         with out.capture() as captured:
@@ -79,16 +79,16 @@ def show(*parts: Table | str) -> None:
                 out.print()
             if isinstance(part, Table) and part.title:
                 out.print(part.title, style="bold")
-            out.width = width if isinstance(part, str) or part.wrapped else _NO_TERMINAL
-            out.print(rich_table(part) if isinstance(part, Table) else Text(shown(part)))
+            out.width = width if isinstance(part, str) or part.wrapped else _UNBOUNDED_WIDTH
+            out.print(to_rich_table(part) if isinstance(part, Table) else Text(format_cell(part)))
             out.width = width
-        # Without the spaces that rich fills each line up with.
+        # Without the padding that rich adds to each line.
         sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
     sys.stdout.flush()
 
 
-def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:
-    """Return rows as CSV: numbers unrounded, nothing for what is absent, no cell that a spreadsheet computes."""
+def to_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:
+    """Return rows as CSV: numbers unrounded, None as an empty cell, no formulas."""
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     if header:
@@ -97,17 +97,17 @@ def as_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bo
     return text.getvalue()
 
 
-def as_document(form: Format, value: Any) -> str:
+def to_document(form: Format, value: Any) -> str:
     """Return an object as JSON or YAML."""
     if form is Format.JSON:
         return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-    import yaml  # noqa: PLC0415 - only YAML needs it
+    import yaml  # noqa: PLC0415 - for YAML alone
 
     text: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=10_000)
     return text
 
 
-def unmanaged(task: Mapping[str, Any]) -> dict[str, Any]:
+def strip_managed_fields(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object without its `managedFields`, as kubectl shows it."""
     metadata = {key: value for key, value in task["metadata"].items() if key != "managedFields"}
     return {**task, "metadata": metadata}

@@ -1,4 +1,4 @@
-"""Flags and files -> a TrainingTask to create, checked by the models that the API server's schema is made from. Pure."""
+"""Flags and files -> a TrainingTask to create, validated by the models that the CRD is generated from. Pure."""
 
 import copy
 import re
@@ -15,13 +15,13 @@ from trainingtask_cli.errors import CommandError, UsageError
 Manifest = dict[str, Any]
 
 _NAME_LENGTH = 63
-# What a person may say of an object; the rest of an exported one is the API server's.
-_OWN_METADATA = ("name", "namespace", "labels", "annotations")
-_RECOMMENDED = "app.kubernetes.io/"
+# The metadata of users; the rest of an exported object is the API server's.
+_USER_METADATA = ("name", "namespace", "labels", "annotations")
+_RECOMMENDED_LABELS = "app.kubernetes.io/"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
-class _Named(BaseModel):
+class _NamedObject(BaseModel):
     name: ObjectName
 
 
@@ -41,7 +41,7 @@ def read_manifest(text: str, where: str) -> Manifest:
     return manifest
 
 
-def build(
+def build_manifest(
     base: Manifest | None,
     *,
     name: str | None = None,
@@ -49,57 +49,57 @@ def build(
     fields: Mapping[str, Any] | None = None,
     settings: Collection[str] = (),
 ) -> Manifest:
-    """Return the manifest of a task, with just the fields that somebody has set.
+    """Return the manifest of a task, without defaults.
 
     Parameters
     ----------
     base
-        What a file says; flags and settings win over it.
+        Manifest of a file; flags and settings win over it.
     name, namespace
-        Of the task, where they are given by flags.
+        Name and namespace of the flags.
     fields
-        Values by their path in the spec; None is not set.
+        Values by their path in the spec; None is unset.
     settings
-        As `--set` gives them: ``training.seed=7``. The value is YAML; a plain word is what the field takes it for.
+        Values of `--set`: ``training.seed=7``. The value is YAML; the field decides the type of a plain scalar.
 
     Raises
     ------
     UsageError
-        When a setting is none, or no name is given.
+        When a setting is malformed, or no name is given.
     CommandError
-        When the task is not valid, in sentences.
+        When the task is invalid.
     """
     manifest = base or {"apiVersion": names.API_VERSION, "kind": names.KIND}
-    metadata = _metadata(manifest, name, namespace)
+    metadata = _build_metadata(manifest, name, namespace)
     spec = copy.deepcopy(manifest.get("spec")) or {}
     for path, value in (fields or {}).items():
         if value is not None:
-            _set(spec, path, value)
+            _set_path(spec, path, value)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
             raise UsageError(f"--set {setting!r}: expected path.to.field=value, such as training.seed=7")
-        _set(spec, path.strip().removeprefix("spec."), _value(text, setting))
+        _set_path(spec, path.strip().removeprefix("spec."), _parse_value(text, setting))
     try:
-        _Named.model_validate({"name": metadata["name"]})
+        _NamedObject.model_validate({"name": metadata["name"]})
         task = TrainingTask.model_validate({**manifest, "metadata": metadata, "spec": spec, "status": None})
     except ValidationError as error:
         raise CommandError(f"no valid TrainingTask:\n{describe_errors(error)}") from None
-    checked = task.spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
-    return {"apiVersion": task.api_version, "kind": task.kind, "metadata": metadata, "spec": checked}
+    validated = task.spec.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+    return {"apiVersion": task.api_version, "kind": task.kind, "metadata": metadata, "spec": validated}
 
 
-def to_yaml(manifest: Manifest) -> str:
-    """Return the manifest as a person would write it."""
+def dump_manifest(manifest: Manifest) -> str:
+    """Return the manifest as YAML."""
     text: str = yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True, width=10_000)
     return text
 
 
-def retry_of(task: Mapping[str, Any], name: str) -> Manifest:
-    """Return the same task under another name, not created yet; its labels find both in the history."""
+def build_retry(task: Mapping[str, Any], name: str) -> Manifest:
+    """Return the manifest of the same task under another name; the history finds both by their labels."""
     metadata = {"name": name, "namespace": task["metadata"]["namespace"]}
-    # The recommended labels say what an object is a part of, and by whose hand: that is not true of this one.
-    labels = {k: v for k, v in task["metadata"].get("labels", {}).items() if not k.startswith(_RECOMMENDED)}
+    # The recommended labels name the release that an object belongs to; the new task belongs to none.
+    labels = {k: v for k, v in task["metadata"].get("labels", {}).items() if not k.startswith(_RECOMMENDED_LABELS)}
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
@@ -108,10 +108,10 @@ def retry_of(task: Mapping[str, Any], name: str) -> Manifest:
     }
 
 
-def next_name(name: str, taken: Collection[str]) -> str:
-    """Return the first free name of the row `name`, `name-2`, `name-3`, …, cut to what a task's name may have."""
-    counted = re.fullmatch(r"(.+)-([1-9][0-9]?)", name)
-    base, number = (counted[1], int(counted[2])) if counted else (name, 1)
+def find_free_name(name: str, taken: Collection[str]) -> str:
+    """Return the first free name of `name-2`, `name-3`, …, cut to the length of a task's name."""
+    numbered = re.fullmatch(r"(.+)-([1-9][0-9]?)", name)
+    base, number = (numbered[1], int(numbered[2])) if numbered else (name, 1)
     while True:
         number += 1
         suffix = f"-{number}"
@@ -120,11 +120,11 @@ def next_name(name: str, taken: Collection[str]) -> str:
             return candidate
 
 
-def _metadata(manifest: Manifest, name: str | None, namespace: str | None) -> Manifest:
+def _build_metadata(manifest: Manifest, name: str | None, namespace: str | None) -> Manifest:
     found = manifest.get("metadata") or {}
     if not isinstance(found, dict):
         raise CommandError("no valid TrainingTask:\nmetadata: expected a mapping with a name")
-    metadata = {key: found[key] for key in _OWN_METADATA if found.get(key)}
+    metadata = {key: found[key] for key in _USER_METADATA if found.get(key)}
     if "annotations" in metadata:
         metadata["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
     if namespace and metadata.get("namespace", namespace) != namespace:
@@ -135,7 +135,7 @@ def _metadata(manifest: Manifest, name: str | None, namespace: str | None) -> Ma
     return metadata
 
 
-def _set(spec: Any, path: str, value: Any) -> None:
+def _set_path(spec: Any, path: str, value: Any) -> None:
     *parents, last = path.split(".")
     part = spec
     for parent in (*parents, None):
@@ -146,10 +146,10 @@ def _set(spec: Any, path: str, value: Any) -> None:
     part[last] = value
 
 
-def _value(text: str, setting: str) -> Any:
-    # Scalars stay text: the field knows whether '1e-5', 'true' or '2024-01-01' is a number, a word or a date.
+def _parse_value(text: str, setting: str) -> Any:
+    # Scalars stay text: the field decides whether '1e-5', 'true' or '2024-01-01' is a number, a boolean or a string.
     try:
-        value = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - it makes nothing but text, lists and mappings
+        value = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - BaseLoader builds strings, lists and mappings alone
     except yaml.YAMLError:
         raise UsageError(f"--set {setting!r}: the value is no YAML, put quotes around it") from None
     return "" if value is None else value

@@ -1,4 +1,4 @@
-"""Tasks -> the rows of `list`, and of `compare`. Pure."""
+"""Tasks -> the tables of `list` and `compare`. Pure."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,43 +6,44 @@ from datetime import datetime
 from typing import Any
 
 from trainingtask_api import EvaluationResult, Results
-from trainingtask_cli.formatting import Cell, age
+from trainingtask_api.nested import align, diff, flatten, get_path
+from trainingtask_cli.formatting import Cell, format_elapsed
 from trainingtask_cli.output import Table
-from trainingtask_cli.parsing import Object, at, spec_of, state_of, status_of
+from trainingtask_cli.parsing import Object, get_spec, get_state, parse_status
 
 Row = dict[str, Cell]
 
 
-def created(task: Object) -> datetime | None:
-    """Return when the task was created."""
-    text = at(task, "metadata", "creationTimestamp")
+def get_creation_time(task: Object) -> datetime | None:
+    """Return the creation time."""
+    text = get_path(task, "metadata", "creationTimestamp")
     return None if text is None else datetime.fromisoformat(text)
 
 
-def list_table(tasks: Sequence[Object], now: datetime, *, namespaces: bool) -> Table:
+def build_task_table(tasks: Sequence[Object], now: datetime, *, namespaces: bool) -> Table:
     """Return the tasks as `kubectl get trainingtasks` shows them."""
     rows: list[tuple[Cell, ...]] = []
     for task in tasks:
-        row = task_row(task)
+        row = build_task_row(task)
         shown = (row["state"], row["dataset"], row["model"], row["device"], row["progress"], row["score"])
         first = (row["namespace"],) if namespaces else ()
-        rows.append((*first, row["name"], *shown, age(created(task), now)))
+        rows.append((*first, row["name"], *shown, format_elapsed(get_creation_time(task), now)))
     columns = ("NAME", "STATE", "DATASET", "MODEL", "DEVICE", "PROGRESS", "SCORE", "AGE")
     return Table((("NAMESPACE",) if namespaces else ()) + columns, rows)
 
 
-def task_row(task: Object) -> Row:
-    """Return what a line about a task holds; the columns of `-o csv`."""
-    status, spec = status_of(task), spec_of(task)
+def build_task_row(task: Object) -> Row:
+    """Return the columns of `-o csv`."""
+    status, spec = parse_status(task), get_spec(task)
     report = status.training
     return {
-        "namespace": at(task, "metadata", "namespace"),
-        "name": at(task, "metadata", "name"),
+        "namespace": get_path(task, "metadata", "namespace"),
+        "name": get_path(task, "metadata", "name"),
         "state": status.state,
         "reason": status.reason,
-        "dataset": at(spec, "dataset", "name"),
-        "model": at(spec, "model", "name"),
-        "device": at(spec, "device"),
+        "dataset": get_path(spec, "dataset", "name"),
+        "model": get_path(spec, "model", "name"),
+        "device": get_path(spec, "device"),
         "attempt": status.attempt,
         "phase": report.phase.value if report else None,
         "progress": report.progress if report else None,
@@ -53,32 +54,28 @@ def task_row(task: Object) -> Row:
         "score": report.score if report else None,
         "job": status.job_name,
         "node": status.node,
-        "created": at(task, "metadata", "creationTimestamp"),
+        "created": get_path(task, "metadata", "creationTimestamp"),
         "started": status.start_time.isoformat() if status.start_time else None,
         "finished": status.finished_at.isoformat() if status.finished_at else None,
     }
 
 
-def flat(value: Any, path: str = "") -> dict[str, Cell]:
-    """Return the leaves of an object by their path; a list is one leaf."""
-    if isinstance(value, Mapping) and value:
-        leaves: dict[str, Cell] = {}
-        for key, part in value.items():
-            leaves |= flat(part, f"{path}.{key}" if path else str(key))
-        return leaves
-    return {path: value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)}
+def flatten_to_cells(value: Any) -> dict[str, Cell]:
+    """Return the leaves of a nested mapping by path; lists, empty mappings and None as JSON."""
+    return {path: _to_cell(leaf) for path, leaf in flatten(value)}
 
 
-def differences(specs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
+def _to_cell(leaf: Any) -> Cell:
+    return leaf if isinstance(leaf, str | int | float) else json.dumps(leaf, ensure_ascii=False)
+
+
+def diff_specs(specs: Sequence[Mapping[str, Any]]) -> list[tuple[Cell, ...]]:
     """Return a row for each path at which the specs differ: the path, then the value of each."""
-    leaves = [flat(spec) for spec in specs]
-    paths = list(dict.fromkeys(path for one in leaves for path in one if path))
-    rows = ((path, *(one.get(path) for one in leaves)) for path in paths)
-    return [row for row in rows if any(cell != row[1] for cell in row[2:])]
+    return [(path, *values) for path, values in diff([flatten_to_cells(spec) for spec in specs])]
 
 
-def score_rows(results: Results | None) -> Row:
-    """Return the scores of a finished training by name."""
+def collect_scores(results: Results | None) -> Row:
+    """Return the scores of a finished training by name, {} without any."""
     if results is None:
         return {}
     scores: EvaluationResult = results.evaluation
@@ -103,26 +100,20 @@ def score_rows(results: Results | None) -> Row:
     }
 
 
-def compared(names: Sequence[str], specs: Sequence[Mapping[str, Any]], scores: Sequence[Row]) -> tuple[Table, Table]:
-    """Return what differs in the specs, and the scores side by side, a column for each."""
-    fields = list(dict.fromkeys(name for one in scores for name in one))
-    columns = ("", *names)
+def compare_tasks(tasks: Sequence[Object]) -> tuple[Table, Table]:
+    """Return the differences of the tasks' specs, and their scores, with a column for each task."""
+    scores: list[Row] = []
+    for task in tasks:
+        report = parse_status(task).training
+        scores.append({"state": get_state(task), **collect_scores(report.results if report else None)})
+    columns = ("", *(str(get_path(task, "metadata", "name")) for task in tasks))
     return (
-        Table(columns, differences(specs), "What differs in the spec"),
-        Table(columns, [(name, *(one.get(name) for one in scores)) for name in fields], "Scores"),
+        Table(columns, diff_specs([get_spec(task) for task in tasks]), "What differs in the spec"),
+        Table(columns, [(name, *values) for name, values in align(scores)], "Scores"),
     )
 
 
-def compare_tasks(tasks: Sequence[Object]) -> tuple[Table, Table]:
-    """Return the two tables of `compare`."""
-    scores: list[Row] = []
-    for task in tasks:
-        report = status_of(task).training
-        scores.append({"state": state_of(task), **score_rows(report.results if report else None)})
-    return compared([str(at(task, "metadata", "name")) for task in tasks], [spec_of(task) for task in tasks], scores)
-
-
-def same_data(table: Table) -> bool:
-    """Tell whether all scores of a comparison are on the same data; those without scores have none."""
+def has_same_data(table: Table) -> bool:
+    """Return whether all tasks with scores have the same data."""
     data = next((row[1:] for row in table.rows if row[0] == "data"), ())
     return len({cell for cell in data if cell}) <= 1

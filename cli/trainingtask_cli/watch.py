@@ -1,93 +1,102 @@
-"""Tasks while they train: a live table on a terminal, else a line whenever something has changed."""
+"""`watch`: a live table on a terminal, else a line for each change."""
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 
 from trainingtask_api import TrainingTaskStatus
-from trainingtask_cli.describe import progress_in_words
-from trainingtask_cli.formatting import age, shown
+from trainingtask_api.nested import get_path
+from trainingtask_cli.describe import format_progress
+from trainingtask_cli.formatting import format_cell, format_elapsed
 from trainingtask_cli.options import Format
-from trainingtask_cli.output import as_csv, as_document, console, styled, unmanaged
-from trainingtask_cli.parsing import Object, at, deciding, status_of
-from trainingtask_cli.tables import created, task_row
+from trainingtask_cli.output import make_console, strip_managed_fields, style_cell, to_csv, to_document
+from trainingtask_cli.parsing import Object, parse_status, primary_condition
+from trainingtask_cli.tables import build_task_row, get_creation_time
 
-Tasks = dict[str, dict[str, Any]]  # by uid
+Tasks = dict[str, Object]  # by uid
 
 _BAR_WIDTH = 24
 _REDRAWS_PER_SECOND = 2
 _DELETED = "Deleted"
 
 
-def shown_states(changes: Iterable[Tasks], names: Sequence[str]) -> Iterator[list[Object]]:
-    """Yield the tasks to show after each change, oldest first; ends when all of them have ended.
+def follow_tasks(changes: Iterable[Tasks], names: Sequence[str]) -> Iterator[list[Object]]:
+    """Yield the tasks after each change, oldest first, until all of them have finished.
 
-    A task that is deleted is shown to the end, as Deleted. Without `names`, tasks that are created meanwhile are
-    shown as well.
+    A deleted task stays, with the state Deleted. Without `names`, new tasks are added.
     """
     known: Tasks = {}
     for tasks in changes:
         for uid in known.keys() - tasks.keys():
             known[uid] = {**known[uid], "status": {**known[uid].get("status", {}), "state": _DELETED}}
         known |= {uid: task for uid, task in tasks.items() if not names or task["metadata"]["name"] in names}
-        yield sorted(known.values(), key=lambda task: (str(at(task, "metadata", "creationTimestamp")), key_of(task)))
-        if all(has_ended(task) for task in known.values()):
+        yield sorted(
+            known.values(),
+            key=lambda task: (str(get_path(task, "metadata", "creationTimestamp")), get_qualified_name(task)),
+        )
+        if all(is_finished(task) for task in known.values()):
             return
 
 
-def has_ended(task: Object) -> bool:
-    """Tell whether nothing will happen to the task any more."""
-    status = status_of(task)
+def is_finished(task: Object) -> bool:
+    """Return whether the task has ended or is deleted."""
+    status = parse_status(task)
     return status.finished_at is not None or status.state == _DELETED
 
 
-def key_of(task: Object) -> str:
-    """Return what tells the tasks of all namespaces apart."""
-    return f"{at(task, 'metadata', 'namespace')}/{at(task, 'metadata', 'name')}"
+def get_qualified_name(task: Object) -> str:
+    """Return namespace and name."""
+    return f"{get_path(task, 'metadata', 'namespace')}/{get_path(task, 'metadata', 'name')}"
 
 
-def line_of(task: Object, *, namespaces: bool) -> str:
-    """Return what is to be said of a task in one line."""
-    status = status_of(task)
-    name = key_of(task) if namespaces else str(at(task, "metadata", "name"))
-    said = deciding(status)
+def format_line(task: Object, *, namespaces: bool) -> str:
+    """Return name, state, and progress, score or reason in one line."""
+    status = parse_status(task)
+    name = get_qualified_name(task) if namespaces else str(get_path(task, "metadata", "name"))
+    condition = primary_condition(status)
     parts = [status.state or "new"]
     if status.finished_at is not None:
         parts.append(f"score {status.training.score}" if status.training and status.training.score else "")
     elif status.is_true("Running"):
-        parts.append(progress_in_words(status) or "")
-    if said is not None and not (status.is_true("Complete") or status.is_true("Running")):
-        parts.append(f"{said.reason}: {said.message}")
+        parts.append(format_progress(status) or "")
+    if condition is not None and not (status.is_true("Complete") or status.is_true("Running")):
+        parts.append(f"{condition.reason}: {condition.message}")
     return f"{name}: " + ", ".join(filter(None, parts))
 
 
-def live_table(tasks: Sequence[Object], now: datetime, *, namespaces: bool) -> RichTable:
-    """Return the table of a terminal."""
+def build_live_table(tasks: Sequence[Object], now: datetime, *, namespaces: bool) -> RichTable:
+    """Return the live table, with a progress bar for each task."""
     table = RichTable(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in ("NAME", "STATE", "PHASE", "", "PROGRESS", "EPOCH", "LOSS", "ETA", "SCORE", "AGE"):
         table.add_column(column, no_wrap=True)
     for task in tasks:
-        status, row = status_of(task), task_row(task)
+        status, row = parse_status(task), build_task_row(task)
         report = status.training
         epoch = f"{report.epoch}/{report.epochs}" if report and report.epoch and report.epochs else None
-        words = (row["progress"], epoch, row["loss"], row["eta"], row["score"], age(created(task), now))
+        cells = (
+            row["progress"],
+            epoch,
+            row["loss"],
+            row["eta"],
+            row["score"],
+            format_elapsed(get_creation_time(task), now),
+        )
         table.add_row(
-            styled(key_of(task) if namespaces else row["name"]),
-            styled(row["state"]),
-            styled(row["phase"] if status.is_true("Running") else row["reason"]),
-            ProgressBar(total=100, completed=percent(status), width=_BAR_WIDTH),
-            *(styled(word) for word in words),
+            style_cell(get_qualified_name(task) if namespaces else row["name"]),
+            style_cell(row["state"]),
+            style_cell(row["phase"] if status.is_true("Running") else row["reason"]),
+            ProgressBar(total=100, completed=get_percent(status), width=_BAR_WIDTH),
+            *(style_cell(cell) for cell in cells),
         )
     return table
 
 
-def percent(status: TrainingTaskStatus) -> float:
-    """Return how far the training is, from 0 to 100."""
+def get_percent(status: TrainingTaskStatus) -> float:
+    """Return the progress of the training from 0 to 100."""
     report = status.training
     if report is None:
         return 0
@@ -97,35 +106,35 @@ def percent(status: TrainingTaskStatus) -> float:
     return float(number) if number.isdecimal() else 0
 
 
-def draw(states: Iterable[list[Object]], *, namespaces: bool) -> None:
-    """Keep a table on the terminal up to date, its ages as well."""
+def run_live_table(states: Iterable[list[Object]], *, namespaces: bool) -> None:
+    """Keep a table on the terminal up to date, with its ages."""
     current: list[Object] = []
 
     def table() -> RichTable:
-        return live_table(current, datetime.now(UTC), namespaces=namespaces)
+        return build_live_table(current, datetime.now(UTC), namespaces=namespaces)
 
-    with Live(console=console(), get_renderable=table, refresh_per_second=_REDRAWS_PER_SECOND) as live:
+    with Live(console=make_console(), get_renderable=table, refresh_per_second=_REDRAWS_PER_SECOND) as live:
         for state in states:
             current = state
             live.refresh()
 
 
 def print_changes(states: Iterable[list[Object]], form: Format, *, namespaces: bool) -> None:
-    """Print a line, a document or a row whenever what it says of a task has changed."""
+    """Print a line, a document or a row for each change of it."""
     last: dict[str, str] = {}
     for state in states:
         for task in state:
-            text = _printed(task, form, first=not last, namespaces=namespaces)
-            if last.get(key_of(task)) != text:
+            text = _render(task, form, first=not last, namespaces=namespaces)
+            if last.get(get_qualified_name(task)) != text:
                 sys.stdout.write(f"{datetime.now().astimezone():%H:%M:%S}  {text}" if form is Format.TABLE else text)
-                last[key_of(task)] = text
+                last[get_qualified_name(task)] = text
         sys.stdout.flush()
 
 
-def _printed(task: Object, form: Format, *, first: bool, namespaces: bool) -> str:
+def _render(task: Object, form: Format, *, first: bool, namespaces: bool) -> str:
     if form is Format.TABLE:
-        return shown(line_of(task, namespaces=namespaces)) + "\n"
+        return format_cell(format_line(task, namespaces=namespaces)) + "\n"
     if form is Format.CSV:
-        row = task_row(task)
-        return as_csv(row.keys(), [row.values()], header=first)
-    return ("---\n" if form is Format.YAML else "") + as_document(form, unmanaged(task))
+        row = build_task_row(task)
+        return to_csv(row.keys(), [row.values()], header=first)
+    return ("---\n" if form is Format.YAML else "") + to_document(form, strip_managed_fields(task))

@@ -4,14 +4,14 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 from sqlalchemy import Engine
 
-from support.browser import CHROMIUM, chromium, serving
-from support.sample_history import Scene, two_weeks
+from support.browser import CHROMIUM, launch_chromium, serve_web
+from support.sample_history import SampleHistory, make_sample_history
 from trainingtask_history.engine import open_history
 from trainingtask_history.migrations.runner import migrate
 
-PATIENCE = 60_000  # milliseconds; a machine may be busy with other things
+TIMEOUT = 60_000  # milliseconds, for a busy machine
 
-expect.set_options(timeout=PATIENCE)
+expect.set_options(timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +19,8 @@ def browser() -> Iterator[Browser]:
     """One browser for all tests."""
     if not CHROMIUM.exists():
         pytest.skip(f"there is no {CHROMIUM}: install Debian's package chromium")
-    with chromium() as one:
-        yield one
+    with launch_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")
@@ -37,16 +37,16 @@ def engine(history_url: str) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def scene(engine: Engine) -> Scene:
-    scene = two_weeks()
-    scene.write(engine)
-    return scene
+def sample(engine: Engine) -> SampleHistory:
+    sample = make_sample_history()
+    sample.store(engine)
+    return sample
 
 
 @pytest.fixture(scope="session")
-def address(history_url: str, scene: Scene) -> Iterator[str]:
-    """The web app over the scene."""
-    with serving(history_url) as url:
+def address(history_url: str, sample: SampleHistory) -> Iterator[str]:
+    """The web app over the sample history."""
+    with serve_web(history_url) as url:
         yield url
 
 
@@ -57,35 +57,35 @@ def empty_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     engine = open_history(url)
     migrate(engine)
     engine.dispose()
-    with serving(url) as address:
+    with serve_web(url) as address:
         yield address
 
 
 @pytest.fixture
-def opened(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a page of a fresh context; at the end nothing may have been said on any console, nor any script have failed."""
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a page in a fresh context; at the end, no console message or script error may have occurred."""
     contexts: list[BrowserContext] = []
-    complaints: list[str] = []
+    problems: list[str] = []
 
-    def heard(message: ConsoleMessage) -> None:
-        # That a page itself was answered with 404 is no fault of the page.
+    def collect(message: ConsoleMessage) -> None:
+        # A 404 of the page itself is no problem.
         own = "Failed to load resource" in message.text and message.page and message.location["url"] == message.page.url
         if message.type in ("error", "warning") and not own:
-            complaints.append(f"{message.type}: {message.text}")
+            problems.append(f"{message.type}: {message.text}")
 
-    def opened(url: str, *, own_clock: bool = False, **options: object) -> Page:
+    def open_page(url: str, *, own_clock: bool = False, **options: object) -> Page:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", heard)
-        page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
-        if own_clock:  # which the test moves on
+        page.on("console", collect)
+        page.on("pageerror", lambda error: problems.append(f"script: {error}"))
+        if own_clock:  # which the test advances
             page.clock.install()
         page.goto(url)
         return page
 
-    yield opened
+    yield open_page
     for context in contexts:
         context.close()
-    assert complaints == []
+    assert problems == []

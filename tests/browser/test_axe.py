@@ -1,4 +1,4 @@
-"""axe finds nothing to object to on any page, wide and on a phone, in light and in dark; and no page is wider than its window."""
+"""axe finds no violation on any page, wide and on a phone, light and dark; no page is wider than its window."""
 
 from collections.abc import Callable
 
@@ -6,27 +6,27 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page
 
-from support.sample_history import Scene
+from support.sample_history import SampleHistory
 
 WIDE = {"width": 1440, "height": 900}
 PHONE = {"width": 390, "height": 844}
-# What all rules have passed in one colour scheme can only fail this one in the other.
+# The only rule whose result depends on the colour scheme.
 CONTRAST = ["color-contrast"]
 
 
-def addresses(address: str, empty: str, scene: Scene) -> dict[str, str]:
-    """Return every kind of page."""
-    succeeded = [str(run.id) for run in scene.runs if run.status == "Succeeded"][:4]
-    running = scene.named("emotions-roberta-large-batch")
+def addresses(address: str, empty: str, sample: SampleHistory) -> dict[str, str]:
+    """Return the address of each kind of page."""
+    succeeded = [str(run.id) for run in sample.runs if run.status == "Succeeded"][:4]
+    running = sample.get_run("emotions-roberta-large-batch")
     return {
         "list": f"{address}/runs?label=team=ml",
         "no match": f"{address}/runs?namespace=nowhere",
         "refused filter": f"{address}/runs?label=nothing",
         "empty": f"{empty}/runs",
         "running": f"{address}/runs/{running.id}",
-        "succeeded": f"{address}/runs/{scene.named('emotions-bert-base', 2).id}",
-        "failed": f"{address}/runs/{scene.named('emotions-bert-base', 1).id}",
-        "waiting": f"{address}/runs/{scene.named('queries-auto').id}",
+        "succeeded": f"{address}/runs/{sample.get_run('emotions-bert-base', 2).id}",
+        "failed": f"{address}/runs/{sample.get_run('emotions-bert-base', 1).id}",
+        "waiting": f"{address}/runs/{sample.get_run('queries-auto').id}",
         "two compared": f"{address}/runs/compare?ids={succeeded[0]},{running.id}",
         "several compared": f"{address}/runs/compare?ids={','.join(succeeded)}",
         "sign in": f"{address}/session?problem=unknown",
@@ -40,17 +40,17 @@ def addresses(address: str, empty: str, scene: Scene) -> dict[str, str]:
     ids=["wide-light", "phone-dark", "wide-dark-contrast", "phone-light-contrast"],
 )
 def test_no_page_has_a_violation(
-    opened: Callable[..., Page],
+    open_page: Callable[..., Page],
     address: str,
     empty_address: str,
-    scene: Scene,
+    sample: SampleHistory,
     viewport: dict[str, int],
     scheme: str,
     rules: list[str] | None,
 ) -> None:
-    page = opened("about:blank", viewport=viewport, color_scheme=scheme)
+    page = open_page("about:blank", viewport=viewport, color_scheme=scheme)
     found: dict[str, str] = {}
-    for name, url in addresses(address, empty_address, scene).items():
+    for name, url in addresses(address, empty_address, sample).items():
         page.goto(url)
         page.locator("details").evaluate_all("all => all.forEach((one) => { one.open = true; })")
         results = Axe().run(page, options={"resultTypes": ["violations"], **({"runOnly": rules} if rules else {})})

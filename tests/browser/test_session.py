@@ -1,4 +1,4 @@
-"""Signing in with a token and out again, as a person does it."""
+"""Signing in with a token and out again, in a browser."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -7,29 +7,30 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
-from support.browser import serving
-from support.fake_api_server import SmallKubernetes, small_kubernetes
-from support.sample_history import Scene
+from support.browser import serve_web
+from support.fake_api_server import FakeApiServer, serve_fake_api
+from support.sample_history import SampleHistory
+from support.web_client import connect
 
 
 @pytest.fixture
-def kubernetes() -> Iterator[SmallKubernetes]:
-    with small_kubernetes() as kubernetes:
+def kubernetes() -> Iterator[FakeApiServer]:
+    with serve_fake_api() as kubernetes:
         kubernetes.namespaces = {"ml-team": "uid-of-ml-team", "research": "uid-of-research"}
-        kubernetes.knows("token-of-ann", "system:serviceaccount:research:ann")
-        kubernetes.may = {("system:serviceaccount:research:ann", "list", "research")}
+        kubernetes.add_user("token-of-ann", "system:serviceaccount:research:ann")
+        kubernetes.allowed = {("system:serviceaccount:research:ann", "list", "research")}
         yield kubernetes
 
 
 @pytest.fixture
-def guarded(history_url: str, scene: Scene, kubernetes: SmallKubernetes) -> Iterator[str]:
-    """The web app for those whom Kubernetes knows."""
-    with serving(history_url, kubernetes.client()) as address:
+def guarded(history_url: str, sample: SampleHistory, kubernetes: FakeApiServer) -> Iterator[str]:
+    """The web app with authentication."""
+    with serve_web(history_url, connect(kubernetes)) as address:
         yield address
 
 
-def test_a_person_signs_in_looks_and_signs_out(opened: Callable[..., Page], guarded: str) -> None:
-    page = opened(f"{guarded}/runs?state=Succeeded")
+def test_signing_in_and_out(open_page: Callable[..., Page], guarded: str) -> None:
+    page = open_page(f"{guarded}/runs?state=Succeeded")
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
     token = page.get_by_label("Kubernetes token")
     token.fill("nobody's")
@@ -49,10 +50,10 @@ def test_a_person_signs_in_looks_and_signs_out(opened: Callable[..., Page], guar
     expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
 
 
-def test_a_page_that_follows_its_runs_asks_again_when_the_session_ends(
-    opened: Callable[..., Page], guarded: str, scene: Scene
+def test_a_live_page_redirects_to_sign_in_when_the_session_ends(
+    open_page: Callable[..., Page], guarded: str, sample: SampleHistory
 ) -> None:
-    page = opened(f"{guarded}/session?next=/runs", own_clock=True)
+    page = open_page(f"{guarded}/session?next=/runs", own_clock=True)
     page.get_by_label("Kubernetes token").fill("token-of-ann")
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#live-state")).to_have_text("Live")

@@ -1,4 +1,4 @@
-"""The pages as people see them: the web app on a free port, and Debian's Chromium to look at it."""
+"""The web app on a free port, and Debian's Chromium."""
 
 import contextlib
 import socket
@@ -12,11 +12,11 @@ from playwright.sync_api import Browser, sync_playwright
 from support.ports import free_port
 from trainingtask_web.app import create_app
 from trainingtask_web.auth.kubernetes import ApiServer
-from trainingtask_web.http.server import OPTIONS
+from trainingtask_web.http.server import UVICORN_OPTIONS
 from trainingtask_web.settings import load_settings
 
 CHROMIUM = Path("/usr/bin/chromium")
-_QUIET = (
+_FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -28,15 +28,15 @@ _QUIET = (
 
 
 @contextlib.contextmanager
-def serving(history_url: str, api: ApiServer | None = None) -> Iterator[str]:
-    """Serve the history while the context lasts, to anybody or to whom that API server knows; return the address."""
+def serve_web(history_url: str, api: ApiServer | None = None) -> Iterator[str]:
+    """Serve the web app over a history, with authentication if an API server is given; yield the address."""
     environment = {
         "TRAININGTASK_HISTORY_URL": history_url,
         "TRAININGTASK_WEB_AUTH": "kubernetes" if api else "none",
         "TRAININGTASK_WEB_SECURE_COOKIE": "false",
     }
-    server = uvicorn.Server(uvicorn.Config(create_app(load_settings(environment), api), **OPTIONS))
-    # Whoever connects before the server serves waits in this socket's queue.
+    server = uvicorn.Server(uvicorn.Config(create_app(load_settings(environment), api), **UVICORN_OPTIONS))
+    # A connection before the server is ready waits in this socket's backlog.
     with socket.create_server(("127.0.0.1", free_port())) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
@@ -48,10 +48,10 @@ def serving(history_url: str, api: ApiServer | None = None) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def chromium() -> Iterator[Browser]:
-    """Run a browser while the context lasts."""
+def launch_chromium() -> Iterator[Browser]:
+    """Run a browser while the block runs."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=list(_QUIET))
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), headless=True, args=list(_FLAGS))
         try:
             yield browser
         finally:

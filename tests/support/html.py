@@ -1,4 +1,4 @@
-"""HTML read in tests: elements by the simple selectors that they use."""
+"""HTML in tests: elements by simple CSS selectors."""
 
 import re
 from typing import Any
@@ -9,12 +9,12 @@ _PART = re.compile(r"(?P<tag>\*|[\w-]+)?(?P<rest>(?:[.#][\w-]+|\[[\w-]+(?:=(?:\"
 _CONDITION = re.compile(r"([.#])([\w-]+)|\[([\w-]+)(?:=\"?([^\]\"]*)\"?)?\]|(:last-child)")
 
 
-def every(tree: Any, selector: str) -> list[Any]:
-    """Return the elements below `tree` that fit: names, classes, ids, attributes, `>`, `:last-child` and commas."""
-    return [element for one in selector.split(",") for element in tree.xpath(_xpath(one.strip()))]
+def select(tree: Any, selector: str) -> list[Any]:
+    """Return the elements below `tree` that match: names, classes, ids, attributes, `>`, `:last-child` and commas."""
+    return [element for one in selector.split(",") for element in tree.xpath(_to_xpath(one.strip()))]
 
 
-def _xpath(selector: str) -> str:
+def _to_xpath(selector: str) -> str:
     path, axis = ".", "//"
     for part in selector.split():
         if part == ">":
@@ -22,13 +22,13 @@ def _xpath(selector: str) -> str:
             continue
         found = _PART.match(part)
         if found is None:
-            raise ValueError(f"{part!r} is more than a test's selector can say")
-        path += axis + (found["tag"] or "*") + "".join(map(_predicate, _CONDITION.finditer(found["rest"])))
+            raise ValueError(f"{part!r} is not supported in a selector")
+        path += axis + (found["tag"] or "*") + "".join(map(_to_predicate, _CONDITION.finditer(found["rest"])))
         axis = "//"
     return path
 
 
-def _predicate(found: re.Match[str]) -> str:
+def _to_predicate(found: re.Match[str]) -> str:
     mark, name, attribute, value, last = found.groups()
     if last:
         return "[not(following-sibling::*)]"
@@ -39,16 +39,19 @@ def _predicate(found: re.Match[str]) -> str:
     return f"[@{attribute}]" if value is None else f"[@{attribute}='{value}']"
 
 
-def page(client: Any, address: str, status: int = 200) -> Any:
+def get_page(client: Any, address: str, status: int = 200) -> Any:
+    """Return the parsed page of an address."""
     answer = client.get(address)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     return lxml.html.fromstring(answer.text)
 
 
-def text(element: Any) -> str:
+def get_text(element: Any) -> str:
+    """Return the text of an element with single spaces."""
     return " ".join(element.text_content().split())
 
 
-def names(tree: Any) -> list[str]:
-    return [row.get("data-name") for row in every(tree, "tr[data-run]")]
+def list_names(tree: Any) -> list[str]:
+    """Return the names of the listed runs."""
+    return [row.get("data-name") for row in select(tree, "tr[data-run]")]

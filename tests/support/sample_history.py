@@ -1,4 +1,4 @@
-"""A history as it looks after two weeks of work: some 60 runs of several teams in every state, with curves and scores."""
+"""A sample history of two weeks: 60 runs of four teams in every state, with curves, events and scores."""
 
 import math
 import random
@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTaskSpec
+from trainingtask_api.formatting import format_time_left
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.status import Results
 from trainingtask_history.rows import build_result_columns
@@ -61,8 +62,8 @@ LABELS = {"go_emotions": EMOTIONS, "cross_validated": TAGS, "table": TICKETS, "s
 NAMESPACES = ("ml-team", "search-relevance", "support-automation", "research")
 IMAGE = "registry.example.com/trainingtask-trainer:0.1.0"
 
-# What each model reaches on these data, roughly as docs/results.md has it.
-_REACHES = {
+# Micro-F1 rounded from docs/results.md.
+_F1_BY_MODEL = {
     "distilbert": 0.57, "bert": 0.58, "roberta": 0.60, "xlnet": 0.58, "albert": 0.55, "auto": 0.52,
     "logistic_regression": 0.56, "linear_svc": 0.55, "random_forest": 0.53, "knn": 0.42,
 }  # fmt: skip
@@ -77,21 +78,21 @@ _FAILURES = {
 
 
 @dataclass
-class Scene:
-    """Rows, and what belongs to them."""
+class SampleHistory:
+    """Runs with their events and curves."""
 
     now: datetime
     runs: list[TrainingRun] = field(default_factory=list)
     events: list[RunEvent] = field(default_factory=list)
     points: list[MetricPoint] = field(default_factory=list)
-    chance: random.Random = field(default_factory=lambda: random.Random(7))
+    rng: random.Random = field(default_factory=lambda: random.Random(7))
 
-    def write(self, engine: Engine) -> None:
-        """Put the scene into a history."""
+    def store(self, engine: Engine) -> None:
+        """Store everything in a history."""
         record_many(engine, self.runs, events=self.events, points=self.points)
 
-    def named(self, name: str, attempt: int = 1) -> TrainingRun:
-        """Return the run of this task."""
+    def get_run(self, name: str, attempt: int = 1) -> TrainingRun:
+        """Return a run by its task's name."""
         return next(run for run in self.runs if run.name == name and run.attempt == attempt)
 
     def add(
@@ -109,40 +110,40 @@ class Scene:
         progress: float = 1.0,
         **changes: Any,
     ) -> TrainingRun:
-        """Add a run that was created some hours ago, with all that it would have left by now."""
+        """Add a run that was created some hours ago, with its events, curves and results."""
         uid = str(uuid.uuid5(uuid.NAMESPACE_DNS, f"{namespace}/{name}"))
         created = self.now - timedelta(hours=hours)
-        is_deep = model in _TRANSFORMERS
-        started = None if state == RunStatus.PENDING else created + timedelta(seconds=self.chance.uniform(6, 40))
-        seconds = self.chance.uniform(900, 5400) if is_deep else self.chance.uniform(20, 240)
+        is_transformer = model in _TRANSFORMERS
+        started = None if state == RunStatus.PENDING else created + timedelta(seconds=self.rng.uniform(6, 40))
+        seconds = self.rng.uniform(900, 5400) if is_transformer else self.rng.uniform(20, 240)
         final = state in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
         finished = started + timedelta(seconds=seconds * progress) if final and started else self.now if final else None
-        total = self.chance.choice((804, 1357, 4071)) if is_deep else None
+        total = self.rng.choice((804, 1357, 4071)) if is_transformer else None
         run = TrainingRun(
             id=run_id(uid, attempt), task_uid=uid, namespace=namespace, namespace_uid=f"uid-of-{namespace}", name=name,
-            attempt=attempt, dataset=dataset, model=model, device="gpu" if is_deep else "cpu", status=state.value,
+            attempt=attempt, dataset=dataset, model=model, device="gpu" if is_transformer else "cpu", status=state.value,
             create_time=created, start_time=started, finish_time=finished,
             total_time=(finished - started).total_seconds() if finished and started else None,
-            labels={"team": namespace.split("-", maxsplit=1)[0], "purpose": self.chance.choice(("nightly", "sweep", "baseline"))},
+            labels={"team": namespace.split("-", maxsplit=1)[0], "purpose": self.rng.choice(("nightly", "sweep", "baseline"))},
             phase=None if started is None else "Training" if not final else "Done" if state == RunStatus.SUCCEEDED else "Failed",
             step=int(total * progress) if total and started else None, total_steps=total if started else None,
-            eta=_left(seconds * (1 - progress)) if state == RunStatus.RUNNING else None,
+            eta=format_time_left(seconds * (1 - progress)) if state == RunStatus.RUNNING else None,
             report_time=None if started is None else finished or self.now - timedelta(seconds=3),
-            spec=spec(dataset, model, self.chance), trainer_image=IMAGE + ("-gpu" if is_deep else ""),
-            node=None if started is None else f"{'gpu' if is_deep else 'cpu'}-node-{self.chance.randint(1, 4)}",
+            spec=make_spec(dataset, model, self.rng), trainer_image=IMAGE + ("-gpu" if is_transformer else ""),
+            node=None if started is None else f"{'gpu' if is_transformer else 'cpu'}-node-{self.rng.randint(1, 4)}",
             error_reason=reason, error_message=message or _FAILURES.get(reason or ""),
-            log_tail=log(self.chance, started, total, reason) if state == RunStatus.FAILED and started else None,
+            log_tail=make_log(self.rng, started, total, reason) if state == RunStatus.FAILED and started else None,
         )  # fmt: skip
         if state == RunStatus.SUCCEEDED:
-            run.sqlmodel_update(build_result_columns(results(dataset, model, self.chance, seconds, total)))
+            run.sqlmodel_update(build_result_columns(make_results(dataset, model, self.rng, seconds, total)))
         run.sqlmodel_update(changes)
         self.runs.append(run)
-        self._tell(run)
-        if is_deep and run.step:
-            self._draw(run)
+        self._add_events(run)
+        if is_transformer and run.step:
+            self._add_curves(run)
         return run
 
-    def _tell(self, run: TrainingRun) -> None:
+    def _add_events(self, run: TrainingRun) -> None:
         def event(time: datetime | None, kind: str, reason: str, message: str = "") -> None:
             if time is not None:
                 self.events.append(RunEvent(run_id=run.id, time=time, type=kind, reason=reason, message=message))
@@ -173,110 +174,77 @@ class Scene:
         elif run.status == RunStatus.SUSPENDED:
             event(end, "Suspended", "SuspendedByUser", "runPolicy.suspend is true.")
 
-    def _draw(self, run: TrainingRun) -> None:
+    def _add_curves(self, run: TrainingRun) -> None:
         total, done = run.total_steps or 1, run.step or 0
-        reaches = _REACHES[run.model] * 0.9
+        final_score = _F1_BY_MODEL[run.model] * 0.9
         every = max(1, total // 120)
         for step in range(every, done + 1, every):
             part = step / total
-            self._point(run, "training_loss", step, 0.11 + 0.55 * math.exp(-9 * part) + self.chance.gauss(0, 0.006))
-            self._point(run, "learning_rate", step, 5e-5 * (part / 0.1 if part < 0.1 else (1 - part) / 0.9))
+            self._add_point(run, "training_loss", step, 0.11 + 0.55 * math.exp(-9 * part) + self.rng.gauss(0, 0.006))
+            self._add_point(run, "learning_rate", step, 5e-5 * (part / 0.1 if part < 0.1 else (1 - part) / 0.9))
         for epoch in range(1, 7):
             step = total * epoch // 6
             if step <= done:
-                self._point(run, "validation_loss", step, 0.12 + 0.2 * math.exp(-0.9 * epoch) + 0.002 * epoch)
-                self._point(
+                self._add_point(run, "validation_loss", step, 0.12 + 0.2 * math.exp(-0.9 * epoch) + 0.002 * epoch)
+                self._add_point(
                     run,
                     "mean_average_precision",
                     step,
-                    reaches * (1 - math.exp(-0.75 * epoch)) + self.chance.gauss(0, 0.006),
+                    final_score * (1 - math.exp(-0.75 * epoch)) + self.rng.gauss(0, 0.006),
                 )
 
-    def _point(self, run: TrainingRun, name: str, step: int, value: float) -> None:
+    def _add_point(self, run: TrainingRun, name: str, step: int, value: float) -> None:
         self.points.append(MetricPoint(run_id=run.id, name=name, step=step, value=round(value, 9)))
 
 
-def two_weeks(now: datetime | None = None) -> Scene:
-    """Return the scene; the same for the same time."""
-    scene = Scene(now or datetime.now(UTC))
-    add, chance = scene.add, scene.chance
-    add("emotions-roberta-large-batch", RunStatus.RUNNING, model="roberta", hours=0.6, progress=0.42)
-    add("emotions-distilbert-focal", RunStatus.RUNNING, hours=0.9, progress=0.87)
-    add(
-        "tickets-weekly",
-        RunStatus.RUNNING,
-        dataset="table",
-        model="bert",
-        hours=0.15,
-        namespace="support-automation",
-        progress=0.06,
-    )
-    add(
-        "queries-auto",
-        RunStatus.PENDING,
-        dataset="table",
-        model="auto",
-        hours=0.3,
-        namespace="search-relevance",
-        reason="Unschedulable",
-        message="0/6 nodes are available: 2 Insufficient nvidia.com/gpu, 4 node(s) didn't match Pod's node affinity/selector.",
-    )
-    add("cv-tags-xlnet", RunStatus.PENDING, dataset="cross_validated", model="xlnet", hours=0.02, namespace="research")
-    add(
-        "cv-tags-albert",
-        RunStatus.INTERRUPTED,
-        dataset="cross_validated",
-        model="albert",
-        hours=2.2,
-        namespace="research",
-        reason="Evicted",
-        message="The pod was taken off node gpu-node-2, which is being drained. It is tried again and goes on from step 540.",
-        progress=0.4,
-    )
-    add("emotions-bert-long", RunStatus.SUSPENDED, model="bert", hours=5, progress=0.55)
-    add("emotions-bert-base", RunStatus.FAILED, model="bert", hours=7, reason="OOMKilled", progress=0.2)
-    add("emotions-bert-base", RunStatus.SUCCEEDED, model="bert", hours=7, attempt=2)
-    for hours, (reason, model, namespace) in enumerate(
-        (("DatasetNotFound", "linear_svc", "support-automation"), ("InvalidData", "knn", "support-automation"),
-         ("TrainerCrashed", "distilbert", "ml-team"), ("NonFiniteLoss", "roberta", "search-relevance")), 10,
-    ):  # fmt: skip
-        add(
-            f"tickets-{model.replace('_', '-')}-{hours}",
-            RunStatus.FAILED,
-            dataset="table",
-            model=model,
-            hours=hours,
-            namespace=namespace,
-            reason=reason,
-            progress=0.15,
-        )
-    add(
-        "sweep-cancelled",
-        RunStatus.CANCELLED,
-        hours=30,
-        reason="Cancelled",
-        message="The task was deleted before it ended.",
-        progress=0.3,
-    )
-    models = sorted(_REACHES)
+# Name, state, and arguments of `SampleHistory.add`.
+_RUNS: list[tuple[str, RunStatus, dict[str, Any]]] = [
+    ("emotions-roberta-large-batch", RunStatus.RUNNING, {"model": "roberta", "hours": 0.6, "progress": 0.42}),
+    ("emotions-distilbert-focal", RunStatus.RUNNING, {"hours": 0.9, "progress": 0.87}),
+    ("tickets-weekly", RunStatus.RUNNING, {"dataset": "table", "model": "bert", "hours": 0.15, "namespace": "support-automation", "progress": 0.06}),
+    ("queries-auto", RunStatus.PENDING, {"dataset": "table", "model": "auto", "hours": 0.3, "namespace": "search-relevance", "reason": "Unschedulable",
+        "message": "0/6 nodes are available: 2 Insufficient nvidia.com/gpu, 4 node(s) didn't match Pod's node affinity/selector."}),
+    ("cv-tags-xlnet", RunStatus.PENDING, {"dataset": "cross_validated", "model": "xlnet", "hours": 0.02, "namespace": "research"}),
+    ("cv-tags-albert", RunStatus.INTERRUPTED, {"dataset": "cross_validated", "model": "albert", "hours": 2.2, "namespace": "research", "progress": 0.4, "reason": "Evicted",
+        "message": "The pod was taken off node gpu-node-2, which is being drained. It is tried again and goes on from step 540."}),
+    ("emotions-bert-long", RunStatus.SUSPENDED, {"model": "bert", "hours": 5, "progress": 0.55}),
+    ("emotions-bert-base", RunStatus.FAILED, {"model": "bert", "hours": 7, "reason": "OOMKilled", "progress": 0.2}),
+    ("emotions-bert-base", RunStatus.SUCCEEDED, {"model": "bert", "hours": 7, "attempt": 2}),
+    *(
+        (f"tickets-{model.replace('_', '-')}-{hours}", RunStatus.FAILED,
+            {"dataset": "table", "model": model, "hours": hours, "namespace": namespace, "reason": reason, "progress": 0.15})
+        for hours, (reason, model, namespace) in enumerate(
+            [("DatasetNotFound", "linear_svc", "support-automation"), ("InvalidData", "knn", "support-automation"),
+             ("TrainerCrashed", "distilbert", "ml-team"), ("NonFiniteLoss", "roberta", "search-relevance")], 10)
+    ),
+    ("sweep-cancelled", RunStatus.CANCELLED, {"hours": 30, "reason": "Cancelled", "message": "The task was deleted before it ended.", "progress": 0.3}),
+]  # fmt: skip
+_NAME_PREFIXES = {
+    "go_emotions": "emotions",
+    "cross_validated": "cv-tags",
+    "table": "tickets",
+    "support_tickets": "demo",
+}
+
+
+def make_sample_history(now: datetime | None = None) -> SampleHistory:
+    """Return the sample, which is a function of the time."""
+    sample = SampleHistory(now or datetime.now(UTC))
+    for name, state, arguments in _RUNS:
+        sample.add(name, state, **arguments)
+    models = sorted(_F1_BY_MODEL)
     for number in range(46):
-        dataset = chance.choice(sorted(LABELS))
+        dataset = sample.rng.choice(sorted(LABELS))
         model = models[number % len(models)]
-        name = f"{ {'go_emotions': 'emotions', 'cross_validated': 'cv-tags', 'table': 'tickets', 'support_tickets': 'demo'}[dataset] }-{model.replace('_', '-')}-{number:02}"
-        add(
-            name,
-            RunStatus.SUCCEEDED,
-            dataset=dataset,
-            model=model,
-            hours=14 + number * 7,
-            namespace=NAMESPACES[number % 4],
-        )
-    return scene
+        name = f"{_NAME_PREFIXES[dataset]}-{model.replace('_', '-')}-{number:02}"
+        namespace = NAMESPACES[number % 4]
+        sample.add(name, RunStatus.SUCCEEDED, dataset=dataset, model=model, hours=14 + number * 7, namespace=namespace)
+    return sample
 
 
-def spec(dataset: str, model: str, chance: random.Random) -> dict[str, Any]:
-    """Return a task's spec."""
-    is_deep = model in _TRANSFORMERS
+def make_spec(dataset: str, model: str, rng: random.Random) -> dict[str, Any]:
+    """Return the spec of a task."""
+    is_transformer = model in _TRANSFORMERS
     source = (
         {"hub": {"id": "google-research-datasets/go_emotions"}}
         if dataset == "go_emotions"
@@ -287,31 +255,31 @@ def spec(dataset: str, model: str, chance: random.Random) -> dict[str, Any]:
         "model": {"name": model}
         | ({"checkpoint": "sentence-transformers/all-MiniLM-L6-v2"} if model == "auto" else {}),
         "training": {"seed": 42},
-        "device": "gpu" if is_deep else "cpu",
-        "resources": {"cpu": "4", "memory": "16Gi" if is_deep else "4Gi"},
+        "device": "gpu" if is_transformer else "cpu",
+        "resources": {"cpu": "4", "memory": "16Gi" if is_transformer else "4Gi"},
         "output": {"volumeClaim": "models"},
         "runPolicy": {"suspend": False, "retries": 2},
     }
-    if is_deep:
-        written["preprocessor"] = {"maxLength": chance.choice((64, 128))}
+    if is_transformer:
+        written["preprocessor"] = {"maxLength": rng.choice((64, 128))}
         written["training"] |= {
-            "epochs": chance.choice((3, 6)),
-            "batchSize": chance.choice((16, 32, 64)),
-            "learningRate": chance.choice((2e-5, 3e-5, 5e-5)),
+            "epochs": rng.choice((3, 6)),
+            "batchSize": rng.choice((16, 32, 64)),
+            "learningRate": rng.choice((2e-5, 3e-5, 5e-5)),
         }
     else:
-        knob = {"random_forest": "trees", "knn": "neighbors"}.get(model, "inverseRegularization")
-        written["training"][knob] = chance.choice((5, 10, 20))
+        parameter = {"random_forest": "trees", "knn": "neighbors"}.get(model, "inverseRegularization")
+        written["training"][parameter] = rng.choice((5, 10, 20))
     return TrainingTaskSpec.model_validate(written).to_json()
 
 
-def results(
-    dataset: str, model: str, chance: random.Random, seconds: float, steps: int | None, labels: list[str] | None = None
+def make_results(
+    dataset: str, model: str, rng: random.Random, seconds: float, steps: int | None, labels: list[str] | None = None
 ) -> Results:
-    """Return what such a training leaves behind."""
+    """Return the results of a training."""
     names = labels or LABELS[dataset]
-    level = _REACHES[model] + (0.0 if dataset == "go_emotions" else 0.14) + chance.gauss(0, 0.012)
-    scores = [_label(name, level, chance) for name in names]
+    level = _F1_BY_MODEL[model] + (0.0 if dataset == "go_emotions" else 0.14) + rng.gauss(0, 0.012)
+    scores = [_make_label_score(name, level, rng) for name in names]
     known = [score.f1 for score in scores if score.f1 is not None]
     macro = sum(known) / len(known)
     precision = level + 0.03
@@ -319,11 +287,11 @@ def results(
         [] if level > 0.45 else [f"accuracy_thresh {0.947:.4f} does not beat predicting no label at all (0.9580)"]
     )
     return Results(
-        global_step=steps or 1, training_loss=round(chance.uniform(0.09, 0.14), 4), train_rows=43_410, validation_rows=5_426,
+        global_step=steps or 1, training_loss=round(rng.uniform(0.09, 0.14), 4), train_rows=43_410, validation_rows=5_426,
         runtime_seconds=round(seconds * 0.9, 1), samples_per_second=round(43_410 * 3 / seconds, 1), labels=len(names),
         data_fingerprint=(uuid.uuid5(uuid.NAMESPACE_DNS, dataset).hex * 2), test_texts_in_train=37,
         best_epoch=3 if steps else None, tokens_per_second=round(43_410 * 60 / seconds, 1) if steps else None,
-        peak_memory_bytes=chance.randint(900, 3500) * 2**20,
+        peak_memory_bytes=rng.randint(900, 3500) * 2**20,
         validation=ValidationScores(rows=5_426, loss=0.09, micro_f1=level + 0.01, macro_f1=macro + 0.01, mean_average_precision=level * 0.9),
         evaluation=EvaluationResult(
             split="test", rows=5_427, threshold=0.31, threshold_source="global", loss=round(0.14 - level / 10, 4),
@@ -345,27 +313,22 @@ def results(
     )  # fmt: skip
 
 
-def _label(name: str, level: float, chance: random.Random) -> LabelScore:
+def _make_label_score(name: str, level: float, rng: random.Random) -> LabelScore:
     if name == "grief":
         return LabelScore(label=name, recall=0.0, f1=0.0, average_precision=0.08, support=6, threshold=0.31)
-    f1 = min(0.95, max(0.04, chance.gauss(level - 0.08, 0.16)))
-    lean = chance.uniform(-0.08, 0.08)
+    f1 = min(0.95, max(0.04, rng.gauss(level - 0.08, 0.16)))
+    lean = rng.uniform(-0.08, 0.08)
     return LabelScore(
         label=name, precision=min(1.0, f1 + max(0.0, lean)), recall=max(0.0, f1 + min(0.0, lean)), f1=f1,
-        average_precision=max(0.02, f1 - 0.03), support=chance.randint(11, 1787), threshold=0.31,
+        average_precision=max(0.02, f1 - 0.03), support=rng.randint(11, 1787), threshold=0.31,
     )  # fmt: skip
 
 
-def log(chance: random.Random, start: datetime | None, total: int | None, reason: str | None) -> str:
-    """Return the last lines of a trainer that failed."""
+def make_log(rng: random.Random, start: datetime | None, total: int | None, reason: str | None) -> str:
+    """Return the last lines of a failed trainer's log."""
     begin = start or datetime.now(UTC)
     lines = [
-        f"{begin + timedelta(seconds=30 + step):%Y-%m-%d %H:%M:%S} INFO step {step} of {total or 1}: loss {0.7 - step / 400:.4f}, {chance.uniform(80, 120):.1f} rows/s"
+        f"{begin + timedelta(seconds=30 + step):%Y-%m-%d %H:%M:%S} INFO step {step} of {total or 1}: loss {0.7 - step / 400:.4f}, {rng.uniform(80, 120):.1f} rows/s"
         for step in range(20, 220, 10)
     ]
     return "\n".join([*lines, f"ERROR {reason}: {(_FAILURES.get(reason or '') or '').splitlines()[0]}"])
-
-
-def _left(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"

@@ -1,1 +1,1 @@
-"""The view over all runs: HTTP API and pages. Reads the history; a task is created through the Kubernetes API, as the person who asks."""
+"""The web app: an HTTP API and pages over all runs of the history; tasks are created with the user's own token."""

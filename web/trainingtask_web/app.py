@@ -1,15 +1,10 @@
-"""The web app put together: the API, the old service's routes, the pages where they are, and its health.
+"""The web app: the API, the pages, the replaced service's routes, and the health checks.
 
-`pages`, when it is there, has a `router` and `error_page(request, status, sentence)`. Its routes take who asks as
-`access.CurrentPrincipal` and the history as `app.state.engine`. ``GET /session`` is theirs: a form that posts `token` and
-`next` to ``/session``, which comes back with ``?problem=unknown&next=...`` when the token is not known.
-``POST /session/end`` signs out. Files are in ``static/``, served below ``/static/``.
+Routes take the principal as `authorization.CurrentPrincipal` and the history from `app.state.engine`.
 """
 
 import contextlib
 from collections.abc import AsyncIterator
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +16,14 @@ from sqlalchemy import Engine, event
 
 from trainingtask_history import queries
 from trainingtask_history.engine import open_history
-from trainingtask_web.auth import sessions
-from trainingtask_web.auth.authorization import Access
+from trainingtask_web.auth.authorization import Authenticator
 from trainingtask_web.auth.kubernetes import ApiServer
+from trainingtask_web.auth.sessions import SessionStore
 from trainingtask_web.http import errors, swagger
 from trainingtask_web.http.middleware import SecurityHeadersMiddleware
-from trainingtask_web.routes import api, legacy
-from trainingtask_web.settings import Auth, Settings
+from trainingtask_web.routes import api, legacy, pages, session
+from trainingtask_web.routes.rendering import render_error_page
+from trainingtask_web.settings import AuthMode, Settings
 
 _STATIC = Path(__file__).parent / "static"
 _DESCRIPTION = "All training runs, across namespaces and after their tasks are gone. You see what you may list."
@@ -39,40 +35,52 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     Raises
     ------
     HistoryError
-        When the settings cannot work.
+        When the history's URL is unusable.
     ValueError
-        When people have to be known, and no API server is given to know them.
+        When `api_server` does not go with the settings' `auth`.
     """
-    if (api_server is None) != (settings.auth is Auth.NONE):
+    if (api_server is None) != (settings.auth is AuthMode.NONE):
         raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
-    engine = _open(settings)
-    access = Access(engine, api_server, settings.namespace)
+    engine = _open_engine(settings)
+    authenticator = Authenticator(engine, api_server, settings.namespace)
 
     @contextlib.asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def manage_lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = settings.threads
         yield
-        access.close()
+        authenticator.close()
         engine.dispose()
         if api_server is not None:
             api_server.close()
 
     app = FastAPI(
-        title="TrainingTask", description=_DESCRIPTION, version="v1", docs_url=None, redoc_url=None, lifespan=life
+        title="TrainingTask",
+        description=_DESCRIPTION,
+        version="v1",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=manage_lifespan,
     )
     app.state.settings = settings
     app.state.engine = engine
-    app.state.access = access
-    app.state.sessions = sessions.Sessions(secure=settings.secure_cookie)
-    app.add_middleware(SecurityHeadersMiddleware, hosts=frozenset(settings.hosts))
+    app.state.authenticator = authenticator
+    app.state.sessions = SessionStore(secure=settings.secure_cookie)
     app.state.api_server = api_server
+    app.add_middleware(SecurityHeadersMiddleware, hosts=frozenset(settings.hosts))
     app.include_router(api.router)
     app.include_router(legacy.router)
     if api_server is not None:
-        app.include_router(legacy.creating)
-        app.include_router(sessions.router)
-    swagger.install(app)
+        app.include_router(legacy.create_router)
+        app.include_router(session.router)
+    swagger.add_routes(app)
+    _add_health_checks(app, engine)
+    app.include_router(pages.router)
+    app.mount("/static", StaticFiles(directory=_STATIC), name="static")
+    errors.add_exception_handlers(app, render_error_page)
+    return app
 
+
+def _add_health_checks(app: FastAPI, engine: Engine) -> None:
     @app.get("/healthz", include_in_schema=False)
     async def healthz() -> PlainTextResponse:
         return PlainTextResponse("ok\n")
@@ -82,20 +90,13 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
         queries.ping(engine)
         return PlainTextResponse("ok\n")
 
-    pages = import_module("trainingtask_web.routes.pages") if find_spec("trainingtask_web.routes.pages") else None
-    if pages is not None:
-        app.include_router(pages.router)
-        app.mount("/static", StaticFiles(directory=_STATIC), name="static")
-    errors.install(app, pages.error_page if pages is not None else None)
-    return app
 
-
-def _open(settings: Settings) -> Engine:
+def _open_engine(settings: Settings) -> Engine:
     engine = open_history(settings.history_url.get_secret_value())
 
     @event.listens_for(engine, "do_connect")
-    def plan_for_the_values(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
-        # A plan that is made once for all values reads the whole table where a rare value has an index.
+    def force_custom_plans(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
+        # A generic plan scans the whole table where a rare value has an index.
         if engine.dialect.name == "postgresql":
             parameters["options"] += " -c plan_cache_mode=force_custom_plan"
 

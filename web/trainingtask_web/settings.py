@@ -1,4 +1,4 @@
-"""What the admin decides about the web app, from the environment."""
+"""The settings of the web app, from the environment."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -10,15 +10,15 @@ from trainingtask_api.names import ENV_HISTORY_URL, NAMESPACE_PATTERN
 from trainingtask_api.task import describe_errors
 
 
-def _split(value: Any) -> Any:
+def _split_commas(value: Any) -> Any:
     return [part.strip().lower() for part in value.split(",")] if isinstance(value, str) else value
 
 
-Addresses = Annotated[tuple[str, ...], BeforeValidator(_split)]
+CommaSeparated = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 
 
-class Auth(StrEnum):
-    """Who may look: people whom Kubernetes knows, each at their namespaces; or anybody at everything."""
+class AuthMode(StrEnum):
+    """How requests are authenticated: by Kubernetes, or not at all, with every run visible."""
 
     KUBERNETES = "kubernetes"
     NONE = "none"
@@ -30,17 +30,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, hide_input_in_errors=True)
 
     history_url: SecretStr = Field(alias=ENV_HISTORY_URL, description="The history, read only.")
-    auth: Auth = Field(
-        Auth.KUBERNETES,
+    auth: AuthMode = Field(
+        AuthMode.KUBERNETES,
         alias="TRAININGTASK_WEB_AUTH",
         description="'none' shows everything to everybody and creates nothing: for a laptop.",
     )
-    hosts: Addresses = Field(
+    hosts: CommaSeparated = Field(
         ("localhost", "127.0.0.1", "::1"),
         alias="TRAININGTASK_WEB_HOSTS",
         description="The names, separated by commas, by which browsers and programs reach it; no other Host is served.",
     )
-    trusted_proxies: Addresses = Field(
+    trusted_proxies: CommaSeparated = Field(
         (),
         alias="TRAININGTASK_WEB_TRUSTED_PROXIES",
         description="Addresses or networks, separated by commas, whose X-Forwarded-For and -Proto are believed.",
@@ -57,7 +57,7 @@ class Settings(BaseModel):
         pattern=NAMESPACE_PATTERN,
         description="Where POST / creates tasks when the request does not say.",
     )
-    host: str = Field("0.0.0.0", alias="TRAININGTASK_WEB_HOST")  # noqa: S104 - in a pod, everybody who may reach it
+    host: str = Field("0.0.0.0", alias="TRAININGTASK_WEB_HOST")  # noqa: S104 - all interfaces of the pod
     port: int = Field(8000, alias="TRAININGTASK_WEB_PORT", ge=1, le=65_535)
     threads: int = Field(
         5,
@@ -68,18 +68,18 @@ class Settings(BaseModel):
     )
 
 
-class BadSettings(Exception):  # noqa: N818 - reads as what it is
-    """The environment does not make settings; the message says why, without values."""
+class SettingsError(Exception):
+    """The environment holds no valid settings; the message has no secret values."""
 
 
 def load_settings(environment: Mapping[str, str]) -> Settings:
-    """Return the settings that the environment names.
+    """Return the settings of the environment.
 
     Raises
     ------
-    BadSettings
+    SettingsError
     """
     try:
         return Settings.model_validate({name: value for name, value in environment.items() if value})
     except ValidationError as error:
-        raise BadSettings(describe_errors(error)) from None
+        raise SettingsError(describe_errors(error)) from None

@@ -1,4 +1,4 @@
-"""The commands from the outside: what they print, refuse, and end with."""
+"""The commands from the outside: output, errors and exit codes."""
 
 import csv
 import io
@@ -21,17 +21,17 @@ READING = [["list"], ["watch", "a"], ["describe", "a"], ["compare", "a", "b"], [
 WRITING = [["cancel", "a", "--yes"], ["retry", "a"], ["submit", "--name=a", "--dataset=support_tickets", "--model=knn"]]
 
 
-def answer_all(server: Any, code: int, answer: Any) -> None:
-    server.refuse = lambda method, path: (code, answer)
+def respond_always(server: Any, code: int, answer: Any) -> None:
+    server.respond = lambda method, path: (code, answer)
 
 
 @pytest.mark.parametrize("command", [*READING, *WRITING], ids=lambda command: command[0])
 class TestRefused:
-    """Each command ends with one sentence, whatever it is that refuses."""
+    """Each command ends with one sentence, whatever fails."""
 
-    def test_by_rights(self, command: list[str], cli: Cli, server: Any, make: SimpleNamespace) -> None:
+    def test_forbidden(self, command: list[str], cli: Cli, server: Any, make: SimpleNamespace) -> None:
         message = 'trainingtasks.trainingtask.dev is forbidden: User "me" cannot list resource "trainingtasks"'
-        answer_all(server, 403, make.status(403, "Forbidden", message))
+        respond_always(server, 403, make.status(403, "Forbidden", message))
         result = cli(*command)
         assert (result.exit_code, result.stdout) == (1, "")
         assert (
@@ -39,33 +39,33 @@ class TestRefused:
             == f"error: {message}: ask whoever runs the cluster for that right, or name another namespace (-n)\n"
         )
 
-    def test_as_nobody(self, command: list[str], cli: Cli, server: Any, make: SimpleNamespace) -> None:
-        answer_all(server, 401, make.status(401, "Unauthorized", "Unauthorized"))
+    def test_unauthorized(self, command: list[str], cli: Cli, server: Any, make: SimpleNamespace) -> None:
+        respond_always(server, 401, make.status(401, "Unauthorized", "Unauthorized"))
         result = cli(*command)
         assert (result.exit_code, result.stdout) == (1, "")
         assert "does not know who you are: log in again" in result.stderr
 
     def test_without_the_crd(self, command: list[str], cli: Cli, server: Any) -> None:
-        answer_all(server, 404, "404 page not found\n")
+        respond_always(server, 404, "404 page not found\n")
         result = cli(*command)
         assert (result.exit_code, result.stdout) == (1, "")
         assert "this cluster has no TrainingTasks: install the chart" in result.stderr
 
-    def test_for_the_time_being(self, command: list[str], cli: Cli, server: Any) -> None:
-        answer_all(server, 503, "<html><body>\n<h1>Busy</h1></body></html>")
+    def test_unavailable(self, command: list[str], cli: Cli, server: Any) -> None:
+        respond_always(server, 503, "<html><body>\n<h1>Busy</h1></body></html>")
         result = cli(*command)
         assert (result.exit_code, result.stdout) == (1, "")
         assert result.stderr == (
             "error: the API server cannot answer now (503: <html><body> <h1>Busy</h1></body></html>): try again in a moment\n"
         )
 
-    def test_by_something_else(self, command: list[str], cli: Cli, server: Any) -> None:
-        answer_all(server, 200, "<html>a portal</html>")
+    def test_not_an_api_server(self, command: list[str], cli: Cli, server: Any) -> None:
+        respond_always(server, 200, "<html>a portal</html>")
         result = cli(*command)
         assert (result.exit_code, result.stdout) == (1, "")
         assert "does not answer as an API server does: check --context" in result.stderr
 
-    def test_by_nobody(self, command: list[str], cli: Cli, kubeconfig: Path, make: SimpleNamespace) -> None:
+    def test_unreachable(self, command: list[str], cli: Cli, kubeconfig: Path, make: SimpleNamespace) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -77,7 +77,9 @@ class TestRefused:
         )
         assert result.stderr.count("\n") == 1
 
-    def test_by_tls(self, command: list[str], cli: Cli, kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
+    def test_tls_error(
+        self, command: list[str], cli: Cli, kubeconfig: Path, server: Any, make: SimpleNamespace
+    ) -> None:
         kubeconfig.write_text(yaml.safe_dump(make.kubeconfig(server.url.replace("http:", "https:"))))
         result = cli(*command)
         assert (result.exit_code, result.stdout) == (1, "")
@@ -91,7 +93,7 @@ class TestRefused:
 
 
 @pytest.mark.parametrize("command", [["watch", "a"], ["describe", "a"], ["compare", "a", "b"], ["logs", "a"], ["cancel", "a", "-y"], ["retry", "a"]], ids=lambda c: c[0])  # fmt: skip
-def test_a_task_that_is_not_there_is_named(command: list[str], cli: Cli) -> None:
+def test_a_missing_task_is_named(command: list[str], cli: Cli) -> None:
     result = cli(*command)
     assert (result.exit_code, result.stdout) == (1, "")
     assert "there is no TrainingTask 'a' in namespace 'team-a': `kubectl trainingtask list -A`" in result.stderr
@@ -113,14 +115,14 @@ def test_a_task_that_is_not_there_is_named(command: list[str], cli: Cli) -> None
         (["dance"], "No such command 'dance'"),
     ],
 )
-def test_a_wrong_call_ends_with_2(
+def test_wrong_arguments_end_with_2(
     command: list[str], sentence: str, cli: Cli, server: Any, make: SimpleNamespace
 ) -> None:
     server.add(make.task("a"))
     result = cli(*command)
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
-    assert all(method == "GET" for method, _ in server.requests)
+    assert all(request.method == "GET" for request in server.requests)
 
 
 def test_list_shows_tasks(cli: Cli, server: Any, make: SimpleNamespace) -> None:
@@ -129,18 +131,18 @@ def test_list_shows_tasks(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     lines = cli("list").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["NAME", "STATE"], ["a", "Running"]]
     assert [line.split()[0] for line in cli("list", "-n", "team-b").stdout.splitlines()] == ["NAME", "b"]
-    everywhere = cli("list", "-A").stdout
-    assert [line.split()[:3] for line in everywhere.splitlines()[1:]] == [
+    all_namespaces = cli("list", "-A").stdout
+    assert [line.split()[:3] for line in all_namespaces.splitlines()[1:]] == [
         ["team-a", "a", "Running"],
         ["team-b", "b", "Succeeded"],
     ]
-    assert "\x1b" not in everywhere
+    assert "\x1b" not in all_namespaces
 
 
 @pytest.mark.parametrize(
     "options", [["-n", "team-b"], ["--namespace=team-b"], ["--namespace", "team-b", "--context=here"]]
 )
-def test_what_every_command_takes_may_stand_before_it(
+def test_common_options_may_precede_the_command(
     options: list[str], cli: Cli, server: Any, make: SimpleNamespace
 ) -> None:
     server.add(make.task("b", namespace="team-b"))
@@ -149,7 +151,7 @@ def test_what_every_command_takes_may_stand_before_it(
     assert cli("-n").exit_code == 2
 
 
-def test_list_says_that_there_is_nothing(cli: Cli) -> None:
+def test_an_empty_list_is_reported(cli: Cli) -> None:
     for arguments, where in (
         (["list"], "in namespace team-a"),
         (["list", "-A"], "in any namespace"),
@@ -161,7 +163,7 @@ def test_list_says_that_there_is_nothing(cli: Cli) -> None:
     assert cli("list", "-o", "csv").stdout.startswith("namespace,name,")
 
 
-def test_programs_get_the_objects_unchanged(cli: Cli, server: Any, make: SimpleNamespace) -> None:
+def test_json_yaml_and_csv_have_the_unchanged_objects(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     task = make.task("a", "Succeeded", training=make.result(), fromALaterRelease={"x": 1})
     server.add(task)
     plain = {**task, "metadata": {k: v for k, v in task["metadata"].items() if k != "managedFields"}}
@@ -190,10 +192,10 @@ def test_watch_prints_changes_until_the_end(cli: Cli, server: Any, make: SimpleN
     assert result.exit_code == 0
 
 
-def test_ctrl_c_is_an_end_like_another(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
+def test_ctrl_c_ends_watch_with_0(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Running"))
     command = [sys.executable, "-m", "trainingtask_cli", "watch"]
-    # What runs in the background of a shell ignores the signal, and so would this child.
+    # A shell's background processes ignore the signal, and this child would inherit that.
     foreground = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
         command,
@@ -207,12 +209,12 @@ def test_ctrl_c_is_an_end_like_another(kubeconfig: Path, server: Any, make: Simp
         watching.send_signal(signal.SIGINT)
         assert watching.communicate(timeout=30) == ("", "")
     assert watching.returncode == 0
-    server.watches.put([])  # the server's own end of it
+    server.watches.put([])  # ends the watch on the server
 
 
-def test_describe_says_everything(cli: Cli, server: Any, make: SimpleNamespace) -> None:
+def test_describe_prints_all_sections(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Succeeded", training=make.result()))
-    said = cli("describe", "a").stdout
+    output = cli("describe", "a").stdout
     for words in (
         "State:",
         "Conditions",
@@ -223,12 +225,12 @@ def test_describe_says_everything(cli: Cli, server: Any, make: SimpleNamespace) 
         "Labels",
         "a|b",
     ):
-        assert words in said
-    assert "\x1b" not in said
-    assert not any(line.endswith(" ") for line in said.splitlines())
+        assert words in output
+    assert "\x1b" not in output
+    assert not any(line.endswith(" ") for line in output.splitlines())
 
 
-def test_compare_shows_both_and_warns_of_other_data(cli: Cli, server: Any, make: SimpleNamespace) -> None:
+def test_compare_prints_differences_and_warns_of_other_data(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Succeeded", training=make.result(0.5)))
     server.add(make.task("b", "Succeeded", training=make.result(0.6), spec={"training__seed": 7}))
     server.add(make.task("c", "Succeeded", training=make.result(0.6, dataFingerprint="0" * 64)))
@@ -257,11 +259,11 @@ def test_logs_copies_the_newest_pods(cli: Cli, server: Any, make: SimpleNamespac
     server.logs["a-1"] = b"epoch 1\nepoch 2\n"
     assert cli("logs", "a").stdout == "epoch 1\nepoch 2\n"
     assert cli("logs", "a", "-f").stdout == "epoch 1\nepoch 2\n"
-    assert "follow=true" in server.requests[-1][1]
+    assert "follow=true" in server.requests[-1].path
     gone = make.status(404, "NotFound", 'pods "a-1" not found', name="a-1", kind="pods")
-    server.refuse = lambda method, path: (404, gone) if "/log?" in path else None
+    server.respond = lambda method, path: (404, gone) if "/log?" in path else None
     assert 'pods "a-1" not found: the pod is gone, `kubectl trainingtask history` keeps' in cli("logs", "a").stderr
-    server.refuse = lambda method, path: None
+    server.respond = lambda method, path: None
     server.logs["a-1"] = b""
     silent = cli("logs", "a")
     assert (silent.exit_code, silent.stdout) == (0, "")
@@ -283,7 +285,7 @@ def test_logs_copies_the_newest_pods(cli: Cli, server: Any, make: SimpleNamespac
         ("Failed", {}, "a has no pod any more. `kubectl trainingtask history"),
     ],
 )
-def test_logs_says_why_there_is_none(
+def test_logs_explains_a_missing_pod(
     state: str, more: dict, sentence: str, cli: Cli, server: Any, make: SimpleNamespace
 ) -> None:
     server.add(make.task("a", state, **more))
@@ -302,7 +304,7 @@ def test_cancel_deletes_all_or_nothing(cli: Cli, server: Any, make: SimpleNamesp
     assert server.tasks == {}
 
 
-def test_retry_creates_the_same_under_a_new_name(cli: Cli, server: Any, make: SimpleNamespace) -> None:
+def test_retry_creates_the_same_spec_under_a_new_name(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     old = server.add(make.task("a", "Failed", spec={"runPolicy__suspend": True}))
     server.add(make.task("a-2"))
     result = cli("retry", "a")
@@ -323,15 +325,13 @@ def test_submit_creates_what_a_dry_run_shows(cli: Cli, server: Any) -> None:
     assert server.requests == []
     result = cli(*flags)
     assert result.stdout == "trainingtask a created\nkubectl trainingtask watch a -n team-a\n"
-    assert server.bodies == [shown]
+    assert server.get_bodies() == [shown]
     again = cli(*flags)
     assert again.exit_code == 1
     assert "there is a TrainingTask 'a' in namespace 'team-a' already" in again.stderr
 
 
-def test_submit_takes_a_file_and_goes_where_it_says(
-    cli: Cli, server: Any, make: SimpleNamespace, tmp_path: Path
-) -> None:
+def test_submit_uses_the_namespace_of_the_file(cli: Cli, server: Any, make: SimpleNamespace, tmp_path: Path) -> None:
     file = tmp_path / "task.yaml"
     text = yaml.safe_dump(make.task("a", namespace="team-b"))
     file.write_text(text)
@@ -354,16 +354,16 @@ def test_submit_takes_a_file_and_goes_where_it_says(
         (418, "Teapot", "short and stout", "answered 418 to `create trainingtasks`: short and stout"),
     ],
 )  # fmt: skip
-def test_submit_repeats_what_the_api_server_says(
+def test_submit_prints_the_api_servers_message(
     code: int, reason: str, message: str, sentence: str, cli: Cli, server: Any, make: SimpleNamespace
 ) -> None:
-    answer_all(server, code, make.status(code, reason, message, name="team-a", kind="namespaces"))
+    respond_always(server, code, make.status(code, reason, message, name="team-a", kind="namespaces"))
     result = cli("submit", "--name=a", "--dataset=support_tickets", "--model=knn")
     assert (result.exit_code, result.stdout) == (1, "")
     assert sentence in result.stderr
 
 
-def test_help_is_fast_because_it_imports_next_to_nothing() -> None:
+def test_help_imports_no_heavy_modules() -> None:
     code = (
         "import sys; sys.argv = ['x', '--help']\n"
         "from trainingtask_cli.__main__ import main\n"
@@ -371,12 +371,14 @@ def test_help_is_fast_because_it_imports_next_to_nothing() -> None:
         "except SystemExit: pass\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "Usage: kubectl trainingtask [OPTIONS] COMMAND" in said
-    assert not {"kubernetes", "pydantic", "sqlalchemy", "alembic", "torch", "httpx"} & set(eval(said.splitlines()[-1]))
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "Usage: kubectl trainingtask [OPTIONS] COMMAND" in output
+    assert not {"kubernetes", "pydantic", "sqlalchemy", "alembic", "torch", "httpx"} & set(
+        eval(output.splitlines()[-1])
+    )
 
 
-def test_a_list_needs_no_database(server: Any, kubeconfig: Path) -> None:
+def test_list_imports_no_database_modules(server: Any, kubeconfig: Path) -> None:
     code = (
         "import sys; sys.argv = ['x', 'list']\n"
         "from trainingtask_cli.__main__ import main\n"
@@ -384,5 +386,5 @@ def test_a_list_needs_no_database(server: Any, kubeconfig: Path) -> None:
         "except SystemExit: pass\n"
         "print(sorted({name.partition('.')[0] for name in sys.modules}))"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert not {"sqlalchemy", "alembic", "torch", "httpx", "psycopg"} & set(eval(said.splitlines()[-1]))
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"sqlalchemy", "alembic", "torch", "httpx", "psycopg"} & set(eval(output.splitlines()[-1]))

@@ -2,39 +2,39 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
-from trainingtask_cli.describe import describe
-from trainingtask_cli.formatting import moment
+from trainingtask_cli.describe import build_sections
+from trainingtask_cli.formatting import format_time
 from trainingtask_cli.output import Table
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
 
 def sections(task: dict[str, Any]) -> dict[str, Table]:
-    return {part.title: part for part in describe(task, NOW) if isinstance(part, Table)}
+    return {part.title: part for part in build_sections(task, NOW) if isinstance(part, Table)}
 
 
 def facts(task: dict[str, Any]) -> dict[str, object]:
     return {str(name).rstrip(":"): value for name, value in sections(task)[""].rows}
 
 
-def test_a_task_nobody_has_looked_at_says_so(make: SimpleNamespace) -> None:
-    said = facts(make.task("a"))
-    assert said["State"] == "none"
-    assert "the operator has not looked at it yet" in str(said["Reason"])
+def test_a_task_without_a_status_is_explained(make: SimpleNamespace) -> None:
+    found = facts(make.task("a"))
+    assert found["State"] == "none"
+    assert "the operator has not looked at it yet" in str(found["Reason"])
     assert list(sections(make.task("a"))) == [""]
 
 
-def test_a_running_task_tells_how_far_it_is(make: SimpleNamespace) -> None:
+def test_a_running_task_shows_its_progress(make: SimpleNamespace) -> None:
     task = make.task("a", "Running", startTime="2026-05-04T10:01:00Z", progressStale=True, training=make.report())
-    said = facts(task)
-    assert said["Progress"] == (
+    found = facts(task)
+    assert found["Progress"] == (
         "Training 42%, epoch 2 of 3, step 42 of 100, loss 0.2100, 12.5 rows/s, 2m10s left, not heard of for some minutes"
     )
-    assert said["Started"] == f"{moment(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
-    assert "Ended" not in said
+    assert found["Started"] == f"{format_time(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
+    assert "Ended" not in found
 
 
-def test_a_failure_is_told_in_words_with_its_way_there(make: SimpleNamespace) -> None:
+def test_a_failed_task_shows_reason_conditions_and_attempts(make: SimpleNamespace) -> None:
     attempts = [
         {"number": 1, "pod": "a-1", "node": "n1", "startTime": "2026-05-04T10:00:10Z", "finishTime": "2026-05-04T10:00:30Z", "exitCode": 137, "reason": "OOMKilled"},
         {"number": 2, "pod": "a-2", "startTime": "2026-05-04T10:05:00Z"},
@@ -56,7 +56,7 @@ def test_a_failure_is_told_in_words_with_its_way_there(make: SimpleNamespace) ->
     ]
 
 
-def test_scores_stand_beside_the_baselines(make: SimpleNamespace) -> None:
+def test_scores_are_compared_to_the_baselines(make: SimpleNamespace) -> None:
     parts = sections(make.task("a", "Succeeded", training=make.result()))
     scores = next(
         part for title, part in parts.items() if title.startswith("Scores on 20 test rows, threshold 0.400 (global)")

@@ -1,4 +1,4 @@
-"""Recorded runs, read from a real database and over HTTP: the same either way."""
+"""Recorded runs, read from a real database and over HTTP with equal results."""
 
 import csv
 import io
@@ -18,10 +18,11 @@ import yaml
 from support.results import RESULTS
 from trainingtask_api import names
 from trainingtask_cli.errors import CommandError, TemporaryError, UsageError
-from trainingtask_cli.history import COLUMNS, ENV_SERVER, ENV_TOKEN, open_source, since
-from trainingtask_cli.history_client import FromDatabase, FromServer, may_carry_a_token, newest
+from trainingtask_cli.history import ENV_SERVER, ENV_TOKEN, open_source, parse_since
+from trainingtask_cli.history_client import DatabaseRunSource, HttpRunSource, is_confidential, list_newest
 from trainingtask_history.engine import open_history
 from trainingtask_history.migrations.runner import migrate
+from trainingtask_history.read_models import RunSummary
 from trainingtask_history.rows import build_result_columns
 from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
@@ -87,8 +88,8 @@ def database(tmp_path: Path) -> str:
 
 @pytest.fixture
 def web(server: Any, database: str) -> Any:
-    """The server answers as the web app does, with what is in the database."""
-    source = FromDatabase(database)
+    """A server that answers as the web app does, from the database."""
+    source = DatabaseRunSource(database)
 
     def answer(_: str, path: str) -> tuple[int, Any]:
         url = urlsplit(path)
@@ -97,23 +98,23 @@ def web(server: Any, database: str) -> Any:
         if not rest:
             limit, cursor = int(query.pop("limit")), query.pop("cursor", None)
             try:
-                items, following = source.page(query, limit, cursor)
+                items, following = source.list_page(query, limit, cursor)
             except UsageError as error:
                 return 422, {"detail": str(error)}
             return 200, {"items": items, "next": following}
         key, _, part = rest.strip("/").partition("/")
-        run = source.run(uuid.UUID(key))
+        run = source.get_run(uuid.UUID(key))
         if run is None:
             return 404, {"detail": "There is no such run, or it is not yours to see."}
-        return 200, {"items": source.events(uuid.UUID(key))} if part == "events" else run
+        return 200, {"items": source.get_events(uuid.UUID(key))} if part == "events" else run
 
-    server.refuse = answer
+    server.respond = answer
     return server
 
 
 @pytest.fixture(params=["database", "server"])
 def where(request: pytest.FixtureRequest, database: str) -> str:
-    """The option that says where the history is."""
+    """The option that names the history."""
     if request.param == "database":
         return f"--database={database}"
     return f"--server={request.getfixturevalue('web').url}/"
@@ -144,7 +145,7 @@ def test_runs_are_filtered(filters: list[str], found: list[str], cli: Cli, where
     assert names_in(cli("history", where, *filters, "-o", "csv")) == found
 
 
-def test_people_see_a_table(cli: Cli, where: str) -> None:
+def test_history_prints_a_table(cli: Cli, where: str) -> None:
     result = cli("history", where, "--limit", "4")
     header, *lines = result.stdout.splitlines()
     assert header.split() == [
@@ -169,9 +170,9 @@ def test_people_see_a_table(cli: Cli, where: str) -> None:
     assert (nothing.exit_code, nothing.stdout, nothing.stderr) == (0, "", "no run fits\n")
 
 
-def test_programs_see_the_columns(cli: Cli, where: str) -> None:
+def test_history_prints_the_columns_as_json_yaml_and_csv(cli: Cli, where: str) -> None:
     runs = json.loads(cli("history", where, "--limit", "2", "-o", "json").stdout)
-    assert [tuple(run) for run in runs] == [COLUMNS, COLUMNS]
+    assert [list(run) for run in runs] == [list(RunSummary.model_fields)] * 2
     assert (runs[0]["name"], runs[0]["score"], runs[0]["create_time"]) == ("t6", 0.5454, "2026-05-04T11:00:00Z")
     assert yaml.safe_load(cli("history", where, "--limit", "2", "-o", "yaml").stdout) == runs
     one = json.loads(cli("history", where, runs[0]["id"], "-o", "json").stdout)
@@ -180,36 +181,36 @@ def test_programs_see_the_columns(cli: Cli, where: str) -> None:
     assert (row["name"], row["score"], row["error_reason"]) == ("t6", "0.5454", "")
 
 
-def test_a_run_that_failed_says_why_and_what_its_log_said(cli: Cli, where: str) -> None:
-    said = cli("history", where, str(run_id("uid-3", 1))).stdout
-    lines = [line.split() for line in said.splitlines()]
+def test_a_failed_run_shows_reason_and_log(cli: Cli, where: str) -> None:
+    output = cli("history", where, str(run_id("uid-3", 1))).stdout
+    lines = [line.split() for line in output.splitlines()]
     assert ["Reason:", "OOMKilled:", "The", "trainer", "needed", "more", "than", "48Mi."] in lines
     assert ["Labels:", "team=blue"] in lines
-    assert "+2m" in said
+    assert "+2m" in output
     assert ["training.seed", "3"] in lines
-    assert said.endswith("Last lines of the log\nepoch 1\n\ufffd[31mKilled\n")
+    assert output.endswith("Last lines of the log\nepoch 1\n\ufffd[31mKilled\n")
 
 
-def test_a_run_that_succeeded_shows_its_scores(cli: Cli, where: str) -> None:
-    said = cli("history", where, str(run_id("uid-4", 1))).stdout
-    lines = [line.split() for line in said.splitlines()]
-    assert "Scores on 20 test rows, threshold 0.400 (global)" in said
+def test_a_succeeded_run_shows_its_scores(cli: Cli, where: str) -> None:
+    output = cli("history", where, str(run_id("uid-4", 1))).stdout
+    lines = [line.split() for line in output.splitlines()]
+    assert "Scores on 20 test rows, threshold 0.400 (global)" in output
     assert ["micro-F1", "0.545", "0.300", "0.000"] in lines
-    assert "! rare labels were not learnt" in said
+    assert "! rare labels were not learnt" in output
     assert ["a|b", "7", "0.500", "0.600", "0.545", "-", "0.400"] in lines
 
 
-def test_a_run_that_goes_on_tells_how_far_it_is(cli: Cli, database: str) -> None:
+def test_a_running_run_shows_its_progress(cli: Cli, database: str) -> None:
     engine = open_history(database)
     none = dict.fromkeys(("finish_time", "total_time", "score", "training_args", "training_result", "evaluate_result"))
     far = {"status": RunStatus.RUNNING, "phase": "Training", "step": 42, "total_steps": 100, "eta": "2m10s"}
     record(engine, a_run(9, **none, **far))
     engine.dispose()
-    said = cli("history", f"--database={database}", str(run_id("uid-9", 1))).stdout
-    assert "Training, step 42 of 100, 2m10s left" in said
+    output = cli("history", f"--database={database}", str(run_id("uid-9", 1))).stdout
+    assert "Training, step 42 of 100, 2m10s left" in output
 
 
-def test_a_row_of_another_release_is_shown_as_far_as_it_is_understood(cli: Cli, tmp_path: Path) -> None:
+def test_rows_of_another_release_are_shown(cli: Cli, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'other.db'}"
     engine = open_history(url)
     migrate(engine)
@@ -221,7 +222,7 @@ def test_a_row_of_another_release_is_shown_as_far_as_it_is_understood(cli: Cli, 
     assert "Task:" in cli("history", f"--database={url}", str(run_id("uid-2", 1))).stdout
 
 
-def test_what_is_not_there_is_named(cli: Cli, where: str) -> None:
+def test_missing_runs_and_invalid_filters_are_named(cli: Cli, where: str) -> None:
     missing = cli("history", where, str(uuid.UUID(int=0)))
     assert (missing.exit_code, missing.stdout) == (1, "")
     assert "there is no run 00000000-0000-0000-0000-000000000000, or it is not yours to see" in missing.stderr
@@ -238,18 +239,18 @@ def test_what_is_not_there_is_named(cli: Cli, where: str) -> None:
         assert sentence in result.stderr
 
 
-def test_more_runs_than_a_page_are_read_page_by_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_cli.history_client._PAGE", 3)
-    source = FromDatabase(database)
+def test_long_lists_are_read_page_by_page(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_cli.history_client._PAGE_SIZE", 3)
+    source = DatabaseRunSource(database)
     for limit, more in ((3, True), (5, True), (7, False), (50, False)):
-        runs, follows = newest(source, {}, limit)
+        runs, follows = list_newest(source, {}, limit)
         assert [run["name"] for run in runs] == [
             f"t{number}" for number in range(RUNS - 1, max(-1, RUNS - 1 - limit), -1)
         ]
         assert follows is more
 
 
-def test_the_token_is_the_flags_the_environments_or_the_kubeconfigs(
+def test_the_token_comes_from_flag_environment_or_kubeconfig(
     cli: Cli, web: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ENV_SERVER, web.url)
@@ -257,12 +258,10 @@ def test_the_token_is_the_flags_the_environments_or_the_kubeconfigs(
     monkeypatch.setenv(ENV_TOKEN, "from-the-environment")
     cli("history")
     cli("history", "--token", "from-the-flag")
-    assert web.tokens == {"Bearer the-users-token", "Bearer from-the-environment", "Bearer from-the-flag"}
+    assert {request.token for request in web.requests} == {"the-users-token", "from-the-environment", "from-the-flag"}
 
 
-def test_a_kubeconfig_without_a_token_says_what_to_do(
-    cli: Cli, web: Any, kubeconfig: Path, make: SimpleNamespace
-) -> None:
+def test_a_kubeconfig_without_a_token_is_explained(cli: Cli, web: Any, kubeconfig: Path, make: SimpleNamespace) -> None:
     content = make.kubeconfig(web.url)
     content["users"] = [{"name": "me", "user": {}}]
     kubeconfig.write_text(yaml.safe_dump(content))
@@ -275,23 +274,23 @@ def test_a_kubeconfig_without_a_token_says_what_to_do(
     ("url", "safe"),
     [("https://runs.example.com", True), ("http://localhost:8000", True), ("http://127.0.0.1", True), ("http://[::1]:80/x", True), ("http://runs.example.com", False), ("http://localhost.example.com", False), ("runs.example.com", False)],
 )  # fmt: skip
-def test_the_kubeconfigs_token_never_goes_in_the_open(url: str, safe: bool) -> None:
-    assert may_carry_a_token(url) is safe
+def test_the_kubeconfigs_token_is_not_sent_over_plain_http(url: str, safe: bool) -> None:
+    assert is_confidential(url) is safe
     if not safe:
         with pytest.raises(CommandError, match="is not sent to"):
             open_source(url, None, None, lambda: pytest.fail("it is not even asked for"))
-    assert isinstance(open_source(url, None, "given", lambda: None), FromServer)
+    assert isinstance(open_source(url, None, "given", lambda: None), HttpRunSource)
 
 
-def test_where_the_history_is_may_stand_in_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_history_can_be_named_by_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="where is the history"):
         open_source(None, None, None, lambda: None)
     monkeypatch.setenv(names.ENV_HISTORY_URL, database)
-    assert isinstance(open_source(None, None, None, lambda: None), FromDatabase)
-    assert isinstance(open_source("https://x", None, "t", lambda: None), FromServer)
+    assert isinstance(open_source(None, None, None, lambda: None), DatabaseRunSource)
+    assert isinstance(open_source("https://x", None, "t", lambda: None), HttpRunSource)
     monkeypatch.setenv(ENV_SERVER, "https://x")
-    assert isinstance(open_source(None, None, "t", lambda: None), FromServer)
-    assert isinstance(open_source(None, database, None, lambda: None), FromDatabase)
+    assert isinstance(open_source(None, None, "t", lambda: None), HttpRunSource)
+    assert isinstance(open_source(None, database, None, lambda: None), DatabaseRunSource)
 
 
 @pytest.mark.parametrize(
@@ -306,8 +305,8 @@ def test_where_the_history_is_may_stand_in_the_environment(database: str, monkey
         (302, "elsewhere", "does not answer as the history does (302): check --server"),
     ],
 )
-def test_each_refusal_is_a_sentence(code: int, answer: Any, sentence: str, cli: Cli, server: Any) -> None:
-    server.refuse = lambda method, path: (code, answer)
+def test_each_error_response_is_one_sentence(code: int, answer: Any, sentence: str, cli: Cli, server: Any) -> None:
+    server.respond = lambda method, path: (code, answer)
     for arguments in ([], [str(uuid.UUID(int=1))]):
         result = cli("history", "--server", server.url, *arguments)
         assert (result.exit_code, result.stdout) == (1, "")
@@ -315,7 +314,7 @@ def test_each_refusal_is_a_sentence(code: int, answer: Any, sentence: str, cli: 
         assert result.stderr.count("\n") == 1
 
 
-def test_a_history_that_is_away_is_named(cli: Cli, tmp_path: Path) -> None:
+def test_an_unreachable_history_is_named(cli: Cli, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -353,28 +352,22 @@ def test_a_database_without_a_history_is_named(cli: Cli, tmp_path: Path) -> None
     ],
 )
 def test_since_is_a_time_or_an_age(text: str | None, when: str | None) -> None:
-    assert since(text, NOW) == when
+    assert parse_since(text, NOW) == when
 
 
 @pytest.mark.parametrize("text", ["", "7", "d", "999999w", "7 days", "soon"])
-def test_since_is_nothing_else(text: str) -> None:
+def test_other_texts_for_since_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a time such as"):
-        since(text, NOW)
+        parse_since(text, NOW)
 
 
-def test_a_time_without_a_zone_is_the_readers(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = since("2026-05-04T10:00", NOW)
+def test_a_time_without_a_zone_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = parse_since("2026-05-04T10:00", NOW)
     assert text is not None
     assert datetime.fromisoformat(text) == datetime(2026, 5, 4, 10).astimezone()
 
 
-def test_a_server_that_comes_back_is_told_from_one_that_refuses(server: Any) -> None:
-    server.refuse = lambda method, path: (503, {"detail": "later"})
+def test_a_503_is_a_temporary_error(server: Any) -> None:
+    server.respond = lambda method, path: (503, {"detail": "later"})
     with pytest.raises(TemporaryError):
-        FromServer(server.url, "t").page({}, 1, None)
-
-
-def test_csv_has_the_fields_of_a_run_in_a_list() -> None:
-    from trainingtask_history.read_models import RunSummary
-
-    assert list(RunSummary.model_fields) == list(COLUMNS)
+        HttpRunSource(server.url, "t").list_page({}, 1, None)

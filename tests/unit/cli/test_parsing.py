@@ -1,23 +1,23 @@
-"""A status is read whoever wrote it, and nothing is lost but what nobody could read."""
+"""A status is parsed leniently: invalid parts are dropped, and nothing else."""
 
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trainingtask_cli.parsing import deciding, status_of
+from trainingtask_cli.parsing import parse_status, primary_condition
 
 
-def test_a_status_of_this_release_is_read_whole(make: SimpleNamespace) -> None:
+def test_a_valid_status_is_parsed_whole(make: SimpleNamespace) -> None:
     task = make.task("a", "Succeeded", training=make.result(), attempt=1)
-    status = status_of(task)
+    status = parse_status(task)
     assert status.to_json() == {**task["status"], "training": status.training.to_json()}
     assert status.training.results.evaluation.micro.f1 == 0.5454
 
 
-def test_fields_of_a_newer_release_are_passed_over_wherever_they_stand(make: SimpleNamespace) -> None:
+def test_unknown_fields_are_ignored_at_any_depth(make: SimpleNamespace) -> None:
     task = make.task("a", "Succeeded", training=make.result(), attempt=3)
-    expected = status_of(task)
+    expected = parse_status(task)
     status = task["status"]
     status["colour"] = "blue"
     status["training"]["mood"] = {"good": True}
@@ -26,7 +26,7 @@ def test_fields_of_a_newer_release_are_passed_over_wherever_they_stand(make: Sim
         label["brier"] = 0.2
     for condition in status["conditions"]:
         condition["severity"] = "Info"
-    assert status_of(task) == expected
+    assert parse_status(task) == expected
 
 
 @pytest.mark.parametrize(
@@ -40,24 +40,24 @@ def test_fields_of_a_newer_release_are_passed_over_wherever_they_stand(make: Sim
         ({"startTime": "yesterday"}, "start_time"),
     ],
 )
-def test_what_cannot_be_read_is_lost_alone(make: SimpleNamespace, change: dict[str, Any], lost: str) -> None:
+def test_an_invalid_field_is_dropped_alone(make: SimpleNamespace, change: dict[str, Any], lost: str) -> None:
     good = make.task("a", "Running", attempt=2, node="n1", startTime="2026-05-04T10:00:00Z", training=make.report())
-    read = status_of({**good, "status": good["status"] | change})
+    read = parse_status({**good, "status": good["status"] | change})
     assert getattr(read, lost) is None
-    assert read.model_copy(update={lost: getattr(status_of(good), lost)}) == status_of(good)
+    assert read.model_copy(update={lost: getattr(parse_status(good), lost)}) == parse_status(good)
 
 
-def test_of_several_spoilt_conditions_the_good_ones_stay(make: SimpleNamespace) -> None:
+def test_invalid_conditions_are_dropped_alone(make: SimpleNamespace) -> None:
     good = make.condition("Failed", "True", "OOMKilled", "Too small.", 2)
     spoilt = [{"type": "Accepted"}, good, {**good, "lastTransitionTime": None}, "?", {**good, "type": 4}]
-    read = status_of({"status": {"conditions": spoilt, "state": "Failed", "reason": "OOMKilled"}})
+    read = parse_status({"status": {"conditions": spoilt, "state": "Failed", "reason": "OOMKilled"}})
     assert [condition.reason for condition in read.conditions or ()] == ["OOMKilled"]
-    said = deciding(read)
-    assert said is not None
-    assert said.message == "Too small."
+    condition = primary_condition(read)
+    assert condition is not None
+    assert condition.message == "Too small."
 
 
 @pytest.mark.parametrize("status", [None, "?", [], 3])
-def test_no_status_at_all_is_an_empty_one(status: Any) -> None:
-    read = status_of({"status": status})
-    assert (read.state, read.conditions, read.training, deciding(read)) == (None, None, None, None)
+def test_a_missing_status_is_an_empty_one(status: Any) -> None:
+    read = parse_status({"status": status})
+    assert (read.state, read.conditions, read.training, primary_condition(read)) == (None, None, None, None)

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from support import specs
 from trainingtask_cli.errors import CommandError, UsageError
-from trainingtask_cli.submit import build, next_name, read_manifest, retry_of, to_yaml
+from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
 
 CLASSICAL = {"dataset.name": "support_tickets", "model.name": "logistic_regression"}
 TRANSFORMER = {"dataset.name": "go_emotions", "model.name": "distilbert"}
 
 
-def test_flags_make_a_task_with_just_what_they_say() -> None:
+def test_flags_become_a_manifest_without_defaults() -> None:
     fields = {
         **TRANSFORMER,
         "model.checkpoint": None,
@@ -22,7 +22,7 @@ def test_flags_make_a_task_with_just_what_they_say() -> None:
         "training.epochs": 3,
         "training.learningRate": 5e-5,
     }
-    assert build(None, name="a", fields=fields) == {
+    assert build_manifest(None, name="a", fields=fields) == {
         "apiVersion": "trainingtask.dev/v1alpha1",
         "kind": "TrainingTask",
         "metadata": {"name": "a"},
@@ -51,7 +51,7 @@ def test_flags_make_a_task_with_just_what_they_say() -> None:
     ],
 )  # fmt: skip
 def test_any_field_can_be_set(setting: str, path: str, value: object) -> None:
-    found: Any = build(None, name="a", fields=TRANSFORMER, settings=[setting])["spec"]
+    found: Any = build_manifest(None, name="a", fields=TRANSFORMER, settings=[setting])["spec"]
     for part in path.split("."):
         found = found[part]
     assert found == value
@@ -69,16 +69,16 @@ def test_any_field_can_be_set(setting: str, path: str, value: object) -> None:
         (TRANSFORMER, ["training=[1]"], "spec.training: "),
     ],
 )
-def test_what_is_not_valid_is_said_field_by_field(fields: dict, settings: list[str], sentence: str) -> None:
+def test_invalid_fields_are_named(fields: dict, settings: list[str], sentence: str) -> None:
     with pytest.raises(CommandError, match="no valid TrainingTask") as refused:
-        build(None, name="a", fields=fields, settings=settings)
+        build_manifest(None, name="a", fields=fields, settings=settings)
     assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("name", ["A", "a_b", "-a", "a" * 64, "a b"])
 def test_a_name_must_be_one_of_kubernetes(name: str) -> None:
     with pytest.raises(CommandError, match="name: "):
-        build(None, name=name, fields=CLASSICAL)
+        build_manifest(None, name=name, fields=CLASSICAL)
 
 
 @pytest.mark.parametrize(
@@ -91,12 +91,12 @@ def test_a_name_must_be_one_of_kubernetes(name: str) -> None:
         ("a", "env=[", "the value is no YAML"),
     ],
 )
-def test_a_wrong_call_is_told_from_a_wrong_task(name: str | None, setting: str, sentence: str) -> None:
+def test_malformed_settings_are_usage_errors(name: str | None, setting: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        build(None, name=name, fields=CLASSICAL | {"device": "cpu"}, settings=[setting])
+        build_manifest(None, name=name, fields=CLASSICAL | {"device": "cpu"}, settings=[setting])
 
 
-def test_flags_win_over_a_file_and_the_rest_of_it_stays() -> None:
+def test_flags_override_a_file() -> None:
     written = specs.task("a", specs.changed(specs.TRANSFORMER, training={"epochs": 3, "seed": 7}), "team-a")
     exported = {
         **written,
@@ -110,7 +110,7 @@ def test_flags_win_over_a_file_and_the_rest_of_it_stays() -> None:
         "status": {"state": "Failed", "of": "a later release"},
     }
     base = read_manifest(yaml.safe_dump(exported), "it")
-    made = build(base, name="b", fields={"training.epochs": 4})
+    made = build_manifest(base, name="b", fields={"training.epochs": 4})
     assert made["metadata"] == {
         "name": "b",
         "namespace": "team-a",
@@ -119,17 +119,17 @@ def test_flags_win_over_a_file_and_the_rest_of_it_stays() -> None:
     }
     assert made["spec"]["training"] == {"epochs": 4, "seed": 7}
     assert base["spec"]["training"]["epochs"] == 3
-    assert yaml.safe_load(to_yaml(made)) == made
+    assert yaml.safe_load(dump_manifest(made)) == made
 
 
-def test_a_file_and_a_flag_must_not_name_two_namespaces() -> None:
+def test_file_and_flag_must_not_name_different_namespaces() -> None:
     with pytest.raises(UsageError, match=r"'team-a'.*'team-b'"):
-        build(specs.task("a", specs.CLASSICAL, "team-a"), namespace="team-b")
+        build_manifest(specs.task("a", specs.CLASSICAL, "team-a"), namespace="team-b")
 
 
-def test_a_file_whose_metadata_are_none_is_refused() -> None:
+def test_a_file_with_invalid_metadata_is_refused() -> None:
     with pytest.raises(CommandError, match="metadata: expected a mapping with a name"):
-        build({"kind": "TrainingTask", "metadata": ["a"]})
+        build_manifest({"kind": "TrainingTask", "metadata": ["a"]})
 
 
 @pytest.mark.parametrize(
@@ -145,15 +145,15 @@ def test_a_file_whose_metadata_are_none_is_refused() -> None:
         ),
     ],
 )
-def test_a_file_holds_one_task(text: str, sentence: str) -> None:
+def test_a_file_must_hold_one_task(text: str, sentence: str) -> None:
     with pytest.raises(CommandError) as refused:
         read_manifest(text, "task.yaml")
     assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("spec", specs.GOOD.values(), ids=specs.GOOD)
-def test_every_good_spec_survives(spec: dict[str, Any]) -> None:
-    assert build(specs.task("a", spec))["spec"] == spec
+def test_every_valid_spec_is_unchanged(spec: dict[str, Any]) -> None:
+    assert build_manifest(specs.task("a", spec))["spec"] == spec
 
 
 @pytest.mark.parametrize(
@@ -169,21 +169,21 @@ def test_every_good_spec_survives(spec: dict[str, Any]) -> None:
     ],
 )
 def test_a_retry_has_the_next_free_name(name: str, taken: list[str], new: str) -> None:
-    assert next_name(name, taken) == new
+    assert find_free_name(name, taken) == new
 
 
 @given(st.from_regex(r"[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?", fullmatch=True), st.integers(0, 30))
 def test_a_retry_of_any_task_has_a_valid_name(name: str, count: int) -> None:
     taken = {name}
     for _ in range(count):
-        taken.add(next_name(name, taken))
+        taken.add(find_free_name(name, taken))
     assert len(taken) == count + 1
     for new in taken:
         assert len(new) <= 63
-        assert build(None, name=new, fields=CLASSICAL)["metadata"]["name"] == new
+        assert build_manifest(None, name=new, fields=CLASSICAL)["metadata"]["name"] == new
 
 
-def test_a_retry_is_the_same_spec_and_nothing_else(make: SimpleNamespace) -> None:
+def test_a_retry_copies_the_spec_alone(make: SimpleNamespace) -> None:
     task = make.task("a", "Failed")
-    retried = retry_of(task, "a-2")
+    retried = build_retry(task, "a-2")
     assert retried == specs.task("a-2", task["spec"], "team-a")

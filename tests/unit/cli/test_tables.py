@@ -6,54 +6,43 @@ from types import SimpleNamespace
 import pytest
 
 from trainingtask_api.crd import PRINTER_COLUMNS
-from trainingtask_cli.formatting import duration, shown, size
-from trainingtask_cli.output import as_csv, show
-from trainingtask_cli.tables import compare_tasks, differences, flat, list_table, same_data, task_row
+from trainingtask_cli.formatting import format_cell
+from trainingtask_cli.output import print_sections, to_csv
+from trainingtask_cli.tables import (
+    build_task_row,
+    build_task_table,
+    compare_tasks,
+    diff_specs,
+    flatten_to_cells,
+    has_same_data,
+)
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (-5, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (130, "2m10s"), (599, "9m59s"), (600, "10m"), (10_799, "179m"),
-        (10_800, "3h"), (12_000, "3h20m"), (28_800, "8h"), (172_799, "47h"), (172_800, "2d"), (190_800, "2d5h"), (691_200, "8d"),
-        (86_400 * 400, "400d"),
-    ],
-)  # fmt: skip
-def test_durations_are_said_as_kubectl_says_ages(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 @pytest.mark.parametrize(
     ("cell", "text"),
     [(None, "-"), ("", "-"), (0, "0"), (0.5454, "0.545"), (1e-5, "1e-05"), (0.0, "0.000"), (12345.6, "12346"), (True, "true"), ("a\x1b[31m\x9bb\nc", "a\ufffd[31m\ufffdb\nc")],
 )  # fmt: skip
-def test_cells_are_short_and_harmless(cell: str | float | None, text: str) -> None:
-    assert shown(cell) == text
-
-
-def test_sizes_have_a_unit() -> None:
-    assert [size(count) for count in (None, 5, 2048, 3 * 2**20, 5.5 * 2**30)] == [
-        None, "5 B", "2 KiB", "3 MiB", "5.5 GiB",
-    ]  # fmt: skip
+def test_cells_are_rounded_and_escaped(cell: str | float | None, text: str) -> None:
+    assert format_cell(cell) == text
 
 
 def test_list_has_the_printer_columns(make: SimpleNamespace) -> None:
-    table = list_table([make.task("a", "Running", training=make.report())], NOW, namespaces=False)
+    table = build_task_table([make.task("a", "Running", training=make.report())], NOW, namespaces=False)
     expected = [column["name"].upper() for column in PRINTER_COLUMNS if "priority" not in column]
     assert list(table.columns) == ["NAME", *expected]
     assert table.rows == [("a", "Running", "support_tickets", "logistic_regression", "cpu", "42%", None, "7m30s")]
 
 
 def test_list_names_the_namespace_when_there_are_several(make: SimpleNamespace) -> None:
-    table = list_table([make.task("a", namespace="team-b")], NOW, namespaces=True)
+    table = build_task_table([make.task("a", namespace="team-b")], NOW, namespaces=True)
     assert (table.columns[0], table.rows[0][:3]) == ("NAMESPACE", ("team-b", "a", None))
 
 
-def test_a_row_for_programs_holds_numbers_and_times(make: SimpleNamespace) -> None:
+def test_a_csv_row_holds_numbers_and_times(make: SimpleNamespace) -> None:
     task = make.task("a", "Failed", reason="OOMKilled", attempt=2, node="n1", jobName="a-1", training=make.report())
-    row = task_row(task)
+    row = build_task_row(task)
     assert (row["namespace"], row["reason"], row["attempt"], row["step"], row["loss"]) == (
         "team-a",
         "OOMKilled",
@@ -62,32 +51,32 @@ def test_a_row_for_programs_holds_numbers_and_times(make: SimpleNamespace) -> No
         0.21,
     )
     assert (row["created"], row["finished"]) == ("2026-05-04T10:00:00Z", "2026-05-04T10:01:00+00:00")
-    assert task_row({}).keys() == row.keys()
-    assert as_csv(row, [row.values()]).splitlines()[1].startswith("team-a,a,Failed,OOMKilled,support_tickets,")
+    assert build_task_row({}).keys() == row.keys()
+    assert to_csv(row, [row.values()]).splitlines()[1].startswith("team-a,a,Failed,OOMKilled,support_tickets,")
 
 
 def test_no_cell_of_a_csv_is_a_formula() -> None:
     formulas = ["=1+1", "+1", "-1", "@A1", "\t=1", "\n=1"]
     cells = [*formulas, "\r=1", "a\r=1", "a=1", -1, None]
-    (row,) = csv.reader(StringIO(as_csv([], [cells], header=False), newline=""))
+    (row,) = csv.reader(StringIO(to_csv([], [cells], header=False), newline=""))
     assert row == [*(f"'{cell}" for cell in formulas), "'\n=1", "a\n=1", "a=1", "-1", ""]
 
 
-def test_an_object_is_flat_by_path() -> None:
-    assert flat({"a": {"b": 1, "c": {"d": False}}, "e": [{"f": 1}], "g": {}, "h": None}) == {
+def test_objects_are_flattened_by_path() -> None:
+    assert flatten_to_cells({"a": {"b": 1, "c": {"d": False}}, "e": [{"f": 1}], "g": {}, "h": None}) == {
         "a.b": 1, "a.c.d": False, "e": '[{"f": 1}]', "g": "{}", "h": "null",
     }  # fmt: skip
 
 
-def test_only_what_differs_is_compared() -> None:
+def test_only_different_paths_are_listed() -> None:
     one = {"model": {"name": "bert"}, "training": {"epochs": 3, "seed": 1}}
     two = {"model": {"name": "bert"}, "training": {"epochs": 4, "seed": 1}, "evaluation": {"threshold": 0.5}}
-    assert differences([one, two]) == [("training.epochs", 3, 4), ("evaluation.threshold", None, 0.5)]
-    assert differences([one, one]) == []
-    assert differences([{}, {}]) == []
+    assert diff_specs([one, two]) == [("training.epochs", 3, 4), ("evaluation.threshold", None, 0.5)]
+    assert diff_specs([one, one]) == []
+    assert diff_specs([{}, {}]) == []
 
 
-def test_scores_stand_side_by_side(make: SimpleNamespace) -> None:
+def test_scores_are_listed_side_by_side(make: SimpleNamespace) -> None:
     tasks = [
         make.task("a", "Succeeded", training=make.result(0.5)),
         make.task("b", "Succeeded", training=make.result(0.75, dataFingerprint="e" * 64)),
@@ -99,17 +88,17 @@ def test_scores_stand_side_by_side(make: SimpleNamespace) -> None:
     assert rows["state"] == ("Succeeded", "Succeeded", "Running")
     assert rows["micro-F1"] == (0.5, 0.75, None)
     assert rows["micro-F1 of the label prior"] == (0.3, 0.3, None)
-    assert not same_data(scores)
-    assert same_data(compare_tasks([tasks[0], tasks[0], tasks[2]])[1])
+    assert not has_same_data(scores)
+    assert has_same_data(compare_tasks([tasks[0], tasks[0], tasks[2]])[1])
 
 
-def test_without_a_terminal_nothing_is_coloured_cut_or_filled_up(
+def test_without_a_terminal_nothing_is_coloured_cut_or_padded(
     make: SimpleNamespace, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "20")
     long = make.task("a" * 63, "Failed", spec={"dataset__name": "[red]x[/red]"})
-    show(list_table([long], NOW, namespaces=True))
+    print_sections(build_task_table([long], NOW, namespaces=True))
     header, line = capsys.readouterr().out.splitlines()
     assert header == header.rstrip()
     assert line.split() == [

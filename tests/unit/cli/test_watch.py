@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from trainingtask_cli.options import Format
-from trainingtask_cli.parsing import state_of, status_of
-from trainingtask_cli.watch import line_of, live_table, percent, print_changes, shown_states
+from trainingtask_cli.parsing import get_state, parse_status
+from trainingtask_cli.watch import build_live_table, follow_tasks, format_line, get_percent, print_changes
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
@@ -16,11 +16,11 @@ def by_uid(*tasks: dict) -> dict:
     return {task["metadata"]["uid"]: task for task in tasks}
 
 
-def test_it_ends_when_all_that_is_shown_has_ended(make: SimpleNamespace) -> None:
+def test_it_ends_when_all_tasks_have_finished(make: SimpleNamespace) -> None:
     running, done = make.task("a", "Running"), make.task("a", "Succeeded")
     other = make.task("b", "Pending")
     changes = iter([by_uid(running), by_uid(running, other), by_uid(done, other), by_uid(done), by_uid(running)])
-    states = [[(task["metadata"]["name"], state_of(task)) for task in state] for state in shown_states(changes, [])]
+    states = [[(task["metadata"]["name"], get_state(task)) for task in state] for state in follow_tasks(changes, [])]
     assert states == [
         [("a", "Running")],
         [("a", "Running"), ("b", "Pending")],
@@ -31,11 +31,11 @@ def test_it_ends_when_all_that_is_shown_has_ended(make: SimpleNamespace) -> None
 
 def test_only_the_named_tasks_are_waited_for(make: SimpleNamespace) -> None:
     changes = [by_uid(make.task("a", "Failed"), make.task("b", "Running"))]
-    assert [[task["metadata"]["name"] for task in state] for state in shown_states(changes, ["a"])] == [["a"]]
+    assert [[task["metadata"]["name"] for task in state] for state in follow_tasks(changes, ["a"])] == [["a"]]
 
 
-def test_nothing_to_show_is_the_end(make: SimpleNamespace) -> None:
-    assert list(shown_states(iter([{}, by_uid(make.task("a"))]), [])) == [[]]
+def test_it_ends_when_there_are_no_tasks(make: SimpleNamespace) -> None:
+    assert list(follow_tasks(iter([{}, by_uid(make.task("a"))]), [])) == [[]]
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_nothing_to_show_is_the_end(make: SimpleNamespace) -> None:
         ("Failed", {"phase": "Failed"}, "a: Failed, Failed: a is Failed."),
     ],
 )
-def test_a_line_says_what_matters_now(make: SimpleNamespace, state: str, training: dict, line: str) -> None:
-    told = {"training": {"attempt": 1, **training}} if training else {}
-    assert line_of(make.task("a", state, **told), namespaces=False) == line
+def test_a_line_shows_progress_score_or_reason(make: SimpleNamespace, state: str, training: dict, line: str) -> None:
+    fields = {"training": {"attempt": 1, **training}} if training else {}
+    assert format_line(make.task("a", state, **fields), namespaces=False) == line
 
 
 def test_a_line_is_printed_when_it_has_changed(make: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,7 +62,7 @@ def test_a_line_is_printed_when_it_has_changed(make: SimpleNamespace, capsys: py
     assert {line.split(":")[0] for line in lines} == {"team-a/a"}
 
 
-def test_programs_get_a_document_or_a_row_for_each_change(
+def test_yaml_and_csv_have_a_document_or_row_per_change(
     make: SimpleNamespace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     states = [
@@ -87,16 +87,16 @@ def test_programs_get_a_document_or_a_row_for_each_change(
         ({}, 0),
     ],
 )
-def test_a_bar_is_as_long_as_the_training_is_far(make: SimpleNamespace, training: dict, expected: float) -> None:
+def test_percent_is_computed_from_steps_or_progress(make: SimpleNamespace, training: dict, expected: float) -> None:
     task = make.task("a", "Running", training={"attempt": 1, "phase": "Training", **training})
-    assert percent(status_of(task)) == expected
+    assert get_percent(parse_status(task)) == expected
 
 
-def test_the_live_table_has_a_bar_and_the_time_left(make: SimpleNamespace) -> None:
+def test_the_live_table_has_bars_and_times_left(make: SimpleNamespace) -> None:
     tasks = [make.task("a", "Running", training=make.report()), make.task("b", "Pending", reason="Unschedulable")]
     text = io.StringIO()
     Console(file=text, force_terminal=True, width=140, color_system=None).print(
-        live_table(tasks, NOW, namespaces=False)
+        build_live_table(tasks, NOW, namespaces=False)
     )
     header, first, second = text.getvalue().splitlines()
     assert header.split() == ["NAME", "STATE", "PHASE", "PROGRESS", "EPOCH", "LOSS", "ETA", "SCORE", "AGE"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from support.many_runs import LONG, RUNS, key_of, seed
+from support.many_runs import POINTS_OF_NEWEST, RUNS, key_of, seed
 from support.postgres import Postgres
 from trainingtask_history import queries
 from trainingtask_history.access import ALL, AccessScope
@@ -165,7 +165,7 @@ def test_curves(many: Engine, principal: str) -> None:
     long, short = key_of(RUNS), [key_of(RUNS - number) for number in range(1, 51)]
     names = ["mean_average_precision"]
     # Each point passes a scan of the table and one of the subquery that numbers them.
-    assert touched(many, lambda engine: queries.get_metrics(engine, visible, [long])) <= 2 * LONG + 500
+    assert touched(many, lambda engine: queries.get_metrics(engine, visible, [long])) <= 2 * POINTS_OF_NEWEST + 500
     assert (
         touched(many, lambda engine: queries.get_metrics(engine, visible, short, names=names, max_points=30)) <= 7_000
     )

@@ -29,5 +29,5 @@ def test_reasons_page_has_each_condition_type() -> None:
 
 
 def test_next_step_replaces_the_last_cell_of_a_row() -> None:
-    step = reference.NEXT_STEP[Reason.EVICTED]
+    step = reference.NEXT_STEPS[Reason.EVICTED]
     assert reference.with_next_steps("| `Evicted` | Drained. | Old. |") == f"| `Evicted` | Drained. | {step} |"

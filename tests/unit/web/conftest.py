@@ -1,4 +1,4 @@
-"""The web app over a history of two teams, and a small Kubernetes that knows their people."""
+"""The web app over a history of two teams, with a fake API server that authenticates their members."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -8,9 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine, text
 
-from support.fake_api_server import SmallKubernetes, small_kubernetes
+from support.fake_api_server import FakeApiServer, serve_fake_api
 from support.postgres import Postgres
 from support.run_rows import a_run, of_team_b
+from support.web_client import connect
 from trainingtask_history.engine import open_history
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record_many
@@ -23,13 +24,14 @@ HOST = "runs.example.com"
 
 
 @pytest.fixture
-def kubernetes() -> Iterator[SmallKubernetes]:
+def kubernetes() -> Iterator[FakeApiServer]:
     """ann sees team-a, bob sees team-b, eve sees nothing, and the admin everything."""
-    with small_kubernetes() as kubernetes:
+    with serve_fake_api() as kubernetes:
+        kubernetes.page_size = 2  # so that a few namespaces take several pages
         kubernetes.namespaces = {"team-a": "uid-of-team-a", "team-b": "uid-of-team-b", "team-c": "uid-of-team-c"}
         for name in ("ann", "bob", "eve", "admin"):
-            kubernetes.knows(f"token-of-{name}", name)
-        kubernetes.may = {
+            kubernetes.add_user(f"token-of-{name}", name)
+        kubernetes.allowed = {
             ("ann", "list", "team-a"),
             ("ann", "create", "team-a"),
             ("bob", "list", "team-b"),
@@ -57,7 +59,7 @@ def sqlite(tmp_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(params=["postgres", "sqlite"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """An empty history. On Postgres all tests share one database: to create one takes longer than most of them."""
+    """An empty history; on Postgres all tests share a database, as creating one takes longer than most of them."""
     if request.param == "sqlite":
         yield request.getfixturevalue("sqlite")
         return
@@ -84,15 +86,15 @@ def history(engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def client(kubernetes: SmallKubernetes) -> Iterator[Client]:
-    """Return a function that starts the app over a history, as somebody who has a token."""
+def client(kubernetes: FakeApiServer) -> Iterator[Client]:
+    """Return a function that starts the app over a history and returns a client with a token."""
     with ExitStack() as stack:
 
         def start(engine: Engine, token: str | None = None, **environment: str) -> TestClient:
             url = engine.url.render_as_string(hide_password=False)
             own = {"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_THREADS": "4", "TRAININGTASK_WEB_HOSTS": HOST}
             settings = load_settings(own | environment)
-            api = None if settings.auth == "none" else kubernetes.client()
+            api = None if settings.auth == "none" else connect(kubernetes)
             headers = {"Authorization": f"Bearer {token}"} if token else {}
             client = TestClient(create_app(settings, api), f"https://{HOST}", headers=headers, follow_redirects=False)
             return stack.enter_context(client)

@@ -1,1 +1,1 @@
-"""Who asks and what they may see: authentication, authorization, sessions and the audit log."""
+"""Authentication, authorization, sessions and the audit log."""

@@ -1,48 +1,38 @@
-"""The little that the web app asks the Kubernetes API: who holds a token, what they may do, which namespaces live.
+"""The Kubernetes API as the web app uses it: token reviews, access reviews, namespaces, and tasks created as a user.
 
-::
-
-    ApiServerError       the API server did not answer, or refused what the web app itself asks: nobody is let in
-    TaskRefused          it refused a task that somebody wants to create; the message is its own
-
-No message and no repr holds a token.
+No repr holds a token.
 """
 
-import base64
-import ssl
-import tempfile
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import httpx
-import yaml
+from kubernetes.client import (
+    ApiClient,
+    ApiException,
+    AuthenticationV1Api,
+    AuthorizationV1Api,
+    Configuration,
+    CoreV1Api,
+    CustomObjectsApi,
+)
+from kubernetes.config import load_incluster_config, load_kube_config
+from urllib3.exceptions import HTTPError
 
 from trainingtask_api.names import GROUP, PLURAL, VERSION
+from trainingtask_web.auth.errors import ApiServerError, TaskRejected
 
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_SECONDS = httpx.Timeout(10, connect=5)
-_PAGE = 500
+_TIMEOUT = (5, 10)  # seconds to connect, to read
+_PAGE_SIZE = 500
+_MAX_CONNECTIONS = 32  # more than the threads that send requests at once
 
 Manifest = dict[str, Any]
 
 
-class ApiServerError(Exception):
-    """The Kubernetes API server is away, or does not let the web app do its part."""
-
-
-class TaskRefused(Exception):  # noqa: N818 - an answer, not a fault
-    """The API server refused to create a task."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 @dataclass(frozen=True)
 class User:
-    """Somebody whom the API server knows, in its own words."""
+    """A user as a TokenReview describes it."""
 
     name: str
     uid: str = ""
@@ -50,171 +40,156 @@ class User:
     extra: Mapping[str, list[str]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Address:
-    """Where the API server is, and how the web app proves who it is itself."""
+def load_configuration(environment: Mapping[str, str]) -> Configuration | None:
+    """Return how to reach the API server: from inside a pod, else by KUBECONFIG, else None.
 
-    url: str
-    ca: str | None = None
-    token_file: Path | None = None
-    token: str | None = field(default=None, repr=False)
-    certificate: tuple[str, str] | None = field(default=None, repr=False)
-    """The client's certificate and its key, as PEM."""
-
-    @classmethod
-    def in_cluster(cls, host: str, port: str) -> "Address":
-        """Return the address that a pod finds in its environment, with its ServiceAccount."""
-        host = f"[{host}]" if ":" in host else host
-        return cls(f"https://{host}:{port}", (_ACCOUNT / "ca.crt").read_text(), token_file=_ACCOUNT / "token")
-
-    @classmethod
-    def of_kubeconfig(cls, file: Path) -> "Address":
-        """Return the current context's address; its user has a certificate or a token."""
-        config = yaml.safe_load(file.read_text())
-        context = _named(config["contexts"], config["current-context"])["context"]
-        cluster = _named(config["clusters"], context["cluster"])["cluster"]
-        user = _named(config["users"], context["user"])["user"]
-        certificate, key = (_data(user, f"client-{part}", file) for part in ("certificate", "key"))
-        both = (certificate, key) if certificate and key else None
-        ca = _data(cluster, "certificate-authority", file)
-        return cls(cluster["server"], ca, token=user.get("token"), certificate=both)
+    Raises
+    ------
+    ConfigException, OSError
+        When what is there cannot be read.
+    """
+    configuration = make_configuration()
+    if environment.get("KUBERNETES_SERVICE_HOST") and environment.get("KUBERNETES_SERVICE_PORT"):
+        load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+    elif kubeconfig := environment.get("KUBECONFIG"):
+        load_kube_config(kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
+    else:
+        return None
+    return configuration
 
 
-def _data(part: Manifest, name: str, file: Path) -> str | None:
-    """Return what a kubeconfig holds itself, or names a file of."""
-    if f"{name}-data" in part:
-        return base64.b64decode(part[f"{name}-data"]).decode()
-    return (file.parent / part[name]).read_text() if name in part else None
-
-
-def _named(items: list[Manifest], name: str) -> Manifest:
-    return next(item for item in items if item["name"] == name)
+def make_configuration(**options: Any) -> Configuration:
+    """Return a client's configuration without retries and without a proxy of the environment."""
+    configuration = Configuration(connection_pool_maxsize=_MAX_CONNECTIONS, **options)
+    configuration.retries = False  # people wait for the answer, and may ask again themselves
+    configuration.proxy = None  # the API server is near, and no proxy may see a token
+    return configuration
 
 
 class ApiServer:
     """A client for many threads."""
 
-    def __init__(self, address: Address) -> None:
-        self._address = address
-        self._own = _client(address, address.certificate)
-        # The web app's own certificate would win over a person's token: their requests go without it.
-        self._theirs = _client(address, None)
+    def __init__(self, configuration: Configuration) -> None:
+        self._own = ApiClient(configuration)
+        # A client certificate would win over a user's token: their requests go without the web app's credentials.
+        self._bare = ApiClient(
+            make_configuration(
+                host=configuration.host,
+                ssl_ca_cert=configuration.ssl_ca_cert,
+                verify_ssl=configuration.verify_ssl,
+                tls_server_name=configuration.tls_server_name,
+            )
+        )
 
     def close(self) -> None:
         """Close the connections."""
-        self._own.close()
-        self._theirs.close()
+        self._own.rest_client.close()
+        self._bare.rest_client.close()
 
-    def token_review(self, token: str) -> User | None:
-        """Return who holds a token; None when the API server does not know it.
+    def review_token(self, token: str) -> User | None:
+        """Return the user of a token; None when the API server does not know it.
 
         Raises
         ------
         ApiServerError
         """
-        path = "/apis/authentication.k8s.io/v1/tokenreviews"
-        status = self._ask("POST", path, _review("authentication", "TokenReview", {"token": token})).get("status", {})
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}}
+        create = AuthenticationV1Api(self._own).create_token_review
+        status = _request("review a token", create, body=review).get("status", {})
         if status.get("authenticated") is not True:
             return None
         user = status["user"]
         return User(user["username"], user.get("uid", ""), tuple(user.get("groups", ())), user.get("extra", {}))
 
-    def may(self, user: User, verb: str, namespace: str | None) -> bool:
-        """Return whether somebody may do something with the tasks of a namespace; None: of all namespaces.
+    def is_allowed(self, user: User, verb: str, namespace: str | None) -> bool:
+        """Return whether a user may use a verb on the tasks of a namespace; None: of all namespaces.
 
         Raises
         ------
         ApiServerError
         """
-        attributes = {"verb": verb, "group": GROUP, "resource": PLURAL, "namespace": namespace or ""}
-        who = {"user": user.name, "uid": user.uid, "groups": list(user.groups), "extra": dict(user.extra)}
-        spec = {**who, "resourceAttributes": attributes}
-        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-        status = self._ask("POST", path, _review("authorization", "SubjectAccessReview", spec)).get("status", {})
-        return status.get("allowed") is True
+        spec = {
+            "user": user.name,
+            "uid": user.uid,
+            "groups": list(user.groups),
+            "extra": dict(user.extra),
+            "resourceAttributes": {"verb": verb, "group": GROUP, "resource": PLURAL, "namespace": namespace or ""},
+        }
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+        create = AuthorizationV1Api(self._own).create_subject_access_review
+        return _request("review access", create, body=review).get("status", {}).get("allowed") is True
 
-    def namespaces(self) -> dict[str, str]:
-        """Return the names of the namespaces that live, by their uids.
+    def list_namespaces(self) -> dict[str, str]:
+        """Return the names of the existing namespaces by uid.
 
         Raises
         ------
         ApiServerError
         """
-        return {item["metadata"]["uid"]: item["metadata"]["name"] for item in self._list("/api/v1/namespaces")}
+        return {item["metadata"]["uid"]: item["metadata"]["name"] for item in self._iter_namespaces()}
 
     def create_task(self, token: str, namespace: str, task: Manifest) -> Manifest:
-        """Create a task as the person whose token this is.
+        """Create a task with a user's own token.
 
         Raises
         ------
-        TaskRefused
-            When the API server does not want it, or not from them.
+        TaskRejected
+            When the task is invalid, or the user may not create it.
         ApiServerError
-            When it does not answer.
+            When the API server does not answer.
         """
-        path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}"
-        answer = _send(self._theirs, "POST", path, task, token)
-        if answer.is_success:
-            return _json(answer)
-        if answer.is_server_error:
-            raise ApiServerError(f"the Kubernetes API server failed to create a task: {_message(answer)}")
-        raise TaskRefused(answer.status_code, _message(answer))
+        create = CustomObjectsApi(self._bare).create_namespaced_custom_object
+        credentials = {"type": "bearer", "in": "header", "key": "authorization", "value": f"Bearer {token}"}
+        status, body = _send(create, GROUP, VERSION, namespace, PLURAL, task, _request_auth=credentials)
+        if 200 <= status < 300:
+            return _parse(body)
+        if status >= 500:
+            raise ApiServerError(f"the Kubernetes API server failed to create a task: {_describe_error(status, body)}")
+        raise TaskRejected(status, _describe_error(status, body))
 
-    def _list(self, path: str) -> Iterator[Manifest]:
-        parameters = {"limit": str(_PAGE)}
+    def _iter_namespaces(self) -> Iterator[Manifest]:
+        read = CoreV1Api(self._own).list_namespace
+        token: str | None = None
         while True:
-            answer = self._ask("GET", str(httpx.URL(path, params=parameters)))
-            yield from answer["items"]
-            following = answer["metadata"].get("continue")
-            if not following:
+            page = _request("list namespaces", read, limit=_PAGE_SIZE, _continue=token)
+            yield from page["items"]
+            token = page["metadata"].get("continue")
+            if not token:
                 return
-            parameters["continue"] = following
-
-    def _ask(self, method: str, path: str, body: Manifest | None = None) -> Manifest:
-        file = self._address.token_file
-        token = file.read_text().strip() if file is not None else self._address.token  # Kubernetes renews the file
-        answer = _send(self._own, method, path, body, token)
-        if not answer.is_success:
-            raise ApiServerError(f"the Kubernetes API server refused {method} {path}: {_message(answer)}")
-        return _json(answer)
 
 
-def _client(address: Address, certificate: tuple[str, str] | None) -> httpx.Client:
-    context = ssl.create_default_context(cadata=address.ca)
-    if certificate is not None:
-        with tempfile.NamedTemporaryFile("w") as file:  # ssl reads from files alone; this one is the owner's alone
-            file.write("\n".join(certificate))
-            file.flush()
-            context.load_cert_chain(file.name)
-    # No proxy and no netrc of the environment: the API server is near, and a token is no one else's business.
-    return httpx.Client(base_url=address.url, verify=context, timeout=_SECONDS, trust_env=False)
+def _request(what: str, call: Callable[..., Any], **arguments: Any) -> Manifest:
+    """Return the answer to a request of the web app itself."""
+    status, body = _send(call, **arguments)
+    if not 200 <= status < 300:
+        raise ApiServerError(f"the Kubernetes API server refused to {what}: {_describe_error(status, body)}")
+    return _parse(body)
 
 
-def _review(group: str, kind: str, spec: Manifest) -> Manifest:
-    return {"apiVersion": f"{group}.k8s.io/v1", "kind": kind, "spec": spec}
-
-
-def _send(client: httpx.Client, method: str, path: str, body: Manifest | None, token: str | None) -> httpx.Response:
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _send(call: Callable[..., Any], *positional: Any, **arguments: Any) -> tuple[int, bytes]:
+    """Return status and body of the response, whatever the status."""
     try:
-        return client.request(method, path, json=body, headers=headers)
-    except httpx.HTTPError as error:
-        # `from None`: the request, with its headers, hangs on the exception.
+        response = call(*positional, _preload_content=False, _request_timeout=_TIMEOUT, **arguments)
+        return response.status, response.data
+    except (HTTPError, ApiException) as error:
+        if isinstance(error, ApiException) and error.status:
+            return error.status, (error.body or "").encode()
+        # `from None`: an error of the client may hold the request with its headers.
         raise ApiServerError(f"the Kubernetes API server did not answer: {type(error).__name__}") from None
 
 
-def _json(answer: httpx.Response) -> Manifest:
+def _parse(body: bytes) -> Manifest:
     try:
-        found: Manifest = answer.json()
+        parsed: Manifest = json.loads(body)
     except ValueError:
         raise ApiServerError("the Kubernetes API server answered with something that is no JSON") from None
-    return found
+    return parsed
 
 
-def _message(answer: httpx.Response) -> str:
-    """Return what a Status object says."""
+def _describe_error(status: int, body: bytes) -> str:
+    """Return the message of a Status object."""
     try:
-        said = answer.json().get("message")
+        message = json.loads(body).get("message")
     except (ValueError, AttributeError):
-        said = None
-    return said if isinstance(said, str) else f"status {answer.status_code}"
+        message = None
+    return message if isinstance(message, str) else f"status {status}"

@@ -1,4 +1,4 @@
-"""A limit on failed authentications, for each client address and for all together, in bounded memory."""
+"""The limit of failed authentications per client address and in total, in bounded memory."""
 
 import threading
 from collections.abc import Callable
@@ -6,27 +6,27 @@ from collections.abc import Callable
 from cachetools import TTLCache
 
 WINDOW_SECONDS = 60.0
-MOST_FAILED = 20
-MOST_FAILED_IN_ALL = 300
-_MOST_ADDRESSES = 10_000
-_ALL = ""
+MAX_FAILURES = 20
+MAX_FAILURES_IN_TOTAL = 300
+_MAX_ADDRESSES = 10_000
+_TOTAL = ""
 
 
-class FailedAttempts:
-    """Counts failures in windows that begin with the first one."""
+class FailureLimiter:
+    """Counts failures in windows; each begins with its first failure."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._lock = threading.Lock()
-        self._counts: TTLCache[str, list[int]] = TTLCache(_MOST_ADDRESSES, WINDOW_SECONDS, clock)
+        self._counts: TTLCache[str, list[int]] = TTLCache(_MAX_ADDRESSES, WINDOW_SECONDS, clock)
 
     def add(self, address: str) -> None:
         """Count a failure."""
         with self._lock:
-            for key in (_ALL, address):
-                self._counts.setdefault(key, [0])[0] += 1  # in place: to set it again would begin a new window
+            for key in (_TOTAL, address):
+                self._counts.setdefault(key, [0])[0] += 1  # in place: setting the entry would begin a new window
 
-    def are_too_many(self, address: str) -> bool:
-        """Return whether no more attempts are due in this window."""
+    def is_exceeded(self, address: str) -> bool:
+        """Return whether a limit is reached in the current window."""
         with self._lock:
-            limits = ((_ALL, MOST_FAILED_IN_ALL), (address, MOST_FAILED))
-            return any(self._counts.get(key, [0])[0] >= most for key, most in limits)
+            limits = ((_TOTAL, MAX_FAILURES_IN_TOTAL), (address, MAX_FAILURES))
+            return any(self._counts.get(key, [0])[0] >= limit for key, limit in limits)

@@ -1,90 +1,56 @@
-"""A browser's session: a token that was pasted once, kept here; the cookie holds a random id that no script can read."""
+"""Browser sessions: the server keeps the pasted token; the cookie holds a random id that no script can read."""
 
 import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import Annotated
-from urllib.parse import quote
 
 from cachetools import TTLCache
-from fastapi import APIRouter, Depends, Form, Request
-from fastapi.responses import RedirectResponse, Response
-
-from trainingtask_web.auth import audit
-from trainingtask_web.http.middleware import require_this_site
+from fastapi import Request
+from fastapi.responses import Response
 
 SESSION_SECONDS = 8 * 3600
-MOST_OF_A_USER = 10
-_MOST = 5000
-
-router = APIRouter(include_in_schema=False, dependencies=[Depends(require_this_site)])
+MAX_SESSIONS_PER_USER = 10
+_MAX_SESSIONS = 5000
 
 
-class Sessions:
-    """The sessions of this process: none outlives it, and one that was ended is gone for every copy of its cookie."""
+class SessionStore:
+    """The sessions of this process; ending one invalidates every copy of its cookie."""
 
     def __init__(self, *, secure: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
-        self._kept: TTLCache[str, tuple[str, str]] = TTLCache(_MOST, SESSION_SECONDS, clock)  # id -> user and token
+        self._sessions: TTLCache[str, tuple[str, str]] = TTLCache(
+            _MAX_SESSIONS, SESSION_SECONDS, clock
+        )  # id -> user, token
         self._secure = secure
-        # The prefix makes browsers refuse such a cookie from any other host and over plain http.
+        # With this prefix, browsers refuse the cookie from another host and over plain http.
         self._name = "__Host-trainingtask" if secure else "trainingtask"
 
-    def token(self, request: Request) -> str | None:
-        """Return the token of a request's session; None without one, or when it has ended."""
+    def get_token(self, request: Request) -> str | None:
+        """Return the token of a request's session, None without one."""
         with self._lock:
-            _, token = self._kept.get(request.cookies.get(self._name, ""), (None, None))
+            _, token = self._sessions.get(request.cookies.get(self._name, ""), (None, None))
             return token
 
     def begin(self, request: Request, response: Response, user: str, token: str) -> None:
-        """Keep a token and put the session's id into a cookie.
+        """Store a token and set the cookie with the session's id.
 
-        The browser's session before ends, and a user's oldest one when there are too many of theirs.
+        The browser's previous session ends, and the user's oldest one above `MAX_SESSIONS_PER_USER`.
         """
-        new = secrets.token_urlsafe(32)
+        new_id = secrets.token_urlsafe(32)
         with self._lock:
-            self._kept.pop(request.cookies.get(self._name, ""), None)
-            theirs = [key for key, (owner, _) in self._kept.items() if owner == user]
-            for oldest in theirs[: max(0, len(theirs) + 1 - MOST_OF_A_USER)]:
-                self._kept.pop(oldest, None)
-            self._kept[new] = user, token
+            self._sessions.pop(request.cookies.get(self._name, ""), None)
+            own = [key for key, (owner, _) in self._sessions.items() if owner == user]
+            for oldest in own[: max(0, len(own) + 1 - MAX_SESSIONS_PER_USER)]:
+                self._sessions.pop(oldest, None)
+            self._sessions[new_id] = user, token
         response.set_cookie(
-            self._name, new, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=self._secure
+            self._name, new_id, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=self._secure
         )
 
     def end(self, request: Request, response: Response) -> str | None:
-        """Forget a request's session and delete its cookie; return whose it was."""
+        """End a request's session and delete its cookie; return its user, None without a session."""
         with self._lock:
-            user, _ = self._kept.pop(request.cookies.get(self._name, ""), (None, None))
+            user, _ = self._sessions.pop(request.cookies.get(self._name, ""), (None, None))
         response.delete_cookie(self._name, httponly=True, samesite="strict", secure=self._secure)
         return user
-
-
-@router.post("/session")
-def sign_in(request: Request, token: Annotated[str, Form()] = "", next: Annotated[str, Form()] = "/runs") -> Response:
-    """Begin a session with a token; back to the page to sign in, with `problem`, when that cannot be."""
-    token, address = token.strip(), audit.address_of(request)
-    target = next if _is_of_this_site(next) else "/runs"
-    found = request.app.state.access.look(token, address) if token else None
-    if found is None:
-        return RedirectResponse(f"/session?problem=unknown&next={quote(target, safe='')}", 303)
-    response = RedirectResponse(target, 303)
-    request.app.state.sessions.begin(request, response, found.name, token)
-    audit.record("sign-in", "ok", user=found.name, address=address)
-    return response
-
-
-@router.post("/session/end")
-def sign_out(request: Request) -> Response:
-    """End the session."""
-    response = RedirectResponse("/session", 303)
-    user = request.app.state.sessions.end(request, response)
-    if user is not None:
-        audit.record("sign-out", "ok", user=user, address=audit.address_of(request))
-    return response
-
-
-def _is_of_this_site(target: str) -> bool:
-    # Browsers read '//host' and '/\host' as another site.
-    return target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable()

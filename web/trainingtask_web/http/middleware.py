@@ -1,4 +1,4 @@
-"""What every answer carries and no request may: strict headers, a bounded body, known hosts, and forms of this very site only."""
+"""Security headers on every response, and the bounds of a request: its body, its host, and the site that caused it."""
 
 import re
 from collections.abc import Mapping
@@ -10,14 +10,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODY = 64 * 1024
-OTHER_SITE = "This request does not come from a page of this site, so its session does not count."
-_TOO_LARGE = f"The body is too large: it may have {MAX_BODY} bytes."
-# The kubelet asks for these by the pod's address.
-_HEALTH = ("/healthz", "/readyz")
-_HOST = re.compile(r"\[?([\w.:-]+?)\]?(?::\d{1,5})?", re.ASCII)
-# Files that are the same for everybody.
-STATIC = ("/static/", "/docs/files/")
+MAX_BODY_BYTES = 64 * 1024
+CROSS_SITE = "This request does not come from a page of this site, so its session does not count."
+_TOO_LARGE = f"The body is too large: it may have {MAX_BODY_BYTES} bytes."
+# The kubelet requests these by the pod's address.
+_HEALTH_PATHS = ("/healthz", "/readyz")
+_HOST_HEADER = re.compile(r"\[?([\w.:-]+?)\]?(?::\d{1,5})?", re.ASCII)
+_STATIC_PREFIXES = ("/static/", "/docs/files/")
 
 _POLICY = {
     "default-src": "'none'",
@@ -30,77 +29,77 @@ _POLICY = {
     "frame-ancestors": "'none'",
     "base-uri": "'none'",
 }
-# Swagger UI sets styles of its own, and its style sheet holds its pictures.
+# Swagger UI sets inline styles, and its style sheet embeds images.
 _DOCS_POLICY = _POLICY | {"style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:"}
 
 
-def _policy(sources: Mapping[str, str]) -> str:
+def _format_csp(sources: Mapping[str, str]) -> str:
     return "; ".join(f"{kind} {allowed}" for kind, allowed in sources.items())
 
 
-# Not 'no-referrer': forms would come with 'Origin: null', which over plain http is all that tells where they are from.
-_COMMON = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
-_STRICT = _COMMON | {"Content-Security-Policy": _policy(_POLICY), "Cache-Control": "no-store"}
-_DOCS = _STRICT | {"Content-Security-Policy": _policy(_DOCS_POLICY)}
-# Browsers heed it on https alone, so that the header of a proxy, trusted or not, does to tell.
+# Not 'no-referrer': forms would send 'Origin: null', and over plain http the origin alone shows their site.
+_COMMON_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+_DEFAULT_HEADERS = _COMMON_HEADERS | {"Content-Security-Policy": _format_csp(_POLICY), "Cache-Control": "no-store"}
+_DOCS_HEADERS = _DEFAULT_HEADERS | {"Content-Security-Policy": _format_csp(_DOCS_POLICY)}
+# Browsers heed it over https alone, so X-Forwarded-Proto decides whether the proxy is trusted or not.
 _HSTS = {"Strict-Transport-Security": "max-age=31536000"}
-# Asked for again each time, and answered with 304: a new release has new files under the same names.
-_FILES = _STRICT | {"Cache-Control": "no-cache"}
+# Revalidated each time: a new release has new files under the same names.
+_STATIC_HEADERS = _DEFAULT_HEADERS | {"Cache-Control": "no-cache"}
 
 
-def headers_for(path: str) -> dict[str, str]:
-    """Return the headers of an answer."""
-    if path.startswith(STATIC):
-        return _FILES
-    return _DOCS if path == "/docs" else _STRICT
+def get_security_headers(path: str) -> dict[str, str]:
+    """Return the security headers of the response to a path."""
+    if path.startswith(_STATIC_PREFIXES):
+        return _STATIC_HEADERS
+    return _DOCS_HEADERS if path == "/docs" else _DEFAULT_HEADERS
 
 
 class SecurityHeadersMiddleware:
-    """ASGI middleware: adds the headers to every answer, and refuses unknown hosts and bodies that are too large."""
+    """ASGI middleware: adds the headers to every response, and refuses unknown hosts and bodies that are too large."""
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self.app = app
         self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Handle a request, or refuse it with 400 or 413."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         read = 0
 
-        async def receive_some() -> Message:
+        async def receive_bounded() -> Message:
             nonlocal read
             message = await receive()
             read += len(message.get("body", b""))
-            if read > MAX_BODY:
+            if read > MAX_BODY_BYTES:
                 raise HTTPException(413, _TOO_LARGE)
             return message
 
-        async def send_strictly(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(headers_for(scope["path"]) | (_HSTS if is_https else {}))
+                MutableHeaders(scope=message).update(get_security_headers(scope["path"]) | (_HSTS if is_https else {}))
             await send(message)
 
         headers = Headers(scope=scope)
         is_https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         host = headers.get("host", "")
         length = headers.get("content-length", "0")
-        if not (scope["path"] in _HEALTH or self._is_known(host)):
+        if not (scope["path"] in _HEALTH_PATHS or self._is_served_host(host)):
             sentence = f"Host {host[:200]!r} is refused: the admin names it in web.hosts (TRAININGTASK_WEB_HOSTS)."
-            await JSONResponse({"detail": sentence}, 400)(scope, receive, send_strictly)
-        elif length.isdecimal() and int(length) > MAX_BODY:
-            await JSONResponse({"detail": _TOO_LARGE}, 413)(scope, receive, send_strictly)
+            await JSONResponse({"detail": sentence}, 400)(scope, receive, send_with_headers)
+        elif length.isdecimal() and int(length) > MAX_BODY_BYTES:
+            await JSONResponse({"detail": _TOO_LARGE}, 413)(scope, receive, send_with_headers)
         else:
-            await self.app(scope, receive_some, send_strictly)
+            await self.app(scope, receive_bounded, send_with_headers)
 
-    def _is_known(self, host: str) -> bool:
-        found = _HOST.fullmatch(host)
-        return found is not None and found[1].lower() in self.hosts
+    def _is_served_host(self, host: str) -> bool:
+        match = _HOST_HEADER.fullmatch(host)
+        return match is not None and match[1].lower() in self.hosts
 
 
-def is_from_this_site(request: Request) -> bool:
-    """Return whether a browser says that a page of this site caused its request; one that does not say counts as another's."""
+def is_same_origin(request: Request) -> bool:
+    """Return whether Sec-Fetch-Site, else Origin, names this site; a request with neither counts as cross-site."""
     site = request.headers.get("sec-fetch-site")
     if site is not None:
         return site == "same-origin"
@@ -110,13 +109,13 @@ def is_from_this_site(request: Request) -> bool:
         return False
 
 
-def require_this_site(request: Request) -> None:
-    """Refuse a browser's request that another site caused.
+def require_same_origin(request: Request) -> None:
+    """Refuse a cross-site request.
 
     Raises
     ------
     HTTPException
         403.
     """
-    if not is_from_this_site(request):
-        raise HTTPException(403, OTHER_SITE)
+    if not is_same_origin(request):
+        raise HTTPException(403, CROSS_SITE)

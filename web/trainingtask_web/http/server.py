@@ -1,4 +1,4 @@
-"""The HTTP server: uvicorn, with bounds on what a slow or silent client may hold. uvicorn itself has none for reading."""
+"""uvicorn with time limits for slow and silent clients; uvicorn itself has none for reading."""
 
 import asyncio
 from typing import Any, ClassVar
@@ -6,60 +6,60 @@ from typing import Any, ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-MOST_CONNECTIONS = 500
+MAX_CONNECTIONS = 500
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection whose request has to arrive, and whose response has to be taken, within a time.
+    """A connection with time limits for receiving its request and for sending its response.
 
-    When there are too many, those are closed that wait for their client, the one that waits longest first: a flood
-    of silent clients or slow readers keeps nobody out whose request is complete.
+    Above `max_connections`, the connections that wait for their client are closed, the longest wait first: silent
+    clients and slow readers cannot displace a complete request.
     """
 
     request_seconds: ClassVar[float] = 10.0
     response_seconds: ClassVar[float] = 120.0
     stalled_seconds: ClassVar[float] = 20.0
-    most_connections: ClassVar[int] = MOST_CONNECTIONS
-    _waiting: ClassVar[dict["BoundedProtocol", None]] = {}
+    max_connections: ClassVar[int] = MAX_CONNECTIONS
+    _waiting_for_client: ClassVar[dict["BoundedProtocol", None]] = {}
     _timer: asyncio.TimerHandle | None = None
     _stalled_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Expect a request."""
+        """Start the time limit of a request."""
         super().connection_made(transport)
-        self._make_room()
+        self._evict_slow_clients()
         self._start_timer()
 
     def data_received(self, data: bytes) -> None:
-        """Read some of a request, and expect its response when that was the last of it."""
+        """Receive a part of a request; its last part starts the time limit of the response."""
         was_receiving = self._is_receiving()
         super().data_received(data)
         if self._is_receiving() != was_receiving:
             self._start_timer()
 
     def on_response_complete(self) -> None:
-        """Expect the next request."""
+        """Start the time limit of the next request."""
         super().on_response_complete()
         self._start_timer()
 
     def pause_writing(self) -> None:
-        """Expect the client to take some of its response."""
+        """Start to check that the client reads the response."""
         super().pause_writing()
-        self._waiting.setdefault(self)
-        self._make_room()
-        self._expect_progress()
+        self._waiting_for_client.setdefault(self)
+        self._evict_slow_clients()
+        self._check_progress()
 
     def resume_writing(self) -> None:
-        """Go on with the response, or expect the next request when it is complete."""
+        """Stop that check; after a complete response, start the time limit of the next request."""
         super().resume_writing()
         self._stop_stalled_timer()
         if self._is_receiving():
             self._start_timer()
         else:
-            self._waiting.pop(self, None)
+            self._waiting_for_client.pop(self, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Expect nothing more."""
+        """Stop all timers."""
         super().connection_lost(exc)
         self._stop_timer()
         self._stop_stalled_timer()
@@ -67,26 +67,27 @@ class BoundedProtocol(H11Protocol):
     def _is_receiving(self) -> bool:
         return self.conn.their_state in (h11.IDLE, h11.SEND_BODY)
 
-    def _make_room(self) -> None:
-        while len(self.connections) > self.most_connections and self._waiting:
-            next(iter(self._waiting))._abort()
+    def _evict_slow_clients(self) -> None:
+        while len(self.connections) > self.max_connections and self._waiting_for_client:
+            next(iter(self._waiting_for_client))._abort()
 
-    def _expect_progress(self, left: int | None = None) -> None:
-        now = self.transport.get_write_buffer_size()
-        if left is not None and now >= left:
+    def _check_progress(self, unsent_before: int | None = None) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        if unsent_before is not None and unsent >= unsent_before:
             self._abort()
         else:
-            self._stalled_timer = self.loop.call_later(self.stalled_seconds, self._expect_progress, now)
+            self._stalled_timer = self.loop.call_later(self.stalled_seconds, self._check_progress, unsent)
 
     def _start_timer(self) -> None:
         self._stop_timer()
         if self._is_receiving() or self.flow.write_paused:
-            self._waiting[self] = None
-        is_due = self._is_receiving() and not self.flow.write_paused
-        self._timer = self.loop.call_later(self.request_seconds if is_due else self.response_seconds, self._abort)
+            self._waiting_for_client[self] = None
+        is_request_due = self._is_receiving() and not self.flow.write_paused
+        seconds = self.request_seconds if is_request_due else self.response_seconds
+        self._timer = self.loop.call_later(seconds, self._abort)
 
     def _stop_timer(self) -> None:
-        self._waiting.pop(self, None)
+        self._waiting_for_client.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -101,12 +102,12 @@ class BoundedProtocol(H11Protocol):
         self.transport.abort()
 
 
-# For `uvicorn.run` and `uvicorn.Config`.
-OPTIONS: dict[str, Any] = {
+# Arguments of `uvicorn.run` and `uvicorn.Config`.
+UVICORN_OPTIONS: dict[str, Any] = {
     "http": BoundedProtocol,
     "ws": "none",
-    "h11_max_incomplete_event_size": 32 * 1024,  # bytes of a request line with its headers, a token among them
-    "limit_concurrency": 2 * MOST_CONNECTIONS,  # room for requests that are worked on while others are turned away
+    "h11_max_incomplete_event_size": 32 * 1024,  # bytes of request line and headers; a token may take 16 KiB
+    "limit_concurrency": 2 * MAX_CONNECTIONS,  # requests in progress, while connections above the limit are refused
     "timeout_graceful_shutdown": 20,
     "log_config": None,
     "access_log": False,

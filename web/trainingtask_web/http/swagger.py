@@ -1,4 +1,4 @@
-"""/docs: Swagger UI, from files that a package ships, started by a script of our own so that no inline script is needed."""
+"""/docs: Swagger UI from the files of fastapi-offline, started by a separate script so that none is inline."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, HTMLResponse
 from fastapi.staticfiles import StaticFiles
 
-_FILES = Path(fastapi_offline.__file__).parent / "static"
-_START = Path(__file__).parent / "swagger.js"
+_ASSETS = Path(fastapi_offline.__file__).parent / "static"
+_START_SCRIPT = Path(__file__).parent / "swagger.js"
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -27,8 +27,8 @@ _PAGE = """<!doctype html>
 """
 
 
-def install(app: FastAPI) -> None:
-    """Serve the page at /docs."""
+def add_routes(app: FastAPI) -> None:
+    """Serve Swagger UI at /docs."""
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
@@ -36,6 +36,6 @@ def install(app: FastAPI) -> None:
 
     @app.get("/docs/start.js", include_in_schema=False)
     async def start() -> FileResponse:
-        return FileResponse(_START)
+        return FileResponse(_START_SCRIPT)
 
-    app.mount("/docs/files", StaticFiles(directory=_FILES), name="swagger")
+    app.mount("/docs/files", StaticFiles(directory=_ASSETS), name="swagger")

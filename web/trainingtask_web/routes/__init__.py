@@ -1,1 +1,1 @@
-"""The routes: the API, the pages, the old service's, and exports."""
+"""The routes: the API, the pages, and those of the service that this project replaces."""

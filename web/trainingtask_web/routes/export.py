@@ -1,4 +1,4 @@
-"""A list of runs as a file, written while it is read, so that its length costs no memory."""
+"""A list of runs as a file, streamed page by page, so that memory does not grow with its length."""
 
 import csv
 import io
@@ -9,51 +9,51 @@ from typing import Literal
 from fastapi.responses import StreamingResponse
 from pydantic import TypeAdapter
 
-from trainingtask_api.spreadsheet import escape_formula
+from trainingtask_api.formatting import escape_formula
 from trainingtask_history.read_models import RunSummary
 
-MOST_RUNS = 50_000
+MAX_RUNS = 50_000
 DESCRIPTION = (
-    f"The newest {MOST_RUNS} runs at most, as `X-Export-Limit` says; in JSON, `truncated` says if there are more."
+    f"The newest {MAX_RUNS} runs at most, as `X-Export-Limit` says; in JSON, `truncated` says if there are more."
 )
 _COLUMNS = list(RunSummary.model_fields)
-_BATCH = 500
+_BATCH_SIZE = 500
 _RUNS = TypeAdapter(list[RunSummary])
 
 
-def as_file(runs: Iterator[RunSummary], kind: Literal["csv", "json"]) -> StreamingResponse:
-    """Return the runs as a download; one more than `MOST_RUNS` tells that there are more.
+def stream_file(runs: Iterator[RunSummary], kind: Literal["csv", "json"]) -> StreamingResponse:
+    """Return the runs as a download, truncated after `MAX_RUNS`.
 
-    The first of them are read at once: a history that is away is still answered with an error.
+    The first batch is read before the response starts, so that an unavailable history is still answered with an error.
     """
-    first = list(islice(runs, _BATCH))
+    first = list(islice(runs, _BATCH_SIZE))
     every = chain(first, runs)
-    text, kind_of_media = (_csv(every), "text/csv") if kind == "csv" else (_json(every), "application/json")
-    headers = {"Content-Disposition": f'attachment; filename="runs.{kind}"', "X-Export-Limit": str(MOST_RUNS)}
-    return StreamingResponse(text, media_type=kind_of_media, headers=headers)
+    content, media_type = (_iter_csv(every), "text/csv") if kind == "csv" else (_iter_json(every), "application/json")
+    headers = {"Content-Disposition": f'attachment; filename="runs.{kind}"', "X-Export-Limit": str(MAX_RUNS)}
+    return StreamingResponse(content, media_type=media_type, headers=headers)
 
 
-def _batches(runs: Iterator[RunSummary]) -> Iterator[list[RunSummary]]:
-    limited = islice(runs, MOST_RUNS)
-    while batch := list(islice(limited, _BATCH)):
+def _iter_batches(runs: Iterator[RunSummary]) -> Iterator[list[RunSummary]]:
+    limited = islice(runs, MAX_RUNS)
+    while batch := list(islice(limited, _BATCH_SIZE)):
         yield batch
 
 
-def _csv(runs: Iterator[RunSummary]) -> Iterator[str]:
+def _iter_csv(runs: Iterator[RunSummary]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(_COLUMNS)
-    for batch in _batches(runs):
+    for batch in _iter_batches(runs):
         writer.writerows([escape_formula(value) for value in run.model_dump(mode="json").values()] for run in batch)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
-    yield buffer.getvalue()  # the head, when there are no runs
+    yield buffer.getvalue()  # the header line, where there are no runs
 
 
-def _json(runs: Iterator[RunSummary]) -> Iterator[bytes]:
+def _iter_json(runs: Iterator[RunSummary]) -> Iterator[bytes]:
     start = b'{"items": ['
-    for batch in _batches(runs):
+    for batch in _iter_batches(runs):
         yield start + _RUNS.dump_json(batch)[1:-1]
         start = b","
     empty = start if start != b"," else b""

@@ -1,7 +1,7 @@
-"""The routes of the service that this project replaces, with its field names, for people who have clients of it.
+"""The routes of the service that this project replaces (Celery and FastAPI), with its field names, for its clients.
 
-A run is created as a TrainingTask, through the Kubernetes API and with the person's own token: what they may create,
-and what is valid, is decided there as it is for `kubectl apply`.
+A run is created as a TrainingTask through the Kubernetes API with the user's own token, so that authorization and
+validation are those of `kubectl apply`.
 """
 
 import secrets
@@ -17,23 +17,28 @@ from starlette.exceptions import HTTPException
 
 from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, TRANSFORMER_FAMILIES
 from trainingtask_api.names import API_VERSION, KIND, NAMESPACE_PATTERN
+from trainingtask_api.nested import get_path
 from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_api.training import Loop
 from trainingtask_history import queries
 from trainingtask_history.read_models import RunDetail
 from trainingtask_history.tables import RunStatus, run_id
 from trainingtask_web.auth import audit
-from trainingtask_web.auth.authorization import CurrentPrincipal
-from trainingtask_web.auth.kubernetes import ApiServer, ApiServerError, TaskRefused
-from trainingtask_web.http.errors import NOT_FOUND, Sentence, prefers_html
-from trainingtask_web.http.middleware import MAX_BODY, OTHER_SITE, is_from_this_site
+from trainingtask_web.auth.authorization import CurrentPrincipal, Principal
+from trainingtask_web.auth.errors import ApiServerError, TaskRejected
+from trainingtask_web.auth.kubernetes import ApiServer
+from trainingtask_web.http.errors import ErrorResponse, is_html_preferred
+from trainingtask_web.http.middleware import CROSS_SITE, MAX_BODY_BYTES, is_same_origin
+from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
 
-MOST_RECORDS = 100
-_SUFFIX = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, so no words, as Kubernetes does it
-_LONGEST_NAME = 63
+MAX_RECORDS = 100
+_SUFFIX_ALPHABET = (
+    "bcdfghjklmnpqrstvwxz2456789"  # without vowels, as in Kubernetes' generated names, so that no words arise
+)
+_MAX_NAME_LENGTH = 63
 
-# Field of the old service -> where it stands in the spec.
-_PATHS = {
+# Field of the replaced service -> its path in the spec.
+_SPEC_PATHS = {
     "DATASET_NAME": ("dataset", "name"),
     "MODEL_NAME": ("model", "name"),
     "N_SAMPLE": ("dataset", "sampleSize"),
@@ -42,7 +47,7 @@ _PATHS = {
     "BATCH_SIZE": ("training", "batchSize"),
     "WEIGHT_DECAY": ("training", "weightDecay"),
 }
-_KINDS: dict[str, type[Any] | UnionType] = {
+_FIELD_TYPES: dict[str, type[Any] | UnionType] = {
     "DATASET_NAME": str,
     "MODEL_NAME": str,
     "N_SAMPLE": int,
@@ -51,21 +56,24 @@ _KINDS: dict[str, type[Any] | UnionType] = {
     "BATCH_SIZE": int,
     "WEIGHT_DECAY": int | float,
 }
-_OF_TRANSFORMERS = ("IS_TRAINER", "EPOCH", "BATCH_SIZE", "WEIGHT_DECAY")
+_TRANSFORMER_FIELDS = ("IS_TRAINER", "EPOCH", "BATCH_SIZE", "WEIGHT_DECAY")
 
 router = APIRouter(
     tags=["the old service"],
     responses={
-        401: {"model": Sentence, "description": "Nobody known asks."},
-        422: {"model": Sentence, "description": "A field is refused; the sentence says which, and what is allowed."},
-        503: {"model": Sentence, "description": "The history or Kubernetes is away: try again."},
+        401: {"model": ErrorResponse, "description": "Nobody known asks."},
+        422: {
+            "model": ErrorResponse,
+            "description": "A field is refused; the sentence says which, and what is allowed.",
+        },
+        503: {"model": ErrorResponse, "description": "The history or Kubernetes is away: try again."},
     },
 )
-creating = APIRouter(tags=router.tags, responses=router.responses)
+create_router = APIRouter(tags=router.tags, responses=router.responses)
 
 
-class OldRequest(BaseModel):
-    """What the old service took. A field that is left out gets this project's default."""
+class LegacyRequest(BaseModel):
+    """A request of the replaced service. A field that is left out gets this project's default."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -81,7 +89,7 @@ class OldRequest(BaseModel):
 
 
 class Record(BaseModel):
-    """A run in the old service's words; what it did not know is in /api/v1."""
+    """A run with the field names of the replaced service; /api/v1 has what it lacked."""
 
     id: uuid.UUID
     name: str
@@ -110,85 +118,76 @@ _RECORDS = TypeAdapter(list[Record])
 
 @router.get("/", response_model=list[Record], summary="The newest runs")
 def list_records(
-    request: Request, principal: CurrentPrincipal, limit: Annotated[int, Query(ge=1, le=MOST_RECORDS)] = MOST_RECORDS
+    request: Request, principal: CurrentPrincipal, limit: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = MAX_RECORDS
 ) -> Response:
     """Return the newest runs. A browser is sent to the page instead."""
-    if prefers_html(request):
+    if is_html_preferred(request):
         return RedirectResponse("/runs", 303)
-    engine = request.app.state.engine
-    page = queries.list_runs(engine, principal.visible, limit=limit)
-    runs = queries.get_runs(engine, principal.visible, [run.id for run in page.items])
-    return Response(_RECORDS.dump_json([_record(run) for run in runs]), media_type="application/json")
+    engine = get_engine(request)
+    page = queries.list_runs(engine, principal.scope, limit=limit)
+    runs = queries.get_runs(engine, principal.scope, [run.id for run in page.items])
+    return Response(_RECORDS.dump_json([_to_record(run) for run in runs]), media_type="application/json")
 
 
 @router.get(
     "/{id:uuid}",
     response_model=Record,
     summary="One run",
-    responses={404: {"model": Sentence, "description": "There is no such run to see."}},
+    responses={404: {"model": ErrorResponse, "description": "There is no such run to see."}},
 )
 def get_record(request: Request, principal: CurrentPrincipal, id: uuid.UUID) -> Record:
     """Return one run."""
-    run = queries.get_run(request.app.state.engine, principal.visible, id)
-    if run is None:
-        raise HTTPException(404, NOT_FOUND)
-    return _record(run)
+    return _to_record(get_run_or_404(request, principal, id))
 
 
-async def _body(request: Request) -> OldRequest:
-    """Return the request's body, which no other site's form can send: it has to say that it is JSON."""
+async def _parse_body(request: Request) -> LegacyRequest:
+    """Return the request's body; its content type must be JSON, which no form of another site can send."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HTTPException(415, f"Content-Type {kind!r} is refused: send the fields as 'application/json'.")
     try:
-        return OldRequest.model_validate_json(await request.body())
+        return LegacyRequest.model_validate_json(await request.body())
     except ValidationError as error:
         raise HTTPException(422, describe_errors(error)) from None
 
 
-_BODY = {"required": True, "content": {"application/json": {"schema": OldRequest.model_json_schema()}}}
+_BODY_SCHEMA = {"required": True, "content": {"application/json": {"schema": LegacyRequest.model_json_schema()}}}
 
 
-@creating.post(
+@create_router.post(
     "/",
     response_model=Record,
     status_code=201,
     summary="Create a run",
-    openapi_extra={"requestBody": _BODY},
+    openapi_extra={"requestBody": _BODY_SCHEMA},
     responses={
-        403: {"model": Sentence, "description": "You may not, in Kubernetes' words; or another site sent this."},
-        413: {"model": Sentence, "description": f"The body has more than {MAX_BODY} bytes."},
-        415: {"model": Sentence, "description": "The body does not say that it is JSON."},
+        403: {"model": ErrorResponse, "description": "You may not, in Kubernetes' words; or another site sent this."},
+        413: {"model": ErrorResponse, "description": f"The body has more than {MAX_BODY_BYTES} bytes."},
+        415: {"model": ErrorResponse, "description": "The body does not say that it is JSON."},
     },
 )
 def create_record(
     request: Request,
     response: Response,
     principal: CurrentPrincipal,
-    old: Annotated[OldRequest, Depends(_body)],
+    legacy: Annotated[LegacyRequest, Depends(_parse_body)],
     namespace: Annotated[
         str | None, Query(pattern=NAMESPACE_PATTERN, description="Default: the admin's setting.")
     ] = None,
 ) -> Record:
     """Create a TrainingTask as whoever asks. The run is in the history when the operator has seen it, in a second or so."""
     namespace = namespace or request.app.state.settings.namespace
-    who: dict[str, Any] = {"user": principal.name, "address": audit.address_of(request), "namespace": namespace}
-    if principal.by_session and not is_from_this_site(request):
-        audit.record("create", "refused", **who, status=403, reason=OTHER_SITE)
-        raise HTTPException(403, OTHER_SITE)
-    task, ignored = task_of(old)
-    api: ApiServer = request.app.state.api_server
-    try:
-        made = api.create_task(principal.token or "", namespace, task)
-    except TaskRefused as error:
-        audit.record("create", "refused", **who, status=error.status, reason=str(error))
-        raise HTTPException(error.status, str(error)) from None
-    except ApiServerError as error:
-        audit.record("create", "unknown", **who, name=task["metadata"]["name"], reason=str(error))
-        raise
-    audit.record("create", "ok", **who, name=task["metadata"]["name"])  # before anything of the answer can fail
-    created = TrainingTask.model_validate(made)
-    spec = made["spec"]
+    audited: dict[str, Any] = {
+        "user": principal.name,
+        "address": audit.get_client_address(request),
+        "namespace": namespace,
+    }
+    if principal.by_session and not is_same_origin(request):
+        audit.record("create", "refused", **audited, status=403, reason=CROSS_SITE)
+        raise HTTPException(403, CROSS_SITE)
+    task, ignored = build_task(legacy)
+    answer = _create_task(request.app.state.api_server, principal, namespace, task, audited)
+    created = TrainingTask.model_validate(answer)
     key = run_id(str(created.metadata.uid), 1)
     response.headers["Location"] = f"/{key}"
     return Record(
@@ -198,44 +197,61 @@ def create_record(
         status=RunStatus.PENDING,
         create_time=created.metadata.creation_timestamp,
         ignored=ignored,
-        **_old_fields(spec, {}),
+        **_get_legacy_fields(answer["spec"], {}),
     )
 
 
-def task_of(old: OldRequest) -> tuple[dict[str, Any], list[str]]:
-    """Return the task that an old request describes, and the fields that its model has no use for.
+def _create_task(
+    api: ApiServer, principal: Principal, namespace: str, task: dict[str, Any], audited: dict[str, Any]
+) -> dict[str, Any]:
+    """Create the task with the principal's token, and audit the result."""
+    name = task["metadata"]["name"]
+    try:
+        answer = api.create_task(principal.token or "", namespace, task)
+    except TaskRejected as error:
+        audit.record("create", "refused", **audited, status=error.status, reason=str(error))
+        raise HTTPException(error.status, str(error)) from None
+    except ApiServerError as error:
+        audit.record("create", "unknown", **audited, name=name, reason=str(error))
+        raise
+    audit.record("create", "ok", **audited, name=name)  # before the answer is parsed, which may fail
+    return answer
+
+
+def build_task(legacy: LegacyRequest) -> tuple[dict[str, Any], list[str]]:
+    """Return the task that a legacy request describes, and the fields that its model does not use.
 
     Raises
     ------
     HTTPException
-        422, when it is no valid task.
+        422, when the task is invalid.
     """
-    model = _model_of(old.MODEL_NAME)
+    model = _parse_model_name(legacy.MODEL_NAME)
     spec: dict[str, dict[str, Any]] = {"dataset": {}, "model": model, "training": {}}
     ignored = []
-    for field, (section, key) in _PATHS.items():
-        value = getattr(old, field)
+    for field, (section, key) in _SPEC_PATHS.items():
+        value = getattr(legacy, field)
         if field == "MODEL_NAME" or value is None:
             continue
-        if field in _OF_TRANSFORMERS and model["name"] in CLASSICAL_MODELS:
+        if field in _TRANSFORMER_FIELDS and model["name"] in CLASSICAL_MODELS:
             ignored.append(field)
             continue
         if field == "IS_TRAINER":
             value = (Loop.TRAINER if value else Loop.ACCELERATE).value
         spec[section][key] = value
-    task = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": _new_name(old)}, "spec": spec}
+    task = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": _generate_name(legacy)}, "spec": spec}
     try:
         TrainingTask.model_validate(task)
     except ValidationError as error:
         sentences = describe_errors(error)
-        for field, path in _PATHS.items():
+        for field, path in _SPEC_PATHS.items():
             sentences = sentences.replace(f"spec.{'.'.join(path)}:", f"{field}:")
         raise HTTPException(422, sentences) from None
     return task, ignored
 
 
-def _model_of(name: str) -> dict[str, str]:
-    """Return the `model` section: a registered name as it is, a checkpoint with its family, else with 'auto'."""
+def _parse_model_name(name: str) -> dict[str, str]:
+    """Return the `model` section: a registered name unchanged, a checkpoint with its family, else with 'auto'."""
     if name in MODELS or not {"-", "/"} & set(name):
         return {"name": name}
     base = name.rpartition("/")[2]
@@ -245,28 +261,23 @@ def _model_of(name: str) -> dict[str, str]:
     return {"name": family, "checkpoint": name}
 
 
-def _new_name(old: OldRequest) -> str:
-    words = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in old.MODEL_NAME.lower())
-    suffix = "".join(secrets.choice(_SUFFIX) for _ in range(8))
-    return f"{words[: _LONGEST_NAME - 9].strip('-') or 'run'}-{suffix}"
+def _generate_name(legacy: LegacyRequest) -> str:
+    words = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in legacy.MODEL_NAME.lower())
+    suffix = "".join(secrets.choice(_SUFFIX_ALPHABET) for _ in range(8))
+    return f"{words[: _MAX_NAME_LENGTH - 9].strip('-') or 'run'}-{suffix}"
 
 
-def _record(run: RunDetail) -> Record:
+def _to_record(run: RunDetail) -> Record:
     own = {name: getattr(run, name) for name in Record.model_fields if name in RunDetail.model_fields}
-    fields = _old_fields(run.spec or {}, run.training_args or {})
+    fields = _get_legacy_fields(run.spec or {}, run.training_args or {})
     return Record(**own, **(fields | {"DATASET_NAME": run.dataset, "MODEL_NAME": fields["MODEL_NAME"] or run.model}))
 
 
-def _old_fields(spec: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return the seven fields: what the trainer used, as far as it has said so, else what the spec says."""
-    found = {field: arguments.get(".".join(path), _at(spec, *path)) for field, path in _PATHS.items()}
-    family = _at(spec, "model", "name")
-    found["MODEL_NAME"] = _at(spec, "model", "checkpoint") or family
+def _get_legacy_fields(spec: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the seven fields: the arguments that the trainer reported, else those of the spec."""
+    found = {field: arguments.get(".".join(path), get_path(spec, *path)) for field, path in _SPEC_PATHS.items()}
+    family = get_path(spec, "model", "name")
+    found["MODEL_NAME"] = get_path(spec, "model", "checkpoint") or family
     found["IS_TRAINER"] = found["IS_TRAINER"] != Loop.ACCELERATE.value if family in TRANSFORMER_FAMILIES else None
-    # A row may be of another release, or of an image of somebody's own.
-    return {field: value if isinstance(value, _KINDS[field]) else None for field, value in found.items()}
-
-
-def _at(spec: dict[str, Any], section: str, key: str) -> Any:
-    part = spec.get(section)
-    return part.get(key) if isinstance(part, dict) else None
+    # The row may be of another release, or of a custom trainer image.
+    return {field: value if isinstance(value, _FIELD_TYPES[field]) else None for field, value in found.items()}

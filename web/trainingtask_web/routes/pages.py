@@ -1,36 +1,36 @@
-"""The pages for people: list, run, comparison, sign-in and what went wrong. Server-rendered; no page needs a script."""
+"""The HTML pages: list, run, comparison and sign-in. Rendered on the server; no page needs a script."""
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
 from pydantic import ValidationError
-from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
 from trainingtask_api import describe_errors, names
 from trainingtask_api.capabilities import DATASETS, MODELS
+from trainingtask_api.nested import flatten, get_path
 from trainingtask_history import queries
 from trainingtask_history.filters import RunFilter
 from trainingtask_history.pagination import Page
 from trainingtask_history.read_models import Point, RunDetail, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.auth.authorization import CurrentPrincipal
-from trainingtask_web.http.errors import NOT_FOUND
-from trainingtask_web.views import charts, compare_view, formatting, run_view, score_tables
-from trainingtask_web.views.remediation import next_step
+from trainingtask_web.http.errors import RUN_NOT_FOUND
+from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
+from trainingtask_web.routes.rendering import render
+from trainingtask_web.views import charts, compare_view, formatting, manifest, run_view, score_tables
+from trainingtask_web.views.compare_view import LETTERS, MAX_COMPARED
+from trainingtask_web.views.remediation import get_next_step
+from trainingtask_web.views.timeline import build_timeline
 
-MOST_COMPARED = len(compare_view.LETTERS)
-_SPARK = ("mean_average_precision",)
-_SPARK_POINTS = 30
+_SPARKLINE_CURVE = "mean_average_precision"
+_MAX_SPARKLINE_POINTS = 30
 _FILTERS = tuple(RunFilter.model_fields)
 
 FIRST_TASK = f"""\
@@ -45,22 +45,10 @@ spec:
     name: logistic_regression
 """
 
-_TITLES = {
-    401: ("Who are you?", "Sign in with a Kubernetes token."),
-    403: ("Not allowed", "Ask the cluster's admin for the right, or go back to the list."),
-    404: (
-        "Not found",
-        "Look for it in the list of runs. If its namespace is not there, you may not list `trainingtasks` in it.",
-    ),
-    422: ("Not understood", "Correct the address, or begin with the list of runs."),
-    429: ("Wait a minute", "Get a new token, and sign in with it after a minute."),
-    503: ("Away for a moment", "Load this page again in a few seconds. If that goes on, tell the cluster's admin."),
-}
-_OTHER = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
-_PROBLEMS = {
+_SIGN_IN_PROBLEMS = {
     "unknown": "Kubernetes does not know this token, or it has expired. Get a new one as described below.",
 }
-_WHY: dict[str, str] = {
+_REASON_HEADINGS: dict[str, str] = {
     RunStatus.FAILED: "Why it failed",
     RunStatus.CANCELLED: "Why it ended",
     RunStatus.INTERRUPTED: "Why it was interrupted",
@@ -69,45 +57,10 @@ _WHY: dict[str, str] = {
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
-def _codes(text: str) -> Markup:
-    """Return a sentence with what stands between backticks as code."""
-    parts = text.split("`")
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if odd % 2 else escape(part) for odd, part in enumerate(parts)
-    )
-
-
-_ENVIRONMENT = Environment(
-    loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_ENVIRONMENT.filters |= {
-    "as_json": lambda found: [chart.as_json() for chart in found],
-    "codes": _codes,
-    "moment": formatting.moment,
-    "number": formatting.number,
-    "score": formatting.score,
-}
-
-
-def _page(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    return HTMLResponse(_ENVIRONMENT.get_template(template).render({"here": ""} | context), status)
-
-
-def error_page(request: Request, status: int, sentence: str) -> HTMLResponse:
-    """Return what went wrong, and what to do."""
-    title, advice = _TITLES.get(status, _OTHER)
-    said = "There is no such page." if sentence == "Not Found" else sentence
-    return _page("error.html", status, title=title, sentence=said, advice=advice, code=status)
-
-
 @router.get("/session")
 def sign_in(problem: str = "", next: str = "/runs") -> HTMLResponse:
     """Ask for a token."""
-    return _page("session.html", problem=_PROBLEMS.get(problem), next=next)
+    return render("session.html", problem=_SIGN_IN_PROBLEMS.get(problem), next=next)
 
 
 @router.get("/runs")
@@ -123,56 +76,60 @@ def list_runs(
     page, problem = Page([], None), None
     try:
         page = queries.list_runs(
-            _engine(request), principal.visible, _wanted(filters), limit=limit, cursor=cursor or None
+            get_engine(request), principal.scope, _parse_filters(filters), limit=limit, cursor=cursor or None
         )
     except ValidationError as error:
         problem = describe_errors(error)
     except ValueError as error:
         raise HTTPException(422, f"cursor: {error}") from None
     now = datetime.now(UTC)
-    curves = _sparks(request, principal, page.items)
+    curves = _fetch_sparklines(request, principal, page.items)
     kept = filters | ({"limit": str(limit)} if "limit" in request.query_params else {})
-    shown = [run_view.run_view(run, now, curves.get(run.id, ())) for run in page.items]
-    return _page(
+    views = [run_view.build_run_view(run, now, curves.get(run.id, ())) for run in page.items]
+    return render(
         "runs.html",
         422 if problem else 200,
         here="runs",
         principal=principal,
-        views=shown,
-        active=any(view.is_active for view in shown),
+        views=views,
+        active=any(view.is_active for view in views),
         form=form,
         filtered=bool(filters),
         problem=problem,
         states=[state.value for state in RunStatus],
-        known=_known(page.items),
-        newest=_address(kept) if cursor else None,
-        older=_address(kept | {"cursor": page.next}) if page.next else None,
+        known=_suggest_values(page.items),
+        newest=_list_url(kept) if cursor else None,
+        older=_list_url(kept | {"cursor": page.next}) if page.next else None,
         first_task=FIRST_TASK,
     )
 
 
-def _wanted(filters: Mapping[str, str]) -> RunFilter:
-    """Return the filter; a time may be a day alone, which begins at midnight UTC."""
+def _parse_filters(filters: Mapping[str, str]) -> RunFilter:
+    """Return the filter; a time may be a date alone, which means its midnight in UTC."""
     days = {
         name: f"{value}T00:00:00Z" for name, value in filters.items() if name in ("since", "until") and len(value) == 10
     }
     return RunFilter.model_validate({**filters, **days})
 
 
-def _address(query: Mapping[str, str]) -> str:
+def _list_url(query: Mapping[str, str]) -> str:
     return f"/runs?{urlencode(query)}" if query else "/runs"
 
 
-def _sparks(request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]) -> dict[uuid.UUID, list[Point]]:
+def _fetch_sparklines(
+    request: Request, principal: CurrentPrincipal, runs: Sequence[RunSummary]
+) -> dict[uuid.UUID, list[Point]]:
     if not runs:
         return {}
     keys = [run.id for run in runs]
-    found = queries.get_metrics(_engine(request), principal.visible, keys, names=_SPARK, max_points=_SPARK_POINTS)
-    return {key: curves[_SPARK[0]] for key, curves in found.items()}
+    found = queries.get_metrics(
+        get_engine(request), principal.scope, keys, names=[_SPARKLINE_CURVE], max_points=_MAX_SPARKLINE_POINTS
+    )
+    return {key: curves[_SPARKLINE_CURVE] for key, curves in found.items()}
 
 
-def _known(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
-    """Return what the filters suggest: what the project has, and what is on the page."""
+def _suggest_values(runs: Sequence[RunSummary]) -> dict[str, list[str]]:
+    """Return the suggestions of the filter's fields: the built-in names, and the values on the page."""
     own = {"namespace": (), "dataset": DATASETS, "model": MODELS}
     return {name: sorted({*known, *(getattr(run, name) for run in runs)}) for name, known in own.items()}
 
@@ -184,82 +141,78 @@ def compare_runs(
     ids: Annotated[list[str], Query()] = [],  # noqa: B006
 ) -> HTMLResponse:
     """Show several runs side by side."""
-    keys = list(dict.fromkeys(_keys(ids)))
-    if not 2 <= len(keys) <= MOST_COMPARED:
-        raise HTTPException(422, f"Choose 2 to {MOST_COMPARED} runs to compare: these are {len(keys)}.")
-    engine = _engine(request)
-    runs = queries.get_runs(engine, principal.visible, keys)
+    keys = list(dict.fromkeys(_parse_ids(ids)))
+    if not 2 <= len(keys) <= MAX_COMPARED:
+        raise HTTPException(422, f"Choose 2 to {MAX_COMPARED} runs to compare: these are {len(keys)}.")
+    engine = get_engine(request)
+    runs = queries.get_runs(engine, principal.scope, keys)
     if not runs:
-        raise HTTPException(404, NOT_FOUND)
-    curves = queries.get_metrics(engine, principal.visible, [run.id for run in runs])
+        raise HTTPException(404, RUN_NOT_FOUND)
+    curves = queries.get_metrics(engine, principal.scope, [run.id for run in runs])
     now = datetime.now(UTC)
-    shown = [
+    compared = [
         {
             "letter": letter,
-            "view": run_view.run_view(run, now),
-            "without": _comparison(key.id for key in runs if key is not run) if len(runs) > 2 else None,
+            "view": run_view.build_run_view(run, now),
+            "without": _compare_url(key.id for key in runs if key is not run) if len(runs) > 2 else None,
         }
-        for letter, run in zip(compare_view.LETTERS, runs, strict=False)
+        for letter, run in zip(LETTERS, runs, strict=False)
     ]
-    lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(shown, runs, strict=True)]
-    return _page(
+    lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(compared, runs, strict=True)]
+    return render(
         "compare.html",
         principal=principal,
-        runs=shown,
+        runs=compared,
         active=any(run_view.is_active(run) for run in runs),
         missing=len(keys) - len(runs),
-        same_data=compare_view.are_of_the_same_data(runs),
-        differences=compare_view.differences(runs),
-        scores=compare_view.score_lines(runs),
-        labels=compare_view.label_lines(runs),
-        charts=charts.charts_of_runs(lines),
+        same_data=compare_view.has_same_data(runs),
+        differences=compare_view.format_differences(runs),
+        scores=compare_view.compare_scores(runs),
+        labels=compare_view.compare_labels(runs),
+        charts=charts.build_comparison_charts(lines),
     )
 
 
-def _keys(ids: Sequence[str]) -> Iterator[uuid.UUID]:
+def _parse_ids(ids: Sequence[str]) -> Iterator[uuid.UUID]:
     for part in chain.from_iterable(one.split(",") for one in ids):
         if part.strip():
-            yield _key(part.strip())
+            yield _parse_id(part.strip())
 
 
-def _comparison(keys: Iterator[uuid.UUID]) -> str:
+def _compare_url(keys: Iterator[uuid.UUID]) -> str:
     return f"/runs/compare?ids={','.join(map(str, keys))}"
 
 
 @router.get("/runs/{key}")
 def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLResponse:
-    """Show all there is of one run."""
-    engine = _engine(request)
-    run = queries.get_run(engine, principal.visible, _key(key))
-    if run is None:
-        raise HTTPException(404, NOT_FOUND)
+    """Show one run."""
+    engine = get_engine(request)
+    run = get_run_or_404(request, principal, _parse_id(key))
     now = datetime.now(UTC)
-    curves = queries.get_metrics(engine, principal.visible, [run.id])
-    return _page(
+    curves = queries.get_metrics(engine, principal.scope, [run.id])
+    return render(
         "run.html",
         principal=principal,
         run=run,
-        view=run_view.run_view(run, now),
-        why=_why(run),
-        next_step=next_step(run.error_reason),
-        timeline=run_view.timeline(run, queries.get_events(engine, principal.visible, run.id)),
-        attempts=[run_view.run_view(one, now) for one in queries.get_attempts(engine, principal.visible, run.task_uid)],
-        scores=score_tables.scores_of(run),
-        warnings=score_tables.warnings_of(run),
-        charts=charts.charts_of_run(curves.get(run.id, {})),
-        facts=_facts(run),
-        commands=run_view.commands(run),
-        manifest=run_view.manifest(run),
-        arguments=sorted(run_view.flat(run.training_args)),
-        versions=sorted(run_view.flat(run_view.at(run.training_result, "versions"))),
+        view=run_view.build_run_view(run, now),
+        why=_REASON_HEADINGS.get(run.status, "Why it waits"),
+        next_step=get_next_step(run.error_reason),
+        timeline=build_timeline(run, queries.get_events(engine, principal.scope, run.id)),
+        attempts=[
+            run_view.build_run_view(one, now) for one in queries.get_attempts(engine, principal.scope, run.task_uid)
+        ],
+        scores=score_tables.build_scores(run),
+        warnings=score_tables.get_warnings(run),
+        charts=charts.build_run_charts(curves.get(run.id, {})),
+        facts=_list_facts(run),
+        commands=manifest.list_commands(run, is_active=run_view.is_active(run)),
+        manifest=manifest.to_manifest(run),
+        arguments=_list_leaves(run.training_args),
+        versions=_list_leaves(get_path(run.training_result, "versions")),
     )
 
 
-def _why(run: RunSummary) -> str:
-    return _WHY.get(run.status, "Why it waits")
-
-
-def _facts(run: RunDetail) -> list[tuple[str, str]]:
+def _list_facts(run: RunDetail) -> list[tuple[str, str]]:
     times = {
         "Created": run.create_time,
         "Started": run.start_time,
@@ -267,21 +220,20 @@ def _facts(run: RunDetail) -> list[tuple[str, str]]:
         "Last heard of": run.report_time,
     }
     return [
-        *((name, formatting.moment(when)) for name, when in times.items() if when is not None),
+        *((name, formatting.format_time(when)) for name, when in times.items() if when is not None),
         *((name, value) for name, value in (("Node", run.node), ("Image", run.trainer_image)) if value),
-        *score_tables.facts_of_training(run),
+        *score_tables.list_training_facts(run),
         ("Task's uid", run.task_uid),
         ("Run's id", str(run.id)),
     ]
 
 
-def _key(text: str) -> uuid.UUID:
+def _parse_id(text: str) -> uuid.UUID:
     try:
         return uuid.UUID(text)
     except ValueError:
-        raise HTTPException(404, NOT_FOUND) from None
+        raise HTTPException(404, RUN_NOT_FOUND) from None
 
 
-def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
+def _list_leaves(value: Any) -> list[tuple[str, str]]:
+    return sorted((path, formatting.format_leaf(leaf)) for path, leaf in flatten(value))

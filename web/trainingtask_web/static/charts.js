@@ -1,8 +1,8 @@
-// Draws the curves with uPlot from the numbers in the page; colours and dashes are those of the legend in page.css.
+// Draws the curves with uPlot from the JSON in the page; colours and dashes are those of the legend in page.css.
 "use strict";
 
 (() => {
-  const shown = (value) => (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 10000) ? String(+value.toPrecision(4)) : value.toExponential(2).replace(/\.?0+e/, "e"));
+  const format = (value) => (value === 0 || (Math.abs(value) >= 0.001 && Math.abs(value) < 10000) ? String(+value.toPrecision(4)) : value.toExponential(2).replace(/\.?0+e/, "e"));
   let plots = [];
 
   const observer = new ResizeObserver((entries) => {
@@ -23,13 +23,13 @@
     const last = values.map((item) => item.textContent);
     const axis = { stroke: colour("--soft"), font, grid: { stroke: colour("--line"), width: 1 }, ticks: { stroke: colour("--line"), width: 1 } };
     const legend = (plot) => {
-      const place = plot.cursor.idx;
+      const point = plot.cursor.idx;
       values.forEach((item, index) => {
-        const value = place == null ? null : plot.data[index + 1][place];
-        item.textContent = place == null ? last[index] : value == null ? "—" : `${shown(value)} at ${plot.data[0][place]}`;
+        const value = point == null ? null : plot.data[index + 1][point];
+        item.textContent = point == null ? last[index] : value == null ? "—" : `${format(value)} at ${plot.data[0][point]}`;
       });
     };
-    const few = chart.data[0].length < 60;
+    const isSparse = chart.data[0].length < 60;
     const options = {
       width: Math.max(200, Math.floor(box.clientWidth)),
       height: Math.floor(box.clientHeight),
@@ -37,7 +37,7 @@
       scales: { x: { time: false } },
       axes: [
         { ...axis, size: 32, values: (_, ticks) => ticks.map((tick) => (Number.isInteger(tick) ? tick.toLocaleString("en") : "")) },
-        { ...axis, size: 62, values: (_, ticks) => ticks.map(shown) },
+        { ...axis, size: 62, values: (_, ticks) => ticks.map(format) },
       ],
       series: [
         {},
@@ -47,7 +47,7 @@
           width: 2,
           dash: lines[index].strokeDasharray === "none" ? undefined : lines[index].strokeDasharray.split(/[ ,]+/).map(parseFloat),
           spanGaps: true,
-          points: { show: few, size: 5, fill: lines[index].stroke },
+          points: { show: isSparse, size: 5, fill: lines[index].stroke },
         })),
       ],
       hooks: { setCursor: [legend] },

@@ -1,14 +1,14 @@
-// Small helps for people with a mouse and a script; every page works without.
+// Copy buttons, form clean-up and the selection of runs; every page works without scripts.
 "use strict";
 
-const say = (sentence) => {
-  document.getElementById("said").textContent = sentence;
+const announce = (sentence) => {
+  document.getElementById("announcement").textContent = sentence;
 };
 
 // Copy buttons
 const copy = async (source) => {
   if (navigator.clipboard) return navigator.clipboard.writeText(source.textContent);
-  // Over plain http browsers offer the old way alone.
+  // Over plain http, browsers have no clipboard API.
   const range = document.createRange();
   range.selectNodeContents(source);
   getSelection().removeAllRanges();
@@ -25,12 +25,12 @@ for (const button of document.querySelectorAll("[data-copy]")) {
     } catch {
       button.textContent = "Not copied: select the text";
     }
-    say(button.textContent);
+    announce(button.textContent);
     setTimeout(() => (button.textContent = name), 2000);
   });
 }
 
-// Fields that say nothing stay out of the address.
+// Empty fields are not submitted.
 document.querySelector("form.filters")?.addEventListener("submit", (event) => {
   for (const field of event.target.elements) if (field.name && !field.value) field.disabled = true;
 });
@@ -38,25 +38,25 @@ window.addEventListener("pageshow", () => {
   for (const field of document.querySelectorAll("form.filters :disabled")) field.disabled = false;
 });
 
-// How many runs are chosen
+// The number of selected runs
 const choices = document.querySelector("form.compare-form");
 if (choices) {
   const button = choices.querySelector("[data-compare]");
   const note = choices.querySelector("[data-chosen]");
   const count = () => choices.querySelectorAll("input[name=ids]:checked").length;
-  const isGood = () => count() >= 2 && count() <= 10;
+  const isValid = () => count() >= 2 && count() <= 10;
   const update = () => {
     const chosen = count();
-    button.setAttribute("aria-disabled", String(!isGood()));
+    button.setAttribute("aria-disabled", String(!isValid()));
     note.textContent = chosen === 0 ? "Tick 2 to 10 runs." : chosen === 1 ? "1 ticked: tick one more." : chosen > 10 ? `${chosen} ticked: 10 at most.` : `${chosen} ticked.`;
   };
   choices.addEventListener("change", update);
   document.addEventListener("live", update);
   window.addEventListener("pageshow", update);
   choices.addEventListener("submit", (event) => {
-    if (isGood()) return;
+    if (isValid()) return;
     event.preventDefault();
-    say(note.textContent);
+    announce(note.textContent);
   });
   update();
 }

@@ -1,1 +1,1 @@
-"""From rows of the history to what a page shows. Pure."""
+"""Rows of the history -> view models and texts of the pages. Pure."""

@@ -1,19 +1,22 @@
-"""Several runs side by side: what differs in their specs, whose score is the best, and by which label. Pure."""
+"""Several runs side by side: differences of their specs, and their scores with the best ones marked. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from trainingtask_api.nested import get_path
 from trainingtask_history.read_models import RunDetail
-from trainingtask_web.views import diff
-from trainingtask_web.views.run_view import at, leaf, number_at
-from trainingtask_web.views.score_tables import METRICS, labels_of
+from trainingtask_web.views.diff import diff_specs
+from trainingtask_web.views.formatting import format_leaf
+from trainingtask_web.views.numbers import get_number
+from trainingtask_web.views.score_tables import METRICS, build_label_rows
 
 LETTERS = "ABCDEFGHIJ"
+MAX_COMPARED = len(LETTERS)
 
 
 @dataclass(frozen=True)
-class ScoreLine:
-    """A score of each run; `best` are the places of the highest, or of the lowest where less is better."""
+class ComparedScore:
+    """A score of each run; `best` are the indices of the highest, or of the lowest where less is better."""
 
     title: str
     values: list[float | None]
@@ -21,50 +24,54 @@ class ScoreLine:
     note: str = ""
 
 
-def differences(runs: Sequence[RunDetail]) -> list[tuple[str, list[str | None]]]:
-    """Return each path at which the specs are not all the same, with the value of each run as text."""
+def format_differences(runs: Sequence[RunDetail]) -> list[tuple[str, list[str | None]]]:
+    """Return each path at which the specs differ, with the value of each run as text."""
     return [
-        (line.path, [None if value is None else leaf(value) for value in line.values])
-        for line in diff.differences([run.spec for run in runs])
+        (line.path, [None if value is None else format_leaf(value) for value in line.values])
+        for line in diff_specs([run.spec for run in runs])
     ]
 
 
-def score_lines(runs: Sequence[RunDetail]) -> list[ScoreLine]:
-    """Return the scores that any of the runs has."""
+def compare_scores(runs: Sequence[RunDetail]) -> list[ComparedScore]:
+    """Return the scores that at least one of the runs has."""
     lines = []
     for metric in METRICS:
-        values = [number_at(run.evaluate_result, *metric.path) for run in runs]
+        values = [get_number(run.evaluate_result, *metric.path) for run in runs]
         if any(value is not None for value in values):
             note = "less is better" if metric.less_is_better else ""
-            lines.append(ScoreLine(metric.title, values, best(values, less_is_better=metric.less_is_better), note))
+            lines.append(
+                ComparedScore(metric.title, values, find_best(values, less_is_better=metric.less_is_better), note)
+            )
     return lines
 
 
-def label_lines(runs: Sequence[RunDetail]) -> list[ScoreLine]:
-    """Return F1 of each label that any of the runs has; those on which the runs differ most come first."""
-    scores = [{row.label: row.f1 for row in labels_of(run.evaluate_result)} for run in runs]
+def compare_labels(runs: Sequence[RunDetail]) -> list[ComparedScore]:
+    """Return F1 by label, sorted by descending spread over the runs."""
+    scores = [{row.label: row.f1 for row in build_label_rows(run.evaluate_result)} for run in runs]
     labels = dict.fromkeys(label for one in scores for label in one)
     lines = [
-        ScoreLine(label, values, best(values)) for label in labels for values in [[one.get(label) for one in scores]]
+        ComparedScore(label, values, find_best(values))
+        for label in labels
+        for values in [[one.get(label) for one in scores]]
     ]
-    return sorted(lines, key=lambda line: -_spread(line.values))
+    return sorted(lines, key=lambda line: -_get_spread(line.values))
 
 
-def _spread(values: Sequence[float | None]) -> float:
+def _get_spread(values: Sequence[float | None]) -> float:
     known = [value for value in values if value is not None]
     return max(known) - min(known) if known else -1.0
 
 
-def best(values: Sequence[float | None], *, less_is_better: bool = False) -> frozenset[int]:
-    """Return the places of the best value; none when there is nothing to choose between."""
+def find_best(values: Sequence[float | None], *, less_is_better: bool = False) -> frozenset[int]:
+    """Return the indices of the best value; none with fewer than two values or when all are equal."""
     known = [value for value in values if value is not None]
     if len(known) < 2 or min(known) == max(known):
         return frozenset()
     wanted = min(known) if less_is_better else max(known)
-    return frozenset(place for place, value in enumerate(values) if value == wanted)
+    return frozenset(index for index, value in enumerate(values) if value == wanted)
 
 
-def are_of_the_same_data(runs: Sequence[RunDetail]) -> bool:
-    """Tell whether the runs with scores were trained and scored on the same texts and labels, as far as is known."""
-    prints = {at(run.training_result, "data_fingerprint") for run in runs if run.evaluate_result}
-    return len(prints - {None}) < 2
+def has_same_data(runs: Sequence[RunDetail]) -> bool:
+    """Return whether all known data fingerprints of the runs with scores are equal."""
+    fingerprints = {get_path(run.training_result, "data_fingerprint") for run in runs if run.evaluate_result}
+    return len(fingerprints - {None}) < 2

@@ -1,8 +1,8 @@
-"""What to do about a reason: the last column of docs/reasons.md, for the page of a run. A test holds both together."""
+"""What to do about a reason: the last column of docs/reasons.md, to which a test compares it."""
 
 from trainingtask_api import Reason
 
-NEXT_STEP = {
+NEXT_STEPS: dict[str, str] = {
     Reason.ACCEPTED: "None.",
     Reason.STARTING: "Wait.",
     Reason.TRAINER_RUNNING: "Wait.",
@@ -59,12 +59,10 @@ NEXT_STEP = {
     Reason.CANCELLED: "None.",
 }
 
-_BY_WORD = {reason.value: step for reason, step in NEXT_STEP.items()}
 
-
-def next_step(reason: str | None) -> str | None:
-    """Return what to do about a reason, None where there is nothing to do or the word is none of ours."""
-    step = _BY_WORD.get(reason or "")
+def get_next_step(reason: str | None) -> str | None:
+    """Return what to do about a reason, None for an unknown one or where there is nothing to do."""
+    step = NEXT_STEPS.get(reason or "")
     if step is None or step == "None.":
         return None
     return "Nothing" + step.removeprefix("None") if step.startswith("None") else step

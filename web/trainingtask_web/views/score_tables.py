@@ -1,17 +1,20 @@
-"""The scores of a run, as far as its row holds them: beside its baselines, by label, and what to know of them. Pure."""
+"""The scores of a run, as far as its row holds them: against its baselines, by label, and facts about the training. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainingtask_api.formatting import format_duration, format_size
+from trainingtask_api.nested import flatten, get_path
 from trainingtask_history.read_models import RunDetail
 from trainingtask_web.views import formatting
-from trainingtask_web.views.run_view import at, flat, items_at, number_at
+from trainingtask_web.views.formatting import format_leaf
+from trainingtask_web.views.numbers import get_list, get_number
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score that can be compared: where it stands in the row, and which direction is better."""
+    """A score that can be compared: its path in the row, and which direction is better."""
 
     title: str
     path: tuple[str, ...]
@@ -41,14 +44,14 @@ METRICS = (
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A score of the model, with those of the models that read no text."""
+    """A score of the model and of the baselines, which read no text."""
 
     title: str
     model: float | None
     prior: float | None
     zero: float | None
     verdict: str
-    """'better', 'worse' or '' where there is nothing to say."""
+    """'better' or 'worse' than both baselines; '' where a score is missing."""
 
 
 @dataclass(frozen=True)
@@ -69,48 +72,48 @@ class Scores:
     """All scores of a run."""
 
     headline: list[tuple[str, float]]
-    beside: list[ScoreRow]
+    against_baselines: list[ScoreRow]
     others: list[tuple[str, float]]
     labels: list[LabelRow]
     undefined: list[tuple[str, str]]
     about: str
-    """Which rows, which threshold."""
+    """Number of rows, split, threshold and its source."""
 
 
-def scores_of(run: RunDetail) -> Scores | None:
+def build_scores(run: RunDetail) -> Scores | None:
     """Return the scores of a run, None when it has none."""
     result = run.evaluate_result
     if not result:
         return None
-    beside = [_beside(metric, result) for metric in METRICS if metric.baseline]
-    others = [(metric.title, number_at(result, *metric.path)) for metric in METRICS if not metric.baseline]
+    rows = [_compare_to_baselines(metric, result) for metric in METRICS if metric.baseline]
+    others = [(metric.title, get_number(result, *metric.path)) for metric in METRICS if not metric.baseline]
     return Scores(
-        headline=[(row.title, row.model) for row in beside[:3] if row.model is not None],
-        beside=[row for row in beside if row.model is not None],
+        headline=[(row.title, row.model) for row in rows[:3] if row.model is not None],
+        against_baselines=[row for row in rows if row.model is not None],
         others=[(title, value) for title, value in others if value is not None],
-        labels=labels_of(result),
-        undefined=list(flat(at(result, "undefined"))),
-        about=_about(result),
+        labels=build_label_rows(result),
+        undefined=[(path, format_leaf(value)) for path, value in flatten(get_path(result, "undefined"))],
+        about=_describe_evaluation(result),
     )
 
 
-def _beside(metric: Metric, result: Mapping[str, Any]) -> ScoreRow:
-    ours = number_at(result, *metric.path)
-    prior, zero = (number_at(result, name, metric.baseline or "") for name in ("label_prior", "all_zero"))
+def _compare_to_baselines(metric: Metric, result: Mapping[str, Any]) -> ScoreRow:
+    model = get_number(result, *metric.path)
+    prior, zero = (get_number(result, name, metric.baseline or "") for name in ("label_prior", "all_zero"))
     known = [value for value in (prior, zero) if value is not None]
     verdict = ""
-    if ours is not None and known:
-        wins = ours < min(known) if metric.less_is_better else ours > max(known)
+    if model is not None and known:
+        wins = model < min(known) if metric.less_is_better else model > max(known)
         verdict = "better" if wins else "worse"
-    return ScoreRow(metric.title, ours, prior, zero, verdict)
+    return ScoreRow(metric.title, model, prior, zero, verdict)
 
 
-def _about(result: Mapping[str, Any]) -> str:
-    rows = number_at(result, "rows")
-    parts = [f"{formatting.number(rows)} {at(result, 'split') or 'test'} rows"] if rows is not None else []
-    threshold, source = number_at(result, "threshold"), at(result, "threshold_source")
+def _describe_evaluation(result: Mapping[str, Any]) -> str:
+    rows = get_number(result, "rows")
+    parts = [f"{formatting.format_number(rows)} {get_path(result, 'split') or 'test'} rows"] if rows is not None else []
+    threshold, source = get_number(result, "threshold"), get_path(result, "threshold_source")
     if threshold is not None:
-        parts.append(f"threshold {formatting.score(threshold)}")
+        parts.append(f"threshold {formatting.format_score(threshold)}")
     if source is not None:
         chosen = {
             "fixed": "fixed by the task",
@@ -121,50 +124,50 @@ def _about(result: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def labels_of(result: Mapping[str, Any] | None) -> list[LabelRow]:
+def build_label_rows(result: Mapping[str, Any] | None) -> list[LabelRow]:
     """Return the scores by label: highest F1 first, those without one last."""
     rows = []
-    for item in items_at(result, "per_label"):
+    for item in get_list(result, "per_label"):
         if not isinstance(item, Mapping):
             continue
-        support = number_at(item, "support")
+        support = get_number(item, "support")
         rows.append(
             LabelRow(
-                label=str(at(item, "label")),
+                label=str(get_path(item, "label")),
                 support=None if support is None else int(support),
-                f1=number_at(item, "f1"),
-                precision=number_at(item, "precision"),
-                recall=number_at(item, "recall"),
-                average_precision=number_at(item, "average_precision"),
-                threshold=number_at(item, "threshold"),
+                f1=get_number(item, "f1"),
+                precision=get_number(item, "precision"),
+                recall=get_number(item, "recall"),
+                average_precision=get_number(item, "average_precision"),
+                threshold=get_number(item, "threshold"),
             )
         )
     return sorted(rows, key=lambda row: (row.f1 is None, -(row.f1 or 0.0)))
 
 
-def warnings_of(run: RunDetail) -> list[str]:
-    """Return what a reader of the scores must know."""
-    return [str(warning) for warning in items_at(run.training_result, "warnings")]
+def get_warnings(run: RunDetail) -> list[str]:
+    """Return the warnings about the scores."""
+    return [str(warning) for warning in get_list(run.training_result, "warnings")]
 
 
-def facts_of_training(run: RunDetail) -> list[tuple[str, str]]:
-    """Return what is known of the training itself."""
+def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
+    """Return names and values of the training's figures, without absent ones."""
     result = run.training_result
     facts = {
-        "Training rows": formatting.number(number_at(result, "train_rows")),
-        "Validation rows": formatting.number(number_at(result, "validation_rows")),
-        "Labels": formatting.number(number_at(result, "labels")),
-        "Optimiser steps": formatting.number(number_at(result, "global_step")),
-        "Best epoch": formatting.number(number_at(result, "best_epoch")),
-        "Training took": formatting.duration(number_at(result, "runtime_seconds")),
-        "Rows per second": formatting.number(number_at(result, "samples_per_second")),
-        "Tokens per second": formatting.number(number_at(result, "tokens_per_second")),
-        "Peak memory": formatting.size(number_at(result, "peak_memory_bytes")),
-        "Resumed from step": formatting.number(number_at(result, "resumed_from_step")),
-        "Final training loss": formatting.number(number_at(result, "training_loss")),
-        "Validation micro-F1": formatting.score(number_at(result, "validation", "micro_f1")),
-        "Test texts seen in training": formatting.number(number_at(result, "test_texts_in_train")),
-        "Model folder": str(at(result, "model_path") or formatting.ABSENT),
-        "Data fingerprint": str(at(result, "data_fingerprint") or formatting.ABSENT),
+        "Training rows": formatting.format_number(get_number(result, "train_rows")),
+        "Validation rows": formatting.format_number(get_number(result, "validation_rows")),
+        "Labels": formatting.format_number(get_number(result, "labels")),
+        "Optimiser steps": formatting.format_number(get_number(result, "global_step")),
+        "Best epoch": formatting.format_number(get_number(result, "best_epoch")),
+        "Training took": formatting.or_absent(format_duration, get_number(result, "runtime_seconds")),
+        "Rows per second": formatting.format_number(get_number(result, "samples_per_second")),
+        "Tokens per second": formatting.format_number(get_number(result, "tokens_per_second")),
+        "Peak memory": formatting.or_absent(format_size, get_number(result, "peak_memory_bytes")),
+        "Resumed from step": formatting.format_number(get_number(result, "resumed_from_step")),
+        "Final training loss": formatting.format_number(get_number(result, "training_loss")),
+        "Validation micro-F1": formatting.format_score(get_number(result, "validation", "micro_f1")),
+        "Test texts seen in training": formatting.format_number(get_number(result, "test_texts_in_train")),
+        "Model folder": str(get_path(result, "model_path") or formatting.ABSENT),
+        "Data fingerprint": str(get_path(result, "data_fingerprint") or formatting.ABSENT),
     }
     return [(name, value) for name, value in facts.items() if value != formatting.ABSENT]

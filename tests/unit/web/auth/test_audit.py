@@ -1,4 +1,4 @@
-"""Who did what, when, from where and with what result: a line each, that nobody can forge and no token is in."""
+"""The audit log: one line per event, which cannot be forged and holds no token."""
 
 import json
 import logging
@@ -17,21 +17,16 @@ from fastapi.testclient import TestClient
 from pydantic import ValidationError
 from sqlalchemy import Engine
 
-from support.fake_api_server import OWN_TOKEN, SmallKubernetes
+from support.fake_api_server import OWN_TOKEN, FakeApiServer, make_kubeconfig
 from support.kubectl import eventually
 from support.ports import free_port
-from trainingtask_web.auth.rate_limit import MOST_FAILED
+from trainingtask_web.auth.rate_limit import MAX_FAILURES
 
 Client = Callable[..., TestClient]
 Lines = Callable[[], list[dict[str, Any]]]
 API = "/api/v1/runs"
 HERE = {"Origin": "https://runs.example.com"}
 TASK = {"DATASET_NAME": "go_emotions", "MODEL_NAME": "random_forest"}
-
-
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
 
 
 @pytest.fixture
@@ -54,7 +49,7 @@ def line(event: str, result: str, user: str | None, **details: Any) -> dict[str,
     return {"event": event, "result": result, "user": user, "address": "testclient", **details}
 
 
-def test_signing_in_and_out_are_lines(client: Client, history: Engine, lines: Lines) -> None:
+def test_sign_in_and_sign_out_are_audited(client: Client, history: Engine, lines: Lines) -> None:
     browser = client(history)
     browser.post("/session", data={"token": "token-of-ann"}, headers=HERE)
     browser.get("/runs")
@@ -63,23 +58,23 @@ def test_signing_in_and_out_are_lines(client: Client, history: Engine, lines: Li
     assert lines() == [line("sign-in", "ok", "ann"), line("sign-out", "ok", "ann")]
 
 
-def test_tokens_that_nobody_holds_are_lines_but_no_flood(client: Client, history: Engine, lines: Lines) -> None:
+def test_unknown_tokens_are_audited_up_to_the_limit(client: Client, history: Engine, lines: Lines) -> None:
     app = client(history)
     app.post("/session", data={"token": "token-of-nobody"}, headers=HERE)
     for number in range(100):
         app.get(API, headers={"Authorization": f"Bearer token-of-nobody-{number}"})
-    assert lines() == [line("authenticate", "refused", None)] * (MOST_FAILED - 1) + [
+    assert lines() == [line("authenticate", "refused", None)] * (MAX_FAILURES - 1) + [
         line("authenticate", "limited", None)
     ]
 
 
-def test_creations_are_lines_and_so_are_refusals_of_them(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+def test_created_and_refused_tasks_are_audited(
+    client: Client, history: Engine, kubernetes: FakeApiServer, lines: Lines
 ) -> None:
     ann, bob = client(history, "token-of-ann"), client(history, "token-of-bob")
     name = ann.post("/?namespace=team-a", json=TASK).json()["name"]
     bob.post("/?namespace=team-a", json=TASK)
-    kubernetes.refusal = (422, 'spec.model: "\nevil" is refused' + "x" * 1000)
+    kubernetes.reject_tasks(422, 'spec.model: "\nevil" is refused' + "x" * 1000)
     ann.post("/?namespace=team-a", json=TASK)
     created, forbidden, refused = lines()
     assert created == line("create", "ok", "ann", namespace="team-a", name=name)
@@ -88,12 +83,12 @@ def test_creations_are_lines_and_so_are_refusals_of_them(
     assert (refused["status"], len(refused["reason"])) == (422, 300)
 
 
-def test_a_creation_whose_outcome_nobody_knows_is_a_line(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+def test_a_creation_of_unknown_outcome_is_audited(
+    client: Client, history: Engine, kubernetes: FakeApiServer, lines: Lines
 ) -> None:
     ann = client(history, "token-of-ann")
     ann.get(API)
-    kubernetes.failing = "trainingtasks"
+    kubernetes.fail("trainingtasks")
     assert ann.post("/?namespace=team-a", json=TASK).status_code == 503
     (unknown,) = lines()
     assert (unknown["event"], unknown["result"], unknown["user"]) == ("create", "unknown", "ann")
@@ -101,17 +96,17 @@ def test_a_creation_whose_outcome_nobody_knows_is_a_line(
     assert "failed to create a task" in unknown["reason"]
 
 
-def test_a_created_task_is_a_line_whatever_the_answer_is(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, lines: Lines
+def test_a_created_task_is_audited_before_the_answer_is_parsed(
+    client: Client, history: Engine, kubernetes: FakeApiServer, lines: Lines
 ) -> None:
     ann = client(history, "token-of-ann")
-    kubernetes.refusal = (201, "an answer that is no task")
+    kubernetes.reject_tasks(201, "an answer that is no task")
     with pytest.raises(ValidationError):
         ann.post("/?namespace=team-a", json=TASK)
     assert [(line["event"], line["result"]) for line in lines()] == [("create", "ok")]
 
 
-def test_another_site_that_uses_a_session_is_a_line(client: Client, history: Engine, lines: Lines) -> None:
+def test_a_cross_site_creation_is_audited(client: Client, history: Engine, lines: Lines) -> None:
     browser = client(history)
     browser.post("/session", data={"token": "token-of-ann"}, headers=HERE)
     browser.post("/?namespace=team-a", json=TASK, headers={"Origin": "https://evil.example"})
@@ -124,11 +119,11 @@ def test_another_site_that_uses_a_session_is_a_line(client: Client, history: Eng
     )
 
 
-def test_a_name_cannot_begin_a_line_of_its_own(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, caplog: pytest.LogCaptureFixture, lines: Lines
+def test_a_user_name_cannot_forge_an_audit_line(
+    client: Client, history: Engine, kubernetes: FakeApiServer, caplog: pytest.LogCaptureFixture, lines: Lines
 ) -> None:
     name = 'eve\n{"event": "sign-in", "user": "admin"}\r\x1b[2J\u2028\u202e"' + "x" * 1000
-    kubernetes.knows("token-of-hostile", name)
+    kubernetes.add_user("token-of-hostile", name)
     client(history).post("/session", data={"token": "token-of-hostile"}, headers=HERE)
     assert lines() == [line("sign-in", "ok", name[:300])]
     (message,) = [record.getMessage() for record in caplog.records if record.name == "trainingtask_web.auth.audit"]
@@ -137,16 +132,11 @@ def test_a_name_cannot_begin_a_line_of_its_own(
 
 
 @pytest.mark.parametrize(("proxies", "address"), [("", "127.0.0.1"), ("10.0.0.0/8,127.0.0.1", "192.0.2.7")])
-def test_standard_output_is_the_audit_log(
-    history: Engine, kubernetes: SmallKubernetes, tmp_path: Path, proxies: str, address: str
+def test_standard_output_holds_only_the_audit_log(
+    history: Engine, kubernetes: FakeApiServer, tmp_path: Path, proxies: str, address: str
 ) -> None:
-    """As a process: only a proxy that is trusted tells where a request is from, and only the last word counts."""
-    config = {
-        "current-context": "c", "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-        "clusters": [{"name": "k", "cluster": {"server": kubernetes.url}}],
-        "users": [{"name": "u", "user": {"token": OWN_TOKEN}}],
-    }  # fmt: skip
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    """As a process: X-Forwarded-For counts from a trusted proxy alone, and its last untrusted address is used."""
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(make_kubeconfig(kubernetes.url, OWN_TOKEN)))
     port = free_port()
     environment = {
         **{name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ},

@@ -1,17 +1,18 @@
-"""Who is let in, as whom, and for how long; and that no way leads around it."""
+"""Authentication and authorization: results, caching, and failures of the API server."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from trainingtask_history.tables import run_id
-from trainingtask_web.auth.authorization import CACHE_SECONDS, UNKNOWN_SECONDS, Access
-from trainingtask_web.auth.kubernetes import ApiServer, ApiServerError
+from trainingtask_web.auth.authorization import CACHE_SECONDS, UNKNOWN_CACHE_SECONDS, Authenticator
+from trainingtask_web.auth.errors import ApiServerError
+from trainingtask_web.auth.kubernetes import ApiServer
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -28,21 +29,8 @@ PATHS = [
 ]
 
 
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    """What is asked here does not depend on the database."""
-    return sqlite
-
-
-@pytest.fixture
-def api(kubernetes: SmallKubernetes) -> Iterator[ApiServer]:
-    api = kubernetes.client()
-    yield api
-    api.close()
-
-
 @pytest.mark.parametrize("path", PATHS)
-def test_nobody_and_strangers_are_let_in_nowhere(client: Client, history: Engine, path: str) -> None:
+def test_unauthenticated_requests_get_401_on_every_path(client: Client, history: Engine, path: str) -> None:
     for headers in (
         {},
         {"Authorization": "Bearer token-of-nobody"},
@@ -59,99 +47,93 @@ def test_nobody_and_strangers_are_let_in_nowhere(client: Client, history: Engine
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("failing", ["", "tokenreviews", "subjectaccessreviews", "namespaces"])
-def test_a_failing_api_server_opens_no_door(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, path: str, failing: str
+def test_a_failing_api_server_means_503_on_every_path(
+    client: Client, history: Engine, kubernetes: FakeApiServer, path: str, failing: str
 ) -> None:
-    kubernetes.failing = failing
+    kubernetes.fail(failing)
     answer = client(history, "token-of-ann").get(path)
     assert answer.status_code == 503
     assert answer.json() == {"detail": "Kubernetes cannot say now what you may see: try again in a moment."}
-    kubernetes.failing = None
+    kubernetes.fail(None)
     assert client(history, "token-of-ann").get(path).status_code in (200, 303)
 
 
-def test_an_api_server_that_is_not_there_opens_no_door(
-    client: Client, history: Engine, kubernetes: SmallKubernetes
-) -> None:
+def test_an_unreachable_api_server_means_503(client: Client, history: Engine, kubernetes: FakeApiServer) -> None:
     kubernetes.url = "http://127.0.0.1:1"
     assert client(history, "token-of-ann").get(API).status_code == 503
 
 
-def test_the_answers_of_kubernetes_count_for_half_a_minute(
-    history: Engine, api: ApiServer, kubernetes: SmallKubernetes
-) -> None:
+def test_reviews_are_cached_for_half_a_minute(history: Engine, api: ApiServer, kubernetes: FakeApiServer) -> None:
     now = 0.0
-    access = Access(history, api, clock=lambda: now)
+    authenticator = Authenticator(history, api, clock=lambda: now)
 
     def seen() -> frozenset[str] | None:
-        found = access.look("token-of-ann")
+        found = authenticator.authenticate("token-of-ann")
         assert found is not None
-        return found.visible.namespace_uids
+        return found.scope.namespace_uids
 
     assert seen() == {"uid-of-team-a"}
-    asked = len(kubernetes.asked)
-    kubernetes.may.add(("ann", "list", "team-b"))
+    asked = len(kubernetes.requests)
+    kubernetes.allowed.add(("ann", "list", "team-b"))
     now = CACHE_SECONDS - 0.1
     assert seen() == {"uid-of-team-a"}
-    assert len(kubernetes.asked) == asked
+    assert len(kubernetes.requests) == asked
     now = CACHE_SECONDS
     assert seen() == {"uid-of-team-a", "uid-of-team-b"}
     del kubernetes.users["token-of-ann"]
     now = 2 * CACHE_SECONDS
-    assert access.look("token-of-ann") is None
+    assert authenticator.authenticate("token-of-ann") is None
 
 
-def test_a_failure_is_not_remembered_and_a_stranger_for_a_short_time(
-    history: Engine, api: ApiServer, kubernetes: SmallKubernetes
+def test_failures_are_not_cached_and_unknown_tokens_only_briefly(
+    history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     now = 0.0
-    access = Access(history, api, clock=lambda: now)
-    kubernetes.failing = "subjectaccessreviews"
+    authenticator = Authenticator(history, api, clock=lambda: now)
+    kubernetes.fail("subjectaccessreviews")
     with pytest.raises(ApiServerError):
-        access.look("token-of-ann")
-    kubernetes.failing = None
-    assert access.look("token-of-ann") is not None
-    assert access.look("new") is None
-    kubernetes.knows("new", "ann")
-    now = UNKNOWN_SECONDS
-    assert access.look("new") is not None
+        authenticator.authenticate("token-of-ann")
+    kubernetes.fail(None)
+    assert authenticator.authenticate("token-of-ann") is not None
+    assert authenticator.authenticate("new") is None
+    kubernetes.add_user("new", "ann")
+    now = UNKNOWN_CACHE_SECONDS
+    assert authenticator.authenticate("new") is not None
 
 
-def test_many_requests_at_once_ask_once(history: Engine, api: ApiServer, kubernetes: SmallKubernetes) -> None:
-    access = Access(history, api)
+def test_concurrent_requests_with_one_token_cause_one_review(
+    history: Engine, api: ApiServer, kubernetes: FakeApiServer
+) -> None:
+    authenticator = Authenticator(history, api)
     together = threading.Barrier(8)
 
-    def look() -> str:
+    def authenticate() -> str:
         together.wait()
-        found = access.look("token-of-ann")
+        found = authenticator.authenticate("token-of-ann")
         assert found is not None
         return found.name
 
     with ThreadPoolExecutor(8) as pool:
-        assert {future.result() for future in [pool.submit(look) for _ in range(8)]} == {"ann"}
+        assert {future.result() for future in [pool.submit(authenticate) for _ in range(8)]} == {"ann"}
     assert kubernetes.count("tokenreviews") == 1
 
 
-def test_only_namespaces_with_runs_and_the_one_to_create_in_are_asked_about(
-    history: Engine, api: ApiServer, kubernetes: SmallKubernetes
+def test_access_is_reviewed_for_namespaces_with_runs_and_the_default_one(
+    history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     kubernetes.namespaces["team-d"] = "uid-of-team-d"
-    Access(history, api, "team-d").look("token-of-ann")
-    asked = [
-        body["spec"]["resourceAttributes"]["namespace"]
-        for path, body in kubernetes.asked
-        if path.endswith("subjectaccessreviews")
-    ]
+    Authenticator(history, api, "team-d").authenticate("token-of-ann")
+    asked = [body["spec"]["resourceAttributes"]["namespace"] for body in kubernetes.get_bodies("subjectaccessreviews")]
     assert sorted(asked) == ["", "team-a", "team-b", "team-d"]
 
 
-def test_kubernetes_is_asked_about_the_whole_person(
-    history: Engine, api: ApiServer, kubernetes: SmallKubernetes
+def test_an_access_review_has_name_uid_groups_and_extra(
+    history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
     extra = {"authentication.kubernetes.io/pod-name": ["p"]}
-    kubernetes.knows("sa", "system:serviceaccount:x:y", groups=["system:serviceaccounts"], extra=extra)
-    Access(history, api).look("sa")
-    spec = next(body["spec"] for path, body in kubernetes.asked if path.endswith("subjectaccessreviews"))
+    kubernetes.add_user("sa", "system:serviceaccount:x:y", groups=["system:serviceaccounts"], extra=extra)
+    Authenticator(history, api).authenticate("sa")
+    spec = kubernetes.get_bodies("subjectaccessreviews")[0]["spec"]
     assert (spec["user"], spec["uid"], spec["groups"], spec["extra"]) == (
         "system:serviceaccount:x:y",
         "uid-of-system:serviceaccount:x:y",
@@ -160,5 +142,5 @@ def test_kubernetes_is_asked_about_the_whole_person(
     )
 
 
-def test_who_asks_shows_no_token(history: Engine, api: ApiServer) -> None:
-    assert "token-of-ann" not in repr(Access(history, api).look("token-of-ann"))
+def test_the_repr_of_a_principal_has_no_token(history: Engine, api: ApiServer) -> None:
+    assert "token-of-ann" not in repr(Authenticator(history, api).authenticate("token-of-ann"))

@@ -1,4 +1,4 @@
-"""A browser's session: how it begins and ends, and that no other site can use it."""
+"""Browser sessions: begin, end, limits, and cross-site requests."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,8 +7,8 @@ from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
-from trainingtask_web.auth.sessions import MOST_OF_A_USER, SESSION_SECONDS, Sessions
+from support.fake_api_server import FakeApiServer
+from trainingtask_web.auth.sessions import MAX_SESSIONS_PER_USER, SESSION_SECONDS, SessionStore
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -17,18 +17,13 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 TASK = {"DATASET_NAME": "go_emotions", "MODEL_NAME": "random_forest"}
 
 
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
 def sign_in(
     client: TestClient, token: str = "token-of-ann", headers: Mapping[str, str] = HERE, **form: str
 ) -> Response:
     return client.post("/session", data={"token": token, **form}, headers=headers)  # type: ignore[return-value]
 
 
-def test_a_token_that_was_pasted_once_becomes_a_session(client: Client, history: Engine) -> None:
+def test_a_pasted_token_becomes_a_session(client: Client, history: Engine) -> None:
     browser = client(history)
     answer = sign_in(browser, token=" token-of-ann\n", next="/runs?state=Failed")
     assert (answer.status_code, answer.headers["Location"]) == (303, "/runs?state=Failed")
@@ -42,7 +37,7 @@ def test_a_token_that_was_pasted_once_becomes_a_session(client: Client, history:
     assert browser.get(API).status_code == 401
 
 
-def test_on_plain_http_the_cookie_can_be_had_by_a_setting(client: Client, history: Engine) -> None:
+def test_a_setting_allows_the_cookie_over_plain_http(client: Client, history: Engine) -> None:
     cookie = sign_in(client(history, TRAININGTASK_WEB_SECURE_COOKIE="false")).headers["Set-Cookie"]
     assert cookie.startswith("trainingtask=")
     assert "Secure" not in cookie
@@ -52,10 +47,10 @@ def cookie_of(browser: TestClient) -> dict[str, str]:
     return {"Cookie": f"__Host-trainingtask={browser.cookies['__Host-trainingtask']}"}
 
 
-def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
+def test_a_session_expires(client: Client, history: Engine) -> None:
     browser = client(history)
     now = 0.0
-    browser.app.state.sessions = Sessions(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
+    browser.app.state.sessions = SessionStore(secure=True, clock=lambda: now)  # type: ignore[attr-defined]
     sign_in(browser)
     now = SESSION_SECONDS - 5
     assert browser.get(API).status_code == 200
@@ -63,13 +58,13 @@ def test_a_session_ends_by_itself(client: Client, history: Engine) -> None:
     assert browser.get(API).status_code == 401
 
 
-def test_a_session_is_one_processs_alone(client: Client, history: Engine) -> None:
+def test_a_session_is_not_shared_between_processes(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     assert client(history).get(API, headers=cookie_of(browser)).status_code == 401
 
 
-def test_signing_out_ends_every_copy_of_the_cookie(client: Client, history: Engine) -> None:
+def test_signing_out_invalidates_every_copy_of_the_cookie(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     copied = cookie_of(browser)
@@ -78,7 +73,7 @@ def test_signing_out_ends_every_copy_of_the_cookie(client: Client, history: Engi
     assert browser.get(API, headers=copied).status_code == 401
 
 
-def test_signing_in_again_ends_the_session_before(client: Client, history: Engine) -> None:
+def test_signing_in_again_ends_the_previous_session(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     copied = cookie_of(browser)
@@ -89,18 +84,18 @@ def test_signing_in_again_ends_the_session_before(client: Client, history: Engin
     assert browser.get(API, headers=new).status_code == 200
 
 
-def test_a_user_has_few_sessions_and_the_oldest_one_goes(client: Client, history: Engine) -> None:
+def test_the_oldest_session_ends_above_the_limit_per_user(client: Client, history: Engine) -> None:
     browser = client(history)
     cookies = []
-    for _ in range(MOST_OF_A_USER + 2):
+    for _ in range(MAX_SESSIONS_PER_USER + 2):
         sign_in(browser)
         cookies.append(cookie_of(browser))
         browser.cookies.clear()
     statuses = [browser.get(API, headers=cookie).status_code for cookie in cookies]
-    assert statuses == [401] * 2 + [200] * MOST_OF_A_USER
+    assert statuses == [401] * 2 + [200] * MAX_SESSIONS_PER_USER
 
 
-def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history: Engine) -> None:
+def test_a_forged_cookie_is_no_session(client: Client, history: Engine) -> None:
     browser = client(history)
     sign_in(browser)
     browser.cookies.clear()
@@ -109,24 +104,24 @@ def test_a_cookie_of_somebodys_own_making_is_no_session(client: Client, history:
 
 
 @pytest.mark.parametrize("token", ["token-of-nobody", "", "x" * 20_000])
-def test_a_token_that_does_not_do_leads_back(client: Client, history: Engine, token: str) -> None:
+def test_an_unknown_token_redirects_to_the_sign_in_page(client: Client, history: Engine, token: str) -> None:
     answer = sign_in(client(history), token)
     assert answer.headers["Location"] == "/session?problem=unknown&next=%2Fruns"
     assert "Set-Cookie" not in answer.headers
 
 
-def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kubernetes: SmallKubernetes) -> None:
+def test_a_long_token_fits_into_a_session(client: Client, history: Engine, kubernetes: FakeApiServer) -> None:
     browser = client(history)
-    assert sign_in(browser, kubernetes.knows("x" * 16_000, "ann")).headers["Location"] == "/runs"
+    assert sign_in(browser, kubernetes.add_user("x" * 16_000, "ann")).headers["Location"] == "/runs"
     assert browser.get(API).status_code == 200
 
 
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "runs", "/a\nb", ""])
-def test_it_leads_to_no_other_site(client: Client, history: Engine, target: str) -> None:
+def test_signing_in_redirects_to_no_other_site(client: Client, history: Engine, target: str) -> None:
     assert sign_in(client(history), next=target).headers["Location"] == "/runs"
 
 
-def test_a_browser_without_a_session_is_sent_to_sign_in(client: Client, history: Engine) -> None:
+def test_a_browser_without_a_session_is_redirected_to_sign_in(client: Client, history: Engine) -> None:
     browser = client(history)
     answer = browser.get("/runs?state=Failed", headers=BROWSER)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/session?next=%2Fruns%3Fstate%3DFailed")
@@ -134,7 +129,7 @@ def test_a_browser_without_a_session_is_sent_to_sign_in(client: Client, history:
     assert browser.get("/runs", headers={"Accept": "application/json, text/html;q=0.5"}).status_code == 401
 
 
-FROM_ELSEWHERE = [
+CROSS_SITE_HEADERS = [
     {},
     {"Origin": "https://evil.example"},
     {"Origin": "null"},
@@ -146,9 +141,9 @@ FROM_ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize("headers", FROM_ELSEWHERE)
-def test_another_site_can_do_nothing_with_a_session(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, headers: dict[str, str]
+@pytest.mark.parametrize("headers", CROSS_SITE_HEADERS)
+def test_cross_site_requests_with_a_session_are_refused(
+    client: Client, history: Engine, kubernetes: FakeApiServer, headers: dict[str, str]
 ) -> None:
     browser = client(history)
     sign_in(browser)
@@ -160,8 +155,8 @@ def test_another_site_can_do_nothing_with_a_session(
 
 
 @pytest.mark.parametrize("headers", [HERE, {"Sec-Fetch-Site": "same-origin", "Origin": "null"}])
-def test_a_page_of_this_site_can(
-    client: Client, history: Engine, kubernetes: SmallKubernetes, headers: dict[str, str]
+def test_same_origin_requests_with_a_session_are_accepted(
+    client: Client, history: Engine, kubernetes: FakeApiServer, headers: dict[str, str]
 ) -> None:
     browser = client(history, TRAININGTASK_WEB_NAMESPACE="team-a")
     sign_in(browser, headers=headers)
@@ -169,6 +164,6 @@ def test_a_page_of_this_site_can(
     assert len(kubernetes.created) == 1
 
 
-def test_a_programs_token_needs_no_origin(client: Client, history: Engine) -> None:
+def test_a_bearer_token_needs_no_origin(client: Client, history: Engine) -> None:
     ann = client(history, "token-of-ann", TRAININGTASK_WEB_NAMESPACE="team-a")
     assert ann.post("/", json=TASK, headers={"Origin": "https://evil.example"}).status_code == 201

@@ -1,4 +1,4 @@
-"""Clients that send half a request, or take no answer: their connections end, and probes are answered meanwhile."""
+"""Clients that send incomplete requests or read no response: their connections end, and probes are answered."""
 
 import asyncio
 import contextlib
@@ -14,14 +14,14 @@ import uvicorn
 from sqlalchemy import Engine
 
 from trainingtask_web.app import create_app
-from trainingtask_web.http.server import OPTIONS, BoundedProtocol
+from trainingtask_web.http.server import UVICORN_OPTIONS, BoundedProtocol
 from trainingtask_web.settings import load_settings
 
 SECONDS = 1.0
-PATIENCE = 10.0  # a machine may be busy with other things
+TIMEOUT_SECONDS = 10.0  # seconds, for a busy machine
 GOOD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = GOOD.replace(b"/healthz", b"/docs/files/swagger-ui-bundle.js")
-HALVES = {
+INCOMPLETE = {
     "nothing": b"",
     "half a request line": b"GET /api/v1/ru",
     "half the headers": b"GET /api/v1/runs HTTP/1.1\r\nHost: localhost\r\nAccept: ",
@@ -33,12 +33,12 @@ Connect = Callable[[], socket.socket]
 
 
 @contextlib.contextmanager
-def serving(app: Any, **limits: Any) -> Iterator[int]:
-    """Serve as the web app is served, with shorter times and other limits."""
+def serve(app: Any, **limits: Any) -> Iterator[int]:
+    """Serve an app with shorter timeouts and other limits."""
     short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_waiting": {}}
     http = type("Short", (BoundedProtocol,), {**short, **limits})
-    limit = OPTIONS["limit_concurrency"] * http.most_connections // BoundedProtocol.most_connections  # type: ignore[attr-defined]
-    server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "http": http, "limit_concurrency": limit}))
+    limit = UVICORN_OPTIONS["limit_concurrency"] * http.max_connections // BoundedProtocol.max_connections  # type: ignore[attr-defined]
+    server = uvicorn.Server(uvicorn.Config(app, **{**UVICORN_OPTIONS, "http": http, "limit_concurrency": limit}))
     with socket.create_server(("127.0.0.1", 0), backlog=1000) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # so that a response has to be taken
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -54,7 +54,7 @@ def serving(app: Any, **limits: Any) -> Iterator[int]:
 def port(sqlite: Engine, request: pytest.FixtureRequest) -> Iterator[int]:
     url = sqlite.url.render_as_string(hide_password=False)
     app = create_app(load_settings({"TRAININGTASK_HISTORY_URL": url, "TRAININGTASK_WEB_AUTH": "none"}))
-    with serving(app, **getattr(request, "param", {})) as port:
+    with serve(app, **getattr(request, "param", {})) as port:
         yield port
 
 
@@ -63,13 +63,13 @@ def connect(port: int) -> Iterator[Connect]:
     with contextlib.ExitStack() as stack:
 
         def connect() -> socket.socket:
-            return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=PATIENCE))
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS))
 
         yield connect
 
 
-def read_to_the_end(connection: socket.socket) -> bytes:
-    """Return what still comes; fail when the other side does not close."""
+def read_until_closed(connection: socket.socket) -> bytes:
+    """Return the rest of the response; fail when the server does not close."""
     found = b""
     with contextlib.suppress(ConnectionResetError):
         while part := connection.recv(1 << 20):
@@ -78,23 +78,23 @@ def read_to_the_end(connection: socket.socket) -> bytes:
 
 
 def is_served(port: int) -> bool:
-    return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=PATIENCE).status_code == 200
+    return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=TIMEOUT_SECONDS).status_code == 200
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_half_a_request_does_not_stay(connect: Connect, half: str) -> None:
+@pytest.mark.parametrize("half", INCOMPLETE)
+def test_an_incomplete_request_is_closed(connect: Connect, half: str) -> None:
     connection = connect()
-    connection.sendall(HALVES[half])
+    connection.sendall(INCOMPLETE[half])
     started = time.monotonic()
-    read_to_the_end(connection)
-    assert time.monotonic() - started < SECONDS + PATIENCE / 2
+    read_until_closed(connection)
+    assert time.monotonic() - started < SECONDS + TIMEOUT_SECONDS / 2
 
 
-def test_a_byte_now_and_then_gains_no_time(connect: Connect) -> None:
+def test_slow_bytes_do_not_extend_the_request_timeout(connect: Connect) -> None:
     connection = connect()
-    connection.sendall(HALVES["half the headers"])
+    connection.sendall(INCOMPLETE["half the headers"])
     connection.settimeout(SECONDS / 10)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     is_open = True
     while is_open and time.monotonic() < deadline:
         try:
@@ -107,70 +107,72 @@ def test_a_byte_now_and_then_gains_no_time(connect: Connect) -> None:
     assert not is_open
 
 
-def test_200_half_requests_end_and_a_good_one_is_answered_meanwhile(connect: Connect, port: int) -> None:
+def test_200_incomplete_requests_do_not_block_a_complete_one(connect: Connect, port: int) -> None:
     connections = [connect() for _ in range(200)]
     for number, connection in enumerate(connections):
-        connection.sendall(list(HALVES.values())[number % 5])
+        connection.sendall(list(INCOMPLETE.values())[number % 5])
     assert is_served(port)
     for connection in connections:
-        read_to_the_end(connection)
+        read_until_closed(connection)
     assert is_served(port)
 
 
-@pytest.mark.parametrize("port", [{"most_connections": 20, "request_seconds": 60.0}], indirect=True)
-def test_of_too_many_half_requests_the_oldest_make_room(connect: Connect, port: int) -> None:
+@pytest.mark.parametrize("port", [{"max_connections": 20, "request_seconds": 60.0}], indirect=True)
+def test_above_the_limit_the_oldest_incomplete_requests_are_closed(connect: Connect, port: int) -> None:
     connections = [connect() for _ in range(100)]
     assert is_served(port)
     for connection in connections[:70]:
-        read_to_the_end(connection)
+        read_until_closed(connection)
     connections[-1].sendall(GOOD)
     assert connections[-1].recv(100).startswith(b"HTTP/1.1 200")
 
 
 @contextlib.contextmanager
-def reading_nothing(port: int) -> Iterator[socket.socket]:
-    """Ask for a file of more than a megabyte, with a receive buffer of a few kilobytes."""
+def open_slow_reader(port: int) -> Iterator[socket.socket]:
+    """Request a file of more than a megabyte, with a receive buffer of a few kilobytes."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT_SECONDS)
         connection.connect(("127.0.0.1", port))
         connection.sendall(LARGE)
         yield connection
 
 
-SLOW = {"most_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
+SLOW = {"max_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
 
 
 @pytest.mark.parametrize("port", [SLOW], indirect=True)
-def test_of_too_many_slow_readers_the_oldest_make_room(port: int) -> None:
+def test_above_the_limit_the_oldest_slow_readers_are_closed(port: int) -> None:
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(reading_nothing(port)) for _ in range(30)]
-        statuses = [httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=PATIENCE).status_code for _ in range(50)]
+        readers = [stack.enter_context(open_slow_reader(port)) for _ in range(30)]
+        statuses = [
+            httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=TIMEOUT_SECONDS).status_code for _ in range(50)
+        ]
         assert statuses == [200] * 50
-        assert len(read_to_the_end(readers[0])) < 1_000_000
+        assert len(read_until_closed(readers[0])) < 1_000_000
 
 
 @pytest.mark.parametrize("port", [{"request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": SECONDS}], indirect=True)  # fmt: skip
-def test_a_response_that_makes_no_progress_ends(port: int) -> None:
-    with reading_nothing(port) as reader:
+def test_a_stalled_response_is_closed(port: int) -> None:
+    with open_slow_reader(port) as reader:
         time.sleep(3 * SECONDS)
         started = time.monotonic()
-        assert len(read_to_the_end(reader)) < 1_000_000
-        assert time.monotonic() - started < PATIENCE
+        assert len(read_until_closed(reader)) < 1_000_000
+        assert time.monotonic() - started < TIMEOUT_SECONDS
 
 
 @pytest.mark.parametrize("port", [{"response_seconds": 60.0, "stalled_seconds": 2 * SECONDS}], indirect=True)
-def test_a_slow_reader_gets_all_of_its_response(port: int) -> None:
-    with reading_nothing(port) as reader:
+def test_a_slow_reader_receives_the_whole_response(port: int) -> None:
+    with open_slow_reader(port) as reader:
         deadline = time.monotonic() + 4 * SECONDS
         size = 0
         while time.monotonic() < deadline:
             size += len(reader.recv(4096))
             time.sleep(SECONDS / 20)
-        assert size + len(read_to_the_end(reader)) > 1_400_000
+        assert size + len(read_until_closed(reader)) > 1_400_000
 
 
-def test_who_takes_no_answer_does_not_hold_it() -> None:
+def test_an_unread_response_ends() -> None:
     ended = threading.Event()
 
     async def endless(scope: Any, receive: Any, send: Any) -> None:
@@ -184,12 +186,12 @@ def test_who_takes_no_answer_does_not_hold_it() -> None:
             await asyncio.sleep(0)
         ended.set()
 
-    with serving(endless) as port, socket.create_connection(("127.0.0.1", port), timeout=PATIENCE) as connection:
+    with serve(endless) as port, socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_SECONDS) as connection:
         connection.sendall(GOOD)
-        assert ended.wait(SECONDS + PATIENCE)
+        assert ended.wait(SECONDS + TIMEOUT_SECONDS)
 
 
-def test_good_requests_one_after_another_may_take_longer_than_one(connect: Connect) -> None:
+def test_the_timeout_restarts_with_each_request(connect: Connect) -> None:
     connection = connect()
     deadline = time.monotonic() + 3 * SECONDS
     while time.monotonic() < deadline:
@@ -214,12 +216,12 @@ def test_ambiguous_and_oversized_heads_are_refused(connect: Connect, request_: b
     connection = connect()
     with contextlib.suppress(ConnectionError):
         connection.sendall(request_)
-    answer = read_to_the_end(connection)
+    answer = read_until_closed(connection)
     assert answer == b"" or answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 501"))
 
 
-def test_the_times_and_sizes_that_are_served_with() -> None:
-    assert OPTIONS["http"] is BoundedProtocol
+def test_the_default_limits() -> None:
+    assert UVICORN_OPTIONS["http"] is BoundedProtocol
     assert (BoundedProtocol.request_seconds, BoundedProtocol.response_seconds) == (10.0, 120.0)
     assert BoundedProtocol.stalled_seconds == 20.0
-    assert OPTIONS["limit_concurrency"] >= 2 * BoundedProtocol.most_connections
+    assert UVICORN_OPTIONS["limit_concurrency"] >= 2 * BoundedProtocol.max_connections

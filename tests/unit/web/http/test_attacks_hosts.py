@@ -1,4 +1,4 @@
-"""A `Host` that is not the site's own is served nowhere, so that no name of another's can lead a browser here."""
+"""A foreign `Host` is refused on every path, against DNS rebinding."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,15 @@ OTHERS = [
 OWN = ["localhost", "LOCALHOST:8000", "127.0.0.1:43210", "[::1]:8000"]
 
 
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
-
-
 @pytest.fixture(params=["none", "kubernetes"])
-def anybody(request: pytest.FixtureRequest, client: Client, history: Engine) -> TestClient:
+def anonymous(request: pytest.FixtureRequest, client: Client, history: Engine) -> TestClient:
     return client(history, TRAININGTASK_WEB_AUTH=request.param, TRAININGTASK_WEB_HOSTS="")
 
 
 @pytest.mark.parametrize("host", OTHERS)
-def test_another_host_is_refused_everywhere(anybody: TestClient, host: str) -> None:
+def test_another_host_is_refused_everywhere(anonymous: TestClient, host: str) -> None:
     for path in PATHS:
-        answer = anybody.get(path, headers={"Host": host})
+        answer = anonymous.get(path, headers={"Host": host})
         assert answer.status_code == 400, path
         assert "task-" not in answer.text
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
@@ -36,11 +31,11 @@ def test_another_host_is_refused_everywhere(anybody: TestClient, host: str) -> N
 
 
 @pytest.mark.parametrize("host", OWN)
-def test_this_machine_is_served_by_its_names(anybody: TestClient, host: str) -> None:
-    assert anybody.get("/openapi.json", headers={"Host": host}).status_code == 200
+def test_localhost_names_are_served(anonymous: TestClient, host: str) -> None:
+    assert anonymous.get("/openapi.json", headers={"Host": host}).status_code == 200
 
 
-def test_names_are_a_setting(client: Client, history: Engine) -> None:
+def test_served_hosts_are_a_setting(client: Client, history: Engine) -> None:
     app = client(history, TRAININGTASK_WEB_AUTH="none", TRAININGTASK_WEB_HOSTS="Runs.Example.com, web.ml.svc,10.0.0.7")
     for host, status in (
         ("runs.example.com", 200),
@@ -53,8 +48,8 @@ def test_names_are_a_setting(client: Client, history: Engine) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-def test_the_kubelet_asks_by_the_pods_address(anybody: TestClient, path: str) -> None:
-    assert anybody.get(path, headers={"Host": "10.0.0.7:8000"}).text == "ok\n"
+def test_health_checks_accept_any_host(anonymous: TestClient, path: str) -> None:
+    assert anonymous.get(path, headers={"Host": "10.0.0.7:8000"}).text == "ok\n"
 
 
 @pytest.mark.parametrize(
@@ -66,9 +61,7 @@ def test_the_kubelet_asks_by_the_pods_address(anybody: TestClient, path: str) ->
         ("https://localhost", {}, True),
     ],
 )
-def test_over_tls_browsers_are_told_to_stay_there(
-    anybody: TestClient, url: str, headers: dict[str, str], strict: bool
-) -> None:
+def test_hsts_is_sent_over_tls_only(anonymous: TestClient, url: str, headers: dict[str, str], strict: bool) -> None:
     for path in ("/runs", "/healthz", "/nowhere", "/static/states.css"):
-        found = anybody.get(f"{url}{path}", headers=headers).headers.get("Strict-Transport-Security")
+        found = anonymous.get(f"{url}{path}", headers=headers).headers.get("Strict-Transport-Security")
         assert found == ("max-age=31536000" if strict else None), path

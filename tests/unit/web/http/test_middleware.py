@@ -1,4 +1,4 @@
-"""What every answer carries, and what none may: secrets."""
+"""Security headers on every response, and no secret in any."""
 
 import logging
 from collections.abc import Callable
@@ -8,20 +8,15 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from trainingtask_history.tables import run_id
 from trainingtask_web.app import create_app
-from trainingtask_web.settings import BadSettings, load_settings
+from trainingtask_web.settings import SettingsError, load_settings
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
 CANARIES = ("canary-of-the-database", "canary-of-a-person", "token-of-the-web-app")
 PATHS = [API, f"{API}/export", f"{API}/{run_id('uid-1', 1)}", "/", "/runs", f"/runs/{run_id('uid-1', 1)}", "/nowhere"]
-
-
-@pytest.fixture
-def engine(sqlite: Engine) -> Engine:
-    return sqlite
 
 
 ANSWERS = [
@@ -42,7 +37,9 @@ ANSWERS = [
 
 
 @pytest.mark.parametrize(("method", "path", "status"), ANSWERS)
-def test_every_answer_is_strict(client: Client, history: Engine, method: str, path: str, status: int) -> None:
+def test_every_response_has_the_security_headers(
+    client: Client, history: Engine, method: str, path: str, status: int
+) -> None:
     answer = client(history, "token-of-ann").request(method, path)
     assert answer.status_code == status
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";"))
@@ -56,8 +53,8 @@ def test_every_answer_is_strict(client: Client, history: Engine, method: str, pa
     assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_a_fault_of_the_app_is_strict_too(
-    kubernetes: SmallKubernetes, engine: Engine, monkeypatch: pytest.MonkeyPatch
+def test_an_internal_error_has_the_security_headers(
+    kubernetes: FakeApiServer, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("canary-of-the-database")
@@ -72,32 +69,32 @@ def test_a_fault_of_the_app_is_strict_too(
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
-def test_files_may_be_kept_but_are_asked_for_again(client: Client, history: Engine) -> None:
-    anybody = client(history)
-    answer = anybody.get("/docs/files/swagger-ui.css")
+def test_static_files_are_revalidated(client: Client, history: Engine) -> None:
+    anonymous = client(history)
+    answer = anonymous.get("/docs/files/swagger-ui.css")
     assert answer.headers["Cache-Control"] == "no-cache"
-    again = anybody.get("/docs/files/swagger-ui.css", headers={"If-None-Match": answer.headers["ETag"]})
+    again = anonymous.get("/docs/files/swagger-ui.css", headers={"If-None-Match": answer.headers["ETag"]})
     assert again.status_code == 304
 
 
 @pytest.mark.parametrize("failing", [None, "", "tokenreviews", "trainingtasks"])
 @pytest.mark.parametrize("accept", ["application/json", "text/html"])
-def test_no_secret_is_in_any_log_or_answer(
+def test_no_secret_is_in_any_log_or_response(
     client: Client,
     history: Engine,
-    kubernetes: SmallKubernetes,
+    kubernetes: FakeApiServer,
     caplog: pytest.LogCaptureFixture,
     failing: str | None,
     accept: str,
 ) -> None:
-    """The database's password and people's tokens, sent through everything that can fail."""
+    """The database's password and users' tokens, through every failure."""
     caplog.set_level(logging.DEBUG)
-    known = kubernetes.knows("canary-of-a-person-who-is-known", "ann")
+    known = kubernetes.add_user("canary-of-a-person-who-is-known", "ann")
     away = "postgresql://reader:canary-of-the-database@127.0.0.1:1/trainingtask"
     texts = []
     for url in (history.url.render_as_string(hide_password=False), away):
         app = client(history, TRAININGTASK_HISTORY_URL=url)
-        kubernetes.failing = failing
+        kubernetes.fail(failing)
         for token in (known, "canary-of-a-person-who-is-not", "canary-of-a-person\u00e9"):
             bearer = {"Authorization": f"Bearer {token}".encode(), "Accept": accept}
             for path in (*PATHS, "/readyz", f"{API}?limit=0&text=x"):
@@ -108,7 +105,7 @@ def test_no_secret_is_in_any_log_or_answer(
             texts.append(app.post("/session", data=form, headers={"Sec-Fetch-Site": "same-origin", "Accept": accept}))
             texts.append(app.get(API, headers={"Accept": accept}))
             app.cookies.clear()
-        kubernetes.failing = None
+        kubernetes.fail(None)
     seen = {answer.status_code for answer in texts}
     assert seen >= ({401, 404, 503} if failing in ("", "tokenreviews") else {200, 401, 404, 422, 503})
     for canary in CANARIES:
@@ -116,13 +113,13 @@ def test_no_secret_is_in_any_log_or_answer(
         assert canary not in caplog.text
 
 
-def test_no_secret_is_in_a_complaint_about_settings(tmp_path: Path) -> None:
+def test_no_secret_is_in_a_settings_error(tmp_path: Path) -> None:
     secret = "canary-of-the-database"
     for environment in (
         {"TRAININGTASK_HISTORY_URL": f"mysql://u:{secret}@h/d", "TRAININGTASK_WEB_AUTH": "all"},
         {"TRAININGTASK_WEB_PORT": "0", "TRAININGTASK_HISTORY_URL": secret},
     ):
-        with pytest.raises(BadSettings) as refused:
+        with pytest.raises(SettingsError) as refused:
             load_settings(environment)
         assert secret not in str(refused.value)
     settings = load_settings({"TRAININGTASK_HISTORY_URL": f"postgresql://u:{secret}@h/d"})
@@ -139,6 +136,6 @@ def test_no_secret_is_in_a_complaint_about_settings(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_setting_is_named(environment: dict[str, str], sentence: str) -> None:
-    with pytest.raises(BadSettings) as refused:
+    with pytest.raises(SettingsError) as refused:
         load_settings(environment)
     assert sentence in str(refused.value)

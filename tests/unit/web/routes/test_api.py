@@ -1,4 +1,4 @@
-"""The HTTP API: what it answers, to whom, and what it refuses."""
+"""The HTTP API: responses, scopes and errors."""
 
 import csv
 import io
@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from support.run_rows import NOON, a_run, of_team_b
 from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, run_id
@@ -25,7 +25,7 @@ def names(answer: object) -> list[str]:
     return [run["name"] for run in answer.json()["items"]]  # type: ignore[attr-defined]
 
 
-def test_the_list_goes_on_where_it_ended(client: Client, history: Engine) -> None:
+def test_a_cursor_continues_the_list(client: Client, history: Engine) -> None:
     ann = client(history, "token-of-ann")
     first = ann.get(API, params={"limit": 3})
     assert (first.status_code, names(first)) == (200, ["task-4", "task-3", "task-2"])
@@ -56,7 +56,9 @@ def test_filters_are_parameters(client: Client, history: Engine) -> None:
         ({"cursor": "x"}, "cursor: the cursor is not one of this list"),
     ],
 )
-def test_a_wrong_parameter_is_named(client: Client, history: Engine, parameters: dict[str, str], sentence: str) -> None:
+def test_an_invalid_parameter_is_named(
+    client: Client, history: Engine, parameters: dict[str, str], sentence: str
+) -> None:
     answer = client(history, "token-of-ann").get(API, params=parameters)
     assert answer.status_code == 422
     assert list(answer.json()) == ["detail"]
@@ -85,7 +87,7 @@ PATHS_OF_B = [
 
 
 @pytest.mark.parametrize("path", PATHS_OF_B)
-def test_what_is_not_yours_looks_like_what_is_not_there(client: Client, history: Engine, path: str) -> None:
+def test_an_invisible_run_looks_like_a_missing_one(client: Client, history: Engine, path: str) -> None:
     absent = uuid.UUID(int=1)
     ann = client(history, "token-of-ann")
     forbidden = ann.get(path)
@@ -96,7 +98,7 @@ def test_what_is_not_yours_looks_like_what_is_not_there(client: Client, history:
 
 
 @pytest.mark.parametrize("token", ["token-of-ann", "token-of-bob", "token-of-eve", "token-of-admin"])
-def test_lists_hold_what_is_yours(client: Client, history: Engine, token: str) -> None:
+def test_lists_hold_the_runs_of_the_principals_scope(client: Client, history: Engine, token: str) -> None:
     mine = {"token-of-ann": range(5), "token-of-bob": range(5, 8), "token-of-admin": range(8)}.get(token, range(0))
     expected = [f"task-{number}" for number in reversed(mine)]
     principal = client(history, token)
@@ -106,15 +108,15 @@ def test_lists_hold_what_is_yours(client: Client, history: Engine, token: str) -
     assert [run["name"] for run in principal.get("/").json()] == expected
 
 
-def test_a_namespace_that_is_deleted_is_nobodys_but_the_admins(
-    client: Client, history: Engine, kubernetes: SmallKubernetes
+def test_runs_of_a_deleted_namespace_are_visible_to_admins_only(
+    client: Client, history: Engine, kubernetes: FakeApiServer
 ) -> None:
     kubernetes.namespaces["team-a"] = "uid-of-the-new-team-a"
     assert names(client(history, "token-of-ann").get(API)) == []
     assert len(names(client(history, "token-of-admin").get(API))) == 8
 
 
-def test_comparing(client: Client, engine: Engine) -> None:
+def test_a_comparison_has_differences_scores_and_curves(client: Client, engine: Engine) -> None:
     specs = [{"training": {"epochs": epochs, "seed": 1}, "model": {"name": "bert"}} for epochs in (3, 5)]
     runs = [
         a_run(number, spec=spec, evaluate_result={"micro": {"f1": 0.5 + number}, "per_label": [], "split": "test"})
@@ -143,16 +145,16 @@ def test_comparing(client: Client, engine: Engine) -> None:
         (",".join(str(uuid.UUID(int=number)) for number in range(9, 20)), "ids"),
     ],
 )
-def test_comparing_what_is_no_run_or_too_many(client: Client, history: Engine, ids: str, sentence: str) -> None:
+def test_invalid_or_too_many_compared_ids_are_refused(client: Client, history: Engine, ids: str, sentence: str) -> None:
     answer = client(history, "token-of-ann").get(f"{API}/compare", params={"ids": ids})
     assert answer.status_code == 422
     assert answer.json()["detail"].startswith(sentence)
 
 
-def test_an_export_says_where_it_ends(client: Client, history: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_export_is_marked(client: Client, history: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     ann = client(history, "token-of-ann")
     assert ann.get(f"{API}/export", params={"format": "json"}).json()["truncated"] is False
-    monkeypatch.setattr(export, "MOST_RUNS", 2)
+    monkeypatch.setattr(export, "MAX_RUNS", 2)
     cut = ann.get(f"{API}/export", params={"format": "json"})
     assert (names(cut), cut.json()["truncated"]) == (["task-4", "task-3"], True)
     table = ann.get(f"{API}/export", params={"text": "task"})
@@ -176,20 +178,20 @@ def test_an_export_of_many_pages_is_whole(client: Client, engine: Engine) -> Non
     assert [row["name"] for row in csv.DictReader(io.StringIO(ann.get(f"{API}/export").text))] == expected
 
 
-def test_with_auth_none_everybody_sees_everything_and_creates_nothing(client: Client, history: Engine) -> None:
-    anybody = client(history, TRAININGTASK_WEB_AUTH="none")
-    assert len(names(anybody.get(API))) == 8
-    assert anybody.post("/", json={"DATASET_NAME": "go_emotions", "MODEL_NAME": "knn"}).status_code == 405
-    assert "post" not in anybody.get("/openapi.json").json()["paths"]["/"]
+def test_auth_none_shows_all_runs_and_disables_creation(client: Client, history: Engine) -> None:
+    anonymous = client(history, TRAININGTASK_WEB_AUTH="none")
+    assert len(names(anonymous.get(API))) == 8
+    assert anonymous.post("/", json={"DATASET_NAME": "go_emotions", "MODEL_NAME": "knn"}).status_code == 405
+    assert "post" not in anonymous.get("/openapi.json").json()["paths"]["/"]
 
 
-def test_health_and_documents_are_for_everybody(client: Client, history: Engine) -> None:
-    anybody = client(history)
+def test_health_and_api_docs_need_no_authentication(client: Client, history: Engine) -> None:
+    anonymous = client(history)
     for path in ("/healthz", "/readyz", "/docs", "/docs/start.js", "/docs/files/swagger-ui-bundle.js", "/openapi.json"):
-        assert anybody.get(path).status_code == 200, path
-    page = anybody.get("/docs").text
+        assert anonymous.get(path).status_code == 200, path
+    page = anonymous.get("/docs").text
     assert "http" not in page.replace("<title>TrainingTask: HTTP API", "")
-    nowhere = anybody.get("/nowhere")
+    nowhere = anonymous.get("/nowhere")
     assert (nowhere.status_code, nowhere.json()["detail"]) == (
         404,
         "There is nothing at '/nowhere': /docs lists what there is.",

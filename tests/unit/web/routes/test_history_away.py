@@ -9,10 +9,8 @@ from trainingtask_web.app import create_app
 from trainingtask_web.settings import load_settings
 
 
-def test_a_database_that_was_away_is_said_so_and_found_again(
-    shared_postgres: Engine, postgres_server: Postgres
-) -> None:
-    """With auth 'none', so that no answer is remembered."""
+def test_an_unavailable_database_means_503_until_it_is_back(shared_postgres: Engine, postgres_server: Postgres) -> None:
+    """With auth 'none', so that nothing is cached."""
     run = a_run(1)
     record(shared_postgres, run)
     url = shared_postgres.url.render_as_string(hide_password=False)

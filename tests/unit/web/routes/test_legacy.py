@@ -1,4 +1,4 @@
-"""The routes of the service before: its field names, and tasks that are created as whoever asks."""
+"""The routes of the replaced service: its field names, and tasks created with the user's token."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.fake_api_server import SmallKubernetes
+from support.fake_api_server import FakeApiServer
 from support.run_rows import a_run
 from trainingtask_api.task import TrainingTask
 from trainingtask_history.store import record
@@ -35,7 +35,7 @@ def ann(client: Client, engine: Engine) -> TestClient:
     return client(engine, "token-of-ann", TRAININGTASK_WEB_NAMESPACE="team-a")
 
 
-def test_seven_fields_become_a_task(ann: TestClient, kubernetes: SmallKubernetes) -> None:
+def test_seven_fields_become_a_task(ann: TestClient, kubernetes: FakeApiServer) -> None:
     answer = ann.post("/", json=SEVEN)
     (made,) = kubernetes.created
     record = answer.json()
@@ -54,7 +54,7 @@ def test_seven_fields_become_a_task(ann: TestClient, kubernetes: SmallKubernetes
     TrainingTask.model_validate(made)
 
 
-def test_the_record_is_found_under_its_id(ann: TestClient, engine: Engine, kubernetes: SmallKubernetes) -> None:
+def test_a_created_record_is_found_by_its_id(ann: TestClient, engine: Engine, kubernetes: FakeApiServer) -> None:
     key = ann.post("/", json=SEVEN).json()["id"]
     (made,) = kubernetes.created
     uid = made["metadata"]["uid"]
@@ -82,7 +82,7 @@ def test_the_record_is_found_under_its_id(ann: TestClient, engine: Engine, kuber
     ],
 )
 def test_the_models_name_is_a_model_or_a_checkpoint(
-    ann: TestClient, kubernetes: SmallKubernetes, name: str, model: dict[str, str]
+    ann: TestClient, kubernetes: FakeApiServer, name: str, model: dict[str, str]
 ) -> None:
     answer = ann.post("/", json=SEVEN | {"MODEL_NAME": name})
     assert kubernetes.created[0]["spec"]["model"] == model
@@ -90,9 +90,7 @@ def test_the_models_name_is_a_model_or_a_checkpoint(
 
 
 @pytest.mark.parametrize("name", ["random_forest", "knn", "linear_svc", "logistic_regression"])
-def test_a_classical_model_ignores_what_it_has_no_use_for_and_says_so(
-    ann: TestClient, kubernetes: SmallKubernetes, name: str
-) -> None:
+def test_a_classical_model_reports_ignored_fields(ann: TestClient, kubernetes: FakeApiServer, name: str) -> None:
     answer = ann.post("/", json=SEVEN | {"MODEL_NAME": name}).json()
     spec = kubernetes.created[0]["spec"]
     assert spec == {
@@ -104,13 +102,13 @@ def test_a_classical_model_ignores_what_it_has_no_use_for_and_says_so(
     assert [answer[field] for field in answer["ignored"]] == [None] * 4
 
 
-def test_two_fields_are_enough(ann: TestClient, kubernetes: SmallKubernetes) -> None:
+def test_two_fields_suffice(ann: TestClient, kubernetes: FakeApiServer) -> None:
     answer = ann.post("/", json={"DATASET_NAME": "support_tickets", "MODEL_NAME": "bert", "N_SAMPLE": None})
     assert answer.json()["IS_TRAINER"] is True
     assert kubernetes.created[0]["spec"]["training"] == {}
 
 
-def test_names_differ(ann: TestClient, kubernetes: SmallKubernetes) -> None:
+def test_generated_names_are_unique_and_short(ann: TestClient, kubernetes: FakeApiServer) -> None:
     long = "owner/" + "x" * 100 + "-base"
     for name in (long, long, "bert", "bert"):
         assert ann.post("/", json=SEVEN | {"MODEL_NAME": name}).status_code == 201
@@ -135,8 +133,8 @@ def test_names_differ(ann: TestClient, kubernetes: SmallKubernetes) -> None:
         ({"MODEL_NAME": None}, "MODEL_NAME: "),
     ],
 )
-def test_a_wrong_field_is_named_by_its_old_name(
-    ann: TestClient, kubernetes: SmallKubernetes, change: dict[str, Any], sentence: str
+def test_an_invalid_field_is_named_by_its_legacy_name(
+    ann: TestClient, kubernetes: FakeApiServer, change: dict[str, Any], sentence: str
 ) -> None:
     answer = ann.post("/", json=SEVEN | change)
     assert answer.status_code == 422
@@ -144,8 +142,8 @@ def test_a_wrong_field_is_named_by_its_old_name(
     assert kubernetes.created == []
 
 
-def test_whoever_may_not_create_hears_kubernetes_words(
-    client: Client, engine: Engine, ann: TestClient, kubernetes: SmallKubernetes
+def test_a_forbidden_creation_returns_kubernetes_message(
+    client: Client, engine: Engine, ann: TestClient, kubernetes: FakeApiServer
 ) -> None:
     elsewhere = ann.post("/", params={"namespace": "team-b"}, json=SEVEN)
     bob = client(engine, "token-of-bob", TRAININGTASK_WEB_NAMESPACE="team-b").post("/", json=SEVEN)
@@ -159,25 +157,28 @@ def test_whoever_may_not_create_hears_kubernetes_words(
     assert kubernetes.created == []
 
 
-def test_what_the_api_servers_rules_refuse_is_passed_on(ann: TestClient, kubernetes: SmallKubernetes) -> None:
-    kubernetes.refusal = (422, "TrainingTask is invalid: spec: a rule of the cluster")
+def test_a_validation_error_of_the_api_server_is_returned(ann: TestClient, kubernetes: FakeApiServer) -> None:
+    kubernetes.reject_tasks(422, "TrainingTask is invalid: spec: a rule of the cluster")
     answer = ann.post("/", json=SEVEN)
-    assert (answer.status_code, answer.json()["detail"]) == kubernetes.refusal
-    kubernetes.failing = "trainingtasks"
+    assert (answer.status_code, answer.json()["detail"]) == (
+        422,
+        "TrainingTask is invalid: spec: a rule of the cluster",
+    )
+    kubernetes.fail("trainingtasks")
     assert ann.post("/", json=SEVEN).status_code == 503
 
 
 @pytest.mark.parametrize(
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
-def test_a_body_that_a_form_could_send_is_refused(ann: TestClient, kubernetes: SmallKubernetes, kind: str) -> None:
+def test_a_body_that_a_form_could_send_is_refused(ann: TestClient, kubernetes: FakeApiServer, kind: str) -> None:
     answer = ann.post("/", content=b"{}", headers={"Content-Type": kind})
     assert answer.status_code == 415
     assert kubernetes.created == []
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff", b'{"EPOCH": NaN}', b"[" * 30_000])
-def test_a_body_that_is_no_request_is_refused(ann: TestClient, body: bytes) -> None:
+def test_an_invalid_body_is_refused(ann: TestClient, body: bytes) -> None:
     answer = ann.post("/", content=body, headers={"Content-Type": "application/json"})
     assert answer.status_code == 422
     assert isinstance(answer.json()["detail"], str)
@@ -185,7 +186,7 @@ def test_a_body_that_is_no_request_is_refused(ann: TestClient, body: bytes) -> N
 
 @pytest.mark.parametrize("path", ["/", "/session", "/api/v1/runs"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_has_a_limit(ann: TestClient, path: str, chunked: bool) -> None:
+def test_the_body_size_is_limited(ann: TestClient, path: str, chunked: bool) -> None:
     body = b" " * (64 * 1024 + 1)
     answer = ann.post(
         path,
@@ -193,15 +194,15 @@ def test_a_body_has_a_limit(ann: TestClient, path: str, chunked: bool) -> None:
         headers={"Content-Type": "application/json"},
     )
     if path == "/api/v1/runs" and chunked:
-        assert answer.status_code == 405  # nobody reads it
+        assert answer.status_code == 405  # the body is not read
     elif path == "/session" and chunked:
-        assert answer.status_code == 403  # nor here: it comes from nowhere
+        assert answer.status_code == 403  # refused as cross-site before the body is read
     else:
         assert answer.status_code == 413
         assert answer.json() == {"detail": "The body is too large: it may have 65536 bytes."}
 
 
-def test_a_browser_is_sent_to_the_page(ann: TestClient) -> None:
+def test_a_browser_is_redirected_to_the_pages(ann: TestClient) -> None:
     answer = ann.get("/", headers={"Accept": "text/html"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/runs")
 
@@ -214,7 +215,7 @@ def test_the_list_is_bounded(ann: TestClient, engine: Engine) -> None:
     assert ann.get("/", params={"limit": 101}).status_code == 422
 
 
-def test_a_row_of_another_make_is_shown_as_far_as_it_goes(ann: TestClient, engine: Engine) -> None:
+def test_malformed_fields_of_a_row_are_null(ann: TestClient, engine: Engine) -> None:
     spec = {"dataset": [], "model": {"name": "bert"}, "training": {"epochs": "many"}}
     record(engine, a_run(1, spec=spec, training_args={"training.batchSize": None}))
     (found,) = ann.get("/").json()

@@ -5,7 +5,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.sample_history import Scene, two_weeks
+from support.sample_history import SampleHistory, make_sample_history
 from support.web_client import start
 from trainingtask_history.engine import open_history
 from trainingtask_history.migrations.runner import migrate
@@ -20,22 +20,22 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def scene(engine: Engine) -> Scene:
-    scene = two_weeks()
-    scene.write(engine)
-    return scene
+def sample(engine: Engine) -> SampleHistory:
+    sample = make_sample_history()
+    sample.store(engine)
+    return sample
 
 
 @pytest.fixture(scope="module")
-def browser(engine: Engine, scene: Scene) -> Iterator[TestClient]:
-    """A browser that nobody asks who it is, over the scene."""
+def browser(engine: Engine, sample: SampleHistory) -> Iterator[TestClient]:
+    """An anonymous browser over the sample history."""
     with start(str(engine.url)) as client:
         yield client
 
 
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[tuple[Engine, TestClient]]:
-    """A history of the test's own, empty, and a browser over it."""
+    """An empty history, and an anonymous browser over it."""
     engine = open_history(f"sqlite:///{tmp_path}/own.db")
     migrate(engine)
     with start(str(engine.url)) as client:

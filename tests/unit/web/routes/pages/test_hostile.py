@@ -1,4 +1,4 @@
-"""Nothing that a row or an address holds is read as markup; no page has anything inline."""
+"""Values of rows and addresses are escaped; no page has inline scripts or styles."""
 
 import hashlib
 import re
@@ -9,9 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
-from support.html import every, page
+from support.html import get_page, select
 from support.run_rows import a_run
-from support.sample_history import Scene
+from support.sample_history import SampleHistory
 from trainingtask_history.store import record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, TrainingRun
 
@@ -41,30 +41,30 @@ def hostile(own: tuple[Engine, TestClient]) -> tuple[TestClient, list[TrainingRu
     return client, runs
 
 
-def test_nothing_in_a_row_is_read_as_markup(hostile: tuple[TestClient, list[TrainingRun]]) -> None:
+def test_values_of_a_row_are_escaped(hostile: tuple[TestClient, list[TrainingRun]]) -> None:
     client, runs = hostile
     addresses = ["/runs", f"/runs/{runs[0].id}", f"/runs/compare?ids={runs[0].id},{runs[1].id}"]
     for address in addresses:
-        tree = page(client, address)
-        assert all(script.get("src", "").startswith("/static/") or script.get("type") == "application/json" for script in every(tree, "script"))  # fmt: skip
-        assert not every(tree, "img")
+        tree = get_page(client, address)
+        assert all(script.get("src", "").startswith("/static/") or script.get("type") == "application/json" for script in select(tree, "script"))  # fmt: skip
+        assert not select(tree, "img")
         assert not [element for element in tree.iter() if any(str(name).startswith("on") for name in element.attrib)]
         assert HOSTILE in tree.text_content()
 
 
 @pytest.mark.parametrize("name", ["text", "namespace", "model", "label"])
-def test_nothing_in_an_address_is_read_as_markup(browser: TestClient, name: str) -> None:
+def test_query_parameters_are_escaped(browser: TestClient, name: str) -> None:
     answer = browser.get("/runs", params={name: HOSTILE})
     assert "<script>alert" not in answer.text
-    assert every(lxml.html.fromstring(answer.text), f"#f-{name}")[0].get("value") == HOSTILE.strip()
+    assert select(lxml.html.fromstring(answer.text), f"#f-{name}")[0].get("value") == HOSTILE.strip()
 
 
-def test_the_way_back_after_signing_in_is_no_markup(browser: TestClient) -> None:
+def test_the_next_address_of_the_sign_in_page_is_escaped(browser: TestClient) -> None:
     answer = browser.get("/session", params={"next": HOSTILE})
     assert "<script>alert" not in answer.text
 
 
-def test_a_thousand_labels_and_ten_runs_are_a_page_of_moderate_size(own: tuple[Engine, TestClient]) -> None:
+def test_pages_of_a_thousand_labels_stay_below_700_kb(own: tuple[Engine, TestClient]) -> None:
     engine, client = own
     labels = [{"label": f"label {number}", "f1": number / 1000, "support": number} for number in range(1000)]
     runs = [a_run(number, evaluate_result={"micro": {"f1": 0.5}, "per_label": labels}) for number in range(10)]
@@ -77,14 +77,14 @@ def test_a_thousand_labels_and_ten_runs_are_a_page_of_moderate_size(own: tuple[E
     assert len(answer.content) < 700_000
 
 
-def test_no_page_has_anything_inline(browser: TestClient, scene: Scene) -> None:
-    ids = ",".join(str(run.id) for run in scene.runs[:3])
-    for address in ("/runs", f"/runs/{scene.runs[0].id}", f"/runs/compare?ids={ids}", "/session"):
+def test_no_page_has_inline_scripts_or_styles(browser: TestClient, sample: SampleHistory) -> None:
+    ids = ",".join(str(run.id) for run in sample.runs[:3])
+    for address in ("/runs", f"/runs/{sample.runs[0].id}", f"/runs/compare?ids={ids}", "/session"):
         answer = browser.get(address)
         assert "script-src 'self'" in answer.headers["content-security-policy"]
         tree = lxml.html.fromstring(answer.text)
-        assert not every(tree, "[style], style")
-        for reference in every(tree, "script[src], link[href]"):
+        assert not select(tree, "[style], style")
+        for reference in select(tree, "script[src], link[href]"):
             wanted = reference.get("src") or reference.get("href")
             assert browser.get(wanted).status_code == 200, wanted
 
