@@ -20,7 +20,7 @@ def test_good_specs_are_accepted(kubectl: Kubectl, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", specs.BAD)
-def test_bad_specs_are_refused_at_apply_with_a_sentence_that_names_the_field(kubectl: Kubectl, name: str) -> None:
+def test_bad_specs_are_refused_by_the_api_server_with_the_field(kubectl: Kubectl, name: str) -> None:
     spec, sentence = specs.BAD[name]
     with pytest.raises(Refused) as refused:
         dry_run(kubectl, name, spec)
@@ -63,7 +63,7 @@ def suspended(kubectl: Kubectl) -> str:
 
 
 @pytest.mark.parametrize("part", CHANGES)
-def test_a_task_cannot_become_another_one(kubectl: Kubectl, suspended: str, part: str) -> None:
+def test_an_immutable_field_cannot_be_changed(kubectl: Kubectl, suspended: str, part: str) -> None:
     with pytest.raises(Refused, match="create a new TrainingTask instead"):
         kubectl(
             "patch",
@@ -76,7 +76,7 @@ def test_a_task_cannot_become_another_one(kubectl: Kubectl, suspended: str, part
         )
 
 
-def test_all_that_cannot_be_changed_is_named(kubectl: Kubectl, suspended: str) -> None:
+def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended: str) -> None:
     patch = json.dumps({"spec": CHANGES["device"] | CHANGES["training"] | CHANGES["runPolicy"]})
     with pytest.raises(Refused) as refused:
         kubectl("patch", "trainingtask", suspended, "--type=merge", "--patch", patch, "--dry-run=server")
@@ -104,7 +104,7 @@ def test_every_section_is_explained(kubectl: Kubectl) -> None:
     assert "Pretrained weights" in kubectl("explain", "tt.spec.model.checkpoint")
 
 
-def test_the_operator_may_touch_no_secret_and_delete_no_task(system: Kubectl) -> None:
+def test_the_operator_cannot_read_secrets_or_delete_tasks(system: Kubectl) -> None:
     account = f"--as=system:serviceaccount:{system.namespace}:trainingtask-operator"
     rules = system("auth", "can-i", "--list", account, "--namespace=default")
     assert "secrets" not in rules

@@ -74,7 +74,7 @@ def test_a_tenant_sees_and_changes_no_row_of_another(as_trainer: Callable[..., s
         "select * from pg_authid",
     ],
 )
-def test_a_tenant_is_denied_what_no_policy_confines(as_trainer: Callable[..., str], sql: str) -> None:
+def test_a_tenant_is_denied_functions_beyond_its_rows(as_trainer: Callable[..., str], sql: str) -> None:
     with pytest.raises(Refused, match="permission denied"):
         as_trainer(sql)
 
@@ -88,7 +88,7 @@ def test_a_tenant_reaches_no_other_database_or_role(as_trainer: Callable[..., st
         as_trainer("select 1", user="trainingtask")
 
 
-def test_the_database_speaks_no_clear_text(as_trainer: Callable[..., str]) -> None:
+def test_the_database_refuses_unencrypted_connections(as_trainer: Callable[..., str]) -> None:
     with pytest.raises(Refused, match="no encryption"):
         as_trainer("select 1", tls="disable")
 
@@ -107,7 +107,7 @@ def test_trainers_and_operator_verify_the_databases_certificate(
     assert names.HISTORY_CA_DIR in {mount["mountPath"] for mount in pod["volumeMounts"]}
 
 
-def test_a_tenants_lock_holds_up_nobodys_rows(
+def test_a_tenants_lock_delays_no_other_rows(
     as_trainer: Callable[..., str], kubectl: Kubectl, task: Callable[..., str], final_row: Callable[..., dict[str, object]],
     rows: Callable[[str], list[dict[str, object]]],
 ) -> None:  # fmt: skip

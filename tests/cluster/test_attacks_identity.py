@@ -64,9 +64,7 @@ def test_a_task_named_after_anothers_job_cannot_report_for_it(
         report_as(bound_token(kubectl, pod), "victim", LIE)
 
 
-def test_a_pod_of_a_person_cannot_report_for_a_task(
-    kubectl: Kubectl, victim: dict[str, Any], report_as: ReportAs
-) -> None:
+def test_a_users_pod_cannot_report_for_a_task(kubectl: Kubectl, victim: dict[str, Any], report_as: ReportAs) -> None:
     name = f"{victim['status']['jobName']}-0-forged"
     kubectl.apply(forged_pod(name))
     try:

@@ -97,7 +97,7 @@ def test_the_demos_account_sees_its_namespace_alone(
         assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == "no\n", command
 
 
-def test_500_bad_tokens_are_few_reviews_and_keep_nobody_out(web: str, viewers: tuple[str, str]) -> None:
+def test_500_bad_tokens_cause_few_reviews_and_block_no_user(web: str, viewers: tuple[str, str]) -> None:
     assert get(web, viewers[0]).status_code == 200
     before = reviews()
     started = time.monotonic()
@@ -110,7 +110,7 @@ def test_500_bad_tokens_are_few_reviews_and_keep_nobody_out(web: str, viewers: t
     assert get(web, viewers[0]).status_code == 200
 
 
-def test_half_open_connections_end_and_a_good_request_is_answered_meanwhile(web: str, viewers: tuple[str, str]) -> None:
+def test_half_open_connections_time_out_while_requests_are_answered(web: str, viewers: tuple[str, str]) -> None:
     halves = (b"GET /api", b"GET /api/v1/runs HTTP/1.1\r\nHost: localhost\r\n", b"")
     host, port = "127.0.0.1", int(web.rpartition(":")[2])
     connections = [socket.create_connection((host, port), timeout=60) for _ in range(200)]
@@ -131,7 +131,7 @@ def test_half_open_connections_end_and_a_good_request_is_answered_meanwhile(web:
     assert get(web, viewers[0]).status_code == 200
 
 
-def test_signing_out_ends_a_copied_cookie(web: str, viewers: tuple[str, str]) -> None:
+def test_signing_out_invalidates_a_copied_cookie(web: str, viewers: tuple[str, str]) -> None:
     here = {"Origin": web}
     answer = httpx.post(f"{web}/session", data={"token": viewers[0]}, headers=here, timeout=30)
     cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}

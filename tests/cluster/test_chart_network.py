@@ -105,13 +105,13 @@ EVERYBODY = {
         ("pod beside trainers", 8000, EVERYBODY),  # not the chart's to close
     ],
 )
-def test_a_pod_accepts_only_who_has_business_with_it(target: str, port: int, admitted: set[str]) -> None:
+def test_a_pod_accepts_connections_of_its_clients_only(target: str, port: int, admitted: set[str]) -> None:
     manifests = render(*OPTIONS)
     there = pods(manifests)
     assert {name for name, pod in there.items() if may_connect(manifests, pod, there[target], port)} == admitted
 
 
-def test_the_web_can_be_closed_to_all_but_the_admins_peers() -> None:
+def test_the_web_app_can_be_limited_to_given_peers() -> None:
     manifests = render(*OPTIONS, f'--set-json=networkPolicy.webFrom=[{{"namespaceSelector":{{"matchLabels":{{"kubernetes.io/metadata.name":"{OTHER}"}}}}}}]')  # fmt: skip
     there = pods(manifests)
     assert {name for name, pod in there.items() if may_connect(manifests, pod, there["web"], 8000)} == {
@@ -119,13 +119,13 @@ def test_the_web_can_be_closed_to_all_but_the_admins_peers() -> None:
     }
 
 
-def test_the_database_connects_to_nobody() -> None:
+def test_the_database_has_no_egress() -> None:
     spec = named(render(*OPTIONS), "NetworkPolicy", f"{RELEASE}-postgres")["spec"]
     assert "Egress" in spec["policyTypes"]
     assert "egress" not in spec
 
 
-def test_a_part_that_is_not_installed_has_no_rule() -> None:
+def test_a_part_that_is_not_installed_has_no_policy() -> None:
     def names(*options: str) -> set[str]:
         return {policy["metadata"]["name"] for policy in of_kind(render(*options), "NetworkPolicy")}
 
@@ -133,6 +133,6 @@ def test_a_part_that_is_not_installed_has_no_rule() -> None:
     assert names("--set=networkPolicy.enabled=false") == set()
 
 
-def test_a_peer_that_means_nothing_is_refused() -> None:
+def test_an_empty_peer_is_refused() -> None:
     done = helm("template", "tt", str(CHART), "--set-json=networkPolicy.webFrom=[{}]")
     assert "at '/networkPolicy/webFrom/0'" in done.stderr

@@ -87,7 +87,7 @@ def test_list_shows_what_kubectl_get_shows(cli: Cli, kubectl: Kubectl, trained: 
     assert [kubectl.namespace, *of_kubectl[1][:-1]] in [line[:-1] for line in everywhere]
 
 
-def test_programs_get_what_kubectl_gives_them(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
+def test_json_and_yaml_equal_those_of_kubectl(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
     task = kubectl.get("trainingtask", trained[0])
     assert json.loads(said(cli("describe", trained[0], "-o", "json"))) == task
     assert yaml.safe_load(said(cli("describe", trained[0], "-o", "yaml"))) == task
@@ -97,7 +97,7 @@ def test_programs_get_what_kubectl_gives_them(cli: Cli, kubectl: Kubectl, traine
     assert json.loads(said(cli("watch", trained[0], "-o", "json"))) == task
 
 
-def test_describe_tells_the_whole_story(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
+def test_describe_shows_conditions_attempts_and_scores(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
     text = said(cli("describe", trained[0]))
     evaluation = kubectl.status(trained[0])["training"]["results"]["evaluation"]
     lines = words(text)
@@ -118,7 +118,7 @@ def test_logs_are_the_trainers(cli: Cli, kubectl: Kubectl, trained: list[str]) -
     assert said(cli("logs", trained[0], "-f")) == log
 
 
-def test_logs_say_why_there_is_none(cli: Cli, kubectl: Kubectl) -> None:
+def test_logs_of_a_task_without_a_pod_give_the_reason(cli: Cli, kubectl: Kubectl) -> None:
     said(cli("submit", "--name=cli-waits", *FLAGS, "--set=runPolicy.suspend=true"))
     try:
         eventually("Suspended", lambda: kubectl.condition("cli-waits", "Suspended").get("status") == "True")
@@ -203,7 +203,7 @@ def terminal(*command: str) -> Iterator[tuple[Callable[..., str], Callable[[str]
         os.close(ours)
 
 
-def test_what_the_api_server_refuses_is_said_in_its_own_words(cli: Cli) -> None:
+def test_refusals_of_the_api_server_are_printed(cli: Cli) -> None:
     run = cli("submit", "--name=cli-nowhere", *FLAGS, "-n", "no-such-namespace")
     assert (run.returncode, run.stdout) == (1, "")
     assert (
@@ -214,7 +214,7 @@ def test_what_the_api_server_refuses_is_said_in_its_own_words(cli: Cli) -> None:
     assert (run.returncode, run.stdout) == (1, "")
 
 
-def test_who_may_not_is_told_so(cli: Cli, kubectl: Kubectl, tmp_path: Path) -> None:
+def test_missing_rights_and_bad_tokens_are_reported(cli: Cli, kubectl: Kubectl, tmp_path: Path) -> None:
     kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "cli-nobody"}})
     nobody = kubeconfig_of(kubectl, kubectl("create", "token", "cli-nobody").strip(), tmp_path)
     for command in (["list"], ["describe", "x"], ["submit", "--name=x", *FLAGS]):
@@ -257,7 +257,7 @@ def gone(cli: Cli, kubectl: Kubectl, trained: list[str]) -> dict[str, Any]:
     return task
 
 
-def test_the_history_keeps_a_task_that_is_gone(cli: Cli, system: Kubectl, gone: dict[str, Any]) -> None:
+def test_the_history_keeps_a_deleted_task(cli: Cli, system: Kubectl, gone: dict[str, Any]) -> None:
     name = gone["metadata"]["name"]
     password = base64.b64decode(system.get("secret", f"{RELEASE}-postgres")["data"]["reader-password"]).decode()
 
@@ -282,7 +282,7 @@ def test_the_history_keeps_a_task_that_is_gone(cli: Cli, system: Kubectl, gone: 
     assert history("--model", "none") == ""
 
 
-def test_the_web_app_shows_it_to_whoever_may_list_tasks(
+def test_the_web_app_shows_a_run_to_users_who_may_list_tasks(
     cli: Cli, kubectl: Kubectl, gone: dict[str, Any], tmp_path: Path
 ) -> None:
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "cli-reader"}}

@@ -151,7 +151,7 @@ def kill_trainer(pod: str) -> None:
         process.kill()
 
 
-def test_trainer_killed_goes_on_from_its_checkpoint(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> None:
+def test_trainer_killed_resumes_from_its_checkpoint(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> None:
     name = task("killed", specs.changed(slow_spec, runPolicy__retries=1))
     reached = step_of(kubectl, name, 10)
     (pod,) = kubectl.pods(name)
@@ -220,7 +220,7 @@ def test_deadline_passed(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any
     assert final_row("too-slow")["error_reason"] == "DeadlineExceeded"
 
 
-def test_a_trainer_speaks_only_for_itself(kubectl: Kubectl, task: Apply, report_as: ReportAs) -> None:
+def test_a_trainer_can_report_only_on_its_own_task(kubectl: Kubectl, task: Apply, report_as: ReportAs) -> None:
     for name in ("mine", "other"):
         task(name, specs.CLASSICAL)
         kubectl.wait(name, "Complete")

@@ -83,7 +83,7 @@ def the_run(client: httpx.Client, uid: str) -> dict[str, Any]:
     return run
 
 
-def test_a_run_is_shown_with_its_curves_phases_and_scores_after_its_task_is_gone(
+def test_a_run_is_shown_with_curves_and_phases_after_its_task_is_deleted(
     kubectl: Kubectl, client_of: Callable[[str], httpx.Client], uid: str
 ) -> None:
     results = kubectl.status("recorded")["training"]["results"]
@@ -110,9 +110,7 @@ def test_a_run_is_shown_with_its_curves_phases_and_scores_after_its_task_is_gone
     )
 
 
-def test_a_stranger_sees_nothing_and_not_that_there_is_anything(
-    client_of: Callable[[str], httpx.Client], uid: str
-) -> None:
+def test_forbidden_runs_look_like_missing_ones(client_of: Callable[[str], httpx.Client], uid: str) -> None:
     key = the_run(client_of("reader"), uid)["id"]
     stranger = client_of("stranger")
     assert stranger.get("/api/v1/runs").json()["items"] == []
@@ -123,7 +121,7 @@ def test_a_stranger_sees_nothing_and_not_that_there_is_anything(
         assert forbidden.text == missing.text.replace(absent, key)
 
 
-def test_the_old_services_request_creates_a_task_that_trains(
+def test_a_legacy_request_creates_a_task_that_trains(
     kubectl: Kubectl, client_of: Callable[[str], httpx.Client]
 ) -> None:
     request = {
@@ -157,6 +155,6 @@ def test_the_old_services_request_creates_a_task_that_trains(
     kubectl("delete", "trainingtask", record["name"])
 
 
-def test_nobody_gets_in_without_a_token(web: str) -> None:
+def test_the_api_requires_a_token(web: str) -> None:
     assert httpx.get(f"{web}/api/v1/runs").status_code == 401
     assert httpx.get(f"{web}/readyz").status_code == 200

@@ -34,7 +34,7 @@ def test_the_probes_answer(system: Kubectl) -> None:
     assert ask(system, HEALTH_PORT, "/readyz") == "leader\n"
 
 
-def test_the_metrics_tell_of_a_task(system: Kubectl, trained_task: str) -> None:
+def test_the_metrics_cover_a_task(system: Kubectl, trained_task: str) -> None:
     found = dict(re.findall(r"^trainingtask_(\S+) (\S+)$", ask(system, METRICS_PORT, "/metrics"), re.MULTILINE))
     for metric, least in {
         'tasks{state="Succeeded"}': 1,
@@ -52,7 +52,7 @@ def test_the_metrics_tell_of_a_task(system: Kubectl, trained_task: str) -> None:
     assert 'reconcile_errors_total{kind="defect"}' not in found
 
 
-def test_the_log_is_json_and_tells_of_a_task(kubectl: Kubectl, system: Kubectl, trained_task: str) -> None:
+def test_the_log_is_json_and_mentions_a_task(kubectl: Kubectl, system: Kubectl, trained_task: str) -> None:
     uid = kubectl.get("trainingtask", trained_task)["metadata"]["uid"]
 
     def told() -> list[dict[str, Any]]:

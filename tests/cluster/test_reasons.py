@@ -82,13 +82,13 @@ def attempts(kubectl: Kubectl, task: str) -> list[tuple[int, str | None]]:
         ("no-priority", "PodRefused", "no-such-class"),
     ],
 )
-def test_why_a_task_waits(kubectl: Kubectl, scenes: Apply, task: str, reason: str, part: str) -> None:
+def test_a_waiting_task_has_its_reason(kubectl: Kubectl, scenes: Apply, task: str, reason: str, part: str) -> None:
     assert part in said(kubectl, task, reason)
     assert kubectl.status(task)["reason"] == reason
     assert told_after(kubectl, task, reason, part) < WITHIN
 
 
-def test_a_quota_that_has_room_again(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_task_starts_when_its_quota_has_room(kubectl: Kubectl, scenes: Apply) -> None:
     kubectl("delete", "resourcequota", "unwelcome")
     # The Job controller tries again by itself, and the task says so.
     eventually("a pod", lambda: kubectl.pods("over-quota"), 120)
@@ -97,13 +97,13 @@ def test_a_quota_that_has_room_again(kubectl: Kubectl, scenes: Apply) -> None:
     )
 
 
-def test_a_profile_that_is_not_offered(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_profile_that_is_not_offered_is_refused(kubectl: Kubectl, scenes: Apply) -> None:
     message = said(kubectl, "no-profile", "ProfileNotOffered", "Accepted")
     assert "doomed, fake" in message
     assert kubectl.jobs("no-profile") == []
 
 
-def test_a_queued_task_waits_for_its_queue_and_is_suspended_through_it(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: Kubectl, scenes: Apply) -> None:
     """Kueue's part is played by hand: it starts and stops the Job by its suspend field, which nobody else writes."""
 
     def job() -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_a_queued_task_waits_for_its_queue_and_is_suspended_through_it(kubectl: 
         kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
 
 
-def test_a_jobs_name_that_is_taken(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, scenes: Apply) -> None:
     name = eventually("a Job's name", lambda: kubectl.status("taken").get("jobName"))
     eventually("Suspended", lambda: kubectl.condition("taken", "Suspended").get("status") == "True")
     assert kubectl.jobs("taken") == [], "a Job would be the queue's to start"
@@ -169,7 +169,7 @@ def test_a_jobs_name_that_is_taken(kubectl: Kubectl, scenes: Apply) -> None:
     said(kubectl, "taken", "WaitingForQuota")
 
 
-def test_a_trainer_that_is_silent_is_said_to_be_and_left_alone(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, scenes: Apply) -> None:
     message = said(kubectl, "hangs", "ProgressStale")
     status = kubectl.status("hangs")
     assert (status["state"], status["progressStale"]) == ("Running", True)
@@ -183,9 +183,7 @@ def test_a_trainer_that_is_silent_is_said_to_be_and_left_alone(kubectl: Kubectl,
     assert "progressStale" not in kubectl.status("hangs")
 
 
-def test_a_gpu_task_runs_where_a_gpu_is_waits_when_it_is_taken_and_yields_it_to_a_higher_priority(
-    kubectl: Kubectl, scenes: Apply
-) -> None:
+def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubectl, scenes: Apply) -> None:
     eventually("Running", lambda: kubectl.status("preempted").get("state") == "Running")
     (pod,) = kubectl.pods("preempted")
     assert pod["spec"]["nodeName"] == "fake-gpu"
@@ -205,7 +203,7 @@ def test_a_gpu_task_runs_where_a_gpu_is_waits_when_it_is_taken_and_yields_it_to_
     assert kubectl.condition("preempted", "Interrupted")["reason"] == "Preempted"
 
 
-def test_an_evicted_pod_is_replaced_and_is_no_failure_of_the_task(kubectl: Kubectl, scenes: Apply) -> None:
+def test_an_evicted_pod_is_replaced_without_counting_as_failure(kubectl: Kubectl, scenes: Apply) -> None:
     eventually("Running", lambda: kubectl.status("evicted").get("state") == "Running")
     (pod,) = kubectl.pods("evicted")
     name = pod["metadata"]["name"]
@@ -218,7 +216,7 @@ def test_an_evicted_pod_is_replaced_and_is_no_failure_of_the_task(kubectl: Kubec
     assert first["startTime"] <= first["finishTime"]
 
 
-def test_a_node_that_is_gone(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_lost_node_is_reported(kubectl: Kubectl, scenes: Apply) -> None:
     # The pod garbage collector waits for 40 s, and looks every 20 s.
     eventually("NodeLost", lambda: attempts(kubectl, "node-lost") == [(1, "NodeLost")], 120)
     said(kubectl, "node-lost", "Unschedulable")
@@ -236,7 +234,7 @@ def test_a_node_that_is_gone(kubectl: Kubectl, scenes: Apply) -> None:
         ("hog", "OOMKilled", "memory limit of 600Mi; at "),
     ],
 )
-def test_what_the_trainer_says_at_its_end(
+def test_a_failed_trainer_has_its_reason(
     kubectl: Kubectl, scenes: Apply, final_row: Callable[..., Row], task: str, reason: str, part: str
 ) -> None:
     kubectl.wait(task, "Failed")
@@ -247,7 +245,7 @@ def test_what_the_trainer_says_at_its_end(
     assert (row["status"], row["error_reason"], row["error_message"]) == ("Failed", reason, failed["message"])
 
 
-def test_a_memory_limit_is_told_with_the_peak_that_was_reported(kubectl: Kubectl, scenes: Apply) -> None:
+def test_an_oom_kill_reports_the_memory_limit_and_the_peak(kubectl: Kubectl, scenes: Apply) -> None:
     kubectl.wait("hog", "Failed")
     peak = re.search(r"had reported a peak of (\d+) MiB", kubectl.condition("hog", "Failed")["message"])
     assert peak is not None
@@ -264,7 +262,7 @@ def test_the_log_outlives_the_pod(kubectl: Kubectl, scenes: Apply, rows: Callabl
     assert "No module named" in kept
 
 
-def test_the_table_of_reasons_as_kubectl_shows_it(kubectl: Kubectl, scenes: Apply) -> None:
+def test_kubectl_get_shows_the_reasons(kubectl: Kubectl, scenes: Apply) -> None:
     lines = kubectl("get", "tt", "-o", "wide").splitlines()
     column = lines[0].index("REASON")
     shown = {line.split()[0]: line[column:].split()[0] for line in lines[1:]}

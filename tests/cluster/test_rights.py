@@ -106,7 +106,7 @@ def _name(item: dict[str, Any], kind: str, name: str = "") -> tuple[str, str, st
     return kind, item["metadata"].get("namespace", "") if kind == "Role" else "", name or item["metadata"]["name"]
 
 
-def test_a_task_in_a_namespace_that_is_not_prepared_says_so(system: Kubectl) -> None:
+def test_a_task_in_an_unprepared_namespace_is_not_accepted(system: Kubectl) -> None:
     elsewhere = Kubectl("trainingtask-elsewhere")
     elsewhere("create", "namespace", elsewhere.namespace)
     try:
@@ -119,16 +119,14 @@ def test_a_task_in_a_namespace_that_is_not_prepared_says_so(system: Kubectl) -> 
         elsewhere("delete", "namespace", elsewhere.namespace, "--wait=false")
 
 
-def test_nothing_that_the_charts_accounts_ask_for_is_denied(uses: list[Use], release: datetime) -> None:
+def test_no_request_of_the_charts_accounts_is_denied(uses: list[Use], release: datetime) -> None:
     assert uses
     # Before, the namespace of an earlier session is deleted, and its Roles may go before its tasks.
     denied = {use for use in uses if not use.allowed and use.time > release}
     assert denied == set()
 
 
-def test_no_right_is_granted_that_is_not_used_where_it_is(
-    uses: list[Use], granted: set[Grant], request: pytest.FixtureRequest
-) -> None:
+def test_every_granted_right_is_used(uses: list[Use], granted: set[Grant], request: pytest.FixtureRequest) -> None:
     missing = USERS - {item.path.stem for item in request.session.items}
     if missing:
         pytest.skip(f"only the whole of tests/cluster uses all rights: without {', '.join(sorted(missing))}")

@@ -87,7 +87,7 @@ def store(kubectl: Kubectl, secret: str, values: dict[str, str]) -> None:
     kubectl("patch", "secret", secret, "--type=merge", "--patch", f'{{"data":{{{data}}}}}')
 
 
-def test_each_failure_is_told_and_no_secret_with_it(
+def test_failures_are_reported_without_secrets(
     kubectl: Kubectl,
     system: Kubectl,
     failed: None,

@@ -129,7 +129,7 @@ def test_a_token_sees_nothing_of_another_team(teams: tuple[Team, Team], ask: Ask
         assert theirs.kubectl.namespace not in page
 
 
-def test_who_may_list_everywhere_sees_all(teams: tuple[Team, Team], ask: Ask, web: str) -> None:
+def test_a_user_who_may_list_everywhere_sees_all(teams: tuple[Team, Team], ask: Ask, web: str) -> None:
     name = f"web-all-{uuid.uuid4().hex[:6]}"
     namespace = teams[0].kubectl.namespace
     teams[0].kubectl("create", "serviceaccount", "admin")
@@ -146,13 +146,13 @@ def test_who_may_list_everywhere_sees_all(teams: tuple[Team, Team], ask: Ask, we
         run("kubectl", "delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")
 
 
-def test_a_token_that_is_none_is_let_in_nowhere(teams: tuple[Team, Team], ask: Ask) -> None:
+def test_an_invalid_token_is_refused_everywhere(teams: tuple[Team, Team], ask: Ask) -> None:
     for path in (API, "/", f"/{teams[0].run}"):
         for token in ("x", teams[0].token[:-4] + "AAAA"):
             assert ask("GET", path, token).status_code == 401
 
 
-def test_seven_fields_become_a_task_of_whoever_may_create_one(teams: tuple[Team, Team], ask: Ask) -> None:
+def test_a_legacy_request_creates_a_task_if_its_user_may(teams: tuple[Team, Team], ask: Ask) -> None:
     mine, theirs = teams
     answer = ask("POST", "/", mine.token, json=TASK)
     assert answer.status_code == 201, answer.text
@@ -169,7 +169,7 @@ def test_seven_fields_become_a_task_of_whoever_may_create_one(teams: tuple[Team,
     assert theirs.kubectl.find("trainingtasks") == []
 
 
-def test_the_clusters_own_refusal_is_passed_on(teams: tuple[Team, Team], ask: Ask) -> None:
+def test_a_refusal_of_the_api_server_is_passed_on(teams: tuple[Team, Team], ask: Ask) -> None:
     """A quota, which only the API server knows of."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
     mine = teams[0]

@@ -132,7 +132,7 @@ def test_a_run_whose_row_is_locked_is_deleted_later(tenants: Tenants) -> None:
     assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
 
 
-async def test_the_writer_goes_on_while_a_tenant_holds_its_rows(tenants: Tenants) -> None:
+async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenants) -> None:
     held = [run_of("team-a", f"-{number}") for number in range(3)]
     write(tenants.owner, *held)
     uncommitted = run_of("team-a", "-uncommitted")
@@ -150,7 +150,7 @@ async def test_the_writer_goes_on_while_a_tenant_holds_its_rows(tenants: Tenants
     assert {run.status for run in runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
 
 
-async def test_an_advisory_lock_keeps_no_operator_from_its_rows(tenants: Tenants) -> None:
+async def test_an_advisory_lock_does_not_stop_the_operator(tenants: Tenants) -> None:
     with holding(tenants, "SELECT pg_advisory_lock(8387236814263644531)", "SELECT id FROM training_run FOR UPDATE"):
         async with writing(tenants) as writer:
             run = run_of("team-b")
@@ -158,7 +158,7 @@ async def test_an_advisory_lock_keeps_no_operator_from_its_rows(tenants: Tenants
             await asyncio.to_thread(eventually, "a row after the start", lambda: writer.backlog == 0, 20)
 
 
-def test_a_transaction_that_lasts_is_ended_whatever_its_settings(
+def test_a_long_transaction_is_ended_despite_its_session_settings(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
@@ -205,23 +205,21 @@ def test_a_value_out_of_bounds_is_refused(tenants: Tenants, column: str, value: 
 
 
 @pytest.mark.parametrize("value", ["'NaN'", "'Infinity'", "'-Infinity'"])
-def test_a_point_that_no_chart_can_show_is_refused(tenants: Tenants, value: str) -> None:
+def test_a_non_finite_point_is_refused(tenants: Tenants, value: str) -> None:
     run = run_of("team-a")
     write(tenants.owner, run)
     with pytest.raises(DBAPIError, match="check constraint"), tenants.a.begin() as connection:
         connection.execute(text(f"INSERT INTO metric_point VALUES ('{run.id}', 'training_loss', 2, {value})"))
 
 
-def test_an_event_at_no_time_is_refused(tenants: Tenants) -> None:
+def test_an_event_at_an_infinite_time_is_refused(tenants: Tenants) -> None:
     run = run_of("team-a")
     write(tenants.owner, run)
     with pytest.raises(DBAPIError, match="check constraint"), tenants.a.begin() as connection:
         connection.execute(text(f"INSERT INTO run_event VALUES ('{run.id}', 'infinity', 'Phase', 'Training', '')"))
 
 
-def test_many_open_rows_do_not_keep_others_from_being_looked_at(
-    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_open_rows_of_a_namespace_do_not_hide_others(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainingtask_history.maintenance._MAX_OPEN_RUNS", 10)
     early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
     for number in range(30):
@@ -233,7 +231,7 @@ def test_many_open_rows_do_not_keep_others_from_being_looked_at(
 
 
 @pytest.mark.parametrize("end", ["Succeeded", None], ids=["finished", "open"])
-def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants: Tenants, end: str | None) -> None:
+def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants, end: str | None) -> None:
     """Team-a holds a row for a run of team-b back until the operator waits for it: the two must not become one."""
     victim = run_of(
         "team-b", "-victim", namespace_uid="uid-of-namespace-b", log_tail="secret", finish_time=NOW, status="Failed"
@@ -260,7 +258,7 @@ def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants:
     )
 
 
-def test_the_planners_estimates_tell_nothing_of_others_rows(tenants: Tenants) -> None:
+def test_planner_estimates_reveal_nothing_of_other_namespaces(tenants: Tenants) -> None:
     failed = {"status": "Failed", "error_reason": "Secret", "error_message": "pw hunter2", "node": "secret-node"}
     record_many(tenants.owner, [run_of("team-b", f"-{number}", **failed) for number in range(3000)])
     tenants.execute("ANALYZE training_run")
@@ -299,7 +297,7 @@ def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monke
         migrate(tenants.owner)
 
 
-async def test_whoever_keeps_a_migration_waiting_is_ended(tenants: Tenants) -> None:
+async def test_a_session_that_blocks_a_migration_is_ended(tenants: Tenants) -> None:
     """Also by transactions too short to be ended for their length: the history is for everybody."""
     with tenants.owner.begin() as connection:
         connection.execute(text("DROP POLICY readers ON training_run"))
@@ -312,7 +310,7 @@ async def test_whoever_keeps_a_migration_waiting_is_ended(tenants: Tenants) -> N
         connection.invalidate()
 
 
-async def test_rows_without_a_place_take_turns_while_others_are_held(
+async def test_rows_beyond_the_backlog_are_written_while_others_are_locked(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HistoryWriter, "BACKLOG", 8)

@@ -137,20 +137,20 @@ MATCHES = dict.fromkeys(("text-common", "several"), RUNS // 13 + LIMIT)
 
 @pytest.mark.parametrize("principal", ASKERS)
 @pytest.mark.parametrize("wanted", FILTERS)
-def test_a_page_of_a_list(many: Engine, principal: str, wanted: str) -> None:
+def test_a_page_of_a_list_reads_few_rows(many: Engine, principal: str, wanted: str) -> None:
     run_filter = RunFilter(**FILTERS[wanted])
     fetched = touched(many, lambda engine: queries.list_runs(engine, ASKERS[principal], run_filter, limit=LIMIT))
     assert fetched <= MATCHES.get(wanted, FEW)
 
 
-def test_a_page_far_down_costs_as_much_as_the_first(many: Engine) -> None:
+def test_a_late_page_costs_as_much_as_the_first(many: Engine) -> None:
     page = queries.list_runs(many, ALL, RunFilter(until=datetime(2025, 2, 1, tzinfo=UTC)))
     assert touched(many, lambda engine: queries.list_runs(engine, ALL, cursor=page.next)) <= 2 * LIMIT
     assert touched(many, lambda engine: queries.list_runs(engine, of(0, 1, 2), cursor=page.next)) <= 8 * LIMIT
 
 
 @pytest.mark.parametrize("principal", ["all", "biggest", "sixty", "most"])
-def test_one_run(many: Engine, principal: str) -> None:
+def test_one_run_reads_its_own_rows_only(many: Engine, principal: str) -> None:
     visible = ASKERS[principal]
     newest = key_of(RUNS)
     assert touched(many, lambda engine: queries.get_run(engine, visible, newest)) <= 1
@@ -159,7 +159,7 @@ def test_one_run(many: Engine, principal: str) -> None:
 
 
 @pytest.mark.parametrize("principal", ["all", "biggest", "sixty", "most"])
-def test_curves(many: Engine, principal: str) -> None:
+def test_curves_read_their_own_points_only(many: Engine, principal: str) -> None:
     """Of a long curve all points are read, of 50 short ones theirs; nobody else's."""
     visible = ASKERS[principal]
     long, short = key_of(RUNS), [key_of(RUNS - number) for number in range(1, 51)]
@@ -171,10 +171,10 @@ def test_curves(many: Engine, principal: str) -> None:
     )
 
 
-def test_the_namespaces_with_runs(many: Engine) -> None:
+def test_namespace_uids_are_read_by_index_steps(many: Engine) -> None:
     assert len(queries.list_namespace_uids(many)) == 400
     assert touched(many, queries.list_namespace_uids) <= 4 * 400
 
 
-def test_whether_it_answers(many: Engine) -> None:
+def test_ping_reads_one_row_per_table(many: Engine) -> None:
     assert touched(many, queries.ping) <= 3

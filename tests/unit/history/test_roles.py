@@ -71,7 +71,7 @@ def rights(engine: Engine, row: str) -> str:
     return ", ".join(found) or "-"
 
 
-def test_the_matrix_of_the_security_page_is_what_each_role_can_do(tenants: Tenants) -> None:
+def test_the_security_page_has_the_measured_rights_of_each_role(tenants: Tenants) -> None:
     write(tenants.owner, *ROWS.values())
     tenants.execute("CREATE ROLE a_stranger LOGIN PASSWORD 'role-secret'")
     try:
@@ -172,7 +172,7 @@ def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Calla
     record(tenants.b, run_of("team-b"))  # as it was
 
 
-def test_migrating_again_takes_back_rights_that_were_too_many(tenants: Tenants) -> None:
+def test_migrating_again_revokes_excess_rights(tenants: Tenants) -> None:
     with tenants.owner.begin() as connection:
         connection.execute(text(f"GRANT DELETE ON training_run TO {HISTORY_TRAINER_ROLE}"))
     migrate(tenants.owner)
@@ -186,7 +186,7 @@ def test_migrating_again_takes_back_rights_that_were_too_many(tenants: Tenants) 
 
 
 @pytest.mark.parametrize("namespace", ["n" * 42, "n" * 43, "n" * 63, "a-" * 31 + "b"])
-def test_a_role_stands_for_a_namespace_with_a_long_name(
+def test_a_namespace_with_a_long_name_has_a_role(
     tenants: Tenants, namespace: str, opened: Callable[..., Engine]
 ) -> None:
     role = get_trainer_role(namespace)
@@ -198,7 +198,7 @@ def test_a_role_stands_for_a_namespace_with_a_long_name(
         tenants.execute(f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
 
 
-def test_an_owner_that_may_create_no_roles_leaves_them_to_the_admin(
+def test_an_owner_without_createrole_leaves_roles_to_the_admin(
     postgres: Engine, postgres_server: Postgres, opened: Callable[..., Engine]
 ) -> None:
     migrate(postgres, {"team-a": PASSWORD})

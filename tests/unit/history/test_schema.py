@@ -44,7 +44,7 @@ def test_migrations_give_the_models_schema(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
-def test_the_code_of_a_release_before_works_on_this_schema(empty: Engine, revision: str) -> None:
+def test_an_earlier_release_can_write_to_this_schema(empty: Engine, revision: str) -> None:
     """While an operator is rolled out, trainers of the release before still write."""
     upgrade(empty, revision)
     before = Table("training_run", MetaData(), autoload_with=empty)
@@ -62,7 +62,7 @@ def test_the_code_of_a_release_before_works_on_this_schema(empty: Engine, revisi
     assert (stored(empty).status, stored(empty).log_tail) == ("Failed", None)
 
 
-def test_the_schema_of_a_later_release_is_left_alone(engine: Engine) -> None:
+def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
     """An operator that is rolled back finds the schema of the release it replaces."""
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE training_run ADD COLUMN invented TEXT"))
@@ -72,7 +72,7 @@ def test_the_schema_of_a_later_release_is_left_alone(engine: Engine) -> None:
     assert stored(engine).status == "Running"
 
 
-def test_four_migrators_at_once(empty: Engine) -> None:
+def test_four_concurrent_migrations_succeed(empty: Engine) -> None:
     start = threading.Barrier(4)
 
     def go() -> None:
@@ -88,7 +88,7 @@ def test_four_migrators_at_once(empty: Engine) -> None:
     record(empty, a_run())
 
 
-def test_an_infinite_time_of_an_earlier_release_keeps_no_row_from_being_read(postgres: Engine) -> None:
+def test_an_infinite_time_of_an_earlier_release_is_migrated_to_null(postgres: Engine) -> None:
     upgrade(postgres, "0003")
     with postgres.begin() as connection:
         columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status, node, start_time"

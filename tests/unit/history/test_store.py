@@ -21,7 +21,7 @@ from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import OPERATOR_COLUMNS, RUNS, MetricPoint, RunEvent, TrainingRun, run_id
 
 
-def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Engine) -> None:
+def test_a_finished_row_accepts_its_log_once_and_nothing_else(engine: Engine) -> None:
     record(engine, a_run(status="Failed", finish_time=NOW, error_reason="OOMKilled"))
     record(engine, a_run(status="Failed", finish_time=NOW, error_reason="Other", log_tail="Killed"))
     assert (stored(engine).error_reason, stored(engine).log_tail) == ("OOMKilled", "Killed")
@@ -32,7 +32,7 @@ def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Eng
             connection.execute(text(f"UPDATE training_run SET {change}"))
 
 
-def test_every_column_but_the_operators_own_is_final(engine: Engine) -> None:
+def test_a_finished_row_is_final_but_for_operator_columns(engine: Engine) -> None:
     record(engine, a_run(status="Succeeded", finish_time=NOW))
     for column in RUNS.columns:
         if column.name not in OPERATOR_COLUMNS:
@@ -40,7 +40,7 @@ def test_every_column_but_the_operators_own_is_final(engine: Engine) -> None:
                 connection.execute(text(f"UPDATE training_run SET {column.name} = {column.name}"))
 
 
-def test_the_operators_own_is_added_to_a_finished_row_and_then_final(engine: Engine) -> None:
+def test_operator_columns_of_a_finished_row_are_set_once(engine: Engine) -> None:
     record(engine, a_run(status="Succeeded", finish_time=NOW))
     own = {"log_tail": "done", "namespace_uid": "uid-of-default", "labels": {"team": "nlp"}}
     record(engine, a_run(status="Failed", finish_time=NOW, **own))
@@ -79,7 +79,7 @@ def test_a_point_of_no_run_is_refused(engine: Engine) -> None:
         record(engine, a_run(), points=[point])
 
 
-def test_old_runs_are_deleted_in_batches_with_all_that_belongs_to_them(engine: Engine) -> None:
+def test_old_runs_are_deleted_in_batches_with_events_and_points(engine: Engine) -> None:
     def ended(days: int) -> TrainingRun:
         end = NOW - timedelta(days=days)
         key = run_id(f"uid-{days}", 1)
@@ -100,7 +100,7 @@ def test_old_runs_are_deleted_in_batches_with_all_that_belongs_to_them(engine: E
         assert set(session.exec(select(RunEvent.run_id))) == {runs[0].id, runs[1].id}
 
 
-def test_rows_of_tasks_that_are_gone_are_found_and_closed(engine: Engine) -> None:
+def test_open_rows_of_deleted_tasks_are_listed_and_cancelled(engine: Engine) -> None:
     start = NOW - timedelta(minutes=5)
     record(engine, a_run(node="node-1", start_time=start, create_time=start))
     record(engine, a_run(id=run_id("laptop", 1), task_uid="laptop"))  # runs on no node
@@ -125,7 +125,7 @@ def test_a_row_that_became_final_meanwhile_is_not_cancelled(engine: Engine) -> N
     assert stored(engine).status == "Succeeded"
 
 
-def test_a_row_is_kept_as_it_was_written(engine: Engine) -> None:
+def test_a_row_is_stored_unchanged(engine: Engine) -> None:
     elsewhere = timezone(timedelta(hours=5, minutes=30))
     record(
         engine,
@@ -147,7 +147,7 @@ def test_a_row_is_kept_as_it_was_written(engine: Engine) -> None:
     assert row.evaluate_result == {"micro": {"f1": 0.75}}
 
 
-def test_recording_twice_is_recording_once(engine: Engine) -> None:
+def test_recording_a_run_is_idempotent(engine: Engine) -> None:
     for _ in range(2):
         record(engine, a_run(start_time=NOW, spec={"device": "cpu"}))
 
@@ -219,7 +219,7 @@ def test_a_time_without_zone_is_refused(engine: Engine) -> None:
         record(engine, a_run(start_time=NOW.replace(tzinfo=None)))
 
 
-def test_text_that_a_database_cannot_hold_costs_characters_not_the_row(engine: Engine) -> None:
+def test_characters_that_a_database_cannot_hold_are_replaced(engine: Engine) -> None:
     record(engine, a_run(error_message="x" * 5000, error_reason="a\x00b\udc80", spec={"delimiter": ["\x00", 1]}))
 
     row = stored(engine)
@@ -250,7 +250,7 @@ def test_a_bad_url_is_refused_without_its_password(url: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
-def test_postgres_is_spoken_through_psycopg_3(scheme: str) -> None:
+def test_postgres_urls_use_psycopg_3(scheme: str) -> None:
     engine = open_history(f" {scheme}://user:secret@host/db\n")
 
     assert (engine.dialect.name, engine.dialect.driver) == ("postgresql", "psycopg")
@@ -282,7 +282,7 @@ def test_a_row_in_an_error_is_not_quoted(engine: Engine) -> None:
     assert "quickstart" not in str(refused.value)
 
 
-def test_the_store_answers_again_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:
+def test_the_store_reconnects_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:
     migrate(postgres)
     record(postgres, a_run())
     postgres_server.stop()
