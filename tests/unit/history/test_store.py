@@ -1,8 +1,7 @@
-"""The history store on a real Postgres and on SQLite: what a row survives, and who may touch it."""
+"""Writing rows on Postgres and on SQLite: idempotence, final rows, events and points."""
 
 import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
 
@@ -11,13 +10,9 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
-from support.postgres import Postgres
 from support.stored_runs import NOW, a_run, in_utc, stored
-from trainingtask_history.engine import open_history
-from trainingtask_history.errors import HistoryError, HistoryUnavailable
-from trainingtask_history.maintenance import cancel_run, list_open_runs, prune
-from trainingtask_history.migrations.runner import migrate
-from trainingtask_history.store import record, record_many
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.store import record
 from trainingtask_history.tables import OPERATOR_COLUMNS, RUNS, MetricPoint, RunEvent, TrainingRun, run_id
 
 
@@ -77,52 +72,6 @@ def test_a_point_of_no_run_is_refused(engine: Engine) -> None:
     point = MetricPoint(run_id=uuid.uuid4(), name="training_loss", step=1, value=1.0)
     with pytest.raises(HistoryError, match="refused"):
         record(engine, a_run(), points=[point])
-
-
-def test_old_runs_are_deleted_in_batches_with_events_and_points(engine: Engine) -> None:
-    def ended(days: int) -> TrainingRun:
-        end = NOW - timedelta(days=days)
-        key = run_id(f"uid-{days}", 1)
-        return a_run(id=key, task_uid=f"uid-{days}", status="Failed", create_time=end, finish_time=end)
-
-    runs = [ended(days) for days in (1, 5, 31, 32, 33)]
-    running = a_run(create_time=NOW - timedelta(days=40))
-    events = [RunEvent(run_id=run.id, time=NOW, type="Failed", reason="OOMKilled") for run in runs]
-    points = [MetricPoint(run_id=run.id, name="training_loss", step=1, value=1.0) for run in runs]
-    record_many(engine, [*runs, running], events=events, points=points)
-
-    month = NOW - timedelta(days=30)
-    assert [prune(engine, month, limit=2) for _ in range(3)] == [2, 1, 0]
-    with Session(engine) as session:
-        left = set(session.exec(select(TrainingRun.id)))
-        assert left == {runs[0].id, runs[1].id, running.id}
-        assert set(session.exec(select(RunEvent.run_id))) == set(session.exec(select(MetricPoint.run_id)))
-        assert set(session.exec(select(RunEvent.run_id))) == {runs[0].id, runs[1].id}
-
-
-def test_open_rows_of_deleted_tasks_are_listed_and_cancelled(engine: Engine) -> None:
-    start = NOW - timedelta(minutes=5)
-    record(engine, a_run(node="node-1", start_time=start, create_time=start))
-    record(engine, a_run(id=run_id("laptop", 1), task_uid="laptop"))  # runs on no node
-    record(engine, a_run(id=run_id("done", 1), task_uid="done", node="node-1", status="Succeeded", finish_time=NOW))
-    (found,) = list_open_runs(engine)
-    assert (found.task_uid, found.namespace, found.name) == ("uid-1", "default", "quickstart")
-
-    cancel_run(engine, found, NOW)
-    assert list_open_runs(engine) == []
-    with Session(engine) as session:
-        row = session.get_one(TrainingRun, run_id("uid-1", 1))
-        assert (row.status, row.error_reason, row.total_time) == ("Cancelled", "Cancelled", 300.0)
-        laptop = session.get_one(TrainingRun, run_id("laptop", 1))
-        assert laptop.finish_time is None
-
-
-def test_a_row_that_became_final_meanwhile_is_not_cancelled(engine: Engine) -> None:
-    record(engine, a_run(node="node-1"))
-    (found,) = list_open_runs(engine)
-    record(engine, a_run(status="Succeeded", finish_time=NOW))
-    cancel_run(engine, found, NOW)
-    assert stored(engine).status == "Succeeded"
 
 
 def test_a_row_is_stored_unchanged(engine: Engine) -> None:
@@ -224,73 +173,3 @@ def test_characters_that_a_database_cannot_hold_are_replaced(engine: Engine) -> 
 
     row = stored(engine)
     assert (row.error_message, row.error_reason, row.spec) == ("x" * 4096, "a?b?", {"delimiter": ["?", 1]})
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "hunter2",
-        "",
-        "mysql://user:hunter2@host/db",
-        "postgresql+asyncpg://user:hunter2@host/db",
-        "postgresql://user:hun@hunter2@host/db",
-        "postgresql://user:a@b:hunter2@host/db",
-        "postgresql://user:hunter2@/db",
-        "postgresql://user:hunter2@host",
-        "postgresql://user:hunter2@host:port/db",
-        "postgresql+nonsense://user:hunter2@host/db",
-    ],
-)
-def test_a_bad_url_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(HistoryError, match="the history URL") as refused:
-        open_history(url)
-
-    assert "hunter2" not in str(refused.value)
-    assert refused.value.__suppress_context__ or refused.value.__context__ is None
-
-
-@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
-def test_postgres_urls_use_psycopg_3(scheme: str) -> None:
-    engine = open_history(f" {scheme}://user:secret@host/db\n")
-
-    assert (engine.dialect.name, engine.dialect.driver) == ("postgresql", "psycopg")
-    assert "secret" not in repr(engine)
-
-
-def test_a_refused_password_is_not_in_the_error(
-    postgres_server: Postgres,
-    database: str,
-    opened: Callable[[str], Engine],
-) -> None:
-    with pytest.raises(HistoryUnavailable, match="password authentication failed") as refused:
-        migrate(opened(postgres_server.url(database, database, "hunter2")))
-
-    assert "hunter2" not in str(refused.value)
-
-
-def test_an_absent_server_is_named_without_the_password(opened: Callable[[str], Engine]) -> None:
-    with pytest.raises(HistoryUnavailable, match=r"'db' at 127\.0\.0\.1:1 did not answer") as refused:
-        record(opened("postgresql://user:hunter2@127.0.0.1:1/db"), a_run())
-
-    assert "hunter2" not in str(refused.value)
-
-
-def test_a_row_in_an_error_is_not_quoted(engine: Engine) -> None:
-    with pytest.raises(HistoryError) as refused:
-        record(engine, a_run(attempt="hunter2" if engine.dialect.name == "postgresql" else None))
-
-    assert "quickstart" not in str(refused.value)
-
-
-def test_the_store_reconnects_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:
-    migrate(postgres)
-    record(postgres, a_run())
-    postgres_server.stop()
-    try:
-        with pytest.raises(HistoryUnavailable):
-            record(postgres, a_run(status="Succeeded"))
-    finally:
-        postgres_server.start()
-
-    record(postgres, a_run(status="Succeeded"))
-    assert stored(postgres).status == "Succeeded"
