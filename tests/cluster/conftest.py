@@ -17,11 +17,11 @@ import pytest
 
 from support.fake_nodes import PROFILES
 from support.kubectl import Kubectl, Refused, eventually, run
-from support.reason_scenes import broken, empty_hub, nodes, scenes
+from support.reason_tasks import apply_task, broken, empty_hub, nodes
 from support.release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
 from support.trainer_tokens import ReportAs, reporter
 
-__all__ = ["broken", "empty_hub", "nodes", "scenes"]
+__all__ = ["apply_task", "broken", "empty_hub", "nodes"]
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {

@@ -40,7 +40,7 @@ def slow_spec(
 def slow_task(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> str:
     """A task that is training."""
     name = task("slow", slow_spec)
-    kubectl.training(name)
+    kubectl.wait_for_training(name)
     return name
 
 

@@ -1,6 +1,6 @@
 """Why a task waits and why it ended: each reason provoked on the cluster, and read as a person reads it.
 
-The scenes are set all at once, by the first test, and play side by side; test_life.py and test_faults.py provoke the
+The apply_task are set all at once, by the first test, and play side by side; test_life.py and test_faults.py provoke the
 reasons that are not here. What needs a GPU, or a node to lose, plays on nodes that are no machines.
 """
 
@@ -15,7 +15,7 @@ import pytest
 from support import specs
 from support.fake_nodes import GPU
 from support.kubectl import Kubectl, eventually
-from support.reason_scenes import GPU_TASK, HIGH, LOW, Apply
+from support.reason_tasks import GPU_TASK, HIGH, LOW, Apply
 from trainingtask_api import names
 
 Row = dict[str, Any]
@@ -82,13 +82,13 @@ def attempts(kubectl: Kubectl, task: str) -> list[tuple[int, str | None]]:
         ("no-priority", "PodRefused", "no-such-class"),
     ],
 )
-def test_a_waiting_task_has_its_reason(kubectl: Kubectl, scenes: Apply, task: str, reason: str, part: str) -> None:
+def test_a_waiting_task_has_its_reason(kubectl: Kubectl, apply_task: Apply, task: str, reason: str, part: str) -> None:
     assert part in said(kubectl, task, reason)
     assert kubectl.status(task)["reason"] == reason
     assert told_after(kubectl, task, reason, part) < WITHIN
 
 
-def test_a_task_starts_when_its_quota_has_room(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_task_starts_when_its_quota_has_room(kubectl: Kubectl, apply_task: Apply) -> None:
     kubectl("delete", "resourcequota", "unwelcome")
     # The Job controller tries again by itself, and the task says so.
     eventually("a pod", lambda: kubectl.pods("over-quota"), 120)
@@ -97,13 +97,13 @@ def test_a_task_starts_when_its_quota_has_room(kubectl: Kubectl, scenes: Apply) 
     )
 
 
-def test_a_profile_that_is_not_offered_is_refused(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_profile_that_is_not_offered_is_refused(kubectl: Kubectl, apply_task: Apply) -> None:
     message = said(kubectl, "no-profile", "ProfileNotOffered", "Accepted")
     assert "doomed, fake" in message
     assert kubectl.jobs("no-profile") == []
 
 
-def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: Kubectl, apply_task: Apply) -> None:
     """Kueue's part is played by hand: it starts and stops the Job by its suspend field, which nobody else writes."""
 
     def job() -> dict[str, Any]:
@@ -150,7 +150,7 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
         kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
 
 
-def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, apply_task: Apply) -> None:
     name = eventually("a Job's name", lambda: kubectl.status("taken").get("jobName"))
     eventually("Suspended", lambda: kubectl.condition("taken", "Suspended").get("status") == "True")
     assert kubectl.jobs("taken") == [], "a Job would be the queue's to start"
@@ -169,7 +169,7 @@ def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, scenes: Apply) ->
     said(kubectl, "taken", "WaitingForQuota")
 
 
-def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, apply_task: Apply) -> None:
     message = said(kubectl, "hangs", "ProgressStale")
     status = kubectl.status("hangs")
     assert (status["state"], status["progressStale"]) == ("Running", True)
@@ -183,19 +183,19 @@ def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, 
     assert "progressStale" not in kubectl.status("hangs")
 
 
-def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubectl, apply_task: Apply) -> None:
     eventually("Running", lambda: kubectl.status("preempted").get("state") == "Running")
     (pod,) = kubectl.pods("preempted")
     assert pod["spec"]["nodeName"] == "fake-gpu"
     assert pod["spec"]["containers"][0]["resources"]["limits"][GPU] == "1"
 
-    scenes("gpu-waits", specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}))
+    apply_task("gpu-waits", specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}))
     assert GPU in said(kubectl, "gpu-waits", "Unschedulable")
     assert told_after(kubectl, "gpu-waits", "Unschedulable", GPU) < WITHIN
     (pod,) = kubectl.pods("gpu-waits")
     assert "nodeName" not in pod["spec"], "not on a CPU node either"
 
-    scenes("preempts", specs.changed(GPU_TASK, runPolicy={"priorityClassName": HIGH}))
+    apply_task("preempts", specs.changed(GPU_TASK, runPolicy={"priorityClassName": HIGH}))
     eventually("Running", lambda: kubectl.status("preempts").get("state") == "Running")
     eventually("preempted", lambda: attempts(kubectl, "preempted") == [(1, "Preempted")])
     assert kubectl.status("preempts")["node"] == "fake-gpu"
@@ -203,7 +203,7 @@ def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubec
     assert kubectl.condition("preempted", "Interrupted")["reason"] == "Preempted"
 
 
-def test_an_evicted_pod_is_replaced_without_counting_as_failure(kubectl: Kubectl, scenes: Apply) -> None:
+def test_an_evicted_pod_is_replaced_without_counting_as_failure(kubectl: Kubectl, apply_task: Apply) -> None:
     eventually("Running", lambda: kubectl.status("evicted").get("state") == "Running")
     (pod,) = kubectl.pods("evicted")
     name = pod["metadata"]["name"]
@@ -216,7 +216,7 @@ def test_an_evicted_pod_is_replaced_without_counting_as_failure(kubectl: Kubectl
     assert first["startTime"] <= first["finishTime"]
 
 
-def test_a_lost_node_is_reported(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_lost_node_is_reported(kubectl: Kubectl, apply_task: Apply) -> None:
     # The pod garbage collector waits for 40 s, and looks every 20 s.
     eventually("NodeLost", lambda: attempts(kubectl, "node-lost") == [(1, "NodeLost")], 120)
     said(kubectl, "node-lost", "Unschedulable")
@@ -235,7 +235,7 @@ def test_a_lost_node_is_reported(kubectl: Kubectl, scenes: Apply) -> None:
     ],
 )
 def test_a_failed_trainer_has_its_reason(
-    kubectl: Kubectl, scenes: Apply, final_row: Callable[..., Row], task: str, reason: str, part: str
+    kubectl: Kubectl, apply_task: Apply, final_row: Callable[..., Row], task: str, reason: str, part: str
 ) -> None:
     kubectl.wait(task, "Failed")
     failed = kubectl.condition(task, "Failed")
@@ -245,7 +245,7 @@ def test_a_failed_trainer_has_its_reason(
     assert (row["status"], row["error_reason"], row["error_message"]) == ("Failed", reason, failed["message"])
 
 
-def test_an_oom_kill_reports_the_memory_limit_and_the_peak(kubectl: Kubectl, scenes: Apply) -> None:
+def test_an_oom_kill_reports_the_memory_limit_and_the_peak(kubectl: Kubectl, apply_task: Apply) -> None:
     kubectl.wait("hog", "Failed")
     peak = re.search(r"had reported a peak of (\d+) MiB", kubectl.condition("hog", "Failed")["message"])
     assert peak is not None
@@ -253,7 +253,7 @@ def test_an_oom_kill_reports_the_memory_limit_and_the_peak(kubectl: Kubectl, sce
     assert kubectl.status("hog")["attempts"][0]["exitCode"] == 137
 
 
-def test_the_log_outlives_the_pod(kubectl: Kubectl, scenes: Apply, rows: Callable[[str], list[Row]]) -> None:
+def test_the_log_outlives_the_pod(kubectl: Kubectl, apply_task: Apply, rows: Callable[[str], list[Row]]) -> None:
     kubectl.wait("crashed", "Failed")
     task = kubectl.get("trainingtask", "crashed")
     kept = eventually("a log", lambda: (found := rows(task["metadata"]["uid"])) and found[0]["log_tail"])
@@ -262,7 +262,7 @@ def test_the_log_outlives_the_pod(kubectl: Kubectl, scenes: Apply, rows: Callabl
     assert "No module named" in kept
 
 
-def test_kubectl_get_shows_the_reasons(kubectl: Kubectl, scenes: Apply) -> None:
+def test_kubectl_get_shows_the_reasons(kubectl: Kubectl, apply_task: Apply) -> None:
     lines = kubectl("get", "tt", "-o", "wide").splitlines()
     column = lines[0].index("REASON")
     shown = {line.split()[0]: line[column:].split()[0] for line in lines[1:]}

@@ -40,7 +40,7 @@ async def test_operator_stopped_while_the_database_hangs(here: Scene, history: s
             await here.create("before", RUNS)
             await here.state("before", "Running", timeout=60)
             await eventually("a row", lambda: row_is_there(history), 30)
-            proxy.swallows = True
+            proxy.is_stalled = True
             for name, image in IMAGES.items():
                 await here.create(name, image, runPolicy__retries=0)
             await here.end("before")
@@ -48,7 +48,7 @@ async def test_operator_stopped_while_the_database_hangs(here: Scene, history: s
             await here.tasks_ended()
             assert await operator.stop(GRACE_PERIOD) == 0
             await proxy.close()
-            proxy.swallows = False
+            proxy.is_stalled = False
             await proxy.open()
             await operator.start()
             await here.rows_match(history)

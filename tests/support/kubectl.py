@@ -1,4 +1,4 @@
-"""kubectl as a person uses it, and waiting for what must become true."""
+"""kubectl, and polling for conditions."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ POLL_SECONDS = 0.3
 
 
 class Refused(AssertionError):
-    """kubectl ended with an error; the message is what a person sees."""
+    """kubectl ended with an error; the message is its standard error."""
 
 
 def run(*command: str, stdin: str | None = None, timeout: float = 300) -> str:
@@ -67,7 +67,7 @@ class Kubectl:
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
     def wait(self, name: str, condition: str, timeout: int = 180) -> None:
-        """Wait as a person would; tell what became of the task instead when it does not come."""
+        """Wait for a condition of a task; fail with the description of the task."""
         try:
             self(
                 "wait",
@@ -85,7 +85,7 @@ class Kubectl:
     def jobs(self, task: str) -> list[Manifest]:
         return self.find("jobs", f"trainingtask.dev/task-name={task}")
 
-    def training(self, name: str, timeout: float = 180) -> None:
+    def wait_for_training(self, name: str, timeout: float = 180) -> None:
         """Wait until the trainer of a task is training; fail at once when the task has failed."""
 
         def phase() -> bool:

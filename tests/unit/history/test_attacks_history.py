@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from support.kubectl import eventually
 from support.stored_runs import NOW
-from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
+from support.tenants import NAMESPACES, PASSWORD, Tenants, make_event, make_point, make_run, record_runs, tenants
 from trainingtask_history import roles
 from trainingtask_history.errors import HistoryError, HistoryLocked, HistoryUnavailable
 from trainingtask_history.maintenance import OpenRun, cancel_run, list_open_runs, prune
@@ -58,15 +58,15 @@ async def writing(tenants: Tenants) -> AsyncIterator[HistoryWriter]:
 
 
 def test_rows_of_another_namespace_cannot_be_read(tenants: Tenants) -> None:
-    write(tenants.owner, run_of("team-a"), run_of("team-b", spec={"secret": "plan"}))
+    record_runs(tenants.owner, make_run("team-a"), make_run("team-b", spec={"secret": "plan"}))
     with tenants.a.connect() as connection:
         seen = connection.execute(text("SELECT namespace FROM training_run")).scalars().all()
     assert seen == ["team-a"]
 
 
 def test_an_open_row_of_another_namespace_cannot_be_finished(tenants: Tenants) -> None:
-    write(tenants.owner, run_of("team-b", "-victim"))
-    forged = run_of("team-b", "-victim", status="Succeeded", finish_time=NOW, score=0.99)
+    record_runs(tenants.owner, make_run("team-b", "-victim"))
+    forged = make_run("team-b", "-victim", status="Succeeded", finish_time=NOW, score=0.99)
     with pytest.raises(HistoryError, match="row-level security"):
         record(tenants.a, forged)
     with tenants.a.begin() as connection:
@@ -79,9 +79,9 @@ def test_an_open_row_of_another_namespace_cannot_be_finished(tenants: Tenants) -
 def test_events_and_points_are_added_to_own_open_runs_alone(tenants: Tenants, victim: str) -> None:
     namespace = "team-a" if victim.startswith("own") else "team-b"
     end = {"status": "Succeeded", "finish_time": NOW} if victim.endswith("finished") else {}
-    run = run_of(namespace, **end)
-    write(tenants.owner, run)
-    for forged in (event_of(run, reason="Forged"), point_of(run, step=7)):
+    run = make_run(namespace, **end)
+    record_runs(tenants.owner, run)
+    for forged in (make_event(run, reason="Forged"), make_point(run, step=7)):
         table = "run_event" if isinstance(forged, RunEvent) else "metric_point"
         values = ", ".join(f":{name}" for name in type(forged).model_fields)
         with pytest.raises(DBAPIError, match="row-level security"), tenants.a.begin() as connection:
@@ -93,13 +93,13 @@ def test_events_and_points_are_added_to_own_open_runs_alone(tenants: Tenants, vi
 
 def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> None:
     """Team-a knows the uid of a task of team-b, and is first to write rows for its attempts."""
-    victim = run_of("team-b", "-victim")
-    record(tenants.a, run_of("team-a", "-forged", id=victim.id, status="Failed", finish_time=NOW))
-    other = run_of("team-b", "-other")
-    record(tenants.a, run_of("team-a", "-twin", id=uuid.uuid4(), task_uid=other.task_uid))
-    own = run_of("team-a", "-own")
+    victim = make_run("team-b", "-victim")
+    record(tenants.a, make_run("team-a", "-forged", id=victim.id, status="Failed", finish_time=NOW))
+    other = make_run("team-b", "-other")
+    record(tenants.a, make_run("team-a", "-twin", id=uuid.uuid4(), task_uid=other.task_uid))
+    own = make_run("team-a", "-own")
     record(tenants.a, own)
-    assert record_many(tenants.owner, [victim, other, own], events=[event_of(victim)]) == set()
+    assert record_many(tenants.owner, [victim, other, own], events=[make_event(victim)]) == set()
     found = runs(tenants)
     assert {name: run.namespace for name, run in found.items()} == {
         "task-victim": "team-b",
@@ -110,12 +110,12 @@ def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> No
 
 
 def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenants) -> None:
-    held, free = run_of("team-a"), run_of("team-b")
-    write(tenants.owner, held, free)
+    held, free = make_run("team-a"), make_run("team-b")
+    record_runs(tenants.owner, held, free)
     with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
         begin = time.monotonic()
-        later = [run_of(namespace, status="Succeeded", finish_time=NOW) for namespace in NAMESPACES]
-        assert record_many(tenants.owner, later, events=[event_of(run, reason="Done") for run in later]) == {held.id}
+        later = [make_run(namespace, status="Succeeded", finish_time=NOW) for namespace in NAMESPACES]
+        assert record_many(tenants.owner, later, events=[make_event(run, reason="Done") for run in later]) == {held.id}
         assert time.monotonic() - begin < 5, "it waited for the lock"
         cancel_run(tenants.owner, OpenRun(held.id, held.task_uid, "team-a", "task", None), NOW)
     with Session(tenants.owner) as session:
@@ -126,22 +126,22 @@ def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenant
 
 def test_a_run_whose_row_is_locked_is_deleted_later(tenants: Tenants) -> None:
     old = {"create_time": NOW, "finish_time": NOW, "status": "Failed"}
-    write(tenants.owner, run_of("team-a", **old), run_of("team-b", **old))
+    record_runs(tenants.owner, make_run("team-a", **old), make_run("team-b", **old))
     with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
         assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
     assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
 
 
 async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenants) -> None:
-    held = [run_of("team-a", f"-{number}") for number in range(3)]
-    write(tenants.owner, *held)
-    uncommitted = run_of("team-a", "-uncommitted")
+    held = [make_run("team-a", f"-{number}") for number in range(3)]
+    record_runs(tenants.owner, *held)
+    uncommitted = make_run("team-a", "-uncommitted")
     columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
     insert = f"INSERT INTO training_run ({columns}) VALUES ('{uncommitted.id}', '{uncommitted.task_uid}', 'team-a', 'x', 1, 'd', 'm', 'cpu', 'Running')"
     async with writing(tenants) as writer:
         with holding(tenants, "SELECT id FROM training_run FOR UPDATE", insert) as connection:
-            ends = [run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
-            free = run_of("team-b", status="Succeeded", finish_time=NOW)
+            ends = [make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
+            free = make_run("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
             await asyncio.to_thread(eventually, "the free row", lambda: writer.stored([free]), 20)
             # For a row that is not committed one has to wait: that session is ended, and all that it held is free.
@@ -153,7 +153,7 @@ async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenan
 async def test_an_advisory_lock_does_not_stop_the_operator(tenants: Tenants) -> None:
     with holding(tenants, "SELECT pg_advisory_lock(8387236814263644531)", "SELECT id FROM training_run FOR UPDATE"):
         async with writing(tenants) as writer:
-            run = run_of("team-b")
+            run = make_run("team-b")
             writer.submit([run])
             await asyncio.to_thread(eventually, "a row after the start", lambda: writer.backlog == 0, 20)
 
@@ -176,7 +176,7 @@ def test_one_namespaces_connections_leave_room_for_others(tenants: Tenants) -> N
             stack.enter_context(tenants.a.connect())
         with pytest.raises(DBAPIError, match="too many connections for role"):
             tenants.a.connect()
-        record(tenants.b, run_of("team-b"))
+        record(tenants.b, make_run("team-b"))
 
 
 @pytest.mark.parametrize(
@@ -199,22 +199,22 @@ def test_one_namespaces_connections_leave_room_for_others(tenants: Tenants) -> N
     ],
 )
 def test_a_value_out_of_bounds_is_refused(tenants: Tenants, column: str, value: str) -> None:
-    write(tenants.owner, run_of("team-a"))
+    record_runs(tenants.owner, make_run("team-a"))
     with pytest.raises(DBAPIError, match=r"check constraint|row-level security"), tenants.a.begin() as connection:
         connection.execute(text(f"UPDATE training_run SET {column} = {value}"))
 
 
 @pytest.mark.parametrize("value", ["'NaN'", "'Infinity'", "'-Infinity'"])
 def test_a_non_finite_point_is_refused(tenants: Tenants, value: str) -> None:
-    run = run_of("team-a")
-    write(tenants.owner, run)
+    run = make_run("team-a")
+    record_runs(tenants.owner, run)
     with pytest.raises(DBAPIError, match="check constraint"), tenants.a.begin() as connection:
         connection.execute(text(f"INSERT INTO metric_point VALUES ('{run.id}', 'training_loss', 2, {value})"))
 
 
 def test_an_event_at_an_infinite_time_is_refused(tenants: Tenants) -> None:
-    run = run_of("team-a")
-    write(tenants.owner, run)
+    run = make_run("team-a")
+    record_runs(tenants.owner, run)
     with pytest.raises(DBAPIError, match="check constraint"), tenants.a.begin() as connection:
         connection.execute(text(f"INSERT INTO run_event VALUES ('{run.id}', 'infinity', 'Phase', 'Training', '')"))
 
@@ -223,8 +223,8 @@ def test_many_open_rows_of_a_namespace_do_not_hide_others(tenants: Tenants, monk
     monkeypatch.setattr("trainingtask_history.maintenance._MAX_OPEN_RUNS", 10)
     early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
     for number in range(30):
-        record(tenants.a, run_of("team-a", f"-{number}", node="node-1", create_time=early))
-    record(tenants.b, run_of("team-b", node="node-1", create_time=late))
+        record(tenants.a, make_run("team-a", f"-{number}", node="node-1", create_time=early))
+    record(tenants.b, make_run("team-b", node="node-1", create_time=late))
     found = list_open_runs(tenants.owner)
     assert len(found) == 10
     assert "team-b" in {run.namespace for run in found}
@@ -233,7 +233,7 @@ def test_many_open_rows_of_a_namespace_do_not_hide_others(tenants: Tenants, monk
 @pytest.mark.parametrize("end", ["Succeeded", None], ids=["finished", "open"])
 def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants, end: str | None) -> None:
     """Team-a holds a row for a run of team-b back until the operator waits for it: the two must not become one."""
-    victim = run_of(
+    victim = make_run(
         "team-b", "-victim", namespace_uid="uid-of-namespace-b", log_tail="secret", finish_time=NOW, status="Failed"
     )
     state = f"'{end}', now()" if end else "'Running', NULL"
@@ -260,7 +260,7 @@ def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants,
 
 def test_planner_estimates_reveal_nothing_of_other_namespaces(tenants: Tenants) -> None:
     failed = {"status": "Failed", "error_reason": "Secret", "error_message": "pw hunter2", "node": "secret-node"}
-    record_many(tenants.owner, [run_of("team-b", f"-{number}", **failed) for number in range(3000)])
+    record_many(tenants.owner, [make_run("team-b", f"-{number}", **failed) for number in range(3000)])
     tenants.execute("ANALYZE training_run")
 
     def estimate(column: str, value: str) -> str:
@@ -274,10 +274,10 @@ def test_planner_estimates_reveal_nothing_of_other_namespaces(tenants: Tenants) 
 
 def test_rows_without_times_are_deleted_when_they_are_old(tenants: Tenants) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=5)
-    record(tenants.a, run_of("team-a", "-open"))
-    record(tenants.a, run_of("team-a", "-finished", status="Failed", finish_time=NOW))
-    record(tenants.a, run_of("team-a", "-reports", report_time=soon))
-    record(tenants.owner, run_of("team-b", "-of-the-operator", namespace_uid="uid-of-namespace-b"))
+    record(tenants.a, make_run("team-a", "-open"))
+    record(tenants.a, make_run("team-a", "-finished", status="Failed", finish_time=NOW))
+    record(tenants.a, make_run("team-a", "-reports", report_time=soon))
+    record(tenants.owner, make_run("team-b", "-of-the-operator", namespace_uid="uid-of-namespace-b"))
     assert prune(tenants.owner, datetime.now(UTC)) == 2
     assert set(runs(tenants)) == {"task-reports", "task-of-the-operator"}
 
@@ -303,7 +303,7 @@ async def test_a_session_that_blocks_a_migration_is_ended(tenants: Tenants) -> N
         connection.execute(text("DROP POLICY readers ON training_run"))
     with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         async with writing(tenants) as writer:
-            writer.submit([run_of("team-b")])
+            writer.submit([make_run("team-b")])
             await asyncio.to_thread(eventually, "a row after the migration", lambda: writer.backlog == 0, 20)
         with pytest.raises(DBAPIError, match="terminat"):
             connection.execute(text("SELECT 1"))
@@ -314,13 +314,13 @@ async def test_rows_beyond_the_backlog_are_written_while_others_are_locked(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(HistoryWriter, "BACKLOG", 8)
-    held = [run_of("team-a", f"-{number}") for number in range(8)]
-    others = {f"task-{number}": run_of("team-b", f"-{number}") for number in range(6)}
-    write(tenants.owner, *held)
+    held = [make_run("team-a", f"-{number}") for number in range(8)]
+    others = {f"task-{number}": make_run("team-b", f"-{number}") for number in range(6)}
+    record_runs(tenants.owner, *held)
     async with writing(tenants) as writer:
         writer.again = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
         with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
-            writer.submit([run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
+            writer.submit([make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
             writer.submit(list(others.values()))
             written = "SELECT count(*) FROM training_run WHERE namespace = 'team-b'"
 

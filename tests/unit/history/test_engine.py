@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import Engine
 
 from support.postgres import Postgres
-from support.stored_runs import a_run, stored
+from support.stored_runs import load_run, make_run
 from trainingtask_history.engine import open_history
 from trainingtask_history.errors import HistoryError, HistoryUnavailable
 from trainingtask_history.migrations.runner import migrate
@@ -57,27 +57,27 @@ def test_a_refused_password_is_not_in_the_error(
 
 def test_an_absent_server_is_named_without_the_password(opened: Callable[[str], Engine]) -> None:
     with pytest.raises(HistoryUnavailable, match=r"'db' at 127\.0\.0\.1:1 did not answer") as refused:
-        record(opened("postgresql://user:hunter2@127.0.0.1:1/db"), a_run())
+        record(opened("postgresql://user:hunter2@127.0.0.1:1/db"), make_run())
 
     assert "hunter2" not in str(refused.value)
 
 
 def test_a_row_in_an_error_is_not_quoted(engine: Engine) -> None:
     with pytest.raises(HistoryError) as refused:
-        record(engine, a_run(attempt="hunter2" if engine.dialect.name == "postgresql" else None))
+        record(engine, make_run(attempt="hunter2" if engine.dialect.name == "postgresql" else None))
 
     assert "quickstart" not in str(refused.value)
 
 
 def test_the_store_reconnects_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:
     migrate(postgres)
-    record(postgres, a_run())
+    record(postgres, make_run())
     postgres_server.stop()
     try:
         with pytest.raises(HistoryUnavailable):
-            record(postgres, a_run(status="Succeeded"))
+            record(postgres, make_run(status="Succeeded"))
     finally:
         postgres_server.start()
 
-    record(postgres, a_run(status="Succeeded"))
-    assert stored(postgres).status == "Succeeded"
+    record(postgres, make_run(status="Succeeded"))
+    assert load_run(postgres).status == "Succeeded"

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, MetaData, Table, insert, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from support.stored_runs import NOW, a_run, stored
+from support.stored_runs import NOW, load_run, make_run
 from trainingtask_history.maintenance import list_open_runs
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record
@@ -51,7 +51,7 @@ def test_an_earlier_release_can_write_to_this_schema(empty: Engine, revision: st
     migrate(empty)
 
     key = run_id("uid-1", 1)
-    values = a_run().model_dump(exclude_none=True) | {"id": key.hex if empty.dialect.name == "sqlite" else key}
+    values = make_run().model_dump(exclude_none=True) | {"id": key.hex if empty.dialect.name == "sqlite" else key}
     known = {column.name for column in before.columns}
     old = {name: value for name, value in values.items() if name in known}
     with empty.begin() as connection:
@@ -59,7 +59,7 @@ def test_an_earlier_release_can_write_to_this_schema(empty: Engine, revision: st
         connection.execute(update(before).values(status="Failed", finish_time=NOW))
     with pytest.raises(DBAPIError, match="final"), empty.begin() as connection:
         connection.execute(update(before).values(status="Running"))
-    assert (stored(empty).status, stored(empty).log_tail) == ("Failed", None)
+    assert (load_run(empty).status, load_run(empty).log_tail) == ("Failed", None)
 
 
 def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
@@ -68,8 +68,8 @@ def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
         connection.execute(text("ALTER TABLE training_run ADD COLUMN invented TEXT"))
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     migrate(engine)
-    record(engine, a_run())
-    assert stored(engine).status == "Running"
+    record(engine, make_run())
+    assert load_run(engine).status == "Running"
 
 
 def test_four_concurrent_migrations_succeed(empty: Engine) -> None:
@@ -85,7 +85,7 @@ def test_four_concurrent_migrations_succeed(empty: Engine) -> None:
 
     with empty.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
-    record(empty, a_run())
+    record(empty, make_run())
 
 
 def test_an_infinite_time_of_an_earlier_release_is_migrated_to_null(postgres: Engine) -> None:

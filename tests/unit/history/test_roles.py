@@ -8,8 +8,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from support.postgres import Postgres
-from support.stored_runs import NOW, stored
-from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
+from support.stored_runs import NOW, load_run
+from support.tenants import NAMESPACES, PASSWORD, Tenants, make_event, make_point, make_run, record_runs, tenants
 from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
 from trainingtask_history.errors import HistoryError
 from trainingtask_history.migrations.runner import migrate
@@ -21,10 +21,10 @@ __all__ = ["tenants"]
 SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 
 ROWS = {
-    "own open run": run_of("team-a", "-open"),
-    "own finished run": run_of("team-a", "-done", status="Succeeded", finish_time=NOW, score=0.5),
-    "other's open run": run_of("team-b", "-open"),
-    "other's finished run": run_of("team-b", "-done", status="Succeeded", finish_time=NOW, score=0.5),
+    "own open run": make_run("team-a", "-open"),
+    "own finished run": make_run("team-a", "-done", status="Succeeded", finish_time=NOW, score=0.5),
+    "other's open run": make_run("team-b", "-open"),
+    "other's finished run": make_run("team-b", "-done", status="Succeeded", finish_time=NOW, score=0.5),
 }
 NEW = "gen_random_uuid(), 'u', '{namespace}', 'new', 1, 'd', 'm', 'cpu', 'Running'"
 COLUMNS = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
@@ -72,7 +72,7 @@ def rights(engine: Engine, row: str) -> str:
 
 
 def test_the_security_page_has_the_measured_rights_of_each_role(tenants: Tenants) -> None:
-    write(tenants.owner, *ROWS.values())
+    record_runs(tenants.owner, *ROWS.values())
     tenants.execute("CREATE ROLE a_stranger LOGIN PASSWORD 'role-secret'")
     try:
         stranger = tenants.connect("a_stranger")
@@ -103,20 +103,20 @@ def test_a_trainer_creates_runs_in_its_own_namespace_alone(tenants: Tenants) -> 
     assert can(tenants.a, create("team-a"))
     assert not can(tenants.a, create("team-b"))
     assert not can(tenants.reader, create("team-a"))
-    record(tenants.a, run_of("team-a"))
+    record(tenants.a, make_run("team-a"))
     with pytest.raises(HistoryError, match="row-level security"):
-        record(tenants.a, run_of("team-b"))
+        record(tenants.a, make_run("team-b"))
     with pytest.raises(HistoryError, match="row-level security"):  # nor moves one there
-        record(tenants.a, run_of("team-b", id=run_of("team-a").id))
+        record(tenants.a, make_run("team-b", id=make_run("team-a").id))
 
 
 def test_a_trainer_writes_its_run_from_start_to_end(tenants: Tenants) -> None:
-    run = run_of("team-a", spec={"device": "cpu"})
+    run = make_run("team-a", spec={"device": "cpu"})
     for _ in range(2):
-        record(tenants.a, run, events=[event_of(run)], points=[point_of(run)])
-    done = run_of("team-a", status="Succeeded", finish_time=NOW, total_time=2.0, score=0.75)
-    record(tenants.a, done, events=[event_of(run, reason="Done")], points=[point_of(run, step=2)])
-    row = stored(tenants.owner)
+        record(tenants.a, run, events=[make_event(run)], points=[make_point(run)])
+    done = make_run("team-a", status="Succeeded", finish_time=NOW, total_time=2.0, score=0.75)
+    record(tenants.a, done, events=[make_event(run, reason="Done")], points=[make_point(run, step=2)])
+    row = load_run(tenants.owner)
     assert (row.status, row.score, row.total_time, row.spec) == ("Succeeded", 0.75, 2.0, {"device": "cpu"})
     with tenants.owner.connect() as connection:
         for table in ("run_event", "metric_point"):
@@ -168,8 +168,8 @@ def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Calla
     with pytest.raises(DBAPIError, match="password"):
         tenants.a.connect()
     renewed = opened(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
-    record(renewed, run_of("team-a"))
-    record(tenants.b, run_of("team-b"))  # as it was
+    record(renewed, make_run("team-a"))
+    record(tenants.b, make_run("team-b"))  # as it was
 
 
 def test_migrating_again_revokes_excess_rights(tenants: Tenants) -> None:
@@ -193,7 +193,7 @@ def test_a_namespace_with_a_long_name_has_a_role(
     assert len(role) <= 63
     migrate(tenants.owner, {namespace: PASSWORD})
     try:
-        record(tenants.connect(role), run_of(namespace))
+        record(tenants.connect(role), make_run(namespace))
     finally:
         tenants.execute(f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
 
@@ -210,9 +210,9 @@ def test_an_owner_without_createrole_leaves_roles_to_the_admin(
     try:
         migrate(postgres, {"team-a": "ignored"})
         trainer = opened(postgres_server.url(database, role, PASSWORD), pooled=False)
-        record(trainer, run_of("team-a"))
+        record(trainer, make_run("team-a"))
         with pytest.raises(HistoryError, match="row-level security"):
-            record(trainer, run_of("team-b"))
+            record(trainer, make_run("team-b"))
     finally:
         for name in (role, HISTORY_TRAINER_ROLE):
             postgres_server.execute(f'DROP OWNED BY "{name}"', database=database)

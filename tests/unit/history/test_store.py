@@ -10,25 +10,25 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
-from support.stored_runs import NOW, a_run, in_utc, stored
+from support.stored_runs import NOW, in_utc, load_run, make_run
 from trainingtask_history.errors import HistoryError
 from trainingtask_history.store import record
 from trainingtask_history.tables import OPERATOR_COLUMNS, RUNS, MetricPoint, RunEvent, TrainingRun, run_id
 
 
 def test_a_finished_row_accepts_its_log_once_and_nothing_else(engine: Engine) -> None:
-    record(engine, a_run(status="Failed", finish_time=NOW, error_reason="OOMKilled"))
-    record(engine, a_run(status="Failed", finish_time=NOW, error_reason="Other", log_tail="Killed"))
-    assert (stored(engine).error_reason, stored(engine).log_tail) == ("OOMKilled", "Killed")
-    record(engine, a_run(status="Failed", finish_time=NOW, log_tail="Something else"))
-    assert stored(engine).log_tail == "Killed"
+    record(engine, make_run(status="Failed", finish_time=NOW, error_reason="OOMKilled"))
+    record(engine, make_run(status="Failed", finish_time=NOW, error_reason="Other", log_tail="Killed"))
+    assert (load_run(engine).error_reason, load_run(engine).log_tail) == ("OOMKilled", "Killed")
+    record(engine, make_run(status="Failed", finish_time=NOW, log_tail="Something else"))
+    assert load_run(engine).log_tail == "Killed"
     for change in ("log_tail = 'x'", "status = 'Running'", "finish_time = NULL", "error_reason = 'x'"):
         with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
             connection.execute(text(f"UPDATE training_run SET {change}"))
 
 
 def test_a_finished_row_is_final_but_for_operator_columns(engine: Engine) -> None:
-    record(engine, a_run(status="Succeeded", finish_time=NOW))
+    record(engine, make_run(status="Succeeded", finish_time=NOW))
     for column in RUNS.columns:
         if column.name not in OPERATOR_COLUMNS:
             with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
@@ -36,12 +36,12 @@ def test_a_finished_row_is_final_but_for_operator_columns(engine: Engine) -> Non
 
 
 def test_operator_columns_of_a_finished_row_are_set_once(engine: Engine) -> None:
-    record(engine, a_run(status="Succeeded", finish_time=NOW))
+    record(engine, make_run(status="Succeeded", finish_time=NOW))
     own = {"log_tail": "done", "namespace_uid": "uid-of-default", "labels": {"team": "nlp"}}
-    record(engine, a_run(status="Failed", finish_time=NOW, **own))
+    record(engine, make_run(status="Failed", finish_time=NOW, **own))
     others = {"log_tail": "other", "namespace_uid": "other", "labels": {"team": "other"}}
-    record(engine, a_run(status="Failed", finish_time=NOW, **others))
-    row = stored(engine)
+    record(engine, make_run(status="Failed", finish_time=NOW, **others))
+    row = load_run(engine)
     assert {name: getattr(row, name) for name in own} == own
     assert row.status == "Succeeded"
     for column in OPERATOR_COLUMNS:
@@ -50,7 +50,7 @@ def test_operator_columns_of_a_finished_row_are_set_once(engine: Engine) -> None
 
 
 def test_events_and_points_are_written_once(engine: Engine) -> None:
-    run = a_run()
+    run = make_run()
     event = RunEvent(run_id=run.id, time=NOW, type="Running", reason="TrainerRunning", message="It trains.")
     points = [MetricPoint(run_id=run.id, name="training_loss", step=step, value=1 / step) for step in (1, 2)]
     record(engine, run, events=[event], points=points)
@@ -71,14 +71,14 @@ def test_events_and_points_are_written_once(engine: Engine) -> None:
 def test_a_point_of_no_run_is_refused(engine: Engine) -> None:
     point = MetricPoint(run_id=uuid.uuid4(), name="training_loss", step=1, value=1.0)
     with pytest.raises(HistoryError, match="refused"):
-        record(engine, a_run(), points=[point])
+        record(engine, make_run(), points=[point])
 
 
 def test_a_row_is_stored_unchanged(engine: Engine) -> None:
     elsewhere = timezone(timedelta(hours=5, minutes=30))
     record(
         engine,
-        a_run(
+        make_run(
             status="Succeeded",
             create_time=NOW,
             finish_time=NOW.astimezone(elsewhere),
@@ -88,7 +88,7 @@ def test_a_row_is_stored_unchanged(engine: Engine) -> None:
         ),
     )
 
-    row = stored(engine)
+    row = load_run(engine)
     assert row.id == run_id("uid-1", 1)
     assert (in_utc(row.create_time), in_utc(row.finish_time), row.start_time) == (NOW, NOW, None)
     assert row.total_time == 61.5
@@ -98,17 +98,17 @@ def test_a_row_is_stored_unchanged(engine: Engine) -> None:
 
 def test_recording_a_run_is_idempotent(engine: Engine) -> None:
     for _ in range(2):
-        record(engine, a_run(start_time=NOW, spec={"device": "cpu"}))
+        record(engine, make_run(start_time=NOW, spec={"device": "cpu"}))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.status, in_utc(row.start_time), row.spec) == ("Running", NOW, {"device": "cpu"})
 
 
 def test_none_never_overwrites(engine: Engine) -> None:
-    record(engine, a_run(start_time=NOW, spec={"device": "cpu"}, node="node-1"))
-    record(engine, a_run(status="Interrupted", trainer_image="trainer:1"))
+    record(engine, make_run(start_time=NOW, spec={"device": "cpu"}, node="node-1"))
+    record(engine, make_run(status="Interrupted", trainer_image="trainer:1"))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.status, in_utc(row.start_time), row.spec, row.node, row.trainer_image) == (
         "Interrupted",
         NOW,
@@ -119,17 +119,17 @@ def test_none_never_overwrites(engine: Engine) -> None:
 
 
 def test_none_is_null_in_json_columns_too(engine: Engine) -> None:
-    record(engine, a_run())
+    record(engine, make_run())
 
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM training_run WHERE spec IS NULL")).scalar_one() == 1
 
 
 def test_a_finished_row_never_changes(engine: Engine) -> None:
-    record(engine, a_run(status="Succeeded", finish_time=NOW, total_time=2.0))
-    record(engine, a_run(status="Failed", finish_time=NOW + timedelta(hours=1), error_reason="Late", node="node-2"))
+    record(engine, make_run(status="Succeeded", finish_time=NOW, total_time=2.0))
+    record(engine, make_run(status="Failed", finish_time=NOW + timedelta(hours=1), error_reason="Late", node="node-2"))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.status, in_utc(row.finish_time), row.error_reason, row.node) == ("Succeeded", NOW, None, None)
     with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
         connection.execute(text("UPDATE training_run SET status = 'Failed'"))
@@ -141,35 +141,35 @@ def test_two_writers_at_once_leave_one_row_and_one_end(engine: Engine) -> None:
     def write(status: str) -> None:
         start.wait()
         for _ in range(20):
-            record(engine, a_run(start_time=NOW))
-        record(engine, a_run(status=status, finish_time=NOW, error_reason=status))
+            record(engine, make_run(start_time=NOW))
+        record(engine, make_run(status=status, finish_time=NOW, error_reason=status))
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(write, status) for status in ("Succeeded", "Failed")]:
             future.result(timeout=60)
 
-    row = stored(engine)
+    row = load_run(engine)
     assert row.status == row.error_reason
     assert in_utc(row.start_time) == NOW
 
 
 def test_attempts_have_rows_of_their_own(engine: Engine) -> None:
-    record(engine, a_run())
-    record(engine, a_run(id=run_id("uid-1", 2), attempt=2))
+    record(engine, make_run())
+    record(engine, make_run(id=run_id("uid-1", 2), attempt=2))
 
     with Session(engine) as session:
         assert {row.attempt for row in session.exec(select(TrainingRun))} == {1, 2}
     with pytest.raises(HistoryError, match=r"refused: .*(unique|UNIQUE)"):
-        record(engine, a_run(id=uuid.uuid4()))
+        record(engine, make_run(id=uuid.uuid4()))
 
 
 def test_a_time_without_zone_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match="start_time has no time zone"):
-        record(engine, a_run(start_time=NOW.replace(tzinfo=None)))
+        record(engine, make_run(start_time=NOW.replace(tzinfo=None)))
 
 
 def test_characters_that_a_database_cannot_hold_are_replaced(engine: Engine) -> None:
-    record(engine, a_run(error_message="x" * 5000, error_reason="a\x00b\udc80", spec={"delimiter": ["\x00", 1]}))
+    record(engine, make_run(error_message="x" * 5000, error_reason="a\x00b\udc80", spec={"delimiter": ["\x00", 1]}))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.error_message, row.error_reason, row.spec) == ("x" * 4096, "a?b?", {"delimiter": ["?", 1]})

@@ -1,4 +1,4 @@
-"""The scenes of test_reasons.py: everything that its tests wait for, begun at once, to play side by side."""
+"""The tasks of test_reasons.py, all applied at once so that they run in parallel."""
 
 import json
 import threading
@@ -17,11 +17,11 @@ from support.tiny_models import write_tiny_models
 
 Apply = Callable[[str, dict[str, Any]], None]
 
-LOW, HIGH, UNWELCOME = (f"trainingtask-test-{name}" for name in ("low", "high", "unwelcome"))
+LOW, HIGH, REFUSED = (f"trainingtask-test-{name}" for name in ("low", "high", "unwelcome"))
 GPU_TASK = specs.changed(specs.TRANSFORMER, device="gpu", resources={"gpus": 1, "cpu": "1", "memory": "1Gi"})
-# No retries: what is tried again all the same has not counted as a failure of the task.
+# No retries: an attempt that follows all the same did not count as a failure.
 FAKE = specs.changed(specs.CLASSICAL, resources={"profile": "fake"}, runPolicy={"retries": 0})
-# A model that takes more and more memory, and says how much.
+# A model that allocates memory until it is killed, and reports how much.
 HOG = """\
 import time
 from trainingtask_trainer.reporting.progress import Step
@@ -59,8 +59,8 @@ def priority(name: str, value: int) -> dict[str, Any]:
 
 
 def quota() -> dict[str, Any]:
-    """No pod of this one priority: the other tests' pods are not meant."""
-    scope = {"scopeName": "PriorityClass", "operator": "In", "values": [UNWELCOME]}
+    """Return a quota of no pods for one priority class only, to spare the other tests' pods."""
+    scope = {"scopeName": "PriorityClass", "operator": "In", "values": [REFUSED]}
     spec = {"hard": {"pods": "0"}, "scopeSelector": {"matchExpressions": [scope]}}
     return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "unwelcome"}, "spec": spec}
 
@@ -74,7 +74,7 @@ def nodes(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A claim with a checkpoint `bert` whose weights are no numbers, and a table without texts."""
+    """Return a claim with a checkpoint `bert` whose weights are NaN, and a table without texts."""
     import torch
     from transformers import BertModel
 
@@ -88,16 +88,16 @@ def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathF
 
 
 class EmptyHub(BaseHTTPRequestHandler):
-    """A hub of data sets and models that has none."""
+    """A hub without data sets and models."""
 
     def do_GET(self) -> None:
-        """Answer as the hub does for a repository that it does not have."""
+        """Answer as the hub does for a missing repository."""
         self.send_response(404)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_HEAD = do_POST = do_GET  # noqa: N815 - the library calls them so
+    do_HEAD = do_POST = do_GET  # noqa: N815 - names of the standard library
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""
@@ -105,8 +105,8 @@ class EmptyHub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
-    """The variable that sends a trainer to an empty hub on this machine."""
-    addresses = [address for one in kubectl.find("nodes") for address in one["status"].get("addresses", [])]
+    """Yield the environment variable that directs a trainer to an empty hub on this machine."""
+    addresses = [address for found in kubectl.find("nodes") for address in found["status"].get("addresses", [])]
     host = next(address["address"] for address in addresses if address["type"] == "InternalIP")
     server = ThreadingHTTPServer((host, 0), EmptyHub)
     thread = threading.Thread(target=server.serve_forever)
@@ -124,15 +124,15 @@ def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def scenes(
+def apply_task(
     kubectl: Kubectl, system: Kubectl, a_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
 ) -> Iterator[Apply]:
-    """Everything that a test here waits for, begun at once."""
+    """Apply all tasks at once; yield a function that applies another."""
     hog = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hog"}, "data": {"hog.py": HOG}}
-    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(UNWELCOME, -10), quota(), hog)
+    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(REFUSED, -10), quota(), hog)
     applied: list[str] = []
 
-    def play(name: str, spec: dict[str, Any]) -> None:
+    def apply(name: str, spec: dict[str, Any]) -> None:
         applied.append(name)
         kubectl.apply(specs.task(name, spec, kubectl.namespace))
 
@@ -153,7 +153,7 @@ def scenes(
         "no-image": waiting(image="localhost:1/no/such:image"),
         "no-secret": waiting(env=[token]),
         "no-memory": waiting(resources__memory="900Ti"),
-        "over-quota": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": UNWELCOME}),
+        "over-quota": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": REFUSED}),
         "no-priority": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": "no-such-class"}),
         "queued": specs.changed(FAKE, runPolicy={"queueName": "team-a"}),
         "taken": specs.changed(FAKE, runPolicy={"queueName": "team-a", "suspend": True}),
@@ -173,11 +173,11 @@ def scenes(
     }
     try:
         for name, spec in parts.items():
-            play(name, spec)
+            apply(name, spec)
         eventually("Running", lambda: kubectl.status("node-lost").get("state") == "Running")
-        kubectl("delete", "node", "fake-doomed")  # now: it takes the longest to be noticed
-        yield play
+        kubectl("delete", "node", "fake-doomed")  # now: it is detected last
+        yield apply
     finally:
         kubectl("delete", "trainingtask", *applied, "--ignore-not-found", "--wait=false")
         kubectl("delete", "resourcequota", "unwelcome", "--ignore-not-found")
-        kubectl("delete", "priorityclass", LOW, HIGH, UNWELCOME, "--ignore-not-found")
+        kubectl("delete", "priorityclass", LOW, HIGH, REFUSED, "--ignore-not-found")
