@@ -1,4 +1,4 @@
-"""The contract, enforced by a real API server."""
+"""The CRD's schema and rules on a real API server."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_a_long_name_and_an_unknown_field_are_refused(kubectl: Kubectl) -> None:
         dry_run(kubectl, "x", specs.changed(specs.TRANSFORMER, training__epoch=3))
 
 
-CHANGES = {
+CHANGED_FIELDS = {
     "dataset": {"dataset": {"seed": 7}},
     "model": {"model": {"strategy": "multi_output"}},
     "training": {"training": {"seed": 7}},
@@ -56,41 +56,41 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def suspended(kubectl: Kubectl) -> str:
-    """A task that exists and does not run."""
+def suspended_task(kubectl: Kubectl) -> str:
+    """Apply a suspended_task task; return its name."""
     kubectl.apply(specs.task("fixed", specs.changed(specs.CLASSICAL, runPolicy__suspend=True), kubectl.namespace))
     return "fixed"
 
 
-@pytest.mark.parametrize("part", CHANGES)
-def test_an_immutable_field_cannot_be_changed(kubectl: Kubectl, suspended: str, part: str) -> None:
+@pytest.mark.parametrize("part", CHANGED_FIELDS)
+def test_an_immutable_field_cannot_be_changed(kubectl: Kubectl, suspended_task: str, part: str) -> None:
     with pytest.raises(Refused, match="create a new TrainingTask instead"):
         kubectl(
             "patch",
             "trainingtask",
-            suspended,
+            suspended_task,
             "--type=merge",
             "--patch",
-            json.dumps({"spec": CHANGES[part]}),
+            json.dumps({"spec": CHANGED_FIELDS[part]}),
             "--dry-run=server",
         )
 
 
-def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended: str) -> None:
-    patch = json.dumps({"spec": CHANGES["device"] | CHANGES["training"] | CHANGES["runPolicy"]})
+def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended_task: str) -> None:
+    patch = json.dumps({"spec": CHANGED_FIELDS["device"] | CHANGED_FIELDS["training"] | CHANGED_FIELDS["runPolicy"]})
     with pytest.raises(Refused) as refused:
-        kubectl("patch", "trainingtask", suspended, "--type=merge", "--patch", patch, "--dry-run=server")
+        kubectl("patch", "trainingtask", suspended_task, "--type=merge", "--patch", patch, "--dry-run=server")
     for part in ("spec.training", "spec.device", "of spec.runPolicy only suspend and ttlSecondsAfterFinished"):
         assert f"{part} can" in str(refused.value)
     assert "spec.dataset" not in str(refused.value)
 
 
 @pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}])
-def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended: str, policy: dict[str, object]) -> None:
+def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended_task: str, policy: dict[str, object]) -> None:
     kubectl(
         "patch",
         "trainingtask",
-        suspended,
+        suspended_task,
         "--type=merge",
         "--patch",
         json.dumps({"spec": {"runPolicy": policy}}),

@@ -1,4 +1,4 @@
-"""A tenant asks for the cluster's own priority, or fills the operator's memory by metadata; nobody set a value of the chart."""
+"""Attacks that the chart's defaults refuse: system priority classes, and metadata that would fill the operator's memory."""
 
 import json
 

@@ -30,7 +30,7 @@ SUSPENDED = {
 
 @pytest.fixture(scope="module")
 def web(release: object) -> Iterator[str]:
-    """The installed web app's address, through `kubectl port-forward`."""
+    """Yield the address of the installed web app, through `kubectl port-forward`."""
     run("kubectl", "rollout", "status", f"deployment/{RELEASE}-web", f"--namespace={SYSTEM}", "--timeout=5m")
     command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
@@ -43,7 +43,7 @@ def web(release: object) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    """`hack/demo.py`, which is a program and in no package."""
+    """Return `hack/demo.py` as a module; it is in no package."""
     specification = importlib.util.spec_from_file_location("demo", DEMO)
     assert specification is not None
     assert specification.loader is not None
@@ -54,7 +54,7 @@ def demo() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def viewers(kubectl: Kubectl, demo: ModuleType) -> Iterator[tuple[str, str]]:
-    """The tokens of the demo's account for people, here and in another namespace."""
+    """Yield tokens of the demo's viewer account, of the test namespace and of another."""
     other = f"web-attacks-{uuid.uuid4().hex[:6]}"
     run("kubectl", "create", "namespace", other)
     try:
@@ -71,8 +71,8 @@ def get(web: str, token: str, path: str = API, **headers: str) -> httpx.Response
     return httpx.get(web + path, headers={"Authorization": f"Bearer {token}", **headers}, timeout=30)
 
 
-def reviews() -> int:
-    """Return how many TokenReviews the API server has answered."""
+def count_reviews() -> int:
+    """Return the number of TokenReviews that the API server has answered."""
     metrics = run("kubectl", "get", "--raw", "/metrics")
     lines = re.findall(r"^apiserver_request_total\{.*resource=\"tokenreviews\".*\} (\S+)$", metrics, re.MULTILINE)
     return round(sum(float(count) for count in lines))
@@ -99,14 +99,14 @@ def test_the_demos_account_sees_its_namespace_alone(
 
 def test_500_bad_tokens_cause_few_reviews_and_block_no_user(web: str, viewers: tuple[str, str]) -> None:
     assert get(web, viewers[0]).status_code == 200
-    before = reviews()
+    before = count_reviews()
     started = time.monotonic()
-    with httpx.Client(base_url=web, timeout=30) as anybody:
+    with httpx.Client(base_url=web, timeout=30) as client:
         for number in range(500):
             headers = {"Authorization": f"Bearer {viewers[0][:-6]}{number:06}"}
-            assert anybody.get(API, headers=headers).status_code in (401, 429)
+            assert client.get(API, headers=headers).status_code in (401, 429)
     windows = 1 + int((time.monotonic() - started) // 60)
-    assert reviews() - before <= (MOST_FAILED + 5) * windows  # the kubelet asks now and then as well
+    assert count_reviews() - before <= (MOST_FAILED + 5) * windows  # the kubelet sends some as well
     assert get(web, viewers[0]).status_code == 200
 
 

@@ -1,4 +1,4 @@
-"""The Helm chart as Helm renders it: every history mode, no right too many, no value that means nothing."""
+"""The rendered Helm chart: history modes, rights, settings and the schema of its values."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The chart's optional web app: what it may do, and where its secrets come from."""
+"""The chart's optional web app: its rights, settings and Secrets."""
 
 import pytest
 from sqlalchemy import make_url

@@ -22,16 +22,16 @@ FinalRow = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def slow_spec(
-    offer: Callable[[str, Path], str], a_claim: str, tmp_path_factory: pytest.TempPathFactory
+    mount_folder: Callable[[str, Path], str], empty_claim: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
     """A task that trains for as long as a test may need, on a model that needs no memory to speak of."""
     folder = write_tiny_models(tmp_path_factory.mktemp("checkpoints"))
-    claim = offer("tiny-checkpoints", folder)
+    claim = mount_folder("tiny-checkpoints", folder)
     return specs.changed(
         specs.CLASSICAL,
         model={"name": "bert", "volumeClaim": claim, "checkpoint": "bert"},
         training={"epochs": 1000, "batchSize": 8, "checkpointSteps": 5},
-        output={"volumeClaim": a_claim},
+        output={"volumeClaim": empty_claim},
         runPolicy__retries=0,
     )
 

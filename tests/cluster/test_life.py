@@ -96,9 +96,9 @@ def test_the_trained_model_predicts_from_its_claim(kubectl: Kubectl) -> None:
 
 
 def test_a_users_mistake_has_one_message_everywhere_and_is_not_retried(
-    kubectl: Kubectl, task: Apply, a_claim: str, final_row: FinalRow
+    kubectl: Kubectl, task: Apply, empty_claim: str, final_row: FinalRow
 ) -> None:
-    task("no-such-data", specs.changed(specs.TABLE, dataset__volumeClaim=a_claim, dataset__path="no/such.csv"))
+    task("no-such-data", specs.changed(specs.TABLE, dataset__volumeClaim=empty_claim, dataset__path="no/such.csv"))
     kubectl.wait("no-such-data", "Failed")
     failed = kubectl.condition("no-such-data", "Failed")
     assert failed["reason"] == "DatasetNotFound"
@@ -114,11 +114,11 @@ def test_a_users_mistake_has_one_message_everywhere_and_is_not_retried(
 
 
 def test_data_that_the_trainer_may_not_read_is_named(
-    kubectl: Kubectl, task: Apply, offer: Callable[[str, Path], str], tmp_path: Path
+    kubectl: Kubectl, task: Apply, mount_folder: Callable[[str, Path], str], tmp_path: Path
 ) -> None:
     closed = tmp_path / "closed.csv"
     closed.write_text("text,labels\na,b\n", encoding="utf-8")
-    claim = offer("closed", tmp_path)
+    claim = mount_folder("closed", tmp_path)
     closed.chmod(0o600)
     task("closed-data", specs.changed(specs.TABLE, dataset__volumeClaim=claim, dataset__path="closed.csv"))
     kubectl.wait("closed-data", "Failed")

@@ -73,7 +73,7 @@ def nodes(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+def broken(mount_folder: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return a claim with a checkpoint `bert` whose weights are NaN, and a table without texts."""
     import torch
     from transformers import BertModel
@@ -84,7 +84,7 @@ def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathF
         model.embeddings.word_embeddings.weight.fill_(float("nan"))
     model.save_pretrained(folder / "bert")
     (folder / "tickets.csv").write_text("number,labels\n1,a\n", encoding="utf-8")
-    return offer("broken", folder)
+    return mount_folder("broken", folder)
 
 
 class EmptyHub(BaseHTTPRequestHandler):
@@ -125,7 +125,7 @@ def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def apply_task(
-    kubectl: Kubectl, system: Kubectl, a_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
+    kubectl: Kubectl, system: Kubectl, empty_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
 ) -> Iterator[Apply]:
     """Apply all tasks at once; yield a function that applies another."""
     hog = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hog"}, "data": {"hog.py": HOG}}
@@ -163,7 +163,9 @@ def apply_task(
         "hangs": FAKE,
         "preempted": specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW, "retries": 0}),
         "invalid-data": trainer(specs.TABLE, dataset__volumeClaim=broken, dataset__path="tickets.csv"),
-        "no-model": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": a_claim, "checkpoint": "not/here"}),
+        "no-model": trainer(
+            specs.CLASSICAL, model={"name": "bert", "volumeClaim": empty_claim, "checkpoint": "not/here"}
+        ),
         "no-number": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": broken, "checkpoint": "bert"}),
         "no-dataset": trainer(
             specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}, env=[empty_hub]
