@@ -57,7 +57,7 @@ CHANGED_FIELDS = {
 
 @pytest.fixture(scope="module")
 def suspended_task(kubectl: Kubectl) -> str:
-    """Apply a suspended_task task; return its name."""
+    """Apply a suspended task; return its name."""
     kubectl.apply(specs.task("fixed", specs.changed(specs.CLASSICAL, runPolicy__suspend=True), kubectl.namespace))
     return "fixed"
 

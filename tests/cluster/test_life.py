@@ -1,4 +1,4 @@
-"""The life of a task on a real cluster: trained, failed, suspended, retried, deleted."""
+"""A task on a real cluster: trained, failed, suspended, retried, deleted."""
 
 import json
 from collections.abc import Callable
@@ -90,8 +90,8 @@ def test_the_trained_model_predicts_from_its_claim(kubectl: Kubectl) -> None:
     eventually(
         "predict has ended", lambda: kubectl.get("pod", "predict")["status"]["phase"] in ("Succeeded", "Failed"), 120
     )
-    said = kubectl("logs", "predict")
-    assert "billing" in json.dumps(json.loads(said.splitlines()[-1])), said
+    output = kubectl("logs", "predict")
+    assert "billing" in json.dumps(json.loads(output.splitlines()[-1])), output
     kubectl("delete", "pod", "predict", "--wait=false")
 
 

@@ -1,7 +1,7 @@
-"""Why a task waits and why it ended: each reason provoked on the cluster, and read as a person reads it.
+"""Reasons why a task waits or ended, each provoked on the cluster.
 
-The apply_task are set all at once, by the first test, and play side by side; test_life.py and test_faults.py provoke the
-reasons that are not here. What needs a GPU, or a node to lose, plays on nodes that are no machines.
+The first test applies all tasks, so that they run in parallel; test_life.py and test_faults.py provoke the other reasons.
+Tests of GPUs and of a lost node use fake nodes.
 """
 
 import json
@@ -24,7 +24,7 @@ WITHIN = timedelta(seconds=5)
 
 
 def workloads() -> dict[str, Any]:
-    """Kueue's Workload as far as it matters here; no Kueue comes with it."""
+    """Return a minimal CRD of Kueue's Workload, without Kueue."""
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -42,7 +42,7 @@ def workloads() -> dict[str, Any]:
     }
 
 
-def said(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
+def wait_for_reason(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
     """Wait for a condition's reason; return its message."""
 
     def condition() -> dict[str, Any] | None:
@@ -53,16 +53,16 @@ def said(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeou
     return message
 
 
-def told_after(kubectl: Kubectl, task: str, reason: str, part: str) -> timedelta:
-    """Return how long after Kubernetes' own Warning that says `part` of the Job or its pod ours with this reason came."""
+def measure_event_delay(kubectl: Kubectl, task: str, reason: str, part: str) -> timedelta:
+    """Return the delay from Kubernetes' Warning with `part` about the Job or its pod to the task's event of this reason."""
     job = kubectl.status(task)["jobName"]
     causes, ours = [], []
     for event in kubectl.find("events"):
-        about, when = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
-        if about["kind"] in ("Job", "Pod") and about["name"].startswith(job) and part in event["message"]:
-            causes.append(datetime.fromisoformat(when))
-        elif (about["kind"], about["name"], event["reason"]) == (names.KIND, task, reason):
-            ours.append(datetime.fromisoformat(when))
+        subject, time = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
+        if subject["kind"] in ("Job", "Pod") and subject["name"].startswith(job) and part in event["message"]:
+            causes.append(datetime.fromisoformat(time))
+        elif (subject["kind"], subject["name"], event["reason"]) == (names.KIND, task, reason):
+            ours.append(datetime.fromisoformat(time))
     return min(ours) - min(causes)
 
 
@@ -83,28 +83,29 @@ def attempts(kubectl: Kubectl, task: str) -> list[tuple[int, str | None]]:
     ],
 )
 def test_a_waiting_task_has_its_reason(kubectl: Kubectl, apply_task: Apply, task: str, reason: str, part: str) -> None:
-    assert part in said(kubectl, task, reason)
+    assert part in wait_for_reason(kubectl, task, reason)
     assert kubectl.status(task)["reason"] == reason
-    assert told_after(kubectl, task, reason, part) < WITHIN
+    assert measure_event_delay(kubectl, task, reason, part) < WITHIN
 
 
 def test_a_task_starts_when_its_quota_has_room(kubectl: Kubectl, apply_task: Apply) -> None:
     kubectl("delete", "resourcequota", "unwelcome")
-    # The Job controller tries again by itself, and the task says so.
+    # The Job controller retries by itself, and the task's condition follows.
     eventually("a pod", lambda: kubectl.pods("over-quota"), 120)
     eventually(
-        "no more talk of a quota", lambda: kubectl.condition("over-quota", "Running")["reason"] != "QuotaExceeded"
+        "the quota is no longer the reason",
+        lambda: kubectl.condition("over-quota", "Running")["reason"] != "QuotaExceeded",
     )
 
 
 def test_a_profile_that_is_not_offered_is_refused(kubectl: Kubectl, apply_task: Apply) -> None:
-    message = said(kubectl, "no-profile", "ProfileNotOffered", "Accepted")
+    message = wait_for_reason(kubectl, "no-profile", "ProfileNotOffered", "Accepted")
     assert "doomed, fake" in message
     assert kubectl.jobs("no-profile") == []
 
 
 def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: Kubectl, apply_task: Apply) -> None:
-    """Kueue's part is played by hand: it starts and stops the Job by its suspend field, which nobody else writes."""
+    """The test acts for Kueue, which starts and stops the Job by its suspend field."""
 
     def job() -> dict[str, Any]:
         (found,) = kubectl.jobs("queued")
@@ -118,33 +119,33 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
         patch = json.dumps({"spec": {"runPolicy": {"suspend": value}}})
         kubectl("patch", "trainingtask", "queued", "--type=merge", "--patch", patch)
 
-    assert "'team-a'" in said(kubectl, "queued", "WaitingForQuota")
+    assert "'team-a'" in wait_for_reason(kubectl, "queued", "WaitingForQuota")
     suspended_since = job()["metadata"]["creationTimestamp"]
-    told = kubectl.condition("queued", "Running")["lastTransitionTime"]
-    assert datetime.fromisoformat(told) - datetime.fromisoformat(suspended_since) < WITHIN
+    changed = kubectl.condition("queued", "Running")["lastTransitionTime"]
+    assert datetime.fromisoformat(changed) - datetime.fromisoformat(suspended_since) < WITHIN
     assert job()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert job()["spec"]["suspend"] is True
     kueue_suspends(False)
-    said(kubectl, "queued", "TrainerRunning")
+    wait_for_reason(kubectl, "queued", "TrainerRunning")
 
     user_suspends(True)
-    assert "Workload" in said(kubectl, "queued", "QueueUnavailable", "Suspended")
-    assert kubectl.status("queued")["state"] == "Running", "what cannot be stopped is not called so"
+    assert "Workload" in wait_for_reason(kubectl, "queued", "QueueUnavailable", "Suspended")
+    assert kubectl.status("queued")["state"] == "Running", "a task that cannot be stopped is not Suspended"
     kubectl.apply(workloads())
     try:
         kubectl("wait", "crd/workloads.kueue.x-k8s.io", "--for=condition=Established")
         labels = {"kueue.x-k8s.io/job-uid": job()["metadata"]["uid"]}
         kind = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload"}
         kubectl.apply({**kind, "metadata": {"name": "queued", "labels": labels}, "spec": {"active": True}})
-        eventually("Kueue is told", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
-        said(kubectl, "queued", "SuspendedByUser", "Suspended")
+        eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
+        wait_for_reason(kubectl, "queued", "SuspendedByUser", "Suspended")
         assert job()["spec"]["suspend"] is False, "the operator left the Job to Kueue"
         kueue_suspends(True)
         eventually("no pod", lambda: not kubectl.pods("queued"))
 
         user_suspends(False)
-        eventually("Kueue is told", lambda: kubectl.get("workload", "queued")["spec"]["active"] is True)
-        said(kubectl, "queued", "WaitingForQuota")
+        eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is True)
+        wait_for_reason(kubectl, "queued", "WaitingForQuota")
         assert job()["spec"]["suspend"] is True
     finally:
         kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
@@ -153,7 +154,7 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
 def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, apply_task: Apply) -> None:
     name = eventually("a Job's name", lambda: kubectl.status("taken").get("jobName"))
     eventually("Suspended", lambda: kubectl.condition("taken", "Suspended").get("status") == "True")
-    assert kubectl.jobs("taken") == [], "a Job would be the queue's to start"
+    assert kubectl.jobs("taken") == [], "the queue would start a Job"
     pod = {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}
     foreign = {
         "apiVersion": "batch/v1",
@@ -163,14 +164,14 @@ def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, apply_task: Apply
     }
     kubectl.apply(foreign)
     kubectl("patch", "trainingtask", "taken", "--type=merge", "--patch", '{"spec": {"runPolicy": {"suspend": false}}}')
-    assert name in said(kubectl, "taken", "NameConflict", "Accepted")
+    assert name in wait_for_reason(kubectl, "taken", "NameConflict", "Accepted")
     assert (kubectl.status("taken")["state"], kubectl.status("taken")["reason"]) == ("Pending", "NameConflict")
     kubectl("delete", "job", name)
-    said(kubectl, "taken", "WaitingForQuota")
+    wait_for_reason(kubectl, "taken", "WaitingForQuota")
 
 
 def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, apply_task: Apply) -> None:
-    message = said(kubectl, "hangs", "ProgressStale")
+    message = wait_for_reason(kubectl, "hangs", "ProgressStale")
     status = kubectl.status("hangs")
     assert (status["state"], status["progressStale"]) == ("Running", True)
     (pod,) = kubectl.pods("hangs")
@@ -179,7 +180,7 @@ def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, 
     report = {"attempt": 1, "phase": "Training", "reportTime": datetime.now().astimezone().isoformat()}
     patch = json.dumps({"status": {"training": report}})
     kubectl("patch", "trainingtask", "hangs", "--subresource=status", "--type=merge", "--patch", patch)
-    said(kubectl, "hangs", "TrainerRunning")
+    wait_for_reason(kubectl, "hangs", "TrainerRunning")
     assert "progressStale" not in kubectl.status("hangs")
 
 
@@ -190,8 +191,8 @@ def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubec
     assert pod["spec"]["containers"][0]["resources"]["limits"][GPU] == "1"
 
     apply_task("gpu-waits", specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}))
-    assert GPU in said(kubectl, "gpu-waits", "Unschedulable")
-    assert told_after(kubectl, "gpu-waits", "Unschedulable", GPU) < WITHIN
+    assert GPU in wait_for_reason(kubectl, "gpu-waits", "Unschedulable")
+    assert measure_event_delay(kubectl, "gpu-waits", "Unschedulable", GPU) < WITHIN
     (pod,) = kubectl.pods("gpu-waits")
     assert "nodeName" not in pod["spec"], "not on a CPU node either"
 
@@ -199,7 +200,7 @@ def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubec
     eventually("Running", lambda: kubectl.status("preempts").get("state") == "Running")
     eventually("preempted", lambda: attempts(kubectl, "preempted") == [(1, "Preempted")])
     assert kubectl.status("preempts")["node"] == "fake-gpu"
-    said(kubectl, "preempted", "Unschedulable")
+    wait_for_reason(kubectl, "preempted", "Unschedulable")
     assert kubectl.condition("preempted", "Interrupted")["reason"] == "Preempted"
 
 
@@ -217,9 +218,9 @@ def test_an_evicted_pod_is_replaced_without_counting_as_failure(kubectl: Kubectl
 
 
 def test_a_lost_node_is_reported(kubectl: Kubectl, apply_task: Apply) -> None:
-    # The pod garbage collector waits for 40 s, and looks every 20 s.
+    # The pod garbage collector waits for 40 s and runs every 20 s.
     eventually("NodeLost", lambda: attempts(kubectl, "node-lost") == [(1, "NodeLost")], 120)
-    said(kubectl, "node-lost", "Unschedulable")
+    wait_for_reason(kubectl, "node-lost", "Unschedulable")
     assert kubectl.condition("node-lost", "Interrupted")["reason"] == "NodeLost"
 
 
@@ -249,7 +250,7 @@ def test_an_oom_kill_reports_the_memory_limit_and_the_peak(kubectl: Kubectl, app
     kubectl.wait("hog", "Failed")
     peak = re.search(r"had reported a peak of (\d+) MiB", kubectl.condition("hog", "Failed")["message"])
     assert peak is not None
-    assert int(peak[1]) > 300, "much more than it began with"
+    assert int(peak[1]) > 300, "more than at its start"
     assert kubectl.status("hog")["attempts"][0]["exitCode"] == 137
 
 
@@ -266,7 +267,7 @@ def test_kubectl_get_shows_the_reasons(kubectl: Kubectl, apply_task: Apply) -> N
     lines = kubectl("get", "tt", "-o", "wide").splitlines()
     column = lines[0].index("REASON")
     shown = {line.split()[0]: line[column:].split()[0] for line in lines[1:]}
-    print("\n".join(lines))  # pytest -s: for the record
+    print("\n".join(lines))  # shown by pytest -s
     for task, reason in shown.items():
         messages = [c["message"] for c in kubectl.status(task)["conditions"] if c["reason"] == reason]
         print(f"{task}: {messages[0]}")

@@ -1,4 +1,4 @@
-"""Attacks on the history with what a trainer of one namespace has: its role's password. Each one worked once."""
+"""Attacks on the history by a trainer of one namespace, with its role's password."""
 
 import asyncio
 import contextlib
@@ -27,15 +27,15 @@ from trainingtask_operator.history.recorder import HistoryWriter
 __all__ = ["tenants"]
 
 
-def runs(tenants: Tenants) -> dict[str, TrainingRun]:
-    """Return all rows, by the names of their tasks."""
+def get_runs(tenants: Tenants) -> dict[str, TrainingRun]:
+    """Return all rows by the names of their tasks."""
     with Session(tenants.owner) as session:
         return {run.name: run for run in session.exec(select(TrainingRun))}
 
 
 @contextlib.contextmanager
-def holding(tenants: Tenants, *statements: str) -> Iterator[Connection]:
-    """Execute statements as a trainer of team-a, with its own timeouts lifted, and keep the transaction open."""
+def hold_transaction(tenants: Tenants, *statements: str) -> Iterator[Connection]:
+    """Execute statements as a trainer of team-a without timeouts, and keep the transaction open."""
     with tenants.a.connect() as connection:
         for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET {setting} = 0"))
@@ -45,7 +45,7 @@ def holding(tenants: Tenants, *statements: str) -> Iterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def writing(tenants: Tenants) -> AsyncIterator[HistoryWriter]:
+async def run_writer(tenants: Tenants) -> AsyncIterator[HistoryWriter]:
     url = tenants.server.url(tenants.database, tenants.database, tenants.database)
     writer = HistoryWriter(url, retry_seconds=0.1, trainers=dict.fromkeys(NAMESPACES, PASSWORD))
     task = asyncio.create_task(writer.run())
@@ -72,7 +72,7 @@ def test_an_open_row_of_another_namespace_cannot_be_finished(tenants: Tenants) -
     with tenants.a.begin() as connection:
         changed = connection.execute(text("UPDATE training_run SET status = 'Succeeded', score = 0.99"))
         assert changed.rowcount == 0
-    assert runs(tenants)["task-victim"].status == "Running"
+    assert get_runs(tenants)["task-victim"].status == "Running"
 
 
 @pytest.mark.parametrize("victim", ["own finished", "other's open", "other's finished"])
@@ -92,7 +92,7 @@ def test_events_and_points_are_added_to_own_open_runs_alone(tenants: Tenants, vi
 
 
 def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> None:
-    """Team-a knows the uid of a task of team-b, and is first to write rows for its attempts."""
+    """Team-a writes rows for the attempts of a task of team-b before team-b does."""
     victim = make_run("team-b", "-victim")
     record(tenants.a, make_run("team-a", "-forged", id=victim.id, status="Failed", finish_time=NOW))
     other = make_run("team-b", "-other")
@@ -100,7 +100,7 @@ def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> No
     own = make_run("team-a", "-own")
     record(tenants.a, own)
     assert record_many(tenants.owner, [victim, other, own], events=[make_event(victim)]) == set()
-    found = runs(tenants)
+    found = get_runs(tenants)
     assert {name: run.namespace for name, run in found.items()} == {
         "task-victim": "team-b",
         "task-other": "team-b",
@@ -112,7 +112,7 @@ def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> No
 def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenants) -> None:
     held, free = make_run("team-a"), make_run("team-b")
     record_runs(tenants.owner, held, free)
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
         begin = time.monotonic()
         later = [make_run(namespace, status="Succeeded", finish_time=NOW) for namespace in NAMESPACES]
         assert record_many(tenants.owner, later, events=[make_event(run, reason="Done") for run in later]) == {held.id}
@@ -127,7 +127,7 @@ def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenant
 def test_a_run_whose_row_is_locked_is_deleted_later(tenants: Tenants) -> None:
     old = {"create_time": NOW, "finish_time": NOW, "status": "Failed"}
     record_runs(tenants.owner, make_run("team-a", **old), make_run("team-b", **old))
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
         assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
     assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
 
@@ -138,21 +138,23 @@ async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenan
     uncommitted = make_run("team-a", "-uncommitted")
     columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
     insert = f"INSERT INTO training_run ({columns}) VALUES ('{uncommitted.id}', '{uncommitted.task_uid}', 'team-a', 'x', 1, 'd', 'm', 'cpu', 'Running')"
-    async with writing(tenants) as writer:
-        with holding(tenants, "SELECT id FROM training_run FOR UPDATE", insert) as connection:
+    async with run_writer(tenants) as writer:
+        with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE", insert) as connection:
             ends = [make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
             free = make_run("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
             await asyncio.to_thread(eventually, "the free row", lambda: writer.stored([free]), 20)
-            # For a row that is not committed one has to wait: that session is ended, and all that it held is free.
+            # The insert of the uncommitted row blocks: its session is ended, which frees all its rows.
             await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
             connection.invalidate()
-    assert {run.status for run in runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
+    assert {run.status for run in get_runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
 
 
 async def test_an_advisory_lock_does_not_stop_the_operator(tenants: Tenants) -> None:
-    with holding(tenants, "SELECT pg_advisory_lock(8387236814263644531)", "SELECT id FROM training_run FOR UPDATE"):
-        async with writing(tenants) as writer:
+    with hold_transaction(
+        tenants, "SELECT pg_advisory_lock(8387236814263644531)", "SELECT id FROM training_run FOR UPDATE"
+    ):
+        async with run_writer(tenants) as writer:
             run = make_run("team-b")
             writer.submit([run])
             await asyncio.to_thread(eventually, "a row after the start", lambda: writer.backlog == 0, 20)
@@ -161,7 +163,7 @@ async def test_an_advisory_lock_does_not_stop_the_operator(tenants: Tenants) -> 
 def test_a_long_transaction_is_ended_despite_its_session_settings(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         assert roles.end_long_transactions(tenants.owner) == 0
         monkeypatch.setattr(roles, "_MAX_TRANSACTION_SECONDS", 0)
         assert roles.end_long_transactions(tenants.owner) == 1
@@ -232,7 +234,7 @@ def test_many_open_rows_of_a_namespace_do_not_hide_others(tenants: Tenants, monk
 
 @pytest.mark.parametrize("end", ["Succeeded", None], ids=["finished", "open"])
 def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants, end: str | None) -> None:
-    """Team-a holds a row for a run of team-b back until the operator waits for it: the two must not become one."""
+    """Team-a commits a row for a run of team-b while the operator's upsert waits for it: they must not be merged."""
     victim = make_run(
         "team-b", "-victim", namespace_uid="uid-of-namespace-b", log_tail="secret", finish_time=NOW, status="Failed"
     )
@@ -241,7 +243,7 @@ def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants,
         "INSERT INTO training_run (id, task_uid, namespace, name, attempt, dataset, model, device, status, finish_time)"
         f" VALUES ('{victim.id}', '{victim.task_uid}', 'team-a', 'forged', 1, 'd', 'm', 'cpu', {state})"
     )
-    with holding(tenants, squatter) as connection, ThreadPoolExecutor(1) as pool:
+    with hold_transaction(tenants, squatter) as connection, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(record_many, tenants.owner, [victim])
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         eventually("the operator waits", lambda: connection.execute(waiting).scalar_one(), 10)
@@ -249,7 +251,7 @@ def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants,
         with pytest.raises(HistoryLocked):
             writing.result(timeout=20)
     assert record_many(tenants.owner, [victim]) == set()
-    (row,) = runs(tenants).values()
+    (row,) = get_runs(tenants).values()
     assert (row.namespace, row.name, row.status, row.namespace_uid) == (
         "team-b",
         "task-victim",
@@ -279,15 +281,15 @@ def test_rows_without_times_are_deleted_when_they_are_old(tenants: Tenants) -> N
     record(tenants.a, make_run("team-a", "-reports", report_time=soon))
     record(tenants.owner, make_run("team-b", "-of-the-operator", namespace_uid="uid-of-namespace-b"))
     assert prune(tenants.owner, datetime.now(UTC)) == 2
-    assert set(runs(tenants)) == {"task-reports", "task-of-the-operator"}
+    assert set(get_runs(tenants)) == {"task-reports", "task-of-the-operator"}
 
 
 def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator tries again later, and ends the transaction that holds the table meanwhile."""
+    """The operator retries later, and ends the transaction that locks the table."""
     with tenants.owner.begin() as connection:
         connection.execute(text("DROP POLICY readers ON training_run"))
     monkeypatch.setattr("trainingtask_history.migrations.runner._LOCK_SECONDS", 1)
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         with pytest.raises(HistoryError) as refused:
             migrate(tenants.owner)
         assert not isinstance(refused.value, HistoryUnavailable)
@@ -298,11 +300,11 @@ def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monke
 
 
 async def test_a_session_that_blocks_a_migration_is_ended(tenants: Tenants) -> None:
-    """Also by transactions too short to be ended for their length: the history is for everybody."""
+    """A transaction that blocks the owner is ended even if it is short."""
     with tenants.owner.begin() as connection:
         connection.execute(text("DROP POLICY readers ON training_run"))
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
-        async with writing(tenants) as writer:
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+        async with run_writer(tenants) as writer:
             writer.submit([make_run("team-b")])
             await asyncio.to_thread(eventually, "a row after the migration", lambda: writer.backlog == 0, 20)
         with pytest.raises(DBAPIError, match="terminat"):
@@ -317,9 +319,9 @@ async def test_rows_beyond_the_backlog_are_written_while_others_are_locked(
     held = [make_run("team-a", f"-{number}") for number in range(8)]
     others = {f"task-{number}": make_run("team-b", f"-{number}") for number in range(6)}
     record_runs(tenants.owner, *held)
-    async with writing(tenants) as writer:
+    async with run_writer(tenants) as writer:
         writer.again = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
-        with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
+        with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
             writer.submit([make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
             writer.submit(list(others.values()))
             written = "SELECT count(*) FROM training_run WHERE namespace = 'team-b'"

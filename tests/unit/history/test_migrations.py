@@ -1,4 +1,4 @@
-"""The history's schema on a real Postgres and on SQLite: migrations."""
+"""The migrations of the schema on Postgres and on SQLite."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +21,7 @@ from trainingtask_history.tables import run_id
 
 
 def upgrade(engine: Engine, revision: str) -> None:
-    """Bring an empty database to the schema of an earlier release."""
+    """Migrate an empty database to the schema of an earlier release."""
     with engine.begin() as connection:
         config = Config()
         config.set_main_option("script_location", "trainingtask_history:migrations")
@@ -29,12 +29,12 @@ def upgrade(engine: Engine, revision: str) -> None:
         command.upgrade(config, revision)
 
 
-# SQLAlchemy stumbles over a CHECK that is NOT VALID when it reads it back.
+# SQLAlchemy cannot reflect a CHECK that is NOT VALID.
 @pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
 def test_migrations_give_the_models_schema(engine: Engine) -> None:
     migrate(engine)  # again: nothing to do
 
-    # What only Postgres has: the models, which SQLite shares, say nothing of it.
+    # Indexes of Postgres only are not in the models, which SQLite shares.
     def shared(item: Any, name: str | None, *_: Any) -> bool:
         return name not in ("training_run_words", "training_run_labels")
 
@@ -45,7 +45,7 @@ def test_migrations_give_the_models_schema(engine: Engine) -> None:
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
 def test_an_earlier_release_can_write_to_this_schema(empty: Engine, revision: str) -> None:
-    """While an operator is rolled out, trainers of the release before still write."""
+    """During a rollout, trainers of the earlier release still write."""
     upgrade(empty, revision)
     before = Table("training_run", MetaData(), autoload_with=empty)
     migrate(empty)
@@ -63,7 +63,7 @@ def test_an_earlier_release_can_write_to_this_schema(empty: Engine, revision: st
 
 
 def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
-    """An operator that is rolled back finds the schema of the release it replaces."""
+    """An operator that is rolled back finds the later schema."""
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE training_run ADD COLUMN invented TEXT"))
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -75,12 +75,12 @@ def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
 def test_four_concurrent_migrations_succeed(empty: Engine) -> None:
     start = threading.Barrier(4)
 
-    def go() -> None:
+    def run_migration() -> None:
         start.wait()
         migrate(empty)
 
     with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(go) for _ in range(4)]:
+        for future in [pool.submit(run_migration) for _ in range(4)]:
             future.result(timeout=60)
 
     with empty.connect() as connection:

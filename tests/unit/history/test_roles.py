@@ -1,4 +1,4 @@
-"""What each role of the history's database can do with rows of its own namespace and of others, as measured."""
+"""The measured rights of each database role on rows of its own namespace and of others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,8 +30,8 @@ NEW = "gen_random_uuid(), 'u', '{namespace}', 'new', 1, 'd', 'm', 'cpu', 'Runnin
 COLUMNS = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
 
 
-def can(engine: Engine, statement: str) -> bool:
-    """Tell whether a statement reaches a row; nothing of it stays."""
+def can_execute(engine: Engine, statement: str) -> bool:
+    """Return whether a statement affects a row; it is rolled back."""
     with engine.connect() as connection:
         try:
             return connection.execute(text(statement)).rowcount > 0
@@ -41,8 +41,8 @@ def can(engine: Engine, statement: str) -> bool:
             return False
 
 
-def rights(engine: Engine, row: str) -> str:
-    """Return what a role can do with a row, what it can add to its run and what it can read of that."""
+def measure_rights(engine: Engine, row: str) -> str:
+    """Return what a role can do with a row, and with the events and points of its run."""
     key = ROWS[row].id
     run = {
         "read": f"SELECT id, spec, status FROM training_run WHERE id = '{key}'",
@@ -63,9 +63,9 @@ def rights(engine: Engine, row: str) -> str:
             f"UPDATE metric_point SET value = 1 WHERE run_id = '{key}'",
         ),
     }
-    found = [verb for verb, statement in run.items() if can(engine, statement)]
+    found = [verb for verb, statement in run.items() if can_execute(engine, statement)]
     for verb, statements in parts.items():
-        answers = {can(engine, statement) for statement in statements}
+        answers = {can_execute(engine, statement) for statement in statements}
         assert len(answers) == 1, f"events and curves differ: {verb} {row}"
         found += [verb] if answers == {True} else []
     return ", ".join(found) or "-"
@@ -78,7 +78,7 @@ def test_the_security_page_has_the_measured_rights_of_each_role(tenants: Tenants
         stranger = tenants.connect("a_stranger")
         engines = {"trainer of a namespace": tenants.a, "reader": tenants.reader, "any other role": stranger}
         measured = {
-            (role, row): rights(engine, row)
+            (role, row): measure_rights(engine, row)
             for role, engine in (engines | {"operator": tenants.owner}).items()
             for row in ROWS
         }
@@ -87,26 +87,26 @@ def test_the_security_page_has_the_measured_rights_of_each_role(tenants: Tenants
     lines = [line for line in SECURITY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     (head,) = (row for row in cells if row[0] == "role")
-    told = {
+    documented = {
         (row[0], column): cell
         for row in cells
         if row[0] in {role for role, _ in measured}
         for column, cell in zip(head[1:], row[1:], strict=True)
     }
-    assert told == measured
+    assert documented == measured
 
 
 def test_a_trainer_creates_runs_in_its_own_namespace_alone(tenants: Tenants) -> None:
     def create(namespace: str) -> str:
         return f"INSERT INTO training_run ({COLUMNS}) VALUES ({NEW.format(namespace=namespace)})"
 
-    assert can(tenants.a, create("team-a"))
-    assert not can(tenants.a, create("team-b"))
-    assert not can(tenants.reader, create("team-a"))
+    assert can_execute(tenants.a, create("team-a"))
+    assert not can_execute(tenants.a, create("team-b"))
+    assert not can_execute(tenants.reader, create("team-a"))
     record(tenants.a, make_run("team-a"))
     with pytest.raises(HistoryError, match="row-level security"):
         record(tenants.a, make_run("team-b"))
-    with pytest.raises(HistoryError, match="row-level security"):  # nor moves one there
+    with pytest.raises(HistoryError, match="row-level security"):  # nor move a run there
         record(tenants.a, make_run("team-b", id=make_run("team-a").id))
 
 
@@ -169,14 +169,14 @@ def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Calla
         tenants.a.connect()
     renewed = opened(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
     record(renewed, make_run("team-a"))
-    record(tenants.b, make_run("team-b"))  # as it was
+    record(tenants.b, make_run("team-b"))  # unchanged
 
 
 def test_migrating_again_revokes_excess_rights(tenants: Tenants) -> None:
     with tenants.owner.begin() as connection:
         connection.execute(text(f"GRANT DELETE ON training_run TO {HISTORY_TRAINER_ROLE}"))
     migrate(tenants.owner)
-    assert not can(tenants.a, "DELETE FROM training_run")
+    assert not can_execute(tenants.a, "DELETE FROM training_run")
     with tenants.owner.connect() as connection:
         whole = text(
             "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = :role"
