@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
 
-.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator bench-web screenshots results crd requirements requirements-torch base-image sbom cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -50,6 +50,9 @@ crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the cha
 	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml.new
 	mv crds/trainingtasks.yaml.new crds/trainingtasks.yaml
 	cp crds/trainingtasks.yaml charts/trainingtask-operator/files/trainingtasks.yaml
+
+reference: $(VENV)/ready ## Write docs/reference and the next steps of docs/reasons.md from the code
+	$(BIN)/python hack/reference.py
 
 results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need be, and write it (hours on two cores)
 	$(BIN)/python benchmarks/results/make_results.py
