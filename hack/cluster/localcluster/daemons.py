@@ -1,4 +1,4 @@
-"""The daemons: how each is started, configured, and asked whether it is ready. In starting order."""
+"""The daemons in starting order: commands, configuration files and readiness checks."""
 
 import hashlib
 import http.client
@@ -21,7 +21,7 @@ from .config import (
     Config,
 )
 from .console import ClusterError, wait_until, with_log
-from .processes import daemon_pid, start
+from .processes import find_daemon, start
 
 READY_SECONDS = 90.0
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
@@ -29,37 +29,37 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 @dataclass(frozen=True)
 class Daemon:
-    """One program of the cluster."""
+    """A daemon of the cluster."""
 
     name: str
     command: tuple[str | Path, ...]
-    ready: Callable[[], bool]
-    built: bool = True  # from our Go modules, else a Debian package's
+    is_ready: Callable[[], bool]
+    is_built: bool = True  # from the Go modules, else from a Debian package
     files: Mapping[Path, str] = field(default_factory=dict)  # configuration written before the start
-    uses_proxy: bool = False  # fetches from outside the machine
+    uses_proxy: bool = False  # downloads from other machines
     patience: float = 20.0  # seconds between SIGTERM and SIGKILL
 
     def fingerprint(self, config: Config) -> str:
-        """Tell this configuration and build from any other."""
-        build = binaries.digest(config, str(self.command[0])) if self.built else ""
+        """Return a digest of the configuration and the build."""
+        build = binaries.get_build_key(config, str(self.command[0])) if self.is_built else ""
         parts = [build, *map(str, self.command), *map(str, self.files), *self.files.values()]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    def healthy(self, config: Config) -> bool:
-        """Running as configured now, and answering."""
-        return daemon_pid(config, self.name, self.fingerprint(config)) is not None and self.ready()
+    def is_healthy(self, config: Config) -> bool:
+        """Return whether it runs with the current configuration and is ready."""
+        return find_daemon(config, self.name, self.fingerprint(config)) is not None and self.is_ready()
 
     def start(self, config: Config) -> None:
-        """Write its files, start it, and wait until it answers."""
+        """Write its files, start it, and wait until it is ready."""
         for path, content in self.files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             path.write_text(content)
-        program = config.bin / str(self.command[0]) if self.built else self.command[0]
+        program = config.bin / str(self.command[0]) if self.is_built else self.command[0]
         command = [program, *self.command[1:]]
         process = start(config, self.name, self.fingerprint(config), command, self._environment())
         log = config.logs / f"{self.name}.log"
-        answered = wait_until(lambda: process.poll() is not None or self.ready(), timeout=READY_SECONDS)
+        answered = wait_until(lambda: process.poll() is not None or self.is_ready(), timeout=READY_SECONDS)
         if process.poll() is not None:
             raise ClusterError(with_log(f"{self.name} ended with exit code {process.returncode}", log))
         if not answered:
@@ -75,7 +75,7 @@ class Daemon:
         return environment
 
 
-def _http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = None) -> bool:
+def _is_http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = None) -> bool:
     if context is None:
         connection = http.client.HTTPConnection(host, port, timeout=2)
     else:
@@ -89,8 +89,8 @@ def _http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = N
         connection.close()
 
 
-def _container_runtime_answers(socket: Path) -> bool:
-    """Ask as the kubelet does, which ends when it is told "not initialized yet": the socket is there long before that.
+def _is_container_runtime_ready(socket: Path) -> bool:
+    """Return whether containerd answers a Version call, as the kubelet requires; its socket exists much earlier.
 
     A gRPC call is an HTTP/2 request; its body here is one empty message: no compression, and a length of 0.
     """
@@ -102,14 +102,14 @@ def _container_runtime_answers(socket: Path) -> bool:
     return b"grpc-status: 0" in answer.stdout
 
 
-def _tls(config: Config, client: str) -> ssl.SSLContext:
+def _create_tls_context(config: Config, client: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(config.pki / "ca.crt"))
     context.load_cert_chain(config.pki / f"{client}.crt", config.pki / f"{client}.key")
     return context
 
 
-def daemons(config: Config) -> list[Daemon]:
-    """Every daemon of the cluster. Stop them in `stop_order`."""
+def build_daemons(config: Config) -> list[Daemon]:
+    """Return all daemons in starting order; `get_stop_order` is the order to stop them."""
     pki, etc = config.pki, config.etc
 
     def pair(certificate: str, prefix: str = "") -> tuple[str, str]:
@@ -130,12 +130,12 @@ def daemons(config: Config) -> list[Daemon]:
             *pair("etcd"),
             f"--trusted-ca-file={pki / 'ca.crt'}",
             "--client-cert-auth",
-            "--unsafe-no-fsync",  # many times faster; a power cut may cost the data of this throwaway cluster
+            "--unsafe-no-fsync",  # many times faster; a power cut may lose the data of this temporary cluster
             "--quota-backend-bytes=4294967296",
             "--logger=zap",
         ),
-        lambda: _http_ok("127.0.0.1", ETCD_PORT, "/health", _tls(config, "etcd-client")),
-        built=False,
+        lambda: _is_http_ok("127.0.0.1", ETCD_PORT, "/health", _create_tls_context(config, "etcd-client")),
+        is_built=False,
     )
     apiserver = Daemon(
         "kube-apiserver",
@@ -151,7 +151,7 @@ def daemons(config: Config) -> list[Daemon]:
             f"--service-cluster-ip-range={SERVICE_CIDR}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            # A watch from the beginning (kwok's) would need etcd 3.5; without it the API server lists as it used to.
+            # Streaming lists (kwok's) would need etcd 3.5.
             "--feature-gates=WatchList=false",
             f"--client-ca-file={pki / 'ca.crt'}",
             *pair("apiserver", "tls-"),
@@ -171,11 +171,11 @@ def daemons(config: Config) -> list[Daemon]:
             "--audit-log-maxsize=100",
             "--audit-log-maxbackup=1",
         ),
-        lambda: _http_ok(NODE_IP, API_PORT, "/readyz", _tls(config, "admin")),
+        lambda: _is_http_ok(NODE_IP, API_PORT, "/readyz", _create_tls_context(config, "admin")),
         files={etc / "audit-policy.json": settings.audit_policy()},
-        patience=60.0,  # it drains its connections first
+        patience=60.0,  # drains its connections first
     )
-    # Leases would only make a restart after a crash wait for their end: there is one of each.
+    # Without leader election: with one replica a Lease would only delay the restart after a crash.
     alone = ("--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=100", "--kube-api-burst=200")
     controller_manager = Daemon(
         "kube-controller-manager",
@@ -186,26 +186,26 @@ def daemons(config: Config) -> list[Daemon]:
             f"--root-ca-file={pki / 'ca.crt'}",
             f"--service-account-private-key-file={pki / 'service-account.key'}",
             "--use-service-account-credentials=true",
-            "--pvclaimbinder-sync-period=2s",  # 15 s by default, which a claim made again after its end would wait
+            "--pvclaimbinder-sync-period=2s",  # 15 s by default, for which a recreated claim would wait
         ),
-        lambda: _http_ok("127.0.0.1", 10257, "/healthz", _unverified()),
+        lambda: _is_http_ok("127.0.0.1", 10257, "/healthz", _create_unverified_context()),
     )
     scheduler = Daemon(
         "kube-scheduler",
         ("kube-scheduler", component("scheduler"), *alone),
-        lambda: _http_ok("127.0.0.1", 10259, "/healthz", _unverified()),
+        lambda: _is_http_ok("127.0.0.1", 10259, "/healthz", _create_unverified_context()),
     )
     registry = Daemon(
         "registry",
         ("registry", "serve", etc / "registry.json"),
-        lambda: _http_ok("127.0.0.1", config.registry_port, "/v2/"),
+        lambda: _is_http_ok("127.0.0.1", config.registry_port, "/v2/"),
         files={etc / "registry.json": settings.registry(config)},
     )
     containerd = Daemon(
         "containerd",
         ("containerd", "--config", etc / "containerd.toml"),
-        lambda: _container_runtime_answers(config.containerd_socket),
-        built=False,
+        lambda: _is_container_runtime_ready(config.containerd_socket),
+        is_built=False,
         files={
             etc / "containerd.toml": settings.containerd(config),
             etc / "cni" / "10-trainingtask.conflist": settings.cni(config),
@@ -222,33 +222,33 @@ def daemons(config: Config) -> list[Daemon]:
             f"--node-ip={NODE_IP}",
             f"--hostname-override={NODE}",
         ),
-        lambda: _http_ok("127.0.0.1", 10248, "/healthz"),
+        lambda: _is_http_ok("127.0.0.1", 10248, "/healthz"),
         files={etc / "kubelet.json": settings.kubelet(config, f"/{CGROUP}")},
     )
     proxy = Daemon(
         "kube-proxy",
         ("kube-proxy", f"--config={etc / 'kube-proxy.json'}", f"--hostname-override={NODE}"),
-        lambda: _http_ok("127.0.0.1", 10256, "/livez"),
+        lambda: _is_http_ok("127.0.0.1", 10256, "/livez"),
         files={etc / "kube-proxy.json": settings.kube_proxy(config)},
     )
     coredns = Daemon(
         "coredns",
         ("coredns", "-conf", etc / "Corefile"),
-        lambda: _http_ok("127.0.0.1", settings.COREDNS_READY_PORT, "/ready"),
+        lambda: _is_http_ok("127.0.0.1", settings.COREDNS_READY_PORT, "/ready"),
         files={etc / "Corefile": settings.corefile(config)},
     )
     return [etcd, apiserver, controller_manager, scheduler, registry, containerd, kubelet, proxy, coredns]
 
 
-def stop_order(config: Config) -> list[Daemon]:
-    """Those that write to the API server before it, the API server before etcd, containers' keeper after kubelet."""
+def get_stop_order(config: Config) -> list[Daemon]:
+    """Return clients of the API server before it, the API server before etcd, containerd after the kubelet."""
     names = "kubelet kube-proxy coredns kube-scheduler kube-controller-manager kube-apiserver etcd containerd registry"
-    known = {daemon.name: daemon for daemon in daemons(config)}
+    known = {daemon.name: daemon for daemon in build_daemons(config)}
     return [known[name] for name in names.split()]
 
 
-def _unverified() -> ssl.SSLContext:
-    """Health ports on loopback with certificates their daemons made up themselves."""
+def _create_unverified_context() -> ssl.SSLContext:
+    """Return a context for health ports on loopback, whose certificates are self-signed."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
