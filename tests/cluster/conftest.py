@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from support.fake_nodes import PROFILES
-from support.kubectl import Kubectl, Refused, eventually, run
+from support.kubectl import Kubectl, Refused, eventually, forward_port, run
 from support.reason_tasks import apply_task, broken, empty_hub, nodes
 from support.release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
 from support.trainer_tokens import ReportAs, reporter
@@ -95,6 +95,14 @@ def system(release: datetime) -> Kubectl:
 @pytest.fixture(scope="session")
 def kubectl(release: datetime) -> Kubectl:
     return Kubectl(NAMESPACE)
+
+
+@pytest.fixture(scope="module")
+def web(release: datetime) -> Iterator[str]:
+    """Yield the address of the installed web app, through `kubectl port-forward`."""
+    run("kubectl", "rollout", "status", f"deployment/{RELEASE}-web", f"--namespace={SYSTEM}", "--timeout=5m")
+    with forward_port(SYSTEM, f"service/{RELEASE}-web", 80) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="session")

@@ -62,24 +62,22 @@ def suspended_task(kubectl: Kubectl) -> str:
     return "fixed"
 
 
+def patch_spec(kubectl: Kubectl, task: str, spec: dict[str, object]) -> None:
+    """Patch the spec of a task by a dry run on the server."""
+    patch = json.dumps({"spec": spec})
+    kubectl("patch", "trainingtask", task, "--type=merge", "--patch", patch, "--dry-run=server")
+
+
 @pytest.mark.parametrize("part", CHANGED_FIELDS)
 def test_an_immutable_field_cannot_be_changed(kubectl: Kubectl, suspended_task: str, part: str) -> None:
     with pytest.raises(Refused, match="create a new TrainingTask instead"):
-        kubectl(
-            "patch",
-            "trainingtask",
-            suspended_task,
-            "--type=merge",
-            "--patch",
-            json.dumps({"spec": CHANGED_FIELDS[part]}),
-            "--dry-run=server",
-        )
+        patch_spec(kubectl, suspended_task, CHANGED_FIELDS[part])
 
 
 def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended_task: str) -> None:
-    patch = json.dumps({"spec": CHANGED_FIELDS["device"] | CHANGED_FIELDS["training"] | CHANGED_FIELDS["runPolicy"]})
+    spec = CHANGED_FIELDS["device"] | CHANGED_FIELDS["training"] | CHANGED_FIELDS["runPolicy"]
     with pytest.raises(Refused) as refused:
-        kubectl("patch", "trainingtask", suspended_task, "--type=merge", "--patch", patch, "--dry-run=server")
+        patch_spec(kubectl, suspended_task, spec)
     for part in ("spec.training", "spec.device", "of spec.runPolicy only suspend and ttlSecondsAfterFinished"):
         assert f"{part} can" in str(refused.value)
     assert "spec.dataset" not in str(refused.value)
@@ -87,15 +85,7 @@ def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended_
 
 @pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}])
 def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended_task: str, policy: dict[str, object]) -> None:
-    kubectl(
-        "patch",
-        "trainingtask",
-        suspended_task,
-        "--type=merge",
-        "--patch",
-        json.dumps({"spec": {"runPolicy": policy}}),
-        "--dry-run=server",
-    )
+    patch_spec(kubectl, suspended_task, {"runPolicy": policy})
 
 
 def test_every_section_is_explained(kubectl: Kubectl) -> None:

@@ -29,19 +29,6 @@ SUSPENDED = {
 
 
 @pytest.fixture(scope="module")
-def web(release: object) -> Iterator[str]:
-    """Yield the address of the installed web app, through `kubectl port-forward`."""
-    run("kubectl", "rollout", "status", f"deployment/{RELEASE}-web", f"--namespace={SYSTEM}", "--timeout=5m")
-    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout is not None
-        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert found, "kubectl port-forward printed no port"
-        yield f"http://127.0.0.1:{found[1]}"
-        forward.terminate()
-
-
-@pytest.fixture(scope="module")
 def demo() -> ModuleType:
     """Return `hack/demo.py` as a module; it is in no package."""
     specification = importlib.util.spec_from_file_location("demo", DEMO)

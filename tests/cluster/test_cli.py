@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.kubectl import Kubectl, eventually
+from support.kubectl import Kubectl, eventually, forward_port
 from support.release import RELEASE, SYSTEM
 
 # kubectl finds the plugin in the environment of these tests.
@@ -235,20 +235,6 @@ def write_kubeconfig(kubectl: Kubectl, token: str, folder: Path) -> Path:
     return path
 
 
-@contextmanager
-def forward_port(target: str, port: int) -> Iterator[int]:
-    """Forward a free local port to a Service of the release; yield the port."""
-    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", target, f":{port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout is not None
-        try:
-            found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-            assert found, "kubectl port-forward printed no port"
-            yield int(found[1])
-        finally:
-            forward.terminate()
-
-
 @pytest.fixture(scope="module")
 def deleted(cli: Cli, kubectl: Kubectl, trained: list[str]) -> dict[str, Any]:
     """Delete a trained task; return it as it was."""
@@ -263,7 +249,7 @@ def test_the_history_keeps_a_deleted_task(cli: Cli, system: Kubectl, deleted: di
 
     def history(*arguments: str) -> str:
         # One port-forward per command: it ends when the server closes an encrypted connection.
-        with forward_port(f"service/{RELEASE}-postgres", 5432) as port:
+        with forward_port(SYSTEM, f"service/{RELEASE}-postgres", 5432) as port:
             # The reader role suffices.
             here = f"postgresql://trainingtask_reader:{password}@127.0.0.1:{port}/trainingtask"
             return get_output(cli("history", *arguments, environment={"TRAININGTASK_HISTORY_URL": here}))
@@ -294,7 +280,7 @@ def test_the_web_app_shows_a_run_to_users_who_may_list_tasks(
         {**rbac, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "cli-reader"}, "subjects": [subject]},
     )  # fmt: skip
     reader = write_kubeconfig(kubectl, kubectl("create", "token", "cli-reader").strip(), tmp_path)
-    with forward_port(f"service/{RELEASE}-web", 80) as port:
+    with forward_port(SYSTEM, f"service/{RELEASE}-web", 80) as port:
         where = (f"--server=http://127.0.0.1:{port}", f"--kubeconfig={reader}")
 
         def listed() -> dict[str, Any] | None:

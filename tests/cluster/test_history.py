@@ -1,7 +1,5 @@
 """The history of a task that trained in a pod, as the installed web app shows it."""
 
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import pytest
 
 from support import specs
 from support.kubectl import Kubectl, eventually
-from support.release import RELEASE, SYSTEM
 from support.tiny_models import write_tiny_models
 
 LABELS = {"team": "nlp"}
@@ -21,18 +18,6 @@ SPEC = {
     "training": {"epochs": 3, "batchSize": 16, "warmupFraction": 0.1},
     "resources": {"cpu": "500m"},
 }
-
-
-@pytest.fixture(scope="module")
-def web(release: object) -> Iterator[str]:
-    """Yield the address of the installed web app, through `kubectl port-forward`."""
-    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout is not None
-        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert found, "kubectl port-forward printed no port"
-        yield f"http://127.0.0.1:{found[1]}"
-        forward.terminate()
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,11 @@
 """kubectl, and polling for conditions."""
 
 import json
+import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Manifest = dict[str, Any]
@@ -33,6 +35,20 @@ def eventually(what: str, check: Callable[[], Value | None], timeout: float = 60
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what} (last: {value!r})")
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def forward_port(namespace: str, target: str, port: int) -> Iterator[int]:
+    """Forward a free local port to a Service or pod; yield the port."""
+    command = ["kubectl", "port-forward", f"--namespace={namespace}", target, f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
+        assert forward.stdout is not None
+        try:
+            found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+            assert found, "kubectl port-forward printed no port"
+            yield int(found[1])
+        finally:
+            forward.terminate()
 
 
 class Kubectl:

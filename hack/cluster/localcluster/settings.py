@@ -17,7 +17,7 @@ def registry(config: Config) -> str:
     return _json(
         {
             "version": 0.1,
-            # No blob cache: after a garbage collection it would have deleted blobs.
+            # No blob cache: after a garbage collection it would list deleted blobs.
             "storage": {
                 "filesystem": {"rootdirectory": str(config.state / "registry")},
                 "delete": {"enabled": True},
