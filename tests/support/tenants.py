@@ -38,7 +38,7 @@ class Tenants:
 
 
 @pytest.fixture
-def tenants(postgres_server: Postgres, database: str, opened: Callable[..., Engine]) -> Iterator[Tenants]:
+def tenants(postgres_server: Postgres, database: str, open_engine: Callable[..., Engine]) -> Iterator[Tenants]:
     """Yield a migrated history whose owner has created the roles, as in the evaluation database."""
     postgres_server.execute(
         f"ALTER ROLE {database} CREATEROLE",
@@ -46,11 +46,11 @@ def tenants(postgres_server: Postgres, database: str, opened: Callable[..., Engi
         f"GRANT {HISTORY_TRAINER_ROLE} TO {database} WITH ADMIN OPTION",
         f"CREATE ROLE {HISTORY_READER_ROLE} LOGIN PASSWORD '{PASSWORD}'",
     )
-    owner = opened(postgres_server.url(database, database, database))
+    owner = open_engine(postgres_server.url(database, database, database))
     migrate(owner, dict.fromkeys(NAMESPACES, PASSWORD))
 
     def connect(role: str) -> Engine:
-        return opened(postgres_server.url(database, role, PASSWORD), pooled=False)
+        return open_engine(postgres_server.url(database, role, PASSWORD), pooled=False)
 
     roles = [get_trainer_role(namespace) for namespace in NAMESPACES]
     yield Tenants(

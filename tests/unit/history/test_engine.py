@@ -47,17 +47,17 @@ def test_postgres_urls_use_psycopg_3(scheme: str) -> None:
 def test_a_refused_password_is_not_in_the_error(
     postgres_server: Postgres,
     database: str,
-    opened: Callable[[str], Engine],
+    open_engine: Callable[[str], Engine],
 ) -> None:
     with pytest.raises(HistoryUnavailable, match="password authentication failed") as refused:
-        migrate(opened(postgres_server.url(database, database, "hunter2")))
+        migrate(open_engine(postgres_server.url(database, database, "hunter2")))
 
     assert "hunter2" not in str(refused.value)
 
 
-def test_an_absent_server_is_named_without_the_password(opened: Callable[[str], Engine]) -> None:
+def test_an_absent_server_is_named_without_the_password(open_engine: Callable[[str], Engine]) -> None:
     with pytest.raises(HistoryUnavailable, match=r"'db' at 127\.0\.0\.1:1 did not answer") as refused:
-        record(opened("postgresql://user:hunter2@127.0.0.1:1/db"), make_run())
+        record(open_engine("postgresql://user:hunter2@127.0.0.1:1/db"), make_run())
 
     assert "hunter2" not in str(refused.value)
 

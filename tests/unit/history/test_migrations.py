@@ -44,22 +44,24 @@ def test_migrations_give_the_models_schema(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
-def test_an_earlier_release_can_write_to_this_schema(empty: Engine, revision: str) -> None:
+def test_an_earlier_release_can_write_to_this_schema(empty_history: Engine, revision: str) -> None:
     """During a rollout, trainers of the earlier release still write."""
-    upgrade(empty, revision)
-    before = Table("training_run", MetaData(), autoload_with=empty)
-    migrate(empty)
+    upgrade(empty_history, revision)
+    before = Table("training_run", MetaData(), autoload_with=empty_history)
+    migrate(empty_history)
 
     key = run_id("uid-1", 1)
-    values = make_run().model_dump(exclude_none=True) | {"id": key.hex if empty.dialect.name == "sqlite" else key}
+    values = make_run().model_dump(exclude_none=True) | {
+        "id": key.hex if empty_history.dialect.name == "sqlite" else key
+    }
     known = {column.name for column in before.columns}
     old = {name: value for name, value in values.items() if name in known}
-    with empty.begin() as connection:
+    with empty_history.begin() as connection:
         connection.execute(insert(before).values(old))
         connection.execute(update(before).values(status="Failed", finish_time=NOW))
-    with pytest.raises(DBAPIError, match="final"), empty.begin() as connection:
+    with pytest.raises(DBAPIError, match="final"), empty_history.begin() as connection:
         connection.execute(update(before).values(status="Running"))
-    assert (load_run(empty).status, load_run(empty).log_tail) == ("Failed", None)
+    assert (load_run(empty_history).status, load_run(empty_history).log_tail) == ("Failed", None)
 
 
 def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
@@ -72,20 +74,20 @@ def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
     assert load_run(engine).status == "Running"
 
 
-def test_four_concurrent_migrations_succeed(empty: Engine) -> None:
+def test_four_concurrent_migrations_succeed(empty_history: Engine) -> None:
     start = threading.Barrier(4)
 
     def run_migration() -> None:
         start.wait()
-        migrate(empty)
+        migrate(empty_history)
 
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(run_migration) for _ in range(4)]:
             future.result(timeout=60)
 
-    with empty.connect() as connection:
+    with empty_history.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
-    record(empty, make_run())
+    record(empty_history, make_run())
 
 
 def test_an_infinite_time_of_an_earlier_release_is_migrated_to_null(postgres: Engine) -> None:

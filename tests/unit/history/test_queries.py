@@ -251,10 +251,10 @@ def test_an_export_stops_at_its_limit(engine: Engine) -> None:
     assert found == ["task-5", "task-4", "task-3", "task-2"]
 
 
-def test_ping_fails_without_a_table(empty: Engine) -> None:
-    migrate(empty)
-    queries.ping(empty)
-    with empty.begin() as connection:
+def test_ping_fails_without_a_table(empty_history: Engine) -> None:
+    migrate(empty_history)
+    queries.ping(empty_history)
+    with empty_history.begin() as connection:
         connection.execute(text("DROP TABLE run_event"))
     with pytest.raises(HistoryError, match="run_event"):
-        queries.ping(empty)
+        queries.ping(empty_history)

@@ -163,11 +163,11 @@ def test_the_owner_limits_the_sessions_of_each_role(tenants: Tenants) -> None:
         assert names == {"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
 
 
-def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Callable[..., Engine]) -> None:
+def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, open_engine: Callable[..., Engine]) -> None:
     migrate(tenants.owner, {"team-a": "another-secret"})
     with pytest.raises(DBAPIError, match="password"):
         tenants.a.connect()
-    renewed = opened(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
+    renewed = open_engine(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
     record(renewed, make_run("team-a"))
     record(tenants.b, make_run("team-b"))  # unchanged
 
@@ -187,7 +187,7 @@ def test_migrating_again_revokes_excess_rights(tenants: Tenants) -> None:
 
 @pytest.mark.parametrize("namespace", ["n" * 42, "n" * 43, "n" * 63, "a-" * 31 + "b"])
 def test_a_namespace_with_a_long_name_has_a_role(
-    tenants: Tenants, namespace: str, opened: Callable[..., Engine]
+    tenants: Tenants, namespace: str, open_engine: Callable[..., Engine]
 ) -> None:
     role = get_trainer_role(namespace)
     assert len(role) <= 63
@@ -199,7 +199,7 @@ def test_a_namespace_with_a_long_name_has_a_role(
 
 
 def test_an_owner_without_createrole_leaves_roles_to_the_admin(
-    postgres: Engine, postgres_server: Postgres, opened: Callable[..., Engine]
+    postgres: Engine, postgres_server: Postgres, open_engine: Callable[..., Engine]
 ) -> None:
     migrate(postgres, {"team-a": PASSWORD})
     role, database = get_trainer_role("team-a"), str(postgres.url.database)
@@ -209,7 +209,7 @@ def test_an_owner_without_createrole_leaves_roles_to_the_admin(
     )
     try:
         migrate(postgres, {"team-a": "ignored"})
-        trainer = opened(postgres_server.url(database, role, PASSWORD), pooled=False)
+        trainer = open_engine(postgres_server.url(database, role, PASSWORD), pooled=False)
         record(trainer, make_run("team-a"))
         with pytest.raises(HistoryError, match="row-level security"):
             record(trainer, make_run("team-b"))
