@@ -108,18 +108,24 @@ def _create_tls_context(config: Config, client: str) -> ssl.SSLContext:
     return context
 
 
-def build_daemons(config: Config) -> list[Daemon]:
-    """Return all daemons in starting order; `get_stop_order` is the order to stop them."""
-    pki, etc = config.pki, config.etc
+# Without leader election: with one replica a Lease would only delay the restart after a crash.
+_SINGLE_REPLICA = ("--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=100", "--kube-api-burst=200")
 
-    def pair(certificate: str, prefix: str = "") -> tuple[str, str]:
-        key_file = "key-file" if not prefix else f"{prefix}private-key-file"
-        return f"--{prefix}cert-file={pki / certificate}.crt", f"--{key_file}={pki / certificate}.key"
 
-    def component(name: str) -> str:
-        return f"--kubeconfig={etc / name}.kubeconfig"
+def _pair(config: Config, certificate: str, prefix: str = "") -> tuple[str, str]:
+    """Return the flags of a certificate and its key."""
+    key_file = "key-file" if not prefix else f"{prefix}private-key-file"
+    path = config.pki / certificate
+    return f"--{prefix}cert-file={path}.crt", f"--{key_file}={path}.key"
 
-    etcd = Daemon(
+
+def _kubeconfig(config: Config, name: str) -> str:
+    return f"--kubeconfig={config.etc / name}.kubeconfig"
+
+
+def _build_etcd(config: Config) -> Daemon:
+    pki = config.pki
+    return Daemon(
         "etcd",
         (
             "etcd",
@@ -127,7 +133,7 @@ def build_daemons(config: Config) -> list[Daemon]:
             f"--listen-client-urls={ETCD_URL}",
             f"--advertise-client-urls={ETCD_URL}",
             f"--listen-peer-urls=http://127.0.0.1:{ETCD_PORT + 1}",
-            *pair("etcd"),
+            *_pair(config, "etcd"),
             f"--trusted-ca-file={pki / 'ca.crt'}",
             "--client-cert-auth",
             "--unsafe-no-fsync",  # many times faster; a power cut may lose the data of this temporary cluster
@@ -137,7 +143,11 @@ def build_daemons(config: Config) -> list[Daemon]:
         lambda: _is_http_ok("127.0.0.1", ETCD_PORT, "/health", _create_tls_context(config, "etcd-client")),
         is_built=False,
     )
-    apiserver = Daemon(
+
+
+def _build_apiserver(config: Config) -> Daemon:
+    pki, etc = config.pki, config.etc
+    return Daemon(
         "kube-apiserver",
         (
             "kube-apiserver",
@@ -154,7 +164,7 @@ def build_daemons(config: Config) -> list[Daemon]:
             # Streaming lists (kwok's) would need etcd 3.5.
             "--feature-gates=WatchList=false",
             f"--client-ca-file={pki / 'ca.crt'}",
-            *pair("apiserver", "tls-"),
+            *_pair(config, "apiserver", "tls-"),
             f"--kubelet-certificate-authority={pki / 'ca.crt'}",
             f"--kubelet-client-certificate={pki / 'apiserver-kubelet-client.crt'}",
             f"--kubelet-client-key={pki / 'apiserver-kubelet-client.key'}",
@@ -175,14 +185,16 @@ def build_daemons(config: Config) -> list[Daemon]:
         files={etc / "audit-policy.json": settings.audit_policy()},
         patience=60.0,  # drains its connections first
     )
-    # Without leader election: with one replica a Lease would only delay the restart after a crash.
-    alone = ("--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=100", "--kube-api-burst=200")
-    controller_manager = Daemon(
+
+
+def _build_controller_manager(config: Config) -> Daemon:
+    pki = config.pki
+    return Daemon(
         "kube-controller-manager",
         (
             "kube-controller-manager",
-            component("controller-manager"),
-            *alone,
+            _kubeconfig(config, "controller-manager"),
+            *_SINGLE_REPLICA,
             f"--root-ca-file={pki / 'ca.crt'}",
             f"--service-account-private-key-file={pki / 'service-account.key'}",
             "--use-service-account-credentials=true",
@@ -190,18 +202,29 @@ def build_daemons(config: Config) -> list[Daemon]:
         ),
         lambda: _is_http_ok("127.0.0.1", 10257, "/healthz", _create_unverified_context()),
     )
-    scheduler = Daemon(
+
+
+def _build_scheduler(config: Config) -> Daemon:
+    return Daemon(
         "kube-scheduler",
-        ("kube-scheduler", component("scheduler"), *alone),
+        ("kube-scheduler", _kubeconfig(config, "scheduler"), *_SINGLE_REPLICA),
         lambda: _is_http_ok("127.0.0.1", 10259, "/healthz", _create_unverified_context()),
     )
-    registry = Daemon(
+
+
+def _build_registry(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "registry",
         ("registry", "serve", etc / "registry.json"),
         lambda: _is_http_ok("127.0.0.1", config.registry_port, "/v2/"),
         files={etc / "registry.json": settings.registry(config)},
     )
-    containerd = Daemon(
+
+
+def _build_containerd(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "containerd",
         ("containerd", "--config", etc / "containerd.toml"),
         lambda: _is_container_runtime_ready(config.containerd_socket),
@@ -212,11 +235,15 @@ def build_daemons(config: Config) -> list[Daemon]:
         },
         uses_proxy=True,
     )
-    kubelet = Daemon(
+
+
+def _build_kubelet(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "kubelet",
         (
             "kubelet",
-            component("kubelet"),
+            _kubeconfig(config, "kubelet"),
             f"--config={etc / 'kubelet.json'}",
             f"--root-dir={config.state / 'kubelet'}",
             f"--node-ip={NODE_IP}",
@@ -225,19 +252,42 @@ def build_daemons(config: Config) -> list[Daemon]:
         lambda: _is_http_ok("127.0.0.1", 10248, "/healthz"),
         files={etc / "kubelet.json": settings.kubelet(config, f"/{CGROUP}")},
     )
-    proxy = Daemon(
+
+
+def _build_proxy(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "kube-proxy",
         ("kube-proxy", f"--config={etc / 'kube-proxy.json'}", f"--hostname-override={NODE}"),
         lambda: _is_http_ok("127.0.0.1", 10256, "/livez"),
         files={etc / "kube-proxy.json": settings.kube_proxy(config)},
     )
-    coredns = Daemon(
+
+
+def _build_coredns(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "coredns",
         ("coredns", "-conf", etc / "Corefile"),
         lambda: _is_http_ok("127.0.0.1", settings.COREDNS_READY_PORT, "/ready"),
         files={etc / "Corefile": settings.corefile(config)},
     )
-    return [etcd, apiserver, controller_manager, scheduler, registry, containerd, kubelet, proxy, coredns]
+
+
+def build_daemons(config: Config) -> list[Daemon]:
+    """Return all daemons in starting order; `get_stop_order` is the order to stop them."""
+    builders = (
+        _build_etcd,
+        _build_apiserver,
+        _build_controller_manager,
+        _build_scheduler,
+        _build_registry,
+        _build_containerd,
+        _build_kubelet,
+        _build_proxy,
+        _build_coredns,
+    )
+    return [build(config) for build in builders]
 
 
 def get_stop_order(config: Config) -> list[Daemon]:
