@@ -123,22 +123,18 @@ def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
         server.server_close()
 
 
-@pytest.fixture(scope="module")
-def apply_task(
-    kubectl: Kubectl, system: Kubectl, empty_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
-) -> Iterator[Apply]:
-    """Apply all tasks at once; yield a function that applies another."""
-    hog = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hog"}, "data": {"hog.py": HOG}}
-    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(REFUSED, -10), quota(), hog)
-    applied: list[str] = []
+def build_specs(claim: str, broken: str, hub: dict[str, Any], no_trainer: str) -> dict[str, dict[str, Any]]:
+    """Return the spec of each task by its name.
 
-    def apply(name: str, spec: dict[str, Any]) -> None:
-        applied.append(name)
-        kubectl.apply(specs.task(name, spec, kubectl.namespace))
-
-    # An image without a trainer in it.
-    operator = json.loads(system("get", OPERATOR, "--output=json"))
-    no_trainer = operator["spec"]["template"]["spec"]["containers"][0]["image"]
+    Parameters
+    ----------
+    claim, broken
+        An empty claim, and that of `broken`.
+    hub
+        The environment variable of an empty hub.
+    no_trainer
+        An image without a trainer.
+    """
 
     def trainer(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
         return specs.changed(spec, resources={"cpu": "250m", "memory": "1Gi"}, runPolicy__retries=0, **changes)
@@ -147,7 +143,7 @@ def apply_task(
         return specs.changed(specs.CLASSICAL, resources={"cpu": "10m", "memory": "64Mi"}, **changes)
 
     token = {"name": "HF_TOKEN", "secretKeyRef": {"name": "nope", "key": "token"}}
-    parts = {
+    return {
         "no-volume": trainer(specs.TABLE, dataset__volumeClaim="nowhere"),
         "no-code": waiting(code={"configMap": "no-such-code"}),
         "no-image": waiting(image="localhost:1/no/such:image"),
@@ -163,18 +159,33 @@ def apply_task(
         "hangs": FAKE,
         "preempted": specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW, "retries": 0}),
         "invalid-data": trainer(specs.TABLE, dataset__volumeClaim=broken, dataset__path="tickets.csv"),
-        "no-model": trainer(
-            specs.CLASSICAL, model={"name": "bert", "volumeClaim": empty_claim, "checkpoint": "not/here"}
-        ),
+        "no-model": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": claim, "checkpoint": "not/here"}),
         "no-number": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": broken, "checkpoint": "bert"}),
         "no-dataset": trainer(
-            specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}, env=[empty_hub]
+            specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}, env=[hub]
         ),
         "crashed": trainer(specs.CLASSICAL, image=no_trainer),
         "hog": trainer(specs.CLASSICAL, model__name="hog:Hog", code={"configMap": "hog"}) | {"resources": HOGS},
     }
+
+
+@pytest.fixture(scope="module")
+def apply_task(
+    kubectl: Kubectl, system: Kubectl, empty_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
+) -> Iterator[Apply]:
+    """Apply all tasks at once; yield a function that applies another."""
+    hog = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hog"}, "data": {"hog.py": HOG}}
+    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(REFUSED, -10), quota(), hog)
+    applied: list[str] = []
+
+    def apply(name: str, spec: dict[str, Any]) -> None:
+        applied.append(name)
+        kubectl.apply(specs.task(name, spec, kubectl.namespace))
+
+    operator = json.loads(system("get", OPERATOR, "--output=json"))
+    no_trainer = operator["spec"]["template"]["spec"]["containers"][0]["image"]
     try:
-        for name, spec in parts.items():
+        for name, spec in build_specs(empty_claim, broken, empty_hub, no_trainer).items():
             apply(name, spec)
         eventually("Running", lambda: kubectl.status("node-lost").get("state") == "Running")
         kubectl("delete", "node", "fake-doomed")  # now: it is detected last
