@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_snake
 
 from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, PREPROCESSORS, TRANSFORMER_FAMILIES
 from trainingtask_api.dataset import Dataset
-from trainingtask_api.fields import ObjectName, RelativePath, cel_in, match_pattern, quote_names, refuse_field
+from trainingtask_api.fields import ObjectName, RelativePath, match_pattern, quote_names, refuse_field, to_cel_list
 from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor
 from trainingtask_api.rules import Contract, Rule
 from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Precision, Training
@@ -165,7 +165,7 @@ def _make_immutable(field: str) -> Rule:
 def _refuse_preprocessor(preprocessor: str, kind: str, models: tuple[str, ...], instead: str) -> Rule:
     """Return the rule that models of a kind are not given this preprocessor."""
     return Rule(
-        f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {cel_in(models)})",
+        f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {to_cel_list(models)})",
         f"preprocessor.name '{preprocessor}' cannot feed {kind}: use '{instead}', or leave it out",
         lambda spec: (
             spec.preprocessor is None or spec.preprocessor.name != preprocessor or spec.model.name not in models
@@ -178,7 +178,7 @@ def _refuse_unread_by_default(field: str) -> Rule:
     refused = tuple(name for name, model in MODELS.items() if field not in PREPROCESSORS[model.preprocessor])
     attribute = to_snake(field)
     return Rule(
-        f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {cel_in(refused)})",
+        f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {to_cel_list(refused)})",
         f"preprocessor.{field} belongs to {quote_names(PREPROCESSOR_FIELDS[field])}: remove it, or set preprocessor.name",
         lambda spec: (
             spec.preprocessor is None
