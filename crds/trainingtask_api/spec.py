@@ -22,6 +22,9 @@ class Device(StrEnum):
     GPU = "gpu"
 
 
+_SIZE_PATTERN = r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$"
+
+
 class Resources(Contract):
     """Resources of the trainer container; each is both request and limit."""
 
@@ -42,10 +45,7 @@ class Resources(Contract):
         Annotated[
             str,
             Field(max_length=20),
-            match_pattern(
-                r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
-                "must be a memory size with a unit, such as '4Gi' or '512Mi'",
-            ),
+            match_pattern(_SIZE_PATTERN, "must be a memory size with a unit, such as '4Gi' or '512Mi'"),
         ]
         | None
     ) = Field(None, description="Memory, such as '4Gi'. Default: the operator's setting for the device.")
@@ -53,10 +53,7 @@ class Resources(Contract):
         Annotated[
             str,
             Field(max_length=20),
-            match_pattern(
-                r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
-                "must be a size on disk with a unit, such as '20Gi' or '500Mi'",
-            ),
+            match_pattern(_SIZE_PATTERN, "must be a size on disk with a unit, such as '20Gi' or '500Mi'"),
         ]
         | None
     ) = Field(
@@ -153,10 +150,15 @@ class EnvironmentSecret(Contract):
 MUTABLE_RUN_POLICY = ("suspend", "ttlSecondsAfterFinished")
 
 
+def _unchanged(field: str) -> str:
+    """Return the CEL condition that an optional field is as before."""
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+
+
 def _make_immutable(field: str) -> Rule:
     """Return the transition rule of an optional field of the spec; only the API server has the old value."""
     return Rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        _unchanged(field),
         f"spec.{field} cannot be changed: create a new TrainingTask instead",
         lambda _: True,
     )
@@ -279,13 +281,14 @@ class TrainingTaskSpec(Contract):
             )
         ),
         Rule(
-            "self.runPolicy.retries == oldSelf.runPolicy.retries"
-            " && has(self.runPolicy.activeDeadlineSeconds) == has(oldSelf.runPolicy.activeDeadlineSeconds)"
-            " && (!has(self.runPolicy.activeDeadlineSeconds) || self.runPolicy.activeDeadlineSeconds == oldSelf.runPolicy.activeDeadlineSeconds)"
-            " && has(self.runPolicy.queueName) == has(oldSelf.runPolicy.queueName)"
-            " && (!has(self.runPolicy.queueName) || self.runPolicy.queueName == oldSelf.runPolicy.queueName)"
-            " && has(self.runPolicy.priorityClassName) == has(oldSelf.runPolicy.priorityClassName)"
-            " && (!has(self.runPolicy.priorityClassName) || self.runPolicy.priorityClassName == oldSelf.runPolicy.priorityClassName)",
+            " && ".join(
+                [
+                    "self.runPolicy.retries == oldSelf.runPolicy.retries",
+                    _unchanged("runPolicy.activeDeadlineSeconds"),
+                    _unchanged("runPolicy.queueName"),
+                    _unchanged("runPolicy.priorityClassName"),
+                ]
+            ),
             f"of spec.runPolicy only {' and '.join(MUTABLE_RUN_POLICY)} can be changed: create a new TrainingTask instead",
             lambda _: True,
         ),
