@@ -1,3 +1,3 @@
 import pytest
 
-pytest.register_assert_rewrite("support.tasks_on_cluster")  # its checks are the tests' own
+pytest.register_assert_rewrite("support.task_namespace")  # it holds assertions

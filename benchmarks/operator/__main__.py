@@ -9,9 +9,9 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from environment import environment
-from report import report
-from scenarios import Size, measure_variant, scale
+from environment import prepare_environment
+from report import format_report
+from scenarios import Size, measure_scale, measure_variant
 
 VARIANTS = ("plain asyncio", "bare kopf", "ours")
 QUICK = Size(idle=10, burst=100, finished=500, progress=50, progress_seconds=6.0)
@@ -22,13 +22,13 @@ async def run(options: argparse.Namespace) -> None:
     """Measure, and print as it goes."""
     size = QUICK if options.quick else FULL
     with tempfile.TemporaryDirectory(prefix="trainingtask-bench-") as folder:
-        async with environment(Path(options.logs or folder)) as prepared:
+        async with prepare_environment(Path(options.logs or folder)) as prepared:
             rounds = [
                 {name: await measure_variant(prepared, name, size) for name in options.variants}
                 for _ in range(options.rounds or (1 if options.quick else 3))
             ]
-            scaled = await scale(prepared, size) if not options.no_scale else None
-    print(report(rounds, scaled, size))
+            scaled = await measure_scale(prepared, size) if not options.no_scale else None
+    print(format_report(rounds, scaled, size))
 
 
 def main() -> None:

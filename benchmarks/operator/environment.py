@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from support.control_plane import control_plane
+from support.control_plane import running_control_plane
 from support.kube_api import APPLY, JOBS, MERGE_PATCH, PODS, TASKS, Api
 
 HERE = Path(__file__).resolve().parent
@@ -53,39 +53,39 @@ class Environment:
 
 
 @contextlib.asynccontextmanager
-async def environment(folder: Path) -> AsyncIterator[Environment]:
-    """Start a control plane of its own: nothing else acts on it, and nothing is left behind."""
-    with control_plane(folder / "control-plane", HERE / "stages.yaml") as plane:
+async def prepare_environment(folder: Path) -> AsyncIterator[Environment]:
+    """Start a control plane for this run alone, and stop it afterwards."""
+    with running_control_plane(folder / "control-plane", HERE / "stages.yaml") as plane:
         async with Api(str(plane.kubeconfig())) as admin:
             await _prepare(admin)
             (folder / "settings.yaml").write_text(yaml.safe_dump(SETTINGS))
-            operator = await _kubeconfig(admin, SHORT, NAME, folder)
-            yield Environment(admin, operator, await _kubeconfig(admin, LONG, TRAINER, folder), folder)
+            operator = await _write_kubeconfig(admin, SHORT, NAME, folder)
+            yield Environment(admin, operator, await _write_kubeconfig(admin, LONG, TRAINER, folder), folder)
 
 
 async def _prepare(admin: Api) -> None:
     crd = yaml.safe_load((REPOSITORY / "crds" / "trainingtasks.yaml").read_text())
     path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     await admin.request("POST", path, crd)
-    for document in _objects():
+    for document in _build_objects():
         await _apply(admin, document)
     for number in range(NODES):
-        # A node is born with the taint of one that is not ready, which nobody takes off here.
+        # A new node has the not-ready taint, which no controller removes here.
         await admin.request("PATCH", f"{PODS}/nodes/{NAME}-{number}", {"spec": {"taints": [TAINT]}}, MERGE_PATCH)
     while True:
         found = await admin.request("GET", f"{path}/{crd['metadata']['name']}")
         nodes = (await admin.request("GET", f"{PODS}/nodes"))["items"]
-        if _is(found, "Established") and all(_is(node, "Ready") for node in nodes):
+        if _has_condition(found, "Established") and all(_has_condition(node, "Ready") for node in nodes):
             return
         await asyncio.sleep(0.2)
 
 
-def _is(item: dict[str, Any], condition: str) -> bool:
+def _has_condition(item: dict[str, Any], condition: str) -> bool:
     conditions = (item.get("status") or {}).get("conditions") or []
     return any(c["type"] == condition and c["status"] == "True" for c in conditions)
 
 
-async def empty(admin: Api, namespace: str) -> None:
+async def delete_all(admin: Api, namespace: str) -> None:
     """Delete all tasks, Jobs and pods of a namespace, in the order that leaves the controllers least to do."""
     for path in (
         f"{TASKS}/namespaces/{namespace}/trainingtasks",
@@ -98,8 +98,8 @@ async def empty(admin: Api, namespace: str) -> None:
             await asyncio.sleep(0.5)
 
 
-def _objects() -> list[dict[str, Any]]:
-    def thing(api: str, kind: str, name: str, namespace: str = "", **rest: Any) -> dict[str, Any]:
+def _build_objects() -> list[dict[str, Any]]:
+    def build(api: str, kind: str, name: str, namespace: str = "", **rest: Any) -> dict[str, Any]:
         metadata = {"name": name} | ({"namespace": namespace} if namespace else {})
         return {"apiVersion": api, "kind": kind, "metadata": metadata, **rest}
 
@@ -108,8 +108,8 @@ def _objects() -> list[dict[str, Any]]:
         account = {"kind": "ServiceAccount", "name": name, "namespace": namespace}
         ref = {"apiGroup": api, "kind": "ClusterRole", "name": name}
         return [
-            thing(f"{api}/v1", "ClusterRole", name, rules=rules),
-            thing(f"{api}/v1", "ClusterRoleBinding", name, subjects=[account], roleRef=ref),
+            build(f"{api}/v1", "ClusterRole", name, rules=rules),
+            build(f"{api}/v1", "ClusterRoleBinding", name, subjects=[account], roleRef=ref),
         ]
 
     reports = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks/status"], "verbs": ["patch"]}]
@@ -127,36 +127,36 @@ def _objects() -> list[dict[str, Any]]:
         "distinguisherMethod": {"type": "ByUser"},
         "rules": [matched],
     }
-    chart = _chart()
-    nodes = [_node(f"{NAME}-{number}") for number in range(NODES)]
+    chart = _render_chart()
+    nodes = [_build_node(f"{NAME}-{number}") for number in range(NODES)]
     return [
-        *(thing("v1", "Namespace", name) for name in (SHORT, LONG)),
-        *(thing("v1", "ServiceAccount", TRAINER, name) for name in (SHORT, LONG)),
-        thing("v1", "ServiceAccount", NAME, SHORT),
-        *role(NAME, SHORT, _rules(chart)),
+        *(build("v1", "Namespace", name) for name in (SHORT, LONG)),
+        *(build("v1", "ServiceAccount", TRAINER, name) for name in (SHORT, LONG)),
+        build("v1", "ServiceAccount", NAME, SHORT),
+        *role(NAME, SHORT, _read_rules(chart)),
         *role(TRAINER, LONG, reports),
-        thing("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", NAME, spec=flow),
+        build("flowcontrol.apiserver.k8s.io/v1", "FlowSchema", NAME, spec=flow),
         *(document for document in chart if document["apiVersion"].startswith("flowcontrol")),
         *nodes,
     ]
 
 
-def _chart() -> list[dict[str, Any]]:
-    """Return what the chart installs."""
+def _render_chart() -> list[dict[str, Any]]:
+    """Return the manifests of the chart."""
     chart = REPOSITORY / "charts" / "trainingtask-operator"
     command = ["helm", "template", "bench", str(chart), f"--set=trainer.namespaces={{{SHORT},{LONG}}}"]
     rendered = subprocess.run(command, check=True, capture_output=True)
     return [document for document in yaml.safe_load_all(rendered.stdout) if document]
 
 
-def _rules(chart: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return what the chart lets the operator do, everywhere or in the namespaces of trainers."""
+def _read_rules(chart: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rules of the operator's ClusterRole and of its Role in the namespaces of trainers."""
     roles = [("ClusterRole", "bench-trainingtask-operator"), ("Role", "trainingtask-operator")]
     found = {(document["kind"], document["metadata"]["name"]): document.get("rules") for document in chart}
     return [rule for role in roles for rule in found[role] or ()]
 
 
-def _node(name: str) -> dict[str, Any]:
+def _build_node(name: str) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
@@ -185,7 +185,7 @@ async def _apply(admin: Api, document: dict[str, Any]) -> None:
     )
 
 
-async def _kubeconfig(admin: Api, namespace: str, account: str, folder: Path) -> Path:
+async def _write_kubeconfig(admin: Api, namespace: str, account: str, folder: Path) -> Path:
     """Write the kubeconfig of a service account."""
     path = f"{PODS}/namespaces/{namespace}/serviceaccounts/{account}/token"
     token = await admin.request("POST", path, {"spec": {"expirationSeconds": 3600}})

@@ -1,4 +1,4 @@
-"""Measurements: what the watches saw and when, what a process used, what the API server counted."""
+"""Measurements: the times of watch events, the usage of a process, and the counters of the API server."""
 
 import asyncio
 import re
@@ -17,7 +17,7 @@ TASK_NAME = "trainingtask.dev/task-name"
 
 
 class Observer:
-    """Notes when each task reached each step, as one more watcher of the API server sees it.
+    """Record when each task reached each step, by watches of its own.
 
     All times are this process's monotonic clock. The system under test sees the same events at about the same time,
     so a difference of two of them is what it and its requests took.
@@ -45,7 +45,7 @@ class Observer:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
 
-    async def reached(self, step: str, names: list[str], seconds: float) -> None:
+    async def wait_for(self, step: str, names: list[str], seconds: float) -> None:
         """Wait until all the tasks have reached the step."""
         async with asyncio.timeout(seconds):
             while any(step not in self.at[name] for name in names):
@@ -58,16 +58,16 @@ class Observer:
     async def _watch(self, path: str) -> None:
         async for _, item in self._api.watch(path):
             now = time.monotonic()
-            for name, step in _steps(item):
+            for name, step in _find_steps(item):
                 self.at[name].setdefault(step, now)
             self._changed.set()
 
-    def between(self, first: str, second: str, names: list[str]) -> list[float]:
+    def get_durations(self, first: str, second: str, names: list[str]) -> list[float]:
         """Return the milliseconds from one step to another of each task."""
         return [1000 * (self.at[n][second] - self.at[n][first]) for n in names if {first, second} <= self.at[n].keys()]
 
 
-def _steps(item: dict[str, Any]) -> list[tuple[str, str]]:
+def _find_steps(item: dict[str, Any]) -> list[tuple[str, str]]:
     labels, status = item["metadata"].get("labels") or {}, item.get("status") or {}
     if item["kind"] == "TrainingTask":
         name = item["metadata"]["name"]
@@ -96,7 +96,7 @@ class Usage:
     peak_rss: float  # MiB
 
 
-def usage(pid: int) -> Usage:
+def read_usage(pid: int) -> Usage:
     """Read a process's counters."""
     times = psutil.Process(pid).cpu_times()
     text = Path(f"/proc/{pid}/status").read_text()
@@ -110,7 +110,7 @@ class Counts:
 
     account: float = 0.0  # requests of the account under test that priority and fairness let through, watches too
     cpu_seconds: float = 0.0
-    by_call: Counter[tuple[str, str]] = field(default_factory=Counter)  # (verb, resource) of everybody
+    by_call: Counter[tuple[str, str]] = field(default_factory=Counter)  # (verb, resource) of all clients
 
     def __sub__(self, earlier: "Counts") -> "Counts":
         return Counts(
@@ -118,7 +118,7 @@ class Counts:
         )
 
 
-async def counts(admin: Api, flow_schema: str) -> Counts:
+async def read_counts(admin: Api, flow_schema: str) -> Counts:
     """Read the API server's metrics."""
     found = Counts()
     for line in (await admin.request("GET", "/metrics")).splitlines():

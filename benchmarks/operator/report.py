@@ -4,30 +4,30 @@ from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
 
-from scenarios import Measured, Scaled, Size
+from scenarios import Measurement, ScaleMeasurement, Size
 
-FLOOR = "plain asyncio"
-OURS = "ours"
-
-
-Round = dict[str, Measured]
+BASELINE = "plain asyncio"
+OPERATOR = "ours"
 
 
-def report(rounds: list[Round], scaled: Scaled | None, size: Size) -> str:
+Round = dict[str, Measurement]
+
+
+def format_report(rounds: list[Round], scaled: ScaleMeasurement | None, size: Size) -> str:
     """Return the tables: the variants side by side, ours against its goals, and its requests; medians of the rounds."""
-    measured = {name: _median([each[name] for each in rounds]) for name in rounds[0]}
-    sections = [_side_by_side(measured, size)]
-    if OURS in measured:
-        sections += [_goals(measured[OURS], rounds, scaled, size), _requests(measured[OURS])]
+    measured = {name: _compute_medians([each[name] for each in rounds]) for name in rounds[0]}
+    sections = [_format_variants(measured, size)]
+    if OPERATOR in measured:
+        sections += [_format_goals(measured[OPERATOR], rounds, scaled, size), _format_requests(measured[OPERATOR])]
     return "\n\n".join(sections)
 
 
-def _median(rounds: list[Measured]) -> Measured:
+def _compute_medians(rounds: list[Measurement]) -> Measurement:
     numbers = [name for name, value in vars(rounds[0]).items() if isinstance(value, float)]
     return replace(rounds[-1], **{name: median(getattr(each, name) for each in rounds) for name in numbers})
 
 
-def _side_by_side(measured: dict[str, Measured], size: Size) -> str:
+def _format_variants(measured: dict[str, Measurement], size: Size) -> str:
     lines = [
         f"| system | create → Job, idle p50 | {size.burst:,} tasks: last Job | pod running → status, idle / burst p50 "
         "| Job ended → status, idle / burst p50 | all ended | API requests per task | CPU per task | RSS, peak / after |",
@@ -42,9 +42,9 @@ def _side_by_side(measured: dict[str, Measured], size: Size) -> str:
     return "\n".join(lines)
 
 
-def _goals(ours: Measured, rounds: list[Round], scaled: Scaled | None, size: Size) -> str:
-    def to_floor(what: Callable[[Measured], float]) -> float:
-        return median(what(each[OURS]) / what(each[FLOOR]) for each in rounds)
+def _format_goals(ours: Measurement, rounds: list[Round], scaled: ScaleMeasurement | None, size: Size) -> str:
+    def to_floor(what: Callable[[Measurement], float]) -> float:
+        return median(what(each[OPERATOR]) / what(each[BASELINE]) for each in rounds)
 
     rows: list[tuple[str, float, float, str]] = [
         ("pod running → status, idle p50", ours.idle_running, 25, "ms"),
@@ -55,7 +55,7 @@ def _goals(ours: Measured, rounds: list[Round], scaled: Scaled | None, size: Siz
         ("CPU per task", ours.cpu, 12, "ms"),
         (f"peak RSS, {size.burst:,} tasks", ours.peak_rss, 150, "MiB"),
     ]
-    if FLOOR in rounds[0]:
+    if BASELINE in rounds[0]:
         rows[:0] = [
             (f"last of {size.burst:,} Jobs, × the floor", to_floor(lambda each: each.last_job), 1.5, "×"),
             ("create → Job, idle p50, × the floor", to_floor(lambda each: each.idle_job), 2, "×"),
@@ -84,8 +84,8 @@ def _goals(ours: Measured, rounds: list[Round], scaled: Scaled | None, size: Siz
     return "\n".join(lines)
 
 
-def _requests(ours: Measured) -> str:
-    """Return the API server's counters of everybody, for the calls that only the operator makes."""
+def _format_requests(ours: Measurement) -> str:
+    """Return the API server's counters of all clients, for the calls that only the operator makes."""
     only_ours = [
         ("POST", "jobs"),
         ("GET", "jobs"),

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from environment import LONG, NAME, SETTINGS, SHORT, TRAINER, Environment, empty
-from measure import Counts, Observer, Usage, counts, p50, usage
-from systems import system
+from environment import LONG, NAME, SETTINGS, SHORT, TRAINER, Environment, delete_all
+from measure import Counts, Observer, Usage, p50, read_counts, read_usage
+from systems import run_system
 
 from support.kube_api import APPLY, MERGE_PATCH, TASKS, Api, ApiError, gather_bounded
 from trainingtask_api import TrainingTask
@@ -21,7 +21,7 @@ from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.settings import Settings
 
 CREATORS = 32  # connections that create tasks at once
-PATIENCE_SECONDS = 180.0
+TIMEOUT_SECONDS = 180.0
 
 SPEC = {
     "dataset": {"name": "go_emotions", "hub": {"id": "google-research-datasets/go_emotions"}, "sampleSize": 20000},
@@ -44,8 +44,8 @@ class Size:
 
 
 @dataclass
-class Measured:
-    """What one variant did. Times in milliseconds unless said otherwise."""
+class Measurement:
+    """The measurements of one variant; times in milliseconds unless another unit is given."""
 
     idle_job: float
     last_job: float  # seconds
@@ -63,8 +63,8 @@ class Measured:
 
 
 @dataclass
-class Scaled:
-    """What ours did with many tasks there."""
+class ScaleMeasurement:
+    """The measurements of the operator with many tasks."""
 
     rss_finished: float
     peak_rss_finished: float
@@ -77,35 +77,35 @@ class Scaled:
     operator_cpu: float
 
 
-async def measure_variant(prepared: Environment, variant: str, size: Size) -> Measured:
+async def measure_variant(prepared: Environment, variant: str, size: Size) -> Measurement:
     """Measure the idle and the burst scenario of one variant in an empty namespace."""
     admin = prepared.admin
     _write_job_template(prepared)
-    async with system(prepared, variant) as process, Observer(admin, SHORT) as seen:
-        await _started(admin, seen, process.pid)
-        before, used = await counts(admin, NAME), usage(process.pid)
+    async with run_system(prepared, variant) as process, Observer(admin, SHORT) as observer:
+        await _wait_until_working(admin, observer, process.pid)
+        before, used = await read_counts(admin, NAME), read_usage(process.pid)
         idle = [f"idle-{number}" for number in range(size.idle)]
         for name in idle:
-            await _create(admin, seen, SHORT, name)
-            await seen.reached("job", [name], 30)
+            await _create_task(admin, observer, SHORT, name)
+            await observer.wait_for("job", [name], 30)
             await asyncio.sleep(0.1)
-        await seen.reached("status ended", idle, 60)
+        await observer.wait_for("status ended", idle, 60)
         burst = [f"burst-{number}" for number in range(size.burst)]
         begin = time.monotonic()
-        await gather_bounded(CREATORS, (_create(admin, seen, SHORT, name) for name in burst))
-        await seen.reached("job", burst, PATIENCE_SECONDS)
-        await seen.reached("status ended", burst, PATIENCE_SECONDS)
-        await asyncio.sleep(2)  # what follows an end belongs to the task
+        await gather_bounded(CREATORS, (_create_task(admin, observer, SHORT, name) for name in burst))
+        await observer.wait_for("job", burst, TIMEOUT_SECONDS)
+        await observer.wait_for("status ended", burst, TIMEOUT_SECONDS)
+        await asyncio.sleep(2)  # requests after its end belong to the task
         tasks = size.idle + size.burst
-        spent, now = await counts(admin, NAME) - before, usage(process.pid)
-        result = Measured(
-            idle_job=p50(seen.between("created", "job", idle)),
-            last_job=max(seen.at[name]["job"] for name in burst) - begin,
-            idle_running=p50(seen.between("pod running", "status running", idle)),
-            burst_running=p50(seen.between("pod running", "status running", burst)),
-            idle_ended=p50(seen.between("job ended", "status ended", idle)),
-            burst_ended=p50(seen.between("job ended", "status ended", burst)),
-            all_ended=max(seen.at[name]["status ended"] for name in burst) - begin,
+        spent, now = await read_counts(admin, NAME) - before, read_usage(process.pid)
+        result = Measurement(
+            idle_job=p50(observer.get_durations("created", "job", idle)),
+            last_job=max(observer.at[name]["job"] for name in burst) - begin,
+            idle_running=p50(observer.get_durations("pod running", "status running", idle)),
+            burst_running=p50(observer.get_durations("pod running", "status running", burst)),
+            idle_ended=p50(observer.get_durations("job ended", "status ended", idle)),
+            burst_ended=p50(observer.get_durations("job ended", "status ended", burst)),
+            all_ended=max(observer.at[name]["status ended"] for name in burst) - begin,
             requests=spent.account / tasks,
             cpu=1000 * (now.cpu_seconds - used.cpu_seconds) / tasks,
             peak_rss=now.peak_rss,
@@ -113,36 +113,38 @@ async def measure_variant(prepared: Environment, variant: str, size: Size) -> Me
             calls=spent,
             tasks=tasks,
         )
-    await empty(admin, SHORT)
+    await delete_all(admin, SHORT)
     print(f"{variant}: {json.dumps({k: v for k, v in vars(result).items() if k != 'calls'}, default=str)}", flush=True)
     return result
 
 
-async def scale(prepared: Environment, size: Size) -> Scaled:
-    """Measure ours with many finished tasks there, then with many that report."""
+async def measure_scale(prepared: Environment, size: Size) -> ScaleMeasurement:
+    """Measure the operator with many finished tasks, then with many trainers that report."""
     admin = prepared.admin
     finished = [f"finished-{number}" for number in range(size.finished)]
     await gather_bounded(CREATORS, (_create_finished(admin, name) for name in finished))
-    async with Observer(admin, LONG) as seen:
+    async with Observer(admin, LONG) as observer:
         begin = time.monotonic()
-        await _create(admin, seen, LONG, "new")
-        async with system(prepared, "ours") as process:
-            await seen.reached("job", ["new"], PATIENCE_SECONDS)
-            start_to_job = seen.at["new"]["job"] - begin
-            await _settled(process.pid)
-            after_start = usage(process.pid)
-            quiet_job, quiet_cpu, _ = await _probe(admin, seen, process.pid, "quiet", size.progress_seconds)
+        await _create_task(admin, observer, LONG, "new")
+        async with run_system(prepared, "ours") as process:
+            await observer.wait_for("job", ["new"], TIMEOUT_SECONDS)
+            start_to_job = observer.at["new"]["job"] - begin
+            await _wait_until_idle(process.pid)
+            after_start = read_usage(process.pid)
+            quiet_job, quiet_cpu, _ = await _measure_latency(
+                admin, observer, process.pid, "quiet", size.progress_seconds
+            )
             tasks = [f"run-{number}" for number in range(size.progress)]
-            await gather_bounded(CREATORS, (_create(admin, seen, LONG, name) for name in tasks))
-            await seen.reached("status running", tasks, PATIENCE_SECONDS)
+            await gather_bounded(CREATORS, (_create_task(admin, observer, LONG, name) for name in tasks))
+            await observer.wait_for("status running", tasks, TIMEOUT_SECONDS)
             async with _reporting(str(prepared.trainer_kubeconfig), tasks) as reports:
                 await asyncio.sleep(5)
                 sent = len(reports)
-                progress_job, api_cpu, operator_cpu = await _probe(
-                    admin, seen, process.pid, "busy", size.progress_seconds
+                progress_job, api_cpu, operator_cpu = await _measure_latency(
+                    admin, observer, process.pid, "busy", size.progress_seconds
                 )
                 rate = (len(reports) - sent) / size.progress_seconds
-    return Scaled(
+    return ScaleMeasurement(
         after_start.rss,
         after_start.peak_rss,
         start_to_job,
@@ -155,18 +157,24 @@ async def scale(prepared: Environment, size: Size) -> Scaled:
     )
 
 
-async def _probe(admin: Api, seen: Observer, pid: int, prefix: str, seconds: float) -> tuple[float, float, float]:
-    """Create a task now and then; return the p50 to its Job in ms, and the API server's and the operator's cores."""
-    before, used, begin = await counts(admin, NAME), usage(pid), time.monotonic()
+async def _measure_latency(
+    admin: Api, observer: Observer, pid: int, prefix: str, seconds: float
+) -> tuple[float, float, float]:
+    """Create a task every 0.4 s; return the p50 to its Job in ms, and the API server's and the operator's cores."""
+    before, used, begin = await read_counts(admin, NAME), read_usage(pid), time.monotonic()
     names = []
     while time.monotonic() < begin + seconds:
         names.append(f"{prefix}-{len(names)}")
-        await _create(admin, seen, LONG, names[-1])
-        await seen.reached("job", names[-1:], 60)
+        await _create_task(admin, observer, LONG, names[-1])
+        await observer.wait_for("job", names[-1:], 60)
         await asyncio.sleep(0.4)
     took = time.monotonic() - begin
-    api = (await counts(admin, NAME) - before).cpu_seconds / took
-    return p50(seen.between("created", "job", names)), api, (usage(pid).cpu_seconds - used.cpu_seconds) / took
+    api = (await read_counts(admin, NAME) - before).cpu_seconds / took
+    return (
+        p50(observer.get_durations("created", "job", names)),
+        api,
+        (read_usage(pid).cpu_seconds - used.cpu_seconds) / took,
+    )
 
 
 @contextlib.asynccontextmanager
@@ -200,7 +208,7 @@ async def _reporting(kubeconfig: str, tasks: list[str]) -> AsyncIterator[list[fl
             try:
                 await api.request("PATCH", path, body, APPLY, fieldManager=TRAINER, force="true")
             except ApiError as error:
-                if error.status != http.HTTPStatus.TOO_MANY_REQUESTS:  # it is told again with the next report
+                if error.status != http.HTTPStatus.TOO_MANY_REQUESTS:  # the next report repeats it
                     raise
             else:
                 sent.append(time.monotonic())
@@ -218,36 +226,36 @@ async def _reporting(kubeconfig: str, tasks: list[str]) -> AsyncIterator[list[fl
                     raise outcome
 
 
-async def _started(admin: Api, seen: Observer, pid: int) -> None:
-    """Wait until the system works: a first task has its whole life."""
-    await _create(admin, seen, SHORT, "first")
-    await seen.reached("status ended", ["first"], 60)
-    await _settled(pid)
+async def _wait_until_working(admin: Api, observer: Observer, pid: int) -> None:
+    """Wait until the system has finished a first task."""
+    await _create_task(admin, observer, SHORT, "first")
+    await observer.wait_for("status ended", ["first"], 60)
+    await _wait_until_idle(pid)
 
 
-async def _settled(pid: int) -> Usage:
+async def _wait_until_idle(pid: int) -> Usage:
     """Wait until the process is idle."""
-    last = usage(pid)
+    last = read_usage(pid)
     while True:
         await asyncio.sleep(2)
-        now = usage(pid)
+        now = read_usage(pid)
         if now.cpu_seconds - last.cpu_seconds < 0.2:
             return now
         last = now
 
 
-async def _create(admin: Api, seen: Observer, namespace: str, name: str) -> None:
-    seen.at[name]["created"] = time.monotonic()
-    await admin.request("POST", f"{TASKS}/namespaces/{namespace}/trainingtasks", _task(name))
+async def _create_task(admin: Api, observer: Observer, namespace: str, name: str) -> None:
+    observer.at[name]["created"] = time.monotonic()
+    await admin.request("POST", f"{TASKS}/namespaces/{namespace}/trainingtasks", _build_task(name))
 
 
 async def _create_finished(admin: Api, name: str) -> None:
     path = f"{TASKS}/namespaces/{SHORT}/trainingtasks"
-    await admin.request("POST", path, _task(name))
-    await admin.request("PATCH", f"{path}/{name}/status", {"status": _finished_status(name)}, MERGE_PATCH)
+    await admin.request("POST", path, _build_task(name))
+    await admin.request("PATCH", f"{path}/{name}/status", {"status": _build_finished_status(name)}, MERGE_PATCH)
 
 
-def _task(name: str) -> dict[str, Any]:
+def _build_task(name: str) -> dict[str, Any]:
     return {
         "apiVersion": "trainingtask.dev/v1alpha1",
         "kind": "TrainingTask",
@@ -256,7 +264,7 @@ def _task(name: str) -> dict[str, Any]:
     }
 
 
-def _finished_status(name: str) -> dict[str, Any]:
+def _build_finished_status(name: str) -> dict[str, Any]:
     """Return the status that a GoEmotions training leaves behind: 28 labels, each with its scores."""
     end = "2026-01-01T01:00:00Z"
 
@@ -304,8 +312,8 @@ def _finished_status(name: str) -> dict[str, Any]:
 
 
 def _write_job_template(prepared: Environment) -> None:
-    """Write the Job that the operator makes, so that the bare variants create the same one."""
-    body = _task("TASK-NAME") | {"metadata": {"name": "task-name", "namespace": SHORT, "uid": "TASK-UID"}}
+    """Write the Job that the operator builds, so that the bare variants create the same one."""
+    body = _build_task("TASK-NAME") | {"metadata": {"name": "task-name", "namespace": SHORT, "uid": "TASK-UID"}}
     text = json.dumps(build_job(TrainingTask.model_validate(body), Settings.model_validate(SETTINGS)))
     job = json.loads(
         text.replace("task-name", "TASK-NAME").replace("trainingtask.dev/TASK-NAME", "trainingtask.dev/task-name")

@@ -18,7 +18,7 @@ SOURCES = [HERE, REPOSITORY / "tests", REPOSITORY / "crds", REPOSITORY / "histor
 
 
 @contextlib.asynccontextmanager
-async def system(prepared: Environment, variant: str) -> AsyncIterator["subprocess.Popen[bytes]"]:
+async def run_system(prepared: Environment, variant: str) -> AsyncIterator["subprocess.Popen[bytes]"]:
     """Run a variant; yield its process."""
     folder = prepared.folder
     variables = {

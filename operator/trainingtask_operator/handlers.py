@@ -1,6 +1,6 @@
-"""The only file with kopf decorators: watch tasks, namespaces and Events, and hand what is seen to the app.
+"""The kopf handlers, all of them: watch tasks, namespaces and Events, and call the event handlers of the manager.
 
-Handlers are coroutines: kopf runs plain functions in threads, where neither the queue nor the indexes may be touched.
+Handlers are coroutines: kopf runs plain functions in threads, where neither the queue nor the cache may be used.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import kopf
 
 from trainingtask_api import names
 from trainingtask_operator.health import serve
-from trainingtask_operator.manager import App
+from trainingtask_operator.manager.manager import Manager
 
 PAGE_SIZE = 250
 
@@ -18,29 +18,31 @@ PAGE_SIZE = 250
 @kopf.on.startup(id="start")
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Configure kopf and start the workers."""
-    settings.posting.enabled = False  # log lines are not Events; events.py decides what is one
+    settings.posting.enabled = False  # log lines are no Events; controller/kube_events.py builds those
     settings.peering.standalone = True
     settings.process.ultimate_exiting_timeout = 20
     settings.watching.server_timeout = 300
-    # Back within seconds of an API server that was away. By default kopf's pauses grow to 21 s, and it ends the process
-    # after a minute, which the kubelet then starts later and later.
+    # Reconnect within seconds. By default kopf's pauses grow to 21 s, and it ends the process after a minute, which the
+    # kubelet then starts with a growing backoff.
     settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 60)
     settings.networking.connect_timeout = 10
     settings.watching.chunk_size = PAGE_SIZE
-    settings.queueing.idle_timeout = 0.5  # an idle worker holds on to the last state of its object
-    settings.persistence.diffbase_storage = NoDiffBase()
-    settings.persistence.progress_storage = NoProgress()
-    # The same Events under both of their groups: a watch has one field selector, and takes no "or".
+    settings.queueing.idle_timeout = 0.5  # an idle worker keeps the last state of its object
+    settings.persistence.diffbase_storage = NullDiffBaseStorage()
+    settings.persistence.progress_storage = NullProgressStorage()
+    # Each in another of the two Event APIs: a watch has one field selector, which has no "or".
     settings.watching.field_selectors["", "events"] = "reason=FailedCreate,involvedObject.kind=Job"
     settings.watching.field_selectors["events.k8s.io", "events"] = "reason=FailedMount,regarding.kind=Pod"
-    app: App = memo.app
+    manager: Manager = memo.manager
     memo.servers = contextlib.AsyncExitStack()
-    await memo.servers.enter_async_context(serve(app))  # first: the process lives while it waits for the API server
-    await app.start(lambda: login(settings=settings))
+    await memo.servers.enter_async_context(
+        serve(manager)
+    )  # first: the process is alive while it waits for the API server
+    await manager.start(lambda: login(settings=settings))
 
 
 def login(settings: kopf.OperatorSettings, **_: Any) -> Any:
-    """Use the pod's service account or a kubeconfig; kopf's other ways would load a Kubernetes client."""
+    """Use the pod's service account or a kubeconfig; kopf's other ways would import a Kubernetes client."""
     return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
 
 
@@ -50,60 +52,60 @@ kopf.on.login(id="login")(login)
 @kopf.on.cleanup(id="stop")
 async def stop(memo: kopf.Memo, **_: Any) -> None:
     """Stop the workers."""
-    await memo.app.stop()
+    await memo.manager.stop()
     await memo.servers.aclose()
 
 
 @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, id="task")
-async def task_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Take a task; of a list its type is None."""
-    memo.app.task_seen(event["type"], event["object"])
+async def on_task_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Pass on the event of a task; for an object of a list its type is None."""
+    memo.manager.event_handlers.on_task_event(event["type"], event["object"])
 
 
 @kopf.on.event("v1", "namespaces", id="namespace")
-async def namespace_changed(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Take a namespace."""
-    memo.app.namespace_seen(event["type"], event["object"])
+async def on_namespace_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Pass on the event of a namespace."""
+    memo.manager.event_handlers.on_namespace_event(event["type"], event["object"])
 
 
-@kopf.on.event("", "v1", "events", id="note")
-@kopf.on.event("events.k8s.io", "v1", "events", id="note")
-async def noted(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Take an Event that says why a Job gets no pod, or a pod no volume."""
-    memo.app.note_seen(event["type"], event["object"])
+@kopf.on.event("", "v1", "events", id="kube_event")
+@kopf.on.event("events.k8s.io", "v1", "events", id="kube_event")
+async def on_kube_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
+    """Pass on the event of an Event about a Job without a pod, or a pod without a volume."""
+    memo.manager.event_handlers.on_kube_event(event["type"], event["object"])
 
 
-class NoDiffBase(kopf.DiffBaseStorage):
-    """No difference to what was handled last: only handlers of changes want it, and it costs two copies per event."""
+class NullDiffBaseStorage(kopf.DiffBaseStorage):
+    """Store no last-handled state: only handlers of changes need it, and it costs two copies per event."""
 
     def build(self, **_: Any) -> Any:
-        """Build nothing."""
+        """Return nothing to store."""
         return {}
 
     def fetch(self, **_: Any) -> Any:
-        """Know nothing."""
+        """Return nothing."""
         return None
 
     def store(self, **_: Any) -> None:
-        """Keep nothing."""
+        """Store nothing."""
 
 
-class NoProgress(kopf.ProgressStorage):
-    """No progress of handlers: those of events have none, and clearing it costs two copies per event."""
+class NullProgressStorage(kopf.ProgressStorage):
+    """Store no progress of handlers: event handlers have none, and clearing it costs two copies per event."""
 
     def fetch(self, **_: Any) -> Any:
-        """Know nothing."""
+        """Return nothing."""
         return None
 
     def store(self, **_: Any) -> None:
-        """Keep nothing."""
+        """Store nothing."""
 
     def purge(self, **_: Any) -> None:
-        """Have nothing to forget."""
+        """Purge nothing."""
 
     def touch(self, **_: Any) -> None:
-        """Leave the object alone."""
+        """Touch nothing."""
 
     def clear(self, *, essence: Any) -> Any:
-        """Have nothing to clear."""
+        """Return the object unchanged."""
         return essence

@@ -9,45 +9,48 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from trainingtask_api import names
-from trainingtask_operator.manager import RESYNC_SECONDS, App
+from trainingtask_operator.manager.manager import Manager
+from trainingtask_operator.manager.resync import RESYNC_SECONDS
 
 HEALTH_PORT = 8080
 METRICS_PORT = 8081
-# Every request gives up after 20 s and a reconcile makes a handful.
+# A request times out after 20 s, and a reconcile makes a handful.
 STUCK_SECONDS = 180.0
 
 
-def ailments(app: App) -> list[str]:
+def find_liveness_failures(manager: Manager) -> list[str]:
     """Return why this process should be restarted; nothing when it works."""
-    found = []
-    if app.queue.oldest_work > STUCK_SECONDS:
-        found.append(f"a reconcile has been at work for {app.queue.oldest_work:.0f} s")
-    if app.synced and time.monotonic() - app.last_resync > 3 * RESYNC_SECONDS + STUCK_SECONDS and app.is_acting:
-        found.append(f"the last comparison with a live list was {time.monotonic() - app.last_resync:.0f} s ago")
-    if app.unseen:
-        found.append(f"no watch shows {len(app.unseen)} objects that two live lists did")
-    return found
+    failures = []
+    processing = manager.queue.longest_processing_seconds
+    if processing > STUCK_SECONDS:
+        failures.append(f"a reconcile has been at work for {processing:.0f} s")
+    since_resync = time.monotonic() - manager.resync.last_run
+    if manager.cache.has_synced and since_resync > 3 * RESYNC_SECONDS + STUCK_SECONDS and manager.is_leader:
+        failures.append(f"the last comparison with a live list was {since_resync:.0f} s ago")
+    if manager.resync.missing:
+        failures.append(f"no watch shows {len(manager.resync.missing)} objects that two live lists did")
+    return failures
 
 
-def obstacles(app: App) -> list[str]:
-    """Return why this process is not ready to do its part, as the leader or as the standby."""
-    return ailments(app) if app.synced else ["the Jobs and pods are not listed yet"]
+def find_readiness_failures(manager: Manager) -> list[str]:
+    """Return why this process is not ready, as the leader or as the standby."""
+    return find_liveness_failures(manager) if manager.cache.has_synced else ["the Jobs and pods are not listed yet"]
 
 
 @contextlib.asynccontextmanager
-async def serve(app: App) -> AsyncIterator[None]:
-    """Serve the health of `app` on one port and its metrics on the other."""
+async def serve(manager: Manager) -> AsyncIterator[None]:
+    """Serve the probes on one port and the metrics on the other."""
     health_port = int(os.environ.get(names.ENV_HEALTH_PORT, HEALTH_PORT))
     metrics_port = int(os.environ.get(names.ENV_METRICS_PORT, METRICS_PORT))
 
     async def healthz(_: web.Request) -> web.Response:
-        return _answer(ailments(app), "ok")
+        return _respond(find_liveness_failures(manager), "ok")
 
     async def readyz(_: web.Request) -> web.Response:
-        return _answer(obstacles(app), "leader" if app.is_acting else "standby")
+        return _respond(find_readiness_failures(manager), "leader" if manager.is_leader else "standby")
 
     async def metrics(_: web.Request) -> web.Response:
-        app.count_states()
+        manager.gauges.update()
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async with contextlib.AsyncExitStack() as stack:
@@ -64,5 +67,5 @@ async def serve(app: App) -> AsyncIterator[None]:
         yield
 
 
-def _answer(trouble: list[str], otherwise: str) -> web.Response:
-    return web.Response(text="\n".join(trouble or [otherwise]) + "\n", status=503 if trouble else 200)
+def _respond(failures: list[str], success: str) -> web.Response:
+    return web.Response(text="\n".join(failures or [success]) + "\n", status=503 if failures else 200)

@@ -1,4 +1,4 @@
-"""Log records for people or for machines: one line each, with the task they are about."""
+"""Log records as text or as JSON: one line each, with the task they are about."""
 
 import json
 import logging
@@ -11,22 +11,22 @@ from typing import Any, Literal
 
 Format = Literal["json", "text"]
 
-_subject: ContextVar[dict[str, Any] | None] = ContextVar("subject", default=None)
+_context: ContextVar[dict[str, Any] | None] = ContextVar("context", default=None)
 
 
 @contextmanager
-def about(**fields: Any) -> Iterator[None]:
+def log_context(**fields: Any) -> Iterator[None]:
     """Add fields (namespace, task, uid, attempt) to every record that is logged inside; those that are None are left out."""
-    known = {**(_subject.get() or {}), **{name: value for name, value in fields.items() if value is not None}}
-    token = _subject.set(known)
+    merged = {**(_context.get() or {}), **{name: value for name, value in fields.items() if value is not None}}
+    token = _context.set(merged)
     try:
         yield
     finally:
-        _subject.reset(token)
+        _context.reset(token)
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object per record. Only named fields: nothing that a library attaches gets in."""
+    """One JSON object per record, with named fields only: nothing that a library attaches gets in."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line."""
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
-            **(_subject.get() or {}),
+            **(_context.get() or {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -43,22 +43,22 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """One line per record, the task in brackets."""
+    """One line per record, the context in brackets."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as text."""
-        subject = _subject.get()
+        context = _context.get()
         text = super().format(record)
-        return f"{text} [{' '.join(f'{key}={value}' for key, value in subject.items())}]" if subject else text
+        return f"{text} [{' '.join(f'{key}={value}' for key, value in context.items())}]" if context else text
 
 
-def configure(style: Format) -> None:
-    """Send all records of level INFO to stderr in this format; chatty libraries speak from WARNING on."""
+def configure_logging(log_format: Format) -> None:
+    """Send all records from INFO on to stderr in this format; of some libraries only those from WARNING on."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for chatty in ("kopf", "aiohttp.access", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for library in ("kopf", "aiohttp.access", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""What the operator counts and measures, for Prometheus."""
+"""Metrics for Prometheus."""
 
 import re
 
@@ -38,7 +38,7 @@ _RESOURCE = re.compile(r"^/(?:api/v1|apis/[^/]+/[^/]+)(?:/namespaces/[^/]+)?/([^
 
 
 def count_request(verb: str, path: str, code: int) -> None:
-    """Count a request to the API server by what it is about, not by whose it is.
+    """Count a request to the API server by verb, resource and code, not by namespace and name.
 
     Examples
     --------

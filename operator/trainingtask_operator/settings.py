@@ -1,4 +1,4 @@
-"""What the cluster's admin decides: images, where each device lives, which namespaces may train."""
+"""The operator's settings file, written by the cluster's admin: images, devices, profiles, namespaces, retention."""
 
 import os
 from pathlib import Path
@@ -18,17 +18,17 @@ class _Section(BaseModel):
 
 
 class DefaultResources(_Section):
-    """What a trainer gets when its task does not say."""
+    """Resources of a trainer whose task names none."""
 
-    cpu: str | int | float = "1"
-    memory: str = "2Gi"
+    cpu: str | int | float
+    memory: str
     storage: str = Field(
-        "", description="The node's disk; '' where nodes do not measure it: neither request nor limit."
+        "", description="Local disk; '' sets neither request nor limit, for nodes that do not measure it."
     )
 
 
 class DeviceSettings(_Section):
-    """How a trainer reaches the nodes of one device."""
+    """Image, node placement and resources of the trainers on one device."""
 
     image: str
     node_selector: dict[str, str] = {}
@@ -36,11 +36,11 @@ class DeviceSettings(_Section):
     tolerations: list[dict[str, Any]] = []
     runtime_class_name: str = ""
     resource_name: str = Field("nvidia.com/gpu", description="Extended resource of a GPU; unused for the CPU.")
-    resources: DefaultResources = DefaultResources()
+    resources: DefaultResources
 
 
 class DeviceProfile(DeviceSettings):
-    """Another way to a device than the default one: another make of GPU, a slice of one, larger nodes."""
+    """An alternative to a device's default settings: another make of GPU, a slice of one, larger nodes."""
 
     device: Device
 
@@ -52,7 +52,7 @@ class HubSettings(_Section):
 
 
 class HistorySettings(_Section):
-    """How long runs are kept."""
+    """Retention of runs in the history."""
 
     retention_days: int = Field(0, ge=0, description="Days after its end that a run is deleted; 0: never.")
 
@@ -67,11 +67,11 @@ class Settings(_Section):
     image_pull_secrets: list[dict[str, str]] = []
     hub: HubSettings = HubSettings()
     history: HistorySettings = HistorySettings()
-    devices: dict[Device, DeviceSettings] = Field(description="What a task gets that names no profile.")
-    profiles: dict[str, DeviceProfile] = Field({}, description="What a task may name as resources.profile.")
+    devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
+    profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")
 
 
-def device_of(task: TrainingTask, settings: Settings) -> DeviceSettings:
+def get_device_settings(task: TrainingTask, settings: Settings) -> DeviceSettings:
     """Return the settings of the task's profile, or of its device's default.
 
     Raises
@@ -84,7 +84,7 @@ def device_of(task: TrainingTask, settings: Settings) -> DeviceSettings:
 
 
 def load_settings(path: str | None = None) -> Settings:
-    """Read the settings file that `path`, or the environment, names.
+    """Read the settings file at `path`, or at the path in the environment.
 
     Raises
     ------
@@ -97,10 +97,10 @@ def load_settings(path: str | None = None) -> Settings:
     return Settings.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
 
 
-def load_passwords(namespaces: list[str]) -> dict[str, str | None]:
-    """Return the passwords of the namespaces' database roles from the folder that the environment names.
+def load_role_passwords(namespaces: list[str]) -> dict[str, str | None]:
+    """Return the passwords of the namespaces' database roles, from the folder that the environment names.
 
-    A namespace without a file there has None: its role is left as it is, or made without a password.
+    A namespace without a file there has None: its role is left unchanged, or created without a password.
     """
     folder = Path(os.environ.get(names.ENV_HISTORY_PASSWORDS, os.devnull))
     files = {namespace: folder / namespace for namespace in namespaces}

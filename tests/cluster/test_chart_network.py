@@ -10,7 +10,7 @@ import pytest
 from support import specs
 from support.helm import CHART, Manifest, helm, named, of_kind, render
 from trainingtask_api import TrainingTask
-from trainingtask_operator.controller.job_builder import labels_of
+from trainingtask_operator.controller.job_builder import build_labels
 
 SYSTEM, TEAM, OTHER = "ops", "team", "other"
 OPTIONS = (f"--set=trainer.namespaces={{{TEAM}}}", "--set=web.enabled=true")
@@ -32,7 +32,7 @@ def get_pods(manifests: list[Manifest]) -> dict[str, Pod]:
 
     task = specs.task("a", specs.CLASSICAL, TEAM)
     task["metadata"]["uid"] = "u"
-    trainer = labels_of(TrainingTask.model_validate(task))
+    trainer = build_labels(TrainingTask.model_validate(task))
     return {
         "operator": of("Deployment", RELEASE),
         "web": of("Deployment", f"{RELEASE}-web"),

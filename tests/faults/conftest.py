@@ -1,4 +1,4 @@
-"""Faults of the control plane: a control plane of one's own per session, and the operator as a local process.
+"""Faults of the control plane: one control plane per session, and the operator as a local process.
 
 Small sizes unless TRAININGTASK_FAULTS is `full` (`make test-faults`).
 """
@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from support.control_plane import ControlPlane, control_plane, missing_programs
+from support.control_plane import ControlPlane, missing_programs, running_control_plane
 from support.kube_api import PODS, Api
 from support.postgres import Postgres, postgres_server
 from support.simulated_trainers import write_stages
-from support.tasks_on_cluster import Scene, node, scene
+from support.task_namespace import TaskNamespace, build_node, create_namespace
 
 __all__ = ["postgres_server"]
 
@@ -57,8 +57,8 @@ def sizes() -> Sizes:
 
 
 @pytest.fixture
-def dice() -> random.Random:
-    """Random moments; the seed is printed with a failure, and TRAININGTASK_FAULTS_SEED repeats it."""
+def rng() -> random.Random:
+    """Return a generator of random moments; the seed is printed with a failure, and TRAININGTASK_FAULTS_SEED repeats it."""
     seed = int(os.environ.get("TRAININGTASK_FAULTS_SEED") or random.randrange(10**6))
     print(f"TRAININGTASK_FAULTS_SEED={seed}")
     return random.Random(seed)
@@ -70,27 +70,29 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     if missing:
         pytest.skip(f"not installed: {', '.join(missing)} (make cluster builds them; see hack/cluster/README.md)")
     folder = tmp_path_factory.mktemp("control-plane")
-    with control_plane(folder, write_stages(folder / "stages.yaml")) as running:
-        asyncio.run(prepare(running))
+    with running_control_plane(folder, write_stages(folder / "stages.yaml")) as running:
+        asyncio.run(create_crd_and_nodes(running))
         yield running
 
 
 @pytest.fixture
-async def here(plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
-    """A namespace named after the test."""
-    namespace = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:60].strip("-")
-    async with scene(plane, namespace, tmp_path) as it:
-        yield it
+async def namespace(
+    plane: ControlPlane, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[TaskNamespace]:
+    """Return a namespace named after the test."""
+    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_"))[:60].strip("-")
+    async with create_namespace(plane, name, tmp_path) as created:
+        yield created
 
 
-async def prepare(plane: ControlPlane) -> None:
-    """Bring the CRD and two nodes."""
+async def create_crd_and_nodes(plane: ControlPlane) -> None:
+    """Create the CRD and two nodes."""
     crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
     manifest = yaml.safe_load((Path(__file__).parents[2] / "crds" / "trainingtasks.yaml").read_text())
     async with Api(str(plane.kubeconfig())) as api:
         await api.request("POST", crds, manifest)
         for name in ("one", "two"):
-            await api.request("POST", f"{PODS}/nodes", node(name))
+            await api.request("POST", f"{PODS}/nodes", build_node(name))
         async with asyncio.timeout(60):
             while True:
                 crd = await api.request("GET", f"{crds}/{manifest['metadata']['name']}")
@@ -105,6 +107,6 @@ async def prepare(plane: ControlPlane) -> None:
 
 @pytest.fixture
 def history(postgres_server: Postgres) -> str:
-    """The URL of an empty database."""
+    """Return the URL of an empty database."""
     database = postgres_server.create_database()
     return postgres_server.url(database, database, database)

@@ -1,4 +1,4 @@
-"""Specs that nobody would write: the API server refuses them with a message, or their Job is valid. No third case."""
+"""Generated specs: the API server either refuses one with a message, or its Job is valid."""
 
 import asyncio
 import copy
@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from support import specs
 from support.control_plane import ControlPlane
 from support.kube_api import JOBS, TASKS, Api, ApiError
-from support.tasks_on_cluster import Object
+from support.task_namespace import Object
 from trainingtask_api import TrainingTask, names
 from trainingtask_api.crd import build_crd
 from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.settings import Settings
 
-Ask = Callable[[str, Object], Object | ApiError]
+DryRun = Callable[[str, Object], Object | ApiError]
 EXAMPLES = 300
 NAMESPACE = "default"
 SCHEMA = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
@@ -29,7 +29,7 @@ TEXTS = ["", " ", "0", "a", "A-b_c", "a.b/c", "..", "../a", "./a", "a/../b", "é
 ODD = st.sampled_from([None, [], {}, "", 0, -1, True, 1e308, "nonsense", ["a"], {"a": "b"}])
 
 
-def values(schema: Object) -> st.SearchStrategy[Any]:
+def build_values(schema: Object) -> st.SearchStrategy[Any]:
     """Return values at and around what a schema allows, and some of another type."""
     if "enum" in schema:
         return st.sampled_from([*schema["enum"], "other"]) | ODD
@@ -41,28 +41,28 @@ def values(schema: Object) -> st.SearchStrategy[Any]:
     if kind == "boolean":
         return st.booleans() | ODD
     if kind == "array":
-        return st.lists(values(schema["items"]), max_size=3) | ODD
+        return st.lists(build_values(schema["items"]), max_size=3) | ODD
     if kind == "object" and "properties" in schema:
-        fields = {name: values(part) for name, part in schema["properties"].items()}
+        fields = {name: build_values(part) for name, part in schema["properties"].items()}
         return st.fixed_dictionaries({}, optional=fields) | ODD
     least, most = schema.get("minLength", 0), schema.get("maxLength", 300)
     sizes = [n for n in (least - 1, least, most, most + 1) if n >= 0]
     return st.sampled_from(TEXTS) | st.sampled_from(["a" * n for n in sizes]) | st.text(max_size=20) | ODD
 
 
-def places(schema: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Object]]:
+def iterate_fields(schema: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Object]]:
     """Iterate over all fields of a schema, with the section first and then what is in it."""
     for name, part in schema.get("properties", {}).items():
         yield (*path, name), part
-        yield from places(part, (*path, name))
+        yield from iterate_fields(part, (*path, name))
 
 
 @st.composite
-def generated(draw: st.DrawFn) -> Object:
+def generate_specs(draw: st.DrawFn) -> Object:
     """Return a spec: a good one, with a few fields changed or taken away."""
     spec = copy.deepcopy(specs.GOOD[draw(st.sampled_from(sorted(specs.GOOD)))])
     for _ in range(draw(st.integers(0, 3))):
-        path, schema = draw(st.sampled_from(list(places(SCHEMA))))
+        path, schema = draw(st.sampled_from(list(iterate_fields(SCHEMA))))
         part: Any = spec
         for section in path[:-1]:
             part = part.setdefault(section, {}) if isinstance(part, dict) else {}
@@ -71,7 +71,7 @@ def generated(draw: st.DrawFn) -> Object:
         if path[-1] in part and draw(st.booleans()):
             del part[path[-1]]
         else:
-            part[path[-1]] = copy.deepcopy(draw(values(schema)))  # the next change may be inside it
+            part[path[-1]] = copy.deepcopy(draw(build_values(schema)))  # the next change may be inside it
     return spec
 
 
@@ -79,8 +79,8 @@ NAMES = st.sampled_from(["a", "a" * 63, "a" * 64, "1.2", "a.b-c", "9", "A", "-a"
 
 
 @pytest.fixture(scope="module")
-def ask(plane: ControlPlane) -> Iterator[Ask]:
-    """Return a function that has an object created without it being kept, and returns it or the refusal."""
+def dry_run(plane: ControlPlane) -> Iterator[DryRun]:
+    """Return a function that creates an object in a dry run, and returns the object or the error."""
     loop = asyncio.new_event_loop()
     api = Api(str(plane.kubeconfig()))
     loop.run_until_complete(api.__aenter__())
@@ -99,8 +99,8 @@ def ask(plane: ControlPlane) -> Iterator[Ask]:
 
 
 def settings_for(task: TrainingTask) -> Settings:
-    """Return settings of a cluster that offers what the task asks for: what it does not is said by other words."""
-    device = {"image": "trainer:any"}
+    """Return settings that offer the device and the profile of the task."""
+    device = {"image": "trainer:any", "resources": {"cpu": "1", "memory": "2Gi"}}
     profile = task.spec.resources and task.spec.resources.profile
     profiles = {profile: {"device": task.spec.device.value, **device}} if profile else {}
     return Settings.model_validate(
@@ -108,7 +108,7 @@ def settings_for(task: TrainingTask) -> Settings:
     )
 
 
-def test_generated_specs_are_refused_with_a_message_or_have_a_valid_job(ask: Ask) -> None:
+def test_generated_specs_are_refused_with_a_message_or_have_a_valid_job(dry_run: DryRun) -> None:
     outcomes: Counter[str] = Counter()
 
     @settings(
@@ -118,17 +118,17 @@ def test_generated_specs_are_refused_with_a_message_or_have_a_valid_job(ask: Ask
         phases=[Phase.explicit, Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
     )
-    @given(spec=generated(), name=NAMES)
+    @given(spec=generate_specs(), name=NAMES)
     def check(spec: Object, name: str) -> None:
-        outcomes[judge(ask, spec, name)] += 1
+        outcomes[check_spec(dry_run, spec, name)] += 1
 
     check()
     print(dict(outcomes))
     assert min(outcomes["refused"], outcomes["valid"]) >= EXAMPLES // 10, outcomes
 
 
-def judge(ask: Ask, spec: Object, name: str) -> str:
-    stored = ask(f"{TASKS}/namespaces/{NAMESPACE}/{names.PLURAL}", specs.task(name, spec, NAMESPACE))
+def check_spec(dry_run: DryRun, spec: Object, name: str) -> str:
+    stored = dry_run(f"{TASKS}/namespaces/{NAMESPACE}/{names.PLURAL}", specs.task(name, spec, NAMESPACE))
     if isinstance(stored, ApiError):
         assert stored.status in (400, 422), stored
         assert re.search(r'"message":"[^"]{10}', str(stored)), stored
@@ -139,9 +139,9 @@ def judge(ask: Ask, spec: Object, name: str) -> str:
     except ValidationError as error:
         mistakes = {item["type"] for item in error.errors()}
     if mistakes:
-        # The API server takes 2147483647.5 for an integer: it compares the first nine digits. The task says InvalidSpec.
+        # The API server takes 2147483647.5 for an integer: it compares the first nine digits. The status has InvalidSpec.
         assert mistakes == {"int_from_float"}, mistakes
         return "refused by the operator"
-    job = ask(f"{JOBS}/namespaces/{NAMESPACE}/jobs", build_job(task, settings_for(task)))
+    job = dry_run(f"{JOBS}/namespaces/{NAMESPACE}/jobs", build_job(task, settings_for(task)))
     assert not isinstance(job, ApiError), f"the task is accepted, and its Job is refused: {job}"
     return "valid"

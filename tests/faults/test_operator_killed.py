@@ -1,4 +1,4 @@
-"""SIGKILL of the operator at any moment: the next one goes on where it was."""
+"""SIGKILL of the operator at any moment: the next process continues."""
 
 import asyncio
 import random
@@ -8,48 +8,50 @@ from typing import Any
 import pytest
 
 from support.api_proxy import ApiProxy, Call
-from support.tasks_on_cluster import CONVERGED_SECONDS, CRASHES, MISTAKEN, RUNS, SUCCEEDS, Scene
+from support.task_namespace import CONVERGED_SECONDS, CRASHES, MISTAKEN, RUNS, SUCCEEDS, TaskNamespace
 
 ENDINGS = [SUCCEEDS, SUCCEEDS, MISTAKEN, CRASHES]
 
 
-async def test_operator_killed_at_random_moments(here: Scene, history: str, sizes: Any, dice: random.Random) -> None:
+async def test_operator_killed_at_random_moments(
+    namespace: TaskNamespace, history: str, sizes: Any, rng: random.Random
+) -> None:
     images = {f"task-{n}": ENDINGS[n % len(ENDINGS)] for n in range(sizes.tasks_killed_over)}
     to_create = list(images.items())
-    async with here.operator(history=history) as operator:
+    async with namespace.operator(history=history) as operator:
         for kill in range(sizes.kills):
             while to_create and len(images) - len(to_create) <= kill * len(images) / sizes.kills:
                 name, image = to_create.pop(0)
-                await here.create(name, image, runPolicy__retries=1)
-            await asyncio.sleep(dice.uniform(0.2, 4))  # from before it can act to long after
+                await namespace.create(name, image, runPolicy__retries=1)
+            await asyncio.sleep(rng.uniform(0.2, 4))  # from before it can act to long after
             await operator.restart()
         for name, image in to_create:
-            await here.create(name, image, runPolicy__retries=1)
-        await here.jobs_ended(len(images), timeout=120)
-        await here.tasks_ended(CONVERGED_SECONDS)
-        await here.check(images, retries=1)
-        await here.rows_match(history)
-        assert not operator.defects()
+            await namespace.create(name, image, runPolicy__retries=1)
+        await namespace.wait_for_finished_jobs(len(images), timeout=120)
+        await namespace.wait_for_finished_tasks(CONVERGED_SECONDS)
+        await namespace.assert_finished(images, retries=1)
+        await namespace.wait_for_rows(history)
+        assert not operator.find_defects()
 
 
 @pytest.mark.full
-async def test_operator_killed_before_and_after_each_of_its_writes(here: Scene, history: str) -> None:
-    """Before a write: it has never been made. After it: the API server has taken it, and nobody was told."""
+async def test_operator_killed_before_and_after_each_of_its_writes(namespace: TaskNamespace, history: str) -> None:
+    """Before a write: it is not executed. After it: it is executed, and the response is lost."""
     moment = asyncio.Event()
-    seen: Counter[tuple[str, str]] = Counter()
+    chosen: Counter[tuple[str, str]] = Counter()
 
     def first(call: Call) -> bool:
-        return take(call, "before")
+        return choose(call, "before")
 
     def second(call: Call) -> bool:
-        return take(call, "after")
+        return choose(call, "after")
 
-    def take(call: Call, when: str) -> bool:
+    def choose(call: Call, when: str) -> bool:
         """Choose each kind of write twice, once for each moment."""
         key = (when, f"{call.method} {call.path}")
-        if not call.is_write or moment.is_set() or seen[key] >= (2 if call.path.endswith("/status") else 1):
+        if not call.is_write or moment.is_set() or chosen[key] >= (2 if call.path.endswith("/status") else 1):
             return False
-        seen[key] += 1
+        chosen[key] += 1
         moment.set()
         return True
 
@@ -60,20 +62,20 @@ async def test_operator_killed_before_and_after_each_of_its_writes(here: Scene, 
             moment.clear()
             await operator.start()
 
-    async with ApiProxy(here.plane.server, here.plane.authority) as proxy:
-        proxy.dropped, proxy.lost = first, second
-        async with here.operator(server=proxy.url, history=history) as operator:
-            await here.create("task", RUNS)
+    async with ApiProxy(namespace.plane.server, namespace.plane.authority) as proxy:
+        proxy.drop_request, proxy.drop_response = first, second
+        async with namespace.operator(server=proxy.url, history=history) as operator:
+            await namespace.create("task", RUNS)
             killing = asyncio.create_task(kill_whenever())
-            await here.state("task", "Running", timeout=60)
-            await here.end("task")
-            task = await here.state("task", "Succeeded", timeout=60)
+            await namespace.wait_for_state("task", "Running", timeout=60)
+            await namespace.finish_trainer("task")
+            task = await namespace.wait_for_state("task", "Succeeded", timeout=60)
             killing.cancel()
-            here.check_writes({"task": task})
-            assert len(await here.pods()) == 1
-            await operator.ready()
-            await here.rows_match(history)
-            assert not operator.defects()
-    jobs = f"POST /apis/batch/v1/namespaces/{here.namespace}/jobs"
-    assert seen["before", jobs] == seen["after", jobs] == 1
-    assert sum(seen.values()) >= 4
+            namespace.assert_writes({"task": task})
+            assert len(await namespace.list_pods()) == 1
+            await operator.wait_until_ready()
+            await namespace.wait_for_rows(history)
+            assert not operator.find_defects()
+    jobs = f"POST /apis/batch/v1/namespaces/{namespace.name}/jobs"
+    assert chosen["before", jobs] == chosen["after", jobs] == 1
+    assert sum(chosen.values()) >= 4

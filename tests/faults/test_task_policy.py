@@ -48,7 +48,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
 IMAGES = (
     "must begin with registry.example.com/team, mirror.example.com, other.example.com/a/, trainer:2, or be left out"
 )
-# Changes that it does not, and what the refusal says.
+# Changes that it refuses, and the message.
 ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "image": ({"image": "evil.example.com/x"}, f"spec.image 'evil.example.com/x' is refused: {IMAGES}"),
     "image-sibling": ({"image": "registry.example.com/team-evil/x"}, IMAGES),
@@ -71,50 +71,50 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
 }  # fmt: skip
 
 
-def a_task(**changes: Any) -> Manifest:
-    return in_no_namespace(specs.changed(specs.CLASSICAL, **changes))
+def make_task(**changes: Any) -> Manifest:
+    return without_namespace(specs.changed(specs.CLASSICAL, **changes))
 
 
-def in_no_namespace(spec: dict[str, Any]) -> Manifest:
+def without_namespace(spec: dict[str, Any]) -> Manifest:
     task = specs.task("x", spec)
     del task["metadata"]["namespace"]
     return task
 
 
-def labelled(count: int) -> Manifest:
-    task = a_task()
+def make_labelled_task(count: int) -> Manifest:
+    task = make_task()
     # As long as Kubernetes lets a label be.
     task["metadata"]["labels"] = {f"{n:0>253}/{'k' * 63}": "v" * 63 for n in range(count)}
     return task
 
 
-def owned(count: int, name: str = "x") -> Manifest:
-    task = a_task()
+def make_owned_task(count: int, name: str = "x") -> Manifest:
+    task = make_task()
     owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": name}
     task["metadata"]["ownerReferences"] = [{**owner, "uid": str(n)} for n in range(count)]
     return task
 
 
-class Place(Kubectl):
-    """A namespace in which the policies of some values hold."""
+class PolicyNamespace(Kubectl):
+    """A namespace in which the policies of some chart values are enforced."""
 
-    def ask(self, task: Manifest) -> None:
+    def create_dry_run(self, task: Manifest) -> None:
         self("create", "--dry-run=server", "-f", "-", stdin=json.dumps(task))
 
     def enforce(self, *values: str) -> None:
-        """Apply the policies that the chart makes of the values, for this namespace, and wait until they hold."""
+        """Apply the policies that the chart makes of the values, for this namespace, and wait until they are enforced."""
         manifests = [m for m in render(f"--set=fullnameOverride={self.namespace}", *values) if m["kind"] in KINDS]
         for manifest in manifests:
             if manifest["kind"] == KINDS[1]:
-                here = {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}}
-                manifest["spec"]["matchResources"] = {"namespaceSelector": here}
+                selector = {"matchLabels": {"kubernetes.io/metadata.name": self.namespace}}
+                manifest["spec"]["matchResources"] = {"namespaceSelector": selector}
         self.apply(*manifests)
-        attacks = (a_task(runPolicy__priorityClassName="system-node-critical"), labelled(LABELS + 1))
-        eventually("the policies hold", lambda: all(self.refusal(attack) for attack in attacks))
+        attacks = (make_task(runPolicy__priorityClassName="system-node-critical"), make_labelled_task(LABELS + 1))
+        eventually("the policies hold", lambda: all(self.get_refusal(attack) for attack in attacks))
 
-    def refusal(self, task: Manifest) -> str:
+    def get_refusal(self, task: Manifest) -> str:
         try:
-            self.ask(task)
+            self.create_dry_run(task)
         except Refused as error:
             return str(error)
         return ""
@@ -122,93 +122,95 @@ class Place(Kubectl):
 
 @pytest.fixture(scope="module")
 def kubeconfig(plane: ControlPlane) -> Iterator[None]:
-    """The session's own API server is what kubectl, helm and the CLI speak with."""
+    """Point kubectl, helm and the CLI at the session's API server."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", str(plane.kubeconfig()))
         yield
 
 
-def place(name: str) -> Place:
+def create_policy_namespace(name: str) -> PolicyNamespace:
     run("kubectl", "create", "namespace", name)
-    return Place(name)
+    return PolicyNamespace(name)
 
 
 @pytest.fixture(scope="module")
-def narrow(kubeconfig: None) -> Place:
-    there = place("policy-narrow")
-    there.enforce(*NARROW)
-    return there
+def narrow(kubeconfig: None) -> PolicyNamespace:
+    namespace = create_policy_namespace("policy-narrow")
+    namespace.enforce(*NARROW)
+    return namespace
 
 
 @pytest.fixture(scope="module")
-def default(kubeconfig: None) -> Place:
-    there = place("policy-default")
-    there.enforce()
-    return there
+def default(kubeconfig: None) -> PolicyNamespace:
+    namespace = create_policy_namespace("policy-default")
+    namespace.enforce()
+    return namespace
 
 
 @pytest.mark.parametrize("case", ALLOWED)
-def test_what_the_admin_allows_is_accepted(narrow: Place, case: str) -> None:
-    narrow.ask(a_task(**ALLOWED[case]))
+def test_what_the_admin_allows_is_accepted(narrow: PolicyNamespace, case: str) -> None:
+    narrow.create_dry_run(make_task(**ALLOWED[case]))
 
 
 @pytest.mark.parametrize("case", ATTACKS)
-def test_what_the_admin_withholds_is_refused(narrow: Place, case: str) -> None:
+def test_what_the_admin_withholds_is_refused(narrow: PolicyNamespace, case: str) -> None:
     changes, sentence = ATTACKS[case]
-    assert sentence in narrow.refusal(a_task(**changes))
+    assert sentence in narrow.get_refusal(make_task(**changes))
 
 
 @pytest.mark.parametrize("good", specs.GOOD)
-def test_without_values_every_good_spec_is_accepted(default: Place, good: str) -> None:
-    default.ask(in_no_namespace(specs.GOOD[good]))
+def test_without_values_every_good_spec_is_accepted(default: PolicyNamespace, good: str) -> None:
+    default.create_dry_run(without_namespace(specs.GOOD[good]))
 
 
 @pytest.mark.parametrize("name", ["system-node-critical", "system-cluster-critical"])
-def test_without_values_the_clusters_own_priority_is_refused(default: Place, name: str) -> None:
-    refusal = default.refusal(a_task(runPolicy__priorityClassName=name))
+def test_without_values_the_clusters_own_priority_is_refused(default: PolicyNamespace, name: str) -> None:
+    refusal = default.get_refusal(make_task(runPolicy__priorityClassName=name))
     assert f"spec.runPolicy.priorityClassName '{name}' is refused: classes that begin with 'system-'" in refusal
 
 
 def test_without_code_only_the_hubs_token_may_be_set(kubeconfig: None) -> None:
-    there = place("policy-no-code")
-    there.enforce("--set=policy.code.configMaps=false")
-    there.ask(a_task(env=[secret("any")]))
-    assert "spec.env 'LD_PRELOAD' is refused: allowed are HF_TOKEN" in there.refusal(
-        a_task(env=[secret("any", "LD_PRELOAD")])
+    namespace = create_policy_namespace("policy-no-code")
+    namespace.enforce("--set=policy.code.configMaps=false")
+    namespace.create_dry_run(make_task(env=[secret("any")]))
+    assert "spec.env 'LD_PRELOAD' is refused: allowed are HF_TOKEN" in namespace.get_refusal(
+        make_task(env=[secret("any", "LD_PRELOAD")])
     )
 
 
-def test_labels_and_owners_are_bounded(default: Place) -> None:
-    for task in (labelled(LABELS), owned(OWNERS)):
-        default.ask(task)
-    assert "metadata.labels has 65 labels: at most 64 are allowed" in default.refusal(labelled(LABELS + 1))
-    many = a_task()
+def test_labels_and_owners_are_bounded(default: PolicyNamespace) -> None:
+    for task in (make_labelled_task(LABELS), make_owned_task(OWNERS)):
+        default.create_dry_run(task)
+    assert "metadata.labels has 65 labels: at most 64 are allowed" in default.get_refusal(
+        make_labelled_task(LABELS + 1)
+    )
+    many = make_task()
     many["metadata"]["labels"] = {
         f"k{n}": "" for n in range(50_000)
     }  # without a bound more than an evaluation may cost
-    assert "metadata.labels has 50000 labels" in default.refusal(many)
-    assert "metadata.ownerReferences has 17 owners: at most 16" in default.refusal(owned(OWNERS + 1))
-    assert "metadata.ownerReferences has 1 owners" in default.refusal(owned(1, name="x" * 10**6))
+    assert "metadata.labels has 50000 labels" in default.get_refusal(many)
+    assert "metadata.ownerReferences has 17 owners: at most 16" in default.get_refusal(make_owned_task(OWNERS + 1))
+    assert "metadata.ownerReferences has 1 owners" in default.get_refusal(make_owned_task(1, name="x" * 10**6))
 
 
-def test_a_task_cannot_grow_past_a_bound_and_one_that_is_past_it_still_changes(kubeconfig: None) -> None:
-    there = place("policy-before")
-    past, within = labelled(LABELS + 1), labelled(LABELS)
+def test_a_task_over_a_bound_can_change_but_not_grow(kubeconfig: None) -> None:
+    namespace = create_policy_namespace("policy-before")
+    past, within = make_labelled_task(LABELS + 1), make_labelled_task(LABELS)
     past["metadata"]["name"], within["metadata"]["name"] = "past", "within"
-    there("create", "-f", "-", stdin=json.dumps(past))
-    there.enforce()
-    there("create", "-f", "-", stdin=json.dumps(within))
+    namespace("create", "-f", "-", stdin=json.dumps(past))
+    namespace.enforce()
+    namespace("create", "-f", "-", stdin=json.dumps(within))
     suspend = ("--type=merge", '--patch={"spec":{"runPolicy":{"suspend":true}}}')
     for name in ("past", "within"):
-        there("patch", "trainingtask", name, *suspend)
+        namespace("patch", "trainingtask", name, *suspend)
         with pytest.raises(Refused, match="labels: at most 64 are allowed"):
-            there("label", "trainingtask", name, "one=more")
+            namespace("label", "trainingtask", name, "one=more")
 
 
-def test_the_largest_spec_can_be_applied(default: Place) -> None:
+def test_the_largest_spec_can_be_applied(default: PolicyNamespace) -> None:
     """`kubectl apply` keeps a second copy in an annotation."""
     indicators = [f"{n:é>100}" for n in range(500)]
-    default("apply", "-f", "-", stdin=json.dumps(a_task(dataset={**specs.TABLE["dataset"], "columns": {"text": "t", "indicators": indicators}})))  # fmt: skip
+    default("apply", "-f", "-", stdin=json.dumps(make_task(dataset={**specs.TABLE["dataset"], "columns": {"text": "t", "indicators": indicators}})))  # fmt: skip
     default("delete", "trainingtask", "x")
 
 
@@ -227,14 +229,14 @@ def test_the_longest_lists_are_within_the_cost_limit(kubeconfig: None, tmp_path:
             }
         )
     )  # fmt: skip
-    there = place("policy-long")
-    there.enforce(f"--values={values}")
+    namespace = create_policy_namespace("policy-long")
+    namespace.enforce(f"--values={values}")
     variables = [secret(f"{99:a>253}", f"{99 - n:A>63}") for n in range(16)]
-    there.ask(a_task(image=f"r/{'a' * 493}00099", env=variables, runPolicy={"priorityClassName": long[-1], "queueName": long[-1]}))  # fmt: skip
-    assert "is refused: must begin with r/aaa" in there.refusal(a_task(image="a" * 500))
+    namespace.create_dry_run(make_task(image=f"r/{'a' * 493}00099", env=variables, runPolicy={"priorityClassName": long[-1], "queueName": long[-1]}))  # fmt: skip
+    assert "is refused: must begin with r/aaa" in namespace.get_refusal(make_task(image="a" * 500))
 
 
-def test_the_cli_repeats_the_refusal(narrow: Place) -> None:
+def test_the_cli_repeats_the_refusal(narrow: PolicyNamespace) -> None:
     with pytest.raises(Refused, match=r"spec\.runPolicy\.queueName 'team-c' is refused: allowed are team-a, team-b"):
         run(
             sys.executable, "-m", "trainingtask_cli", "submit", "--name=x", f"--namespace={narrow.namespace}",

@@ -1,4 +1,4 @@
-"""Two replicas and one Lease: one acts, the other waits for it to fall silent."""
+"""Two replicas and one Lease: one reconciles, the other waits until the Lease expires."""
 
 import asyncio
 
@@ -7,76 +7,76 @@ import pytest
 from support.api_proxy import ApiProxy
 from support.control_plane import OPERATORS
 from support.operators import Operator, leader_and_standby
-from support.tasks_on_cluster import MISTAKEN, RUNS, SUCCEEDS, Object, Scene, eventually
+from support.task_namespace import MISTAKEN, RUNS, SUCCEEDS, Object, TaskNamespace, eventually
 
-TAKEN_OVER_SECONDS = 60
+TAKEOVER_SECONDS = 60
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": SUCCEEDS}
 
 
-def replicas(here: Scene, history: str, server: str | None = None) -> tuple[Operator, Operator]:
-    """Return two; the way of the first to the API server may be another."""
-    first = here.operator(OPERATORS[0], server=server, history=history, lease=True)
-    return first, here.operator(OPERATORS[1], history=history, lease=True)
+def replicas(namespace: TaskNamespace, history: str, server: str | None = None) -> tuple[Operator, Operator]:
+    """Return two replicas; `server` is the URL of the first one's API server."""
+    first = namespace.operator(OPERATORS[0], server=server, history=history, lease=True)
+    return first, namespace.operator(OPERATORS[1], history=history, lease=True)
 
 
-def acts_of(here: Scene, user: str) -> list[Object]:
-    """Return what a replica wrote, less its part in the election."""
-    return [w for w in here.plane.writes(here.namespace, user) if w["objectRef"]["resource"] != "leases"]
+def read_writes_of(namespace: TaskNamespace, user: str) -> list[Object]:
+    """Return the writes of a replica, without those to the Lease."""
+    return [w for w in namespace.plane.read_writes(namespace.name, user) if w["objectRef"]["resource"] != "leases"]
 
 
-async def finish(here: Scene, history: str) -> None:
-    await here.jobs_ended(len(IMAGES), timeout=TAKEN_OVER_SECONDS)
-    await here.tasks_ended()
-    await here.check(IMAGES)
-    await here.rows_match(history)
+async def finish(namespace: TaskNamespace, history: str) -> None:
+    await namespace.wait_for_finished_jobs(len(IMAGES), timeout=TAKEOVER_SECONDS)
+    await namespace.wait_for_finished_tasks()
+    await namespace.assert_finished(IMAGES)
+    await namespace.wait_for_rows(history)
 
 
 @pytest.mark.full
-async def test_two_operators_at_once(here: Scene, history: str) -> None:
-    async with leader_and_standby(*replicas(here, history)) as (first, second):
+async def test_two_operators_at_once(namespace: TaskNamespace, history: str) -> None:
+    async with leader_and_standby(*replicas(namespace, history)) as (first, second):
         for name, image in IMAGES.items():
-            await here.create(name, image)
-        await finish(here, history)
-        assert acts_of(here, OPERATORS[0])
-        assert not acts_of(here, OPERATORS[1])
-        assert await second.ready() == "standby"
-        assert not first.defects() + second.defects()
+            await namespace.create(name, image)
+        await finish(namespace, history)
+        assert read_writes_of(namespace, OPERATORS[0])
+        assert not read_writes_of(namespace, OPERATORS[1])
+        assert await second.wait_until_ready() == "standby"
+        assert not first.find_defects() + second.find_defects()
 
 
 @pytest.mark.full
-async def test_leader_killed(here: Scene, history: str) -> None:
-    async with leader_and_standby(*replicas(here, history)) as (first, second):
-        await here.create("one", SUCCEEDS)
-        await eventually("a Job", here.jobs, 30)
+async def test_leader_killed(namespace: TaskNamespace, history: str) -> None:
+    async with leader_and_standby(*replicas(namespace, history)) as (first, second):
+        await namespace.create("one", SUCCEEDS)
+        await eventually("a Job", namespace.list_jobs, 30)
         await first.kill()
         for name in ("two", "three"):
-            await here.create(name, IMAGES[name])
-        await finish(here, history)
-        assert await second.ready() == "leader"
-        assert not second.defects()
+            await namespace.create(name, IMAGES[name])
+        await finish(namespace, history)
+        assert await second.wait_until_ready() == "leader"
+        assert not second.find_defects()
 
 
-async def test_leadership_lost_mid_work(here: Scene, history: str) -> None:
-    """The leader is cut off and lives: it must not act when it is back, though it still believes what it saw."""
+async def test_leadership_lost_mid_work(namespace: TaskNamespace, history: str) -> None:
+    """The leader loses its connection: it must not write when it is reconnected, though its cache is outdated."""
     async with (
-        ApiProxy(here.plane.server, here.plane.authority) as proxy,
-        leader_and_standby(*replicas(here, history, proxy.url)) as (first, second),
+        ApiProxy(namespace.plane.server, namespace.plane.authority) as proxy,
+        leader_and_standby(*replicas(namespace, history, proxy.url)) as (first, second),
     ):
-        await here.create("cut-off", RUNS)
-        await here.state("cut-off", "Running", timeout=30)
+        await namespace.create("cut-off", RUNS)
+        await namespace.wait_for_state("cut-off", "Running", timeout=30)
         await proxy.close()
         for name, image in IMAGES.items():
-            await here.create(name, image)
-        await second.ready("leader", TAKEN_OVER_SECONDS)
-        before = len(acts_of(here, OPERATORS[0]))
+            await namespace.create(name, image)
+        await second.wait_until_ready("leader", TAKEOVER_SECONDS)
+        before = len(read_writes_of(namespace, OPERATORS[0]))
         await proxy.open()
-        await here.end("cut-off")
-        await here.jobs_ended(len(IMAGES) + 1, timeout=TAKEN_OVER_SECONDS)
-        tasks = await here.tasks_ended()
-        here.check_writes(tasks)
-        assert first.ended, "whoever has lost the Lease ends at once, and starts as a standby"
-        await first.ready("standby")
+        await namespace.finish_trainer("cut-off")
+        await namespace.wait_for_finished_jobs(len(IMAGES) + 1, timeout=TAKEOVER_SECONDS)
+        tasks = await namespace.wait_for_finished_tasks()
+        namespace.assert_writes(tasks)
+        assert first.unexpected_exits, "a leader without the Lease exits at once, and restarts as a standby"
+        await first.wait_until_ready("standby")
         await asyncio.sleep(1)
-        assert len(acts_of(here, OPERATORS[0])) == before
-        assert len(await here.jobs()) == len(tasks)
-        assert not second.ended
+        assert len(read_writes_of(namespace, OPERATORS[0])) == before
+        assert len(await namespace.list_jobs()) == len(tasks)
+        assert not second.unexpected_exits

@@ -1,4 +1,4 @@
-"""A plain HTTP server before an API server that fails as networks and API servers do."""
+"""A plain HTTP proxy of an API server that injects faults of networks and API servers."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ HOP_BY_HOP = {"connection", "host", "content-length", "transfer-encoding", "acce
 
 @dataclass(frozen=True)
 class Call:
-    """A request, as far as faults are chosen by it."""
+    """The parts of a request by which a test chooses faults."""
 
     method: str
     path: str
@@ -35,15 +35,15 @@ class Call:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the proxy says instead of the API server."""
+class ErrorResponse:
+    """A response of the proxy in the place of the API server's."""
 
     status: int
     reason: str
     message: str = "injected by a test"
     retry_after: int | None = None
 
-    def response(self) -> web.Response:
+    def build(self) -> web.Response:
         headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
         return web.json_response(self.as_status(), status=self.status, headers=headers)
 
@@ -52,37 +52,37 @@ class Answer:
         return {"kind": "Status", "apiVersion": "v1", "metadata": {}, **content}
 
 
-GONE = Answer(410, "Expired", "too old resource version")
+GONE = ErrorResponse(410, "Expired", "too old resource version")
 
 
 class ApiProxy:
-    """Passes requests on, unless told otherwise.
+    """Forward requests, except for the injected faults.
 
     Attributes
     ----------
-    instead
-        Returns what to answer a call without passing it on; None to pass it on. A watch that is answered 410 gets it
-        as its first event, as API servers do.
-    dropped
-        Tells of a call whether it gets lost before the API server sees it.
-    lost
-        Tells of a call that the API server has answered whether its answer gets lost.
-    silent
-        Watches that are opened while this is set stay connected, but nothing comes through them.
+    respond_instead
+        Returns the response to a call that is not forwarded; None to forward it. A watch gets a 410 as its first event,
+        as from API servers.
+    drop_request
+        Returns whether the connection breaks before the call is forwarded.
+    drop_response
+        Returns whether the connection breaks after the API server's response.
+    mute_new_watches
+        Whether watches that are opened from now on stay connected without a byte.
     calls
-        What came through, oldest first.
+        The forwarded calls, oldest first.
     """
 
     def __init__(self, server: str, authority: Path) -> None:
         self.port = free_port()
-        self.instead: Callable[[Call], Answer | None] = lambda _: None
-        self.dropped: Callable[[Call], bool] = lambda _: False
-        self.lost: Callable[[Call], bool] = lambda _: False
-        self.silent = False
+        self.respond_instead: Callable[[Call], ErrorResponse | None] = lambda _: None
+        self.drop_request: Callable[[Call], bool] = lambda _: False
+        self.drop_response: Callable[[Call], bool] = lambda _: False
+        self.mute_new_watches = False
         self.calls: list[Call] = []
         self._server = server
         self._authority = authority
-        self._watches: dict[asyncio.Transport, bool] = {}  # whether it is silent
+        self._watches: dict[asyncio.Transport, bool] = {}  # whether it is muted
 
     @property
     def url(self) -> str:
@@ -115,15 +115,15 @@ class ApiProxy:
         await self._site.stop()
         self._abort_all()
 
-    def cut_watches(self) -> int:
+    def break_watches(self) -> int:
         """Break the watches; return how many there were."""
         watches = list(self._watches)
         for transport in watches:
             transport.abort()
         return len(watches)
 
-    def silence_watches(self) -> None:
-        """Have nothing come through the watches that are open; those that follow work."""
+    def mute_watches(self) -> None:
+        """Forward no more bytes of the open watches; new ones work."""
         self._watches = dict.fromkeys(self._watches, True)
 
     def _abort_all(self) -> None:
@@ -134,14 +134,14 @@ class ApiProxy:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         call = Call(request.method, request.path, request.query.get("watch") in ("true", "1"))
-        answer = self.instead(call)
-        if answer is not None:
-            if call.is_watch and answer.status == 410:
-                event = {"type": "ERROR", "object": answer.as_status()}
+        response = self.respond_instead(call)
+        if response is not None:
+            if call.is_watch and response.status == 410:
+                event = {"type": "ERROR", "object": response.as_status()}
                 return web.Response(text=json.dumps(event) + "\n", content_type="application/json")
-            return answer.response()
-        if self.dropped(call):
-            _break(request)
+            return response.build()
+        if self.drop_request(call):
+            _break_connection(request)
             return web.Response(status=502)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP}
         url = yarl.URL(self._server + request.raw_path, encoded=True)
@@ -152,12 +152,14 @@ class ApiProxy:
                     return await self._stream(request, upstream)
                 content = await upstream.read()
                 self.calls.append(call)
-                if self.lost(call):
-                    _break(request)
-                kept = {n: v for n, v in upstream.headers.items() if n.lower() in ("content-type", "retry-after")}
-                return web.Response(status=upstream.status, body=content, headers=kept)
+                if self.drop_response(call):
+                    _break_connection(request)
+                response_headers = {
+                    n: v for n, v in upstream.headers.items() if n.lower() in ("content-type", "retry-after")
+                }
+                return web.Response(status=upstream.status, body=content, headers=response_headers)
         except aiohttp.ClientError:
-            _break(request)
+            _break_connection(request)
             return web.Response(status=502)
 
     async def _stream(self, request: web.Request, upstream: aiohttp.ClientResponse) -> web.StreamResponse:
@@ -166,7 +168,7 @@ class ApiProxy:
         transport = request.transport
         if transport is None:
             return response
-        self._watches[transport] = self.silent
+        self._watches[transport] = self.mute_new_watches
         try:
             async for chunk in upstream.content.iter_any():
                 if not self._watches[transport]:
@@ -176,7 +178,7 @@ class ApiProxy:
         return response
 
 
-def _break(request: web.Request) -> None:
+def _break_connection(request: web.Request) -> None:
     """Break the connection, unless the client has."""
     if request.transport is not None:
         request.transport.abort()

@@ -1,7 +1,7 @@
-"""A Kubernetes control plane for one test session: its API server may be killed, and its nodes are simulated.
+"""A Kubernetes control plane for one test session, with an API server that can be killed and simulated nodes.
 
-The same binaries as the local cluster's (etcd, API server, controllers, scheduler, kwok), on loopback ports of their
-own: no other operator acts on its tasks, and no other test misses its API server. No container ever runs.
+It runs the binaries of the local cluster (etcd, API server, controllers, scheduler, kwok) on loopback ports of its own:
+no other operator reconciles its tasks, and no other test needs its API server. No container runs.
 """
 
 import base64
@@ -24,7 +24,7 @@ from support.ports import free_port
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok", "openssl")
 READY_SECONDS = 120.0
-# Only what the life of a task needs: less to start, and nothing that acts on its own.
+# Only those that a task needs: less to start, and no side effects.
 CONTROLLERS = (
     "garbage-collector-controller",
     "job-controller",
@@ -35,7 +35,7 @@ CONTROLLERS = (
     "ttl-after-finished-controller",
 )
 ADMIN, OPERATORS = "admin", ("operator", "operator-2")
-# Every write of an operator, once it is answered: what it did to whom is counted there, not guessed.
+# Every write of an operator, at its response: the tests count writes in this log.
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -48,7 +48,7 @@ AUDIT_POLICY = {
 
 
 def missing_programs() -> list[str]:
-    """Return which programs are not installed."""
+    """Return the programs that are not installed."""
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
@@ -68,11 +68,11 @@ class ControlPlane:
 
     @property
     def authority(self) -> Path:
-        """The certificate that the API server made for itself."""
+        """Return the self-signed certificate of the API server."""
         return self.folder / "certificates" / "apiserver.crt"
 
     def kubeconfig(self, user: str = ADMIN, server: str | None = None) -> Path:
-        """Write the kubeconfig of a user; `server` is what stands in for the API server."""
+        """Write the kubeconfig of a user; `server` is a URL in the place of the API server's."""
         path = self.folder / f"{user}-{(server or self.server).rsplit(':', 1)[-1]}.kubeconfig"
         cluster: dict[str, Any] = {"server": server or self.server}
         if server is None:
@@ -81,7 +81,7 @@ class ControlPlane:
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "faults", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": token_of(user)}}],
+            "users": [{"name": user, "user": {"token": get_token(user)}}],
             "contexts": [{"name": "faults", "context": {"cluster": "faults", "user": user}}],
             "current-context": "faults",
         }
@@ -89,9 +89,9 @@ class ControlPlane:
         return path
 
     def start(self, stages: Path) -> None:
-        """Start everything and wait until it answers."""
+        """Start all processes; wait until the API server is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        users = [f'{token_of(user)},{user},{user},"system:masters"' for user in (ADMIN, *OPERATORS)]
+        users = [f'{get_token(user)},{user},{user},"system:masters"' for user in (ADMIN, *OPERATORS)]
         (self.folder / "tokens.csv").write_text("\n".join(users) + "\n")
         (self.folder / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
         key = str(self.folder / "service-account.key")
@@ -109,18 +109,18 @@ class ControlPlane:
         )
         self.start_api_server()
         kubeconfig = str(self.kubeconfig())
-        alone = ("--leader-elect=false", "--bind-address=127.0.0.1", f"--cert-dir={self.folder}/certificates")
-        quick = ("--kube-api-qps=200", "--kube-api-burst=400")
+        common = ("--leader-elect=false", "--bind-address=127.0.0.1", f"--cert-dir={self.folder}/certificates")
+        rate_limits = ("--kube-api-qps=200", "--kube-api-burst=400")
         self._run(
             "kube-controller-manager",
             f"--kubeconfig={kubeconfig}",
             f"--controllers={','.join(CONTROLLERS)}",
             f"--service-account-private-key-file={key}",
             f"--secure-port={free_port()}",
-            *alone,
-            *quick,
+            *common,
+            *rate_limits,
         )
-        self._run("kube-scheduler", f"--kubeconfig={kubeconfig}", f"--secure-port={free_port()}", *alone, *quick)
+        self._run("kube-scheduler", f"--kubeconfig={kubeconfig}", f"--secure-port={free_port()}", *common, *rate_limits)
         self._run(
             "kwok",
             f"--config={stages}",
@@ -131,7 +131,7 @@ class ControlPlane:
         )
 
     def start_api_server(self) -> None:
-        """Start the API server, on the data that are there, and wait until it is ready."""
+        """Start the API server on the existing data; wait until it is ready."""
         self._run(
             "kube-apiserver",
             f"--etcd-servers=http://127.0.0.1:{self.etcd_port}",
@@ -150,36 +150,36 @@ class ControlPlane:
             "--feature-gates=WatchList=false",  # etcd 3.4 cannot stream lists
             "--profiling=false",
         )
-        self._wait_for("kube-apiserver", self._answers)
+        self._wait_for("kube-apiserver", self._is_ready)
 
     def kill_api_server(self) -> None:
         """SIGKILL the API server."""
         self._end("kube-apiserver", signal.SIGKILL)
 
     def stop(self) -> None:
-        """End everything; the folder stays, for its logs."""
+        """Kill all processes; the folder stays, for its logs."""
         for name in reversed(list(self._processes)):
             self._end(name, signal.SIGKILL)
 
-    def writes(self, namespace: str, user: str | None = None) -> list[dict[str, Any]]:
-        """Return the writes of operators in a namespace that the API server has answered, oldest first, less dry runs."""
+    def read_writes(self, namespace: str, user: str | None = None) -> list[dict[str, Any]]:
+        """Return the answered writes of operators in a namespace from the audit log, oldest first."""
         path = self.folder / "audit.log"
         found = []
         for line in path.read_bytes().splitlines() if path.exists() else ():
             try:
                 event = json.loads(line)
             except ValueError:
-                continue  # the line that is being written, or that a killed API server left
-            about = event.get("objectRef", {})
-            if about.get("namespace") == namespace and user in (None, event["user"]["username"]):
+                continue  # an incomplete line
+            reference = event.get("objectRef", {})
+            if reference.get("namespace") == namespace and user in (None, event["user"]["username"]):
                 found.append(event)
         return found
 
-    def _answers(self) -> bool:
+    def _is_ready(self) -> bool:
         if not self.authority.exists():
             return False
         request = urllib.request.Request(
-            f"{self.server}/readyz", headers={"Authorization": f"Bearer {token_of(ADMIN)}"}
+            f"{self.server}/readyz", headers={"Authorization": f"Bearer {get_token(ADMIN)}"}
         )
         try:
             tls = ssl.create_default_context(cafile=str(self.authority))
@@ -209,14 +209,14 @@ class ControlPlane:
         process.wait()
 
 
-def token_of(user: str) -> str:
+def get_token(user: str) -> str:
     """Return a user's token; the API server listens on loopback only, and for as long as the tests run."""
     return f"token-of-{user}"
 
 
 @contextmanager
-def control_plane(folder: Path, stages: Path) -> Iterator[ControlPlane]:
-    """Have a control plane for a while."""
+def running_control_plane(folder: Path, stages: Path) -> Iterator[ControlPlane]:
+    """Start a control plane, and stop it afterwards."""
     plane = ControlPlane(folder)
     try:
         plane.start(stages)

@@ -1,7 +1,7 @@
-"""An API server in memory, for the reconciler's logic and for faults that a real one cannot be asked for.
+"""An API server in memory, for the reconciler's logic and for faults that a real one cannot inject.
 
-It keeps what the reconciler relies on: server-side apply by field manager, 409 on a name that is taken and on a
-wrong uid, 404, growing resource versions. `before_each` may raise to lose a request, `after_each` to lose a response.
+It implements server-side apply by field manager, 409 for an existing name and for a wrong uid, 404, and growing
+resource versions. `before_each` may raise to lose a request, `after_each` to lose a response.
 """
 
 import copy
@@ -13,40 +13,38 @@ from typing import Any
 
 from trainingtask_api import names
 from trainingtask_history.tables import RunEvent, TrainingRun
-from trainingtask_operator.client.kubernetes import ClusterError
-from trainingtask_operator.controller.diagnosis import Note
-from trainingtask_operator.controller.reconciler import Observed
-
-Manifest = dict[str, Any]
+from trainingtask_operator.cache.assume_cache import Observed
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.kube_objects import KubeEvent, Object
 
 NOW = datetime(2026, 1, 1, 0, 2, tzinfo=UTC)
 
 
 class FakeCluster:
-    """`Cluster` and `View` over the same objects: a watch that never lags."""
+    """`Cluster` and `AssumeCache` over the same objects: a watch that never lags."""
 
     def __init__(self) -> None:
-        self.tasks: dict[tuple[str, str], Manifest] = {}
-        self.jobs: dict[tuple[str, str], Manifest] = {}
-        self.pods: dict[str, list[Manifest]] = {}
-        self.notes: dict[str, Note] = {}
+        self.tasks: dict[tuple[str, str], Object] = {}
+        self.jobs: dict[tuple[str, str], Object] = {}
+        self.pods: dict[str, list[Object]] = {}
+        self.kube_events: dict[str, KubeEvent] = {}
         self.workloads: dict[str, bool] = {}  # uid of the Job -> whether Kueue may start it
-        self.ending: set[str] = set()
-        self.events: list[Manifest] = []
+        self.terminating_namespaces: set[str] = set()
+        self.events: list[Object] = []
         self.requests: list[str] = []
         self.before_each: Callable[[str], None] = lambda _: None
         self.after_each: Callable[[str], None] = lambda _: None
         self._version = 0
-        self._applied: dict[str, dict[str, Manifest]] = {}  # uid -> manager -> status
+        self._applied: dict[str, dict[str, Object]] = {}  # uid -> manager -> status
 
-    def add_task(self, manifest: Mapping[str, Any], created: str = "2026-01-01T00:00:00Z") -> Manifest:
+    def add_task(self, manifest: Mapping[str, Any], created: str = "2026-01-01T00:00:00Z") -> Object:
         task = copy.deepcopy(dict(manifest))
         task["metadata"] |= {"uid": str(uuid.uuid4()), "generation": 1, "creationTimestamp": created}
         self._touch(task)
         self.tasks[task["metadata"]["namespace"], task["metadata"]["name"]] = task
         return task
 
-    def job_of(self, task: Manifest) -> Manifest | None:
+    def find_job(self, task: Object) -> Object | None:
         uid = task["metadata"]["uid"]
         return next(
             (
@@ -57,7 +55,7 @@ class FakeCluster:
             None,
         )
 
-    # View
+    # AssumeCache
 
     def observe(self, namespace: str, name: str) -> Observed | None:
         task = self.tasks.get((namespace, name))
@@ -65,18 +63,18 @@ class FakeCluster:
             return None
         return Observed(
             copy.deepcopy(task),
-            copy.deepcopy(self.job_of(task)),
+            copy.deepcopy(self.find_job(task)),
             copy.deepcopy(self.pods.get(task["metadata"]["uid"], [])),
-            dict(self.notes),
+            dict(self.kube_events),
         )
 
-    def wrote(self, written: Mapping[str, Any]) -> None:
-        """The fake's watch is never behind."""
+    def assume(self, written: Object) -> None:
+        """The fake's watch never lags."""
 
     # Cluster
 
-    async def apply_status(self, namespace: str, name: str, uid: str, status: Manifest, *, manager: str) -> Manifest:
-        self.request("apply status")
+    async def apply_status(self, namespace: str, name: str, uid: str, status: Object, *, manager: str) -> Object:
+        self.receive("apply status")
         task = self.tasks.get((namespace, name))
         if task is None:
             raise ClusterError(404, "not found")
@@ -88,14 +86,14 @@ class FakeCluster:
         self._touch(task)
         return self.respond("apply status", task)
 
-    async def get_job(self, namespace: str, name: str) -> Manifest:
-        self.request("get job")
+    async def get_job(self, namespace: str, name: str) -> Object:
+        self.receive("get job")
         if (namespace, name) not in self.jobs:
             raise ClusterError(404, "not found")
         return self.respond("get job", self.jobs[namespace, name])
 
-    async def create_job(self, job: Manifest) -> Manifest:
-        self.request("create job")
+    async def create_job(self, job: Object) -> Object:
+        self.receive("create job")
         key = (job["metadata"]["namespace"], job["metadata"]["name"])
         if key in self.jobs:
             raise ClusterError(409, "already exists")
@@ -106,8 +104,8 @@ class FakeCluster:
         self.jobs[key] = created
         return self.respond("create job", created)
 
-    async def patch_job(self, namespace: str, name: str, patch: Manifest) -> Manifest:
-        self.request("patch job")
+    async def patch_job(self, namespace: str, name: str, patch: Object) -> Object:
+        self.receive("patch job")
         if (namespace, name) not in self.jobs:
             raise ClusterError(404, "not found")
         job = self.jobs[namespace, name]
@@ -117,98 +115,99 @@ class FakeCluster:
         return self.respond("patch job", job)
 
     async def delete_job(self, namespace: str, name: str) -> None:
-        self.request("delete job")
+        self.receive("delete job")
         if self.jobs.pop((namespace, name), None) is None:
             raise ClusterError(404, "not found")
         self.respond("delete job", {})
 
-    async def is_ending(self, namespace: str) -> bool:
-        self.request("get namespace")
-        return namespace in self.ending
+    async def is_namespace_terminating(self, namespace: str) -> bool:
+        self.receive("get namespace")
+        return namespace in self.terminating_namespaces
 
-    async def create_event(self, event: Manifest) -> None:
-        self.request("create event")
+    async def create_event(self, event: Object) -> None:
+        self.receive("create event")
         self.events.append(copy.deepcopy(event))
         self.respond("create event", event)
 
-    async def get_task(self, namespace: str, name: str) -> Manifest:
-        self.request("get task")
+    async def get_task(self, namespace: str, name: str) -> Object:
+        self.receive("get task")
         if (namespace, name) not in self.tasks:
             raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
         return self.respond("get task", self.tasks[namespace, name])
 
-    async def pods_of(self, namespace: str, task_uid: str) -> list[Manifest]:
-        self.request("list pods")
-        return copy.deepcopy(self.pods.get(task_uid, []))
-
-    async def log_tail(self, namespace: str, pod: str) -> str:
-        self.request("read log")
-        return f"the log of {namespace}/{pod}"
+    async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
+        self.receive("list pods")
+        return [_untrim(pod) for pod in self.pods.get(task_uid, [])]
 
     async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
-        self.request("patch workload")
+        self.receive("patch workload")
         if job_uid not in self.workloads:
             return False
         self.workloads[job_uid] = active
         return True
 
-    async def list_uids(self) -> set[str]:
-        self.request("list")
-        objects = [*self.tasks.values(), *self.jobs.values(), *(pod for pods in self.pods.values() for pod in pods)]
-        return {item["metadata"]["uid"] for item in objects}
-
     # Faults
 
-    def request(self, what: str) -> None:
-        self.before_each(what)
-        self.requests.append(what)
+    def receive(self, call: str) -> None:
+        self.before_each(call)
+        self.requests.append(call)
 
-    def respond(self, what: str, body: Manifest) -> Manifest:
-        self.after_each(what)
+    def respond(self, call: str, body: Object) -> Object:
+        self.after_each(call)
         return copy.deepcopy(body)
 
-    def _touch(self, item: Manifest) -> None:
+    def _touch(self, item: Object) -> None:
         self._version += 1
         item["metadata"]["resourceVersion"] = str(self._version)
 
 
-class Rows:
-    """`History` that remembers the latest row per key."""
+class FakeRecorder:
+    """A `Recorder` that keeps the latest version of each row."""
 
     def __init__(self) -> None:
-        self.by_id: dict[Any, TrainingRun] = {}
-        self.logs: dict[uuid.UUID, str] = {}
+        self.rows_by_id: dict[Any, TrainingRun] = {}
+        self.log_pods: dict[uuid.UUID, str] = {}
         self.events: dict[tuple[uuid.UUID, str, str], RunEvent] = {}
-        self.is_away = False
+        self.is_unavailable = False
 
     def submit(
         self,
         rows: list[TrainingRun],
-        logs: Mapping[uuid.UUID, str] = MappingProxyType({}),
+        log_pods: Mapping[uuid.UUID, str] = MappingProxyType({}),
         events: Sequence[RunEvent] = (),
     ) -> None:
-        self.by_id |= {row.id: row for row in rows}
-        self.logs |= logs
+        self.rows_by_id |= {row.id: row for row in rows}
+        self.log_pods |= log_pods
         self.events |= {(event.run_id, event.type, event.reason): event for event in events}
 
-    def stored(self, rows: list[TrainingRun]) -> bool:
-        return not self.is_away
+    def is_recorded(self, rows: list[TrainingRun]) -> bool:
+        return not self.is_unavailable
 
     @property
-    def all(self) -> list[TrainingRun]:
-        return sorted(self.by_id.values(), key=lambda row: row.attempt)
+    def rows(self) -> list[TrainingRun]:
+        return sorted(self.rows_by_id.values(), key=lambda row: row.attempt)
+
+
+def _untrim(pod: Object) -> Object:
+    """Return a trimmed pod as the API server sends it."""
+    metadata = {"namespace": "default", "resourceVersion": "1", **pod["metadata"]}
+    container = {"name": names.TRAINER_CONTAINER, "image": pod["spec"]["image"]}
+    container["resources"] = {"limits": {"memory": pod["spec"]["memoryLimit"]}}
+    return copy.deepcopy(
+        {**pod, "metadata": metadata, "spec": {"nodeName": pod["spec"]["nodeName"], "containers": [container]}}
+    )
 
 
 def pod(
-    task: Manifest,
+    task: Object,
     *,
     phase: str = "Pending",
     attempt: int = 1,
-    state: Manifest | None = None,
-    conditions: list[Manifest] | None = None,
+    state: Object | None = None,
+    conditions: list[Object] | None = None,
     created: str = "2026-01-01T00:00:02Z",
-) -> Manifest:
-    """Return a pod of the task's Job as the view holds it."""
+) -> Object:
+    """Return a pod of the task's Job as the cache holds it."""
     container = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
     name = f"{task['metadata']['name']}-0-{created[-6:-4]}{created[-3:-1]}"
     return {
@@ -224,16 +223,16 @@ def pod(
     }
 
 
-def running(at: str = "2026-01-01T00:00:03Z") -> Manifest:
+def running(at: str = "2026-01-01T00:00:03Z") -> Object:
     return {"running": {"startedAt": at}}
 
 
-def terminated(code: int, message: str = "", reason: str = "Error") -> Manifest:
+def terminated(code: int, message: str = "", reason: str = "Error") -> Object:
     times = {"startedAt": "2026-01-01T00:00:03Z", "finishedAt": "2026-01-01T00:01:03Z"}
     return {"terminated": {"exitCode": code, "reason": reason, "message": message, **times}}
 
 
-def job_condition(kind: str, reason: str = "", message: str = "") -> Manifest:
+def job_condition(kind: str, reason: str = "", message: str = "") -> Object:
     return {
         "type": kind,
         "status": "True",

@@ -1,4 +1,4 @@
-"""A thin client of the API server: plain JSON over one aiohttp session. The harness and the bare variants share it."""
+"""A thin client of the API server: plain JSON over one aiohttp session. For tests and benchmarks."""
 
 import asyncio
 import base64
@@ -21,7 +21,7 @@ JSON, MERGE_PATCH, APPLY = "application/json", "application/merge-patch+json", "
 
 
 class ApiError(Exception):
-    """The API server's refusal.
+    """An error response of the API server.
 
     Attributes
     ----------
@@ -40,13 +40,13 @@ class Api:
     def __init__(self, kubeconfig: str, connections: int = 64) -> None:
         self._connections = connections
         document = yaml.safe_load(Path(kubeconfig).read_text())
-        context = _named(document["contexts"], document["current-context"])["context"]
-        cluster = _named(document["clusters"], context["cluster"])["cluster"]
-        user = _named(document["users"], context["user"])["user"]
-        tls = ssl.create_default_context(cadata=_decoded(cluster["certificate-authority-data"]).decode())
+        context = _find_named(document["contexts"], document["current-context"])["context"]
+        cluster = _find_named(document["clusters"], context["cluster"])["cluster"]
+        user = _find_named(document["users"], context["user"])["user"]
+        tls = ssl.create_default_context(cadata=_decode(cluster["certificate-authority-data"]).decode())
         if "client-certificate-data" in user:
             with tempfile.NamedTemporaryFile() as pair:
-                pair.write(_decoded(user["client-certificate-data"]) + b"\n" + _decoded(user["client-key-data"]))
+                pair.write(_decode(user["client-certificate-data"]) + b"\n" + _decode(user["client-key-data"]))
                 pair.flush()
                 tls.load_cert_chain(pair.name)
         self.cluster = cluster
@@ -109,9 +109,9 @@ async def gather_bounded(limit: int, calls: Any) -> None:
     await asyncio.gather(*(worker() for _ in range(limit)))
 
 
-def _named(items: list[Object], name: str) -> Object:
+def _find_named(items: list[Object], name: str) -> Object:
     return next(item for item in items if item["name"] == name)
 
 
-def _decoded(text: str) -> bytes:
+def _decode(text: str) -> bytes:
     return base64.b64decode(text)

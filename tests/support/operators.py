@@ -1,4 +1,4 @@
-"""Replicas of the operator as processes of this machine, run as a kubelet would run them."""
+"""Replicas of the operator as local processes, restarted as by a kubelet."""
 
 import asyncio
 import contextlib
@@ -16,16 +16,16 @@ from support.ports import free_port
 from trainingtask_api import names
 from trainingtask_operator.settings import SETTINGS_VARIABLE
 
-# The operator, but for how long it lets a watch be silent.
-IMPATIENT = """\
+# The operator with another timeout of watches.
+WITH_WATCH_TIMEOUT = """\
 import runpy
 import kopf
 from trainingtask_operator.client import kubernetes
 
-kubernetes.SILENT_SECONDS = {seconds}
+kubernetes.WATCH_IDLE_SECONDS = {seconds}
 
-@kopf.on.startup(id="impatient")
-async def impatient(settings, **_):
+@kopf.on.startup(id="set_watch_timeout")
+async def set_watch_timeout(settings, **_):
     settings.watching.inactivity_timeout = {seconds}
 
 runpy.run_module("trainingtask_operator", run_name="__main__")
@@ -33,22 +33,22 @@ runpy.run_module("trainingtask_operator", run_name="__main__")
 
 
 class Operator:
-    """One replica. When it ends by itself it is started again, and that is remembered.
+    """One replica. It is restarted when it exits by itself.
 
     Attributes
     ----------
-    ended
-        Exit codes of the ends that nobody asked for.
+    unexpected_exits
+        Exit codes of the exits that no test caused.
     """
 
     def __init__(
-        self, log: Path, kubeconfig: Path, settings: Path, patience: float | None = None, **environment: str
+        self, log: Path, kubeconfig: Path, settings: Path, watch_timeout: float | None = None, **environment: str
     ) -> None:
         self.log = log
         self._command = ["-m", "trainingtask_operator"]
-        if patience is not None:
-            self._command = ["-c", IMPATIENT.format(seconds=patience)]
-        self.ended: list[int] = []
+        if watch_timeout is not None:
+            self._command = ["-c", WITH_WATCH_TIMEOUT.format(seconds=watch_timeout)]
+        self.unexpected_exits: list[int] = []
         self._health = free_port()
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != names.ENV_HISTORY_URL},
@@ -69,16 +69,16 @@ class Operator:
         await self.kill()
 
     async def start(self) -> None:
-        """Start it; it is not ready yet."""
+        """Start the process, without waiting until it is ready."""
         await self._spawn()
-        self._kubelet = asyncio.create_task(self._restart_for_ever())
+        self._kubelet = asyncio.create_task(self._restart_on_exit())
 
     async def kill(self) -> None:
-        """SIGKILL it, and leave it dead."""
+        """SIGKILL the process."""
         await self._end(signal.SIGKILL)
 
     async def stop(self, grace_period: float) -> int:
-        """Ask it to end, as a kubelet does; return its exit code, that of a SIGKILL after the grace period."""
+        """Send SIGTERM, and SIGKILL after the grace period; return the exit code."""
         try:
             async with asyncio.timeout(grace_period):
                 return await self._end(signal.SIGTERM)
@@ -100,23 +100,23 @@ class Operator:
         return code
 
     async def restart(self) -> None:
-        """SIGKILL it, and start it again."""
+        """SIGKILL the process, and start it again."""
         await self.kill()
         await self.start()
 
-    async def ready(self, role: str = "", timeout: float = 60) -> str:
-        """Wait until it is ready, as `role` where one is given; return as what."""
+    async def wait_until_ready(self, role: str = "", timeout: float = 60) -> str:
+        """Wait until it is ready, with this role if one is given; return the role."""
         async with asyncio.timeout(timeout):
             while True:
-                answer = await asyncio.to_thread(self._readyz)
-                if answer is not None and role in ("", answer):
-                    return answer
+                current = await asyncio.to_thread(self._readyz)
+                if current is not None and role in ("", current):
+                    return current
                 await asyncio.sleep(0.1)
 
-    def defects(self) -> list[str]:
-        """Return the lines of the log that no fault excuses."""
-        said = self.log.read_text().splitlines()
-        return [line for line in said if "the reconcile failed" in line or "a background loop ended" in line]
+    def find_defects(self) -> list[str]:
+        """Return the log lines of defects: no injected fault may cause one."""
+        lines = self.log.read_text().splitlines()
+        return [line for line in lines if "the reconcile failed" in line or "a background loop ended" in line]
 
     def _readyz(self) -> str | None:
         try:
@@ -131,19 +131,19 @@ class Operator:
                 sys.executable, *self._command, env=self._environment, stdout=output, stderr=output
             )
 
-    async def _restart_for_ever(self) -> None:
+    async def _restart_on_exit(self) -> None:
         while True:
             assert self._process is not None
-            self.ended.append(await self._process.wait())
+            self.unexpected_exits.append(await self._process.wait())
             await asyncio.sleep(1)
             await self._spawn()
 
 
 @asynccontextmanager
 async def leader_and_standby(first: Operator, second: Operator) -> AsyncIterator[tuple[Operator, Operator]]:
-    """Start two replicas, the first of which is the leader."""
+    """Start two replicas, the first as the leader."""
     async with first:
-        await first.ready("leader")
+        await first.wait_until_ready("leader")
         async with second:
-            await second.ready("standby")
+            await second.wait_until_ready("standby")
             yield first, second

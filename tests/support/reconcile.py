@@ -1,4 +1,4 @@
-"""A task on the in-memory API server, and what its status says."""
+"""A task on the in-memory API server, and its conditions."""
 
 from typing import Any
 
@@ -9,26 +9,26 @@ from trainingtask_operator.controller.reconciler import Reconciler
 KEY = ("default", "t")
 
 
-def add(cluster: FakeCluster, **changes: Any) -> dict[str, Any]:
+def add_task(cluster: FakeCluster, **changes: Any) -> dict[str, Any]:
     return cluster.add_task(specs.task("t", specs.changed(specs.CLASSICAL, **changes)))
 
 
-def condition(task: dict[str, Any], kind: str) -> dict[str, Any]:
+def get_condition(task: dict[str, Any], kind: str) -> dict[str, Any]:
     return next((c for c in task["status"]["conditions"] if c["type"] == kind), {})
 
 
-def status_of(task: dict[str, Any], kind: str) -> str:
-    return str(condition(task, kind).get("status", ""))
+def get_condition_status(task: dict[str, Any], kind: str) -> str:
+    return str(get_condition(task, kind).get("status", ""))
 
 
-def the_job(cluster: FakeCluster, task: dict[str, Any]) -> dict[str, Any]:
-    job = cluster.job_of(task)
+def get_job(cluster: FakeCluster, task: dict[str, Any]) -> dict[str, Any]:
+    job = cluster.find_job(task)
     assert job is not None
     return job
 
 
-async def start(cluster: FakeCluster, reconciler: Reconciler, task: dict[str, Any]) -> None:
-    """Bring a new task to a running pod."""
+async def run_pod(cluster: FakeCluster, reconciler: Reconciler, task: dict[str, Any]) -> None:
+    """Reconcile a new task, and again with a running pod."""
     await reconciler.reconcile(*KEY)
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
     await reconciler.reconcile(*KEY)

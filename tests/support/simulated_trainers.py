@@ -1,9 +1,9 @@
-"""What kwok makes of the pods of scene.py: each runs at once, and ends after a moment as its image says."""
+"""kwok stages for the pods of `task_namespace`: each runs at once, and exits after 1 to 4 s as its image defines."""
 
 import json
 from pathlib import Path
 
-from support.tasks_on_cluster import EXIT_CODES, FAILURE, RESULTS
+from support.task_namespace import EXIT_CODES, FAILURE, RESULTS
 
 _NODE = """\
 apiVersion: kwok.x-k8s.io/v1alpha1
@@ -66,14 +66,16 @@ _NOW, _BEGIN = "{{ $now | Quote }}", "{{ $root.status.startTime | Quote }}"
 
 def write_stages(path: Path) -> Path:
     """Write kwok's configuration."""
-    ends = [_end(image, code) for image, code in EXIT_CODES.items()]
-    run = _pod("pod-run", "Pending", "Running", f"{{running: {{startedAt: {_NOW}}}}}", started=_NOW, ready="true")
-    stop = _pod("pod-stop", "Pending, Running", "Failed", _terminated(143, ""), deleted="Exists")
+    ends = [_build_exit_stage(image, code) for image, code in EXIT_CODES.items()]
+    run = _build_pod_stage(
+        "pod-run", "Pending", "Running", f"{{running: {{startedAt: {_NOW}}}}}", started=_NOW, ready="true"
+    )
+    stop = _build_pod_stage("pod-stop", "Pending, Running", "Failed", _build_terminated(143, ""), deleted="Exists")
     path.write_text("".join([_NODE, run, *ends, stop, _DELETE]))
     return path
 
 
-def _end(image: str, code: int) -> str:
+def _build_exit_stage(image: str, code: int) -> str:
     more = (
         "      - {key: '.spec.containers.[].image', operator: In, values: ['" + image + "']}\n"
         "  delay: {durationMilliseconds: 1000, jitterDurationMilliseconds: 3000}"
@@ -81,20 +83,20 @@ def _end(image: str, code: int) -> str:
     report = {0: {"phase": "Done", "results": RESULTS}, 64: {"phase": "Failed", "failure": FAILURE}}.get(code)
     message = ""
     if report is not None:
-        # The trainer's last words: its attempt is one more than the failures that Kubernetes has counted.
+        # The termination message: the attempt is one more than the failures that Kubernetes has counted.
         text = json.dumps({"attempt": 0, **report, "finishTime": "NOW"})
         attempt = '{{ if eq $failures "0" }}1{{ else if eq $failures "1" }}2{{ else }}3{{ end }}'
         message = text.replace('"attempt": 0', f'"attempt": {attempt}').replace("NOW", "{{ $now }}")
     phase = "Failed" if code else "Succeeded"
-    return _pod(image.replace(":", "-"), "Running", phase, _terminated(code, message), more=more)
+    return _build_pod_stage(image.replace(":", "-"), "Running", phase, _build_terminated(code, message), more=more)
 
 
-def _terminated(code: int, message: str) -> str:
-    said = f", message: '{message}'" if message else ""
-    return f"{{terminated: {{exitCode: {code}, startedAt: {_BEGIN}, finishedAt: {_NOW}{said}}}}}"
+def _build_terminated(code: int, message: str) -> str:
+    field = f", message: '{message}'" if message else ""
+    return f"{{terminated: {{exitCode: {code}, startedAt: {_BEGIN}, finishedAt: {_NOW}{field}}}}}"
 
 
-def _pod(
+def _build_pod_stage(
     name: str,
     before: str,
     phase: str,

@@ -1,6 +1,6 @@
-"""An event loop without waiting: time passes only while everybody waits, and then at once.
+"""An event loop with virtual time: when all tasks wait, the clock jumps to the next timer.
 
-For tests of what takes seconds, and of who is faster: a busy machine makes nobody late.
+For tests of what takes seconds and of races between timers: the load of the machine has no effect.
 """
 
 import asyncio
@@ -11,31 +11,31 @@ from typing import Any
 
 
 class _Selector(selectors.DefaultSelector):
-    """Skips the wait instead of waiting."""
+    """Add the timeout to the virtual time instead of waiting."""
 
-    skipped = 0.0
+    virtual_time = 0.0
 
     def select(self, timeout: float | None = None) -> Any:
-        self.skipped += timeout or 0.0
+        self.virtual_time += timeout or 0.0
         return super().select(None if timeout is None else 0)
 
 
 class _Loop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        self._skips = _Selector()
-        super().__init__(self._skips)
+        self._virtual_selector = _Selector()
+        super().__init__(self._virtual_selector)
 
     def time(self) -> float:
-        return self._skips.skipped
+        return self._virtual_selector.virtual_time
 
 
 def now() -> float:
-    """Return the time of the running loop."""
+    """Return the virtual time of the running loop."""
     return asyncio.get_running_loop().time()
 
 
-def in_skipped_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a coroutine test on such a loop; it must not wait for threads, processes or sockets."""
+def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Run a coroutine test in virtual time; it must not wait for threads, processes or sockets."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:

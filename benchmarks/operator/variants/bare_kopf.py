@@ -30,12 +30,12 @@ async def task(type: str | None, body: kopf.Body, **_: Any) -> None:
 
 @kopf.on.event("v1", "pods", id="pod")
 async def pod(body: kopf.Body, **_: Any) -> None:
-    await work.pod_changed(body)
+    await work.on_pod_event(body)
 
 
 @kopf.on.event("batch", "v1", "jobs", id="job")
 async def job(body: kopf.Body, **_: Any) -> None:
-    await work.job_changed(body)
+    await work.on_job_event(body)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ async def main() -> None:
         async def jobs() -> None:
             async for kind, job in work.api.watch(f"{JOBS}/namespaces/{namespace}/jobs", labelSelector=LABEL):
                 if kind != "DELETED":
-                    start(work.job_changed(job, tell_running=True))
+                    start(work.on_job_event(job, report_running=True))
 
         await asyncio.gather(tasks(), jobs())
 

@@ -1,4 +1,4 @@
-"""What both bare variants do for a task: one Job, `Running` into its status, and its end. Nothing else."""
+"""The work of both bare variants for a task: create its Job, write `Running` and its end into its status."""
 
 import json
 import os
@@ -18,7 +18,7 @@ class Work:
     def __init__(self) -> None:
         self.api = Api(os.environ["KUBECONFIG"])
         self._template = Path(os.environ["BENCH_JOB"]).read_text()
-        self._said: dict[str, str] = {}  # uid of the task -> the state that was written last
+        self._states: dict[str, str] = {}  # uid of the task -> the state that was written last
 
     async def __aenter__(self) -> "Work":
         await self.api.__aenter__()
@@ -29,7 +29,7 @@ class Work:
 
     async def create_job(self, task: Mapping[str, Any]) -> None:
         metadata = task["metadata"]
-        if metadata["uid"] in self._said or "state" in (task.get("status") or {}):
+        if metadata["uid"] in self._states or "state" in (task.get("status") or {}):
             return
         text = self._template.replace("TASK-UID", metadata["uid"]).replace("TASK-NAME", metadata["name"])
         try:
@@ -38,25 +38,25 @@ class Work:
             if error.status != 409:
                 raise
 
-    async def pod_changed(self, pod: Mapping[str, Any]) -> None:
+    async def on_pod_event(self, pod: Mapping[str, Any]) -> None:
         if pod["status"].get("phase") == "Running":
-            await self._say(pod, "Running")
+            await self._write_state(pod, "Running")
 
-    async def job_changed(self, job: Mapping[str, Any], *, tell_running: bool = False) -> None:
+    async def on_job_event(self, job: Mapping[str, Any], *, report_running: bool = False) -> None:
         status = job.get("status") or {}
         ended = {c["type"] for c in status.get("conditions") or [] if c["status"] == "True"}
         if "Complete" in ended:
-            await self._say(job, "Succeeded")
+            await self._write_state(job, "Succeeded")
         elif "Failed" in ended:
-            await self._say(job, "Failed")
-        elif tell_running and status.get("ready"):
-            await self._say(job, "Running")
+            await self._write_state(job, "Failed")
+        elif report_running and status.get("ready"):
+            await self._write_state(job, "Running")
 
-    async def _say(self, child: Mapping[str, Any], state: str) -> None:
+    async def _write_state(self, child: Mapping[str, Any], state: str) -> None:
         labels, namespace = child["metadata"]["labels"], child["metadata"]["namespace"]
-        if self._said.get(labels[LABEL]) in (state, "Succeeded", "Failed"):
+        if self._states.get(labels[LABEL]) in (state, "Succeeded", "Failed"):
             return
-        self._said[labels[LABEL]] = state
+        self._states[labels[LABEL]] = state
         condition = {
             "type": "Complete" if state == "Succeeded" else state,
             "status": "True",

@@ -1,1 +1,1 @@
-"""What the watches know: informers, trimmed stores, the assume cache and the work queue."""
+"""The watched objects: informers, stores of trimmed objects, the assume cache, and the work queue."""

@@ -1,4 +1,4 @@
-"""Following the Jobs and pods of tasks: one list, then whatever changes, for ever.
+"""Informers of Jobs and pods: one list, then a watch, for ever.
 
 kopf could watch them as well, but it gives every object a worker of its own: in a burst, the events of a pod that
 changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks themselves are kopf's.
@@ -8,79 +8,83 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any
 
-from trainingtask_operator.cache.store import uid_of, version_of
-from trainingtask_operator.client.kubernetes import Cluster, ClusterError
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.client.kubernetes import KubernetesClient
+from trainingtask_operator.kube_objects import Object, get_resource_version, get_uid
 
-AFTER_TROUBLE_SECONDS = 1.0
-AFTER_END_SECONDS = 0.1
-
-Object = dict[str, Any]
+ERROR_PAUSE_SECONDS = 1.0
+RECONNECT_PAUSE_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
 
 
 class Informer:
-    """Follows one kind of object and tells what it sees, in order: what is listed with type None."""
+    """List and watch one kind of object, and call the event handlers in order.
+
+    Attributes
+    ----------
+    synced
+        Set once the first list is complete.
+    """
 
     def __init__(
         self,
-        cluster: Cluster,
+        client: KubernetesClient,
         kind: str,
-        seen: Callable[[str | None, Object], None],
-        listed: Callable[[set[str]], None],
+        on_event: Callable[[str | None, Object], None],
+        on_list: Callable[[set[str]], None],
     ) -> None:
-        """Follow the `kind` ("jobs" or "pods").
+        """Make an informer of one kind.
 
         Parameters
         ----------
-        cluster
-            What is listed and watched.
+        client
+            The API server.
         kind
             "jobs" or "pods".
-        seen
-            Takes each object; it may not raise.
-        listed
-            Takes the uids of all there are, after each list.
+        on_event
+            Called with the event's type, None for a listed object, and the object; it must not raise.
+        on_list
+            Called with the uids of all objects after each complete list.
         """
-        self.synced = asyncio.Event()  # the first list is over
-        self._cluster = cluster
+        self.synced = asyncio.Event()
+        self._client = client
         self._kind = kind
-        self._seen = seen
-        self._listed = listed
-        self._version = ""  # to go on from; "" when a list is needed
+        self._on_event = on_event
+        self._on_list = on_list
+        self._version = ""  # to watch from; "" when a list is needed
 
     async def run(self) -> None:
-        """Follow until cancelled; what is missed while the API server is away is caught up with."""
+        """List and watch until cancelled; catch up after the API server was unreachable."""
         while True:
             try:
                 if not self._version:
                     await self._list()
                 await self._watch()
             except ClusterError as error:
-                # No answer, or a busy server: the version is still good. After 410 Gone, or worse, it is not.
+                # Without an answer, or after 429, the version is still valid; after 410 Gone and other errors it is not.
                 if error.status not in (0, 429):
                     self._version = ""
                 log.warning("the watch of %s begins again: %s", self._kind, error)
-                await asyncio.sleep(AFTER_TROUBLE_SECONDS)
+                await asyncio.sleep(ERROR_PAUSE_SECONDS)
             else:
-                await asyncio.sleep(AFTER_END_SECONDS)
+                await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
 
     async def _list(self) -> None:
         uids = set()
-        async for items, of_list in self._cluster.children(self._kind):
-            version = of_list
+        async for items, list_version in self._client.list_children(self._kind):
+            version = list_version
             for item in items:
-                uids.add(uid_of(item))
-                self._seen(None, item)
-        self._listed(uids)
+                uids.add(get_uid(item))
+                self._on_event(None, item)
+        self._on_list(uids)
         self._version = version
         self.synced.set()
 
     async def _watch(self) -> None:
-        async with aclosing(self._cluster.watch_children(self._kind, self._version)) as events:
+        async with aclosing(self._client.watch_children(self._kind, self._version)) as events:
             async for event in events:
                 if event["type"] != "BOOKMARK":
-                    self._seen(event["type"], event["object"])
-                self._version = version_of(event["object"]) or self._version
+                    self._on_event(event["type"], event["object"])
+                self._version = get_resource_version(event["object"]) or self._version

@@ -1,1 +1,1 @@
-"""Decisions on one task: which objects it needs, and what its status is to say."""
+"""The reconcile of one task: its Job, its status, its Events and history rows."""

@@ -1,18 +1,13 @@
-"""A task, its Job and its pods -> the task's status. Pure: the one place that decides what a user is told."""
+"""The operator's part of a task's status, from the task, its Job and its attempts. Pure."""
 
-from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
-from trainingtask_operator.controller.attempts import Attempt, parse_time, records_of
-from trainingtask_operator.controller.diagnosis import Cause, Note, why_no_pod
-from trainingtask_operator.controller.job_builder import job_name
-
-Object = Mapping[str, Any]
-
-# Trainers report every few seconds while they train; loading and saving may keep them silent for longer.
-STALE_AFTER = timedelta(minutes=3)
+from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
+from trainingtask_operator.controller.diagnosis import Cause, explain_missing_pod
+from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
+from trainingtask_operator.controller.job_builder import build_job_name
+from trainingtask_operator.kube_objects import KubeEvent, Object, get_true_conditions, is_finished, parse_time
 
 ACCEPTED = Cause(Reason.ACCEPTED, "The task is valid; its Job is created.")
 STARTING = Cause(Reason.STARTING, "Waiting for the trainer's pod to start.")
@@ -27,14 +22,14 @@ JOB_DELETED = Cause(
 NAMESPACE_DELETED = Cause(Reason.CANCELLED, "The task's namespace is being deleted.")
 
 
-def status_of(
+def build_status(
     task: TrainingTask,
     job: Object | None,
     attempts: list[Attempt],
     now: datetime,
     *,
-    note: Note | None = None,
-    queue_trouble: Cause | None = None,
+    kube_event: KubeEvent | None = None,
+    queue_cause: Cause | None = None,
 ) -> TrainingTaskStatus:
     """Return the operator's part of the status of a task.
 
@@ -47,72 +42,54 @@ def status_of(
     job
         Its Job; None when it is about to be created.
     attempts
-        See `attempts_of`.
+        See `build_attempts`.
     now
-        The time of this look.
-    note
-        The newest Event that says why the Job has no pod.
-    queue_trouble
+        The current time.
+    kube_event
+        The newest Event about why the Job has no pod.
+    queue_cause
         Why a queued task could not be suspended or resumed.
     """
     before = task.status or TrainingTaskStatus()
     if before.finished_at is not None:
         return before.model_copy(update={"training": None})
-    change = _Change(task, before, attempts, now)
-    change.set("Accepted", True, ACCEPTED)
-    outcome = _outcome(task, job, attempts)
+    builder = StatusBuilder(task, before, attempts, now)
+    builder.set_condition("Accepted", True, ACCEPTED)
+    outcome = _find_outcome(task, job, attempts)
     if outcome is not None:
-        return change.finished(*outcome)
-    suspended = before.is_true("Suspended") if queue_trouble else task.spec.run_policy.suspend
-    if suspended or before.get_condition("Suspended") or queue_trouble:
-        change.set("Suspended", suspended, queue_trouble or (SUSPENDED if suspended else RESUMED))
+        return builder.build_finished(*outcome)
+    suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
+    if suspended or before.get_condition("Suspended") or queue_cause:
+        builder.set_condition("Suspended", suspended, queue_cause or (SUSPENDED if suspended else RESUMED))
+    # A Job that is about to fail ends its pods first: that is no interruption, and its Failed condition follows.
+    if "FailureTarget" in get_true_conditions(job):
+        return builder.build()
     latest = attempts[-1] if attempts else None
-    # A Job that is about to fail ends its pods first: that is no interruption, and the reason is a moment away.
-    if "FailureTarget" in job_conditions(job):
-        return change.result()
     if suspended:
-        change.set("Running", False, queue_trouble or SUSPENDED)
-    elif waits_for_quota(task, job):
-        change.set("Running", False, _waiting_for_quota(task))
-    elif note is not None and _explains(note, job, latest):
-        change.set("Running", False, why_no_pod(note))
-    elif latest is None or (latest.cause is None and not latest.exists):
-        change.set("Running", False, STARTING)
+        builder.set_condition("Running", False, queue_cause or SUSPENDED)
+    elif task.spec.run_policy.queue_name is not None and (job is None or job["spec"].get("suspend")):
+        builder.set_condition("Running", False, _explain_missing_quota(task))
+    elif kube_event is not None and _is_about_missing_pod(kube_event, job, latest):
+        builder.set_condition("Running", False, explain_missing_pod(kube_event))
+    else:
+        _set_progress(builder, latest)
+    return builder.build()
+
+
+def _set_progress(builder: "StatusBuilder", latest: Attempt | None) -> None:
+    """Set Running, and Interrupted, from the latest attempt."""
+    if latest is None or (latest.cause is None and not latest.pod_exists):
+        builder.set_condition("Running", False, STARTING)
     elif latest.phase == "Running" and latest.cause is None:
-        change.runs(latest)
+        builder.set_running(latest)
     elif latest.phase == "Pending":
-        change.set("Running", False, latest.trouble or STARTING)
-    elif latest.cause and not latest.users_mistake and (latest.exists or not change.is_true("Interrupted")):
-        change.interrupted(latest, latest.cause)
-    # Else it has succeeded, or was refused for the user's mistake: the Job controller's word is a moment away.
-    return change.result()
+        builder.set_condition("Running", False, latest.waiting_cause or STARTING)
+    elif latest.cause and not latest.is_user_error and (latest.pod_exists or not builder.is_true("Interrupted")):
+        builder.set_interrupted(latest, latest.cause)
+    # Else it has succeeded, or was refused as the user's error: the Job's own condition follows.
 
 
-def waits_for_quota(task: TrainingTask, job: Object | None) -> bool:
-    """Tell whether a queue has not let the task run yet, or not any more."""
-    return task.spec.run_policy.queue_name is not None and (job is None or bool(job["spec"].get("suspend")))
-
-
-def last_sign_of_life(task: TrainingTask, attempt: Attempt) -> datetime | None:
-    """Return when the attempt's trainer was last heard of."""
-    report = task.status.training if task.status else None
-    if report is None or report.report_time is None or attempt.started is None:
-        return attempt.started
-    return max(attempt.started, report.report_time)
-
-
-def next_look(task: TrainingTask, attempts: list[Attempt], now: datetime) -> timedelta | None:
-    """Return when a task has to be looked at again even if nothing happens: just then its progress may be stale."""
-    latest = attempts[-1] if attempts else None
-    if latest is None or latest.phase != "Running":
-        return None
-    heard = last_sign_of_life(task, latest)
-    if heard is None or now - heard >= STALE_AFTER:
-        return None
-    return STALE_AFTER - max(now - heard, timedelta(0))
-
-
-def _waiting_for_quota(task: TrainingTask) -> Cause:
+def _explain_missing_quota(task: TrainingTask) -> Cause:
     queue = task.spec.run_policy.queue_name
     return Cause(
         Reason.WAITING_FOR_QUOTA,
@@ -121,93 +98,85 @@ def _waiting_for_quota(task: TrainingTask) -> Cause:
     )
 
 
-def _explains(note: Note, job: Object | None, latest: Attempt | None) -> bool:
-    """Tell whether the Event is about the pod that is missing now, not about an earlier one."""
+def _is_about_missing_pod(event: KubeEvent, job: Object | None, latest: Attempt | None) -> bool:
+    """Return whether the Event is about the pod that is missing now, not about an earlier one."""
     started = (job or {}).get("status", {}).get("startTime")
-    if started is not None and note.when < parse_time(started):
+    if started is not None and event.time < parse_time(started):
         return False
     if latest is None or latest.cause is None:
-        return latest is None or not latest.exists
-    return note.when > (latest.finished or latest.created or note.when)
+        return latest is None or not latest.pod_exists
+    return event.time > (latest.finish_time or latest.create_time or event.time)
 
 
-def refused(task: TrainingTask, cause: Cause, now: datetime) -> TrainingTaskStatus:
-    """Return the status of a task that gets no Job yet, and why; it is looked at again."""
+def build_refused_status(task: TrainingTask, cause: Cause, now: datetime) -> TrainingTaskStatus:
+    """Return the status of a task that gets no Job for now, with the cause."""
     before = task.status or TrainingTaskStatus()
-    change = _Change(task, before, [], now)
-    change.set("Accepted", False, cause)
-    change.set("Running", False, cause)
+    builder = StatusBuilder(task, before, [], now)
+    builder.set_condition("Accepted", False, cause)
+    builder.set_condition("Running", False, cause)
     suspended = task.spec.run_policy.suspend
     if suspended or before.get_condition("Suspended"):
-        change.set("Suspended", suspended, SUSPENDED if suspended else RESUMED)
-    return change.result()
+        builder.set_condition("Suspended", suspended, SUSPENDED if suspended else RESUMED)
+    return builder.build()
 
 
-def job_deleted(task: TrainingTask, attempts: list[Attempt], now: datetime) -> TrainingTaskStatus:
+def build_job_deleted_status(task: TrainingTask, attempts: list[Attempt], now: datetime) -> TrainingTaskStatus:
     """Return the status of a task whose Job vanished after it had trained: it never trains again by accident.
 
-    Where the trainer had said that it is done, the task has succeeded: only the Job's own word for it is lost.
+    Where the trainer had reported its results, the task has succeeded: only the Job's own condition is lost.
     """
-    change = _Change(task, task.status or TrainingTaskStatus(), attempts, now)
+    builder = StatusBuilder(task, task.status or TrainingTaskStatus(), attempts, now)
     report = task.status.training if task.status else None
     if report is not None and report.results is not None and report.finish_time is not None:
-        return change.finished(True, SUCCEEDED, report.finish_time)
-    return change.finished(False, JOB_DELETED, now)
+        return builder.build_finished(True, SUCCEEDED, report.finish_time)
+    return builder.build_finished(False, JOB_DELETED, now)
 
 
-def cancelled(task: TrainingTask, attempts: list[Attempt], now: datetime) -> TrainingTaskStatus:
-    """Return the status of a task that goes with its namespace."""
-    change = _Change(task, task.status or TrainingTaskStatus(), attempts, now)
-    return change.finished(False, NAMESPACE_DELETED, now)
+def build_cancelled_status(task: TrainingTask, attempts: list[Attempt], now: datetime) -> TrainingTaskStatus:
+    """Return the status of a task that is deleted with its namespace."""
+    builder = StatusBuilder(task, task.status or TrainingTaskStatus(), attempts, now)
+    return builder.build_finished(False, NAMESPACE_DELETED, now)
 
 
 def is_cancelled(status: TrainingTaskStatus) -> bool:
-    """Tell whether the task went with its namespace."""
+    """Return whether the task was deleted with its namespace."""
     failed = status.get_condition("Failed")
     return failed is not None and failed.reason == Reason.CANCELLED
 
 
-def is_deleted(job: Object) -> bool:
-    """Tell whether the Job is being deleted before it has ended."""
-    return "deletionTimestamp" in job["metadata"] and not job_conditions(job).keys() & {"Complete", "Failed"}
+def is_terminating_unfinished(job: Object) -> bool:
+    """Return whether the Job is being deleted before it has finished."""
+    return "deletionTimestamp" in job["metadata"] and not is_finished(job)
 
 
 def has_trained(status: TrainingTaskStatus | None) -> bool:
-    """Tell whether a pod of the task is known to have run, so that its Job must have existed."""
+    """Return whether a pod of the task has run, so that its Job must have existed."""
     return status is not None and (status.start_time is not None or status.training is not None)
 
 
-def transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatus) -> list[Condition]:
+def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatus) -> list[Condition]:
     """Return the conditions of `after` whose status or reason differs from `before`."""
-    changed = []
-    for condition in after.conditions or []:
-        old = before.get_condition(condition.type) if before else None
-        if old is None or (old.status, old.reason) != (condition.status, condition.reason):
-            changed.append(condition)
-    return changed
+    earlier = {
+        condition.type: (condition.status, condition.reason) for condition in (before and before.conditions) or []
+    }
+    return [c for c in after.conditions or [] if earlier.get(c.type) != (c.status, c.reason)]
 
 
-def _outcome(task: TrainingTask, job: Object | None, attempts: list[Attempt]) -> tuple[bool, Cause, datetime] | None:
+def _find_outcome(
+    task: TrainingTask, job: Object | None, attempts: list[Attempt]
+) -> tuple[bool, Cause, datetime] | None:
     """Return whether the Job succeeded, why it ended, and when; None while it has not ended."""
-    said = job_conditions(job)
-    if "Complete" in said:
-        return True, SUCCEEDED, parse_time(said["Complete"]["lastTransitionTime"])
-    if "Failed" in said:
-        return (
-            False,
-            _failure(task, said.get("FailureTarget", said["Failed"]), attempts),
-            parse_time(said["Failed"]["lastTransitionTime"]),
-        )
+    true = get_true_conditions(job)
+    if "Complete" in true:
+        return True, SUCCEEDED, parse_time(true["Complete"]["lastTransitionTime"])
+    if "Failed" in true:
+        failed = true["Failed"]
+        cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)
+        return False, cause, parse_time(failed["lastTransitionTime"])
     return None
 
 
-def job_conditions(job: Object | None) -> dict[str, Object]:
-    """Return the Job's conditions that are True, by type."""
-    conditions = (job or {}).get("status", {}).get("conditions") or []
-    return {condition["type"]: condition for condition in conditions if condition.get("status") == "True"}
-
-
-def _failure(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> Cause:
+def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> Cause:
     policy = task.spec.run_policy
     if condition.get("reason") == "DeadlineExceeded":
         return Cause(
@@ -217,11 +186,12 @@ def _failure(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> 
         )
     failed = [attempt for attempt in attempts if attempt.cause]
     if not failed:
-        said = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
-        return Cause(Reason.JOB_FAILED, f"The Job failed, and no pod says why: create the task again. {said}".strip())
+        details = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
+        message = f"The Job failed, and no pod says why: create the task again. {details}"
+        return Cause(Reason.JOB_FAILED, message.strip())
     last = failed[-1]
     assert last.cause is not None  # noqa: S101 - selected above
-    if last.users_mistake or policy.retries == 0:
+    if last.is_user_error or policy.retries == 0:
         return last.cause
     return Cause(
         Reason.RETRIES_EXHAUSTED,
@@ -230,8 +200,8 @@ def _failure(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> 
     )
 
 
-class _Change:
-    """The status in the making: conditions keep their transition time unless their status changes."""
+class StatusBuilder:
+    """Conditions of a status under construction; one keeps its transition time unless its status changes."""
 
     def __init__(self, task: TrainingTask, before: TrainingTaskStatus, attempts: list[Attempt], now: datetime) -> None:
         self._task = task
@@ -239,12 +209,14 @@ class _Change:
         self._attempts = attempts
         self._now = now
         self._conditions = {condition.type: condition for condition in before.conditions or []}
-        self._stale = False
+        self._is_stale = False
 
     def is_true(self, kind: str) -> bool:
+        """Return whether the condition of this type is True."""
         return kind in self._conditions and self._conditions[kind].status == "True"
 
-    def set(self, kind: str, value: bool, cause: Cause) -> None:
+    def set_condition(self, kind: str, value: bool, cause: Cause) -> None:
+        """Set the condition of this type to True or False."""
         status = "True" if value else "False"
         old = self._conditions.get(kind)
         self._conditions[kind] = Condition(
@@ -256,52 +228,56 @@ class _Change:
             observed_generation=self._task.metadata.generation,
         )
 
-    def runs(self, attempt: Attempt) -> None:
-        """Say that the trainer runs, and whether it is still heard of."""
-        heard = last_sign_of_life(self._task, attempt)
-        self._stale = heard is not None and self._now - heard >= STALE_AFTER
-        self.set("Running", True, _silent(attempt, heard) if self._stale and heard else RUNNING)
+    def set_running(self, attempt: Attempt) -> None:
+        """Set Running, stale when the trainer has not reported for too long."""
+        heartbeat = get_last_heartbeat(self._task, attempt)
+        self._is_stale = is_stale(heartbeat, self._now)
+        cause = _explain_staleness(attempt, heartbeat) if self._is_stale and heartbeat else RUNNING
+        self.set_condition("Running", True, cause)
         if self.is_true("Interrupted"):
-            self.set("Interrupted", False, RUNNING)
+            self.set_condition("Interrupted", False, RUNNING)
 
-    def interrupted(self, attempt: Attempt, cause: Cause) -> None:
-        """Say that an attempt ended, and that it is no mistake of the user's."""
-        self.set("Running", False, cause)
+    def set_interrupted(self, attempt: Attempt, cause: Cause) -> None:
+        """Set Interrupted for an attempt that ended without being the user's error."""
+        self.set_condition("Running", False, cause)
         again = "It is tried again after a pause, unless no retries are left."
-        self.set("Interrupted", True, Cause(cause.reason, f"Attempt {attempt.number} ended: {cause.message} {again}"))
+        message = f"Attempt {attempt.number} ended: {cause.message} {again}"
+        self.set_condition("Interrupted", True, Cause(cause.reason, message))
 
-    def finished(self, success: bool, cause: Cause, when: datetime) -> TrainingTaskStatus:
-        self.set("Running", False, ENDED)
+    def build_finished(self, success: bool, cause: Cause, completion_time: datetime) -> TrainingTaskStatus:
+        """Return the terminal status, Complete or Failed."""
+        self.set_condition("Running", False, ENDED)
         for kind in ("Interrupted", "Suspended"):
             if self.is_true(kind):
-                self.set(kind, False, ENDED)
-        self.set("Complete" if success else "Failed", True, cause)
-        return self._result(completion_time=when, failure=None if success else cause)
+                self.set_condition(kind, False, ENDED)
+        self.set_condition("Complete" if success else "Failed", True, cause)
+        return self.build(completion_time=completion_time, failure=None if success else cause)
 
-    def result(self) -> TrainingTaskStatus:
-        return self._result()
-
-    def _result(self, completion_time: datetime | None = None, failure: Cause | None = None) -> TrainingTaskStatus:
-        begun = [attempt for attempt in self._attempts if attempt.begun]
+    def build(self, completion_time: datetime | None = None, failure: Cause | None = None) -> TrainingTaskStatus:
+        """Return the status with these conditions."""
+        begun = [attempt for attempt in self._attempts if attempt.has_begun]
         latest = begun[-1] if begun else None
-        started = [attempt.started for attempt in begun if attempt.started]
-        state, reason = self._state()
+        start_times = [attempt.start_time for attempt in begun if attempt.start_time]
+        state, reason = self._derive_state()
         return TrainingTaskStatus(
             observed_generation=self._task.metadata.generation,
             state=state,
             reason=reason,
             conditions=list(self._conditions.values()),
-            job_name=job_name(self._task),
+            job_name=build_job_name(self._task),
             node=(latest and latest.node) or self._before.node,
-            pod_uid=(latest and latest.uid) or self._before.pod_uid,
+            pod_uid=(latest and latest.pod_uid) or self._before.pod_uid,
             attempt=latest.number if latest else self._before.attempt,
-            attempts=records_of(begun, ended_at=completion_time, failure=failure.reason if failure else None) or None,
-            progress_stale=self._stale or None,
-            start_time=self._before.start_time or min(started, default=None),
+            attempts=build_attempt_records(
+                begun, completion_time=completion_time, failure=failure.reason if failure else None
+            )
+            or None,
+            progress_stale=self._is_stale or None,
+            start_time=self._before.start_time or min(start_times, default=None),
             completion_time=completion_time,
         )
 
-    def _state(self) -> tuple[str, str]:
+    def _derive_state(self) -> tuple[str, str]:
         for kind, state in (
             ("Complete", "Succeeded"),
             ("Failed", "Failed"),
@@ -312,15 +288,15 @@ class _Change:
                 return state, self._conditions[kind].reason
         waiting = self._conditions["Running"].reason if "Running" in self._conditions else Reason.STARTING.value
         if self.is_true("Interrupted"):
-            # What keeps the next attempt from starting is news; that it is on its way is none.
+            # Starting adds nothing to Interrupted; any other reason why the next attempt waits does.
             return "Interrupted", waiting if waiting != Reason.STARTING else self._conditions["Interrupted"].reason
         return "Pending", waiting
 
 
-def _silent(attempt: Attempt, heard: datetime) -> Cause:
-    minutes = int(STALE_AFTER.total_seconds() // 60)
+def _explain_staleness(attempt: Attempt, heartbeat: datetime) -> Cause:
+    minutes = int(HEARTBEAT_TIMEOUT.total_seconds() // 60)
     return Cause(
         Reason.PROGRESS_STALE,
-        f"The trainer's pod runs, but it has not reported since {heard:%Y-%m-%d %H:%M:%S} UTC, more than {minutes}"
+        f"The trainer's pod runs, but it has not reported since {heartbeat:%Y-%m-%d %H:%M:%S} UTC, more than {minutes}"
         f" minutes: it may hang. kubectl logs {attempt.pod} tells more; deleting that pod ends the attempt.",
     )

@@ -1,119 +1,110 @@
-"""What Kubernetes and the trainer say of a pod -> one stable word and one sentence for a person. Pure."""
+"""Causes of failed, waiting and missing pods, from what Kubernetes and the trainer report. Pure."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
 from trainingtask_api import ExitCode, Reason, TrainingReport
+from trainingtask_operator.kube_objects import KubeEvent, Object
 
-Object = Mapping[str, Any]
-
-# Why Kubernetes took a pod away -> our word for it.
-_DISRUPTIONS = {
+# Reason of the DisruptionTarget condition -> reason in the task's status.
+_DISRUPTION_REASONS = {
     "PreemptionByScheduler": Reason.PREEMPTED,
     "DeletionByTaintManager": Reason.NODE_LOST,
     "DeletionByPodGC": Reason.NODE_LOST,
     "EvictionByEvictionAPI": Reason.EVICTED,
     "TerminationByKubelet": Reason.EVICTED,
 }
-_IMAGE_TROUBLE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-_CREATION_TROUBLE = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
-# How the kubelet words it that the pod itself took too much of the disk. Such a pod is no DisruptionTarget, so it counts.
+_PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+_CREATION_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
+# The kubelet's messages for a pod over its own disk limit. Such a pod is no DisruptionTarget, so its failure counts.
 _STORAGE_EXCEEDED = re.compile(r"exceed(s|ed) (its local ephemeral storage limit|the total limit|the limit)")
-_MISSING = re.compile(r"(persistentvolumeclaim|configmap|secret) \"([^\"]+)\" not found", re.IGNORECASE)
-_TAIL_LINES = 3
+_MISSING_OBJECT = re.compile(r"(persistentvolumeclaim|configmap|secret) \"([^\"]+)\" not found", re.IGNORECASE)
+_LOG_TAIL_LINES = 3
 _MIB = 1 << 20
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One stable CamelCase word, and one sentence for a person."""
+    """A stable CamelCase reason, and a message for the user."""
 
     reason: str
     message: str
 
 
-@dataclass(frozen=True)
-class Note:
-    """The newest Event about a pod or a Job, as far as it matters: what cannot be read from the object itself."""
-
-    message: str
-    count: int
-    when: datetime
-
-
-def disruption(status: Object) -> Cause | None:
-    """Return why Kubernetes takes the pod with this status off its node, None when it does not."""
+def find_disruption(status: Object) -> Cause | None:
+    """Return why Kubernetes evicts the pod with this status, None when it does not."""
     for condition in status.get("conditions") or []:
         if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            word = _DISRUPTIONS.get(condition.get("reason", ""), Reason.EVICTED)
-            return Cause(word, f"The pod was taken off its node: {condition.get('message') or condition.get('reason')}")
+            reason = _DISRUPTION_REASONS.get(condition.get("reason", ""), Reason.EVICTED)
+            details = condition.get("message") or condition.get("reason")
+            return Cause(reason, f"The pod was taken off its node: {details}")
     if status.get("reason") == "Evicted":
         return Cause(Reason.EVICTED, f"The node evicted the pod: {status.get('message', '')}")
     return None
 
 
-def why_failed(pod: Object, ended: Object, last_words: TrainingReport | None, report: TrainingReport | None) -> Cause:
-    """Return why a failed pod failed; the trainer's own words come first, then Kubernetes' evidence.
+def explain_failure(
+    pod: Object, terminated: Object, termination_report: TrainingReport | None, report: TrainingReport | None
+) -> Cause:
+    """Return why a pod failed: the trainer's own failure comes first, then what Kubernetes shows.
 
     Parameters
     ----------
     pod
         The pod, with its limits as `spec.memoryLimit` and `spec.storageLimit`.
-    ended
+    terminated
         The ``terminated`` state of its container, {} when there was none.
-    last_words
+    termination_report
         The container's termination message.
     report
         What the trainer of this attempt reported before.
     """
     status = pod["status"]
-    taken = disruption(status)
-    if last_words and last_words.failure and ended.get("exitCode") != ExitCode.INTERRUPTED:
-        return Cause(last_words.failure.reason, last_words.failure.message)
-    if ended.get("reason") == "OOMKilled":
-        return _out_of_memory(pod.get("spec", {}).get("memoryLimit"), report)
-    if taken and status.get("reason") == "Evicted" and _STORAGE_EXCEEDED.search(status.get("message", "")):
+    disruption = find_disruption(status)
+    if termination_report and termination_report.failure and terminated.get("exitCode") != ExitCode.INTERRUPTED:
+        return Cause(termination_report.failure.reason, termination_report.failure.message)
+    if terminated.get("reason") == "OOMKilled":
+        return _explain_out_of_memory(pod.get("spec", {}).get("memoryLimit"), report)
+    if disruption and status.get("reason") == "Evicted" and _STORAGE_EXCEEDED.search(status.get("message", "")):
         return Cause(
             Reason.STORAGE_EXCEEDED,
             f"The trainer wrote more to the node's disk than its limit of {pod.get('spec', {}).get('storageLimit')}:"
             " raise spec.resources.storage, or keep checkpoints, data and output in volume claims."
             f" {status['message'].strip()}",
         )
-    if taken:
-        return taken
-    if ended.get("exitCode") == ExitCode.INTERRUPTED:
+    if disruption:
+        return disruption
+    if terminated.get("exitCode") == ExitCode.INTERRUPTED:
         return Cause(Reason.INTERRUPTED, "The trainer was told to stop (SIGTERM).")
-    if ended:
-        tail = str(ended.get("message", "")).strip().splitlines()[-_TAIL_LINES:]
-        said = f" Last it said: {' | '.join(tail)}" if tail and not last_words else ""
-        crashed = f"The trainer ended with exit code {ended.get('exitCode')}.{said}"[:1600]
+    if terminated:
+        tail = str(terminated.get("message", "")).strip().splitlines()[-_LOG_TAIL_LINES:]
+        last = f" Last it said: {' | '.join(tail)}" if tail and not termination_report else ""
+        crashed = f"The trainer ended with exit code {terminated.get('exitCode')}.{last}"[:1600]
         return Cause(
             Reason.TRAINER_CRASHED,
             f"{crashed} More is in its log: kubectl logs {pod['metadata']['name']}, later log_tail in the history.",
         )
-    said = ": ".join(str(status[field]) for field in ("reason", "message") if status.get(field))
+    details = ": ".join(str(status[field]) for field in ("reason", "message") if status.get(field))
     return Cause(
         Reason.POD_FAILED,
-        f"The pod failed before the trainer started; if it does so again, ask the cluster's admin. {said}".strip(),
+        f"The pod failed before the trainer started; if it does so again, ask the cluster's admin. {details}".strip(),
     )
 
 
-def _out_of_memory(limit: str | None, report: TrainingReport | None) -> Cause:
-    held = "it had not reported yet how much it held"
+def _explain_out_of_memory(limit: str | None, report: TrainingReport | None) -> Cause:
+    memory = "it had not reported yet how much it held"
     if report is not None and report.peak_memory_bytes is not None and report.report_time is not None:
-        held = f"at {report.report_time:%H:%M:%S} UTC it had reported a peak of {report.peak_memory_bytes // _MIB} MiB"
+        peak = report.peak_memory_bytes // _MIB
+        memory = f"at {report.report_time:%H:%M:%S} UTC it had reported a peak of {peak} MiB"
     return Cause(
         Reason.OOM_KILLED,
-        f"The trainer was killed as it passed its memory limit of {limit or 'its node'}; {held}:"
+        f"The trainer was killed as it passed its memory limit of {limit or 'its node'}; {memory}:"
         " raise spec.resources.memory, or lower training.batchSize or preprocessor.maxLength.",
     )
 
 
-def why_waiting(status: Object, container: Object, unmounted: Note | None) -> Cause | None:
-    """Return why a pending pod does not start, None while it is simply on its way.
+def explain_waiting(status: Object, container: Object, mount_event: KubeEvent | None) -> Cause | None:
+    """Return why a pending pod does not start, None when nothing keeps it from starting.
 
     Parameters
     ----------
@@ -121,20 +112,20 @@ def why_waiting(status: Object, container: Object, unmounted: Note | None) -> Ca
         The pod's.
     container
         The status of its container, {} when there is none.
-    unmounted
+    mount_event
         The kubelet's Event about a volume that it could not mount.
     """
     for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return _unschedulable(str(condition.get("message", "")))
+            return _explain_unschedulable(str(condition.get("message", "")))
     waiting: Object = container.get("state", {}).get("waiting") or {}
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _IMAGE_TROUBLE:
+    if reason in _PULL_REASONS:
         return Cause(
             Reason.IMAGE_PULL_FAILED,
             f"The trainer image cannot be pulled: correct spec.image, or ask the cluster's admin. {message}",
         )
-    if reason in _CREATION_TROUBLE:
+    if reason in _CREATION_REASONS:
         if "secret" in message.lower():
             return Cause(
                 Reason.SECRET_NOT_FOUND,
@@ -145,29 +136,29 @@ def why_waiting(status: Object, container: Object, unmounted: Note | None) -> Ca
             f"The container cannot be created ({reason}): correct spec.image in a new task, or ask the cluster's admin."
             f" {message}",
         )
-    return None if unmounted is None else _unmounted(unmounted)
+    return None if mount_event is None else _explain_unmounted_volume(mount_event)
 
 
-def _unschedulable(message: str) -> Cause:
-    return _missing_volume(message) or Cause(
+def _explain_unschedulable(message: str) -> Cause:
+    return _explain_missing_volume(message) or Cause(
         Reason.UNSCHEDULABLE,
         f"No node can take the pod: {message} It starts by itself when one can; or ask for less in spec.resources.",
     )
 
 
-def _unmounted(note: Note) -> Cause | None:
-    missing = _missing_volume(note.message)
-    # The kubelet fails for a moment now and then, while its caches fill; what it says twice is trouble.
-    if missing is None and note.count > 1:
+def _explain_unmounted_volume(event: KubeEvent) -> Cause | None:
+    missing = _explain_missing_volume(event.message)
+    # A single failure is usual while the kubelet's caches fill; a repeated one is not.
+    if missing is None and event.count > 1:
         return Cause(
             Reason.VOLUME_NOT_MOUNTED,
-            f"A volume of the pod cannot be mounted: it is tried again; ask the cluster's admin. {note.message}",
+            f"A volume of the pod cannot be mounted: it is tried again; ask the cluster's admin. {event.message}",
         )
     return missing
 
 
-def _missing_volume(message: str) -> Cause | None:
-    found = _MISSING.search(message)
+def _explain_missing_volume(message: str) -> Cause | None:
+    found = _MISSING_OBJECT.search(message)
     if found is None:
         return None
     kind = {"persistentvolumeclaim": "PersistentVolumeClaim", "configmap": "ConfigMap", "secret": "Secret"}
@@ -178,15 +169,15 @@ def _missing_volume(message: str) -> Cause | None:
     )
 
 
-def why_no_pod(note: Note) -> Cause:
-    """Return why the Job controller cannot create the pod, by its own Event."""
-    if "exceeded quota" in note.message:
+def explain_missing_pod(event: KubeEvent) -> Cause:
+    """Return why the Job controller cannot create the pod, from its own Event."""
+    if "exceeded quota" in event.message:
         return Cause(
             Reason.QUOTA_EXCEEDED,
             "The namespace's ResourceQuota leaves no room for the pod; it starts when there is, or ask for less in"
-            f" spec.resources. {note.message}",
+            f" spec.resources. {event.message}",
         )
     return Cause(
         Reason.POD_REFUSED,
-        f"The pod cannot be created: correct what the message names, or ask the cluster's admin. {note.message}",
+        f"The pod cannot be created: correct what the message names, or ask the cluster's admin. {event.message}",
     )

@@ -1,23 +1,42 @@
-"""A task and the settings -> the Job that trains it. Pure: no cluster, no clock."""
+"""The Job of a task, from the task and the admin's settings. Pure."""
 
 import hashlib
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from pydantic_core import to_json
 
 from trainingtask_api import Device, ExitCode, TrainingTask, names
-from trainingtask_operator.settings import DeviceSettings, Settings, device_of
-
-Manifest = dict[str, Any]
+from trainingtask_operator.kube_objects import Object
+from trainingtask_operator.settings import DeviceSettings, Settings, get_device_settings
 
 # The image's unprivileged user; fsGroup lets it write to a freshly provisioned volume.
 TRAINER_USER = 1000
 GRACE_PERIOD_SECONDS = 60
 
+_USER_ERROR_CODES = {
+    "containerName": names.TRAINER_CONTAINER,
+    "operator": "In",
+    "values": [int(ExitCode.USER_ERROR)],
+}
+_FAIL_ON_USER_ERROR = {"action": "FailJob", "onExitCodes": _USER_ERROR_CODES}
+# An evicted or preempted pod is not the task's own failure: it is replaced and does not count.
+_IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+_POD_SECURITY_CONTEXT = {
+    "runAsNonRoot": True,
+    "runAsUser": TRAINER_USER,
+    "runAsGroup": TRAINER_USER,
+    "fsGroup": TRAINER_USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER_SECURITY_CONTEXT = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
-def job_name(task: TrainingTask) -> str:
+
+def build_job_name(task: TrainingTask) -> str:
     """Return the name of the task's Job: readable, and unique for the uid, so that a re-created task gets its own.
 
     At most 55 characters, so that the names of its pods (`<job>-<index>-<random>`) are not cut.
@@ -27,13 +46,7 @@ def job_name(task: TrainingTask) -> str:
     return f"{readable}-{digest}"
 
 
-def controlled_by(item: Mapping[str, Any], uid: str) -> bool:
-    """Tell whether the object with this uid controls `item`. Labels are anybody's to set; this is not so easily so."""
-    owners = item["metadata"].get("ownerReferences") or []
-    return any(owner.get("controller") and owner.get("uid") == uid for owner in owners)
-
-
-def labels_of(task: TrainingTask) -> dict[str, str]:
+def build_labels(task: TrainingTask) -> dict[str, str]:
     """Return the labels by which a task's Job and pods are found."""
     return {
         "app.kubernetes.io/managed-by": "trainingtask-operator",
@@ -42,38 +55,25 @@ def labels_of(task: TrainingTask) -> dict[str, str]:
     }
 
 
-def build_job(task: TrainingTask, settings: Settings) -> Manifest:
+def build_job(task: TrainingTask, settings: Settings) -> Object:
     """Return the Job that trains `task`.
 
-    One index with a backoff limit of its own: the Job controller then counts the failures on each pod, which tells
-    the trainer which attempt it is without asking anybody.
+    One index with a backoff limit of its own: the Job controller then annotates each pod with the count of failures,
+    from which the trainer derives the number of its attempt without a request.
     """
     policy = task.spec.run_policy
-    spec: Manifest = {
+    spec: Object = {
         "completionMode": "Indexed",
         "completions": 1,
         "parallelism": 1,
         "backoffLimitPerIndex": policy.retries,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {
-            "rules": [
-                {
-                    "action": "FailJob",
-                    "onExitCodes": {
-                        "containerName": names.TRAINER_CONTAINER,
-                        "operator": "In",
-                        "values": [int(ExitCode.USER_ERROR)],
-                    },
-                },
-                # An evicted or preempted pod is not the task's own failure: it is replaced and does not count.
-                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-            ]
-        },
-        # Kueue wants to find a Job of its queues suspended, and starts it when there is quota.
+        "podFailurePolicy": {"rules": [_FAIL_ON_USER_ERROR, _IGNORE_DISRUPTION]},
+        # Kueue requires that a Job of its queues is created suspended, and starts it when there is quota.
         "suspend": policy.suspend or policy.queue_name is not None,
         "template": {
-            "metadata": {"labels": labels_of(task), "annotations": _task_annotation(task)},
-            "spec": _pod_spec(task, settings),
+            "metadata": {"labels": build_labels(task), "annotations": _build_task_annotation(task)},
+            "spec": _build_pod_spec(task, settings),
         },
     }
     if policy.active_deadline_seconds is not None:
@@ -82,9 +82,9 @@ def build_job(task: TrainingTask, settings: Settings) -> Manifest:
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": job_name(task),
+            "name": build_job_name(task),
             "namespace": task.metadata.namespace,
-            "labels": labels_of(task) | ({names.QUEUE_LABEL: policy.queue_name} if policy.queue_name else {}),
+            "labels": build_labels(task) | ({names.QUEUE_LABEL: policy.queue_name} if policy.queue_name else {}),
             "ownerReferences": [
                 {
                     "apiVersion": names.API_VERSION,
@@ -100,8 +100,8 @@ def build_job(task: TrainingTask, settings: Settings) -> Manifest:
     }
 
 
-def _task_annotation(task: TrainingTask) -> dict[str, str]:
-    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in step."""
+def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
+    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in sync."""
     content = {
         "apiVersion": task.api_version,
         "kind": task.kind,
@@ -113,23 +113,16 @@ def _task_annotation(task: TrainingTask) -> dict[str, str]:
     return {names.TASK_ANNOTATION: to_json(content).decode()}
 
 
-def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
-    device = device_of(task, settings)
-    resources = _resources(task, device)
-    volumes, mounts = _volumes(task, resources["limits"].get("ephemeral-storage"))
-    spec: Manifest = {
+def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
+    device = get_device_settings(task, settings)
+    resources = _build_resources(task, device)
+    volumes, mounts = _build_volumes(task, resources["limits"].get("ephemeral-storage"))
+    spec: Object = {
         "restartPolicy": "Never",
         "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS,
         "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": TRAINER_USER,
-            "runAsGroup": TRAINER_USER,
-            "fsGroup": TRAINER_USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": _POD_SECURITY_CONTEXT,
         "containers": [
             {
                 "name": names.TRAINER_CONTAINER,
@@ -143,16 +136,12 @@ def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
                     f"--code-dir={names.CODE_DIR}",
                     f"--output-dir={names.OUTPUT_DIR}",
                 ],
-                "workingDir": "/tmp",  # noqa: S108 - the only place a read-only root file system leaves writable
-                "env": _environment(task, settings),
+                "workingDir": "/tmp",  # noqa: S108 - the only writable folder of a read-only root file system
+                "env": _build_environment(task, settings),
                 "resources": resources,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
+                "securityContext": _CONTAINER_SECURITY_CONTEXT,
             }
         ],
         "volumes": volumes,
@@ -169,27 +158,27 @@ def _pod_spec(task: TrainingTask, settings: Settings) -> Manifest:
     return spec
 
 
-def _resources(task: TrainingTask, device: DeviceSettings) -> Manifest:
-    """Return requests equal to limits: a trainer that is promised less than it takes is the first to be evicted."""
-    wanted = task.spec.resources
-    amounts: Manifest = {
-        "cpu": (wanted and wanted.cpu) or device.resources.cpu,
-        "memory": (wanted and wanted.memory) or device.resources.memory,
+def _build_resources(task: TrainingTask, device: DeviceSettings) -> Object:
+    """Return requests equal to limits: pods that use more than they request are evicted first."""
+    requested = task.spec.resources
+    amounts: Object = {
+        "cpu": (requested and requested.cpu) or device.resources.cpu,
+        "memory": (requested and requested.memory) or device.resources.memory,
     }
-    if storage := (wanted and wanted.storage) or device.resources.storage:
+    if storage := (requested and requested.storage) or device.resources.storage:
         amounts["ephemeral-storage"] = storage
     if task.spec.device is Device.GPU:
-        amounts[device.resource_name] = (wanted and wanted.gpus) or 1
+        amounts[device.resource_name] = (requested and requested.gpus) or 1
     amounts = {resource: str(amount) for resource, amount in amounts.items()}
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def _environment(task: TrainingTask, settings: Settings) -> list[Manifest]:
-    def field(name: str, path: str) -> Manifest:
+def _build_environment(task: TrainingTask, settings: Settings) -> list[Object]:
+    def field(name: str, path: str) -> Object:
         return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
-    image = task.spec.image or device_of(task, settings).image
-    environment: list[Manifest] = [
+    image = task.spec.image or get_device_settings(task, settings).image
+    environment: list[Object] = [
         field(names.ENV_POD_NAME, "metadata.name"),
         field(names.ENV_NODE_NAME, "spec.nodeName"),
         field(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']"),
@@ -213,8 +202,8 @@ def _environment(task: TrainingTask, settings: Settings) -> list[Manifest]:
     return environment
 
 
-def _volumes(task: TrainingTask, storage: str | None) -> tuple[list[Manifest], list[Manifest]]:
-    """Return the pod's volumes and the container's mounts; a claim that is used twice is one volume.
+def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object], list[Object]]:
+    """Return the pod's volumes and the container's mounts.
 
     Parameters
     ----------
@@ -223,49 +212,42 @@ def _volumes(task: TrainingTask, storage: str | None) -> tuple[list[Manifest], l
     storage
         Size limit of each scratch folder; the container's limit of the same size bounds them all together.
     """
-    scratch: Manifest = {"emptyDir": {"sizeLimit": storage} if storage else {}}
-    wanted: list[tuple[str, str | None, bool]] = [
-        (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
-        (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
-        (names.MODEL_DIR, task.spec.model.volume_claim, True),
-        (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
-    ]
-    # Without a claim the output goes to a scratch folder: the trainer need not know.
-    volumes: list[Manifest] = [
-        {
-            "name": "task",
-            "downwardAPI": {
-                "items": [
-                    {"path": "task.yaml", "fieldRef": {"fieldPath": f"metadata.annotations['{names.TASK_ANNOTATION}']"}}
-                ]
-            },
-        },
+    scratch: Object = {"emptyDir": {"sizeLimit": storage} if storage else {}}
+    task_file = {"path": "task.yaml", "fieldRef": {"fieldPath": f"metadata.annotations['{names.TASK_ANNOTATION}']"}}
+    authority = {"key": names.HISTORY_CA_KEY, "path": names.HISTORY_CA_KEY}
+    history_ca = {"secretName": names.HISTORY_SECRET, "items": [authority], "optional": True}
+    volumes: list[Object] = [
+        {"name": "task", "downwardAPI": {"items": [task_file]}},
         {"name": "tmp", **scratch},
-        {
-            "name": "history-ca",
-            "secret": {
-                "secretName": names.HISTORY_SECRET,
-                "items": [{"key": names.HISTORY_CA_KEY, "path": names.HISTORY_CA_KEY}],
-                "optional": True,
-            },
-        },
+        {"name": "history-ca", "secret": history_ca},
     ]
-    mounts: list[Manifest] = [
+    mounts: list[Object] = [
         {"name": "history-ca", "mountPath": names.HISTORY_CA_DIR, "readOnly": True},
         {"name": "task", "mountPath": names.TASK_DIR, "readOnly": True},
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
-    read_only = {claim: all(ro for _, other, ro in wanted if other == claim) for _, claim, _ in wanted if claim}
-    volume_of = {claim: f"claim-{index}" for index, claim in enumerate(read_only)}
-    for claim, volume in volume_of.items():
-        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only[claim]}})
-    for path, mounted, mount_read_only in wanted:
-        if mounted:
-            mounts.append({"name": volume_of[mounted], "mountPath": path, "readOnly": mount_read_only})
-    if task.spec.output is None:
+    _add_claims(task, volumes, mounts)
+    if task.spec.output is None:  # a scratch folder at the same path
         volumes.append({"name": "output", **scratch})
         mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
     if task.spec.code is not None:
         volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})
         mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
     return volumes, mounts
+
+
+def _add_claims(task: TrainingTask, volumes: list[Object], mounts: list[Object]) -> None:
+    """Add the volume claims that the spec names; a claim that is used twice is one volume."""
+    claims: list[tuple[str, str | None, bool]] = [  # mount path, claim, whether it is read-only
+        (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
+        (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
+        (names.MODEL_DIR, task.spec.model.volume_claim, True),
+        (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
+    ]
+    read_only = {claim: all(ro for _, other, ro in claims if other == claim) for _, claim, _ in claims if claim}
+    volume_of = {claim: f"claim-{index}" for index, claim in enumerate(read_only)}
+    for claim, volume in volume_of.items():
+        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only[claim]}})
+    for path, mounted, mount_read_only in claims:
+        if mounted:
+            mounts.append({"name": volume_of[mounted], "mountPath": path, "readOnly": mount_read_only})

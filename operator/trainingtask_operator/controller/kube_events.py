@@ -1,31 +1,31 @@
-"""Events for what a person should look at. Pure."""
+"""Warning Events for conditions that need attention. Pure."""
 
 import uuid
 from datetime import datetime
-from typing import Any
 
 from trainingtask_api import Condition, Reason, TrainingTask, names
+from trainingtask_operator.kube_objects import Object
 
-# A task that goes well costs no event: its conditions say it all, and a thousand tasks spare a thousand requests.
-_TROUBLE = {("Accepted", "False"), ("Failed", "True"), ("Interrupted", "True")}
-_ALWAYS_TROUBLE = {Reason.PROGRESS_STALE, Reason.QUEUE_UNAVAILABLE}
-_NOT_TROUBLE = {Reason.STARTING, Reason.WAITING_FOR_QUOTA, Reason.SUSPENDED_BY_USER, Reason.ENDED}
+# A task without a failure gets no Event: its conditions hold the same, and a thousand tasks save a thousand requests.
+_WARNING_CONDITIONS = {("Accepted", "False"), ("Failed", "True"), ("Interrupted", "True")}
+_WARNING_REASONS = {Reason.PROGRESS_STALE, Reason.QUEUE_UNAVAILABLE}
+_USUAL_WAITING_REASONS = {Reason.STARTING, Reason.WAITING_FOR_QUOTA, Reason.SUSPENDED_BY_USER, Reason.ENDED}
 
 
-def is_trouble(condition: Condition) -> bool:
-    """Tell whether a transition to this condition deserves a Warning."""
+def is_warning(condition: Condition) -> bool:
+    """Return whether a transition to this condition deserves a Warning."""
     if condition.type == "Running" and condition.status == "False":
-        return condition.reason not in _NOT_TROUBLE
-    return condition.reason in _ALWAYS_TROUBLE or (condition.type, condition.status) in _TROUBLE
+        return condition.reason not in _USUAL_WAITING_REASONS
+    return condition.reason in _WARNING_REASONS or (condition.type, condition.status) in _WARNING_CONDITIONS
 
 
-def warnings_for(task: TrainingTask, transitions: list[Condition], now: datetime) -> list[dict[str, Any]]:
-    """Return one Warning event per trouble, the same sentence once."""
-    messages = {condition.reason: condition.message for condition in transitions if is_trouble(condition)}
-    return [_event(task, reason, message, now) for reason, message in messages.items()]
+def build_warnings(task: TrainingTask, transitions: list[Condition], now: datetime) -> list[Object]:
+    """Return one Warning per reason among the transitions."""
+    messages = {condition.reason: condition.message for condition in transitions if is_warning(condition)}
+    return [_build_warning(task, reason, message, now) for reason, message in messages.items()]
 
 
-def _event(task: TrainingTask, reason: str, message: str, now: datetime) -> dict[str, Any]:
+def _build_warning(task: TrainingTask, reason: str, message: str, now: datetime) -> Object:
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -1,15 +1,15 @@
-"""Why a task cannot get, or cannot be given, its Job: what this cluster does not offer, or refuses. Pure."""
+"""Preconditions of a task's Job, and why the cluster does not meet them or refuses the Job. Pure."""
 
 from trainingtask_api import Reason, TrainingTask
 from trainingtask_operator.controller.diagnosis import Cause
-from trainingtask_operator.controller.job_builder import job_name
+from trainingtask_operator.controller.job_builder import build_job_name
 from trainingtask_operator.settings import Settings
 
 
-def obstacle_of(task: TrainingTask, settings: Settings) -> Cause | None:
-    """Return why these settings do not let the task train, None when they do."""
+def find_unmet_precondition(task: TrainingTask, settings: Settings) -> Cause | None:
+    """Return which of the admin's settings excludes the task, None when none does."""
     if task.metadata.namespace not in settings.namespaces:
-        return _unprepared(task, settings)
+        return _explain_unprepared_namespace(task, settings)
     device, resources = task.spec.device, task.spec.resources
     if resources is not None and resources.profile is not None:
         offered = sorted(name for name, profile in settings.profiles.items() if profile.device is device)
@@ -28,7 +28,7 @@ def obstacle_of(task: TrainingTask, settings: Settings) -> Cause | None:
     return None
 
 
-def _unprepared(task: TrainingTask, settings: Settings) -> Cause:
+def _explain_unprepared_namespace(task: TrainingTask, settings: Settings) -> Cause:
     prepared = ", ".join(settings.namespaces) or "none"
     return Cause(
         Reason.NAMESPACE_NOT_PREPARED,
@@ -37,36 +37,36 @@ def _unprepared(task: TrainingTask, settings: Settings) -> Cause:
     )
 
 
-def name_conflict(task: TrainingTask) -> Cause:
-    """Return what to say when the name of the task's Job is taken."""
+def explain_name_conflict(task: TrainingTask) -> Cause:
+    """Return the cause for a Job name that another owner's Job has."""
     return Cause(
         Reason.NAME_CONFLICT,
-        f"Job {job_name(task)!r} exists and does not belong to this task: delete it, or give the task another name.",
+        f"Job {build_job_name(task)!r} exists and does not belong to this task: delete it, or give the task another name.",
     )
 
 
-def job_refused(why: Exception) -> Cause:
-    """Return what to say when the API server does not take the Job as it is."""
+def explain_rejected_job(error: Exception) -> Cause:
+    """Return the cause for a Job that the API server rejects."""
     return Cause(
         Reason.JOB_REFUSED,
-        f"The API server refuses the Job: correct what it names in a new task, or ask the cluster's admin. {why}",
+        f"The API server refuses the Job: correct what it names in a new task, or ask the cluster's admin. {error}",
     )
 
 
-def workload_refused(task: TrainingTask, why: Exception) -> Cause:
-    """Return what to say when Kueue cannot be told that the task shall stop, or go on."""
+def explain_rejected_workload_patch(task: TrainingTask, error: Exception) -> Cause:
+    """Return the cause for a Workload that the operator may not activate or deactivate."""
     return Cause(
         Reason.QUEUE_UNAVAILABLE,
-        f"Kueue's Workload of Job {job_name(task)!r} cannot be changed: ask the cluster's admin to set kueue.enabled in"
-        f" the Helm release. {why}",
+        f"Kueue's Workload of Job {build_job_name(task)!r} cannot be changed: ask the cluster's admin to set kueue.enabled in"
+        f" the Helm release. {error}",
     )
 
 
-def no_workload(task: TrainingTask) -> Cause:
-    """Return what to say when Kueue knows nothing of the task's Job."""
+def explain_missing_workload(task: TrainingTask) -> Cause:
+    """Return the cause for a Job for which Kueue has no Workload."""
     policy = task.spec.run_policy
     return Cause(
         Reason.QUEUE_UNAVAILABLE,
-        f"spec.runPolicy.suspend is {str(policy.suspend).lower()}, but Job {job_name(task)!r} has no Workload to tell"
+        f"spec.runPolicy.suspend is {str(policy.suspend).lower()}, but Job {build_job_name(task)!r} has no Workload to tell"
         f" Kueue: is Kueue installed, and does it serve queue {policy.queue_name!r}?",
     )

@@ -1,188 +1,195 @@
-"""The life of a task, in one function from top to bottom: observe, plan, act, write the status at most once more."""
+"""The reconcile of a task: observe, act on its Job, write the status once at the end, record the rows."""
 
 import contextlib
 import logging
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from types import MappingProxyType
-from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from trainingtask_api import Condition, TrainingReport, TrainingTask, TrainingTaskStatus, describe_errors, names
-from trainingtask_history.tables import RunEvent, TrainingRun
+from trainingtask_history.tables import TrainingRun
 from trainingtask_operator import logs
-from trainingtask_operator.client.kubernetes import Cluster, ClusterError
-from trainingtask_operator.controller import conditions, kube_events
-from trainingtask_operator.controller.attempts import Attempt, attempts_of
-from trainingtask_operator.controller.diagnosis import Cause, Note
-from trainingtask_operator.controller.job_builder import build_job, controlled_by, job_name, labels_of
-from trainingtask_operator.controller.preconditions import (
-    job_refused,
-    name_conflict,
-    no_workload,
-    obstacle_of,
-    workload_refused,
-)
-from trainingtask_operator.controller.run_records import events_of, logs_of, rows_of
-from trainingtask_operator.controller.task_parser import has_ended, invalid_spec, is_believable, parse, says_invalid
+from trainingtask_operator.cache.assume_cache import AssumeCache, Observed
+from trainingtask_operator.cache.cached_fields import trim_pod
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.client.protocol import Cluster
+from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
+from trainingtask_operator.controller.attempts import Attempt, build_attempts
+from trainingtask_operator.controller.diagnosis import Cause
+from trainingtask_operator.controller.heartbeat import compute_requeue_after
+from trainingtask_operator.controller.job_lifecycle import JobLifecycle
+from trainingtask_operator.controller.kube_events import build_warnings
+from trainingtask_operator.history.recorder import Recorder
+from trainingtask_operator.kube_objects import Object, is_finished
 from trainingtask_operator.settings import Settings
-
-Object = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
 
-STORED_AGAIN_AFTER = timedelta(seconds=5)
-AFTER_OTHERS = timedelta(0)
-CONFLICT_AGAIN_AFTER = timedelta(seconds=10)  # a Job without our labels goes unseen
-QUEUE_AGAIN_AFTER = timedelta(seconds=10)  # Kueue makes a Job's Workload within moments, and tells nobody
-
-
-@dataclass(frozen=True)
-class Observed:
-    """What the watches know of one task."""
-
-    task: Object
-    job: Object | None
-    pods: list[Object]
-    notes: Mapping[str, Note] = field(default_factory=dict)  # Events about the Job and the pods, by their uid
-
-
-class View(Protocol):
-    """The watched objects, kept up to date by whoever watches."""
-
-    def observe(self, namespace: str, name: str) -> Observed | None:
-        """Return what is known of the task, None when there is no such task."""
-
-    def wrote(self, written: Object) -> None:
-        """Take an object as the API server returned it from a write: its watch event may be a while."""
-
-
-class History(Protocol):
-    """Where rows go; writing happens elsewhere and delays nobody."""
-
-    def submit(
-        self,
-        rows: list[TrainingRun],
-        logs: Mapping[uuid.UUID, str] = MappingProxyType({}),
-        events: Sequence[RunEvent] = (),
-    ) -> None:
-        """Take the rows to be written, for some the pod whose log is to be kept with it, and what happened to them."""
-
-    def stored(self, rows: list[TrainingRun]) -> bool:
-        """Tell whether the rows, as they are, have been written."""
+REQUEUE_AFTER_JOB_CREATED = timedelta(0)
+REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
+REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
+REQUEUE_UNTIL_WORKLOAD = timedelta(seconds=10)  # Kueue creates a Job's Workload within moments; it is not watched
 
 
 class TaskGoneError(Exception):
-    """The task was deleted, or deleted and created again, since it was observed: that one's events bring us back."""
+    """The task was deleted, or deleted and created again, since it was observed."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """The status that a reconcile arrived at, and what follows its write.
+
+    Attributes
+    ----------
+    status
+        None to write none yet.
+    job_to_delete
+        Deleted after the status is written.
+    error
+        Raised after the status is written.
+    """
+
+    task: TrainingTask
+    attempts: list[Attempt]
+    status: TrainingTaskStatus | None
+    requeue_after: timedelta | None = None
+    job_to_delete: Object | None = None
+    error: ClusterError | None = None
 
 
 class Reconciler:
-    """Brings the cluster in line with one task at a time. What it remembers between calls only spares work."""
+    """Reconciles one task at a time. Its memory between calls only saves work."""
 
     def __init__(
         self,
         cluster: Cluster,
-        view: View,
+        cache: AssumeCache,
         settings: Settings,
-        history: History,
+        recorder: Recorder,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._cluster = cluster
-        self._view = view
+        self._cache = cache
         self._settings = settings
-        self._history = history
+        self._recorder = recorder
         self._clock = clock
-        self._brought: set[str] = set()  # uids of tasks whose rows, as their status stands, went to the history
+        self._jobs = JobLifecycle(cluster, cache.assume, settings)
+        self._recorded_uids: set[str] = set()  # of unfinished tasks whose rows were submitted for the present status
 
     async def reconcile(self, namespace: str, name: str) -> timedelta | None:
-        """Do what the task needs now; return when to look again even if nothing happens, None for never.
+        """Do what the task needs now; return when to reconcile again without an event, None for never.
 
         Raises
         ------
         ClusterError
-            When a request failed and the task has to be looked at again.
+            When a request failed and the task must be reconciled again.
         """
-        observed = self._view.observe(namespace, name)
+        observed = self._cache.observe(namespace, name)
         if observed is None or observed.task["metadata"].get("deletionTimestamp"):
-            return None  # its Job goes with it: the garbage collector follows the owner reference
-        task = parse(observed.task, self._clock())
+            return None  # the garbage collector deletes the Job, by its owner reference
+        task = task_parser.parse_task(observed.task, self._clock())
         if task is None:
-            await self._refuse_unreadable(observed.task)
+            await self._reject_invalid_spec(observed.task)
             return None
-        attempts = attempts_of(observed.pods, task.status, observed.notes)
-        with logs.about(uid=task.metadata.uid, attempt=attempts[-1].number if attempts else None):
+        attempts = build_attempts(observed.pods, task.status, observed.kube_events)
+        with logs.log_context(uid=task.metadata.uid, attempt=attempts[-1].number if attempts else None):
             try:
-                return await self._bring_in_line(task, observed, attempts)
+                if task.status is not None and task.status.finished_at is not None:
+                    return await self._reconcile_finished(task, observed.job, attempts)
+                result = await self._reconcile_task(task, observed, attempts)
+                await self._write_status(result)
             except TaskGoneError:
                 log.info("%s/%s was deleted meanwhile", namespace, name)
-                return CONFLICT_AGAIN_AFTER  # or else the API server was mistaken: a 409 has other causes, too
+                return REQUEUE_AFTER_CONFLICT  # a 409 may have another cause
+            if result.job_to_delete is not None:
+                await self._jobs.delete(result.job_to_delete)
+            if result.error is not None:
+                raise result.error
+            return result.requeue_after
 
-    async def _bring_in_line(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> timedelta | None:
-        if task.status is not None and task.status.finished_at is not None:
-            return await self._put_away(task, observed.job, attempts)
-
-        job = observed.job or await self._find_job(task)
-        queue_trouble = None
-        if conditions.has_trained(task.status) and (job is None or conditions.is_deleted(job)):
-            await self._tell_of_deleted_job(task, attempts)
-            return None
+    async def _reconcile_task(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> Result:
+        job = observed.job
+        if conditions.has_trained(task.status):
+            job = job or await self._jobs.find(task)
+            if job is None or conditions.is_terminating_unfinished(job):
+                return await self._reconcile_deleted_job(task, attempts)
         if job is None:
-            obstacle = obstacle_of(task, self._settings)
-            if obstacle is not None:
-                await self._write(task, conditions.refused(task, obstacle, self._clock()), attempts)
-                return None
-            if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # a Job would be the queue's to start
-                await self._write(task, conditions.status_of(task, None, attempts, self._clock()), attempts)
-                return None
-            try:
-                job = await self._create_job(task)
-            except ClusterError as error:
-                if error.refused:
-                    await self._write(task, conditions.refused(task, job_refused(error), self._clock()), attempts)
+            return await self._reconcile_missing_job(task, observed, attempts)
+        queue_cause = await self._jobs.sync_suspension(task, job)
+        return await self._reconcile_job(task, job, observed, attempts, queue_cause)
+
+    async def _reconcile_missing_job(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> Result:
+        def refuse(cause: Cause, error: ClusterError | None = None, requeue: timedelta | None = None) -> Result:
+            status = conditions.build_refused_status(task, cause, self._clock())
+            return Result(task, attempts, status, requeue, error=error)
+
+        cause = preconditions.find_unmet_precondition(task, self._settings)
+        if cause is not None:
+            return refuse(cause)
+        if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # Kueue would start a Job
+            return Result(task, attempts, conditions.build_status(task, None, attempts, self._clock()))
+        try:
+            job = await self._jobs.create(task)
+        except ClusterError as error:
+            if not error.is_rejected:
                 raise
-            if job is None:
-                await self._write(task, conditions.refused(task, name_conflict(task), self._clock()), attempts)
-                return CONFLICT_AGAIN_AFTER
-            if task.status is None:
-                return AFTER_OTHERS  # of a thousand new tasks, each has its Job before the first is told so
-        else:
-            queue_trouble = await self._suspend_or_resume(task, job)
-        if attempts and attempts[-1].leaving and await self._goes_with_its_namespace(task, attempts[-1]):
-            await self._write(task, conditions.cancelled(task, attempts, self._clock()), attempts)
-            await self._delete(job)
-            return None
-        note = observed.notes.get(job["metadata"]["uid"])
+            return refuse(preconditions.explain_rejected_job(error), error)
+        if job is None:
+            return refuse(preconditions.explain_name_conflict(task), requeue=REQUEUE_AFTER_CONFLICT)
+        if task.status is None:  # of a thousand new tasks, each gets its Job before the first gets its status
+            return Result(task, attempts, None, REQUEUE_AFTER_JOB_CREATED)
+        return await self._reconcile_job(task, job, observed, attempts, None)
+
+    async def _reconcile_job(
+        self, task: TrainingTask, job: Object, observed: Observed, attempts: list[Attempt], queue_cause: Cause | None
+    ) -> Result:
+        if attempts and await self._is_namespace_terminating(task, attempts[-1]):
+            status = conditions.build_cancelled_status(task, attempts, self._clock())
+            return Result(task, attempts, status, job_to_delete=job)
+        event = observed.kube_events.get(job["metadata"]["uid"])
         now = self._clock()
-        status = conditions.status_of(task, job, attempts, now, note=note, queue_trouble=queue_trouble)
+        status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
         if status.finished_at is not None:
-            attempts = await self._with_last_end(task, observed, attempts)
-            status = conditions.status_of(task, job, attempts, now, note=note, queue_trouble=queue_trouble)
-            task = await self._repair_report(task, attempts)
-        await self._write(task, status, attempts)
-        return QUEUE_AGAIN_AFTER if queue_trouble else conditions.next_look(task, attempts, now)
+            attempts = await self._refresh_last_attempt(task, observed, attempts)
+            status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
+            task = await self._restore_report(task, attempts)
+        requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
+        return Result(task, attempts, status, requeue_after)
 
-    async def _with_last_end(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> list[Attempt]:
-        """Return the attempts with the end of the last one: the watch of Jobs may be ahead of that of pods."""
-        if attempts and attempts[-1].phase not in ("Pending", "Running"):
-            return attempts
-        pods = await self._cluster.pods_of(task.metadata.namespace, task.metadata.uid or "")
-        return attempts_of(pods or observed.pods, task.status, observed.notes)
-
-    async def _tell_of_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> None:
-        # A Job goes with its task, and the Job's watch may be the first to show it. The live task also knows whether
-        # the trainer had finished before.
-        report = await self._live_report(task)
+    async def _reconcile_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> Result:
+        # With a deleted task its Job goes, and the Job's watch may be first: get the live task. It also has the
+        # trainer's latest report.
+        report = await self._get_live_report(task)
         task = task if report is None else _with_report(task, report)
-        # A namespace that is deleted takes the Job along, before the task as it may be.
-        ending = await self._cluster.is_ending(task.metadata.namespace)
-        end = conditions.cancelled if ending else conditions.job_deleted
-        await self._write(task, end(task, attempts, self._clock()), attempts)
+        # With a deleted namespace the Job may go before the task.
+        is_terminating = await self._cluster.is_namespace_terminating(task.metadata.namespace)
+        build = conditions.build_cancelled_status if is_terminating else conditions.build_job_deleted_status
+        return Result(task, attempts, build(task, attempts, self._clock()))
 
-    async def _refuse_unreadable(self, body: Object) -> None:
-        """Say why a spec cannot be read (the schema of another release let it in), and leave the rest of the status."""
+    async def _reconcile_finished(
+        self, task: TrainingTask, job: Object | None, attempts: list[Attempt]
+    ) -> timedelta | None:
+        """Record a finished task, then delete its Job or hand it to the TTL controller."""
+        task = await self._restore_report(task, attempts)
+        status = task.status or TrainingTaskStatus()
+        rows = self._submit_rows(task, status, attempts)
+        if job is None:
+            return None
+        if conditions.is_cancelled(status):
+            await self._jobs.delete(job)
+            return None
+        ttl = task.spec.run_policy.ttl_seconds_after_finished
+        if job["spec"].get("ttlSecondsAfterFinished") == ttl:
+            return None
+        if not self._recorder.is_recorded(rows):
+            return REQUEUE_UNTIL_RECORDED
+        await self._jobs.set_ttl(job, ttl)
+        return None
+
+    async def _reject_invalid_spec(self, body: Object) -> None:
+        """Write the condition of a spec that the schema of another release let in; leave the rest of the status."""
         try:
             TrainingTask.model_validate({**body, "status": None})
         except ValidationError as error:
@@ -191,211 +198,129 @@ class Reconciler:
             return
         metadata = body["metadata"]
         log.warning("%s/%s has an invalid spec: %s", metadata["namespace"], metadata["name"], message)
-        if has_ended(body) or says_invalid(body, message):
+        if is_finished(body) or task_parser.has_invalid_spec_condition(body, message):
             return
-        status = invalid_spec(body, message, self._clock())
+        status = task_parser.build_invalid_spec_status(body, message, self._clock())
         with contextlib.suppress(TaskGoneError):
-            await self._apply(metadata["namespace"], metadata["name"], metadata["uid"], status)
+            await self._apply_status(metadata["namespace"], metadata["name"], metadata["uid"], status)
 
-    async def _create_job(self, task: TrainingTask) -> Object | None:
-        """Create the task's Job, or adopt it when an earlier try did; None when the name is somebody else's."""
-        try:
-            created = await self._cluster.create_job(build_job(task, self._settings))
-        except ClusterError as error:
-            if not error.conflict:
-                raise
-            return await self._adopt(task)
-        self._view.wrote(created)
-        return created
-
-    async def _find_job(self, task: TrainingTask) -> Object | None:
-        """Look for the Job of a task that has trained, before it is called deleted: the watch may not show it.
-
-        A watch may lag behind, or somebody may have taken the labels off by which it finds the Job.
-        """
-        if not conditions.has_trained(task.status):
-            return None
-        try:
-            return await self._adopt(task)
-        except ClusterError as error:
-            if error.not_found:
-                return None
-            raise
-
-    async def _adopt(self, task: TrainingTask) -> Object | None:
-        """Return the Job of this name if it is the task's, with its labels put back; None if it is somebody else's."""
-        job = await self._cluster.get_job(task.metadata.namespace, job_name(task))
-        if not controlled_by(job, task.metadata.uid or ""):
-            return None
-        labels = labels_of(task)
-        if (job["metadata"].get("labels") or {}).items() >= labels.items():
-            return job
-        patched = await self._cluster.patch_job(
-            task.metadata.namespace, job_name(task), {"metadata": {"labels": labels}}
-        )
-        self._view.wrote(patched)
-        return patched
-
-    async def _suspend_or_resume(self, task: TrainingTask, job: Object) -> Cause | None:
-        """Let the Job run or not, as the task says; return why that could not be done in a queue."""
-        if conditions.job_conditions(job).keys() & {"Complete", "Failed"}:
-            return None
-        wanted, is_suspended = task.spec.run_policy.suspend, bool(job["spec"].get("suspend", False))
-        namespace, name = task.metadata.namespace, job["metadata"]["name"]
-        if task.spec.run_policy.queue_name is None:
-            if is_suspended != wanted:
-                self._view.wrote(await self._cluster.patch_job(namespace, name, {"spec": {"suspend": wanted}}))
-            return None
-        told = task.status is not None and task.status.is_true("Suspended")
-        if told == wanted and (is_suspended or not wanted):
-            return None
-        # Kueue alone suspends the Jobs of its queues: it starts again whatever else was stopped.
-        try:
-            found = await self._cluster.set_workload_active(namespace, job["metadata"]["uid"], not wanted)
-        except ClusterError as error:
-            if not error.refused:
-                raise
-            return workload_refused(task, error)
-        return None if found else no_workload(task)
-
-    async def _goes_with_its_namespace(self, task: TrainingTask, latest: Attempt) -> bool:
-        """Tell whether the namespace is being deleted: asked only when a pod is, and nobody says why.
+    async def _is_namespace_terminating(self, task: TrainingTask, latest: Attempt) -> bool:
+        """Return whether the namespace is being deleted; asked only when a failed pod is, and not for a suspension.
 
         Such a namespace would wait for ever. Kubernetes deletes its pods before its Jobs; the Job controller keeps the
         last failed pod of an index until there is another, for its count of failures; and there can be no other.
         """
         return (
-            latest.phase == "Failed"
+            latest.is_terminating
+            and latest.phase == "Failed"
             and not task.spec.run_policy.suspend
-            and await self._cluster.is_ending(task.metadata.namespace)
+            and await self._cluster.is_namespace_terminating(task.metadata.namespace)
         )
 
-    async def _delete(self, job: Object) -> None:
-        try:
-            await self._cluster.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
-        except ClusterError as error:
-            if not error.not_found:
-                raise
+    async def _refresh_last_attempt(
+        self, task: TrainingTask, observed: Observed, attempts: list[Attempt]
+    ) -> list[Attempt]:
+        """Return the attempts with the end of the last one: the watch of Jobs may be ahead of that of pods."""
+        if attempts and attempts[-1].phase not in ("Pending", "Running"):
+            return attempts
+        live = await self._cluster.list_pods(task.metadata.namespace, task.metadata.uid or "")
+        pods = [trim_pod(pod) for pod in live] or observed.pods
+        return build_attempts(pods, task.status, observed.kube_events)
 
-    async def _put_away(self, task: TrainingTask, job: Object | None, attempts: list[Attempt]) -> timedelta | None:
-        """See to it that a task that has ended is on record, and that its Job goes in time."""
-        task = await self._repair_report(task, attempts)
-        status = task.status or TrainingTaskStatus()
-        rows = rows_of(task, status, attempts)
-        self._history.submit(rows, logs_of(task, attempts), events_of(status, rows, attempts))
-        if job is not None and conditions.is_cancelled(status):
-            await self._delete(job)
-            return None
-        return await self._clean_up(task, job, rows)
-
-    async def _clean_up(self, task: TrainingTask, job: Object | None, rows: list[TrainingRun]) -> timedelta | None:
-        """Hand the finished Job to the TTL controller when its end is on record; return when to ask for that again."""
-        ttl = task.spec.run_policy.ttl_seconds_after_finished
-        if job is None or job["spec"].get("ttlSecondsAfterFinished") == ttl:
-            return None
-        if not self._history.stored(rows):
-            return STORED_AGAIN_AFTER
-        patch = {"spec": {"ttlSecondsAfterFinished": ttl}}
-        try:
-            self._view.wrote(await self._cluster.patch_job(task.metadata.namespace, job["metadata"]["name"], patch))
-        except ClusterError as error:
-            if not error.not_found:  # cleaned up already
-                raise
-        return None
-
-    async def _repair_report(self, task: TrainingTask, attempts: list[Attempt]) -> TrainingTask:
-        """Store the trainer's last words for it, when the API server was away as it said them; return the task with them."""
-        report = attempts[-1].last_words if attempts else None
+    async def _restore_report(self, task: TrainingTask, attempts: list[Attempt]) -> TrainingTask:
+        """Return the task with the trainer's last report; store it if the trainer could not reach the API server."""
+        report = attempts[-1].termination_report if attempts else None
         stored = task.status.training if task.status else None
-        if report is None or report.finish_time is None or not is_believable(report, task, self._clock()):
+        if report is None or report.finish_time is None or not task_parser.is_plausible(report, task, self._clock()):
             return task
         if stored is not None and stored.finish_time is not None and stored.finish_time >= report.finish_time:
             return task
-        metadata = task.metadata
-        words = {"training": report.to_json()}
-        live = await self._live_report(task)
+        live = await self._get_live_report(task)
         if live is not None and live.finish_time is not None and live.finish_time >= report.finish_time:
-            return _with_report(
-                task, live
-            )  # the watch lags: what the pod left is cut to 4 KiB, and must not replace it
+            # The watch lags. A termination message is cut to 4 KiB and must not replace the whole report.
+            return _with_report(task, live)
+        metadata, status = task.metadata, {"training": report.to_json()}
         try:
-            await self._apply(
-                metadata.namespace, metadata.name, metadata.uid or "", words, manager=names.TRAINER_FIELD_MANAGER
+            await self._apply_status(
+                metadata.namespace, metadata.name, metadata.uid or "", status, manager=names.TRAINER_FIELD_MANAGER
             )
         except ClusterError as error:
-            if not error.refused:
+            if not error.is_rejected:
                 raise
-            # An image of somebody's own may say what the schema refuses: its end must be recorded all the same.
+            # A user's own image may report what the schema rejects; the end must be recorded all the same.
             log.warning("%s/%s: the trainer's last report is refused: %s", metadata.namespace, metadata.name, error)
             return task
         return _with_report(task, report)
 
-    async def _live_report(self, task: TrainingTask) -> TrainingReport | None:
+    async def _get_live_report(self, task: TrainingTask) -> TrainingReport | None:
         try:
-            live = parse(await self._cluster.get_task(task.metadata.namespace, task.metadata.name), self._clock())
+            body = await self._cluster.get_task(task.metadata.namespace, task.metadata.name)
         except ClusterError as error:
-            if error.not_found:
+            if error.is_not_found:
                 raise TaskGoneError from error
             raise
+        live = task_parser.parse_task(body, self._clock())
         if live is not None and live.metadata.uid != task.metadata.uid:
             raise TaskGoneError
         return live.status.training if live and live.status else None
 
-    async def _write(self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]) -> TrainingTask:
-        """Store `status` if it says anything new, tell of trouble, pass the rows on; return the task as it is now."""
+    async def _write_status(self, result: Result) -> None:
+        """Write the status if it changed, emit Events, and submit the rows."""
+        task, status = result.task, result.status
+        if status is None:
+            return
         before, uid = task.status, task.metadata.uid or ""
-        said = before.model_copy(update={"training": None}) if before else None
-        if status == said and uid in self._brought:
-            return task
-        if status != said:
-            await self._apply(task.metadata.namespace, task.metadata.name, uid, status.to_json())
-            await self._tell(task, conditions.transitions(before, status))
-        task = task.model_copy(
-            update={"status": status.model_copy(update={"training": before.training if before else None})}
-        )
-        rows = rows_of(task, status, attempts)
-        self._history.submit(rows, logs_of(task, attempts), events_of(status, rows, attempts))
+        stored = before.model_copy(update={"training": None}) if before else None
+        if status == stored and uid in self._recorded_uids:
+            return
+        if status != stored:
+            await self._apply_status(task.metadata.namespace, task.metadata.name, uid, status.to_json())
+            await self._emit_events(task, conditions.find_transitions(before, status))
+        training = before.training if before else None
+        task = task.model_copy(update={"status": status.model_copy(update={"training": training})})
+        self._submit_rows(task, status, result.attempts)
         if status.finished_at is None:
-            self._brought.add(uid)
+            self._recorded_uids.add(uid)
         else:
-            self._brought.discard(uid)
-        return task
+            self._recorded_uids.discard(uid)
 
-    async def _tell(self, task: TrainingTask, transitions: list[Condition]) -> None:
-        """Log what has changed; make an Event of what is trouble."""
+    def _submit_rows(
+        self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]
+    ) -> list[TrainingRun]:
+        rows = run_records.build_rows(task, status, attempts)
+        self._recorder.submit(
+            rows, run_records.select_log_pods(task, attempts), run_records.build_run_events(status, rows, attempts)
+        )
+        return rows
+
+    async def _emit_events(self, task: TrainingTask, transitions: list[Condition]) -> None:
+        """Log the transitions, and create Warning Events for those that need attention."""
+        namespace, name = task.metadata.namespace, task.metadata.name
         if transitions:
             changes = ", ".join(f"{change.type}={change.status} ({change.reason})" for change in transitions)
-            log.info("%s/%s: %s", task.metadata.namespace, task.metadata.name, changes)
-        for event in kube_events.warnings_for(task, transitions, self._clock()):
+            log.info("%s/%s: %s", namespace, name, changes)
+        for event in build_warnings(task, transitions, self._clock()):
             try:
                 await self._cluster.create_event(event)
-            except ClusterError as error:  # the status holds the same sentence; an event is only the faster way to it
-                log.warning(
-                    "%s/%s: no event for %s: %s", task.metadata.namespace, task.metadata.name, event["reason"], error
-                )
+            except ClusterError as error:  # the status has the same message
+                log.warning("%s/%s: no event for %s: %s", namespace, name, event["reason"], error)
 
-    async def _apply(
-        self,
-        namespace: str,
-        name: str,
-        uid: str,
-        status: dict[str, Any],
-        *,
-        manager: str = names.OPERATOR_FIELD_MANAGER,
+    async def _apply_status(
+        self, namespace: str, name: str, uid: str, status: Object, *, manager: str = names.OPERATOR_FIELD_MANAGER
     ) -> None:
         try:
-            self._view.wrote(await self._cluster.apply_status(namespace, name, uid, status, manager=manager))
+            self._cache.assume(await self._cluster.apply_status(namespace, name, uid, status, manager=manager))
         except ClusterError as error:
-            if error.not_found or (error.conflict and await self._is_another(namespace, name, uid)):
+            if error.is_not_found or (error.is_conflict and await self._is_replaced(namespace, name, uid)):
                 raise TaskGoneError from error
             raise
 
-    async def _is_another(self, namespace: str, name: str, uid: str) -> bool:
-        """Tell whether the task of this uid is gone; a conflict may mean no more than that others write to it too."""
+    async def _is_replaced(self, namespace: str, name: str, uid: str) -> bool:
+        """Return whether the task of this uid is gone; a conflict may also come from another writer."""
         try:
             return bool((await self._cluster.get_task(namespace, name))["metadata"]["uid"] != uid)
         except ClusterError as error:
-            if error.not_found:
+            if error.is_not_found:
                 return True
             raise
 

@@ -1,111 +1,96 @@
-"""Tasks as the API server shows them -> what can be read of them, whoever wrote into them."""
+"""Parsing of tasks whose spec or status may be invalid, and the status of those with an invalid spec."""
 
 import contextlib
-from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from pydantic import ValidationError
 
 from trainingtask_api import Metadata, Reason, TrainingReport, TrainingTask, TrainingTaskStatus
-from trainingtask_operator.malformed import skip
+from trainingtask_operator.kube_objects import TERMINAL_CONDITIONS, Object, get_conditions, is_finished
+from trainingtask_operator.malformed_records import report_malformed
 
-Object = Mapping[str, Any]
-
-CLOCK_DIFFERENCE = timedelta(minutes=5)
+MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 
-def parse(body: Object, now: datetime) -> TrainingTask | None:
-    """Return the task, without what of its status cannot be read; None when its spec cannot be read.
+def parse_task(body: Object, now: datetime) -> TrainingTask | None:
+    """Return the task without the invalid part of its status; None when its spec is invalid.
 
-    A status may be spoilt by a person, or written by another release. What the cluster shows is the truth and rebuilds
-    it, except for its end: a task that has ended must not train again because its status is not understood.
+    A person may have edited the status, or another release written it. It is rebuilt from the cluster, except for its
+    end: a finished task must not train again because its status cannot be parsed.
 
     Parameters
     ----------
     body
         The task as the API server sends it.
     now
-        What a trainer reports of times after it is not believed, see `is_believable`.
+        The current time: a trainer's report with later times is dropped, see `is_plausible`.
     """
     status = body.get("status") or None
-    readable = (
+    without_report = (
         {field: value for field, value in status.items() if field != "training"} if isinstance(status, dict) else None
     )
-    ended = (
-        {"conditions": [c for c in conditions_in(body) if c.get("type") in ("Complete", "Failed")]}
-        if has_ended(body)
+    conditions_only = (
+        {"conditions": [c for c in get_conditions(body) if c.get("type") in TERMINAL_CONDITIONS]}
+        if is_finished(body)
         else None
     )
-    known = _read.get(body["metadata"].get("uid"))
-    for attempt in (status, readable, ended):
+    cached = _parsed_specs.get(body["metadata"].get("uid"))
+    for candidate in (status, without_report, conditions_only):
         with contextlib.suppress(ValidationError):
-            if known is not None and known[0] == body.get("spec"):
+            if cached is not None and cached[0] == body.get("spec"):
                 metadata = Metadata.model_validate(body["metadata"])
-                said = None if attempt is None else TrainingTaskStatus.model_validate(attempt)
-                return _believed(known[1].model_copy(update={"metadata": metadata, "status": said}), now)
-            task = TrainingTask.model_validate({**body, "status": attempt})
-            _remember(body["spec"], task)
-            return _believed(task, now)
+                parsed = None if candidate is None else TrainingTaskStatus.model_validate(candidate)
+                return _drop_implausible_report(
+                    cached[1].model_copy(update={"metadata": metadata, "status": parsed}), now
+                )
+            task = TrainingTask.model_validate({**body, "status": candidate})
+            _cache_spec(body["spec"], task)
+            return _drop_implausible_report(task, now)
     return None
 
 
-def is_believable(report: TrainingReport, task: TrainingTask, now: datetime) -> bool:
-    """Tell whether a report's times are in the life of its task, up to what clocks differ by."""
+def is_plausible(report: TrainingReport, task: TrainingTask, now: datetime) -> bool:
+    """Return whether a report's times lie between its task's creation and now, give or take the clock skew."""
     times = [time for time in (report.report_time, report.start_time, report.finish_time) if time is not None]
     created = task.metadata.creation_timestamp
-    return all(time - now <= CLOCK_DIFFERENCE for time in times) and (
-        created is None or all(created - time <= CLOCK_DIFFERENCE for time in times)
+    return all(time - now <= MAX_CLOCK_SKEW for time in times) and (
+        created is None or all(created - time <= MAX_CLOCK_SKEW for time in times)
     )
 
 
-def _believed(task: TrainingTask, now: datetime) -> TrainingTask:
-    """Return the task without a report that is not believable: as if it could not be read."""
+def _drop_implausible_report(task: TrainingTask, now: datetime) -> TrainingTask:
+    """Return the task without a report that is not plausible."""
     report = task.status.training if task.status else None
-    if task.status is None or report is None or is_believable(report, task, now):
+    if task.status is None or report is None or is_plausible(report, task, now):
         return task
     name = f"of {task.metadata.namespace}/{task.metadata.name}"
-    skip("report", name, ValueError("its times are not in the life of its task"))
+    report_malformed("report", name, ValueError("its times are not in the life of its task"))
     return task.model_copy(update={"status": task.status.model_copy(update={"training": None})})
 
 
-# Reading a spec costs more than the rest of a reconcile, and it is the same ten times in the life of a task.
-_REMEMBERED = 1024
+# Parsing a spec costs more than the rest of a reconcile, and it is the same ten times in the life of a task.
+_MAX_PARSED_SPECS = 1024
 _NO_METADATA = Metadata(name="-")
-_read: dict[str | None, tuple[Object, TrainingTask]] = {}  # uid -> the spec as it came and as it was read, oldest first
+_parsed_specs: dict[str | None, tuple[Object, TrainingTask]] = {}  # uid -> raw and parsed, oldest first
 
 
-def _remember(spec: Object, task: TrainingTask) -> None:
-    _read.pop(task.metadata.uid, None)
-    # Without its labels, which may be large: the metadata is read anew each time.
-    _read[task.metadata.uid] = spec, task.model_copy(update={"status": None, "metadata": _NO_METADATA})
-    if len(_read) > _REMEMBERED:
-        del _read[next(iter(_read))]
+def _cache_spec(spec: Object, task: TrainingTask) -> None:
+    _parsed_specs.pop(task.metadata.uid, None)
+    # Without the metadata, whose labels may be large: it is parsed anew each time.
+    _parsed_specs[task.metadata.uid] = spec, task.model_copy(update={"status": None, "metadata": _NO_METADATA})
+    if len(_parsed_specs) > _MAX_PARSED_SPECS:
+        del _parsed_specs[next(iter(_parsed_specs))]
 
 
-def conditions_in(body: Object) -> list[Object]:
-    """Return the conditions of a raw object, as far as they are conditions at all."""
-    status = body.get("status")
-    found = status.get("conditions") if isinstance(status, Mapping) else None
-    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
-
-
-def has_ended(body: Object) -> bool:
-    """Tell whether a raw task is Complete or Failed."""
+def has_invalid_spec_condition(body: Object, message: str) -> bool:
+    """Return whether a raw task's status has the condition for an invalid spec with this message."""
     return any(
-        item.get("type") in ("Complete", "Failed") and item.get("status") == "True" for item in conditions_in(body)
+        item.get("reason") == Reason.INVALID_SPEC and item.get("message") == message for item in get_conditions(body)
     )
 
 
-def says_invalid(body: Object, message: str) -> bool:
-    """Tell whether a raw task's status says already that its spec cannot be read, and why."""
-    return any(
-        item.get("reason") == Reason.INVALID_SPEC and item.get("message") == message for item in conditions_in(body)
-    )
-
-
-def invalid_spec(body: Object, message: str, now: datetime) -> dict[str, Any]:
-    """Return the status of a task whose spec cannot be read; the rest of what it says stays."""
+def build_invalid_spec_status(body: Object, message: str, now: datetime) -> Object:
+    """Return the status of a task with an invalid spec; the rest of the status stays."""
     condition = {
         "type": "Accepted",
         "status": "False",
@@ -114,5 +99,5 @@ def invalid_spec(body: Object, message: str, now: datetime) -> dict[str, Any]:
         "lastTransitionTime": now.isoformat(),
     }
     status = {field: value for field, value in (body.get("status") or {}).items() if field != "training"}
-    others = [item for item in conditions_in(body) if item.get("type") != "Accepted"]
+    others = [item for item in get_conditions(body) if item.get("type") != "Accepted"]
     return {"state": "Pending"} | status | {"reason": Reason.INVALID_SPEC.value, "conditions": [*others, condition]}

@@ -22,7 +22,8 @@ from trainingtask_history.maintenance import OpenRun, cancel_run, list_open_runs
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, TrainingRun
-from trainingtask_operator.history.recorder import HistoryWriter
+from trainingtask_operator.history.backlog import Backlog
+from trainingtask_operator.history.recorder import RunRecorder
 
 __all__ = ["tenants"]
 
@@ -45,9 +46,9 @@ def hold_transaction(tenants: Tenants, *statements: str) -> Iterator[Connection]
 
 
 @contextlib.asynccontextmanager
-async def run_writer(tenants: Tenants) -> AsyncIterator[HistoryWriter]:
+async def run_writer(tenants: Tenants) -> AsyncIterator[RunRecorder]:
     url = tenants.server.url(tenants.database, tenants.database, tenants.database)
-    writer = HistoryWriter(url, retry_seconds=0.1, trainers=dict.fromkeys(NAMESPACES, PASSWORD))
+    writer = RunRecorder(url, retry_seconds=0.1, trainers=dict.fromkeys(NAMESPACES, PASSWORD))
     task = asyncio.create_task(writer.run())
     try:
         yield writer
@@ -143,7 +144,7 @@ async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenan
             ends = [make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
             free = make_run("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
-            await asyncio.to_thread(eventually, "the free row", lambda: writer.stored([free]), 20)
+            await asyncio.to_thread(eventually, "the free row", lambda: writer.is_recorded([free]), 20)
             # The insert of the uncommitted row blocks: its session is ended, which frees all its rows.
             await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
             connection.invalidate()
@@ -315,12 +316,12 @@ async def test_a_session_that_blocks_a_migration_is_ended(tenants: Tenants) -> N
 async def test_rows_beyond_the_backlog_are_written_while_others_are_locked(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(HistoryWriter, "BACKLOG", 8)
+    monkeypatch.setattr(Backlog, "MAX_ROWS", 8)
     held = [make_run("team-a", f"-{number}") for number in range(8)]
     others = {f"task-{number}": make_run("team-b", f"-{number}") for number in range(6)}
     record_runs(tenants.owner, *held)
     async with run_writer(tenants) as writer:
-        writer.again = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
+        writer.request_rows = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
         with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
             writer.submit([make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
             writer.submit(list(others.values()))

@@ -2,18 +2,18 @@ from datetime import timedelta
 
 import pytest
 
-from support.in_memory_api_server import NOW, FakeCluster, Rows
-from trainingtask_operator.controller.reconciler import AFTER_OTHERS, Reconciler
+from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder
+from trainingtask_operator.controller.reconciler import REQUEUE_AFTER_JOB_CREATED, Reconciler
 from trainingtask_operator.settings import Settings
 
 
-class InTurn(Reconciler):
-    """As the queue does it, with no others before it."""
+class RepeatingReconciler(Reconciler):
+    """Reconcile again at once after a Job was created, as the queue does without other keys."""
 
     async def reconcile(self, namespace: str, name: str) -> timedelta | None:
-        while (again := await super().reconcile(namespace, name)) == AFTER_OTHERS:
+        while (requeue_after := await super().reconcile(namespace, name)) == REQUEUE_AFTER_JOB_CREATED:
             pass
-        return again
+        return requeue_after
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def settings() -> Settings:
         {
             "namespaces": ["default"],
             "devices": {
-                "cpu": {"image": "trainer:cpu"},
+                "cpu": {"image": "trainer:cpu", "resources": {"cpu": "1", "memory": "2Gi"}},
                 "gpu": {
                     "image": "trainer:gpu",
                     "nodeSelector": {"pool": "gpu"},
@@ -42,10 +42,10 @@ def cluster() -> FakeCluster:
 
 
 @pytest.fixture
-def rows() -> Rows:
-    return Rows()
+def recorder() -> FakeRecorder:
+    return FakeRecorder()
 
 
 @pytest.fixture
-def reconciler(cluster: FakeCluster, settings: Settings, rows: Rows) -> Reconciler:
-    return InTurn(cluster, cluster, settings, rows, clock=lambda: NOW)
+def reconciler(cluster: FakeCluster, settings: Settings, recorder: FakeRecorder) -> Reconciler:
+    return RepeatingReconciler(cluster, cluster, settings, recorder, clock=lambda: NOW)

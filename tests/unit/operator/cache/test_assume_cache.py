@@ -4,14 +4,14 @@ from typing import Any
 import pytest
 
 from trainingtask_api import names
-from trainingtask_operator.cache.assume_cache import WatchedObjects
-from trainingtask_operator.cache.store import Index
-from trainingtask_operator.controller.diagnosis import Note
+from trainingtask_operator.cache.assume_cache import AssumeCache, Observed
+from trainingtask_operator.cache.store import ObjectStore
+from trainingtask_operator.kube_objects import KubeEvent, Object
 
 KEY = ("default", "t")
 
 
-def item(uid: str, version: int, **metadata: Any) -> dict[str, Any]:
+def item(uid: str, version: int, **metadata: Any) -> Object:
     return {
         "apiVersion": "v",
         "kind": "TrainingTask",
@@ -28,145 +28,125 @@ def item(uid: str, version: int, **metadata: Any) -> dict[str, Any]:
     }
 
 
-def job(uid: str, version: int, task: str = "task-1") -> dict[str, Any]:
+def job(uid: str, version: int, task: str = "task-1") -> Object:
     made = item(uid, version, labels={names.TASK_UID_LABEL: task}, ownerReferences=[{"uid": task, "controller": True}])
     return {**made, "kind": "Job", "status": {"conditions": []}}
 
 
-def pod(uid: str, version: int, job: str = "job-1") -> dict[str, Any]:
+def pod(uid: str, version: int, job: str = "job-1") -> Object:
     return item(uid, version, ownerReferences=[{"uid": job, "controller": True}])
 
 
-class Lists(Index):
-    def __setitem__(self, key: Any, items: list[Any]) -> None:
-        for found in self.get(key, []):
-            self.remove(found["metadata"]["uid"])
-        for found in items:
-            self.put(key, found["metadata"]["uid"], found)
-
-    def __delitem__(self, key: Any) -> None:
-        self[key] = []
+def put(store: ObjectStore, key: Any, *items: Object) -> None:
+    for found in items:
+        store.put(key, found["metadata"]["uid"], found)
 
 
-class Indexes:
-    def __init__(self) -> None:
-        self.tasks, self.jobs, self.pods, self.notes = Lists(), Lists(), Lists(), Lists()
-        self.tasks[KEY] = [item("task-1", 10)]
-        self.view = WatchedObjects(self.tasks, self.jobs, self.pods, self.notes)
+def observe(cache: AssumeCache) -> Observed:
+    observed = cache.observe(*KEY)
+    assert observed is not None
+    return observed
 
 
 @pytest.fixture
-def indexes() -> Indexes:
-    return Indexes()
+def cache() -> AssumeCache:
+    cache = AssumeCache()
+    put(cache.tasks, KEY, item("task-1", 10))
+    return cache
 
 
-def test_what_is_not_indexed_is_not_there(indexes: Indexes) -> None:
-    assert indexes.view.observe("default", "other") is None
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
+def test_an_unknown_task_is_not_observed(cache: AssumeCache) -> None:
+    assert cache.observe("default", "other") is None
+    observed = observe(cache)
     assert (observed.job, observed.pods) == (None, [])
 
 
-def test_a_job_just_created_stands_in_until_the_watch_shows_it(indexes: Indexes) -> None:
-    view = indexes.view
-    view.wrote(job("job-1", 20))
-    observed = view.observe(*KEY)
-    assert observed is not None
+def test_a_created_job_is_assumed_until_the_watch_confirms_it(cache: AssumeCache) -> None:
+    cache.assume(job("job-1", 20))
+    observed = observe(cache)
     assert observed.job == job("job-1", 20)
 
-    indexes.jobs["task-1"] = [job("job-1", 21)]
-    view.saw(job("job-1", 21))
-    observed = view.observe(*KEY)
-    assert observed is not None
+    put(cache.jobs, "task-1", job("job-1", 21))
+    cache.confirm(job("job-1", 21))
+    observed = observe(cache)
     assert observed.job == job("job-1", 21)
 
-    del indexes.jobs["task-1"]  # deleted: the index forgets it after its last event
-    observed = view.observe(*KEY)
-    assert observed is not None
+    cache.jobs.remove("job-1")  # deleted: the index forgets it after its last event
+    observed = observe(cache)
     assert observed.job is None
 
 
-def test_an_event_older_than_our_write_does_not_bring_the_past_back(indexes: Indexes) -> None:
-    view = indexes.view
-    view.wrote(item("task-1", 30))
-    view.saw(item("task-1", 20))
-    observed = view.observe(*KEY)
-    assert observed is not None
+def test_an_event_older_than_an_assumed_write_is_ignored(cache: AssumeCache) -> None:
+    cache.assume(item("task-1", 30))
+    cache.confirm(item("task-1", 20))
+    observed = observe(cache)
     assert observed.task["metadata"]["resourceVersion"] == "30"
-    indexes.tasks[KEY] = [item("task-1", 31)]
-    view.saw(item("task-1", 31))
-    observed = view.observe(*KEY)
-    assert observed is not None
+    put(cache.tasks, KEY, item("task-1", 31))
+    cache.confirm(item("task-1", 31))
+    observed = observe(cache)
     assert observed.task["metadata"]["resourceVersion"] == "31"
 
 
-def test_a_ghost_is_buried_and_stays_so(indexes: Indexes) -> None:
-    view = indexes.view
-    indexes.jobs["task-1"] = [job("job-1", 20)]
-    indexes.pods["task-1"] = [pod("pod-1", 21)]
-    believed = view.uids()
-    assert believed == {"task-1", "job-1", "pod-1"}
-    view.bury(believed - {"task-1"})
-    observed = view.observe(*KEY)
-    assert observed is not None
+def test_a_stale_object_is_evicted(cache: AssumeCache) -> None:
+    put(cache.jobs, "task-1", job("job-1", 20))
+    put(cache.pods, "task-1", pod("pod-1", 21))
+    cached = cache.uids()
+    assert cached == {"task-1", "job-1", "pod-1"}
+    cache.evict_stale(cached - {"task-1"})
+    observed = observe(cache)
     assert (observed.job, observed.pods) == (None, [])
-    assert view.uids() == {"task-1"}
+    assert cache.uids() == {"task-1"}
 
 
-def test_a_written_job_that_never_appears_is_buried_too(indexes: Indexes) -> None:
-    indexes.view.wrote(job("job-1", 20))
-    indexes.view.bury({"job-1"})
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
+def test_an_assumed_job_that_never_appears_is_evicted(cache: AssumeCache) -> None:
+    cache.assume(job("job-1", 20))
+    cache.evict_stale({"job-1"})
+    observed = observe(cache)
     assert observed.job is None
 
 
-def test_of_two_tasks_of_one_name_the_living_one_counts(indexes: Indexes) -> None:
+def test_of_two_tasks_of_one_name_the_newer_is_observed(cache: AssumeCache) -> None:
     old, new = item("task-0", 5), item("task-1", 10)
     old["metadata"]["creationTimestamp"] = "2025-12-31T00:00:00Z"
-    indexes.tasks[KEY] = [new, old]
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
+    put(cache.tasks, KEY, new, old)
+    observed = observe(cache)
     assert observed.task["metadata"]["uid"] == "task-1"
 
 
-def test_a_label_alone_makes_no_child_of_a_task(indexes: Indexes) -> None:
-    indexes.jobs["task-1"] = [
+def test_a_label_alone_makes_no_child_of_a_task(cache: AssumeCache) -> None:
+    put(
+        cache.jobs,
+        "task-1",
         job("job-1", 20),
         item("forged", 30, labels={names.TASK_UID_LABEL: "task-1"}),
         item("elsewhere", 31, namespace="other", ownerReferences=[{"uid": "task-1", "controller": True}]),
-    ]
-    indexes.pods["task-1"] = [pod("pod-1", 21), item("forged-pod", 22), pod("another-jobs-pod", 23, job="forged")]
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
+    )
+    put(cache.pods, "task-1", pod("pod-1", 21), item("forged-pod", 22), pod("another-jobs-pod", 23, job="forged"))
+    observed = observe(cache)
     assert observed.job == job("job-1", 20)
     assert observed.pods == [pod("pod-1", 21)]
 
 
-def test_a_response_slower_than_the_watch_is_not_kept(indexes: Indexes) -> None:
-    indexes.jobs["task-1"] = [job("job-1", 20)]
-    indexes.view.wrote(job("job-1", 20))
-    del indexes.jobs["task-1"]
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
+def test_a_response_slower_than_the_watch_is_not_assumed(cache: AssumeCache) -> None:
+    put(cache.jobs, "task-1", job("job-1", 20))
+    cache.assume(job("job-1", 20))
+    cache.jobs.remove("job-1")
+    observed = observe(cache)
     assert observed.job is None
 
 
-def test_a_task_with_the_label_of_a_job_stands_in_for_no_job(indexes: Indexes) -> None:
-    indexes.view.wrote(item("forged", 30, namespace="elsewhere", labels={names.TASK_UID_LABEL: "task-1"}))
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
+def test_a_task_with_the_label_of_a_job_is_not_assumed_as_a_job(cache: AssumeCache) -> None:
+    cache.assume(item("forged", 30, namespace="elsewhere", labels={names.TASK_UID_LABEL: "task-1"}))
+    observed = observe(cache)
     assert observed.job is None
 
 
-def test_an_event_of_another_namespace_says_nothing_about_a_job(indexes: Indexes) -> None:
-    indexes.jobs["task-1"] = [job("job-1", 20)]
-    note = Note("exceeded quota", 1, datetime(2026, 1, 1, tzinfo=UTC))
-    indexes.notes.put(("elsewhere", "job-1"), "event-1", note)
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
-    assert observed.notes == {}
-    indexes.notes.put(("default", "job-1"), "event-2", note)
-    observed = indexes.view.observe(*KEY)
-    assert observed is not None
-    assert observed.notes == {"job-1": note}
+def test_an_event_of_another_namespace_is_not_about_a_job(cache: AssumeCache) -> None:
+    put(cache.jobs, "task-1", job("job-1", 20))
+    event = KubeEvent("exceeded quota", 1, datetime(2026, 1, 1, tzinfo=UTC))
+    cache.kube_events.put(("elsewhere", "job-1"), "event-1", event)
+    observed = observe(cache)
+    assert observed.kube_events == {}
+    cache.kube_events.put(("default", "job-1"), "event-2", event)
+    observed = observe(cache)
+    assert observed.kube_events == {"job-1": event}

@@ -2,10 +2,10 @@ import asyncio
 
 import pytest
 
-from trainingtask_operator.cache.workqueue import MAX_DELAY_SECONDS, WorkQueue
+from trainingtask_operator.cache.workqueue import MAX_DELAY_SECONDS, Priority, WorkQueue
 
 
-async def test_a_key_added_often_is_handed_out_once() -> None:
+async def test_a_key_added_repeatedly_is_handed_out_once() -> None:
     queue: WorkQueue[str] = WorkQueue()
     for _ in range(5):
         queue.add("a")
@@ -14,7 +14,7 @@ async def test_a_key_added_often_is_handed_out_once() -> None:
     assert len(queue) == 0
 
 
-async def test_a_key_at_work_is_not_handed_to_a_second_worker_but_runs_again() -> None:
+async def test_a_key_in_processing_runs_again_afterwards() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     assert await queue.get() == "a"
@@ -27,22 +27,22 @@ async def test_a_key_at_work_is_not_handed_to_a_second_worker_but_runs_again() -
     assert len(queue) == 0
 
 
-async def test_the_back_off_grows_is_capped_and_is_forgotten() -> None:
+async def test_the_backoff_grows_to_a_maximum_and_is_reset() -> None:
     queue: WorkQueue[str] = WorkQueue(jitter=lambda: 1.0)
-    delays = [queue.retry("a") for _ in range(30)]
+    delays = [queue.add_rate_limited("a") for _ in range(30)]
     assert delays == sorted(delays)
     assert delays[1] == 2 * delays[0]
     assert delays[-1] == MAX_DELAY_SECONDS
     queue.forget("a")
-    assert queue.retry("a") == delays[0]
+    assert queue.add_rate_limited("a") == delays[0]
 
 
 async def test_the_jitter_spreads_keys_that_fail_together() -> None:
-    least, most = (WorkQueue[str](jitter=lambda value=value: value).retry("a") for value in (0.0, 1.0))  # type: ignore[misc]
+    least, most = (WorkQueue[str](jitter=lambda value=value: value).add_rate_limited("a") for value in (0.0, 1.0))  # type: ignore[misc]
     assert least == most / 2
 
 
-async def test_the_earlier_of_two_wishes_stands() -> None:
+async def test_the_earlier_of_two_delays_counts() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_after("a", 60)
     queue.add_after("a", 0.01)
@@ -59,22 +59,22 @@ async def test_waiting_workers_are_woken() -> None:
     assert sorted(await asyncio.wait_for(asyncio.gather(*workers), 2)) == [0, 1, 2]
 
 
-async def test_what_is_for_later_comes_after_the_rest_and_can_become_urgent() -> None:
+async def test_low_priority_comes_last_and_can_be_raised() -> None:
     queue: WorkQueue[str] = WorkQueue()
     for key in ("old-1", "old-2"):
-        queue.add(key, later=True)
+        queue.add(key, priority=Priority.LOW)
     queue.add("new")
     assert len(queue) == 3
     queue.add("old-2")
     assert [await queue.get() for _ in range(3)] == ["new", "old-2", "old-1"]
 
 
-async def test_what_is_for_later_waits_until_nothing_else_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.QUIET_SECONDS", 0.3)
+async def test_low_priority_waits_until_the_queue_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 0.3)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("first")
     assert await queue.get() == "first"
-    queue.add("first", later=True)  # at work: for later all the same
+    queue.add("first", priority=Priority.LOW)  # in processing: its priority stays low
     queue.done("first")
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0.05)
@@ -84,40 +84,40 @@ async def test_what_is_for_later_waits_until_nothing_else_comes(monkeypatch: pyt
     assert await asyncio.wait_for(queue.get(), 2) == "first"
 
 
-async def test_routine_is_for_later_and_does_not_make_it_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.QUIET_SECONDS", 60.0)
+async def test_low_priority_does_not_delay_low_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 60.0)
     queue: WorkQueue[str] = WorkQueue()
     for number in range(5):
-        queue.add_after(f"routine-{number}", 0, later=True)
+        queue.add_after(f"low-{number}", 0, priority=Priority.LOW)
     await asyncio.sleep(0.01)
-    queue.add("patient", later=True)
-    assert [await asyncio.wait_for(queue.get(), 0.1) for _ in range(6)][-1] == "patient"
+    queue.add("low", priority=Priority.LOW)
+    assert [await asyncio.wait_for(queue.get(), 0.1) for _ in range(6)][-1] == "low"
 
 
-async def test_what_is_for_later_has_its_turn_while_others_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.QUIET_SECONDS", 60.0)
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.PATIENCE_SECONDS", 0.2)
+async def test_low_priority_waits_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 60.0)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_MAX_WAIT_SECONDS", 0.2)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("other")
     await queue.get()
-    queue.add("patient", later=True)
+    queue.add("low", priority=Priority.LOW)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(queue.get(), 0.05)
-    assert await asyncio.wait_for(queue.get(), 2) == "patient"
+    assert await asyncio.wait_for(queue.get(), 2) == "low"
 
 
-async def test_work_that_becomes_urgent_while_it_is_done_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.QUIET_SECONDS", 60.0)
+async def test_a_key_raised_while_in_processing_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 60.0)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     await queue.get()
-    queue.add("a", later=True)
+    queue.add("a", priority=Priority.LOW)
     queue.add("a")
     queue.done("a")
     assert await asyncio.wait_for(queue.get(), 0.1) == "a"
 
 
-async def test_a_stopped_queue_hands_out_nothing_and_wakes_who_waits() -> None:
+async def test_a_stopped_queue_hands_out_nothing_and_wakes_the_workers() -> None:
     queue: WorkQueue[str] = WorkQueue()
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
@@ -127,13 +127,13 @@ async def test_a_stopped_queue_hands_out_nothing_and_wakes_who_waits() -> None:
     assert await queue.get() is None
 
 
-async def test_the_age_is_that_of_the_first_and_work_is_timed() -> None:
+async def test_waiting_and_processing_are_timed() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    assert (queue.age, queue.oldest_work) == (0.0, 0.0)
+    assert (queue.longest_wait_seconds, queue.longest_processing_seconds) == (0.0, 0.0)
     queue.add("a")
     await asyncio.sleep(0.02)
-    assert queue.age >= 0.01
+    assert queue.longest_wait_seconds >= 0.01
     await queue.get()
     await asyncio.sleep(0.02)
-    assert (queue.age, queue.is_at_work("a")) == (0.0, True)
-    assert queue.oldest_work >= 0.01
+    assert (queue.longest_wait_seconds, queue.is_processing("a")) == (0.0, True)
+    assert queue.longest_processing_seconds >= 0.01

@@ -1,4 +1,4 @@
-"""The requests that the operator makes, answered by a server that says what a test wants."""
+"""The requests of the client, to a server that responds as a test defines."""
 
 import asyncio
 import json
@@ -15,10 +15,11 @@ from yarl import URL
 
 from support.ports import free_port
 from trainingtask_api import names
-from trainingtask_operator.client import kubernetes as requests
-from trainingtask_operator.client.kubernetes import LOG_BYTES, LOG_LINES, Cluster, ClusterError, connect
+from trainingtask_operator.client import kubernetes
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.client.kubernetes import LOG_BYTES, LOG_LINES, KubernetesClient, connect
 
-Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Token:
@@ -36,59 +37,60 @@ class Token:
 
 
 @asynccontextmanager
-async def answering(answer: Answer) -> AsyncIterator[tuple[Cluster, Token]]:
-    """Have a server that gives this answer to everything, and its client."""
+async def serving(handler: Handler) -> AsyncIterator[tuple[KubernetesClient, Token]]:
+    """Serve every request with this handler; yield a client and its credentials."""
     application = web.Application()
-    application.router.add_route("*", "/{path:.*}", answer)
+    application.router.add_route("*", "/{path:.*}", handler)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     port = free_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     token = Token(f"http://127.0.0.1:{port}")
     try:
-        async with connect(lambda: token) as cluster:
-            yield cluster, token
+        async with connect(lambda: token) as client:
+            yield client, token
     finally:
         await runner.cleanup()
 
 
-async def test_of_a_log_the_last_lines_are_read_and_no_more_than_a_row_may_hold() -> None:
-    asked: list[str] = []
+async def test_a_log_tail_is_bounded_in_lines_and_bytes() -> None:
+    requested: list[str] = []
 
     async def log(request: web.Request) -> web.Response:
-        asked.append(request.query["tailLines"])
+        requested.append(request.query["tailLines"])
         return web.Response(text="é" * 100_000 + "the end")
 
-    async with answering(log) as (cluster, _):
-        tail = await cluster.log_tail("n", "p")
-    assert asked == [str(LOG_LINES)]
+    async with serving(log) as (client, _):
+        tail = await client.read_log_tail("n", "p")
+    assert requested == [str(LOG_LINES)]
     assert tail.endswith("éthe end")
     assert LOG_BYTES - 2 <= len(tail.encode()) <= LOG_BYTES
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [('{"kind": "Status", "message": "jobs is forbidden"}', "jobs is forbidden"), ("<html>", "403")]
+    ("text", "message"),
+    [('{"kind": "Status", "message": "jobs is forbidden"}', "jobs is forbidden"), ("<html>", "403")],
 )
-async def test_a_refusal_is_told_in_the_api_servers_own_sentence(text: str, said: str) -> None:
+async def test_an_error_has_the_api_servers_message(text: str, message: str) -> None:
     async def refuse(_: web.Request) -> web.Response:
         return web.Response(status=403, text=text)
 
-    async with answering(refuse) as (cluster, _):
-        with pytest.raises(ClusterError, match=said) as refusal:
-            await cluster.get_job("n", "j")
-    assert (refusal.value.status, refusal.value.refused, refusal.value.not_found) == (403, True, False)
+    async with serving(refuse) as (client, _):
+        with pytest.raises(ClusterError, match=message) as error:
+            await client.get_job("n", "j")
+    assert (error.value.status, error.value.is_rejected, error.value.is_not_found) == (403, True, False)
 
 
-async def test_no_answer_is_no_refusal() -> None:
+async def test_no_answer_has_status_0() -> None:
     async def break_off(request: web.Request) -> web.Response:
         assert request.transport is not None
         request.transport.abort()
         return web.Response()
 
-    async with answering(break_off) as (cluster, _):
+    async with serving(break_off) as (client, _):
         with pytest.raises(ClusterError, match="does not answer") as error:
-            await cluster.get_job("n", "j")
-    assert (error.value.status, error.value.refused) == (0, False)
+            await client.get_job("n", "j")
+    assert (error.value.status, error.value.is_rejected) == (0, False)
 
 
 async def test_all_pages_of_a_list_are_read() -> None:
@@ -97,23 +99,23 @@ async def test_all_pages_of_a_list_are_read() -> None:
         more = {"continue": str(number + 1)} if number < 2 else {}
         return web.json_response({"items": [{"number": number}], "metadata": more})
 
-    async with answering(page) as (cluster, _):
-        assert [item["number"] async for item in cluster.tasks()] == [0, 1, 2]
+    async with serving(page) as (client, _):
+        assert [item["number"] async for item in client.list_tasks()] == [0, 1, 2]
 
 
 async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str] = []
+    tokens: list[str] = []
 
-    async def note(request: web.Request) -> web.Response:
-        seen.append(request.headers["Authorization"])
+    async def record(request: web.Request) -> web.Response:
+        tokens.append(request.headers["Authorization"])
         return web.json_response({})
 
-    async with answering(note) as (cluster, token):
-        await cluster.get_job("n", "j")
+    async with serving(record) as (client, token):
+        await client.get_job("n", "j")
         token.token = "second"
-        monkeypatch.setattr(requests, "LOGIN_SECONDS", -1.0)
-        await cluster.get_job("n", "j")
-    assert seen == ["Bearer first", "Bearer second"]
+        monkeypatch.setattr(kubernetes, "LOGIN_REFRESH_SECONDS", -1.0)
+        await client.get_job("n", "j")
+    assert tokens == ["Bearer first", "Bearer second"]
 
 
 async def test_a_watch_is_read_line_by_line_however_the_bytes_come() -> None:
@@ -129,13 +131,13 @@ async def test_a_watch_is_read_line_by_line_however_the_bytes_come() -> None:
             await response.write(part)
         return response
 
-    async with answering(watch) as (cluster, _):
-        events = [event async for event in cluster.watch_children("pods", "7")]
+    async with serving(watch) as (client, _):
+        events = [event async for event in client.watch_children("pods", "7")]
     assert events == [{"type": "ADDED", "object": {"a": 1}}, {"type": "BOOKMARK", "object": {}}]
 
 
 @pytest.mark.parametrize("late", [False, True])
-async def test_a_watch_from_too_old_a_version_is_told_at_once_or_in_the_stream(late: bool) -> None:
+async def test_an_expired_version_raises_410_from_the_response_or_the_stream(late: bool) -> None:
     status = {"kind": "Status", "code": 410, "message": "too old resource version"}
 
     async def refuse(_: web.Request) -> web.Response:
@@ -143,25 +145,25 @@ async def test_a_watch_from_too_old_a_version_is_told_at_once_or_in_the_stream(l
             return web.json_response({"type": "ERROR", "object": status}, dumps=lambda event: f"{json.dumps(event)}\n")
         return web.json_response(status, status=410)
 
-    async with answering(refuse) as (cluster, _):
+    async with serving(refuse) as (client, _):
         with pytest.raises(ClusterError, match="too old") as error:
-            await anext(cluster.watch_children("jobs", "1"))
+            await anext(client.watch_children("jobs", "1"))
     assert error.value.status == 410
 
 
 async def test_a_silent_watch_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requests, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(kubernetes, "WATCH_IDLE_SECONDS", 0.05)
     ended = asyncio.Event()
 
-    async def say_nothing(request: web.Request) -> web.StreamResponse:
+    async def send_nothing(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
         await ended.wait()
         return response
 
-    async with answering(say_nothing) as (cluster, _):
+    async with serving(send_nothing) as (client, _):
         with pytest.raises(ClusterError, match="does not answer") as error:
-            await anext(cluster.watch_children("jobs", "1"))
+            await anext(client.watch_children("jobs", "1"))
         ended.set()
     assert error.value.status == 0
 
@@ -175,12 +177,12 @@ HOSTILE = "x/../../../../../api/v1/namespaces/kube-system/secrets/any?a="
 @example("n", "%2e%2e")
 @example("n?watch=true", "t#a")
 @example("n", "t+&=;@:!\n")
-def test_a_path_is_about_the_object_of_its_name_or_is_refused(namespace: str, name: str) -> None:
+def test_a_path_names_its_object_or_is_refused(namespace: str, name: str) -> None:
     if any(part in ("", ".", "..") or "/" in part or "%" in part for part in (namespace, name)):
         with pytest.raises(ClusterError):
-            requests._namespaced(requests._TASKS, namespace, names.PLURAL, name)
+            kubernetes._build_namespaced_path(kubernetes._TASKS, namespace, names.PLURAL, name)
         return
-    path = requests._namespaced(requests._TASKS, namespace, names.PLURAL, name)
+    path = kubernetes._build_namespaced_path(kubernetes._TASKS, namespace, names.PLURAL, name)
     url = URL(f"http://server{path}")  # as aiohttp reads it
     wanted = [
         "apis",
@@ -196,17 +198,17 @@ def test_a_path_is_about_the_object_of_its_name_or_is_refused(namespace: str, na
 
 
 @pytest.mark.parametrize("hostile", [HOSTILE, "", "..", "a/b"])
-async def test_no_request_is_made_for_what_is_no_name(hostile: str) -> None:
-    asked: list[str] = []
+async def test_no_request_is_made_for_an_invalid_name(hostile: str) -> None:
+    requested: list[str] = []
 
-    async def note(request: web.Request) -> web.Response:
-        asked.append(request.raw_path)
+    async def record(request: web.Request) -> web.Response:
+        requested.append(request.raw_path)
         return web.json_response({})
 
-    async with answering(note) as (cluster, _):
+    async with serving(record) as (client, _):
         for namespace, name in ((hostile, "t"), ("n", hostile)):
             with pytest.raises(ClusterError, match="cannot be a part of a path"):
-                await cluster.get_task(namespace, name)
+                await client.get_task(namespace, name)
             with pytest.raises(ClusterError, match="cannot be a part of a path"):
-                await cluster.log_tail(namespace, name)
-    assert asked == []
+                await client.read_log_tail(namespace, name)
+    assert requested == []

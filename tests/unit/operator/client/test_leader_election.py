@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from support.virtual_time import in_skipped_time, now
-from trainingtask_operator.client.kubernetes import ClusterError
+from support.virtual_time import in_virtual_time, now
+from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.leader_election import (
-    LEASE_SECONDS,
-    PAUSE_SECONDS,
-    RENEW_WITHIN_SECONDS,
-    Leadership,
+    LEASE_DURATION_SECONDS,
+    RENEW_DEADLINE_SECONDS,
+    RETRY_PERIOD_SECONDS,
+    LeaderElector,
     LeadershipLostError,
 )
 
@@ -56,51 +56,53 @@ class Leases:
         return str(self.lease["spec"]["holderIdentity"])
 
 
-def replica(leases: Leases, name: str) -> Leadership:
-    return Leadership(leases, "ns", "lease", name, clock=now)  # type: ignore[arg-type]
+def replica(leases: Leases, name: str) -> LeaderElector:
+    return LeaderElector(leases, "ns", "lease", name, clock=now)  # type: ignore[arg-type]
 
 
-@in_skipped_time
-async def test_the_first_leads_and_the_standby_takes_over_when_it_is_silent() -> None:
+@in_virtual_time
+async def test_the_standby_leads_once_the_leaders_lease_has_expired() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first, second = asyncio.create_task(one.run()), asyncio.create_task(two.run())
-    await one.held.wait()
-    await asyncio.sleep(3 * LEASE_SECONDS)  # renewals alone keep it
-    assert (leases.holder, two.held.is_set()) == ("one", False)
+    await one.elected.wait()
+    await asyncio.sleep(3 * LEASE_DURATION_SECONDS)  # renewals alone keep it
+    assert (leases.holder, two.elected.is_set()) == ("one", False)
     first.cancel()  # killed
     killed = now()
-    await two.held.wait()
-    assert LEASE_SECONDS - PAUSE_SECONDS <= now() - killed <= LEASE_SECONDS + PAUSE_SECONDS
+    await two.elected.wait()
+    assert (
+        LEASE_DURATION_SECONDS - RETRY_PERIOD_SECONDS <= now() - killed <= LEASE_DURATION_SECONDS + RETRY_PERIOD_SECONDS
+    )
     assert leases.holder == "two"
     assert leases.lease is not None
     assert leases.lease["spec"]["leaseTransitions"] == 1
     second.cancel()
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_released_lease_is_taken_at_once() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first = asyncio.create_task(one.run())
-    await one.held.wait()
+    await one.elected.wait()
     second = asyncio.create_task(two.run())
     first.cancel()
     await one.release()
     released = now()
-    await two.held.wait()
-    assert now() - released <= PAUSE_SECONDS
+    await two.elected.wait()
+    assert now() - released <= RETRY_PERIOD_SECONDS
     await one.release()
     assert leases.holder == "two", "what another one holds is not released"
     second.cancel()
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_leader_that_cannot_renew_stops_before_another_may_lead() -> None:
     leases = Leases()
     one, two = replica(leases, "one"), replica(leases, "two")
     first = asyncio.create_task(one.run())
-    await one.held.wait()
+    await one.elected.wait()
     cut_off = now()
 
     def away(what: str) -> None:
@@ -111,41 +113,41 @@ async def test_a_leader_that_cannot_renew_stops_before_another_may_lead() -> Non
     second = asyncio.create_task(two.run())
     with pytest.raises(LeadershipLostError, match="was not renewed"):
         await first
-    assert now() - cut_off <= RENEW_WITHIN_SECONDS + PAUSE_SECONDS
-    assert not two.held.is_set()
-    await two.held.wait()
-    assert now() - cut_off >= LEASE_SECONDS
+    assert now() - cut_off <= RENEW_DEADLINE_SECONDS + RETRY_PERIOD_SECONDS
+    assert not two.elected.is_set()
+    await two.elected.wait()
+    assert now() - cut_off >= LEASE_DURATION_SECONDS
     second.cancel()
 
 
-@in_skipped_time
-async def test_an_answer_that_does_not_come_is_not_waited_for_beyond_the_time_that_is_left() -> None:
+@in_virtual_time
+async def test_a_hanging_request_does_not_outlast_the_renew_deadline() -> None:
     leases = Leases()
     one = replica(leases, "one")
     running = asyncio.create_task(one.run())
-    await one.held.wait()
+    await one.elected.wait()
     began = now()
 
     async def hang(namespace: str, name: str) -> dict[str, Any]:
-        if now() - began < RENEW_WITHIN_SECONDS - PAUSE_SECONDS:
+        if now() - began < RENEW_DEADLINE_SECONDS - RETRY_PERIOD_SECONDS:
             raise ClusterError(0, "the API server does not answer")
         return await asyncio.Event().wait()  # type: ignore[return-value]
 
     leases.get_lease = hang  # type: ignore[method-assign]
     with pytest.raises(LeadershipLostError):
         await running
-    assert now() - began <= RENEW_WITHIN_SECONDS + PAUSE_SECONDS, "one attempt alone is given 5 s"
+    assert now() - began <= RENEW_DEADLINE_SECONDS + RETRY_PERIOD_SECONDS, "one attempt alone is given 5 s"
 
 
-@in_skipped_time
+@in_virtual_time
 async def test_a_leader_whose_lease_was_taken_stops() -> None:
     leases = Leases()
     one = replica(leases, "one")
     running = asyncio.create_task(one.run())
-    await one.held.wait()
+    await one.elected.wait()
     assert leases.lease is not None
-    leases.lease["spec"]["holderIdentity"] = "somebody"
+    leases.lease["spec"]["holderIdentity"] = "another"
     leases.version += 1
     leases.lease["metadata"]["resourceVersion"] = str(leases.version)
-    with pytest.raises(LeadershipLostError, match="somebody holds it"):
+    with pytest.raises(LeadershipLostError, match="another holds it"):
         await running

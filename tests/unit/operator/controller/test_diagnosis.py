@@ -1,242 +1,108 @@
-"""Why a task waits, where neither its Job nor its pod says so themselves; and a trainer that went silent."""
+"""The causes of failed and waiting pods."""
 
 import json
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from support.in_memory_api_server import NOW, FakeCluster, Rows, pod, running, terminated
-from support.reconcile import KEY, add, condition, start, status_of, the_job
-from trainingtask_operator.client.kubernetes import ClusterError
-from trainingtask_operator.controller.conditions import STALE_AFTER
-from trainingtask_operator.controller.diagnosis import Note
-from trainingtask_operator.controller.reconciler import Reconciler
-from trainingtask_operator.settings import Settings
-
-QUOTA = 'pods "t-0-" is forbidden: exceeded quota: small, requested: pods=1, used: pods=3, limited: pods=3'
+from support import specs
+from support.in_memory_api_server import FakeCluster, pod, terminated
+from trainingtask_operator.controller.attempts import Attempt, build_attempts
 
 
-def note(message: str, when: datetime = NOW, count: int = 1) -> Note:
-    return Note(message=message, count=count, when=when)
+def attempt(**fields: Any) -> Attempt:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    (found,) = build_attempts([pod(task, **fields)])
+    return found
 
 
-def why(task: dict[str, Any]) -> tuple[str, str]:
-    found = condition(task, "Running")
-    return found["reason"], found["message"]
+FAILURE = {"reason": "InvalidData", "message": "Row 3 has no text.", "phase": "Loading"}
 
 
 @pytest.mark.parametrize(
-    ("said", "reason"), [(QUOTA, "QuotaExceeded"), ('no PriorityClass with name "x" was found', "PodRefused")]
-)
-async def test_a_job_without_a_pod_says_why(
-    cluster: FakeCluster, reconciler: Reconciler, said: str, reason: str
-) -> None:
-    task = add(cluster)
-    await reconciler.reconcile(*KEY)
-    uid = the_job(cluster, task)["metadata"]["uid"]
-    cluster.notes[uid] = note(said)
-    await reconciler.reconcile(*KEY)
-    assert why(task)[0] == reason
-    assert said in why(task)[1]
-    assert [event["reason"] for event in cluster.events] == [reason]
-
-    cluster.pods[task["metadata"]["uid"]] = [pod(task)]
-    await reconciler.reconcile(*KEY)
-    assert why(task)[0] == "Starting", "there is a pod: the Event is of yesterday"
-
-
-async def test_a_quota_that_stops_the_second_attempt_is_news_and_an_older_one_is_not(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add(cluster)
-    await start(cluster, reconciler, task)
-    failed = pod(task, phase="Failed", state=terminated(1))
-    cluster.pods[task["metadata"]["uid"]] = [failed]
-    uid = the_job(cluster, task)["metadata"]["uid"]
-    cluster.notes[uid] = note(QUOTA, when=NOW - timedelta(minutes=5))
-    await reconciler.reconcile(*KEY)
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "TrainerCrashed")
-    cluster.notes[uid] = note(QUOTA)
-    await reconciler.reconcile(*KEY)
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Interrupted", "QuotaExceeded")
-
-
-@pytest.mark.parametrize(
-    ("said", "count", "reason"),
+    ("state", "reason", "part"),
     [
-        ('MountVolume.SetUp failed for volume "code" : configmap "my-code" not found', 1, "VolumeNotFound"),
-        ("MountVolume.SetUp failed: timed out waiting for the condition", 1, "Starting"),
-        ("MountVolume.SetUp failed: timed out waiting for the condition", 2, "VolumeNotMounted"),
+        (terminated(64, json.dumps({"attempt": 1, "phase": "Failed", "failure": FAILURE})), "InvalidData", "Row 3"),
+        (terminated(137, reason="OOMKilled"), "OOMKilled", "spec.resources.memory"),
+        (terminated(143), "Interrupted", "SIGTERM"),
+        (terminated(1, "line one\nline two\nboom"), "TrainerCrashed", "exit code 1. Last it said: line one | line two | boom"),
+        (terminated(139), "TrainerCrashed", "exit code 139"),
+        # A user's own image may leave any termination message.
+        (terminated(1, '{"failure": {"reason": "' + "x" * 500 + '"}}'), "TrainerCrashed", "exit code 1"),
+        (terminated(1, "[]"), "TrainerCrashed", "exit code 1"),
+    ],
+)  # fmt: skip
+def test_why_a_pod_failed(state: dict[str, Any], reason: str, part: str) -> None:
+    cause = attempt(phase="Failed", state=state).cause
+    assert cause is not None
+    assert cause.reason == reason
+    assert part in cause.message
+
+
+@pytest.mark.parametrize(
+    ("disruption", "reason"),
+    [
+        ("PreemptionByScheduler", "Preempted"),
+        ("DeletionByTaintManager", "NodeLost"),
+        ("EvictionByEvictionAPI", "Evicted"),
+        ("SomethingNew", "Evicted"),
     ],
 )
-async def test_a_pod_without_its_volume_says_why(
-    cluster: FakeCluster, reconciler: Reconciler, said: str, count: int, reason: str
-) -> None:
-    task = add(cluster)
-    await reconciler.reconcile(*KEY)
-    stuck = pod(task, state={"waiting": {"reason": "ContainerCreating"}})
-    cluster.pods[task["metadata"]["uid"]] = [stuck]
-    cluster.notes[stuck["metadata"]["uid"]] = note(said, count=count)
-    await reconciler.reconcile(*KEY)
-    assert why(task)[0] == reason
+def test_a_disruption_has_its_reason(disruption: str, reason: str) -> None:
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": disruption, "message": "by the cluster"}
+    cause = attempt(phase="Failed", state=terminated(143), conditions=[disrupted]).cause
+    assert cause is not None
+    assert (cause.reason, "by the cluster" in cause.message) == (reason, True)
 
 
-async def test_a_claim_that_the_scheduler_misses_is_named(cluster: FakeCluster, reconciler: Reconciler) -> None:
-    task = add(cluster)
-    await reconciler.reconcile(*KEY)
-    said = '0/1 nodes are available: persistentvolumeclaim "data" not found.'
-    waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, conditions=[waits])]
-    await reconciler.reconcile(*KEY)
-    assert why(task)[0] == "VolumeNotFound"
-    assert "PersistentVolumeClaim 'data'" in why(task)[1]
+# Messages of the kubelet; none of these pods is a DisruptionTarget.
+OVER_THE_LIMIT = (
+    'Usage of EmptyDir volume "tmp" exceeds the limit "1Gi". ',
+    "Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+    'Container trainer exceeded its local ephemeral storage limit "1Gi". ',
+)
 
 
-async def test_a_memory_limit_is_told_with_the_peak_that_was_reported(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add(cluster)
-    await start(cluster, reconciler, task)
-    report = {"attempt": 1, "phase": "Training", "reportTime": "2026-01-01T00:01:00Z", "peakMemoryBytes": 1900 << 20}
-    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(137, reason="OOMKilled"))]
-    await reconciler.reconcile(*KEY)
-    said = condition(task, "Interrupted")["message"]
-    assert "memory limit of 2Gi" in said
-    assert "00:01:00 UTC it had reported a peak of 1900 MiB" in said
+@pytest.mark.parametrize("message", OVER_THE_LIMIT)
+def test_a_pod_over_its_disk_limit_is_explained_with_the_limit(message: str) -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    evicted = pod(task, phase="Failed", state=terminated(137))
+    evicted["status"] |= {"reason": "Evicted", "message": message}
+    evicted["spec"]["storageLimit"] = "1Gi"
+    (found,) = build_attempts([evicted])
+    assert found.cause is not None
+    assert found.cause.reason == "StorageExceeded"
+    assert "its limit of 1Gi: raise spec.resources.storage" in found.cause.message
+    assert message.strip() in found.cause.message
+    assert found.counts_as_failure
 
 
-async def test_a_silent_trainer_is_said_to_be_and_left_alone(
-    cluster: FakeCluster, settings: Settings, rows: Rows
-) -> None:
-    now = NOW
-    reconciler = Reconciler(cluster, cluster, settings, rows, clock=lambda: now)
-    task = add(cluster)
-    await reconciler.reconcile(*KEY)
-    started = NOW.isoformat()
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running(started), created=started)]
-    assert await reconciler.reconcile(*KEY) == STALE_AFTER, "to be looked at just then"
-    assert "progressStale" not in task["status"]
-
-    now = NOW + STALE_AFTER
-    assert await reconciler.reconcile(*KEY) is None
-    assert (task["status"]["state"], task["status"]["progressStale"]) == ("Running", True)
-    assert why(task)[0] == "ProgressStale"
-    assert [event["reason"] for event in cluster.events] == ["ProgressStale"]
-    now += timedelta(minutes=1)
-    before = len(cluster.requests)
-    await reconciler.reconcile(*KEY)
-    assert len(cluster.requests) == before, "said once"
-
-    report = {"attempt": 1, "phase": "Training", "reportTime": now.isoformat()}
-    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
-    assert await reconciler.reconcile(*KEY) == STALE_AFTER
-    assert why(task)[0] == "TrainerRunning"
-    assert "progressStale" not in task["status"]
+def test_a_node_under_pressure_is_no_fault_of_the_pod() -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    evicted = pod(task, phase="Failed")
+    evicted["status"] |= {"reason": "Evicted", "message": "Pod The node had condition: [DiskPressure]. "}
+    (found,) = build_attempts([evicted])
+    assert found.cause is not None
+    assert found.cause.reason == "Evicted"
 
 
-async def test_a_queued_job_is_started_and_stopped_by_its_queue_alone(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add(cluster, runPolicy={"queueName": "team-a"})
-    await reconciler.reconcile(*KEY)
-    job = the_job(cluster, task)
-    assert job["spec"]["suspend"] is True
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
-    assert cluster.events == [], "to wait for its turn is no trouble"
-
-    job["spec"]["suspend"] = False  # by Kueue
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
-    await reconciler.reconcile(*KEY)
-    assert task["status"]["state"] == "Running"
-
-    task["spec"]["runPolicy"]["suspend"] = True
-    assert await reconciler.reconcile(*KEY) is not None, "to be tried again"
-    assert (status_of(task, "Suspended"), condition(task, "Suspended")["reason"]) == ("False", "QueueUnavailable")
-    assert task["status"]["state"] == "Running"
-    uid = job["metadata"]["uid"]
-    cluster.workloads[uid] = True
-    await reconciler.reconcile(*KEY)
-    assert cluster.workloads[uid] is False
-    assert task["status"]["state"] == "Suspended"
-    job["spec"]["suspend"] = True  # by Kueue
-    cluster.pods[task["metadata"]["uid"]] = []
-    asked = cluster.requests.count("patch workload")
-    await reconciler.reconcile(*KEY)
-    assert cluster.requests.count("patch workload") == asked, "it knows"
-
-    task["spec"]["runPolicy"]["suspend"] = False
-    await reconciler.reconcile(*KEY)
-    assert cluster.workloads[uid] is True
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
-    assert "patch job" not in cluster.requests
+@pytest.mark.parametrize(
+    ("waiting", "reason"),
+    [
+        ("ErrImagePull", "ImagePullFailed"),
+        ("InvalidImageName", "ImagePullFailed"),
+        ("CreateContainerConfigError", "SecretNotFound"),
+        ("RunContainerError", "SecretNotFound"),
+        ("ContainerCreating", None),
+    ],
+)
+def test_why_a_pod_does_not_start(waiting: str, reason: str | None) -> None:
+    waiting_cause = attempt(state={"waiting": {"reason": waiting, "message": 'secret "hub" not found'}}).waiting_cause
+    assert (waiting_cause and waiting_cause.reason) == reason
 
 
-async def test_a_queue_that_cannot_be_told_to_go_on_keeps_the_task_suspended(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add(cluster, runPolicy={"queueName": "team-a"})
-    await reconciler.reconcile(*KEY)
-    uid = the_job(cluster, task)["metadata"]["uid"]
-    cluster.workloads[uid] = True
-    task["spec"]["runPolicy"]["suspend"] = True
-    await reconciler.reconcile(*KEY)
-    task["spec"]["runPolicy"]["suspend"] = False
-
-    def refuse(what: str) -> None:
-        if what == "patch workload":
-            raise ClusterError(403, "may not")
-
-    cluster.before_each = refuse
-    await reconciler.reconcile(*KEY)
-    assert (status_of(task, "Suspended"), condition(task, "Suspended")["reason"]) == ("True", "QueueUnavailable")
-    cluster.before_each = lambda _: None
-    await reconciler.reconcile(*KEY)
-    assert (status_of(task, "Suspended"), cluster.workloads[uid]) == ("False", True)
-
-
-async def test_a_queued_task_that_shall_not_run_yet_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
-    task = add(cluster, runPolicy={"queueName": "team-a", "suspend": True})
-    await reconciler.reconcile(*KEY)
-    await reconciler.reconcile(*KEY)
-    assert cluster.jobs == {}, "its queue would start it"
-    assert task["status"]["state"] == "Suspended"
-    task["spec"]["runPolicy"]["suspend"] = False
-    await reconciler.reconcile(*KEY)
-    assert the_job(cluster, task)["spec"]["suspend"] is True
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
-
-
-@pytest.mark.parametrize("device", ["cpu", "gpu"])
-async def test_a_profile_that_is_not_offered_for_the_device_is_named(
-    cluster: FakeCluster, settings: Settings, rows: Rows, device: str
-) -> None:
-    offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": {"device": "gpu", "image": "x"}}})
-    reconciler = Reconciler(cluster, cluster, offered, rows, clock=lambda: NOW)
-    task = add(cluster, device=device, resources={"profile": "slice" if device == "cpu" else "big"})
-    await reconciler.reconcile(*KEY)
-    said = condition(task, "Accepted")
-    assert said["reason"] == "ProfileNotOffered"
-    assert f"(offered: {'none' if device == 'cpu' else 'slice'})" in said["message"]
-    assert cluster.jobs == {}
-
-
-async def test_the_job_is_kept_until_the_rows_are_stored(
-    cluster: FakeCluster, reconciler: Reconciler, rows: Rows
-) -> None:
-    task = add(cluster, runPolicy={"ttlSecondsAfterFinished": 60})
-    await start(cluster, reconciler, task)
-    said = json.dumps({"attempt": 1, "phase": "Done"})
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, said, "Completed"))]
-    done = {"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T00:01:04Z"}
-    the_job(cluster, task)["status"] = {"conditions": [done]}
-    rows.is_away = True
-    await reconciler.reconcile(*KEY)
-    assert await reconciler.reconcile(*KEY) is not None, "to be looked at again"
-    assert "ttlSecondsAfterFinished" not in the_job(cluster, task)["spec"]
-    rows.is_away = False
-    await reconciler.reconcile(*KEY)
-    assert the_job(cluster, task)["spec"]["ttlSecondsAfterFinished"] == 60
-    assert list(rows.logs.values()) == [cluster.pods[task["metadata"]["uid"]][0]["metadata"]["name"]]
+def test_edited_counts_are_no_crash() -> None:
+    task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
+    edited = pod(task)
+    edited["metadata"]["annotations"] = dict.fromkeys(edited["metadata"]["annotations"], "many")
+    assert build_attempts([edited])[0].number == 1

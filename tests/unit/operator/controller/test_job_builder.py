@@ -5,7 +5,7 @@ import pytest
 
 from support import specs
 from trainingtask_api import TrainingTask, names
-from trainingtask_operator.controller.job_builder import build_job, job_name
+from trainingtask_operator.controller.job_builder import build_job, build_job_name
 from trainingtask_operator.settings import Settings
 
 
@@ -40,7 +40,7 @@ def test_the_trainer_imports_nothing_from_its_working_directory(settings: Settin
 def test_the_job_name_is_a_dns_label_with_room_for_the_index(name: str) -> None:
     manifest = specs.task(name, specs.CLASSICAL)
     manifest["metadata"]["uid"] = "u"
-    made = job_name(TrainingTask.model_validate(manifest))
+    made = build_job_name(TrainingTask.model_validate(manifest))
     assert len(f"{made}-0-") <= 58, "Kubernetes cuts a longer one in the names of the pods"
     assert made.replace("-", "").isalnum()
     assert made.islower()
@@ -103,12 +103,13 @@ def test_another_vendors_resource_is_asked_for_by_its_name(settings: Settings) -
     assert container_of(job)["resources"]["limits"]["amd.com/gpu"] == "1"
 
 
-def test_a_profile_takes_the_place_of_its_devices_default(settings: Settings) -> None:
+def test_a_profile_replaces_its_devices_default(settings: Settings) -> None:
     profile = {
         "device": "gpu",
         "image": "trainer:slice",
         "resourceName": "nvidia.com/mig-1g.5gb",
         "nodeSelector": {"a": "b"},
+        "resources": {"cpu": "1", "memory": "2Gi"},
     }
     offered = Settings.model_validate(settings.model_dump() | {"profiles": {"slice": profile}})
     job = build(offered, specs.changed(specs.TRANSFORMER, device="gpu", resources={"profile": "slice"}))
@@ -120,7 +121,7 @@ def test_a_profile_takes_the_place_of_its_devices_default(settings: Settings) ->
     assert (pod["nodeSelector"], "tolerations" in pod, "runtimeClassName" in pod) == ({"a": "b"}, False, False)
 
 
-def test_a_queue_gets_the_job_suspended_under_its_label_and_the_pod_its_priority(settings: Settings) -> None:
+def test_a_queued_job_is_suspended_and_its_pod_has_the_priority(settings: Settings) -> None:
     policy = {"queueName": "team-a", "priorityClassName": "low"}
     job = build(settings, specs.changed(specs.CLASSICAL, runPolicy=policy))
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
@@ -141,7 +142,7 @@ def test_the_policy_maps_onto_the_job(settings: Settings) -> None:
     assert "ttlSecondsAfterFinished" not in spec
 
 
-def test_a_users_mistake_fails_the_job_and_an_eviction_does_not_count(settings: Settings) -> None:
+def test_a_user_error_fails_the_job_and_an_eviction_does_not_count(settings: Settings) -> None:
     mistake, eviction = build(settings, specs.CLASSICAL)["spec"]["podFailurePolicy"]["rules"]
     assert (mistake["action"], mistake["onExitCodes"]["values"]) == ("FailJob", [64])
     assert (eviction["action"], eviction["onPodConditions"][0]["type"]) == ("Ignore", "DisruptionTarget")
@@ -206,6 +207,6 @@ def test_a_users_image_and_secret_reach_the_container(settings: Settings) -> Non
     assert "HF_HUB_OFFLINE" not in variables
 
 
-def test_an_offline_cluster_tells_its_trainers(settings: Settings) -> None:
+def test_an_offline_cluster_sets_the_trainers_variable(settings: Settings) -> None:
     offline = settings.model_copy(update={"hub": settings.hub.model_copy(update={"offline": True})})
     assert {"name": "HF_HUB_OFFLINE", "value": "1"} in container_of(build(offline, specs.CLASSICAL))["env"]

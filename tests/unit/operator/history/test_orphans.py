@@ -1,4 +1,4 @@
-"""Which rows are closed as those of deleted tasks: closing one is for good."""
+"""Which rows are closed as those of deleted tasks; closing one is final."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,61 +10,61 @@ import pytest
 from support.in_memory_api_server import FakeCluster
 from trainingtask_history.maintenance import OpenRun
 from trainingtask_operator import metrics
-from trainingtask_operator.client.kubernetes import ClusterError
+from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.history import orphans
 
 
-class OneLook:
-    """A history with open rows, that remembers which of them were said to have no task."""
+class FakeRecorder:
+    """A recorder with open rows, which keeps the names of those without a task."""
 
     def __init__(self, runs: list[OpenRun]) -> None:
         self.runs = runs
         self.closed: list[str] = []
-        self.looked = asyncio.Event()
+        self.searched = asyncio.Event()
 
     async def close_orphans(self, exists: Callable[[OpenRun], Awaitable[bool]]) -> None:
         try:
             self.closed += [run.name for run in self.runs if not await exists(run)]
         finally:
-            self.looked.set()
+            self.searched.set()
 
 
-def run_of(name: str, uid: str, namespace: str = "default") -> OpenRun:
+def make_run(name: str, uid: str, namespace: str = "default") -> OpenRun:
     return OpenRun(id=uid, task_uid=uid, namespace=namespace, name=name, start_time=None)
 
 
-async def closed(cluster: FakeCluster, runs: list[OpenRun], watched: str = "") -> list[str]:
-    history: Any = OneLook(runs)
-    looking = asyncio.create_task(orphans.close_orphans(history, cluster, lambda uid: uid == watched))
-    await asyncio.wait_for(history.looked.wait(), 5)
-    looking.cancel()
+async def close(cluster: FakeCluster, runs: list[OpenRun], watched: str = "") -> list[str]:
+    recorder: Any = FakeRecorder(runs)
+    searching = asyncio.create_task(orphans.close_orphans(recorder, cluster, lambda uid: uid == watched))
+    await asyncio.wait_for(recorder.searched.wait(), 5)
+    searching.cancel()
     with suppress(asyncio.CancelledError):
-        await looking
-    return list(history.closed)
+        await searching
+    return list(recorder.closed)
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orphans, "FIRST_LOOK_SECONDS", 0.0)
+def _without_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "RETRY_SECONDS", 0.0)
 
 
-async def test_rows_of_tasks_that_are_gone_or_created_again(cluster: FakeCluster) -> None:
+async def test_rows_of_deleted_and_recreated_tasks_are_closed(cluster: FakeCluster) -> None:
     task = cluster.add_task({"metadata": {"namespace": "default", "name": "t"}})
-    runs = [run_of("t", task["metadata"]["uid"]), run_of("t", "earlier"), run_of("gone", "uid")]
-    assert await closed(cluster, runs) == ["t", "gone"]
+    runs = [make_run("t", task["metadata"]["uid"]), make_run("t", "earlier"), make_run("gone", "uid")]
+    assert await close(cluster, runs) == ["t", "gone"]
 
 
-async def test_a_task_that_the_watch_shows_is_not_asked_for(cluster: FakeCluster) -> None:
-    assert await closed(cluster, [run_of("t", "seen")], watched="seen") == []
+async def test_a_watched_task_is_not_requested(cluster: FakeCluster) -> None:
+    assert await close(cluster, [make_run("t", "watched")], watched="watched") == []
     assert cluster.requests == []
 
 
-async def test_an_api_server_that_does_not_serve_tasks_says_nothing_about_any(cluster: FakeCluster) -> None:
+async def test_no_row_is_closed_while_the_resource_is_not_served(cluster: FakeCluster) -> None:
     def not_served(_: str) -> None:
         raise ClusterError(404, "404 Not Found")
 
     cluster.before_each = not_served
-    assert await closed(cluster, [run_of("t", "uid")]) == []
+    assert await close(cluster, [make_run("t", "uid")]) == []
 
 
 HOSTILE = [
@@ -79,12 +79,12 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize(("namespace", "name"), HOSTILE)
-async def test_a_row_that_no_task_can_have_is_counted_and_skipped(
+async def test_a_row_with_an_impossible_name_is_counted_and_skipped(
     cluster: FakeCluster, caplog: pytest.LogCaptureFixture, namespace: str, name: str
 ) -> None:
-    runs = [run_of(name, "bad", namespace), run_of("gone", "uid")]
+    runs = [make_run(name, "bad", namespace), make_run("gone", "uid")]
     before = invalid_rows()
-    assert await closed(cluster, runs) == ["gone"]
+    assert await close(cluster, runs) == ["gone"]
     assert cluster.requests == ["get task"]
     assert invalid_rows() == before + 1
     (line,) = [record.getMessage() for record in caplog.records if "row bad" in record.getMessage()]
@@ -99,15 +99,15 @@ async def test_a_request_that_fails_for_one_row_stops_no_other() -> None:
                 raise ClusterError(500, "an internal error")
             return await super().get_task(namespace, name)
 
-    assert set(await closed(FailsForOne(), [run_of("t", "uid"), run_of("gone", "uid-2")])) == {"gone"}
+    assert set(await close(FailsForOne(), [make_run("t", "uid"), make_run("gone", "uid-2")])) == {"gone"}
 
 
-async def test_rows_are_asked_for_later_when_the_api_server_does_not_answer(cluster: FakeCluster) -> None:
+async def test_no_row_is_closed_while_the_api_server_does_not_answer(cluster: FakeCluster) -> None:
     def no_answer(_: str) -> None:
         raise ClusterError(0, "no answer")
 
     cluster.before_each = no_answer
-    assert await closed(cluster, [run_of("t", "uid"), run_of("gone", "uid-2")]) == []
+    assert await close(cluster, [make_run("t", "uid"), make_run("gone", "uid-2")]) == []
     assert cluster.requests == []
 
 

@@ -1,4 +1,4 @@
-"""Records that cannot be read, whoever wrote them: counted, logged in one short line, and skipped."""
+"""Watched objects and history rows that cannot be read: counted, logged in one short line, and skipped."""
 
 import logging
 from collections.abc import Callable
@@ -11,36 +11,35 @@ from trainingtask_operator import metrics
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 Owner = TypeVar("Owner")
+EventHandler = Callable[[Owner, str | None, Any], None]
 
 log = logging.getLogger(__name__)
 
 
-def skip(kind: str, name: str, error: Exception) -> None:
-    """Count and log a record of this kind that is left out; a log line holds little of what it says."""
+def report_malformed(kind: str, name: str, error: Exception) -> None:
+    """Count and log a record of this kind that is skipped; the log line is bounded, whatever the record holds."""
     metrics.INVALID_RECORDS.labels(kind).inc()
     log.warning("%s %.200s cannot be read and is skipped: %.200s", kind, name, f"{type(error).__name__}: {error}")
 
 
-def skips_malformed(
-    kind: str,
-) -> Callable[[Callable[[Owner, str | None, Any], None]], Callable[[Owner, str | None, Any], None]]:
+def skip_malformed(kind: str) -> Callable[[EventHandler[Owner]], EventHandler[Owner]]:
     """Make a handler of watch events skip an object of this kind that cannot be read."""
 
-    def wrap(handle: Callable[[Owner, str | None, Any], None]) -> Callable[[Owner, str | None, Any], None]:
+    def wrap(handle: EventHandler[Owner]) -> EventHandler[Owner]:
         @wraps(handle)
         def guarded(self: Owner, event: str | None, body: Any) -> None:
             try:
                 handle(self, event, body)
             except MALFORMED as error:
-                skip(kind, name_of(body), error)
+                report_malformed(kind, _describe(body), error)
 
         return guarded
 
     return wrap
 
 
-def name_of(body: Any) -> str:
-    """Return namespace and name of an object for a log line, whatever it is."""
+def _describe(body: Any) -> str:
+    """Return namespace and name of an object for a log line, whatever the object is."""
     metadata = body.get("metadata") if isinstance(body, dict) else None
     if not isinstance(metadata, dict):
         return "without metadata"

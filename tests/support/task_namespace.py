@@ -1,4 +1,4 @@
-"""A namespace on the session's control plane, the tasks in it, and what must hold of them whatever has failed."""
+"""A namespace with tasks on the session's control plane, and the assertions that hold whatever has failed."""
 
 import asyncio
 import json
@@ -26,9 +26,9 @@ Value = TypeVar("Value")
 
 POLL_SECONDS = 0.2
 CONVERGED_SECONDS = 30.0
-# How a simulated trainer ends, by the image that it would run: its exit code. `RUNS` ends when its pod is deleted.
+# Exit codes of simulated trainers, by image. `RUNS` runs until its pod is deleted.
 SUCCEEDS, CRASHES, KILLED, MISTAKEN, RUNS = (
-    f"trainer:{word}" for word in ("succeeds", "crashes", "killed", "mistaken", "runs")
+    f"trainer:{outcome}" for outcome in ("succeeds", "crashes", "killed", "mistaken", "runs")
 )
 EXIT_CODES = {SUCCEEDS: 0, CRASHES: 1, KILLED: 137, MISTAKEN: 64}
 RESULTS = {
@@ -57,21 +57,21 @@ RESULTS = {
     },
 }
 RESULT_COLUMNS = ("training_args", "training_result", "evaluate_result", "score")
-ENDED = {"Complete", "Failed"}
+FINISHED = {"Complete", "Failed"}
 FAILURE = {"reason": "InvalidData", "message": "The data cannot be trained on.", "phase": "Loading"}
 
 
-def node(name: str) -> Object:
+def build_node(name: str) -> Object:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
 
 
 @dataclass
-class Scene:
-    """What a test acts on."""
+class TaskNamespace:
+    """A namespace of its own for one test."""
 
     plane: ControlPlane
     api: Api
-    namespace: str
+    name: str
     folder: Path
 
     def operator(
@@ -81,45 +81,61 @@ class Scene:
         server: str | None = None,
         history: str | None = None,
         lease: bool = False,
-        patience: float | None = None,
+        watch_timeout: float | None = None,
     ) -> Operator:
-        """Return a replica that is not started yet; `server` is what it takes for the API server.
+        """Return a replica that is not started yet.
 
-        With `patience` it lets a watch be silent for so many seconds.
+        Parameters
+        ----------
+        user
+            Account of the replica.
+        server
+            URL in the place of the API server's.
+        history
+            URL of the database.
+        lease
+            Whether it takes part in a leader election.
+        watch_timeout
+            Seconds without a byte after which it reconnects a watch.
         """
         settings = self.folder / "settings.json"
         settings.write_text(
-            json.dumps({"namespaces": [self.namespace], "devices": {"cpu": {"image": SUCCEEDS, "resources": {}}}})
+            json.dumps(
+                {
+                    "namespaces": [self.name],
+                    "devices": {"cpu": {"image": SUCCEEDS, "resources": {"cpu": "1", "memory": "2Gi"}}},
+                }
+            )
         )
         environment = {} if history is None else {names.ENV_HISTORY_URL: history}
         if lease:
-            environment |= {names.ENV_LEASE: f"{self.namespace}/the-lease", "POD_ID": user}
+            environment |= {names.ENV_LEASE: f"{self.name}/the-lease", "POD_ID": user}
         kubeconfig = self.plane.kubeconfig(user, server)
-        return Operator(self.folder / f"{user}.log", kubeconfig, settings, patience, **environment)
+        return Operator(self.folder / f"{user}.log", kubeconfig, settings, watch_timeout, **environment)
 
     async def create(self, name: str, image: str = SUCCEEDS, **changes: Any) -> None:
         """Create a task."""
         spec = specs.changed(specs.CLASSICAL, image=image, **changes)
-        await self.api.request("POST", self._path(TASKS, names.PLURAL), specs.task(name, spec, self.namespace))
+        await self.api.request("POST", self._path(TASKS, names.PLURAL), specs.task(name, spec, self.name))
 
-    async def task(self, name: str) -> Object:
+    async def get_task(self, name: str) -> Object:
         found: Object = await self.api.request("GET", self._path(TASKS, names.PLURAL, name))
         return found
 
-    async def tasks(self) -> dict[str, Object]:
+    async def list_tasks(self) -> dict[str, Object]:
         """Return the tasks by name."""
         return {item["metadata"]["name"]: item for item in await self._all(TASKS, names.PLURAL)}
 
-    async def jobs(self) -> list[Object]:
+    async def list_jobs(self) -> list[Object]:
         return await self._all(JOBS, "jobs")
 
-    async def pods(self) -> list[Object]:
+    async def list_pods(self) -> list[Object]:
         return await self._all(PODS, "pods")
 
-    async def job_of(self, name: str) -> Object:
+    async def get_job(self, name: str) -> Object:
         """Return the Job of a task; fail unless there is exactly one."""
-        uid = (await self.task(name))["metadata"]["uid"]
-        (job,) = [job for job in await self.jobs() if owner_of(job) == uid]
+        uid = (await self.get_task(name))["metadata"]["uid"]
+        (job,) = [job for job in await self.list_jobs() if get_owner_uid(job) == uid]
         return job
 
     async def patch(self, root: str, plural: str, name: str, body: Object, **params: str) -> Object:
@@ -130,12 +146,12 @@ class Scene:
     async def delete(self, root: str, plural: str, name: str, **params: str) -> None:
         await self.api.request("DELETE", self._path(root, plural, name), **params)
 
-    async def end(self, task: str, exit_code: int = 0) -> None:
+    async def finish_trainer(self, task: str, exit_code: int = 0) -> None:
         """End the trainer of a task, once it runs."""
-        uid = (await self.task(task))["metadata"]["uid"]
+        uid = (await self.get_task(task))["metadata"]["uid"]
 
         async def running() -> Object | None:
-            pods = [pod for pod in await self.pods() if pod["metadata"]["labels"][names.TASK_UID_LABEL] == uid]
+            pods = [pod for pod in await self.list_pods() if pod["metadata"]["labels"][names.TASK_UID_LABEL] == uid]
             return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
 
         pod = await eventually(f"the trainer of {task} runs", running, CONVERGED_SECONDS)
@@ -145,56 +161,60 @@ class Scene:
         status = {"phase": "Failed" if exit_code else "Succeeded", "containerStatuses": [container]}
         await self.patch(PODS, "pods", f"{pod['metadata']['name']}/status", {"status": status})
 
-    async def state(self, name: str, wanted: str, timeout: float = CONVERGED_SECONDS) -> Object:
-        """Wait until a task's status says `wanted`; return the task."""
+    async def wait_for_state(self, name: str, state: str, timeout: float = CONVERGED_SECONDS) -> Object:
+        """Wait until a task has this state; return the task."""
 
-        async def says() -> Object | None:
-            task.update(await self.task(name))
-            return task if state_of(task) == wanted else None
+        async def has_state() -> Object | None:
+            task.update(await self.get_task(name))
+            return task if get_state(task) == state else None
 
         task: Object = {}
         try:
-            return await eventually(f"{name} is {wanted}", says, timeout)
+            return await eventually(f"{name} is {state}", has_state, timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}, but {json.dumps(task.get('status'))}") from None
 
-    async def jobs_ended(self, number: int, timeout: float) -> None:
-        """Wait until so many Jobs have ended: from then on it is the operator's turn."""
+    async def wait_for_finished_jobs(self, number: int, timeout: float) -> None:
+        """Wait until so many Jobs have finished."""
 
         async def ended() -> bool:
-            return sum(bool(true_conditions(job) & ENDED) for job in await self.jobs()) >= number
+            return sum(bool(get_true_conditions(job) & FINISHED) for job in await self.list_jobs()) >= number
 
         await eventually(f"{number} Jobs have ended", ended, timeout)
 
-    async def tasks_ended(self, timeout: float = CONVERGED_SECONDS) -> dict[str, Object]:
-        """Wait until all tasks have ended; return them."""
+    async def wait_for_finished_tasks(self, timeout: float = CONVERGED_SECONDS) -> dict[str, Object]:
+        """Wait until all tasks have finished; return them."""
 
         async def ended() -> dict[str, Object] | None:
-            tasks = await self.tasks()
-            return tasks if all(state_of(t) in ("Succeeded", "Failed") for t in tasks.values()) else None
+            tasks = await self.list_tasks()
+            return tasks if all(get_state(t) in ("Succeeded", "Failed") for t in tasks.values()) else None
 
         try:
             return await eventually("all tasks have ended", ended, timeout)
         except AssertionError as error:
-            open_ones = {n: t.get("status") for n, t in (await self.tasks()).items() if not true_conditions(t) & ENDED}
-            raise AssertionError(f"{error}, but {json.dumps(open_ones)[:4000]}") from None
+            unfinished = {
+                n: t.get("status")
+                for n, t in (await self.list_tasks()).items()
+                if not get_true_conditions(t) & FINISHED
+            }
+            raise AssertionError(f"{error}, but {json.dumps(unfinished)[:4000]}") from None
 
-    async def check(self, images: dict[str, str], retries: int = 0) -> None:
-        """Assert of tasks that have ended: each in its right state after its right attempts, and one Job of its own."""
-        tasks = await self.tasks()
+    async def assert_finished(self, images: dict[str, str], retries: int = 0) -> None:
+        """Assert that each task has finished as its image defines, after the right attempts, with one Job of its own."""
+        tasks = await self.list_tasks()
         assert tasks.keys() == images.keys()
         for name, image in images.items():
-            check_task(tasks[name], image, retries)
-        self.check_writes(tasks)
-        jobs = Counter(owner_of(job) for job in await self.jobs())
+            assert_finished_as(tasks[name], image, retries)
+        self.assert_writes(tasks)
+        jobs = Counter(get_owner_uid(job) for job in await self.list_jobs())
         assert jobs == Counter(task["metadata"]["uid"] for task in tasks.values())
-        pods = Counter(pod["metadata"]["labels"][names.TASK_UID_LABEL] for pod in await self.pods())
+        pods = Counter(pod["metadata"]["labels"][names.TASK_UID_LABEL] for pod in await self.list_pods())
         for task in tasks.values():
             assert pods[task["metadata"]["uid"]] == len(task["status"]["attempts"]), task["metadata"]["name"]
 
-    def check_writes(self, tasks: dict[str, Object]) -> None:
+    def assert_writes(self, tasks: dict[str, Object]) -> None:
         """Assert by the API server's audit log that a Job was created once per task, and nothing else written to."""
-        writes = self.plane.writes(self.namespace)
+        writes = self.plane.read_writes(self.name)
         created = Counter(w["objectRef"]["name"] for w in writes if is_job_creation(w))
         created |= Counter({w["objectRef"]["name"]: 1 for w in writes if is_job_creation(w, code=504)})
         assert created == Counter(task["status"]["jobName"] for task in tasks.values())
@@ -202,23 +222,23 @@ class Scene:
         allowed = {(names.PLURAL, name) for name in tasks} | {("jobs", name) for name in created}
         assert {t for t in touched if t[0] not in ("events", "leases")} <= allowed
 
-    async def rows_match(self, history: str, timeout: float = 60) -> None:
+    async def wait_for_rows(self, history: str, timeout: float = 60) -> None:
         """Wait until the history holds exactly the rows of the tasks as they are now."""
-        tasks = await self.tasks()
-        expected = {key: row for task in tasks.values() for key, row in expected_rows(task).items()}
+        tasks = await self.list_tasks()
+        expected = {key: row for task in tasks.values() for key, row in build_expected_rows(task).items()}
 
-        async def match() -> bool:
-            differences[:] = differing(await asyncio.to_thread(read_rows, history), expected)
+        async def matches() -> bool:
+            differences[:] = find_differences(await asyncio.to_thread(read_rows, history), expected)
             return not differences
 
         differences: list[str] = []
         try:
-            await eventually(f"{len(expected)} exact rows", match, timeout)
+            await eventually(f"{len(expected)} exact rows", matches, timeout)
         except AssertionError as error:
             raise AssertionError("\n".join([str(error), *differences[:20]])) from None
 
     def _path(self, root: str, plural: str, name: str = "") -> str:
-        return f"{root}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+        return f"{root}/namespaces/{self.name}/{plural}" + (f"/{name}" if name else "")
 
     async def _all(self, root: str, plural: str) -> list[Object]:
         found: list[Object] = (await self.api.request("GET", self._path(root, plural)))["items"]
@@ -226,22 +246,22 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(plane: ControlPlane, namespace: str, folder: Path) -> AsyncIterator[Scene]:
-    """Have a namespace of one's own; its tasks are deleted afterwards, so that no later operator looks at them."""
+async def create_namespace(plane: ControlPlane, name: str, folder: Path) -> AsyncIterator[TaskNamespace]:
+    """Create a namespace; delete its tasks afterwards, so that no later operator reconciles them."""
     async with Api(str(plane.kubeconfig())) as api:
-        it = Scene(plane, api, namespace, folder)
-        await api.request("POST", f"{PODS}/namespaces", {"metadata": {"name": namespace}})
+        namespace = TaskNamespace(plane, api, name, folder)
+        await api.request("POST", f"{PODS}/namespaces", {"metadata": {"name": name}})
         account = {"metadata": {"name": names.TRAINER_SERVICE_ACCOUNT}}
-        await api.request("POST", f"{PODS}/namespaces/{namespace}/serviceaccounts", account)
+        await api.request("POST", f"{PODS}/namespaces/{name}/serviceaccounts", account)
         try:
-            yield it
+            yield namespace
         finally:
-            path = f"{TASKS}/namespaces/{namespace}/{names.PLURAL}"
+            path = f"{TASKS}/namespaces/{name}/{names.PLURAL}"
             await api.request("DELETE", path, {"propagationPolicy": "Background"})
 
 
 async def eventually(what: str, check: Callable[[], Awaitable[Value | None]], timeout: float) -> Value:
-    """Return the first true value of `check`; an API server that does not answer has said nothing."""
+    """Return the first true value of `check`; fail after the timeout."""
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         value = await check()
@@ -252,24 +272,24 @@ async def eventually(what: str, check: Callable[[], Awaitable[Value | None]], ti
         await asyncio.sleep(POLL_SECONDS)
 
 
-def owner_of(item: Object) -> str:
+def get_owner_uid(item: Object) -> str:
     return next((owner["uid"] for owner in item["metadata"].get("ownerReferences", []) if owner.get("controller")), "")
 
 
-def state_of(task: Object) -> str:
+def get_state(task: Object) -> str:
     return str(task.get("status", {}).get("state", ""))
 
 
-def condition(task: Object, kind: str) -> Object:
+def get_condition(task: Object, kind: str) -> Object:
     return next((c for c in task.get("status", {}).get("conditions", []) if c["type"] == kind), {})
 
 
-def true_conditions(item: Object) -> set[str]:
+def get_true_conditions(item: Object) -> set[str]:
     return {c["type"] for c in item.get("status", {}).get("conditions", []) if c["status"] == "True"}
 
 
 def is_job_creation(write: Object, code: int = 201) -> bool:
-    """Tell whether the API server answered so to the creation of a Job: 504 if whoever asked was killed meanwhile."""
+    """Return whether this is a creation of a Job with this status code: 504 if the client was killed meanwhile."""
     return bool(
         write["verb"] == "create"
         and write["objectRef"]["resource"] == "jobs"
@@ -277,29 +297,29 @@ def is_job_creation(write: Object, code: int = 201) -> bool:
     )
 
 
-def check_task(task: Object, image: str, retries: int) -> None:
-    """Assert that a task ended as its image ends."""
+def assert_finished_as(task: Object, image: str, retries: int) -> None:
+    """Assert that a task has finished as its image defines."""
     name, status = task["metadata"]["name"], task["status"]
     code = EXIT_CODES[image]
-    assert state_of(task) == ("Failed" if code else "Succeeded"), name
+    assert get_state(task) == ("Failed" if code else "Succeeded"), name
     attempts = 1 + (retries if image in (CRASHES, KILLED) else 0)
     assert [record["number"] for record in status["attempts"]] == list(range(1, attempts + 1)), name
     assert {record["exitCode"] for record in status["attempts"]} == {code}, name
     reason = {SUCCEEDS: "Succeeded", MISTAKEN: FAILURE["reason"]}.get(
         image, "RetriesExhausted" if retries else "TrainerCrashed"
     )
-    assert condition(task, "Failed" if code else "Complete")["reason"] == reason, name
+    assert get_condition(task, "Failed" if code else "Complete")["reason"] == reason, name
     if image == SUCCEEDS:
         assert Results.model_validate(status["training"]["results"]) == Results.model_validate(RESULTS), name
 
 
-def expected_rows(task: Object) -> dict[tuple[str, int], Object]:
-    """Return what the history must say of a task that has ended, by uid and attempt."""
+def build_expected_rows(task: Object) -> dict[tuple[str, int], Object]:
+    """Return the expected history rows of a finished task, by uid and attempt."""
     status, metadata = task["status"], task["metadata"]
     rows = {}
     for record in status["attempts"]:
         is_last = record["number"] == status["attempt"]
-        succeeded = is_last and state_of(task) == "Succeeded"
+        succeeded = is_last and get_state(task) == "Succeeded"
         columns: Object = dict.fromkeys(RESULT_COLUMNS)
         report = status.get("training", {})
         if "results" in report and report["attempt"] == record["number"]:
@@ -312,20 +332,20 @@ def expected_rows(task: Object) -> dict[tuple[str, int], Object]:
             "status": "Succeeded" if succeeded else "Failed",
             "error_reason": record.get("reason"),
             "node": record.get("node"),
-            "create_time": in_seconds(metadata["creationTimestamp"]),
-            "start_time": in_seconds(record.get("startTime")),
-            "finish_time": in_seconds(record["finishTime"]),
+            "create_time": parse_seconds(metadata["creationTimestamp"]),
+            "start_time": parse_seconds(record.get("startTime")),
+            "finish_time": parse_seconds(record["finishTime"]),
             **columns,
         }
     return rows
 
 
-def in_seconds(text: str | None) -> datetime | None:
+def parse_seconds(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).replace(microsecond=0)
 
 
-def differing(found: dict[tuple[str, int], Object], expected: dict[tuple[str, int], Object]) -> list[str]:
-    """Return what differs between rows, one line each."""
+def find_differences(found: dict[tuple[str, int], Object], expected: dict[tuple[str, int], Object]) -> list[str]:
+    """Return the differences between rows, one line each."""
     lines = []
     for key in sorted(found.keys() | expected.keys()):
         row, wanted = found.get(key), expected.get(key)
@@ -337,7 +357,7 @@ def differing(found: dict[tuple[str, int], Object], expected: dict[tuple[str, in
 
 
 def read_rows(history: str) -> dict[tuple[str, int], Object]:
-    """Return the rows of a history as `expected_rows` says them."""
+    """Return the rows of a history in the form of `build_expected_rows`."""
     engine = create_engine(history)
     try:
         if not inspect(engine).has_table(TrainingRun.__tablename__):
@@ -357,4 +377,4 @@ def read_rows(history: str) -> dict[tuple[str, int], Object]:
     }
 
 
-__all__ = ["JOBS", "PODS", "TASKS", "ApiError", "Scene", "scene"]
+__all__ = ["JOBS", "PODS", "TASKS", "ApiError", "TaskNamespace", "create_namespace"]

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from support import specs
-from support.in_memory_api_server import NOW, FakeCluster, Rows, job_condition, pod, running, terminated
-from support.reconcile import KEY, add, condition, start, the_job
+from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder, job_condition, pod, running, terminated
+from support.reconcile import KEY, add_task, get_condition, get_job, run_pod
 from trainingtask_api import TrainingReport, names
 from trainingtask_operator import metrics
-from trainingtask_operator.controller.conditions import STALE_AFTER
+from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT
 from trainingtask_operator.controller.reconciler import Reconciler
-from trainingtask_operator.controller.task_parser import parse
+from trainingtask_operator.controller.task_parser import parse_task
 from trainingtask_operator.settings import Settings
 
 FUTURE = ["9999-12-31T23:59:59Z", "2099-01-01T00:00:00Z", "2026-01-01T00:07:01Z"]
@@ -21,14 +21,16 @@ SECOND = {"attempt": 2, "created": "2026-01-01T00:01:10Z"}
 
 
 async def report(cluster: FakeCluster, task: dict[str, Any], **fields: Any) -> None:
-    said = {"attempt": 1, "phase": "Training", **fields}
-    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": said}, manager=names.TRAINER_FIELD_MANAGER)
+    training = {"attempt": 1, "phase": "Training", **fields}
+    await cluster.apply_status(
+        *KEY, task["metadata"]["uid"], {"training": training}, manager=names.TRAINER_FIELD_MANAGER
+    )
 
 
-async def test_the_status_names_the_pod_of_the_attempt_in_writes_that_are_made_anyway(
+async def test_the_status_has_the_pods_uid_without_a_write_of_its_own(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
-    task = add(cluster, runPolicy__retries=1)
+    task = add_task(cluster, runPolicy__retries=1)
     uid = task["metadata"]["uid"]
     await reconciler.reconcile(*KEY)
     cluster.pods[uid] = [pod(task)]
@@ -55,23 +57,21 @@ async def test_the_status_names_the_pod_of_the_attempt_in_writes_that_are_made_a
     assert cluster.requests.count("apply status") == 5, "Pending, Running, Starting, Interrupted, Running"
 
 
-async def test_a_pod_that_ended_before_it_was_seen_is_named_all_the_same(
+async def test_a_pod_that_finished_before_its_first_event_is_in_the_status(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:
-    task = add(cluster)
+    task = add_task(cluster)
     await reconciler.reconcile(*KEY)
     ended = pod(task, phase="Succeeded", state=terminated(0))
     cluster.pods[task["metadata"]["uid"]] = [ended]
-    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
     assert (task["status"]["state"], task["status"]["podUid"]) == ("Succeeded", ended["metadata"]["uid"])
 
 
-async def test_the_pod_of_a_task_that_goes_on_after_a_pause_is_named(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add(cluster)
-    await start(cluster, reconciler, task)
+async def test_the_pod_of_a_resumed_task_is_in_the_status(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
     task["spec"]["runPolicy"] = {"suspend": True}
     cluster.pods[task["metadata"]["uid"]] = []
     await reconciler.reconcile(*KEY)
@@ -84,18 +84,20 @@ async def test_the_pod_of_a_task_that_goes_on_after_a_pause_is_named(
 
 @pytest.mark.parametrize("time", [*FUTURE, *PAST])
 @pytest.mark.parametrize("field", ["reportTime", "startTime", "finishTime"])
-async def test_a_report_of_no_time_of_the_task_is_replaced_by_the_last_words(
-    cluster: FakeCluster, reconciler: Reconciler, rows: Rows, field: str, time: str
+async def test_an_implausible_report_is_replaced_by_the_termination_message(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder, field: str, time: str
 ) -> None:
-    task = add(cluster)
-    await start(cluster, reconciler, task)
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
     finish = "2026-01-01T00:01:02Z"
     await report(cluster, task, score="0.999", **{"finishTime": finish, field: time})
     before = metrics.INVALID_RECORDS.labels("report")._value.get()
-    words = TrainingReport.model_validate({"attempt": 1, "phase": "Done", "finishTime": finish, "score": "0.5"})
-    ended = pod(task, phase="Succeeded", state=terminated(0, words.model_dump_json(by_alias=True)))
+    termination_report = TrainingReport.model_validate(
+        {"attempt": 1, "phase": "Done", "finishTime": finish, "score": "0.5"}
+    )
+    ended = pod(task, phase="Succeeded", state=terminated(0, termination_report.model_dump_json(by_alias=True)))
     cluster.pods[task["metadata"]["uid"]] = [ended]
-    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
     await reconciler.reconcile(*KEY)
     assert task["status"]["training"]["score"] == "0.5"
@@ -103,45 +105,45 @@ async def test_a_report_of_no_time_of_the_task_is_replaced_by_the_last_words(
     assert metrics.INVALID_RECORDS.labels("report")._value.get() > before
 
 
-async def test_last_words_of_the_future_are_not_stored(cluster: FakeCluster, reconciler: Reconciler) -> None:
-    task = add(cluster)
-    await start(cluster, reconciler, task)
-    words = '{"attempt": 1, "phase": "Done", "finishTime": "2099-01-01T00:00:00Z"}'
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, words))]
-    the_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+async def test_a_termination_message_of_the_future_is_not_stored(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    termination_report = '{"attempt": 1, "phase": "Done", "finishTime": "2099-01-01T00:00:00Z"}'
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Succeeded", state=terminated(0, termination_report))]
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
     await reconciler.reconcile(*KEY)
     assert task["status"]["state"] == "Succeeded"
     assert "training" not in task["status"]
 
 
 @pytest.mark.parametrize("time", FUTURE[:2])
-async def test_a_report_of_the_future_is_no_sign_of_life(
-    cluster: FakeCluster, settings: Settings, rows: Rows, time: str
+async def test_a_report_of_the_future_is_no_heartbeat(
+    cluster: FakeCluster, settings: Settings, recorder: FakeRecorder, time: str
 ) -> None:
-    task = add(cluster)
+    task = add_task(cluster)
     now = NOW
-    reconciler = Reconciler(cluster, cluster, settings, rows, clock=lambda: now)
+    reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: now)
     for _ in range(2):
         await reconciler.reconcile(*KEY)
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
     await report(cluster, task, reportTime=time)
     assert await reconciler.reconcile(*KEY) is not None
-    now = datetime(2026, 1, 1, 0, 0, 3, tzinfo=UTC) + STALE_AFTER
+    now = datetime(2026, 1, 1, 0, 0, 3, tzinfo=UTC) + HEARTBEAT_TIMEOUT
     await reconciler.reconcile(*KEY)
-    assert condition(task, "Running")["reason"] == "ProgressStale"
+    assert get_condition(task, "Running")["reason"] == "ProgressStale"
 
 
 async def test_a_pod_that_started_in_the_year_9999_breaks_nothing(cluster: FakeCluster, reconciler: Reconciler) -> None:
-    task = add(cluster)
+    task = add_task(cluster)
     await reconciler.reconcile(*KEY)
     cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running("9999-12-31T23:59:59Z"))]
-    assert await reconciler.reconcile(*KEY) == STALE_AFTER
+    assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT
 
 
-def test_a_clock_that_is_a_little_ahead_is_believed() -> None:
+def test_a_report_within_the_clock_skew_is_plausible() -> None:
     task = FakeCluster().add_task(specs.task("t", specs.CLASSICAL))
     task["status"] = {"training": {"attempt": 1, "phase": "Training", "reportTime": "2026-01-01T00:06:59Z"}}
-    read = parse(task, NOW)
+    read = parse_task(task, NOW)
     assert read is not None
     assert read.status is not None
     assert read.status.training is not None

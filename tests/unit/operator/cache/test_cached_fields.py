@@ -1,4 +1,4 @@
-"""What is kept of an object: what a reconcile reads, and no more of it than fits."""
+"""The cached fields of each kind of object, and their bounds."""
 
 import tracemalloc
 from datetime import UTC, datetime
@@ -8,12 +8,18 @@ import pytest
 from pydantic_core import from_json, to_json
 
 from support import specs
-from support.in_memory_api_server import NOW, FakeCluster, Rows
+from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder
 from trainingtask_api import names
-from trainingtask_operator.cache.transform import LABELS_CHARACTERS, kept_note, kept_pod, kept_task
+from trainingtask_operator.cache.cached_fields import (
+    MAX_LABELS_CHARACTERS,
+    trim_job,
+    trim_kube_event,
+    trim_pod,
+    trim_task,
+)
 from trainingtask_operator.controller.reconciler import Reconciler
-from trainingtask_operator.controller.task_parser import parse
-from trainingtask_operator.manager import App
+from trainingtask_operator.controller.task_parser import parse_task
+from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import Settings
 
 CREATED = "2026-01-01T00:00:00Z"
@@ -39,41 +45,41 @@ def large(name: str, labels: int) -> bytes:
     return to_json(task)
 
 
-async def test_twenty_tasks_with_a_megabyte_of_labels_take_less_than_three_in_memory(settings: Settings) -> None:
+async def test_twenty_tasks_with_1_mib_of_labels_take_less_than_3_mib(settings: Settings) -> None:
     bodies = [large(f"t{number}", MIB) for number in range(20)]
-    app, cluster = App(settings), FakeCluster()
+    manager, cluster = Manager(settings), FakeCluster()
     cluster._version = 100
-    reconciler = Reconciler(cluster, app._view, settings, Rows(), clock=lambda: NOW)
+    reconciler = Reconciler(cluster, manager.cache, settings, FakeRecorder(), clock=lambda: NOW)
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()
         for body in bodies:
-            app.task_seen("ADDED", from_json(body))
+            manager.event_handlers.on_task_event("ADDED", from_json(body))
         for number, body in enumerate(bodies):  # what was written stays until the watch shows it
             cluster.tasks["default", f"t{number}"] = from_json(body)
-            assert parse(cluster.tasks["default", f"t{number}"], NOW), "as it is read live"
+            assert parse_task(cluster.tasks["default", f"t{number}"], NOW), "as it is read live"
             for _ in range(2):
                 await reconciler.reconcile("default", f"t{number}")
             cluster.tasks.clear()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert len(app.tasks) == 20
+    assert len(manager.cache.tasks) == 20
     assert after - before < 3 * MIB, "the parser keeps some strings of its own"
 
 
-def test_labels_are_kept_whole_or_not_at_all() -> None:
-    def kept(characters: int) -> dict[str, str]:
+def test_labels_are_cached_whole_or_not_at_all() -> None:
+    def trimmed(characters: int) -> dict[str, str]:
         body: dict[str, Any] = from_json(large("t", 0))
         body["metadata"]["labels"] = {"team": "v" * (characters - len("team"))}
-        found: dict[str, str] = kept_task(body)["metadata"]["labels"]
+        found: dict[str, str] = trim_task(body)["metadata"]["labels"]
         return found
 
-    assert kept(LABELS_CHARACTERS)["team"]
-    assert kept(LABELS_CHARACTERS + 1) == {}
+    assert trimmed(MAX_LABELS_CHARACTERS)["team"]
+    assert trimmed(MAX_LABELS_CHARACTERS + 1) == {}
 
 
-def test_of_a_pod_the_trainers_container_is_kept() -> None:
+def test_of_a_pod_the_trainers_container_is_cached() -> None:
     state = {"terminated": {"exitCode": 1, "reason": "Error", "message": "m" * 9000, "containerID": "c"}}
     pod = {
         "kind": "Pod",
@@ -95,12 +101,12 @@ def test_of_a_pod_the_trainers_container_is_kept() -> None:
             "containerStatuses": [{"name": "sidecar"}, {"name": "trainer", "imageID": "x" * 300, "state": state}],
         },
     }
-    kept = kept_pod(pod)
-    assert kept["metadata"]["labels"] == {names.TASK_UID_LABEL: "t"}
-    assert kept["metadata"]["annotations"] == {names.FAILURE_COUNT_ANNOTATION: "1"}
-    assert kept["metadata"]["ownerReferences"] == [{"uid": "j", "controller": True}]
+    trimmed = trim_pod(pod)
+    assert trimmed["metadata"]["labels"] == {names.TASK_UID_LABEL: "t"}
+    assert trimmed["metadata"]["annotations"] == {names.FAILURE_COUNT_ANNOTATION: "1"}
+    assert trimmed["metadata"]["ownerReferences"] == [{"uid": "j", "controller": True}]
     terminated = {"exitCode": 1, "reason": "Error", "message": "m" * 4096}
-    assert kept["status"] == {
+    assert trimmed["status"] == {
         "phase": "Failed",
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}],
@@ -120,10 +126,21 @@ def test_of_a_pod_the_trainers_container_is_kept() -> None:
 def test_an_event_that_cannot_be_read_is_refused(odd: dict[str, Any]) -> None:
     body = {"metadata": {"name": "e", "uid": "e", "creationTimestamp": CREATED}, **odd}
     with pytest.raises((ValueError, TypeError)):
-        kept_note(body)
+        trim_kube_event(body)
 
 
-def test_of_an_event_the_beginning_of_its_message_is_kept() -> None:
+def test_the_message_of_an_event_is_cut() -> None:
     body = {"metadata": {}, "lastTimestamp": CREATED, "message": "m" * 100_000}
-    note = kept_note(body)
-    assert (len(note.message), note.when) == (4096, datetime(2026, 1, 1, tzinfo=UTC))
+    event = trim_kube_event(body)
+    assert (len(event.message), event.time) == (4096, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_the_counts_of_a_job_are_not_cached() -> None:
+    identity = {"uid": "1", "name": "j", "namespace": "n", "resourceVersion": "1"}
+    identity["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    body = {"metadata": {**identity, "managedFields": [1]}, "spec": {"suspend": False, "template": {}}}
+    start = "2026-01-01T00:00:00Z"
+    trimmed = trim_job({**body, "status": {"active": 1, "startTime": start, "conditions": []}})
+    assert trimmed["status"] == {"startTime": start, "conditions": []}
+    assert trimmed["spec"] == {"suspend": False}
+    assert trimmed["metadata"] == {**identity, "labels": {}, "ownerReferences": []}

@@ -1,0 +1,190 @@
+"""The fields of tasks, Jobs, pods and Events that are kept in memory: those that a reconcile reads. Pure.
+
+A trimmed object is small and has the types that a reconcile relies on: anything else raises one of
+`malformed_records.MALFORMED`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from trainingtask_api import names
+from trainingtask_operator.kube_objects import TERMINAL_CONDITIONS, KubeEvent, Object, get_container_status, parse_time
+
+# A task with more labels than this, keys and values together, is cached and recorded without any.
+MAX_LABELS_CHARACTERS = 4096
+_MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
+
+_IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+_METADATA = (*_IDENTITY, "generation", "deletionTimestamp")
+_JOB_SPEC = ("suspend", "ttlSecondsAfterFinished")
+_JOB_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
+_POD_STATUS = ("phase", "reason", "message")
+_POD_CONDITION = ("type", "status", "reason", "message")
+_POD_CONDITION_TYPES = ("DisruptionTarget", "PodScheduled")
+_POD_ANNOTATIONS = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
+_CONTAINER_STATES = {
+    "waiting": ("reason", "message"),
+    "running": ("startedAt",),
+    "terminated": ("exitCode", "reason", "message", "startedAt", "finishedAt"),
+}
+_TIMES = {"startedAt", "finishedAt", "startTime", "lastTransitionTime", "creationTimestamp", "deletionTimestamp"}
+_NUMBERS = {"exitCode", "generation"}
+
+
+def trim_task(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of a task."""
+    labels = _to_object(body["metadata"].get("labels"))
+    if sum(len(_to_text(key)) + len(_to_text(value)) for key, value in labels.items()) > MAX_LABELS_CHARACTERS:
+        labels = {}
+    spec = _to_object(body["spec"])
+    _to_object(spec.get("runPolicy"))
+    task = _trim(body, dict(labels), spec)
+    if body.get("status"):
+        task["status"] = _to_object(body["status"])
+    return task
+
+
+def trim_job(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of a Job."""
+    spec, status = _to_object(body["spec"]), _to_object(body.get("status"))
+    job = _trim_child(body, {field: spec[field] for field in _JOB_SPEC if field in spec})
+    conditions = [_select(condition, *_JOB_CONDITION) for condition in _to_objects(status.get("conditions"))]
+    if any("lastTransitionTime" not in c for c in conditions if c["type"] in TERMINAL_CONDITIONS):
+        raise KeyError("lastTransitionTime")
+    job["status"] = {**_select(status, "startTime"), "conditions": conditions}
+    return job
+
+
+def trim_pod(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of a pod."""
+    containers = {container["name"]: container for container in _to_objects(body["spec"]["containers"])}
+    container = containers.get(names.TRAINER_CONTAINER, {})  # an injected sidecar may come first
+    limits = _to_object(_to_object(container.get("resources")).get("limits"))
+    pod = _trim_child(
+        body,
+        {
+            "nodeName": _to_optional_text(body["spec"].get("nodeName")),
+            "image": _to_optional_text(container.get("image")),
+            "memoryLimit": _to_optional_text(limits.get("memory")),
+            "storageLimit": _to_optional_text(limits.get("ephemeral-storage")),
+        },
+    )
+    annotations = _to_object(body["metadata"].get("annotations"))
+    pod["metadata"]["annotations"] = {
+        name: _to_text(annotations[name]) for name in _POD_ANNOTATIONS if name in annotations
+    }
+    status = _to_object(body.get("status"))
+    pod["status"] = {
+        **_select(status, *_POD_STATUS),
+        "conditions": [
+            _select(condition, *_POD_CONDITION)
+            for condition in _to_objects(status.get("conditions"))
+            if condition.get("type") in _POD_CONDITION_TYPES
+        ],
+    }
+    trainer = get_container_status({"containerStatuses": _to_objects(status.get("containerStatuses"))})
+    state = _to_object(trainer.get("state"))
+    if state:
+        trimmed = {
+            name: _select(_to_object(state[name]), *fields)
+            for name, fields in _CONTAINER_STATES.items()
+            if state.get(name)
+        }
+        pod["status"]["containerStatuses"] = [{"name": names.TRAINER_CONTAINER, "state": trimmed}]
+    return pod
+
+
+def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
+    """Return the cached fields of an Event; the two Event APIs name the same fields differently."""
+    series = _to_object(body.get("series"))
+    observed = (
+        series.get("lastObservedTime")
+        or body.get("lastTimestamp")
+        or body.get("deprecatedLastTimestamp")
+        or body.get("eventTime")
+        or body["metadata"]["creationTimestamp"]
+    )
+    count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
+    message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
+    return KubeEvent(message=message, count=_to_number(count), time=parse_time(observed))
+
+
+def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:
+    """Return a Job or pod with the labels and the controller that connect it to its task."""
+    metadata = body["metadata"]
+    found = _to_object(metadata.get("labels"))
+    labels = {
+        label: _to_text(found[label]) for label in (names.TASK_NAME_LABEL, names.TASK_UID_LABEL) if label in found
+    }
+    child = _trim(body, labels, spec)
+    child["metadata"]["ownerReferences"] = [
+        {"uid": _to_text(owner["uid"]), "controller": True}
+        for owner in _to_objects(metadata.get("ownerReferences"))
+        if owner.get("controller")
+    ]
+    return child
+
+
+def _trim(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> Object:
+    metadata = _select(body["metadata"], *_METADATA)
+    missing = [field for field in _IDENTITY if field not in metadata]
+    if missing:
+        raise KeyError(*missing)
+    int(metadata["resourceVersion"])
+    return {
+        "apiVersion": body.get("apiVersion"),
+        "kind": body.get("kind"),
+        "metadata": {**metadata, "labels": labels},
+        "spec": spec,
+    }
+
+
+def _select(item: Mapping[str, Any], *fields: str) -> Object:
+    """Return the fields that `item` has, checked to be times, numbers or else text; text is cut."""
+    selected = {}
+    for field in fields:
+        value = item.get(field)
+        if value is None:
+            continue
+        if field in _TIMES:
+            parse_time(value)
+        elif field in _NUMBERS:
+            _to_number(value)
+        else:
+            value = _to_text(value)[:_MAX_MESSAGE_CHARACTERS]
+        selected[field] = value
+    return selected
+
+
+def _to_text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} instead of text")
+    return value
+
+
+def _to_optional_text(value: Any) -> str | None:
+    return None if value is None else _to_text(value)
+
+
+def _to_number(value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{type(value).__name__} instead of a number")
+    return value
+
+
+def _to_object(value: Any) -> Object:
+    """Return an object, {} for null."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"{type(value).__name__} instead of an object")
+    return value
+
+
+def _to_objects(value: Any) -> list[Object]:
+    """Return a list of objects, [] for null."""
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} instead of a list")
+    return [_to_object(item) for item in value]

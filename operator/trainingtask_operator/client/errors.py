@@ -1,0 +1,30 @@
+"""The one error of requests to the API server."""
+
+
+class ClusterError(Exception):
+    """The API server refused a request, or did not answer.
+
+    Attributes
+    ----------
+    status
+        The HTTP status; 0 when there was no answer.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+    @property
+    def is_not_found(self) -> bool:
+        """Return whether the object does not exist."""
+        return self.status == 404
+
+    @property
+    def is_conflict(self) -> bool:
+        """Return whether the object exists already, or has another uid than the request names."""
+        return self.status == 409
+
+    @property
+    def is_rejected(self) -> bool:
+        """Return whether the request is invalid or forbidden: repeating it unchanged cannot succeed."""
+        return self.status in (400, 403, 422)

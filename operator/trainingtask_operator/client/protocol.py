@@ -1,0 +1,39 @@
+"""The requests that a reconcile may make: the seam behind which tests put an API server in memory."""
+
+from typing import Protocol
+
+from trainingtask_operator.kube_objects import Object
+
+
+class Cluster(Protocol):
+    """The API server as the reconciler uses it. Every method raises ClusterError."""
+
+    async def apply_status(self, namespace: str, name: str, uid: str, status: Object, *, manager: str) -> Object:
+        """Apply `status` under the field manager and return the task; raise a 409 when the task has another uid."""
+
+    async def get_task(self, namespace: str, name: str) -> Object:
+        """Return the task."""
+
+    async def get_job(self, namespace: str, name: str) -> Object:
+        """Return the Job."""
+
+    async def create_job(self, job: Object) -> Object:
+        """Create the Job and return it."""
+
+    async def patch_job(self, namespace: str, name: str, patch: Object) -> Object:
+        """Merge `patch` into the Job and return it."""
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """Delete the Job, and its pods after it."""
+
+    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+        """Activate or deactivate the Job's Workload in Kueue; return False when the Job has none."""
+
+    async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
+        """Return the live pods of a task."""
+
+    async def is_namespace_terminating(self, namespace: str) -> bool:
+        """Return whether the namespace is being deleted."""
+
+    async def create_event(self, event: Object) -> None:
+        """Create an Event (events.k8s.io/v1)."""

@@ -1,0 +1,147 @@
+"""The rows that wait to be written: bounded, one version per row, and none that is written already."""
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+from trainingtask_api import TrainingTask
+from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
+from trainingtask_operator.kube_objects import Key
+
+MAX_FORGOTTEN_ATTEMPTS = 1000  # of a deleted task: more than any has whose status was not edited
+
+EventId = tuple[str, str, datetime]  # type, reason, time
+
+
+class PendingRow(NamedTuple):
+    """A row to be written, its events, and a digest that differs from that of an earlier version."""
+
+    row: TrainingRun
+    events: dict[EventId, RunEvent]
+    digest: int
+
+
+class Backlog:
+    """The queue in memory. A row without room is dropped: its task is asked for it again, and after a restart every task."""
+
+    MAX_ROWS = 500  # with the scores of 28 labels a row takes 40 KB
+
+    def __init__(self) -> None:
+        self._rows: dict[uuid.UUID, PendingRow] = {}  # in order
+        self._log_pods: dict[uuid.UUID, str] = {}  # id -> the pod whose log belongs into the row
+        self._written_digests: dict[uuid.UUID, int] = {}  # of unfinished rows
+        self._final: set[uuid.UUID] = set()  # finished rows that are written
+        self._dropped: set[Key] = set()  # tasks whose rows had no room
+        self._added = asyncio.Event()
+        self._emptied = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, row_id: uuid.UUID) -> bool:
+        return row_id in self._rows
+
+    def add(self, row: TrainingRun, events: Sequence[RunEvent], log_pod: str | None) -> None:
+        """Enqueue a row in the place of an earlier version, unless it is written already or there is no room."""
+        row_events = {(event.type, event.reason, event.time): event for event in events if event.run_id == row.id}
+        digest = _compute_digest(row, row_events)
+        if row.id in self._final or self._written_digests.get(row.id) == digest:
+            return
+        earlier = self._rows.get(row.id)
+        if earlier is None and len(self._rows) >= self.MAX_ROWS:
+            self._dropped.add((row.namespace, row.name))
+            return
+        self._rows[row.id] = PendingRow(row, earlier.events | row_events if earlier else row_events, digest)
+        if row.finish_time is not None and log_pod is not None:
+            self._log_pods[row.id] = log_pod
+        self._added.set()
+        self._emptied.clear()
+
+    async def wait_until_added(self) -> None:
+        """Wait until there is a row."""
+        while not self._rows:
+            self._emptied.set()
+            self._added.clear()
+            await self._added.wait()
+
+    async def wait_until_empty(self) -> None:
+        """Wait until all rows are written."""
+        if self._rows:
+            await self._emptied.wait()
+
+    def peek(self, number: int) -> list[PendingRow]:
+        """Return the first rows."""
+        return list(itertools.islice(self._rows.values(), number))
+
+    def get_log_pod(self, row_id: uuid.UUID) -> str | None:
+        """Return the pod whose log belongs into the row."""
+        return self._log_pods.get(row_id)
+
+    def mark_written(self, pending: PendingRow) -> None:
+        """Remove a written row, unless a newer version was added meanwhile."""
+        row = pending.row
+        if row.finish_time is None:
+            self._written_digests[row.id] = pending.digest
+        else:
+            self._written_digests.pop(row.id, None)
+            if row.status != RunStatus.CANCELLED:  # a deleted task submits no more rows
+                self._final.add(row.id)
+        if self._rows[row.id] is pending:
+            del self._rows[row.id]
+            self._log_pods.pop(row.id, None)
+
+    def postpone(self, row_id: uuid.UUID) -> None:
+        """Move a row that cannot be written to the end; drop it for now when there are many."""
+        pending = self._rows.pop(row_id, None)
+        if pending is None:
+            return
+        if len(self._rows) < self.MAX_ROWS // 4:  # so that there is room for others
+            self._rows[row_id] = pending
+        else:
+            self._dropped.add((pending.row.namespace, pending.row.name))
+
+    def pop_dropped(self) -> list[Key]:
+        """Return tasks whose rows were dropped, as far as there is room now; the namespaces take turns."""
+        if len(self._rows) >= self.MAX_ROWS // 2:
+            return []
+        by_namespace: dict[str, list[Key]] = {}
+        for key in sorted(self._dropped):
+            by_namespace.setdefault(key[0], []).append(key)
+        turns = (key for turn in itertools.zip_longest(*by_namespace.values()) for key in turn if key is not None)
+        keys = list(itertools.islice(turns, self.MAX_ROWS // 2))
+        self._dropped.difference_update(keys)
+        return keys
+
+    def is_final(self, row_id: uuid.UUID) -> bool:
+        """Return whether the finished row is written."""
+        return row_id in self._final
+
+    def mark_final(self, row_ids: set[uuid.UUID]) -> None:
+        """Take these rows as written; they are not written again."""
+        self._final |= row_ids
+
+    def forget(self, task: TrainingTask) -> None:
+        """Free the memory of a finished and deleted task."""
+        last = (task.status and task.status.attempt) or 1
+        for number in range(max(1, last - MAX_FORGOTTEN_ATTEMPTS), last + 1):
+            row_id = run_id(task.metadata.uid or "", number)
+            self._final.discard(row_id)
+            self._written_digests.pop(row_id, None)
+
+
+def _compute_digest(row: TrainingRun, event_ids: Collection[EventId]) -> int:
+    return hash(
+        (
+            row.status,
+            row.finish_time,
+            row.start_time,
+            row.error_reason,
+            row.node,
+            row.namespace_uid,
+            bool(row.training_result),
+            frozenset(event_ids),
+        )
+    )

@@ -1,0 +1,62 @@
+"""The periodic resync: compare the cache with a live list, and enqueue every unfinished task."""
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+
+from trainingtask_operator.cache.assume_cache import AssumeCache
+from trainingtask_operator.cache.workqueue import Priority, WorkQueue
+from trainingtask_operator.client.errors import ClusterError
+from trainingtask_operator.client.kubernetes import KubernetesClient
+from trainingtask_operator.kube_objects import Key, get_uid
+from trainingtask_operator.manager.gauges import TaskGauges
+
+RESYNC_SECONDS = 300.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Resync:
+    """The loop, and its results that health checks read."""
+
+    cache: AssumeCache
+    queue: WorkQueue[Key]
+    gauges: TaskGauges
+    last_run: float = field(default_factory=time.monotonic)  # of the last complete comparison
+    missing: set[str] = field(default_factory=set)  # uids that two live lists in a row showed and no watch did
+
+    async def run(self, client: KubernetesClient) -> None:
+        """Resync periodically until cancelled."""
+        missing_before: set[str] = set()
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            cached = self.cache.uids()  # before the list: what is created meanwhile is not stale
+            try:
+                live = await _list_uids(client)
+            except ClusterError as error:
+                log.warning("resync: %s", error)
+                continue
+            self._evict_stale(cached - live)
+            missing = live - self.cache.uids()
+            self.missing, missing_before = missing & missing_before, missing
+            self.last_run = time.monotonic()
+            for key in self.cache.tasks.get_unfinished_keys():
+                self.queue.add(key, priority=Priority.LOW)
+
+    def _evict_stale(self, uids: set[str]) -> None:
+        if uids:
+            log.info("resync: %d objects were deleted while no watch was looking", len(uids))
+            self.cache.evict_stale(uids)
+            for uid in uids:
+                self.gauges.forget(uid)
+
+
+async def _list_uids(client: KubernetesClient) -> set[str]:
+    """Return the uids of all live tasks, Jobs and pods."""
+    uids = {get_uid(item) async for item in client.list_tasks()}
+    for kind in ("jobs", "pods"):
+        async for items, _ in client.list_children(kind):
+            uids |= {get_uid(item) for item in items}
+    return uids

@@ -1,0 +1,124 @@
+"""Which events enqueue a task, and with which priority."""
+
+from typing import Any
+
+import pytest
+
+from trainingtask_api import names
+from trainingtask_operator.cache.workqueue import WorkQueue
+from trainingtask_operator.kube_objects import Key, Object
+from trainingtask_operator.manager.manager import Manager
+from trainingtask_operator.settings import Settings
+
+COMPLETE = [{"type": "Complete", "status": "True"}]
+
+
+@pytest.fixture
+def manager(settings: Settings) -> Manager:
+    return Manager(settings)
+
+
+def make_task(name: str = "t", version: int = 1, **status: Any) -> Object:
+    metadata = {"namespace": "n", "name": name, "uid": f"uid-{name}", "resourceVersion": str(version)}
+    metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    return {"apiVersion": "v", "kind": "TrainingTask", "metadata": metadata, "spec": {}, "status": status}
+
+
+def make_pod(name: str, phase: str = "Running", version: int = 1) -> Object:
+    labels = {names.TASK_UID_LABEL: f"uid-{name}", names.TASK_NAME_LABEL: name}
+    metadata: Object = {"namespace": "n", "name": name, "uid": f"pod-{name}", "resourceVersion": str(version)}
+    metadata |= {"creationTimestamp": "2026-01-01T00:00:00Z", "labels": labels}
+    return {"kind": "Pod", "metadata": metadata, "spec": {"containers": []}, "status": {"phase": phase}}
+
+
+async def drain(queue: WorkQueue[Key]) -> list[str]:
+    found = []
+    while len(queue):
+        key = await queue.get()
+        assert key is not None
+        queue.done(key)
+        found.append(key[1])
+    return found
+
+
+async def test_a_new_task_comes_before_finished_ones(manager: Manager) -> None:
+    old = make_task("old", conditions=COMPLETE)
+    old["spec"] = {"runPolicy": {"ttlSecondsAfterFinished": 1}}
+    manager.event_handlers.on_task_event("MODIFIED", old)
+    manager.event_handlers.on_task_event("ADDED", make_task("new"))
+    assert await drain(manager.queue) == ["new", "old"]
+
+
+async def test_a_report_enqueues_at_once_only_when_it_finishes_the_training(manager: Manager) -> None:
+    manager.event_handlers.on_task_event("ADDED", make_task())
+    assert await drain(manager.queue) == ["t"]
+    for step in range(5):
+        manager.event_handlers.on_task_event("MODIFIED", make_task(version=2 + step, training={"step": step}))
+    assert await drain(manager.queue) == []
+    manager.event_handlers.on_task_event(
+        "MODIFIED", make_task(version=9, training={"step": 9, "finishTime": "2026-01-01T00:00:00Z"})
+    )
+    assert await drain(manager.queue) == ["t"]
+
+
+async def test_the_event_of_an_own_write_enqueues_nothing(manager: Manager) -> None:
+    manager.event_handlers.on_task_event("ADDED", make_task())
+    key = await manager.queue.get()
+    assert key is not None
+    manager.event_handlers.on_task_event(
+        "MODIFIED", make_task(version=2, state="Pending")
+    )  # before the response to the write
+    manager.cache.assume(make_task(version=2, state="Pending"))
+    manager.event_handlers.on_processed(key)
+    assert await drain(manager.queue) == []
+
+    manager.event_handlers.on_task_event("MODIFIED", make_task(version=3, state="Edited"))
+    key = await manager.queue.get()
+    assert key is not None
+    manager.event_handlers.on_task_event("MODIFIED", make_task(version=4, state="EditedAgain"))  # another writer
+    manager.event_handlers.on_processed(key)
+    assert await drain(manager.queue) == ["t"]
+
+
+async def test_a_running_pod_comes_before_pending_ones(manager: Manager) -> None:
+    for name in ("a", "b"):
+        manager.event_handlers.on_pod_event("ADDED", make_pod(name, "Pending"))
+    manager.event_handlers.on_pod_event("MODIFIED", make_pod("b"))
+    assert await drain(manager.queue) == ["b", "a"]
+
+
+async def test_a_standby_enqueues_unfinished_tasks_once_it_leads(
+    manager: Manager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Manager, "is_leader", False)
+    manager.event_handlers.on_task_event("ADDED", make_task("open"))
+    manager.event_handlers.on_task_event("ADDED", make_task("gone"))
+    manager.event_handlers.on_task_event("DELETED", make_task("gone", version=2))
+    manager.event_handlers.on_task_event("ADDED", make_task("over"))
+    manager.event_handlers.on_task_event("MODIFIED", make_task("over", version=2, conditions=COMPLETE))
+    assert await drain(manager.queue) == []
+    manager.on_started_leading()
+    assert await drain(manager.queue) == ["open"]
+    assert list(manager.backfill._unchecked) == [("n", "over")], "the history is queried first"
+
+
+async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager) -> None:
+    for number, name in enumerate(("live", "deleted")):
+        manager.event_handlers.on_task_event("ADDED", make_task(name))
+        manager.event_handlers.on_pod_event("ADDED", make_pod(name, version=number + 10))
+    assert await drain(manager.queue) == ["live", "deleted"]
+    manager.cache.has_synced = True
+    manager.event_handlers.on_pod_event(None, make_pod("live", version=10))
+    manager.event_handlers.prune_missing(manager.cache.pods, {"pod-live"})
+    assert manager.cache.pods.uids() == {"pod-live"}
+    assert (await drain(manager.queue))[0] == "deleted"
+
+
+async def test_a_later_list_enqueues_no_pod_that_had_finished_before(manager: Manager) -> None:
+    manager.cache.has_synced = True
+    for name, phase in (("ended", "Succeeded"), ("ends", "Running")):
+        manager.event_handlers.on_pod_event("ADDED", make_pod(name, phase, version=1))
+    await drain(manager.queue)
+    for name in ("ended", "ends", "new"):
+        manager.event_handlers.on_pod_event(None, make_pod(name, "Succeeded", version=2))
+    assert sorted(await drain(manager.queue)) == ["ends", "new"]
