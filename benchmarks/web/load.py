@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from support.fake_api_server import OWN_TOKEN, make_kubeconfig, serve_fake_api
 from support.many_runs import RUNS, seed
 from support.ports import free_port
-from support.postgres import throw_away_postgres
+from support.postgres import run_temporary_postgres
 from trainingtask_history.access import AccessScope
 from trainingtask_history.engine import open_history
 from trainingtask_history.migrations.runner import migrate
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=RUNS)
     options = parser.parse_args()
     with ExitStack() as stack:
-        postgres = stack.enter_context(contextmanager(throw_away_postgres)())
+        postgres = stack.enter_context(contextmanager(run_temporary_postgres)())
         name = postgres.create_database()
         url = postgres.url(name, name, name)
         engine = open_history(url)

@@ -17,8 +17,8 @@ from trainingtask_api.fields import (
     RelativePath,
     Revision,
     Seed,
-    cel_in,
     quote_names,
+    to_cel_list,
 )
 from trainingtask_api.rules import Contract, Rule
 
@@ -66,12 +66,12 @@ class TableColumns(Contract):
 _FROM_FILES = tuple(name for name in sorted(DATASETS, reverse=True) if DATASETS[name].is_path_required)
 
 
-def _only_for(field: str, remedy: str) -> Rule:
+def _refuse_unread(field: str, remedy: str) -> Rule:
     """Return the rule that a built-in data set which does not read `field` is not given it."""
     refused = tuple(name for name, known in DATASETS.items() if field not in known.fields)
     attribute = to_snake(field)
     return Rule(
-        f"!has(self.{field}) || !(self.name in {cel_in(refused)})",
+        f"!has(self.{field}) || !(self.name in {to_cel_list(refused)})",
         f"dataset.{field} {remedy}",
         lambda dataset: getattr(dataset, attribute) is None or dataset.name not in refused,
     )
@@ -137,14 +137,14 @@ class Dataset(Contract):
             lambda dataset: dataset.hub is None or dataset.path is None,
         ),
         Rule(
-            f"!(self.name in {cel_in(_FROM_FILES)}) || has(self.path)",
+            f"!(self.name in {to_cel_list(_FROM_FILES)}) || has(self.path)",
             f"dataset.path and dataset.volumeClaim are required for dataset.name {quote_names(_FROM_FILES)}",
             lambda dataset: dataset.name not in _FROM_FILES or dataset.path is not None,
         ),
-        _only_for("config", "is for dataset.name 'go_emotions': remove it"),
-        _only_for("includeAnswers", "is for dataset.name 'cross_validated': remove it"),
+        _refuse_unread("config", "is for dataset.name 'go_emotions': remove it"),
+        _refuse_unread("includeAnswers", "is for dataset.name 'cross_validated': remove it"),
         *(_refuse_source(name) for name, known in DATASETS.items() if not {"path", "hub"} & set(known.fields)),
-        _only_for("columns", "is for tables: remove it, or use dataset.name 'table'"),
+        _refuse_unread("columns", "is for tables: remove it, or use dataset.name 'table'"),
         Rule(
             "(has(self.validationFraction) ? self.validationFraction : 0.1) + (has(self.testFraction) ? self.testFraction : 0.2) < 1.0",
             "dataset.validationFraction (default 0.1) and dataset.testFraction (default 0.2) must add up to less than 1: no row would be left to train on",

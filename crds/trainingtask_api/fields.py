@@ -17,7 +17,7 @@ def match_pattern(pattern: str, message: str) -> Rule:
     return Rule(f"self.matches('{escaped}')", message, lambda value: compiled.search(value) is not None)
 
 
-def cel_in(names: tuple[str, ...]) -> str:
+def to_cel_list(names: tuple[str, ...]) -> str:
     """Return the names as a CEL list."""
     return "[" + ", ".join(f"'{name}'" for name in names) + "]"
 
@@ -36,7 +36,7 @@ def refuse_field(field: str, section: str, name: str, refused: tuple[str, ...], 
         return part is None or getattr(part, attribute) is None or attrgetter(name)(spec) not in refused
 
     return Rule(
-        f"!has(self.{section}.{field}) || !(self.{name} in {cel_in(refused)})",
+        f"!has(self.{section}.{field}) || !(self.{name} in {to_cel_list(refused)})",
         f"{section}.{field} {reason}",
         holds,
     )

@@ -14,7 +14,7 @@ from trainingtask_api.capabilities import (
     TRANSFORMER_FAMILIES,
     group_by_field,
 )
-from trainingtask_api.fields import HUB_ID_PATTERN, ObjectName, RegisteredName, Revision, cel_in, quote_names
+from trainingtask_api.fields import HUB_ID_PATTERN, ObjectName, RegisteredName, Revision, quote_names, to_cel_list
 from trainingtask_api.rules import Contract, Rule
 
 PREPROCESSOR_FIELDS = group_by_field(PREPROCESSORS)
@@ -25,13 +25,13 @@ def _refuse_unread(field: str, readers: tuple[str, ...]) -> Rule:
     refused = tuple(name for name in PREPROCESSORS if name not in readers)
     attribute = to_snake(field)
     return Rule(
-        f"!has(self.{field}) || !has(self.name) || !(self.name in {cel_in(refused)})",
+        f"!has(self.{field}) || !has(self.name) || !(self.name in {to_cel_list(refused)})",
         f"preprocessor.{field} belongs to {quote_names(readers)}: remove it",
         lambda preprocessor: getattr(preprocessor, attribute) is None or preprocessor.name not in refused,
     )
 
 
-def _checkpoint_rules(name: str) -> tuple[Rule, ...]:
+def _build_checkpoint_rules(name: str) -> tuple[Rule, ...]:
     """Return the rules on `checkpoint`, `revision` and `volumeClaim` of a section."""
     return (
         Rule(
@@ -106,7 +106,7 @@ class Preprocessor(Contract):
             "preprocessor.checkpoint is required for preprocessor.name 'embedding': the encoder that turns texts into vectors",
             lambda section: section.name != "embedding" or section.checkpoint is not None,
         ),
-        *_checkpoint_rules("preprocessor"),
+        *_build_checkpoint_rules("preprocessor"),
     )
 
 
@@ -144,12 +144,12 @@ class Model(Contract):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            f"!has(self.strategy) || !(self.name in {cel_in(TRANSFORMER_FAMILIES)})",
+            f"!has(self.strategy) || !(self.name in {to_cel_list(TRANSFORMER_FAMILIES)})",
             f"model.strategy is for classical models ({', '.join(CLASSICAL_MODELS)}): a transformer predicts all labels at once, remove it",
             lambda model: model.strategy is None or model.name not in TRANSFORMER_FAMILIES,
         ),
         Rule(
-            f"!has(self.strategy) || self.strategy != 'native' || !(self.name in {cel_in(_NOT_NATIVE)})",
+            f"!has(self.strategy) || self.strategy != 'native' || !(self.name in {to_cel_list(_NOT_NATIVE)})",
             f"model.strategy 'native' is for models that learn all labels at once ({', '.join(_NATIVE)}): use one_vs_rest, multi_output or classifier_chain",
             lambda model: model.strategy != Strategy.NATIVE or model.name not in _NOT_NATIVE,
         ),
@@ -159,12 +159,12 @@ class Model(Contract):
             lambda model: model.name != "auto" or model.checkpoint is not None,
         ),
         Rule(
-            f"!(has(self.checkpoint) || has(self.volumeClaim) || has(self.revision)) || !(self.name in {cel_in(CLASSICAL_MODELS)})",
+            f"!(has(self.checkpoint) || has(self.volumeClaim) || has(self.revision)) || !(self.name in {to_cel_list(CLASSICAL_MODELS)})",
             "model.checkpoint, model.revision and model.volumeClaim are for transformers: a classical model starts from nothing, remove them",
             lambda model: (
                 (model.checkpoint, model.volume_claim, model.revision) == (None, None, None)
                 or model.name not in CLASSICAL_MODELS
             ),
         ),
-        *_checkpoint_rules("model"),
+        *_build_checkpoint_rules("model"),
     )

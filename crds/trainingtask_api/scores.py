@@ -6,8 +6,8 @@ from pydantic import Field
 
 from trainingtask_api.rules import Contract
 
-Word = Annotated[str, Field(max_length=128)]
-Sentence = Annotated[str, Field(max_length=2048)]
+ShortText = Annotated[str, Field(max_length=128)]
+MessageText = Annotated[str, Field(max_length=2048)]
 
 
 class Averages(Contract):
@@ -55,12 +55,12 @@ class ValidationScores(Contract):
 class EvaluationResult(Contract):
     """Scores on rows that neither training nor threshold tuning has seen. What is absent is named in `undefined`."""
 
-    split: Word = Field(description="The rows that were scored.")
+    split: ShortText = Field(description="The rows that were scored.")
     rows: int = Field(description="Number of rows.")
     threshold: float | None = Field(
         None, description="Probability from which a label is predicted; absent when each label has its own."
     )
-    threshold_source: Word = Field(
+    threshold_source: ShortText = Field(
         description="'fixed' by the task, or tuned on the validation rows: 'global' or 'per_label'."
     )
     loss: float = Field(description="Binary cross-entropy, mean over rows and labels.")
@@ -85,7 +85,7 @@ class EvaluationResult(Contract):
     per_label: Annotated[list[LabelScore], Field(max_length=1000)] = Field(
         [], description="Scores of each label, in the data set's order."
     )
-    undefined: Annotated[dict[str, Sentence], Field(max_length=64)] = Field(
+    undefined: Annotated[dict[str, MessageText], Field(max_length=64)] = Field(
         {}, description="Score by path, such as 'macro.precision': why it is absent, or over which labels it is a mean."
     )
     all_zero: Baseline = Field(description="Baseline that predicts no label at all.")

@@ -9,7 +9,7 @@ from pydantic.alias_generators import to_snake
 
 from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, PREPROCESSORS, TRANSFORMER_FAMILIES
 from trainingtask_api.dataset import Dataset
-from trainingtask_api.fields import ObjectName, RelativePath, cel_in, match_pattern, quote_names, refuse_field
+from trainingtask_api.fields import ObjectName, RelativePath, match_pattern, quote_names, refuse_field, to_cel_list
 from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor
 from trainingtask_api.rules import Contract, Rule
 from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Precision, Training
@@ -20,6 +20,9 @@ class Device(StrEnum):
 
     CPU = "cpu"
     GPU = "gpu"
+
+
+_SIZE_PATTERN = r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$"
 
 
 class Resources(Contract):
@@ -42,10 +45,7 @@ class Resources(Contract):
         Annotated[
             str,
             Field(max_length=20),
-            match_pattern(
-                r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
-                "must be a memory size with a unit, such as '4Gi' or '512Mi'",
-            ),
+            match_pattern(_SIZE_PATTERN, "must be a memory size with a unit, such as '4Gi' or '512Mi'"),
         ]
         | None
     ) = Field(None, description="Memory, such as '4Gi'. Default: the operator's setting for the device.")
@@ -53,10 +53,7 @@ class Resources(Contract):
         Annotated[
             str,
             Field(max_length=20),
-            match_pattern(
-                r"^[1-9][0-9]*(\.[0-9]+)?(Mi|Gi|Ti|M|G|T)$",
-                "must be a size on disk with a unit, such as '20Gi' or '500Mi'",
-            ),
+            match_pattern(_SIZE_PATTERN, "must be a size on disk with a unit, such as '20Gi' or '500Mi'"),
         ]
         | None
     ) = Field(
@@ -153,10 +150,15 @@ class EnvironmentSecret(Contract):
 MUTABLE_RUN_POLICY = ("suspend", "ttlSecondsAfterFinished")
 
 
+def _unchanged(field: str) -> str:
+    """Return the CEL condition that an optional field is as before."""
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+
+
 def _make_immutable(field: str) -> Rule:
     """Return the transition rule of an optional field of the spec; only the API server has the old value."""
     return Rule(
-        f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})",
+        _unchanged(field),
         f"spec.{field} cannot be changed: create a new TrainingTask instead",
         lambda _: True,
     )
@@ -165,7 +167,7 @@ def _make_immutable(field: str) -> Rule:
 def _refuse_preprocessor(preprocessor: str, kind: str, models: tuple[str, ...], instead: str) -> Rule:
     """Return the rule that models of a kind are not given this preprocessor."""
     return Rule(
-        f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {cel_in(models)})",
+        f"!has(self.preprocessor) || !has(self.preprocessor.name) || self.preprocessor.name != '{preprocessor}' || !(self.model.name in {to_cel_list(models)})",
         f"preprocessor.name '{preprocessor}' cannot feed {kind}: use '{instead}', or leave it out",
         lambda spec: (
             spec.preprocessor is None or spec.preprocessor.name != preprocessor or spec.model.name not in models
@@ -178,7 +180,7 @@ def _refuse_unread_by_default(field: str) -> Rule:
     refused = tuple(name for name, model in MODELS.items() if field not in PREPROCESSORS[model.preprocessor])
     attribute = to_snake(field)
     return Rule(
-        f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {cel_in(refused)})",
+        f"!has(self.preprocessor) || has(self.preprocessor.name) || !has(self.preprocessor.{field}) || !(self.model.name in {to_cel_list(refused)})",
         f"preprocessor.{field} belongs to {quote_names(PREPROCESSOR_FIELDS[field])}: remove it, or set preprocessor.name",
         lambda spec: (
             spec.preprocessor is None
@@ -279,13 +281,14 @@ class TrainingTaskSpec(Contract):
             )
         ),
         Rule(
-            "self.runPolicy.retries == oldSelf.runPolicy.retries"
-            " && has(self.runPolicy.activeDeadlineSeconds) == has(oldSelf.runPolicy.activeDeadlineSeconds)"
-            " && (!has(self.runPolicy.activeDeadlineSeconds) || self.runPolicy.activeDeadlineSeconds == oldSelf.runPolicy.activeDeadlineSeconds)"
-            " && has(self.runPolicy.queueName) == has(oldSelf.runPolicy.queueName)"
-            " && (!has(self.runPolicy.queueName) || self.runPolicy.queueName == oldSelf.runPolicy.queueName)"
-            " && has(self.runPolicy.priorityClassName) == has(oldSelf.runPolicy.priorityClassName)"
-            " && (!has(self.runPolicy.priorityClassName) || self.runPolicy.priorityClassName == oldSelf.runPolicy.priorityClassName)",
+            " && ".join(
+                [
+                    "self.runPolicy.retries == oldSelf.runPolicy.retries",
+                    _unchanged("runPolicy.activeDeadlineSeconds"),
+                    _unchanged("runPolicy.queueName"),
+                    _unchanged("runPolicy.priorityClassName"),
+                ]
+            ),
             f"of spec.runPolicy only {' and '.join(MUTABLE_RUN_POLICY)} can be changed: create a new TrainingTask instead",
             lambda _: True,
         ),

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field
 
 from trainingtask_api.rules import Contract
-from trainingtask_api.scores import EvaluationResult, Sentence, ValidationScores, Word
+from trainingtask_api.scores import EvaluationResult, MessageText, ShortText, ValidationScores
 
 Scalar = str | int | float | bool
 
@@ -47,7 +47,7 @@ class Results(Contract):
     runtime_seconds: float = Field(description="Duration of the training itself.")
     samples_per_second: float = Field(description="Training rows per second.")
     labels: int = Field(description="Number of labels.")
-    data_fingerprint: Word = Field(description="SHA-256 over texts and labels of all splits.")
+    data_fingerprint: ShortText = Field(description="SHA-256 over texts and labels of all splits.")
     validation_texts_in_train: int = Field(
         0, description="Validation rows whose text stands in the training rows as well."
     )
@@ -62,13 +62,15 @@ class Results(Contract):
     )
     validation: ValidationScores = Field(description="Scores on the validation rows.")
     evaluation: EvaluationResult = Field(description="Scores on the test rows.")
-    warnings: Annotated[list[Sentence], Field(max_length=16)] = Field(
+    warnings: Annotated[list[MessageText], Field(max_length=16)] = Field(
         [], description="What a reader of the scores must know."
     )
     arguments: Annotated[dict[str, Scalar], Field(max_length=64)] = Field(
         {}, description="The arguments after all defaults."
     )
-    versions: Annotated[dict[str, Word], Field(max_length=32)] = Field({}, description="Versions of the libraries.")
+    versions: Annotated[dict[str, ShortText], Field(max_length=32)] = Field(
+        {}, description="Versions of the libraries."
+    )
     model_path: Annotated[str, Field(max_length=1024)] | None = Field(
         None, description="Folder of the trained model in the output claim."
     )
@@ -77,8 +79,8 @@ class Results(Contract):
 class Failure(Contract):
     """The failure of a training."""
 
-    reason: Word = Field(description="Stable CamelCase word.")
-    message: Sentence = Field(description="What went wrong and what to do.")
+    reason: ShortText = Field(description="Stable CamelCase word.")
+    message: MessageText = Field(description="What went wrong and what to do.")
     phase: Phase = Field(description="What the trainer was doing.")
 
 
@@ -91,11 +93,11 @@ class TrainingReport(Contract):
     epochs: int | None = Field(None, description="Number of epochs.")
     step: int | None = Field(None, description="Optimiser steps done.")
     total_steps: int | None = Field(None, description="Optimiser steps in all.")
-    progress: Word | None = Field(None, description="Progress of the training, such as '42%'.")
+    progress: ShortText | None = Field(None, description="Progress of the training, such as '42%'.")
     loss: float | None = Field(None, description="Latest training loss.")
     samples_per_second: float | None = Field(None, description="Training rows per second.")
-    eta: Word | None = Field(None, description="Time left, such as '2m10s'.")
-    score: Word | None = Field(None, description="Micro-averaged F1 on the test rows.")
+    eta: ShortText | None = Field(None, description="Time left, such as '2m10s'.")
+    score: ShortText | None = Field(None, description="Micro-averaged F1 on the test rows.")
     resumed_from_step: int | None = Field(
         None, description="Optimiser step of the checkpoint that this attempt went on from."
     )
@@ -110,12 +112,12 @@ class TrainingReport(Contract):
 class Condition(Contract):
     """A condition after the Kubernetes API conventions."""
 
-    type: Word = Field(description="Accepted, Running, Suspended, Interrupted, Complete or Failed.")
-    status: Annotated[Word, Field(json_schema_extra={"enum": ["True", "False", "Unknown"]})] = Field(
+    type: ShortText = Field(description="Accepted, Running, Suspended, Interrupted, Complete or Failed.")
+    status: Annotated[ShortText, Field(json_schema_extra={"enum": ["True", "False", "Unknown"]})] = Field(
         description="True, False or Unknown."
     )
-    reason: Word = Field(description="Stable CamelCase word.")
-    message: Sentence = Field(description="The cause and what to do, for a person.")
+    reason: ShortText = Field(description="Stable CamelCase word.")
+    message: MessageText = Field(description="The cause and what to do, for a person.")
     last_transition_time: AwareDatetime = Field(description="When `status` last changed.")
     observed_generation: int | None = Field(None, description="Generation of the spec that this is about.")
 
@@ -129,26 +131,26 @@ class AttemptRecord(Contract):
     start_time: AwareDatetime | None = Field(None, description="When its container started.")
     finish_time: AwareDatetime | None = Field(None, description="When its container ended.")
     exit_code: int | None = Field(None, description="Exit code of the trainer.")
-    reason: Word | None = Field(None, description="Why it ended.")
+    reason: ShortText | None = Field(None, description="Why it ended.")
 
 
 class TrainingTaskStatus(Contract):
     """Status of a TrainingTask."""
 
     observed_generation: int | None = Field(None, description="Generation of the spec that this status is about.")
-    state: Word | None = Field(
+    state: ShortText | None = Field(
         None,
         description="One word for people, derived from the conditions: Pending, Running, Suspended, Interrupted, Succeeded or Failed.",
     )
-    reason: Word | None = Field(None, description="Reason of the condition that `state` is derived from.")
+    reason: ShortText | None = Field(None, description="Reason of the condition that `state` is derived from.")
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = Field(
         None,
         description="Conditions: Accepted, Running, Suspended, Interrupted, Complete, Failed.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    job_name: Word | None = Field(None, description="The Job that trains.")
+    job_name: ShortText | None = Field(None, description="The Job that trains.")
     node: Annotated[str, Field(max_length=253)] | None = Field(None, description="The node of the latest attempt.")
-    pod_uid: Word | None = Field(
+    pod_uid: ShortText | None = Field(
         None, description="Uid of the latest attempt's pod: status.training is taken from this pod alone."
     )
     attempt: int | None = Field(None, description="The latest attempt; the first is 1.")

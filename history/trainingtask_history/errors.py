@@ -38,9 +38,11 @@ def translate_db_errors(engine: Engine) -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise HistoryLocked(f"{describe_database(engine)} keeps a row locked for another session") from None
-        raise HistoryUnavailable(f"{describe_database(engine)} did not answer: {_cause(engine, error)}") from None
+        raise HistoryUnavailable(
+            f"{describe_database(engine)} did not answer: {_extract_cause(engine, error)}"
+        ) from None
     except SQLAlchemyError as error:
-        raise HistoryError(f"{describe_database(engine)} refused: {_cause(engine, error)}") from None
+        raise HistoryError(f"{describe_database(engine)} refused: {_extract_cause(engine, error)}") from None
 
 
 def describe_database(engine: Engine) -> str:
@@ -51,7 +53,7 @@ def describe_database(engine: Engine) -> str:
     return f"the history database '{url.database}' at {url.host}:{url.port or 5432}"
 
 
-def _cause(engine: Engine, error: SQLAlchemyError) -> str:
+def _extract_cause(engine: Engine, error: SQLAlchemyError) -> str:
     """Return the first line of the driver's message; the lines after it quote statements and rows."""
     message = str(error.orig if isinstance(error, DBAPIError) else error).strip() or type(error).__name__
     line = message.splitlines()[0]

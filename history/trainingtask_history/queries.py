@@ -50,7 +50,7 @@ _LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC)
 _MAX_UNION = 100
 
 
-def _bounded(column: Column[Any], rows: int = 1) -> ColumnElement[Any]:
+def _bound_column(column: Column[Any], rows: int = 1) -> ColumnElement[Any]:
     """Return a column cut to its limits, NULL where Python cannot read the value: trainers write rows as they like."""
     share = min(1.0, _FULL_ROWS / max(1, rows))
     if isinstance(column.type, DateTime):
@@ -66,7 +66,7 @@ def _bounded(column: Column[Any], rows: int = 1) -> ColumnElement[Any]:
     return column
 
 
-_SUMMARY = [_bounded(RUNS.c[name]) for name in RunSummary.model_fields]
+_SUMMARY = [_bound_column(RUNS.c[name]) for name in RunSummary.model_fields]
 # Unbounded create_time, which the conditions bound: an index cannot give the order of an expression.
 _LISTED = [RUNS.c.create_time if column.name == "create_time" else column for column in _SUMMARY]
 _SUMMARIES = TypeAdapter(list[RunSummary])
@@ -138,7 +138,7 @@ def get_run(engine: Engine, scope: AccessScope, key: uuid.UUID) -> RunDetail | N
 
 def get_runs(engine: Engine, scope: AccessScope, keys: Sequence[uuid.UUID]) -> list[RunDetail]:
     """Return the runs of these ids that are in the scope, in this order; many share the limits of a few."""
-    columns = [_bounded(RUNS.c[name], len(keys)) for name in RunDetail.model_fields]
+    columns = [_bound_column(RUNS.c[name], len(keys)) for name in RunDetail.model_fields]
     rows = _fetch_all(engine, select(*columns).where(RUNS.c.id.in_(keys), scope.as_condition()))
     found = {row.id: RunDetail.model_validate(row) for row in rows}
     return [found[key] for key in keys if key in found]
@@ -175,12 +175,12 @@ def get_metrics(
     # Two statements: in one, the planner may scan the whole scope instead of these few runs.
     known = [row.id for row in _fetch_all(engine, select(RUNS.c.id).where(RUNS.c.id.in_(keys), scope.as_condition()))]
     curves: dict[uuid.UUID, dict[str, list[Point]]] = {}
-    for row in _fetch_all(engine, _metrics_statement(known, names, max_points)) if known else ():
+    for row in _fetch_all(engine, _build_metrics_statement(known, names, max_points)) if known else ():
         curves.setdefault(row.run_id, {}).setdefault(row.name, []).append(Point(row.step, row.value))
     return curves
 
 
-def _metrics_statement(keys: Sequence[uuid.UUID], names: Sequence[str], max_points: int) -> Select[Any]:
+def _build_metrics_statement(keys: Sequence[uuid.UUID], names: Sequence[str], max_points: int) -> Select[Any]:
     curve = (POINTS.c.run_id, POINTS.c.name)
     numbered = (
         select(

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from support.fake_nodes import PROFILES
-from support.kubectl import Kubectl, Refused, eventually, run
-from support.reason_scenes import broken, empty_hub, nodes, scenes
+from support.kubectl import Kubectl, Refused, eventually, forward_port, run
+from support.reason_tasks import apply_task, broken, empty_hub, nodes
 from support.release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
 from support.trainer_tokens import ReportAs, reporter
 
-__all__ = ["broken", "empty_hub", "nodes", "scenes"]
+__all__ = ["apply_task", "broken", "empty_hub", "nodes"]
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {
@@ -33,7 +33,7 @@ IMAGES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem == "test_rights")  # it looks at what the others did
+    items.sort(key=lambda item: item.path.stem == "test_rights")  # it reads the audit log of all others
     for item in items:
         if "tests/cluster" in str(item.path):
             item.add_marker(pytest.mark.cluster)
@@ -42,22 +42,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def session_begin() -> datetime:
-    """When the first of these tests began."""
+    """Return the time at which the first of these tests began."""
     return datetime.now(UTC)
 
 
-def restricted(namespace: str) -> dict[str, Any]:
+def build_namespace(namespace: str) -> dict[str, Any]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": labels}}
 
 
 @pytest.fixture(scope="session")
 def release() -> datetime:
-    """The chart, installed or upgraded, with the test namespace among those prepared; when that was done."""
-    everywhere = Kubectl("default")
+    """Install or upgrade the chart with the test namespace among the prepared ones; return the time."""
+    kubectl = Kubectl("default")
     run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     for namespace in (SYSTEM, NAMESPACE):
-        everywhere.apply(restricted(namespace))
+        kubectl.apply(build_namespace(namespace))
     values = [
         argument
         for variable, value in IMAGES.items()
@@ -65,7 +65,7 @@ def release() -> datetime:
         for repository, _, tag in [os.environ[variable].rpartition(":")]
         for argument in ("--set-string", f"{value}.repository={repository},{value}.tag={tag}")
     ]
-    namespaces = ",".join(sorted(prepared_namespaces() | {NAMESPACE}))
+    namespaces = ",".join(sorted(get_prepared_namespaces() | {NAMESPACE}))
     chart = str(ROOT / "charts" / "trainingtask-operator")
     run(
         "helm", "upgrade", "--install", RELEASE, chart, f"--namespace={SYSTEM}", f"--set=trainer.namespaces={{{namespaces}}}",
@@ -78,8 +78,8 @@ def release() -> datetime:
     return datetime.now(UTC)
 
 
-def prepared_namespaces() -> set[str]:
-    """Return the namespaces of a release that is there already, such as the demo's, so that it keeps them."""
+def get_prepared_namespaces() -> set[str]:
+    """Return the prepared namespaces of an existing release, such as the demo's, so that it keeps them."""
     try:
         values = json.loads(run("helm", "get", "values", RELEASE, f"--namespace={SYSTEM}", "--output=json")) or {}
     except Refused:
@@ -97,25 +97,33 @@ def kubectl(release: datetime) -> Kubectl:
     return Kubectl(NAMESPACE)
 
 
+@pytest.fixture(scope="module")
+def web(release: datetime) -> Iterator[str]:
+    """Yield the address of the installed web app, through `kubectl port-forward`."""
+    run("kubectl", "rollout", "status", f"deployment/{RELEASE}-web", f"--namespace={SYSTEM}", "--timeout=5m")
+    with forward_port(SYSTEM, f"service/{RELEASE}-web", 80) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
 @pytest.fixture(scope="session")
-def a_claim(kubectl: Kubectl) -> str:
-    """A claim with nothing in it."""
+def empty_claim(kubectl: Kubectl) -> str:
+    """Create an empty claim; return its name."""
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "a-claim"}, "spec": spec})
     return "a-claim"
 
 
 @pytest.fixture(scope="session")
-def offer(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], str]:
-    """Mount a folder of this machine as a read-only claim; on the local cluster only."""
+def mount_folder(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Path], str]:
+    """Return a function that offers a folder of this machine as a read-only claim; on the local cluster only."""
     temporary = tmp_path_factory.getbasetemp()
     if "TRAININGTASK_IMAGE_TRAINER" not in os.environ:
         pytest.skip(
             "needs the local cluster (make test-cluster): folders of this machine cannot be mounted into another one"
         )
 
-    def claim(name: str, folder: Path) -> str:
-        if temporary in folder.parents:  # pytest's are for this user alone, and trainers run as another
+    def mount(name: str, folder: Path) -> str:
+        if temporary in folder.parents:  # pytest's folders are private, and trainers run as another user
             for part in (temporary.parent, temporary, *folder.relative_to(temporary).parents):
                 (temporary / part).chmod(0o755)
             for item in (folder, *folder.rglob("*")):
@@ -124,16 +132,16 @@ def offer(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         subprocess.run(command, check=True, capture_output=True)
         return name
 
-    return claim
+    return mount
 
 
 @pytest.fixture
 def task(kubectl: Kubectl) -> Iterator[Callable[..., str]]:
-    """Apply tasks by name and spec; they are deleted after the test."""
+    """Yield a function that applies a task by name and spec; delete the tasks after the test."""
     names: list[str] = []
 
     def apply(name: str, spec: dict[str, Any]) -> str:
-        # Half a core: several tasks have to fit on the smallest machine at once.
+        # Half a core: several tasks must fit on two cores.
         spec = {**spec, "resources": {"cpu": "500m", **spec.get("resources", {})}}
         kubectl.apply(
             {

@@ -1,4 +1,4 @@
-"""The contract, enforced by a real API server."""
+"""The CRD's schema and rules on a real API server."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_good_specs_are_accepted(kubectl: Kubectl, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", specs.BAD)
-def test_bad_specs_are_refused_at_apply_with_a_sentence_that_names_the_field(kubectl: Kubectl, name: str) -> None:
+def test_bad_specs_are_refused_by_the_api_server_with_the_field(kubectl: Kubectl, name: str) -> None:
     spec, sentence = specs.BAD[name]
     with pytest.raises(Refused) as refused:
         dry_run(kubectl, name, spec)
@@ -40,7 +40,7 @@ def test_a_long_name_and_an_unknown_field_are_refused(kubectl: Kubectl) -> None:
         dry_run(kubectl, "x", specs.changed(specs.TRANSFORMER, training__epoch=3))
 
 
-CHANGES = {
+CHANGED_FIELDS = {
     "dataset": {"dataset": {"seed": 7}},
     "model": {"model": {"strategy": "multi_output"}},
     "training": {"training": {"seed": 7}},
@@ -56,46 +56,36 @@ CHANGES = {
 
 
 @pytest.fixture(scope="module")
-def suspended(kubectl: Kubectl) -> str:
-    """A task that exists and does not run."""
+def suspended_task(kubectl: Kubectl) -> str:
+    """Apply a suspended task; return its name."""
     kubectl.apply(specs.task("fixed", specs.changed(specs.CLASSICAL, runPolicy__suspend=True), kubectl.namespace))
     return "fixed"
 
 
-@pytest.mark.parametrize("part", CHANGES)
-def test_a_task_cannot_become_another_one(kubectl: Kubectl, suspended: str, part: str) -> None:
+def patch_spec(kubectl: Kubectl, task: str, spec: dict[str, object]) -> None:
+    """Patch the spec of a task by a dry run on the server."""
+    patch = json.dumps({"spec": spec})
+    kubectl("patch", "trainingtask", task, "--type=merge", "--patch", patch, "--dry-run=server")
+
+
+@pytest.mark.parametrize("part", CHANGED_FIELDS)
+def test_an_immutable_field_cannot_be_changed(kubectl: Kubectl, suspended_task: str, part: str) -> None:
     with pytest.raises(Refused, match="create a new TrainingTask instead"):
-        kubectl(
-            "patch",
-            "trainingtask",
-            suspended,
-            "--type=merge",
-            "--patch",
-            json.dumps({"spec": CHANGES[part]}),
-            "--dry-run=server",
-        )
+        patch_spec(kubectl, suspended_task, CHANGED_FIELDS[part])
 
 
-def test_all_that_cannot_be_changed_is_named(kubectl: Kubectl, suspended: str) -> None:
-    patch = json.dumps({"spec": CHANGES["device"] | CHANGES["training"] | CHANGES["runPolicy"]})
+def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended_task: str) -> None:
+    spec = CHANGED_FIELDS["device"] | CHANGED_FIELDS["training"] | CHANGED_FIELDS["runPolicy"]
     with pytest.raises(Refused) as refused:
-        kubectl("patch", "trainingtask", suspended, "--type=merge", "--patch", patch, "--dry-run=server")
+        patch_spec(kubectl, suspended_task, spec)
     for part in ("spec.training", "spec.device", "of spec.runPolicy only suspend and ttlSecondsAfterFinished"):
         assert f"{part} can" in str(refused.value)
     assert "spec.dataset" not in str(refused.value)
 
 
 @pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}])
-def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended: str, policy: dict[str, object]) -> None:
-    kubectl(
-        "patch",
-        "trainingtask",
-        suspended,
-        "--type=merge",
-        "--patch",
-        json.dumps({"spec": {"runPolicy": policy}}),
-        "--dry-run=server",
-    )
+def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended_task: str, policy: dict[str, object]) -> None:
+    patch_spec(kubectl, suspended_task, {"runPolicy": policy})
 
 
 def test_every_section_is_explained(kubectl: Kubectl) -> None:
@@ -104,7 +94,7 @@ def test_every_section_is_explained(kubectl: Kubectl) -> None:
     assert "Pretrained weights" in kubectl("explain", "tt.spec.model.checkpoint")
 
 
-def test_the_operator_may_touch_no_secret_and_delete_no_task(system: Kubectl) -> None:
+def test_the_operator_cannot_read_secrets_or_delete_tasks(system: Kubectl) -> None:
     account = f"--as=system:serviceaccount:{system.namespace}:trainingtask-operator"
     rules = system("auth", "can-i", "--list", account, "--namespace=default")
     assert "secrets" not in rules

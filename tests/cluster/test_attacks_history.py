@@ -1,6 +1,6 @@
-"""Attacks on the chart's own Postgres, with what a tenant can read: the Secret of its namespace's trainers.
+"""Attacks on the chart's own Postgres by a tenant that reads the Secret of its namespace's trainers.
 
-What the role may do with rows is shown by tests/unit/history/test_roles.py and test_attacks_history.py; here is what the chart sets up.
+These test the chart's set-up; tests/unit/history/test_roles.py and test_attacks_history.py test what the role may do with rows.
 """
 
 import base64
@@ -37,13 +37,13 @@ def as_trainer(kubectl: Kubectl, system: Kubectl) -> Callable[..., str]:
             return execute("select 1") == "1\n"
         return False
 
-    eventually("the role that the operator makes at its start", has_role)
+    eventually("the role that the operator creates at its start", has_role)
     return execute
 
 
 @pytest.fixture(scope="module")
 def others_run(system: Kubectl) -> Iterator[str]:
-    """A run of another namespace, of which there is none in the cluster's settings."""
+    """Insert a run of another namespace, which is not among the prepared ones; yield its id."""
     columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
     values = "gen_random_uuid(), 'uid-of-another', 'another', 'victim', 1, 'd', 'm', 'cpu', 'Running'"
     query = f"insert into training_run ({columns}) values ({values}) returning id"
@@ -74,7 +74,7 @@ def test_a_tenant_sees_and_changes_no_row_of_another(as_trainer: Callable[..., s
         "select * from pg_authid",
     ],
 )
-def test_a_tenant_is_denied_what_no_policy_confines(as_trainer: Callable[..., str], sql: str) -> None:
+def test_a_tenant_is_denied_functions_beyond_its_rows(as_trainer: Callable[..., str], sql: str) -> None:
     with pytest.raises(Refused, match="permission denied"):
         as_trainer(sql)
 
@@ -88,7 +88,7 @@ def test_a_tenant_reaches_no_other_database_or_role(as_trainer: Callable[..., st
         as_trainer("select 1", user="trainingtask")
 
 
-def test_the_database_speaks_no_clear_text(as_trainer: Callable[..., str]) -> None:
+def test_the_database_refuses_unencrypted_connections(as_trainer: Callable[..., str]) -> None:
     with pytest.raises(Refused, match="no encryption"):
         as_trainer("select 1", tls="disable")
 
@@ -96,7 +96,7 @@ def test_the_database_speaks_no_clear_text(as_trainer: Callable[..., str]) -> No
 def test_trainers_and_operator_verify_the_databases_certificate(
     kubectl: Kubectl, system: Kubectl, task: Callable[..., str], final_row: Callable[..., dict[str, object]]
 ) -> None:
-    """The trainer's own row arrives over TLS that it has verified: the operator does not know its phase."""
+    """The row has a phase, which only the trainer writes: it arrived over verified TLS."""
     name = task("over-tls", specs.CLASSICAL)
     kubectl.wait(name, "Complete")
     assert final_row(name)["phase"] == "Done"
@@ -107,11 +107,11 @@ def test_trainers_and_operator_verify_the_databases_certificate(
     assert names.HISTORY_CA_DIR in {mount["mountPath"] for mount in pod["volumeMounts"]}
 
 
-def test_a_tenants_lock_holds_up_nobodys_rows(
+def test_a_tenants_lock_delays_no_other_rows(
     as_trainer: Callable[..., str], kubectl: Kubectl, task: Callable[..., str], final_row: Callable[..., dict[str, object]],
     rows: Callable[[str], list[dict[str, object]]],
 ) -> None:  # fmt: skip
-    """While one session holds all rows that there are, a new task's row is written from start to end."""
+    """A new task's row is written and finished while another session locks all existing rows."""
     first = task("before-the-lock", specs.CLASSICAL)
     eventually("its row", lambda: rows(kubectl.get("trainingtask", first)["metadata"]["uid"]))
     hold = "set statement_timeout = 0; begin; select count(*) from (select id from training_run for update) r; select pg_sleep(25)"

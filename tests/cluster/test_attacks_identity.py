@@ -1,4 +1,4 @@
-"""Attacks on a trainer's identity: reports for another task, by names, labels, owners and times that were forged."""
+"""Attacks on a trainer's identity: reports for another task by forged names, labels, owners and times."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ LIE = {"training": {"attempt": 1, "phase": "Done", "score": "0.001"}}
 
 @pytest.fixture(scope="module")
 def victim(kubectl: Kubectl) -> dict[str, Any]:
-    """A task that has trained, with its pod."""
+    """Train a task; return it."""
     small = {"resources": {"cpu": "500m"}}
     kubectl.apply(specs.task("victim", {**specs.CLASSICAL, **small}, kubectl.namespace))
     kubectl.wait("victim", "Complete")
@@ -31,7 +31,7 @@ def victims_pod(kubectl: Kubectl, victim: dict[str, Any]) -> dict[str, Any]:
 
 
 def forged_pod(name: str, **metadata: Any) -> dict[str, Any]:
-    """Return a pod that runs nowhere and has the trainers' ServiceAccount: a token for it is to be had all the same."""
+    """Return an unschedulable pod with the trainers' ServiceAccount, for which a token can be requested all the same."""
     container = {
         "name": "trainer",
         "image": "none",
@@ -64,9 +64,7 @@ def test_a_task_named_after_anothers_job_cannot_report_for_it(
         report_as(bound_token(kubectl, pod), "victim", LIE)
 
 
-def test_a_pod_of_a_person_cannot_report_for_a_task(
-    kubectl: Kubectl, victim: dict[str, Any], report_as: ReportAs
-) -> None:
+def test_a_users_pod_cannot_report_for_a_task(kubectl: Kubectl, victim: dict[str, Any], report_as: ReportAs) -> None:
     name = f"{victim['status']['jobName']}-0-forged"
     kubectl.apply(forged_pod(name))
     try:
@@ -81,30 +79,30 @@ def test_a_pod_of_a_person_cannot_report_for_a_task(
 def test_a_pod_that_claims_to_be_a_tasks_is_refused(kubectl: Kubectl, victims_pod: dict[str, Any]) -> None:
     labels = {key: value for key, value in victims_pod["metadata"]["labels"].items() if key.startswith(names.GROUP)}
     owners = victims_pod["metadata"]["ownerReferences"]
-    for claim, said in (
+    for claim, message in (
         ({"labels": labels, "ownerReferences": owners}, "task-uid is set by"),
         ({"labels": labels}, "task-uid is set by"),
         ({"ownerReferences": owners}, "only the Job controller"),
     ):
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(Refused, match=message):
             kubectl.apply(forged_pod("forged", **claim))
 
 
 def test_a_job_that_claims_to_be_a_tasks_is_refused(kubectl: Kubectl, victim: dict[str, Any]) -> None:
     (job,) = kubectl.jobs("victim")
     pod = forged_pod("forged")["spec"] | {"restartPolicy": "Never"}
-    for claim, said in (
+    for claim, message in (
         ({"labels": {names.TASK_UID_LABEL: victim["metadata"]["uid"]}}, "task-uid is set by"),
         ({"ownerReferences": job["metadata"]["ownerReferences"]}, "only the trainingtask-operator"),
     ):
         metadata = {"name": "forged", **claim}
         forged = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": {"template": {"spec": pod}}}
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(Refused, match=message):
             kubectl.apply(forged)
 
 
 def test_a_job_that_gives_its_pods_the_label_is_refused(kubectl: Kubectl, victim: dict[str, Any]) -> None:
-    """The Job controller would make a pod with it, to which an owner of any kind could then be given."""
+    """The Job controller would create a pod with the label, to which an owner of any kind could be added."""
     pod = forged_pod("forged")["spec"] | {"restartPolicy": "Never"}
     template = {"metadata": {"labels": {names.TASK_UID_LABEL: victim["metadata"]["uid"]}}, "spec": pod}
     metadata = {"name": "forged", "labels": {"a": "b"}}
@@ -129,7 +127,7 @@ def test_a_report_from_the_future_is_refused(
     lie = {"training": {**LIE["training"], field: FUTURE}}
     with pytest.raises(Refused, match="no time in the future"):
         report_as(token, "victim", lie)
-    # The time of the write, by which the policy judges, cannot be forged either.
+    # The time of the write, which the policy compares with, cannot be forged either.
     entry = {
         "manager": names.TRAINER_FIELD_MANAGER,
         "operation": "Apply",
@@ -146,7 +144,7 @@ def test_a_report_from_the_future_is_refused(
 
 
 def test_a_report_from_the_future_is_repaired(kubectl: Kubectl, victim: dict[str, Any]) -> None:
-    """As a person who may write into the status leaves it: the trainer's last words in its pod bring it back."""
+    """A user who may write the status forged it: the operator restores it from the pod's termination message."""
     lie = '{"status": {"training": {"finishTime": "' + FUTURE + '"}}}'
     kubectl("patch", "trainingtask", "victim", "--subresource=status", "--type=merge", f"--patch={lie}")
     true = victim["status"]["training"]["finishTime"]

@@ -1,4 +1,4 @@
-"""A tenant asks for the cluster's own priority, or fills the operator's memory by metadata; nobody set a value of the chart."""
+"""Attacks that the chart's defaults refuse: system priority classes, and metadata that would fill the operator's memory."""
 
 import json
 
@@ -13,7 +13,7 @@ def create(kubectl: Kubectl, task: Manifest) -> str:
 
 
 @pytest.mark.parametrize("name", ["system-node-critical", "system-cluster-critical"])
-def test_a_task_gets_no_priority_of_the_cluster(kubectl: Kubectl, name: str) -> None:
+def test_system_priority_classes_are_refused(kubectl: Kubectl, name: str) -> None:
     task = specs.task("urgent", specs.changed(specs.CLASSICAL, runPolicy__priorityClassName=name), kubectl.namespace)
     with pytest.raises(Refused, match=f"spec.runPolicy.priorityClassName '{name}' is refused"):
         create(kubectl, task)

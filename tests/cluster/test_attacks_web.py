@@ -29,21 +29,8 @@ SUSPENDED = {
 
 
 @pytest.fixture(scope="module")
-def web(release: object) -> Iterator[str]:
-    """The installed web app's address, through `kubectl port-forward`."""
-    run("kubectl", "rollout", "status", f"deployment/{RELEASE}-web", f"--namespace={SYSTEM}", "--timeout=5m")
-    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout is not None
-        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert found, "kubectl port-forward printed no port"
-        yield f"http://127.0.0.1:{found[1]}"
-        forward.terminate()
-
-
-@pytest.fixture(scope="module")
 def demo() -> ModuleType:
-    """`hack/demo.py`, which is a program and in no package."""
+    """Return `hack/demo.py` as a module; it is in no package."""
     specification = importlib.util.spec_from_file_location("demo", DEMO)
     assert specification is not None
     assert specification.loader is not None
@@ -54,7 +41,7 @@ def demo() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def viewers(kubectl: Kubectl, demo: ModuleType) -> Iterator[tuple[str, str]]:
-    """The tokens of the demo's account for people, here and in another namespace."""
+    """Yield tokens of the demo's viewer account, of the test namespace and of another."""
     other = f"web-attacks-{uuid.uuid4().hex[:6]}"
     run("kubectl", "create", "namespace", other)
     try:
@@ -71,8 +58,8 @@ def get(web: str, token: str, path: str = API, **headers: str) -> httpx.Response
     return httpx.get(web + path, headers={"Authorization": f"Bearer {token}", **headers}, timeout=30)
 
 
-def reviews() -> int:
-    """Return how many TokenReviews the API server has answered."""
+def count_reviews() -> int:
+    """Return the number of TokenReviews that the API server has answered."""
     metrics = run("kubectl", "get", "--raw", "/metrics")
     lines = re.findall(r"^apiserver_request_total\{.*resource=\"tokenreviews\".*\} (\S+)$", metrics, re.MULTILINE)
     return round(sum(float(count) for count in lines))
@@ -97,20 +84,20 @@ def test_the_demos_account_sees_its_namespace_alone(
         assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == "no\n", command
 
 
-def test_500_unknown_tokens_cause_few_reviews_and_known_ones_work(web: str, viewers: tuple[str, str]) -> None:
+def test_500_bad_tokens_cause_few_reviews_and_block_no_user(web: str, viewers: tuple[str, str]) -> None:
     assert get(web, viewers[0]).status_code == 200
-    before = reviews()
+    before = count_reviews()
     started = time.monotonic()
-    with httpx.Client(base_url=web, timeout=30) as anybody:
+    with httpx.Client(base_url=web, timeout=30) as client:
         for number in range(500):
             headers = {"Authorization": f"Bearer {viewers[0][:-6]}{number:06}"}
-            assert anybody.get(API, headers=headers).status_code in (401, 429)
+            assert client.get(API, headers=headers).status_code in (401, 429)
     windows = 1 + int((time.monotonic() - started) // 60)
-    assert reviews() - before <= (MAX_FAILURES + 5) * windows  # the kubelet asks now and then as well
+    assert count_reviews() - before <= (MAX_FAILURES + 5) * windows  # the kubelet sends some as well
     assert get(web, viewers[0]).status_code == 200
 
 
-def test_half_open_connections_end_and_a_good_request_is_answered_meanwhile(web: str, viewers: tuple[str, str]) -> None:
+def test_half_open_connections_time_out_while_requests_are_answered(web: str, viewers: tuple[str, str]) -> None:
     halves = (b"GET /api", b"GET /api/v1/runs HTTP/1.1\r\nHost: localhost\r\n", b"")
     host, port = "127.0.0.1", int(web.rpartition(":")[2])
     connections = [socket.create_connection((host, port), timeout=60) for _ in range(200)]
@@ -131,7 +118,7 @@ def test_half_open_connections_end_and_a_good_request_is_answered_meanwhile(web:
     assert get(web, viewers[0]).status_code == 200
 
 
-def test_signing_out_ends_a_copied_cookie(web: str, viewers: tuple[str, str]) -> None:
+def test_signing_out_invalidates_a_copied_cookie(web: str, viewers: tuple[str, str]) -> None:
     here = {"Origin": web}
     answer = httpx.post(f"{web}/session", data={"token": viewers[0]}, headers=here, timeout=30)
     cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}

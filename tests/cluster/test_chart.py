@@ -1,4 +1,4 @@
-"""The Helm chart as Helm renders it: every history mode, no right too many, no value that means nothing."""
+"""The rendered Helm chart: history modes, rights, settings and the schema of its values."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def operator_container(manifests: list[Manifest]) -> Manifest:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_lint_is_silent(mode: str) -> None:
+def test_helm_lint_has_no_findings(mode: str) -> None:
     done = helm("lint", "--strict", "--quiet", str(CHART), *MODES[mode])
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,7 +47,7 @@ def test_the_crd_is_the_generated_one_and_survives_an_uninstall() -> None:
     assert of_kind(render("--set=crd.install=false"), "CustomResourceDefinition") == []
 
 
-def test_the_operator_understands_the_settings() -> None:
+def test_the_rendered_settings_are_valid_for_the_operator() -> None:
     settings = settings_of(
         render(
             "--set=trainer.namespaces={a,b}",
@@ -72,7 +72,7 @@ def test_the_operator_understands_the_settings() -> None:
     assert gpu.tolerations == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
 
 
-def test_a_profile_gets_image_and_resources_of_its_device_and_nothing_else(tmp_path: Path) -> None:
+def test_a_profile_inherits_image_and_resources_of_its_device_only(tmp_path: Path) -> None:
     profiles = {
         "mi300": {"device": "gpu", "resourceName": "amd.com/gpu", "nodeSelector": {"accelerator": "mi300"}},
         "large": {"device": "cpu", "resources": {"cpu": 8, "memory": "64Gi"}, "image": "reg/large:1"},
@@ -90,7 +90,7 @@ def test_a_profile_gets_image_and_resources_of_its_device_and_nothing_else(tmp_p
     assert settings_of(render()).profiles == {}
 
 
-def test_what_could_reach_other_peoples_work_is_granted_in_the_trainers_namespaces_alone() -> None:
+def test_the_cluster_role_writes_only_statuses_and_events() -> None:
     objects = render("--set=trainer.namespaces={ml}", "--set=kueue.enabled=true")
     everywhere = {
         (resource, verb)
@@ -106,7 +106,7 @@ def test_what_could_reach_other_peoples_work_is_granted_in_the_trainers_namespac
     assert role["metadata"]["namespace"] == "ml"
 
 
-def test_the_operator_may_touch_kueue_only_where_the_admin_says_so() -> None:
+def test_kueue_rights_are_granted_only_when_enabled() -> None:
     def groups(*options: str) -> set[str]:
         objects = render("--set=trainer.namespaces={ml}", *options)
         roles = of_kind(objects, "ClusterRole") + of_kind(objects, "Role")
@@ -115,7 +115,7 @@ def test_the_operator_may_touch_kueue_only_where_the_admin_says_so() -> None:
     assert groups("--set=kueue.enabled=true") - groups() == {names.KUEUE_GROUP}
 
 
-def test_a_change_of_settings_rolls_the_operator_and_nothing_else_does() -> None:
+def test_only_a_change_of_settings_restarts_the_operator() -> None:
     def checksum(*options: str) -> str:
         (deployment,) = of_kind(render(*options), "Deployment")
         found: str = deployment["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
@@ -165,7 +165,7 @@ def test_every_pod_is_restricted(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_nobody_may_more_than_they_need(mode: str) -> None:
+def test_roles_have_no_secrets_wildcards_or_escalation(mode: str) -> None:
     manifests = render(*MODES[mode])
     rules = [rule for kind in ("ClusterRole", "Role") for role in of_kind(manifests, kind) for rule in role["rules"]]
 
@@ -192,7 +192,7 @@ def test_every_trainer_namespace_is_prepared() -> None:
         assert set(secret["stringData"]) == {names.HISTORY_SECRET_KEY, names.HISTORY_CA_KEY}
 
 
-def test_created_namespaces_are_restricted_and_stay() -> None:
+def test_created_namespaces_are_restricted_and_kept() -> None:
     (namespace,) = of_kind(render("--set=trainer.namespaces={a}", "--set=trainer.createNamespaces=true"), "Namespace")
 
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
@@ -211,7 +211,7 @@ def test_the_policy_covers_the_trainers_service_account() -> None:
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
 
 
-def test_only_the_operators_own_account_may_give_a_job_to_a_task() -> None:
+def test_only_the_operators_account_may_add_a_job_to_a_task() -> None:
     name = "tt-trainingtask-operator-task-children"
     policy = named(render("--set=trainer.namespaces={a,b}"), "ValidatingAdmissionPolicy", name)["spec"]
     (selector,) = policy["matchConstraints"]["namespaceSelector"]["matchExpressions"]
@@ -221,7 +221,7 @@ def test_only_the_operators_own_account_may_give_a_job_to_a_task() -> None:
     assert policy["failurePolicy"] == "Fail"
 
 
-def test_evaluation_draws_a_password_for_each_namespace() -> None:
+def test_evaluation_generates_a_password_for_each_namespace() -> None:
     long = "n" * 60
     manifests = render(f"--set=trainer.namespaces={{a,{long}}}")
     passwords = named(manifests, "Secret", "tt-trainingtask-operator-postgres")["stringData"]
@@ -238,7 +238,7 @@ def test_evaluation_draws_a_password_for_each_namespace() -> None:
         assert secret[names.HISTORY_CA_KEY] == certificate
 
 
-def test_existing_secrets_leave_nothing_to_draw() -> None:
+def test_existing_secrets_replace_generated_ones() -> None:
     options = ("--set=history.evaluation.existingSecret=mine", "--set=history.evaluation.tls.existingSecret=my-tls")
     manifests = render("--set=web.enabled=true", *options)
 
@@ -248,7 +248,7 @@ def test_existing_secrets_leave_nothing_to_draw() -> None:
     assert not [name for name in named_secrets if "postgres" in name]
 
 
-def test_external_and_none_bring_no_database_and_no_secret() -> None:
+def test_external_and_none_install_no_database_or_secret() -> None:
     for mode in ("external", "none"):
         manifests = render(*MODES[mode])
         assert {m["kind"] for m in manifests}.isdisjoint({"StatefulSet", "Secret", "Service"})
@@ -307,7 +307,7 @@ def test_every_value_is_described_and_in_the_schema() -> None:
     )
 
 
-def test_the_notes_tell_a_task_that_the_contract_accepts() -> None:
+def test_the_notes_show_a_valid_task() -> None:
     from trainingtask_api import TrainingTask
 
     done = helm("install", "tt", str(CHART), "--dry-run=client", "--namespace=ops")
@@ -318,7 +318,7 @@ def test_the_notes_tell_a_task_that_the_contract_accepts() -> None:
     assert "kubectl get trainingtasks -n default -w" in notes
 
 
-def test_several_replicas_share_a_lease_and_one_needs_none() -> None:
+def test_only_several_replicas_use_a_lease() -> None:
     alone, several = render(), render("--set=replicas=2")
 
     assert names.ENV_LEASE not in {variable["name"] for variable in operator_container(alone)["env"]}
@@ -332,7 +332,7 @@ def test_several_replicas_share_a_lease_and_one_needs_none() -> None:
     assert deployment["spec"]["strategy"]["type"] == "RollingUpdate"
 
 
-def test_the_probes_and_metrics_are_where_the_operator_serves_them() -> None:
+def test_probes_and_metrics_use_the_operators_ports_and_paths() -> None:
     container = operator_container(render())
 
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}

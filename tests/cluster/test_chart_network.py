@@ -1,6 +1,6 @@
-"""The chart's NetworkPolicies, evaluated as Kubernetes defines them: whoever has no business with a pod gets no connection.
+"""The chart's NetworkPolicies: each pod accepts connections of its clients only.
 
-The local cluster's network enforces none, so this judges the rendered rules by the labels of the rendered pods.
+The local cluster's network enforces no policies, so the rendered rules are evaluated on the labels of the rendered pods.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Pod:
     ports: dict[str, int]
 
 
-def pods(manifests: list[Manifest]) -> dict[str, Pod]:
+def get_pods(manifests: list[Manifest]) -> dict[str, Pod]:
     def of(kind: str, name: str) -> Pod:
         template = named(manifests, kind, name)["spec"]["template"]
         (container,) = template["spec"]["containers"]
@@ -45,7 +45,7 @@ def pods(manifests: list[Manifest]) -> dict[str, Pod]:
     }
 
 
-def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
+def is_selected(selector: Manifest | None, labels: dict[str, str]) -> bool:
     selector = selector or {}
     expressions = selector.get("matchExpressions", [])
     assert all(e["operator"] in ("In", "Exists") for e in expressions)
@@ -56,19 +56,19 @@ def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
 
 def is_peer(peer: Manifest, pod: Pod, policy: Manifest) -> bool:
     if "namespaceSelector" in peer:
-        there = selects(peer["namespaceSelector"], {"kubernetes.io/metadata.name": pod.namespace})
+        is_in_namespace = is_selected(peer["namespaceSelector"], {"kubernetes.io/metadata.name": pod.namespace})
     else:
-        there = pod.namespace == policy["metadata"]["namespace"]
-    return there and selects(peer.get("podSelector"), pod.labels)
+        is_in_namespace = pod.namespace == policy["metadata"]["namespace"]
+    return is_in_namespace and is_selected(peer.get("podSelector"), pod.labels)
 
 
-def may_connect(manifests: list[Manifest], source: Pod, target: Pod, port: int) -> bool:
-    """Tell whether the target accepts a connection: nothing selects it, or a rule of what does names port and peer."""
+def can_connect(manifests: list[Manifest], source: Pod, target: Pod, port: int) -> bool:
+    """Return whether the target accepts a connection: no policy selects it, or a rule allows port and peer."""
     policies = [
         policy
         for policy in of_kind(manifests, "NetworkPolicy")
         if policy["metadata"]["namespace"] == target.namespace
-        and selects(policy["spec"]["podSelector"], target.labels)
+        and is_selected(policy["spec"]["podSelector"], target.labels)
         and "Ingress" in policy["spec"]["policyTypes"]
     ]
     return not policies or any(
@@ -79,7 +79,7 @@ def may_connect(manifests: list[Manifest], source: Pod, target: Pod, port: int) 
     )
 
 
-EVERYBODY = {
+ALL_PODS = {
     "operator",
     "web",
     "postgres",
@@ -96,36 +96,36 @@ EVERYBODY = {
     [
         ("postgres", 5432, {"operator", "web", "trainer"}),
         ("postgres", 22, set()),
-        ("web", 8000, EVERYBODY),
+        ("web", 8000, ALL_PODS),
         ("web", 8080, set()),
-        ("operator", 8080, EVERYBODY),
-        ("operator", 8081, EVERYBODY),
+        ("operator", 8080, ALL_PODS),
+        ("operator", 8081, ALL_PODS),
         ("operator", 5432, set()),
         ("trainer", 8000, set()),
-        ("pod beside trainers", 8000, EVERYBODY),  # not the chart's to close
+        ("pod beside trainers", 8000, ALL_PODS),  # not selected by the chart
     ],
 )
-def test_a_pod_accepts_only_who_has_business_with_it(target: str, port: int, admitted: set[str]) -> None:
+def test_a_pod_accepts_connections_of_its_clients_only(target: str, port: int, admitted: set[str]) -> None:
     manifests = render(*OPTIONS)
-    there = pods(manifests)
-    assert {name for name, pod in there.items() if may_connect(manifests, pod, there[target], port)} == admitted
+    rendered = get_pods(manifests)
+    assert {name for name, pod in rendered.items() if can_connect(manifests, pod, rendered[target], port)} == admitted
 
 
-def test_the_web_can_be_closed_to_all_but_the_admins_peers() -> None:
+def test_the_web_app_can_be_limited_to_given_peers() -> None:
     manifests = render(*OPTIONS, f'--set-json=networkPolicy.webFrom=[{{"namespaceSelector":{{"matchLabels":{{"kubernetes.io/metadata.name":"{OTHER}"}}}}}}]')  # fmt: skip
-    there = pods(manifests)
-    assert {name for name, pod in there.items() if may_connect(manifests, pod, there["web"], 8000)} == {
+    rendered = get_pods(manifests)
+    assert {name for name, pod in rendered.items() if can_connect(manifests, pod, rendered["web"], 8000)} == {
         "trainer's labels elsewhere"
     }
 
 
-def test_the_database_connects_to_nobody() -> None:
+def test_the_database_has_no_egress() -> None:
     spec = named(render(*OPTIONS), "NetworkPolicy", f"{RELEASE}-postgres")["spec"]
     assert "Egress" in spec["policyTypes"]
     assert "egress" not in spec
 
 
-def test_a_part_that_is_not_installed_has_no_rule() -> None:
+def test_a_part_that_is_not_installed_has_no_policy() -> None:
     def names(*options: str) -> set[str]:
         return {policy["metadata"]["name"] for policy in of_kind(render(*options), "NetworkPolicy")}
 
@@ -133,6 +133,6 @@ def test_a_part_that_is_not_installed_has_no_rule() -> None:
     assert names("--set=networkPolicy.enabled=false") == set()
 
 
-def test_a_peer_that_means_nothing_is_refused() -> None:
+def test_an_empty_peer_is_refused() -> None:
     done = helm("template", "tt", str(CHART), "--set-json=networkPolicy.webFrom=[{}]")
     assert "at '/networkPolicy/webFrom/0'" in done.stderr

@@ -1,4 +1,4 @@
-"""The chart's optional web app: what it may do, and where its secrets come from."""
+"""The chart's optional web app: its rights, settings and Secrets."""
 
 import pytest
 from sqlalchemy import make_url
@@ -24,11 +24,11 @@ def environment_of(manifests: list[Manifest]) -> dict[str, str]:
     }
 
 
-def test_it_is_not_there_unless_asked_for() -> None:
+def test_the_web_app_is_off_by_default() -> None:
     assert not [manifest for manifest in render() if manifest["metadata"]["name"].startswith(WEB)]
 
 
-def test_it_may_review_and_list_namespaces_and_nothing_else() -> None:
+def test_the_web_app_may_only_review_and_list_namespaces() -> None:
     rules = named(render(ENABLED), "ClusterRole", WEB)["rules"]
     assert {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]} == {
         ("tokenreviews", "create"),
@@ -38,7 +38,7 @@ def test_it_may_review_and_list_namespaces_and_nothing_else() -> None:
     assert not [role for role in of_kind(render(ENABLED), "Role") if role["metadata"]["name"] == WEB]
 
 
-def test_its_pod_is_restricted() -> None:
+def test_the_web_pod_is_restricted() -> None:
     pod = named(render(ENABLED), "Deployment", WEB)["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -50,20 +50,20 @@ def test_its_pod_is_restricted() -> None:
     }
 
 
-def test_it_reads_with_a_role_of_its_own() -> None:
+def test_the_web_app_reads_with_the_reader_role() -> None:
     variables = {variable["name"]: variable for variable in container_of(render(ENABLED))["env"]}
     assert make_url(variables[names.ENV_HISTORY_URL]["value"]).username == names.HISTORY_READER_ROLE
     password = {"name": "tt-trainingtask-operator-postgres", "key": "reader-password"}
     assert variables["PGPASSWORD"]["valueFrom"] == {"secretKeyRef": password}
 
 
-def test_it_understands_its_environment() -> None:
+def test_the_rendered_environment_is_valid_for_the_web_app() -> None:
     settings = load_settings(environment_of(render(ENABLED, "--set=trainer.namespaces={ml,other}")))
     assert (settings.namespace, settings.secure_cookie, settings.auth.value) == ("ml", True, "kubernetes")
     assert settings.port == container_of(render(ENABLED))["ports"][0]["containerPort"]
 
 
-def test_it_is_served_by_the_services_names_and_those_that_are_given() -> None:
+def test_allowed_hosts_are_the_services_names_and_web_hosts() -> None:
     hosts = ["--set=web.hosts={runs.example.com}", "--set=web.trustedProxies={10.42.0.0/16,fd00::/8}", "--namespace=ml"]
     settings = load_settings(environment_of(render(ENABLED, *hosts)))
     assert {"localhost", "127.0.0.1", WEB, f"{WEB}.ml.svc", f"{WEB}.ml.svc.cluster.local", "runs.example.com"} <= set(
@@ -88,7 +88,7 @@ def test_an_external_database_needs_a_secret_for_it() -> None:
     assert variables[names.ENV_HISTORY_URL]["valueFrom"] == {"secretKeyRef": {"name": "reader", "key": "url"}}
 
 
-def test_without_a_history_there_is_nothing_to_show() -> None:
+def test_the_web_app_needs_a_history() -> None:
     refused = helm("template", "tt", str(CHART), ENABLED, "--set=history.mode=none")
     assert refused.returncode != 0
     assert "web.enabled needs a history" in refused.stderr
@@ -109,7 +109,7 @@ def test_a_wrong_value_is_refused(option: str) -> None:
     assert option.split("=")[1].replace(".", "/") in done.stderr
 
 
-def test_several_pods_are_no_value() -> None:
+def test_the_number_of_web_pods_is_no_value() -> None:
     refused = helm("template", "tt", str(CHART), ENABLED, "--set=web.replicas=2")
     assert refused.returncode != 0
     assert "replicas" in refused.stderr

@@ -1,4 +1,4 @@
-"""`kubectl trainingtask`, as kubectl runs it, through the life of a task."""
+"""`kubectl trainingtask`, run by kubectl, from submission to deletion of a task."""
 
 import base64
 import csv
@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 import yaml
 
-from support.kubectl import Kubectl, eventually
+from support.kubectl import Kubectl, eventually, forward_port
 from support.release import RELEASE, SYSTEM
 
-# Where kubectl finds the plugin: the environment that these tests run in.
+# kubectl finds the plugin in the environment of these tests.
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "160"}
 FLAGS = (
     "--dataset=support_tickets",
@@ -34,7 +34,7 @@ Cli = Callable[..., Run]
 
 @pytest.fixture(scope="module")
 def cli(kubectl: Kubectl) -> Cli:
-    """Run a command of the plugin in the tests' namespace."""
+    """Return a function that runs a command of the plugin in the tests' namespace."""
 
     def run(command: str, *arguments: str, environment: dict[str, str] | None = None) -> Run:
         line = ["kubectl", "trainingtask", command, *arguments]
@@ -49,26 +49,26 @@ def cli(kubectl: Kubectl) -> Cli:
     return run
 
 
-def said(run: Run) -> str:
-    """Return what a command printed that succeeded."""
+def get_output(run: Run) -> str:
+    """Return the output of a command; fail if the command did."""
     assert run.returncode == 0, run.stderr
     assert "\x1b" not in run.stdout
     return run.stdout
 
 
-def words(text: str) -> list[list[str]]:
+def split_lines(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines()]
 
 
 @pytest.fixture(scope="module")
 def trained(cli: Cli, kubectl: Kubectl) -> Iterator[list[str]]:
-    """Two tasks that were submitted and watched to their end; they differ in their seed."""
+    """Submit two tasks that differ in their seed, and watch them to their end; yield their names."""
     names = ["cli-a", "cli-b"]
     kubectl("delete", "trainingtask", *names, "--ignore-not-found")
     for name, seed in zip(names, (1, 2), strict=True):
-        lines = said(cli("submit", f"--name={name}", *FLAGS, f"--set=training.seed={seed}")).splitlines()
+        lines = get_output(cli("submit", f"--name={name}", *FLAGS, f"--set=training.seed={seed}")).splitlines()
         assert lines == [f"trainingtask {name} created", f"kubectl trainingtask watch {name} -n {kubectl.namespace}"]
-    watched = said(cli("watch", *names))
+    watched = get_output(cli("watch", *names))
     for name in names:
         mine = [line.split(f"{name}: ", 1)[1] for line in watched.splitlines() if f"  {name}: " in line]
         assert len(mine) > 1, watched
@@ -78,29 +78,29 @@ def trained(cli: Cli, kubectl: Kubectl) -> Iterator[list[str]]:
 
 
 def test_list_shows_what_kubectl_get_shows(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
-    of_kubectl, of_cli = words(kubectl("get", "tt", *trained)), words(said(cli("list")))
+    of_kubectl, of_cli = split_lines(kubectl("get", "tt", *trained)), split_lines(get_output(cli("list")))
     assert of_cli[0] == of_kubectl[0]
     for line in of_kubectl[1:]:
-        # Without the age: time goes on.
+        # Without the age, which changes.
         assert line[:-1] in [mine[:-1] for mine in of_cli]
-    everywhere = words(said(cli("list", "-A")))
+    everywhere = split_lines(get_output(cli("list", "-A")))
     assert [kubectl.namespace, *of_kubectl[1][:-1]] in [line[:-1] for line in everywhere]
 
 
-def test_programs_get_what_kubectl_gives_them(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
+def test_json_and_yaml_equal_those_of_kubectl(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
     task = kubectl.get("trainingtask", trained[0])
-    assert json.loads(said(cli("describe", trained[0], "-o", "json"))) == task
-    assert yaml.safe_load(said(cli("describe", trained[0], "-o", "yaml"))) == task
-    assert task in json.loads(said(cli("list", "-o", "json")))["items"]
-    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(said(cli("list", "-o", "csv"))))}
+    assert json.loads(get_output(cli("describe", trained[0], "-o", "json"))) == task
+    assert yaml.safe_load(get_output(cli("describe", trained[0], "-o", "yaml"))) == task
+    assert task in json.loads(get_output(cli("list", "-o", "json")))["items"]
+    rows = {row["name"]: row for row in csv.DictReader(io.StringIO(get_output(cli("list", "-o", "csv"))))}
     assert rows[trained[0]]["score"] == task["status"]["training"]["score"]
-    assert json.loads(said(cli("watch", trained[0], "-o", "json"))) == task
+    assert json.loads(get_output(cli("watch", trained[0], "-o", "json"))) == task
 
 
-def test_describe_tells_the_whole_story(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
-    text = said(cli("describe", trained[0]))
+def test_describe_shows_conditions_attempts_and_scores(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
+    text = get_output(cli("describe", trained[0]))
     evaluation = kubectl.status(trained[0])["training"]["results"]["evaluation"]
-    lines = words(text)
+    lines = split_lines(text)
     assert ["State:", "Succeeded"] in lines
     assert [line[3] for line in lines if len(line) > 3 and "=" in line[3]][-1] in ("Complete=True", "Running=False")
     assert any(line[0] == "1" and line[-1].startswith(trained[0]) for line in lines if line)
@@ -114,12 +114,12 @@ def test_logs_are_the_trainers(cli: Cli, kubectl: Kubectl, trained: list[str]) -
     [pod] = kubectl.pods(trained[0])
     log = kubectl("logs", pod["metadata"]["name"])
     assert "label prior" in log
-    assert said(cli("logs", trained[0])) == log
-    assert said(cli("logs", trained[0], "-f")) == log
+    assert get_output(cli("logs", trained[0])) == log
+    assert get_output(cli("logs", trained[0], "-f")) == log
 
 
-def test_logs_say_why_there_is_none(cli: Cli, kubectl: Kubectl) -> None:
-    said(cli("submit", "--name=cli-waits", *FLAGS, "--set=runPolicy.suspend=true"))
+def test_logs_of_a_task_without_a_pod_give_the_reason(cli: Cli, kubectl: Kubectl) -> None:
+    get_output(cli("submit", "--name=cli-waits", *FLAGS, "--set=runPolicy.suspend=true"))
     try:
         eventually("Suspended", lambda: kubectl.condition("cli-waits", "Suspended").get("status") == "True")
         run = cli("logs", "cli-waits")
@@ -130,48 +130,48 @@ def test_logs_say_why_there_is_none(cli: Cli, kubectl: Kubectl) -> None:
 
 
 def test_compare_shows_the_seed_and_both_scores(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
-    lines = words(said(cli("compare", *trained)))
+    lines = split_lines(get_output(cli("compare", *trained)))
     assert ["training.seed", "1", "2"] in lines
     scores = [kubectl.status(name)["training"]["score"] for name in trained]
     assert ["micro-F1", *scores] in lines
 
 
 def test_a_retry_trains_again_and_scores_the_same(cli: Cli, kubectl: Kubectl, trained: list[str]) -> None:
-    name = said(cli("retry", trained[0])).split()[1]
+    name = get_output(cli("retry", trained[0])).split()[1]
     try:
         assert name == f"{trained[0]}-2"
-        # On a terminal there is a table with bars, redrawn until the task has ended.
-        with terminal("watch", name, f"--namespace={kubectl.namespace}") as (screen, _):
+        # A terminal gets a table with bars, redrawn until the task has ended.
+        with run_on_terminal("watch", name, f"--namespace={kubectl.namespace}") as (screen, _):
             drawn = screen()
         assert "\x1b[" in drawn
         assert "━" in drawn
         assert "Succeeded" in drawn
         assert kubectl.get("trainingtask", name)["spec"] == kubectl.get("trainingtask", trained[0])["spec"]
-        assert "The specs are the same." in said(cli("compare", trained[0], name))
+        assert "The specs are the same." in get_output(cli("compare", trained[0], name))
         assert kubectl.status(name)["training"]["score"] == kubectl.status(trained[0])["training"]["score"]
     finally:
         kubectl("delete", "trainingtask", name, "--ignore-not-found", "--wait=false")
 
 
 def test_cancel_asks_before_it_deletes(cli: Cli, kubectl: Kubectl) -> None:
-    said(cli("submit", "--name=cli-unwanted", *FLAGS, "--set=runPolicy.suspend=true"))
+    get_output(cli("submit", "--name=cli-unwanted", *FLAGS, "--set=runPolicy.suspend=true"))
     eventually("a Job", lambda: kubectl.jobs("cli-unwanted"))
-    assert cli("cancel", "cli-unwanted").returncode == 2  # nobody can be asked
+    assert cli("cancel", "cli-unwanted").returncode == 2  # no terminal for the question
     for answer, code in (("n", 1), ("y", 0)):
         assert kubectl.get("trainingtask", "cli-unwanted")
-        with terminal("cancel", "cli-unwanted", f"--namespace={kubectl.namespace}") as (screen, type_in):
+        with run_on_terminal("cancel", "cli-unwanted", f"--namespace={kubectl.namespace}") as (screen, type_in):
             type_in(f"{answer}\n")
             drawn = screen(code)
         assert f"Delete this task in namespace {kubectl.namespace}" in drawn
     eventually("no Job", lambda: not kubectl.jobs("cli-unwanted"))
-    gone = cli("describe", "cli-unwanted")
-    assert (gone.returncode, gone.stdout) == (1, "")
-    assert "there is no TrainingTask 'cli-unwanted'" in gone.stderr
+    deleted = cli("describe", "cli-unwanted")
+    assert (deleted.returncode, deleted.stdout) == (1, "")
+    assert "there is no TrainingTask 'cli-unwanted'" in deleted.stderr
 
 
 @contextmanager
-def terminal(*command: str) -> Iterator[tuple[Callable[..., str], Callable[[str], None]]]:
-    """Run a command on a terminal; give what reads it to its end, and what types into it."""
+def run_on_terminal(*command: str) -> Iterator[tuple[Callable[..., str], Callable[[str], None]]]:
+    """Run a command on a terminal; yield a function that reads it to its end, and one that types into it."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         ["kubectl", "trainingtask", *command],
@@ -187,7 +187,7 @@ def terminal(*command: str) -> Iterator[tuple[Callable[..., str], Callable[[str]
         while True:
             try:
                 piece = os.read(ours, 65_536)
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux's sign of a closed other end
                 piece = b""
             if not piece:
                 break
@@ -203,7 +203,7 @@ def terminal(*command: str) -> Iterator[tuple[Callable[..., str], Callable[[str]
         os.close(ours)
 
 
-def test_what_the_api_server_refuses_is_said_in_its_own_words(cli: Cli) -> None:
+def test_refusals_of_the_api_server_are_printed(cli: Cli) -> None:
     run = cli("submit", "--name=cli-nowhere", *FLAGS, "-n", "no-such-namespace")
     assert (run.returncode, run.stdout) == (1, "")
     assert (
@@ -214,20 +214,20 @@ def test_what_the_api_server_refuses_is_said_in_its_own_words(cli: Cli) -> None:
     assert (run.returncode, run.stdout) == (1, "")
 
 
-def test_who_may_not_is_told_so(cli: Cli, kubectl: Kubectl, tmp_path: Path) -> None:
+def test_missing_rights_and_bad_tokens_are_reported(cli: Cli, kubectl: Kubectl, tmp_path: Path) -> None:
     kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "cli-nobody"}})
-    nobody = kubeconfig_of(kubectl, kubectl("create", "token", "cli-nobody").strip(), tmp_path)
+    unauthorized = write_kubeconfig(kubectl, kubectl("create", "token", "cli-nobody").strip(), tmp_path)
     for command in (["list"], ["describe", "x"], ["submit", "--name=x", *FLAGS]):
-        run = cli(*command, f"--kubeconfig={nobody}")
+        run = cli(*command, f"--kubeconfig={unauthorized}")
         assert (run.returncode, run.stdout) == (1, "")
         assert f'User "system:serviceaccount:{kubectl.namespace}:cli-nobody" cannot' in run.stderr
-    run = cli("list", f"--kubeconfig={kubeconfig_of(kubectl, 'made-up', tmp_path)}")
+    run = cli("list", f"--kubeconfig={write_kubeconfig(kubectl, 'made-up', tmp_path)}")
     assert (run.returncode, run.stdout) == (1, "")
     assert "the API server does not know who you are: log in again" in run.stderr
 
 
-def kubeconfig_of(kubectl: Kubectl, token: str, folder: Path) -> Path:
-    """Return a kubeconfig for the same cluster that logs in with a token."""
+def write_kubeconfig(kubectl: Kubectl, token: str, folder: Path) -> Path:
+    """Write a kubeconfig for the same cluster with a token; return its path."""
     config = yaml.safe_load(kubectl("config", "view", "--raw", "--minify", "--flatten"))
     config["users"][0]["user"] = {"token": token}
     path = folder / f"kubeconfig-{len(list(folder.iterdir()))}"
@@ -235,55 +235,41 @@ def kubeconfig_of(kubectl: Kubectl, token: str, folder: Path) -> Path:
     return path
 
 
-@contextmanager
-def forwarded(target: str, port: int) -> Iterator[int]:
-    """Have a port of this machine lead to a Service of the release."""
-    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", target, f":{port}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout is not None
-        try:
-            found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-            assert found, "kubectl port-forward said nothing of where it listens"
-            yield int(found[1])
-        finally:
-            forward.terminate()
-
-
 @pytest.fixture(scope="module")
-def gone(cli: Cli, kubectl: Kubectl, trained: list[str]) -> dict[str, Any]:
-    """A task that trained and is deleted, as it was."""
+def deleted(cli: Cli, kubectl: Kubectl, trained: list[str]) -> dict[str, Any]:
+    """Delete a trained task; return it as it was."""
     task = kubectl.get("trainingtask", trained[1])
-    assert said(cli("cancel", trained[1], "--yes")) == f"trainingtask {trained[1]} deleted\n"
+    assert get_output(cli("cancel", trained[1], "--yes")) == f"trainingtask {trained[1]} deleted\n"
     return task
 
 
-def test_the_history_keeps_a_task_that_is_gone(cli: Cli, system: Kubectl, gone: dict[str, Any]) -> None:
-    name = gone["metadata"]["name"]
+def test_the_history_keeps_a_deleted_task(cli: Cli, system: Kubectl, deleted: dict[str, Any]) -> None:
+    name = deleted["metadata"]["name"]
     password = base64.b64decode(system.get("secret", f"{RELEASE}-postgres")["data"]["reader-password"]).decode()
 
     def history(*arguments: str) -> str:
-        # Each with a way of its own: kubectl's ends when the server closes an encrypted connection.
-        with forwarded(f"service/{RELEASE}-postgres", 5432) as port:
-            # Who looks at the history needs no more than to read it.
+        # One port-forward per command: it ends when the server closes an encrypted connection.
+        with forward_port(SYSTEM, f"service/{RELEASE}-postgres", 5432) as port:
+            # The reader role suffices.
             here = f"postgresql://trainingtask_reader:{password}@127.0.0.1:{port}/trainingtask"
-            return said(cli("history", *arguments, environment={"TRAININGTASK_HISTORY_URL": here}))
+            return get_output(cli("history", *arguments, environment={"TRAININGTASK_HISTORY_URL": here}))
 
     def final() -> list[list[str]] | None:
-        return [line for line in words(history("--text", name, "--state", "Succeeded")) if name in line] or None
+        return [line for line in split_lines(history("--text", name, "--state", "Succeeded")) if name in line] or None
 
     line = eventually("the row", final)[0]
     assert line[1:4] == [name, "1", "Succeeded"]
-    assert line[7] == gone["status"]["training"]["score"]
-    shown = words(history(line[-1]))
+    assert line[7] == deleted["status"]["training"]["score"]
+    shown = split_lines(history(line[-1]))
     assert ["training.seed", "2"] in shown
     assert ["micro-F1", line[7]] in [row[:2] for row in shown]
     run = json.loads(history(line[-1], "-o", "json"))
-    assert run["task_uid"] == gone["metadata"]["uid"]
+    assert run["task_uid"] == deleted["metadata"]["uid"]
     assert history("--model", "none") == ""
 
 
-def test_the_web_app_shows_it_to_whoever_may_list_tasks(
-    cli: Cli, kubectl: Kubectl, gone: dict[str, Any], tmp_path: Path
+def test_the_web_app_shows_a_run_to_users_who_may_list_tasks(
+    cli: Cli, kubectl: Kubectl, deleted: dict[str, Any], tmp_path: Path
 ) -> None:
     rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding", "metadata": {"name": "cli-reader"}}
     subject = {"kind": "ServiceAccount", "name": "cli-reader", "namespace": kubectl.namespace}
@@ -293,19 +279,19 @@ def test_the_web_app_shows_it_to_whoever_may_list_tasks(
         {**rbac, "kind": "Role", "rules": rules},
         {**rbac, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "cli-reader"}, "subjects": [subject]},
     )  # fmt: skip
-    reader = kubeconfig_of(kubectl, kubectl("create", "token", "cli-reader").strip(), tmp_path)
-    with forwarded(f"service/{RELEASE}-web", 80) as port:
+    reader = write_kubeconfig(kubectl, kubectl("create", "token", "cli-reader").strip(), tmp_path)
+    with forward_port(SYSTEM, f"service/{RELEASE}-web", 80) as port:
         where = (f"--server=http://127.0.0.1:{port}", f"--kubeconfig={reader}")
 
         def listed() -> dict[str, Any] | None:
-            found = json.loads(said(cli("history", *where, "--text", gone["metadata"]["name"], "-o", "json")))
+            found = json.loads(get_output(cli("history", *where, "--text", deleted["metadata"]["name"], "-o", "json")))
             return next(
-                (run for run in found if run["task_uid"] == gone["metadata"]["uid"] and run["finish_time"]), None
+                (run for run in found if run["task_uid"] == deleted["metadata"]["uid"] and run["finish_time"]), None
             )
 
         run = eventually("the run", listed)
-        assert f"{run['score']:.3f}" == gone["status"]["training"]["score"]
-        assert ["Task:", gone["metadata"]["name"]] in words(said(cli("history", run["id"], *where)))
-        nobody = cli("history", where[0], "--token=made-up")
-        assert (nobody.returncode, nobody.stdout) == (1, "")
-        assert "does not know who you are" in nobody.stderr
+        assert f"{run['score']:.3f}" == deleted["status"]["training"]["score"]
+        assert ["Task:", deleted["metadata"]["name"]] in split_lines(get_output(cli("history", run["id"], *where)))
+        unauthorized = cli("history", where[0], "--token=made-up")
+        assert (unauthorized.returncode, unauthorized.stdout) == (1, "")
+        assert "does not know who you are" in unauthorized.stderr

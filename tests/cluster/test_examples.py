@@ -1,4 +1,4 @@
-"""Every task in examples/ runs: all at once, on data that gets into its claims as examples/load-data.yaml says."""
+"""Every task of examples/ runs, all in parallel, on claims that examples/load-data.yaml fills."""
 
 import csv
 import os
@@ -22,11 +22,11 @@ FILES = sorted(
     str(file.relative_to(EXAMPLES)) for file in EXAMPLES.rglob("*.yaml") if file.name != "kustomization.yaml"
 )
 RUN_ELSEWHERE = {
-    "quickstart.yaml": "test_life runs it",
-    "go-emotions-minilm.yaml": "test_go_emotions runs it",
-    "load-data.yaml": "no task: what the others need",
+    "quickstart.yaml": "run by test_life",
+    "go-emotions-minilm.yaml": "run by test_go_emotions",
+    "load-data.yaml": "no task, but the data of the others",
 }
-# Several have to fit on two cores at once.
+# Several must fit on two cores.
 RESOURCES = {"cpu": "300m", "memory": "1Gi"}
 
 
@@ -34,8 +34,8 @@ def manifests(example: str) -> list[dict[str, Any]]:
     return list(yaml.safe_load_all((EXAMPLES / example).read_text(encoding="utf-8")))
 
 
-def why_not(example: str) -> str | None:
-    """Return why an example does not run here, None when it does."""
+def get_skip_reason(example: str) -> str | None:
+    """Return why an example cannot run here, None when it can."""
     if example in RUN_ELSEWHERE:
         return RUN_ELSEWHERE[example]
     spec = manifests(example)[-1]["spec"]
@@ -51,10 +51,10 @@ def why_not(example: str) -> str | None:
 
 @pytest.fixture(scope="module")
 def claims(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """The claims that the examples name, with data and with tiny models in the place of pretrained ones."""
+    """Create the examples' claims, with data, and with tiny models instead of pretrained ones."""
     kubectl.apply(manifests("quickstart.yaml")[0])
     *loaded, pod = manifests("load-data.yaml")
-    # The local cluster has no image that it has not built.
+    # The local cluster has only images that it built.
     pod["spec"]["containers"][0]["image"] = os.environ.get("TRAININGTASK_IMAGE_TRAINER", "debian:trixie-slim")
     kubectl.apply(*loaded, pod)
     kubectl("wait", "pod/load-data", "--for=condition=Ready", "--timeout=120s")
@@ -74,7 +74,7 @@ def claims(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def write_raw(source: Path, folder: Path) -> None:
-    """Write texts of the simplified edition in the layout of the raw one, as two raters who agree would."""
+    """Write texts of the simplified configuration in the layout of the raw one, with two raters who agree."""
     folder.mkdir()
     labels = (source / "labels.txt").read_text(encoding="utf-8").split()
     with (folder / "goemotions_1.csv").open("w", encoding="utf-8", newline="") as file:
@@ -91,7 +91,7 @@ def tasks(kubectl: Kubectl, claims: None) -> Iterator[dict[str, str]]:
     """Apply all examples that can run here and return their tasks' names."""
     names = {}
     for example in FILES:
-        if why_not(example) is not None:
+        if get_skip_reason(example) is not None:
             continue
         folder = (EXAMPLES / example).parent
         if (folder / "kustomization.yaml").exists():
@@ -100,7 +100,7 @@ def tasks(kubectl: Kubectl, claims: None) -> Iterator[dict[str, str]]:
             objects = manifests(example)
         [task] = (item for item in objects if item["kind"] == "TrainingTask")
         if "image" in task["spec"]:
-            task["spec"]["image"] = built(folder)
+            task["spec"]["image"] = build_image(folder)
         task["spec"]["resources"] = RESOURCES
         kubectl.apply(*objects)
         names[example] = task["metadata"]["name"]
@@ -108,7 +108,7 @@ def tasks(kubectl: Kubectl, claims: None) -> Iterator[dict[str, str]]:
     kubectl("delete", "trainingtask", *names.values(), "--wait=false")
 
 
-def built(folder: Path) -> str:
+def build_image(folder: Path) -> str:
     """Build the example's image on the trainer's and return its reference."""
     command = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py"), "extend", folder.name, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -123,10 +123,10 @@ def test_the_example_is_accepted(kubectl: Kubectl, example: str) -> None:
 
 @pytest.mark.parametrize("example", FILES)
 def test_the_example_runs(kubectl: Kubectl, request: pytest.FixtureRequest, example: str) -> None:
-    reason = why_not(example)
+    reason = get_skip_reason(example)
     if reason is not None:
         pytest.skip(reason)
-    results = results_of(kubectl, request.getfixturevalue("tasks")[example])
+    results = wait_for_results(kubectl, request.getfixturevalue("tasks")[example])
     assert results["evaluation"]["rows"] > 0
     assert 0 < results["evaluation"]["meanAveragePrecision"] <= 1
 
@@ -143,12 +143,12 @@ def test_the_extension_trains_with_its_own_code(
     kubectl: Kubectl, request: pytest.FixtureRequest, example: str, part: str, key: str, value: object
 ) -> None:
     file = f"extension/{example}/task.yaml"
-    if reason := why_not(file):
+    if reason := get_skip_reason(file):
         pytest.skip(reason)
-    assert results_of(kubectl, request.getfixturevalue("tasks")[file])[part][key] == value
+    assert wait_for_results(kubectl, request.getfixturevalue("tasks")[file])[part][key] == value
 
 
-def results_of(kubectl: Kubectl, name: str) -> dict[str, Any]:
+def wait_for_results(kubectl: Kubectl, name: str) -> dict[str, Any]:
     eventually(f"{name} has ended", lambda: kubectl.status(name).get("state") in ("Succeeded", "Failed"), timeout=600)
     status = kubectl.status(name)
     assert status["state"] == "Succeeded", kubectl("describe", "trainingtask", name)

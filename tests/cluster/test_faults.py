@@ -1,4 +1,4 @@
-"""What must hold when things break: named by the fault. Killed means SIGKILL."""
+"""Faults on the cluster, each test named by its fault. Killed means SIGKILL."""
 
 import contextlib
 import json
@@ -22,25 +22,25 @@ FinalRow = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def slow_spec(
-    offer: Callable[[str, Path], str], a_claim: str, tmp_path_factory: pytest.TempPathFactory
+    mount_folder: Callable[[str, Path], str], empty_claim: str, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Any]:
-    """A task that trains for as long as a test may need, on a model that needs no memory to speak of."""
+    """Return the spec of a task that trains for longer than any test, on a tiny model."""
     folder = write_tiny_models(tmp_path_factory.mktemp("checkpoints"))
-    claim = offer("tiny-checkpoints", folder)
+    claim = mount_folder("tiny-checkpoints", folder)
     return specs.changed(
         specs.CLASSICAL,
         model={"name": "bert", "volumeClaim": claim, "checkpoint": "bert"},
         training={"epochs": 1000, "batchSize": 8, "checkpointSteps": 5},
-        output={"volumeClaim": a_claim},
+        output={"volumeClaim": empty_claim},
         runPolicy__retries=0,
     )
 
 
 @pytest.fixture
 def slow_task(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> str:
-    """A task that is training."""
+    """Start a task, wait until it trains, and return its name."""
     name = task("slow", slow_spec)
-    kubectl.training(name)
+    kubectl.wait_for_training(name)
     return name
 
 
@@ -70,7 +70,7 @@ def scale(system: Kubectl, what: str, replicas: int) -> None:
 def test_operator_killed_while_a_task_runs(kubectl: Kubectl, system: Kubectl, task: Apply, slow_task: str) -> None:
     before = kubectl.jobs(slow_task)
     kill_operator(system)
-    # Meanwhile another task comes and the running one ends: both are the next operator's to notice.
+    # Without an operator a task is created and another ends: the next operator must notice both.
     task("meanwhile", specs.CLASSICAL)
     kubectl.wait("meanwhile", "Complete")
     assert [job["metadata"]["uid"] for job in kubectl.jobs(slow_task)] == [job["metadata"]["uid"] for job in before]
@@ -92,7 +92,7 @@ def test_operator_killed_as_soon_as_a_task_has_its_job(
 def test_operator_away_while_a_task_is_created_named_and_finished(
     kubectl: Kubectl, system: Kubectl, task: Apply, final_row: FinalRow
 ) -> None:
-    """The state of a kill exactly between the status and the Job, made by hand."""
+    """Simulate a kill exactly between the write of the status and the creation of the Job."""
     scale(system, OPERATOR, 0)
     try:
         name = task("orphan", specs.CLASSICAL)
@@ -132,18 +132,18 @@ def test_postgres_stopped_during_a_run(kubectl: Kubectl, system: Kubectl, task: 
     )
 
 
-def step_of(kubectl: Kubectl, task: str, least: int) -> int:
-    """Wait until the training of a task is so far; return how far it is."""
+def wait_for_step(kubectl: Kubectl, task: str, least: int) -> int:
+    """Wait until the training of a task has reached a step; return its step."""
     return eventually(
         f"step {least}", lambda: (s := kubectl.status(task).get("training", {}).get("step", 0)) >= least and s, 120
     )
 
 
 def kill_trainer(pod: str) -> None:
-    """SIGKILL a trainer, from outside: inside, it is the first process, which no signal of its own kind reaches."""
+    """SIGKILL a trainer from outside of its pod, where it is process 1 and ignores the signal."""
     trainers = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it has ended, or is a kernel's
+        with contextlib.suppress(psutil.Error):  # it has ended, or belongs to the kernel
             if process.environ().get(names.ENV_POD_NAME) == pod:
                 trainers.append(process)
     assert trainers
@@ -151,12 +151,12 @@ def kill_trainer(pod: str) -> None:
         process.kill()
 
 
-def test_trainer_killed_goes_on_from_its_checkpoint(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> None:
+def test_trainer_killed_resumes_from_its_checkpoint(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> None:
     name = task("killed", specs.changed(slow_spec, runPolicy__retries=1))
-    reached = step_of(kubectl, name, 10)
+    reached = wait_for_step(kubectl, name, 10)
     (pod,) = kubectl.pods(name)
     kill_trainer(pod["metadata"]["name"])
-    resumed = eventually("goes on", lambda: kubectl.status(name)["training"].get("resumedFromStep"), 120)
+    resumed = eventually("resumes", lambda: kubectl.status(name)["training"].get("resumedFromStep"), 120)
     assert resumed >= reached - 5
     status = kubectl.status(name)
     first, second = status["attempts"]
@@ -177,7 +177,7 @@ def test_task_deleted_while_it_trains(
     (row,) = rows(uid)
     assert (row["error_reason"], row["attempt"]) == ("Cancelled", 1)
     assert row["start_time"] < row["finish_time"]
-    assert row["log_tail"], "what it printed outlives it"
+    assert row["log_tail"], "the log is kept"
 
 
 def test_job_deleted_by_hand_while_it_trains(kubectl: Kubectl, slow_task: str, final_row: FinalRow) -> None:
@@ -200,7 +200,7 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
         )
 
     (first,) = kubectl.pods(slow_task)
-    reached = step_of(kubectl, slow_task, 10)
+    reached = wait_for_step(kubectl, slow_task, 10)
     suspend(True)
     eventually("no pods", lambda: not kubectl.pods(slow_task), 120)
     assert kubectl.status(slow_task)["state"] == "Suspended"
@@ -208,9 +208,9 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
     eventually("Running", lambda: kubectl.status(slow_task)["state"] == "Running", 120)
     (second,) = kubectl.pods(slow_task)
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
-    assert kubectl.status(slow_task)["attempt"] == 1, "a pause is no failure"
-    resumed = eventually("goes on", lambda: kubectl.status(slow_task)["training"].get("resumedFromStep"), 120)
-    assert resumed >= reached, "its last step, for it had its grace period to write it"
+    assert kubectl.status(slow_task)["attempt"] == 1, "a suspension is no failure"
+    resumed = eventually("resumes", lambda: kubectl.status(slow_task)["training"].get("resumedFromStep"), 120)
+    assert resumed >= reached, "the last step, written within the grace period"
 
 
 def test_deadline_passed(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any], final_row: FinalRow) -> None:
@@ -220,7 +220,7 @@ def test_deadline_passed(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any
     assert final_row("too-slow")["error_reason"] == "DeadlineExceeded"
 
 
-def test_a_trainer_speaks_only_for_itself(kubectl: Kubectl, task: Apply, report_as: ReportAs) -> None:
+def test_a_trainer_can_report_only_on_its_own_task(kubectl: Kubectl, task: Apply, report_as: ReportAs) -> None:
     for name in ("mine", "other"):
         task(name, specs.CLASSICAL)
         kubectl.wait(name, "Complete")
@@ -230,7 +230,7 @@ def test_a_trainer_speaks_only_for_itself(kubectl: Kubectl, task: Apply, report_
 
     flow = report_as(token, "mine", {"training": report})
     (schema,) = kubectl.find("flowschema", "app.kubernetes.io/component=trainer")
-    assert flow == schema["metadata"]["uid"], "a thousand trainers would keep others from the API server"
+    assert flow == schema["metadata"]["uid"], "a thousand trainers must not crowd out others at the API server"
     with pytest.raises(Refused, match="its own pod belongs to"):
         report_as(token, "other", {"training": report})
     condition = {
@@ -240,15 +240,15 @@ def test_a_trainer_speaks_only_for_itself(kubectl: Kubectl, task: Apply, report_
         "message": "x",
         "lastTransitionTime": "2026-01-01T00:00:00Z",
     }
-    for lie in ({"state": "Failed"}, {"conditions": [condition]}, {"jobName": "x"}):
+    for forged in ({"state": "Failed"}, {"conditions": [condition]}, {"jobName": "x"}):
         with pytest.raises(Refused, match=r"only write status\.training"):
-            report_as(token, "mine", {"training": report, **lie})
+            report_as(token, "mine", {"training": report, **forged})
     assert kubectl.status("mine")["state"] == "Succeeded"
 
-    # A token of the same account that names no pod speaks for nobody.
+    # A token of the same account without a pod may report on no task.
     with pytest.raises(Refused, match="its own pod belongs to"):
         report_as(kubectl("create", "token", "trainingtask-trainer").strip(), "mine", {"training": report})
-    # And it may do nothing else.
+    # The account has no other rights.
     account = f"--as=system:serviceaccount:{kubectl.namespace}:trainingtask-trainer"
     for verb, kind in (
         ("get", "secrets"),

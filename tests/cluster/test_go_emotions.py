@@ -17,7 +17,7 @@ DATA = ROOT.parent / "shared" / "data"
 
 
 def test_the_pod_and_the_command_line_give_the_same_scores(
-    kubectl: Kubectl, offer: Callable[[str, Path], str], task: Callable[..., str], tmp_path: Path
+    kubectl: Kubectl, mount_folder: Callable[[str, Path], str], task: Callable[..., str], tmp_path: Path
 ) -> None:
     if not (DATA / "go_emotions").is_dir():
         pytest.skip(f"no GoEmotions in {DATA.name}/go_emotions beside the repository")
@@ -32,8 +32,8 @@ def test_the_pod_and_the_command_line_give_the_same_scores(
     spec["dataset"]["sampleSize"] = 400
     spec["training"]["epochs"] = 1
     del spec["output"]
-    spec["dataset"]["volumeClaim"] = offer("go-emotions-data", DATA)
-    spec["model"]["volumeClaim"] = offer("minilm", checkpoint)
+    spec["dataset"]["volumeClaim"] = mount_folder("go-emotions-data", DATA)
+    spec["model"]["volumeClaim"] = mount_folder("minilm", checkpoint)
     task("minilm", spec)
     kubectl.wait("minilm", "Complete", timeout=600)
     in_the_pod = kubectl.status("minilm")["training"]["results"]

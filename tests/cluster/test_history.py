@@ -1,7 +1,5 @@
-"""The history of a task that trained in a pod, as the installed web app shows it to those who may see it."""
+"""The history of a task that trained in a pod, as the installed web app shows it."""
 
-import re
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,6 @@ import pytest
 
 from support import specs
 from support.kubectl import Kubectl, eventually
-from support.release import RELEASE, SYSTEM
 from support.tiny_models import write_tiny_models
 
 LABELS = {"team": "nlp"}
@@ -24,19 +21,7 @@ SPEC = {
 
 
 @pytest.fixture(scope="module")
-def web(release: object) -> Iterator[str]:
-    """The installed web app's address, through `kubectl port-forward`."""
-    command = ["kubectl", "port-forward", f"--namespace={SYSTEM}", f"service/{RELEASE}-web", ":80"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-        assert forward.stdout is not None
-        found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-        assert found, "kubectl port-forward said nothing of where it listens"
-        yield f"http://127.0.0.1:{found[1]}"
-        forward.terminate()
-
-
-@pytest.fixture(scope="module")
-def client_of(web: str, kubectl: Kubectl) -> Iterator[Callable[[str], httpx.Client]]:
+def make_client(web: str, kubectl: Kubectl) -> Iterator[Callable[[str], httpx.Client]]:
     """Return a function from a ServiceAccount to a client with its token; only `reader` may list and create tasks."""
     rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": ["list", "create"]}]
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "reader"}
@@ -56,14 +41,14 @@ def client_of(web: str, kubectl: Kubectl) -> Iterator[Callable[[str], httpx.Clie
         return clients[-1]
 
     yield client
-    for one in clients:
-        one.close()
+    for made in clients:
+        made.close()
 
 
 @pytest.fixture(scope="module")
-def uid(kubectl: Kubectl, offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The uid of a task that has trained and is gone: its history is all that is left."""
-    offer("tiny-for-history", write_tiny_models(tmp_path_factory.mktemp("models")))
+def uid(kubectl: Kubectl, mount_folder: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Train a task; return its uid."""
+    mount_folder("tiny-for-history", write_tiny_models(tmp_path_factory.mktemp("models")))
     task = specs.task("recorded", SPEC, kubectl.namespace)
     task["metadata"]["labels"] = LABELS
     kubectl.apply(task)
@@ -72,24 +57,24 @@ def uid(kubectl: Kubectl, offer: Callable[[str, Path], str], tmp_path_factory: p
     return task_uid
 
 
-def the_run(client: httpx.Client, uid: str) -> dict[str, Any]:
+def find_run(client: httpx.Client, uid: str) -> dict[str, Any]:
     def found() -> list[dict[str, Any]]:
         listed = client.get("/api/v1/runs", params={"label": "team=nlp", "state": "Succeeded"})
         assert listed.status_code == 200, listed.text
         return [run for run in listed.json()["items"] if run["task_uid"] == uid]
 
-    # Who may see what is remembered for half a minute.
+    # The web app caches access for half a minute.
     (run,) = eventually("the run in the list", found, 60)
     return run
 
 
-def test_a_run_is_shown_with_its_curves_phases_and_scores_after_its_task_is_gone(
-    kubectl: Kubectl, client_of: Callable[[str], httpx.Client], uid: str
+def test_a_run_is_shown_with_curves_and_phases_after_its_task_is_deleted(
+    kubectl: Kubectl, make_client: Callable[[str], httpx.Client], uid: str
 ) -> None:
     results = kubectl.status("recorded")["training"]["results"]
     kubectl("delete", "trainingtask", "recorded", "--wait")
-    client = client_of("reader")
-    key = the_run(client, uid)["id"]
+    client = make_client("reader")
+    key = find_run(client, uid)["id"]
 
     run = client.get(f"/api/v1/runs/{key}").json()
     assert (run["name"], run["namespace"], run["labels"]) == ("recorded", kubectl.namespace, LABELS)
@@ -100,9 +85,9 @@ def test_a_run_is_shown_with_its_curves_phases_and_scores_after_its_task_is_gone
         found: list[dict[str, Any]] = client.get(f"/api/v1/runs/{key}/events").json()["items"]
         return found if {"Accepted", "TrainerRunning", "Succeeded"} <= {event["reason"] for event in found} else None
 
-    # The trainer records its end at once, the operator its own view of it in the next batch.
-    told = eventually("the operator's events", events)
-    phases = [event["reason"] for event in told if event["type"] == "Phase"]
+    # The trainer records the end at once, the operator its events in the next batch.
+    recorded = eventually("the operator's events", events)
+    phases = [event["reason"] for event in recorded if event["type"] == "Phase"]
     assert phases == ["Starting", "Loading", "Preprocessing", "Training", "Evaluating", "Saving", "Done"]
     curves = client.get(f"/api/v1/runs/{key}/metrics").json()
     assert {"training_loss", "learning_rate", "validation_loss", "mean_average_precision"} <= set(
@@ -110,11 +95,9 @@ def test_a_run_is_shown_with_its_curves_phases_and_scores_after_its_task_is_gone
     )
 
 
-def test_a_stranger_sees_nothing_and_not_that_there_is_anything(
-    client_of: Callable[[str], httpx.Client], uid: str
-) -> None:
-    key = the_run(client_of("reader"), uid)["id"]
-    stranger = client_of("stranger")
+def test_forbidden_runs_look_like_missing_ones(make_client: Callable[[str], httpx.Client], uid: str) -> None:
+    key = find_run(make_client("reader"), uid)["id"]
+    stranger = make_client("stranger")
     assert stranger.get("/api/v1/runs").json()["items"] == []
     absent = "00000000-0000-0000-0000-000000000000"
     for path in ("", "/metrics", "/events"):
@@ -123,8 +106,8 @@ def test_a_stranger_sees_nothing_and_not_that_there_is_anything(
         assert forbidden.text == missing.text.replace(absent, key)
 
 
-def test_the_old_services_request_creates_a_task_that_trains(
-    kubectl: Kubectl, client_of: Callable[[str], httpx.Client]
+def test_a_legacy_request_creates_a_task_that_trains(
+    kubectl: Kubectl, make_client: Callable[[str], httpx.Client]
 ) -> None:
     request = {
         "DATASET_NAME": "support_tickets",
@@ -136,10 +119,10 @@ def test_the_old_services_request_creates_a_task_that_trains(
         "WEIGHT_DECAY": 0.01,
     }
     where = {"namespace": kubectl.namespace}
-    refused = client_of("stranger").post("/", json=request, params=where)
+    refused = make_client("stranger").post("/", json=request, params=where)
     assert refused.status_code == 403
     assert "stranger" in refused.json()["detail"]
-    reader = client_of("reader")
+    reader = make_client("reader")
     created = reader.post("/", json=request, params=where)
     assert created.status_code == 201, created.text
     record = created.json()
@@ -153,10 +136,10 @@ def test_the_old_services_request_creates_a_task_that_trains(
     found = eventually("the record of its end", ended)
     assert (found["status"], found["N_SAMPLE"], found["MODEL_NAME"]) == ("Succeeded", 300, "logistic_regression")
     assert found["evaluate_result"]["micro"]["f1"] > 0.5
-    assert record["id"] in {one["id"] for one in reader.get("/").json()}
+    assert record["id"] in {item["id"] for item in reader.get("/").json()}
     kubectl("delete", "trainingtask", record["name"])
 
 
-def test_nobody_gets_in_without_a_token(web: str) -> None:
+def test_the_api_requires_a_token(web: str) -> None:
     assert httpx.get(f"{web}/api/v1/runs").status_code == 401
     assert httpx.get(f"{web}/readyz").status_code == 200

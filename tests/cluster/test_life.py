@@ -1,4 +1,4 @@
-"""The life of a task on a real cluster: trained, failed, suspended, retried, deleted."""
+"""A task on a real cluster: trained, failed, suspended, retried, deleted."""
 
 import json
 from collections.abc import Callable
@@ -90,15 +90,15 @@ def test_the_trained_model_predicts_from_its_claim(kubectl: Kubectl) -> None:
     eventually(
         "predict has ended", lambda: kubectl.get("pod", "predict")["status"]["phase"] in ("Succeeded", "Failed"), 120
     )
-    said = kubectl("logs", "predict")
-    assert "billing" in json.dumps(json.loads(said.splitlines()[-1])), said
+    output = kubectl("logs", "predict")
+    assert "billing" in json.dumps(json.loads(output.splitlines()[-1])), output
     kubectl("delete", "pod", "predict", "--wait=false")
 
 
-def test_a_users_mistake_is_told_in_one_sentence_everywhere_and_never_retried(
-    kubectl: Kubectl, task: Apply, a_claim: str, final_row: FinalRow
+def test_a_users_mistake_has_one_message_everywhere_and_is_not_retried(
+    kubectl: Kubectl, task: Apply, empty_claim: str, final_row: FinalRow
 ) -> None:
-    task("no-such-data", specs.changed(specs.TABLE, dataset__volumeClaim=a_claim, dataset__path="no/such.csv"))
+    task("no-such-data", specs.changed(specs.TABLE, dataset__volumeClaim=empty_claim, dataset__path="no/such.csv"))
     kubectl.wait("no-such-data", "Failed")
     failed = kubectl.condition("no-such-data", "Failed")
     assert failed["reason"] == "DatasetNotFound"
@@ -113,12 +113,12 @@ def test_a_users_mistake_is_told_in_one_sentence_everywhere_and_never_retried(
     assert notes == [failed["message"]]
 
 
-def test_data_closed_to_the_trainer_is_named(
-    kubectl: Kubectl, task: Apply, offer: Callable[[str, Path], str], tmp_path: Path
+def test_data_that_the_trainer_may_not_read_is_named(
+    kubectl: Kubectl, task: Apply, mount_folder: Callable[[str, Path], str], tmp_path: Path
 ) -> None:
     closed = tmp_path / "closed.csv"
     closed.write_text("text,labels\na,b\n", encoding="utf-8")
-    claim = offer("closed", tmp_path)
+    claim = mount_folder("closed", tmp_path)
     closed.chmod(0o600)
     task("closed-data", specs.changed(specs.TABLE, dataset__volumeClaim=claim, dataset__path="closed.csv"))
     kubectl.wait("closed-data", "Failed")
@@ -143,7 +143,7 @@ def test_out_of_memory_is_retried_named_and_each_attempt_has_a_row(
     ]
 
 
-def test_a_gpu_task_says_why_it_waits_on_a_cluster_without_gpus(kubectl: Kubectl, task: Apply) -> None:
+def test_a_gpu_task_on_a_cluster_without_gpus_is_unschedulable(kubectl: Kubectl, task: Apply) -> None:
     task(
         "wants-gpu",
         specs.changed(specs.TRANSFORMER, device="gpu", resources={"gpus": 1, "memory": "1Gi", "cpu": "100m"}),
@@ -155,7 +155,7 @@ def test_a_gpu_task_says_why_it_waits_on_a_cluster_without_gpus(kubectl: Kubectl
     assert "nvidia.com/gpu" in kubectl("describe", "trainingtask", "wants-gpu")
 
 
-def test_a_suspended_task_waits_and_runs_when_it_may(kubectl: Kubectl, task: Apply) -> None:
+def test_a_suspended_task_runs_when_it_is_resumed(kubectl: Kubectl, task: Apply) -> None:
     task("later", specs.changed(specs.CLASSICAL, runPolicy__suspend=True))
     eventually("Suspended", lambda: kubectl.condition("later", "Suspended").get("status") == "True")
     assert kubectl.pods("later") == []
@@ -173,7 +173,7 @@ def test_the_ttl_removes_the_job_and_keeps_the_task(kubectl: Kubectl, task: Appl
     assert (status["state"], status["training"]["phase"]) == ("Succeeded", "Done")
 
 
-def test_a_deleted_task_takes_its_job_and_pods_with_it_and_leaves_a_cancelled_row(
+def test_a_deleted_task_leaves_no_job_and_a_cancelled_row(
     kubectl: Kubectl, task: Apply, rows: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     task("gone", specs.changed(specs.CLASSICAL, runPolicy__suspend=True))

@@ -1,4 +1,4 @@
-"""What a platform engineer sees of the installed operator: its probes, its metrics, its log."""
+"""The installed operator's probes, metrics and log."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from trainingtask_operator.health import HEALTH_PORT, METRICS_PORT
 ROOT = Path(__file__).parents[2]
 
 
-def ask(system: Kubectl, port: int, path: str) -> str:
-    """Ask the operator's pod over HTTP, through the API server."""
+def get(system: Kubectl, port: int, path: str) -> str:
+    """Return a response of the operator's pod, through the API server."""
     (pod,) = system.find("pods", "app.kubernetes.io/component=operator")
     name = pod["metadata"]["name"]
     return system("get", "--raw", f"/api/v1/namespaces/{system.namespace}/pods/{name}:{port}/proxy{path}")
@@ -23,19 +23,19 @@ def ask(system: Kubectl, port: int, path: str) -> str:
 
 @pytest.fixture
 def trained_task(kubectl: Kubectl) -> str:
-    """A task that went well under this operator."""
+    """Train a task; return its name."""
     kubectl("apply", "-f", str(ROOT / "examples" / "quickstart.yaml"))
     kubectl.wait("quickstart", "Complete")
     return "quickstart"
 
 
 def test_the_probes_answer(system: Kubectl) -> None:
-    assert ask(system, HEALTH_PORT, "/healthz") == "ok\n"
-    assert ask(system, HEALTH_PORT, "/readyz") == "leader\n"
+    assert get(system, HEALTH_PORT, "/healthz") == "ok\n"
+    assert get(system, HEALTH_PORT, "/readyz") == "leader\n"
 
 
-def test_the_metrics_tell_of_a_task(system: Kubectl, trained_task: str) -> None:
-    found = dict(re.findall(r"^trainingtask_(\S+) (\S+)$", ask(system, METRICS_PORT, "/metrics"), re.MULTILINE))
+def test_the_metrics_cover_a_task(system: Kubectl, trained_task: str) -> None:
+    found = dict(re.findall(r"^trainingtask_(\S+) (\S+)$", get(system, METRICS_PORT, "/metrics"), re.MULTILINE))
     for metric, least in {
         'tasks{state="Succeeded"}': 1,
         "reconcile_seconds_count": 3,
@@ -52,13 +52,13 @@ def test_the_metrics_tell_of_a_task(system: Kubectl, trained_task: str) -> None:
     assert 'reconcile_errors_total{kind="defect"}' not in found
 
 
-def test_the_log_is_json_and_tells_of_a_task(kubectl: Kubectl, system: Kubectl, trained_task: str) -> None:
+def test_the_log_is_json_and_mentions_a_task(kubectl: Kubectl, system: Kubectl, trained_task: str) -> None:
     uid = kubectl.get("trainingtask", trained_task)["metadata"]["uid"]
 
-    def told() -> list[dict[str, Any]]:
+    def find_lines() -> list[dict[str, Any]]:
         lines = [json.loads(line) for line in system("logs", OPERATOR).splitlines()]
         return [line for line in lines if line.get("uid") == uid]
 
-    last = eventually("a line about the task", told)[-1]
+    last = eventually("a line about the task", find_lines)[-1]
     assert (last["namespace"], last["task"], last["attempt"]) == (kubectl.namespace, trained_task, 1)
     assert "Succeeded" in last["message"]

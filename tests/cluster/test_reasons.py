@@ -1,7 +1,7 @@
-"""Why a task waits and why it ended: each reason provoked on the cluster, and read as a person reads it.
+"""Reasons why a task waits or ended, each provoked on the cluster.
 
-The scenes are set all at once, by the first test, and play side by side; test_life.py and test_faults.py provoke the
-reasons that are not here. What needs a GPU, or a node to lose, plays on nodes that are no machines.
+The first test applies all tasks, so that they run in parallel; test_life.py and test_faults.py provoke the other reasons.
+Tests of GPUs and of a lost node use fake nodes.
 """
 
 import json
@@ -15,7 +15,7 @@ import pytest
 from support import specs
 from support.fake_nodes import GPU
 from support.kubectl import Kubectl, eventually
-from support.reason_scenes import GPU_TASK, HIGH, LOW, Apply
+from support.reason_tasks import GPU_TASK, HIGH, LOW, Apply
 from trainingtask_api import names
 
 Row = dict[str, Any]
@@ -24,7 +24,7 @@ WITHIN = timedelta(seconds=5)
 
 
 def workloads() -> dict[str, Any]:
-    """Kueue's Workload as far as it matters here; no Kueue comes with it."""
+    """Return a minimal CRD of Kueue's Workload, without Kueue."""
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -42,7 +42,7 @@ def workloads() -> dict[str, Any]:
     }
 
 
-def said(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
+def wait_for_reason(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
     """Wait for a condition's reason; return its message."""
 
     def condition() -> dict[str, Any] | None:
@@ -53,16 +53,16 @@ def said(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeou
     return message
 
 
-def told_after(kubectl: Kubectl, task: str, reason: str, part: str) -> timedelta:
-    """Return how long after Kubernetes' own Warning that says `part` of the Job or its pod ours with this reason came."""
+def measure_event_delay(kubectl: Kubectl, task: str, reason: str, part: str) -> timedelta:
+    """Return the delay from Kubernetes' Warning with `part` about the Job or its pod to the task's event of this reason."""
     job = kubectl.status(task)["jobName"]
     causes, ours = [], []
     for event in kubectl.find("events"):
-        about, when = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
-        if about["kind"] in ("Job", "Pod") and about["name"].startswith(job) and part in event["message"]:
-            causes.append(datetime.fromisoformat(when))
-        elif (about["kind"], about["name"], event["reason"]) == (names.KIND, task, reason):
-            ours.append(datetime.fromisoformat(when))
+        subject, time = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
+        if subject["kind"] in ("Job", "Pod") and subject["name"].startswith(job) and part in event["message"]:
+            causes.append(datetime.fromisoformat(time))
+        elif (subject["kind"], subject["name"], event["reason"]) == (names.KIND, task, reason):
+            ours.append(datetime.fromisoformat(time))
     return min(ours) - min(causes)
 
 
@@ -82,29 +82,30 @@ def attempts(kubectl: Kubectl, task: str) -> list[tuple[int, str | None]]:
         ("no-priority", "PodRefused", "no-such-class"),
     ],
 )
-def test_why_a_task_waits(kubectl: Kubectl, scenes: Apply, task: str, reason: str, part: str) -> None:
-    assert part in said(kubectl, task, reason)
+def test_a_waiting_task_has_its_reason(kubectl: Kubectl, apply_task: Apply, task: str, reason: str, part: str) -> None:
+    assert part in wait_for_reason(kubectl, task, reason)
     assert kubectl.status(task)["reason"] == reason
-    assert told_after(kubectl, task, reason, part) < WITHIN
+    assert measure_event_delay(kubectl, task, reason, part) < WITHIN
 
 
-def test_a_quota_that_has_room_again(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_task_starts_when_its_quota_has_room(kubectl: Kubectl, apply_task: Apply) -> None:
     kubectl("delete", "resourcequota", "unwelcome")
-    # The Job controller tries again by itself, and the task says so.
+    # The Job controller retries by itself, and the task's condition follows.
     eventually("a pod", lambda: kubectl.pods("over-quota"), 120)
     eventually(
-        "no more talk of a quota", lambda: kubectl.condition("over-quota", "Running")["reason"] != "QuotaExceeded"
+        "the quota is no longer the reason",
+        lambda: kubectl.condition("over-quota", "Running")["reason"] != "QuotaExceeded",
     )
 
 
-def test_a_profile_that_is_not_offered(kubectl: Kubectl, scenes: Apply) -> None:
-    message = said(kubectl, "no-profile", "ProfileNotOffered", "Accepted")
+def test_a_profile_that_is_not_offered_is_refused(kubectl: Kubectl, apply_task: Apply) -> None:
+    message = wait_for_reason(kubectl, "no-profile", "ProfileNotOffered", "Accepted")
     assert "doomed, fake" in message
     assert kubectl.jobs("no-profile") == []
 
 
-def test_a_queued_task_waits_for_its_queue_and_is_suspended_through_it(kubectl: Kubectl, scenes: Apply) -> None:
-    """Kueue's part is played by hand: it starts and stops the Job by its suspend field, which nobody else writes."""
+def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: Kubectl, apply_task: Apply) -> None:
+    """The test acts for Kueue, which starts and stops the Job by its suspend field."""
 
     def job() -> dict[str, Any]:
         (found,) = kubectl.jobs("queued")
@@ -118,42 +119,42 @@ def test_a_queued_task_waits_for_its_queue_and_is_suspended_through_it(kubectl: 
         patch = json.dumps({"spec": {"runPolicy": {"suspend": value}}})
         kubectl("patch", "trainingtask", "queued", "--type=merge", "--patch", patch)
 
-    assert "'team-a'" in said(kubectl, "queued", "WaitingForQuota")
+    assert "'team-a'" in wait_for_reason(kubectl, "queued", "WaitingForQuota")
     suspended_since = job()["metadata"]["creationTimestamp"]
-    told = kubectl.condition("queued", "Running")["lastTransitionTime"]
-    assert datetime.fromisoformat(told) - datetime.fromisoformat(suspended_since) < WITHIN
+    changed = kubectl.condition("queued", "Running")["lastTransitionTime"]
+    assert datetime.fromisoformat(changed) - datetime.fromisoformat(suspended_since) < WITHIN
     assert job()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
     assert job()["spec"]["suspend"] is True
     kueue_suspends(False)
-    said(kubectl, "queued", "TrainerRunning")
+    wait_for_reason(kubectl, "queued", "TrainerRunning")
 
     user_suspends(True)
-    assert "Workload" in said(kubectl, "queued", "QueueUnavailable", "Suspended")
-    assert kubectl.status("queued")["state"] == "Running", "what cannot be stopped is not called so"
+    assert "Workload" in wait_for_reason(kubectl, "queued", "QueueUnavailable", "Suspended")
+    assert kubectl.status("queued")["state"] == "Running", "a task that cannot be stopped is not Suspended"
     kubectl.apply(workloads())
     try:
         kubectl("wait", "crd/workloads.kueue.x-k8s.io", "--for=condition=Established")
         labels = {"kueue.x-k8s.io/job-uid": job()["metadata"]["uid"]}
         kind = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload"}
         kubectl.apply({**kind, "metadata": {"name": "queued", "labels": labels}, "spec": {"active": True}})
-        eventually("Kueue is told", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
-        said(kubectl, "queued", "SuspendedByUser", "Suspended")
+        eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
+        wait_for_reason(kubectl, "queued", "SuspendedByUser", "Suspended")
         assert job()["spec"]["suspend"] is False, "the operator left the Job to Kueue"
         kueue_suspends(True)
         eventually("no pod", lambda: not kubectl.pods("queued"))
 
         user_suspends(False)
-        eventually("Kueue is told", lambda: kubectl.get("workload", "queued")["spec"]["active"] is True)
-        said(kubectl, "queued", "WaitingForQuota")
+        eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is True)
+        wait_for_reason(kubectl, "queued", "WaitingForQuota")
         assert job()["spec"]["suspend"] is True
     finally:
         kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
 
 
-def test_a_jobs_name_that_is_taken(kubectl: Kubectl, scenes: Apply) -> None:
+def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, apply_task: Apply) -> None:
     name = eventually("a Job's name", lambda: kubectl.status("taken").get("jobName"))
     eventually("Suspended", lambda: kubectl.condition("taken", "Suspended").get("status") == "True")
-    assert kubectl.jobs("taken") == [], "a Job would be the queue's to start"
+    assert kubectl.jobs("taken") == [], "the queue would start a Job"
     pod = {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}
     foreign = {
         "apiVersion": "batch/v1",
@@ -163,14 +164,14 @@ def test_a_jobs_name_that_is_taken(kubectl: Kubectl, scenes: Apply) -> None:
     }
     kubectl.apply(foreign)
     kubectl("patch", "trainingtask", "taken", "--type=merge", "--patch", '{"spec": {"runPolicy": {"suspend": false}}}')
-    assert name in said(kubectl, "taken", "NameConflict", "Accepted")
+    assert name in wait_for_reason(kubectl, "taken", "NameConflict", "Accepted")
     assert (kubectl.status("taken")["state"], kubectl.status("taken")["reason"]) == ("Pending", "NameConflict")
     kubectl("delete", "job", name)
-    said(kubectl, "taken", "WaitingForQuota")
+    wait_for_reason(kubectl, "taken", "WaitingForQuota")
 
 
-def test_a_trainer_that_is_silent_is_said_to_be_and_left_alone(kubectl: Kubectl, scenes: Apply) -> None:
-    message = said(kubectl, "hangs", "ProgressStale")
+def test_a_silent_trainer_is_reported_stale_and_keeps_running(kubectl: Kubectl, apply_task: Apply) -> None:
+    message = wait_for_reason(kubectl, "hangs", "ProgressStale")
     status = kubectl.status("hangs")
     assert (status["state"], status["progressStale"]) == ("Running", True)
     (pod,) = kubectl.pods("hangs")
@@ -179,33 +180,31 @@ def test_a_trainer_that_is_silent_is_said_to_be_and_left_alone(kubectl: Kubectl,
     report = {"attempt": 1, "phase": "Training", "reportTime": datetime.now().astimezone().isoformat()}
     patch = json.dumps({"status": {"training": report}})
     kubectl("patch", "trainingtask", "hangs", "--subresource=status", "--type=merge", "--patch", patch)
-    said(kubectl, "hangs", "TrainerRunning")
+    wait_for_reason(kubectl, "hangs", "TrainerRunning")
     assert "progressStale" not in kubectl.status("hangs")
 
 
-def test_a_gpu_task_runs_where_a_gpu_is_waits_when_it_is_taken_and_yields_it_to_a_higher_priority(
-    kubectl: Kubectl, scenes: Apply
-) -> None:
+def test_a_gpu_task_is_scheduled_waits_for_a_gpu_and_is_preempted(kubectl: Kubectl, apply_task: Apply) -> None:
     eventually("Running", lambda: kubectl.status("preempted").get("state") == "Running")
     (pod,) = kubectl.pods("preempted")
     assert pod["spec"]["nodeName"] == "fake-gpu"
     assert pod["spec"]["containers"][0]["resources"]["limits"][GPU] == "1"
 
-    scenes("gpu-waits", specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}))
-    assert GPU in said(kubectl, "gpu-waits", "Unschedulable")
-    assert told_after(kubectl, "gpu-waits", "Unschedulable", GPU) < WITHIN
+    apply_task("gpu-waits", specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW}))
+    assert GPU in wait_for_reason(kubectl, "gpu-waits", "Unschedulable")
+    assert measure_event_delay(kubectl, "gpu-waits", "Unschedulable", GPU) < WITHIN
     (pod,) = kubectl.pods("gpu-waits")
     assert "nodeName" not in pod["spec"], "not on a CPU node either"
 
-    scenes("preempts", specs.changed(GPU_TASK, runPolicy={"priorityClassName": HIGH}))
+    apply_task("preempts", specs.changed(GPU_TASK, runPolicy={"priorityClassName": HIGH}))
     eventually("Running", lambda: kubectl.status("preempts").get("state") == "Running")
     eventually("preempted", lambda: attempts(kubectl, "preempted") == [(1, "Preempted")])
     assert kubectl.status("preempts")["node"] == "fake-gpu"
-    said(kubectl, "preempted", "Unschedulable")
+    wait_for_reason(kubectl, "preempted", "Unschedulable")
     assert kubectl.condition("preempted", "Interrupted")["reason"] == "Preempted"
 
 
-def test_an_evicted_pod_is_replaced_and_is_no_failure_of_the_task(kubectl: Kubectl, scenes: Apply) -> None:
+def test_an_evicted_pod_is_replaced_without_counting_as_failure(kubectl: Kubectl, apply_task: Apply) -> None:
     eventually("Running", lambda: kubectl.status("evicted").get("state") == "Running")
     (pod,) = kubectl.pods("evicted")
     name = pod["metadata"]["name"]
@@ -218,10 +217,10 @@ def test_an_evicted_pod_is_replaced_and_is_no_failure_of_the_task(kubectl: Kubec
     assert first["startTime"] <= first["finishTime"]
 
 
-def test_a_node_that_is_gone(kubectl: Kubectl, scenes: Apply) -> None:
-    # The pod garbage collector waits for 40 s, and looks every 20 s.
+def test_a_lost_node_is_reported(kubectl: Kubectl, apply_task: Apply) -> None:
+    # The pod garbage collector waits for 40 s and runs every 20 s.
     eventually("NodeLost", lambda: attempts(kubectl, "node-lost") == [(1, "NodeLost")], 120)
-    said(kubectl, "node-lost", "Unschedulable")
+    wait_for_reason(kubectl, "node-lost", "Unschedulable")
     assert kubectl.condition("node-lost", "Interrupted")["reason"] == "NodeLost"
 
 
@@ -236,8 +235,8 @@ def test_a_node_that_is_gone(kubectl: Kubectl, scenes: Apply) -> None:
         ("hog", "OOMKilled", "memory limit of 600Mi; at "),
     ],
 )
-def test_what_the_trainer_says_at_its_end(
-    kubectl: Kubectl, scenes: Apply, final_row: Callable[..., Row], task: str, reason: str, part: str
+def test_a_failed_trainer_has_its_reason(
+    kubectl: Kubectl, apply_task: Apply, final_row: Callable[..., Row], task: str, reason: str, part: str
 ) -> None:
     kubectl.wait(task, "Failed")
     failed = kubectl.condition(task, "Failed")
@@ -247,15 +246,15 @@ def test_what_the_trainer_says_at_its_end(
     assert (row["status"], row["error_reason"], row["error_message"]) == ("Failed", reason, failed["message"])
 
 
-def test_a_memory_limit_is_told_with_the_peak_that_was_reported(kubectl: Kubectl, scenes: Apply) -> None:
+def test_an_oom_kill_reports_the_memory_limit_and_the_peak(kubectl: Kubectl, apply_task: Apply) -> None:
     kubectl.wait("hog", "Failed")
     peak = re.search(r"had reported a peak of (\d+) MiB", kubectl.condition("hog", "Failed")["message"])
     assert peak is not None
-    assert int(peak[1]) > 300, "much more than it began with"
+    assert int(peak[1]) > 300, "more than at its start"
     assert kubectl.status("hog")["attempts"][0]["exitCode"] == 137
 
 
-def test_the_log_outlives_the_pod(kubectl: Kubectl, scenes: Apply, rows: Callable[[str], list[Row]]) -> None:
+def test_the_log_outlives_the_pod(kubectl: Kubectl, apply_task: Apply, rows: Callable[[str], list[Row]]) -> None:
     kubectl.wait("crashed", "Failed")
     task = kubectl.get("trainingtask", "crashed")
     kept = eventually("a log", lambda: (found := rows(task["metadata"]["uid"])) and found[0]["log_tail"])
@@ -264,11 +263,11 @@ def test_the_log_outlives_the_pod(kubectl: Kubectl, scenes: Apply, rows: Callabl
     assert "No module named" in kept
 
 
-def test_the_table_of_reasons_as_kubectl_shows_it(kubectl: Kubectl, scenes: Apply) -> None:
+def test_kubectl_get_shows_the_reasons(kubectl: Kubectl, apply_task: Apply) -> None:
     lines = kubectl("get", "tt", "-o", "wide").splitlines()
     column = lines[0].index("REASON")
     shown = {line.split()[0]: line[column:].split()[0] for line in lines[1:]}
-    print("\n".join(lines))  # pytest -s: for the record
+    print("\n".join(lines))  # shown by pytest -s
     for task, reason in shown.items():
         messages = [c["message"] for c in kubectl.status(task)["conditions"] if c["reason"] == reason]
         print(f"{task}: {messages[0]}")

@@ -1,4 +1,4 @@
-"""What the chart grants against what its accounts used, by the API server's audit log; it runs after all other tests."""
+"""The rights that the chart grants, compared with those used by the audit log; runs after all other tests."""
 
 import json
 import os
@@ -18,22 +18,22 @@ from support.release import NAMESPACE, RELEASE, SYSTEM
 OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 WEB = f"{OPERATOR}-web"
 TRAINER = ":trainingtask-trainer"
-# Modules that use the rights; a session without them cannot tell which are not needed.
-USERS = {"test_faults", "test_life", "test_operations", "test_reasons", "test_web_access"}
+# Modules that use the rights; without them unused rights cannot be found.
+USING_MODULES = {"test_faults", "test_life", "test_operations", "test_reasons", "test_web_access"}
 CLUSTER = "cluster"
-# Granted, and not seen in use, or not where they are granted: why they stay.
+# Granted but unused, or unused where they are granted -> why they stay.
 UNUSED = {
     (OPERATOR, CLUSTER, "trainingtask.dev", "trainingtasks", "get"): (
-        "a row may be of a namespace that is prepared no longer; people may read tasks anyway"
+        "a row may be of a namespace that is no longer prepared; all users may read tasks"
     ),
-    (OPERATOR, CLUSTER, "batch", "jobs", "get"): "of a task whose namespace is prepared no longer; it may list them",
-    (OPERATOR, NAMESPACE, "batch", "jobs", "delete"): "of a namespace whose deletion waits for a failed pod's Job",
+    (OPERATOR, CLUSTER, "batch", "jobs", "get"): "for a task whose namespace is no longer prepared; it may list them",
+    (OPERATOR, NAMESPACE, "batch", "jobs", "delete"): "in a namespace whose deletion waits for a failed pod's Job",
 }
 
 
 @dataclass(frozen=True)
 class Use:
-    """One request that an account was allowed, or not, to make."""
+    """A request of an account, allowed or denied."""
 
     account: str
     namespace: str
@@ -50,14 +50,14 @@ Grant = tuple[str, str, str, str, str]  # account, namespace or CLUSTER, group, 
 
 @pytest.fixture(scope="module")
 def uses(system: Kubectl, session_begin: datetime) -> list[Use]:
-    """What the chart's accounts asked for since the session began."""
+    """Return the requests of the chart's accounts since the session began."""
     log = Path(os.environ.get("KUBECONFIG", "")).parent / "logs" / "audit.log"
     if not log.exists():
         pytest.skip("needs the local cluster (make test-cluster): its API server keeps an audit log")
-    return [use for use in map(_use, _events(log, session_begin)) if use is not None]
+    return [use for use in map(_parse_use, _read_events(log, session_begin)) if use is not None]
 
 
-def _events(log: Path, begin: datetime) -> Iterator[dict[str, Any]]:
+def _read_events(log: Path, begin: datetime) -> Iterator[dict[str, Any]]:
     for file in sorted(log.parent.glob("audit*.log")):
         with file.open() as lines:
             for line in lines:
@@ -66,24 +66,26 @@ def _events(log: Path, begin: datetime) -> Iterator[dict[str, Any]]:
                     yield event
 
 
-def _use(event: dict[str, Any]) -> Use | None:
-    account, about = event["user"]["username"], event.get("objectRef")
-    if about is None or not (account in (OPERATOR, WEB) or account.endswith(TRAINER)):
+def _parse_use(event: dict[str, Any]) -> Use | None:
+    account, target = event["user"]["username"], event.get("objectRef")
+    if target is None or not (account in (OPERATOR, WEB) or account.endswith(TRAINER)):
         return None
-    resource = "/".join(part for part in (about["resource"], about.get("subresource")) if part)
-    namespace = "" if resource == "namespaces" else about.get("namespace", "")
+    resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
+    namespace = "" if resource == "namespaces" else target.get("namespace", "")
     allowed = event.get("annotations", {}).get("authorization.k8s.io/decision") == "allow"
     code = event.get("responseStatus", {}).get("code", 0)
     account = TRAINER if account.endswith(TRAINER) else account
     time = datetime.fromisoformat(event["requestReceivedTimestamp"])
-    return Use(account, namespace, about.get("apiGroup", ""), resource, event["verb"], allowed, code, time)
+    return Use(account, namespace, target.get("apiGroup", ""), resource, event["verb"], allowed, code, time)
 
 
 @pytest.fixture(scope="module")
 def granted(system: Kubectl) -> set[Grant]:
-    """The rules of the installed release, one by one."""
+    """Return the rules of the installed release, one grant per account, resource and verb."""
     manifests = [item for item in yaml.safe_load_all(run("helm", "get", "manifest", RELEASE, f"-n{SYSTEM}")) if item]
-    roles = {_name(item, item["kind"]): item["rules"] for item in manifests if item["kind"] in ("Role", "ClusterRole")}
+    roles = {
+        _role_key(item, item["kind"]): item["rules"] for item in manifests if item["kind"] in ("Role", "ClusterRole")
+    }
     found: set[Grant] = set()
     for binding in manifests:
         if binding["kind"] not in ("RoleBinding", "ClusterRoleBinding"):
@@ -92,7 +94,7 @@ def granted(system: Kubectl) -> set[Grant]:
         for subject in binding["subjects"]:
             name = f"system:serviceaccount:{subject['namespace']}:{subject['name']}"
             account = TRAINER if name.endswith(TRAINER) else name
-            for rule in roles[_name(binding, binding["roleRef"]["kind"], binding["roleRef"]["name"])]:
+            for rule in roles[_role_key(binding, binding["roleRef"]["kind"], binding["roleRef"]["name"])]:
                 found |= {
                     (account, where, group, resource, verb)
                     for group in rule["apiGroups"]
@@ -102,11 +104,11 @@ def granted(system: Kubectl) -> set[Grant]:
     return found
 
 
-def _name(item: dict[str, Any], kind: str, name: str = "") -> tuple[str, str, str]:
+def _role_key(item: dict[str, Any], kind: str, name: str = "") -> tuple[str, str, str]:
     return kind, item["metadata"].get("namespace", "") if kind == "Role" else "", name or item["metadata"]["name"]
 
 
-def test_a_task_in_a_namespace_that_is_not_prepared_says_so(system: Kubectl) -> None:
+def test_a_task_in_an_unprepared_namespace_is_not_accepted(system: Kubectl) -> None:
     elsewhere = Kubectl("trainingtask-elsewhere")
     elsewhere("create", "namespace", elsewhere.namespace)
     try:
@@ -119,28 +121,26 @@ def test_a_task_in_a_namespace_that_is_not_prepared_says_so(system: Kubectl) -> 
         elsewhere("delete", "namespace", elsewhere.namespace, "--wait=false")
 
 
-def test_nothing_that_the_charts_accounts_ask_for_is_denied(uses: list[Use], release: datetime) -> None:
+def test_no_request_of_the_charts_accounts_is_denied(uses: list[Use], release: datetime) -> None:
     assert uses
-    # Before, the namespace of an earlier session is deleted, and its Roles may go before its tasks.
+    # Earlier, the namespace of the last session is deleted, whose Roles may go before its tasks.
     denied = {use for use in uses if not use.allowed and use.time > release}
     assert denied == set()
 
 
-def test_no_right_is_granted_that_is_not_used_where_it_is(
-    uses: list[Use], granted: set[Grant], request: pytest.FixtureRequest
-) -> None:
-    missing = USERS - {item.path.stem for item in request.session.items}
+def test_every_granted_right_is_used(uses: list[Use], granted: set[Grant], request: pytest.FixtureRequest) -> None:
+    missing = USING_MODULES - {item.path.stem for item in request.session.items}
     if missing:
         pytest.skip(f"only the whole of tests/cluster uses all rights: without {', '.join(sorted(missing))}")
     prepared = {where for account, where, *_ in granted if account == TRAINER}
-    unused = {grant for grant in granted if not any(_needs(use, grant, prepared) for use in uses)}
+    unused = {grant for grant in granted if not any(_is_used_by(use, grant, prepared) for use in uses)}
     # Each prepared namespace has the same roles; the tests use those of one.
     unused = {grant for grant in unused if grant[1] not in prepared - {NAMESPACE}}
     assert unused == UNUSED.keys()
 
 
-def _needs(use: Use, grant: Grant, prepared: set[str]) -> bool:
-    """Tell whether the use needs this grant; what is granted everywhere has to be used outside of `prepared`."""
+def _is_used_by(use: Use, grant: Grant, prepared: set[str]) -> bool:
+    """Return whether the request needs this grant; a cluster-wide grant must be used outside of `prepared`."""
     account, where, *what = grant
     if [use.group, use.resource, use.verb] != what or use.account != account:
         return False

@@ -1,4 +1,4 @@
-"""Secrets sent through every failure: none of them may come out anywhere that people look."""
+"""No failure shows a secret: not in statuses, events, logs, settings or rows."""
 
 import base64
 import uuid
@@ -12,7 +12,7 @@ from support.kubectl import Kubectl, eventually
 from support.release import OPERATOR, POSTGRES, RELEASE, SYSTEM
 from trainingtask_api import names
 
-# As a person's own code fails: with all that Python says of it.
+# User code that fails with a traceback.
 CRASH = """\
 import os
 
@@ -42,23 +42,23 @@ def canaries() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def wrong_password(kubectl: Kubectl, canaries: dict[str, str]) -> Iterator[None]:
-    """Trainers get a database URL whose password is refused."""
-    url = decoded(kubectl, names.HISTORY_SECRET)[names.HISTORY_SECRET_KEY]
+    """Give trainers a database URL with a wrong password."""
+    url = read_secret(kubectl, names.HISTORY_SECRET)[names.HISTORY_SECRET_KEY]
     user, _, server = url.partition("@")
     wrong = f"{user.rpartition(':')[0]}:{canaries['wrong database password']}@{server}"
-    store(kubectl, names.HISTORY_SECRET, {names.HISTORY_SECRET_KEY: wrong})
+    write_secret(kubectl, names.HISTORY_SECRET, {names.HISTORY_SECRET_KEY: wrong})
     yield
-    store(kubectl, names.HISTORY_SECRET, {names.HISTORY_SECRET_KEY: url})
+    write_secret(kubectl, names.HISTORY_SECRET, {names.HISTORY_SECRET_KEY: url})
 
 
 @pytest.fixture(scope="module")
 def failed(
     kubectl: Kubectl, wrong_password: None, empty_hub: dict[str, Any], canaries: dict[str, str]
 ) -> Iterator[None]:
-    """Tasks that have failed in every way in which a trainer fails with a token and a password at hand."""
+    """Run tasks into every failure of a trainer that has a token and a password."""
     kubectl.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "crash"}, "data": {"crash.py": CRASH}})
     kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "hub"}})
-    store(kubectl, "hub", {"token": canaries["hub token"]})
+    write_secret(kubectl, "hub", {"token": canaries["hub token"]})
     env = [{"name": "HF_TOKEN", "secretKeyRef": {"name": "hub", "key": "token"}}, empty_hub]
     parts = {
         "dataset": specs.changed(specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}),
@@ -77,17 +77,17 @@ def failed(
     kubectl("delete", "trainingtask", *TASKS, "--wait=false")
 
 
-def decoded(kubectl: Kubectl, secret: str) -> dict[str, str]:
+def read_secret(kubectl: Kubectl, secret: str) -> dict[str, str]:
     return {key: base64.b64decode(value).decode() for key, value in kubectl.get("secret", secret)["data"].items()}
 
 
-def store(kubectl: Kubectl, secret: str, values: dict[str, str]) -> None:
-    """Write into a Secret without leaving the values in an annotation, as `kubectl apply` would."""
+def write_secret(kubectl: Kubectl, secret: str, values: dict[str, str]) -> None:
+    """Write into a Secret without the annotation of the values that `kubectl apply` leaves."""
     data = ",".join(f'"{key}":"{base64.b64encode(value.encode()).decode()}"' for key, value in values.items())
     kubectl("patch", "secret", secret, "--type=merge", "--patch", f'{{"data":{{{data}}}}}')
 
 
-def test_each_failure_is_told_and_no_secret_with_it(
+def test_failures_are_reported_without_secrets(
     kubectl: Kubectl,
     system: Kubectl,
     failed: None,
@@ -107,7 +107,7 @@ def test_each_failure_is_told_and_no_secret_with_it(
     secrets = canaries | {
         f"{secret} {key}": value
         for secret in (f"{RELEASE}-postgres", f"{RELEASE}-postgres-tls")
-        for key, value in decoded(system, secret).items()
+        for key, value in read_secret(system, secret).items()
         if key not in ("ca.crt", "tls.crt")
     }
     tables = ("training_run", "run_event", "metric_point")

@@ -1,4 +1,4 @@
-"""The web app and a real API server: whose token sees which runs, and who may create a task through it."""
+"""The web app with a real API server: which runs a token shows, and which users may create tasks."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ TASK = {"DATASET_NAME": "support_tickets", "MODEL_NAME": "logistic_regression", 
 
 @dataclass(frozen=True)
 class Team:
-    """A namespace with a person who may do `verbs` with its tasks, and a run."""
+    """A namespace with a user's token and a run."""
 
     kubectl: Kubectl
     uid: str
@@ -34,26 +34,25 @@ class Team:
     run: uuid.UUID
 
 
-def a_team(name: str, verbs: list[str]) -> Team:
+def create_team(name: str, verbs: list[str]) -> Team:
+    """Create a namespace whose user may do `verbs` with its tasks."""
     kubectl = Kubectl(name)
     run("kubectl", "create", "namespace", name)
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "person"}}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": "user"}}
     rules = [{"apiGroups": ["trainingtask.dev"], "resources": ["trainingtasks"], "verbs": verbs}]
-    kubectl.apply(
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "person"}}, role | {"rules": rules}
-    )
-    kubectl("create", "rolebinding", "person", "--role=person", f"--serviceaccount={name}:person")
+    kubectl.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "user"}}, role | {"rules": rules})
+    kubectl("create", "rolebinding", "user", "--role=user", f"--serviceaccount={name}:user")
     uid = kubectl.get("namespace", name)["metadata"]["uid"]
-    return Team(kubectl, uid, kubectl("create", "token", "person").strip(), run_id(f"task-of-{name}", 1))
+    return Team(kubectl, uid, kubectl("create", "token", "user").strip(), run_id(f"task-of-{name}", 1))
 
 
 @pytest.fixture(scope="module")
 def teams(release: object) -> Iterator[tuple[Team, Team]]:
-    """One whose person may create tasks, and one whose person may not."""
+    """Yield a team whose user may create tasks, and one whose user may not."""
     suffix = uuid.uuid4().hex[:6]
     names = [f"web-{letter}-{suffix}" for letter in "ab"]
     try:
-        yield a_team(names[0], ["list", "create"]), a_team(names[1], ["list"])
+        yield create_team(names[0], ["list", "create"]), create_team(names[1], ["list"])
     finally:
         run("kubectl", "delete", "namespace", *names, "--ignore-not-found", "--wait=false")
 
@@ -65,7 +64,7 @@ def row(team: Team) -> Any:
 
 @pytest.fixture(scope="module")
 def web(teams: tuple[Team, Team], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app as a process, over a history with a run of each team."""
+    """Run the app as a process over a history with a run of each team; yield its address."""
     url = f"sqlite:///{tmp_path_factory.mktemp('web')}/history.db"
     engine = open_history(url)
     migrate(engine)
@@ -129,7 +128,7 @@ def test_a_token_sees_nothing_of_another_team(teams: tuple[Team, Team], ask: Ask
         assert theirs.kubectl.namespace not in page
 
 
-def test_who_may_list_everywhere_sees_all(teams: tuple[Team, Team], ask: Ask, web: str) -> None:
+def test_a_user_who_may_list_everywhere_sees_all(teams: tuple[Team, Team], ask: Ask, web: str) -> None:
     name = f"web-all-{uuid.uuid4().hex[:6]}"
     namespace = teams[0].kubectl.namespace
     teams[0].kubectl("create", "serviceaccount", "admin")
@@ -139,20 +138,20 @@ def test_who_may_list_everywhere_sees_all(teams: tuple[Team, Team], ask: Ask, we
     try:
         run("kubectl", "create", "clusterrole", name, "--verb=list", "--resource=trainingtasks.trainingtask.dev")
         run("kubectl", "create", "clusterrolebinding", name, f"--clusterrole={name}", subject)
-        another = teams[0].kubectl("create", "token", "admin").strip()  # what a token may is remembered for a while
+        another = teams[0].kubectl("create", "token", "admin").strip()  # the web app caches the rights of a token
         seen = eventually("all runs", lambda: ask("GET", API, another).json()["items"])
         assert {one["id"] for one in seen} == {str(team.run) for team in teams}
     finally:
         run("kubectl", "delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")
 
 
-def test_a_token_that_is_none_is_let_in_nowhere(teams: tuple[Team, Team], ask: Ask) -> None:
+def test_an_invalid_token_is_refused_everywhere(teams: tuple[Team, Team], ask: Ask) -> None:
     for path in (API, "/", f"/{teams[0].run}"):
         for token in ("x", teams[0].token[:-4] + "AAAA"):
             assert ask("GET", path, token).status_code == 401
 
 
-def test_seven_fields_become_a_task_of_whoever_may_create_one(teams: tuple[Team, Team], ask: Ask) -> None:
+def test_a_legacy_request_creates_a_task_if_its_user_may(teams: tuple[Team, Team], ask: Ask) -> None:
     mine, theirs = teams
     answer = ask("POST", "/", mine.token, json=TASK)
     assert answer.status_code == 201, answer.text
@@ -169,8 +168,8 @@ def test_seven_fields_become_a_task_of_whoever_may_create_one(teams: tuple[Team,
     assert theirs.kubectl.find("trainingtasks") == []
 
 
-def test_the_clusters_own_refusal_is_passed_on(teams: tuple[Team, Team], ask: Ask) -> None:
-    """A quota, which only the API server knows of."""
+def test_a_refusal_of_the_api_server_is_passed_on(teams: tuple[Team, Team], ask: Ask) -> None:
+    """The API server refuses the task by a quota."""
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}}
     mine = teams[0]
     mine.kubectl.apply(quota | {"spec": {"hard": {"count/trainingtasks.trainingtask.dev": "0"}}})

@@ -42,7 +42,7 @@ async def test_operator_stopped_while_the_database_hangs(
             await namespace.create("before", RUNS)
             await namespace.wait_for_state("before", "Running", timeout=60)
             await eventually("a row", lambda: has_row(history), 30)
-            proxy.swallows = True
+            proxy.is_stalled = True
             for name, image in IMAGES.items():
                 await namespace.create(name, image, runPolicy__retries=0)
             await namespace.finish_trainer("before")
@@ -50,7 +50,7 @@ async def test_operator_stopped_while_the_database_hangs(
             await namespace.wait_for_finished_tasks()
             assert await operator.stop(GRACE_PERIOD) == 0
             await proxy.close()
-            proxy.swallows = False
+            proxy.is_stalled = False
             await proxy.open()
             await operator.start()
             await namespace.wait_for_rows(history)

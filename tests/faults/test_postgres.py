@@ -87,14 +87,14 @@ async def break_database(proxy: TcpProxy, how: str) -> None:
     if how == "refuses":
         await proxy.close()
     elif how == "hangs":
-        proxy.swallows = True
+        proxy.is_stalled = True
     else:  # dies in a transaction, with rows in it, once before and once after its end
         proxy.cut_at, proxy.cut_after, proxy.cuts = b"COMMIT", how.endswith("after its end"), 3
 
 
 async def repair_database(proxy: TcpProxy) -> None:
     await proxy.close()
-    proxy.swallows, proxy.cuts = False, 0
+    proxy.is_stalled, proxy.cuts = False, 0
     await proxy.open()
 
 

@@ -1,4 +1,4 @@
-"""Nodes that are no machines: kwok plays their kubelet, so that a test may have GPUs, and may lose a node."""
+"""Fake nodes, whose kubelet is simulated by kwok: for tests with GPUs and with lost nodes."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ from typing import Any
 from support.kubectl import Kubectl, eventually
 
 STAGES = Path(__file__).with_name("fake_nodes.yaml")
-LABEL = "trainingtask.dev/fake"  # its value says which kind of node it is
+LABEL = "trainingtask.dev/fake"  # its value is the kind of node
 GPU = "nvidia.com/gpu"
 
-# What the chart offers on them; ordinary pods stay away by the taints.
+# Device profiles on the fake nodes, whose taints repel ordinary pods.
 PROFILES = {
     "fake": {
         "device": "cpu",
@@ -28,7 +28,7 @@ PROFILES = {
 
 
 def node(kind: str, gpus: int = 0) -> dict[str, Any]:
-    """Return a node of plenty, which none but trainers of that kind tolerate."""
+    """Return a large node, whose taint only trainers of that kind tolerate."""
     capacity = {"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "100"} | (
         {GPU: str(gpus)} if gpus else {}
     )
@@ -43,7 +43,7 @@ def node(kind: str, gpus: int = 0) -> dict[str, Any]:
 
 @contextmanager
 def fake_nodes(kubectl: Kubectl, *nodes: dict[str, Any], log: Path) -> Iterator[None]:
-    """Have these nodes for a while."""
+    """Create these nodes, and delete them at the end."""
     names = [item["metadata"]["name"] for item in nodes]
     with log.open("wb") as output:
         kwok = subprocess.Popen(
@@ -56,7 +56,7 @@ def fake_nodes(kubectl: Kubectl, *nodes: dict[str, Any], log: Path) -> Iterator[
             eventually("fake nodes", lambda: all(_is_ready(kubectl.get("node", name)) for name in names))
             yield
         finally:
-            # First the nodes: whatever is bound to them ends by itself then, or is deleted by force.
+            # Nodes first: pods bound to them end then, and the rest are force-deleted.
             kubectl("delete", "node", *names, "--ignore-not-found")
             pods = [p for p in kubectl.find("pods") if p["spec"].get("nodeName") in names]
             if pods:

@@ -1,4 +1,4 @@
-"""The Helm chart as Helm renders it."""
+"""Helm, and the rendered manifests of the chart."""
 
 import subprocess
 from pathlib import Path

@@ -1,9 +1,11 @@
-"""kubectl as a person uses it, and waiting for what must become true."""
+"""kubectl, and polling for conditions."""
 
 import json
+import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Manifest = dict[str, Any]
@@ -13,7 +15,7 @@ POLL_SECONDS = 0.3
 
 
 class Refused(AssertionError):
-    """kubectl ended with an error; the message is what a person sees."""
+    """kubectl ended with an error; the message is its standard error."""
 
 
 def run(*command: str, stdin: str | None = None, timeout: float = 300) -> str:
@@ -33,6 +35,20 @@ def eventually(what: str, check: Callable[[], Value | None], timeout: float = 60
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what} (last: {value!r})")
         time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def forward_port(namespace: str, target: str, port: int) -> Iterator[int]:
+    """Forward a free local port to a Service or pod; yield the port."""
+    command = ["kubectl", "port-forward", f"--namespace={namespace}", target, f":{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
+        assert forward.stdout is not None
+        try:
+            found = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
+            assert found, "kubectl port-forward printed no port"
+            yield int(found[1])
+        finally:
+            forward.terminate()
 
 
 class Kubectl:
@@ -67,7 +83,7 @@ class Kubectl:
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
     def wait(self, name: str, condition: str, timeout: int = 180) -> None:
-        """Wait as a person would; tell what became of the task instead when it does not come."""
+        """Wait for a condition of a task; fail with the description of the task."""
         try:
             self(
                 "wait",
@@ -85,7 +101,7 @@ class Kubectl:
     def jobs(self, task: str) -> list[Manifest]:
         return self.find("jobs", f"trainingtask.dev/task-name={task}")
 
-    def training(self, name: str, timeout: float = 180) -> None:
+    def wait_for_training(self, name: str, timeout: float = 180) -> None:
         """Wait until the trainer of a task is training; fail at once when the task has failed."""
 
         def phase() -> bool:

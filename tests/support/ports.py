@@ -1,24 +1,24 @@
-"""Ports of this machine that a test may listen on."""
+"""Free ports of this machine."""
 
 import random
 import socket
 from pathlib import Path
 
-_NODE_PORTS = 30_000  # a cluster on this machine may catch these and those that follow
-_HANDED_OUT: set[int] = set()
+_NODE_PORTS = 30_000  # from here on a cluster on this machine may use them
+_RETURNED: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, never the same twice.
+    """Return a free port, never the same twice.
 
-    From below those that the kernel gives to connections. Of those, one may be taken between this moment and the one
-    in which somebody listens on it; and a client that tries to reach a server that is down may connect to itself.
+    It is below the ephemeral ports, which a connection may take before the test listens, and on which a client of a
+    stopped server may connect to itself.
     """
-    first_of_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first_ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = random.randrange(10_000, min(first_of_connections, _NODE_PORTS))
-        if port not in _HANDED_OUT and _is_free(port):
-            _HANDED_OUT.add(port)
+        port = random.randrange(10_000, min(first_ephemeral, _NODE_PORTS))
+        if port not in _RETURNED and _is_free(port):
+            _RETURNED.add(port)
             return port
 
 

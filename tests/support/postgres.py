@@ -1,4 +1,4 @@
-"""A real, throw-away Postgres for tests, from the distribution's packages (Debian: `apt-get install postgresql`)."""
+"""A temporary Postgres server for tests, from the distribution's packages (Debian: `apt-get install postgresql`)."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ _START_SECONDS = 60
 
 @dataclass
 class Postgres:
-    """A server of its own on a free loopback port; the tests' superuser is `postgres`."""
+    """A server on a free loopback port, whose superuser is `postgres`."""
 
     data: Path
     port: int
@@ -29,7 +29,7 @@ class Postgres:
     process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres", user: str = "postgres", password: str | None = None) -> str:
-        """Return a URL with its password in it."""
+        """Return a URL that contains the password."""
         return URL.create(
             "postgresql+psycopg", user, password or self.password, "127.0.0.1", self.port, database
         ).render_as_string(hide_password=False)
@@ -60,13 +60,13 @@ class Postgres:
                 group=_server_user(),
             )
         deadline = time.monotonic() + _START_SECONDS
-        while not self._accepts():
+        while not self._is_ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise RuntimeError(f"Postgres did not start:\n{(self.data / 'server.log').read_text()}")
             time.sleep(0.05)
 
-    def _accepts(self) -> bool:
+    def _is_ready(self) -> bool:
         ready = [_program("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(ready, check=False).returncode == 0
 
@@ -78,7 +78,7 @@ class Postgres:
             self.process = None
 
 
-def throw_away_postgres() -> Iterator[Postgres]:
+def run_temporary_postgres() -> Iterator[Postgres]:
     """Yield a running server; remove it and its data afterwards."""
     folder = Path(tempfile.mkdtemp(prefix="trainingtask-postgres-"))
     try:
@@ -116,7 +116,7 @@ def _initialise(server: Postgres, password_file: Path) -> None:
 
 
 def _server_user() -> str | None:
-    """Return whom to start the server as, None for the user of the tests: Postgres refuses to run as root."""
+    """Return the user of the server, None for the tests' own: Postgres refuses to run as root."""
     return "postgres" if os.geteuid() == 0 else None
 
 
@@ -131,5 +131,5 @@ def _program(name: str) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    """Return a running server; a module that wants it imports this name."""
-    yield from throw_away_postgres()
+    """Yield a running server; test modules import this fixture."""
+    yield from run_temporary_postgres()

@@ -1,4 +1,4 @@
-"""Rows of a history for tests of what reads them."""
+"""Rows of a history for tests of reading."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any

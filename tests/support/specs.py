@@ -1,4 +1,4 @@
-"""Specs that both enforcers, the API server and pydantic, have to accept or refuse alike."""
+"""Specs that the API server and pydantic must accept or refuse alike."""
 
 import copy
 from typing import Any
@@ -73,7 +73,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "image": changed(CLASSICAL, image="registry.example.com:5000/team/trainer:1.0@sha256:" + "0" * 64),
 }  # fmt: skip
 
-# name -> (spec, a part of the sentence that either enforcer must say)
+# name -> (spec, a part of the message of the API server and of pydantic)
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no-dataset": ({"model": {"name": "bert"}}, "dataset"),
     "no-model": ({"dataset": {"name": "go_emotions"}}, "model"),

@@ -1,4 +1,4 @@
-"""Rows of the history for tests, and what is stored of them."""
+"""Rows of the history for tests of writing, and reading them back."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from trainingtask_history.tables import TrainingRun, run_id
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
-def a_run(**changes: Any) -> TrainingRun:
+def make_run(**changes: Any) -> TrainingRun:
     fields: dict[str, Any] = {
         "id": run_id("uid-1", 1),
         "task_uid": "uid-1",
@@ -26,11 +26,11 @@ def a_run(**changes: Any) -> TrainingRun:
     return TrainingRun(**(fields | changes))
 
 
-def stored(engine: Engine) -> TrainingRun:
+def load_run(engine: Engine) -> TrainingRun:
     with Session(engine) as session:
         return session.exec(select(TrainingRun)).one()
 
 
 def in_utc(time: datetime | None) -> datetime | None:
-    """SQLite returns times without their zone; they were stored in UTC."""
+    """Return a stored time with its zone, which SQLite drops: all times are stored in UTC."""
     return time and (time if time.tzinfo else time.replace(tzinfo=UTC))

@@ -1,4 +1,4 @@
-"""A TCP proxy before a database that refuses, hangs, or breaks a connection at a moment of the test's choice."""
+"""A TCP proxy before a database that refuses, stalls, or breaks connections on a given message."""
 
 import asyncio
 import contextlib
@@ -8,21 +8,21 @@ from support.ports import free_port
 
 
 class TcpProxy:
-    """Passes bytes on, unless told otherwise.
+    """Forwards bytes in both directions.
 
     Attributes
     ----------
-    swallows
-        Connections are accepted and stay, but nothing comes through them in either direction.
+    is_stalled
+        Connections are accepted and stay open, but their bytes are dropped.
     cut_at
-        The connection on which the client sends these bytes breaks, as often as `cuts` says.
+        Breaks the connection on which the client sends these bytes, `cuts` times.
     cut_after
-        Whether the server still gets to see the bytes.
+        Whether the server still receives these bytes.
     """
 
     def __init__(self, port: int) -> None:
         self.port = free_port()
-        self.swallows = False
+        self.is_stalled = False
         self.cut_at: bytes | None = None
         self.cut_after = False
         self.cuts = 0
@@ -40,7 +40,7 @@ class TcpProxy:
     async def open(self) -> None:
         """Accept connections."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
     async def close(self) -> None:
         """Break all connections and refuse new ones."""
@@ -50,36 +50,36 @@ class TcpProxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def _connected(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
         server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream)
         writers = {to_client, to_server}
         self._writers |= writers
         try:
             await asyncio.gather(
-                self._pass(client, to_server, writers, looks=True), self._pass(server, to_client, writers)
+                self._forward(client, to_server, writers, is_client=True), self._forward(server, to_client, writers)
             )
         finally:
             self._writers -= writers
             for writer in writers:
                 writer.transport.abort()
 
-    async def _pass(
+    async def _forward(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
         both: set[asyncio.StreamWriter],
         *,
-        looks: bool = False,
+        is_client: bool = False,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(2**16):
-                cut = looks and self.cuts > 0 and self.cut_at is not None and self.cut_at in data
-                if not self.swallows and (not cut or self.cut_after):
+                cut = is_client and self.cuts > 0 and self.cut_at is not None and self.cut_at in data
+                if not self.is_stalled and (not cut or self.cut_after):
                     writer.write(data)
                     await writer.drain()
                 if cut:
                     self.cuts -= 1
                     break
-        if not self.swallows:
-            for one in both:
-                one.close()
+        if not self.is_stalled:
+            for end in both:
+                end.close()

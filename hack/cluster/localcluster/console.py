@@ -13,23 +13,23 @@ LOG_LINES_SHOWN = 8
 
 
 class ClusterError(Exception):
-    """One sentence for the person at the terminal."""
+    """An error of one sentence for the user."""
 
 
 class Stage:
-    """The line being printed; `note` adds a word in brackets to its end."""
+    """A progress line; its notes are printed in brackets."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def note(self, word: str) -> None:
-        """Add a word."""
-        self.notes.append(word)
+    def note(self, text: str) -> None:
+        """Add a note."""
+        self.notes.append(text)
 
 
 @contextmanager
 def stage(name: str) -> Iterator[Stage]:
-    """Print one line on stderr when the block is done: what, how long, and the notes."""
+    """Print a line with name, duration and notes on stderr when the block is done."""
     started = time.monotonic()
     line = Stage()
     try:
@@ -42,7 +42,7 @@ def stage(name: str) -> Iterator[Stage]:
 
 
 def with_log(sentence: str, log: Path) -> str:
-    """The sentence, the log to read, and how that log ends."""
+    """Return the sentence with the path of the log and its last lines."""
     text = log.read_text(errors="replace") if log.exists() else ""
     tail = "".join(f"\n    {line[:300]}" for line in text.splitlines()[-LOG_LINES_SHOWN:])
     return f"{sentence}; see {log}{tail}"
@@ -87,7 +87,7 @@ def run(
 
 
 def wait_until(condition: Callable[[], bool], *, timeout: float) -> bool:
-    """Poll until the condition holds; False when the time is over."""
+    """Poll until the condition holds; return False after the timeout."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""The daemons: how each is started, configured, and asked whether it is ready. In starting order."""
+"""The daemons in starting order: commands, configuration files and readiness checks."""
 
 import hashlib
 import http.client
@@ -21,7 +21,7 @@ from .config import (
     Config,
 )
 from .console import ClusterError, wait_until, with_log
-from .processes import daemon_pid, start
+from .processes import find_daemon, start
 
 READY_SECONDS = 90.0
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
@@ -29,37 +29,37 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 @dataclass(frozen=True)
 class Daemon:
-    """One program of the cluster."""
+    """A daemon of the cluster."""
 
     name: str
     command: tuple[str | Path, ...]
-    ready: Callable[[], bool]
-    built: bool = True  # from our Go modules, else a Debian package's
+    is_ready: Callable[[], bool]
+    is_built: bool = True  # from the Go modules, else from a Debian package
     files: Mapping[Path, str] = field(default_factory=dict)  # configuration written before the start
-    uses_proxy: bool = False  # fetches from outside the machine
+    uses_proxy: bool = False  # downloads from other machines
     patience: float = 20.0  # seconds between SIGTERM and SIGKILL
 
     def fingerprint(self, config: Config) -> str:
-        """Tell this configuration and build from any other."""
-        build = binaries.digest(config, str(self.command[0])) if self.built else ""
+        """Return a digest of the configuration and the build."""
+        build = binaries.get_build_key(config, str(self.command[0])) if self.is_built else ""
         parts = [build, *map(str, self.command), *map(str, self.files), *self.files.values()]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
-    def healthy(self, config: Config) -> bool:
-        """Running as configured now, and answering."""
-        return daemon_pid(config, self.name, self.fingerprint(config)) is not None and self.ready()
+    def is_healthy(self, config: Config) -> bool:
+        """Return whether it runs with the current configuration and is ready."""
+        return find_daemon(config, self.name, self.fingerprint(config)) is not None and self.is_ready()
 
     def start(self, config: Config) -> None:
-        """Write its files, start it, and wait until it answers."""
+        """Write its files, start it, and wait until it is ready."""
         for path, content in self.files.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
             path.write_text(content)
-        program = config.bin / str(self.command[0]) if self.built else self.command[0]
+        program = config.bin / str(self.command[0]) if self.is_built else self.command[0]
         command = [program, *self.command[1:]]
         process = start(config, self.name, self.fingerprint(config), command, self._environment())
         log = config.logs / f"{self.name}.log"
-        answered = wait_until(lambda: process.poll() is not None or self.ready(), timeout=READY_SECONDS)
+        answered = wait_until(lambda: process.poll() is not None or self.is_ready(), timeout=READY_SECONDS)
         if process.poll() is not None:
             raise ClusterError(with_log(f"{self.name} ended with exit code {process.returncode}", log))
         if not answered:
@@ -75,7 +75,7 @@ class Daemon:
         return environment
 
 
-def _http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = None) -> bool:
+def _is_http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = None) -> bool:
     if context is None:
         connection = http.client.HTTPConnection(host, port, timeout=2)
     else:
@@ -89,8 +89,8 @@ def _http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = N
         connection.close()
 
 
-def _container_runtime_answers(socket: Path) -> bool:
-    """Ask as the kubelet does, which ends when it is told "not initialized yet": the socket is there long before that.
+def _is_container_runtime_ready(socket: Path) -> bool:
+    """Return whether containerd answers a Version call, as the kubelet requires; its socket exists much earlier.
 
     A gRPC call is an HTTP/2 request; its body here is one empty message: no compression, and a length of 0.
     """
@@ -102,24 +102,30 @@ def _container_runtime_answers(socket: Path) -> bool:
     return b"grpc-status: 0" in answer.stdout
 
 
-def _tls(config: Config, client: str) -> ssl.SSLContext:
+def _create_tls_context(config: Config, client: str) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=str(config.pki / "ca.crt"))
     context.load_cert_chain(config.pki / f"{client}.crt", config.pki / f"{client}.key")
     return context
 
 
-def daemons(config: Config) -> list[Daemon]:
-    """Every daemon of the cluster. Stop them in `stop_order`."""
-    pki, etc = config.pki, config.etc
+# Without leader election: with one replica a Lease would only delay the restart after a crash.
+_SINGLE_REPLICA = ("--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=100", "--kube-api-burst=200")
 
-    def pair(certificate: str, prefix: str = "") -> tuple[str, str]:
-        key_file = "key-file" if not prefix else f"{prefix}private-key-file"
-        return f"--{prefix}cert-file={pki / certificate}.crt", f"--{key_file}={pki / certificate}.key"
 
-    def component(name: str) -> str:
-        return f"--kubeconfig={etc / name}.kubeconfig"
+def _pair(config: Config, certificate: str, prefix: str = "") -> tuple[str, str]:
+    """Return the flags of a certificate and its key."""
+    key_file = "key-file" if not prefix else f"{prefix}private-key-file"
+    path = config.pki / certificate
+    return f"--{prefix}cert-file={path}.crt", f"--{key_file}={path}.key"
 
-    etcd = Daemon(
+
+def _kubeconfig(config: Config, name: str) -> str:
+    return f"--kubeconfig={config.etc / name}.kubeconfig"
+
+
+def _build_etcd(config: Config) -> Daemon:
+    pki = config.pki
+    return Daemon(
         "etcd",
         (
             "etcd",
@@ -127,17 +133,21 @@ def daemons(config: Config) -> list[Daemon]:
             f"--listen-client-urls={ETCD_URL}",
             f"--advertise-client-urls={ETCD_URL}",
             f"--listen-peer-urls=http://127.0.0.1:{ETCD_PORT + 1}",
-            *pair("etcd"),
+            *_pair(config, "etcd"),
             f"--trusted-ca-file={pki / 'ca.crt'}",
             "--client-cert-auth",
-            "--unsafe-no-fsync",  # many times faster; a power cut may cost the data of this throwaway cluster
+            "--unsafe-no-fsync",  # many times faster; a power cut may lose the data of this temporary cluster
             "--quota-backend-bytes=4294967296",
             "--logger=zap",
         ),
-        lambda: _http_ok("127.0.0.1", ETCD_PORT, "/health", _tls(config, "etcd-client")),
-        built=False,
+        lambda: _is_http_ok("127.0.0.1", ETCD_PORT, "/health", _create_tls_context(config, "etcd-client")),
+        is_built=False,
     )
-    apiserver = Daemon(
+
+
+def _build_apiserver(config: Config) -> Daemon:
+    pki, etc = config.pki, config.etc
+    return Daemon(
         "kube-apiserver",
         (
             "kube-apiserver",
@@ -151,10 +161,10 @@ def daemons(config: Config) -> list[Daemon]:
             f"--service-cluster-ip-range={SERVICE_CIDR}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            # A watch from the beginning (kwok's) would need etcd 3.5; without it the API server lists as it used to.
+            # Streaming lists (kwok's) would need etcd 3.5.
             "--feature-gates=WatchList=false",
             f"--client-ca-file={pki / 'ca.crt'}",
-            *pair("apiserver", "tls-"),
+            *_pair(config, "apiserver", "tls-"),
             f"--kubelet-certificate-authority={pki / 'ca.crt'}",
             f"--kubelet-client-certificate={pki / 'apiserver-kubelet-client.crt'}",
             f"--kubelet-client-key={pki / 'apiserver-kubelet-client.key'}",
@@ -171,84 +181,124 @@ def daemons(config: Config) -> list[Daemon]:
             "--audit-log-maxsize=100",
             "--audit-log-maxbackup=1",
         ),
-        lambda: _http_ok(NODE_IP, API_PORT, "/readyz", _tls(config, "admin")),
+        lambda: _is_http_ok(NODE_IP, API_PORT, "/readyz", _create_tls_context(config, "admin")),
         files={etc / "audit-policy.json": settings.audit_policy()},
-        patience=60.0,  # it drains its connections first
+        patience=60.0,  # drains its connections first
     )
-    # Leases would only make a restart after a crash wait for their end: there is one of each.
-    alone = ("--leader-elect=false", "--bind-address=127.0.0.1", "--kube-api-qps=100", "--kube-api-burst=200")
-    controller_manager = Daemon(
+
+
+def _build_controller_manager(config: Config) -> Daemon:
+    pki = config.pki
+    return Daemon(
         "kube-controller-manager",
         (
             "kube-controller-manager",
-            component("controller-manager"),
-            *alone,
+            _kubeconfig(config, "controller-manager"),
+            *_SINGLE_REPLICA,
             f"--root-ca-file={pki / 'ca.crt'}",
             f"--service-account-private-key-file={pki / 'service-account.key'}",
             "--use-service-account-credentials=true",
-            "--pvclaimbinder-sync-period=2s",  # 15 s by default, which a claim made again after its end would wait
+            "--pvclaimbinder-sync-period=2s",  # 15 s by default, for which a recreated claim would wait
         ),
-        lambda: _http_ok("127.0.0.1", 10257, "/healthz", _unverified()),
+        lambda: _is_http_ok("127.0.0.1", 10257, "/healthz", _create_unverified_context()),
     )
-    scheduler = Daemon(
+
+
+def _build_scheduler(config: Config) -> Daemon:
+    return Daemon(
         "kube-scheduler",
-        ("kube-scheduler", component("scheduler"), *alone),
-        lambda: _http_ok("127.0.0.1", 10259, "/healthz", _unverified()),
+        ("kube-scheduler", _kubeconfig(config, "scheduler"), *_SINGLE_REPLICA),
+        lambda: _is_http_ok("127.0.0.1", 10259, "/healthz", _create_unverified_context()),
     )
-    registry = Daemon(
+
+
+def _build_registry(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "registry",
         ("registry", "serve", etc / "registry.json"),
-        lambda: _http_ok("127.0.0.1", config.registry_port, "/v2/"),
+        lambda: _is_http_ok("127.0.0.1", config.registry_port, "/v2/"),
         files={etc / "registry.json": settings.registry(config)},
     )
-    containerd = Daemon(
+
+
+def _build_containerd(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "containerd",
         ("containerd", "--config", etc / "containerd.toml"),
-        lambda: _container_runtime_answers(config.containerd_socket),
-        built=False,
+        lambda: _is_container_runtime_ready(config.containerd_socket),
+        is_built=False,
         files={
             etc / "containerd.toml": settings.containerd(config),
             etc / "cni" / "10-trainingtask.conflist": settings.cni(config),
         },
         uses_proxy=True,
     )
-    kubelet = Daemon(
+
+
+def _build_kubelet(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "kubelet",
         (
             "kubelet",
-            component("kubelet"),
+            _kubeconfig(config, "kubelet"),
             f"--config={etc / 'kubelet.json'}",
             f"--root-dir={config.state / 'kubelet'}",
             f"--node-ip={NODE_IP}",
             f"--hostname-override={NODE}",
         ),
-        lambda: _http_ok("127.0.0.1", 10248, "/healthz"),
+        lambda: _is_http_ok("127.0.0.1", 10248, "/healthz"),
         files={etc / "kubelet.json": settings.kubelet(config, f"/{CGROUP}")},
     )
-    proxy = Daemon(
+
+
+def _build_proxy(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "kube-proxy",
         ("kube-proxy", f"--config={etc / 'kube-proxy.json'}", f"--hostname-override={NODE}"),
-        lambda: _http_ok("127.0.0.1", 10256, "/livez"),
+        lambda: _is_http_ok("127.0.0.1", 10256, "/livez"),
         files={etc / "kube-proxy.json": settings.kube_proxy(config)},
     )
-    coredns = Daemon(
+
+
+def _build_coredns(config: Config) -> Daemon:
+    etc = config.etc
+    return Daemon(
         "coredns",
         ("coredns", "-conf", etc / "Corefile"),
-        lambda: _http_ok("127.0.0.1", settings.COREDNS_READY_PORT, "/ready"),
+        lambda: _is_http_ok("127.0.0.1", settings.COREDNS_READY_PORT, "/ready"),
         files={etc / "Corefile": settings.corefile(config)},
     )
-    return [etcd, apiserver, controller_manager, scheduler, registry, containerd, kubelet, proxy, coredns]
 
 
-def stop_order(config: Config) -> list[Daemon]:
-    """Those that write to the API server before it, the API server before etcd, containers' keeper after kubelet."""
+def build_daemons(config: Config) -> list[Daemon]:
+    """Return all daemons in starting order; `get_stop_order` is the order to stop them."""
+    builders = (
+        _build_etcd,
+        _build_apiserver,
+        _build_controller_manager,
+        _build_scheduler,
+        _build_registry,
+        _build_containerd,
+        _build_kubelet,
+        _build_proxy,
+        _build_coredns,
+    )
+    return [build(config) for build in builders]
+
+
+def get_stop_order(config: Config) -> list[Daemon]:
+    """Return clients of the API server before it, the API server before etcd, containerd after the kubelet."""
     names = "kubelet kube-proxy coredns kube-scheduler kube-controller-manager kube-apiserver etcd containerd registry"
-    known = {daemon.name: daemon for daemon in daemons(config)}
+    known = {daemon.name: daemon for daemon in build_daemons(config)}
     return [known[name] for name in names.split()]
 
 
-def _unverified() -> ssl.SSLContext:
-    """Health ports on loopback with certificates their daemons made up themselves."""
+def _create_unverified_context() -> ssl.SSLContext:
+    """Return a context for health ports on loopback, whose certificates are self-signed."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

@@ -1,4 +1,4 @@
-"""What the cluster needs of the machine itself: packages, a network link, forwarding, cgroups; and undoing them."""
+"""Changes to the machine: packages, a network link, forwarding and cgroups; and their removal."""
 
 import os
 import shutil
@@ -49,16 +49,16 @@ def install_packages(config: Config) -> list[str]:
 
 
 def prepare_network() -> None:
-    """The node's address, forwarding, and masquerading of what pods send to the world outside."""
+    """Set up the node's address, forwarding, and masquerading of the pods' traffic to other machines."""
     for module in KERNEL_MODULES:
-        # A kernel may have it built in, or have no modules at all; what is truly missing fails below by name.
+        # A kernel may have it built in, or have no modules; a missing one fails below by name.
         if not Path("/sys/module", module).exists() and shutil.which("modprobe"):
             try:
                 run(["modprobe", module])
             except ClusterError:
                 continue
     if not Path("/sys/class/net", NODE_LINK).exists():
-        # A bridge without ports: every kernel that runs containers has it, which is not so for `dummy`.
+        # A bridge without ports: kernels that run containers have bridges, but not all have `dummy`.
         run(["ip", "link", "add", NODE_LINK, "type", "bridge"])
     run(["ip", "address", "replace", f"{NODE_IP}/32", "dev", NODE_LINK])
     run(["ip", "link", "set", NODE_LINK, "up"])
@@ -77,7 +77,7 @@ def prepare_network() -> None:
 
 
 def remove_network() -> None:
-    """Undo `prepare_network`, and remove the rules that kube-proxy leaves."""
+    """Undo `prepare_network`, and remove the rules left by kube-proxy."""
     tables = run(["nft", "list", "tables"]).splitlines() if shutil.which("nft") else []
     for table in (f"ip {NFT_TABLE}", "ip kube-proxy", "ip6 kube-proxy"):
         if f"table {table}" in tables:
@@ -86,8 +86,8 @@ def remove_network() -> None:
         run(["ip", "link", "delete", NODE_LINK])
 
 
-def mounts_under(directory: Path) -> list[Path]:
-    """Mount points inside the directory, the deepest first."""
+def find_mounts(directory: Path) -> list[Path]:
+    """Return the mount points inside the directory, the deepest first."""
     points = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         # The kernel writes blanks and backslashes in paths as octal escapes.
@@ -99,43 +99,43 @@ def mounts_under(directory: Path) -> list[Path]:
 
 def unmount_all(directory: Path) -> None:
     """Unmount everything inside the directory."""
-    for point in mounts_under(directory):
-        run(["umount", "--lazy", point])  # lazy: a shell standing in the directory must not stop us
+    for point in find_mounts(directory):
+        run(["umount", "--lazy", point])  # lazy: despite a shell whose working directory it is
 
 
-def _cgroup_mounts() -> list[Path]:
+def _find_cgroup_mounts() -> list[Path]:
     lines = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     return [Path(point) for _, point, kind, *_ in lines if kind in ("cgroup", "cgroup2")]
 
 
 def create_cgroups() -> None:
-    """The root of all our pods' cgroups, so that their processes can be told from everybody else's."""
-    for mount in _cgroup_mounts():
+    """Create the root of all pods' cgroups, which identifies their processes."""
+    for mount in _find_cgroup_mounts():
         (mount / CGROUP).mkdir(exist_ok=True)
 
 
-def container_pids() -> set[int]:
-    """Every process inside a pod of ours."""
+def find_container_pids() -> set[int]:
+    """Return the pids of all processes in pods of the cluster."""
     pids: set[int] = set()
-    for mount in _cgroup_mounts():
+    for mount in _find_cgroup_mounts():
         for directory, _, files in os.walk(mount / CGROUP):
             if "cgroup.procs" in files:
                 try:
                     pids.update(int(pid) for pid in Path(directory, "cgroup.procs").read_text().split())
                 except OSError:
-                    continue  # removed while we looked
+                    continue  # removed meanwhile
     return pids
 
 
 def remove_cgroups() -> None:
-    """Remove the cgroups of our pods, whose processes have ended."""
-    for mount in _cgroup_mounts():
+    """Remove the cgroups of pods whose processes have ended."""
+    for mount in _find_cgroup_mounts():
         for directory, _, _ in os.walk(mount / CGROUP, topdown=False):
-            # A process that has just died keeps its group busy for a moment.
-            wait_until(partial(_removed, directory), timeout=5)
+            # A process that has just ended keeps its group busy for a moment.
+            wait_until(partial(_remove_directory, directory), timeout=5)
 
 
-def _removed(directory: str) -> bool:
+def _remove_directory(directory: str) -> bool:
     try:
         os.rmdir(directory)
     except FileNotFoundError:
@@ -146,10 +146,10 @@ def _removed(directory: str) -> bool:
 
 
 def remove_leftovers(config: Config) -> None:
-    """Files of a dead cluster: sockets, pid files, namespaces, IP leases, and what others keep about our pods."""
+    """Remove the files of a stopped cluster: sockets, pid files, namespaces, IP leases, CNI results and log links."""
     unmount_all(config.state)
     for address in config.run.glob("containerd/io.containerd.runtime.v2.task/*/*/address"):
-        # A shim's socket, which a killed one leaves: a path outside our directory, since such paths must be short.
+        # The socket of a killed shim is outside of the state directory: socket paths must be short.
         Path(address.read_text().removeprefix("unix://")).unlink(missing_ok=True)
     shutil.rmtree(config.run, ignore_errors=True)
     for result in Path("/var/lib/cni/results").glob("*"):

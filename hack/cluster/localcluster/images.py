@@ -30,7 +30,7 @@ MANIFEST_TYPES = "application/vnd.oci.image.manifest.v1+json, application/vnd.do
 
 @dataclass(frozen=True)
 class Recipe:
-    """What buildah needs to know of an image."""
+    """A Dockerfile with its build options."""
 
     dockerfile: Path
     context: Path
@@ -49,12 +49,12 @@ def _recipes() -> dict[str, Recipe]:
 
 
 def references(config: Config) -> dict[str, str]:
-    """The current reference of each of our images that has been built so far."""
+    """Return the current reference of each built image of this project."""
     return {name: generations[0] for name, generations in _generations(config).items() if name in NAMES}
 
 
 def build(config: Config, names: Iterable[str]) -> dict[str, str]:
-    """Build, push and remember the named images; remove what no generation uses any more."""
+    """Build and push the named images, and remove those of older generations."""
     recipes = _recipes()
     names = list(names)
     if unknown := [name for name in names if name not in recipes]:
@@ -90,7 +90,7 @@ def build_on_trainer(config: Config, name: str, context: Path) -> str:
 
 
 def ensure_pause(config: Config) -> None:
-    """The image that holds a pod's namespaces: a static program, a few lines of C."""
+    """Build the pause image, a static program of a few lines of C, if the registry lacks it."""
     if _manifest_digest(config, "pause", PAUSE_TAG):
         return
     source = HERE / "images" / "pause"
@@ -104,7 +104,7 @@ def ensure_pause(config: Config) -> None:
 
 @contextmanager
 def locked(config: Config) -> Iterator[None]:
-    """One build at a time; not the cluster's lock, so that a long build does not block `cluster.py status` or `up`."""
+    """Hold the lock of builds, which is separate so that a long build does not block `cluster.py up`."""
     config.create_directories()
     with (config.state / "images.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,7 +117,7 @@ def _buildah(config: Config, *arguments: str | Path, log: Path | None = None) ->
 
 
 def _ensure_base(config: Config) -> tuple[str, bool]:
-    """A minimal Debian with Python, the BASE_IMAGE of the Dockerfiles. Named by its ingredients."""
+    """Build the BASE_IMAGE of the Dockerfiles, a minimal Debian with Python; its tag is a digest of its packages."""
     key = hashlib.sha256(" ".join([BASE_SUITE, *BASE_PACKAGES]).encode()).hexdigest()[:12]
     name = f"localhost/{PROJECT}/base:{key}"
     if _buildah(config, "images", "--quiet", "--filter", f"reference={name}").strip():
@@ -135,7 +135,7 @@ def _ensure_base(config: Config) -> tuple[str, bool]:
 
 
 def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
-    """Build by layers and return the image's id."""
+    """Build an image by layers and return its id."""
     if not recipe.dockerfile.exists():
         raise ClusterError(f"{recipe.dockerfile} does not exist")
     package_cache = config.cache / "packages"
@@ -143,8 +143,7 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
     id_file = config.state / f"image-{name}.id"
     volumes = []
     if recipe.downloads:
-        # For the build only: this machine's certificate authorities (which pip uses anyway, uv when told so), and what
-        # pip and uv have fetched before.
+        # For the build only: this machine's certificate authorities, and the downloads of pip and uv.
         uv_settings = config.etc / "uv"
         uv_settings.mkdir(exist_ok=True)
         (uv_settings / "uv.toml").write_text('system-certs = true\nlink-mode = "copy"\n')
@@ -172,7 +171,7 @@ def _build_log(config: Config, name: str) -> Path:
 
 
 def _publish(config: Config, name: str, image: str) -> bool:
-    """Push unless the registry has it, and make it the current one; True when it was not before."""
+    """Push an image if the registry lacks it, and make it the current one; return whether it was not."""
     tag = image[:12]
     reference = config.image(name, tag)
     if not _manifest_digest(config, name, tag):
@@ -189,7 +188,7 @@ def _publish(config: Config, name: str, image: str) -> bool:
 
 
 def _push(config: Config, image: str, reference: str) -> None:
-    # The fastest compression: it never leaves the machine, but less is written to its disk.
+    # The fastest compression saves disk writes; images never leave the machine.
     compression = ("--disable-compression=false", "--compression-format", "zstd", "--compression-level", "1")
     _buildah(config, "push", "--quiet", "--tls-verify=false", *compression, image, f"docker://{reference}")
 
@@ -199,14 +198,14 @@ def _generations_file(config: Config) -> Path:
 
 
 def _generations(config: Config) -> dict[str, list[str]]:
-    """References by name, the current one first."""
+    """Return the references by image name, the current one first."""
     path = _generations_file(config)
     known: dict[str, list[str]] = json.loads(path.read_text()) if path.exists() else {}
     return known
 
 
 def _request(config: Config, method: str, path: str) -> tuple[int, str, bytes]:
-    """Ask the registry: status, digest, body."""
+    """Send a request to the registry; return status, digest and body."""
     connection = http.client.HTTPConnection("127.0.0.1", config.registry_port, timeout=30)
     try:
         connection.request(method, f"/v2/{path}", headers={"Accept": MANIFEST_TYPES})
@@ -228,27 +227,26 @@ def _manifest_digest(config: Config, name: str, tag: str) -> str:
 
 
 def _prune(config: Config) -> None:
-    """Remove what no generation refers to, from the registry, from containerd and from buildah's storage."""
+    """Remove images without a generation from the registry, containerd and buildah's storage."""
     kept = {reference for generations in _generations(config).values() for reference in generations}
     for name in _generations(config):
         _, _, body = _request(config, "GET", f"{PROJECT}/{name}/tags/list")
         for tag in json.loads(body).get("tags") or []:
             if config.image(name, tag) not in kept:
                 _request(config, "DELETE", f"{PROJECT}/{name}/manifests/{_manifest_digest(config, name, tag)}")
-    # Safe beside the running registry: only this command, under its lock, writes to it.
+    # Safe while the registry runs: only this command, under its lock, writes to it.
     log = config.logs / "registry-collect.log"
     run([config.bin / "registry", "garbage-collect", config.etc / "registry.json"], log=log)
 
     containerd: list[str | Path] = ["ctr", "--address", config.containerd_socket, "--namespace", "k8s.io", "images"]
     names = tuple(_generations(config))
-    ours = re.compile(rf"^{re.escape(config.registry)}/{PROJECT}/({'|'.join(names)}):")
+    own_images = re.compile(rf"^{re.escape(config.registry)}/{PROJECT}/({'|'.join(names)}):")
     pulled = run([*containerd, "list", "--quiet"]).split()
-    if stale := [reference for reference in pulled if ours.match(reference) and reference not in kept]:
+    if stale := [reference for reference in pulled if own_images.match(reference) and reference not in kept]:
         run([*containerd, "remove", *stale])
 
-    # buildah keeps the layers of earlier steps as images without a name. Those that the last build of some image
-    # made or used are its cache; the others are of no use.
-    _buildah(config, "rm", "--all")  # a build that was killed leaves its container, which holds on to its image
+    # buildah keeps the layers of steps as unnamed images: the cache, if the last build of an image used them, else waste.
+    _buildah(config, "rm", "--all")  # containers of killed builds keep their images
     steps = re.compile(r"^--> (?:Using cache )?([0-9a-f]{11,64})\b", re.MULTILINE)
     logs = [_build_log(config, name) for name in (*names, "pause")]
     cached = tuple({step for log in logs if log.exists() for step in steps.findall(log.read_text())})

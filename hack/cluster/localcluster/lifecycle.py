@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from . import binaries, host, images, pki, processes, storage
 from .config import API_URL, HERE, NODE, Config
 from .console import ClusterError, stage, wait_until, with_log
-from .daemons import Daemon, daemons, stop_order
+from .daemons import Daemon, build_daemons, get_stop_order
 from .kubectl import get_list, kubectl
 
 NODE_READY_SECONDS = 90.0
@@ -18,7 +18,7 @@ CONTAINER_PATIENCE_SECONDS = 10.0
 
 @contextmanager
 def locked(config: Config) -> Iterator[None]:
-    """One command at a time changes the cluster."""
+    """Hold the cluster's lock: one command changes it at a time."""
     config.state.mkdir(parents=True, exist_ok=True, mode=0o711)
     with (config.state / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -26,7 +26,7 @@ def locked(config: Config) -> Iterator[None]:
 
 
 def up(config: Config) -> None:
-    """Start the cluster, or reuse the one that is healthy."""
+    """Start the cluster, or reuse a healthy one."""
     with locked(config):
         config.create_directories()
         with stage("packages") as line:
@@ -35,8 +35,8 @@ def up(config: Config) -> None:
             line.note(f"built {', '.join(built)}" if (built := binaries.ensure(config)) else "cached")
         with stage("certificates") as line:
             line.note("new" if pki.ensure(config) else "reused")
-        cluster = daemons(config)
-        if all(daemon.healthy(config) for daemon in cluster):
+        cluster = build_daemons(config)
+        if all(daemon.is_healthy(config) for daemon in cluster):
             with stage("daemons") as line:
                 line.note("all healthy, reused")
         else:
@@ -59,7 +59,7 @@ def up(config: Config) -> None:
         with stage("storage") as line:
             line.note(f"{storage.replenish(config)} new volumes")
         with stage("node Ready"):
-            if not wait_until(lambda: _node_ready(config), timeout=NODE_READY_SECONDS):
+            if not wait_until(lambda: _is_node_ready(config), timeout=NODE_READY_SECONDS):
                 raise ClusterError(with_log("the node did not become Ready", config.logs / "kubelet.log"))
     print(f"The cluster is up at {API_URL}. Next: export KUBECONFIG={config.kubeconfig} PATH={config.bin}:$PATH")
 
@@ -82,28 +82,28 @@ def down(config: Config, *, purge: bool) -> None:
 
 
 def status(config: Config) -> bool:
-    """Print one line per daemon and the node's state; True when all is well."""
+    """Print one line per daemon and the node's state; return whether all are healthy."""
     if not config.pki.exists():
         print("There is no cluster.")
         return False
-    well = True
-    for daemon in daemons(config):
-        pid = processes.daemon_pid(config, daemon.name)
-        word = "stopped" if pid is None else "healthy" if daemon.healthy(config) else "running, not as it should"
-        well = well and word == "healthy"
-        print(f"  {daemon.name:<26} {word:<10} {pid or '':>8}  {config.logs / daemon.name}.log")
-    ready = well and _node_ready(config)
+    is_healthy = True
+    for daemon in build_daemons(config):
+        pid = processes.find_daemon(config, daemon.name)
+        state = "stopped" if pid is None else "healthy" if daemon.is_healthy(config) else "running, not as it should"
+        is_healthy = is_healthy and state == "healthy"
+        print(f"  {daemon.name:<26} {state:<10} {pid or '':>8}  {config.logs / daemon.name}.log")
+    ready = is_healthy and _is_node_ready(config)
     print(f"  {'node':<26} {'Ready' if ready else 'not Ready'}")
     return ready
 
 
-def _node_ready(config: Config) -> bool:
+def _is_node_ready(config: Config) -> bool:
     template = '{.status.conditions[?(@.type=="Ready")].status}'
     return kubectl(config, "get", "node", NODE, "--ignore-not-found", f"--output=jsonpath={template}") == "True"
 
 
 def _mark_stale(config: Config) -> None:
-    """What the last run's kubelet reported is no longer true: its node and pods are ready when the new one says so."""
+    """Set node and pods of the last run to not ready, until the new kubelet reports on them."""
     for kind in ("nodes", "pods"):
         for item in get_list(config, kind, "--all-namespaces"):
             conditions = [
@@ -125,23 +125,23 @@ def _mark_stale(config: Config) -> None:
 
 
 def _stop(config: Config) -> None:
-    """Stop whatever of the cluster runs, in order, then remove what dead processes leave behind."""
+    """Stop all processes of the cluster in order, then remove their leftovers."""
     with images.locked(config):  # a build in progress may end first: it mounts, and pushes to the registry
         _stop_daemons(config)
         host.remove_leftovers(config)
 
 
 def _stop_daemons(config: Config) -> None:
-    for daemon in stop_order(config):
+    for daemon in get_stop_order(config):
         if daemon.name == "containerd":
-            # Containers first, by their own signal: a database should end with a checkpoint, not with a recovery.
-            processes.stop(host.container_pids(), patience=CONTAINER_PATIENCE_SECONDS)
+            # Containers first, by SIGTERM: a database then ends with a checkpoint and needs no recovery.
+            processes.stop(host.find_container_pids(), patience=CONTAINER_PATIENCE_SECONDS)
         _stop_daemon(config, daemon)
-    processes.stop(processes.marked(config), patience=0)
-    processes.stop(host.container_pids(), patience=0)
+    processes.stop(processes.find_processes(config), patience=0)
+    processes.stop(host.find_container_pids(), patience=0)
 
 
 def _stop_daemon(config: Config, daemon: Daemon) -> None:
-    pid = processes.daemon_pid(config, daemon.name)
+    pid = processes.find_daemon(config, daemon.name)
     if pid is not None:
         processes.stop({pid}, patience=daemon.patience)

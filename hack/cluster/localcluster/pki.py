@@ -1,4 +1,4 @@
-"""The cluster's certificates, its service account key, and kubeconfigs made of them (by the openssl command)."""
+"""The cluster's certificates, its service account key and the kubeconfigs, made by the openssl command."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ DAYS = "3650"
 
 @dataclass(frozen=True)
 class Certificate:
-    """What it is for: `user` and `group` to the API server's eyes, `names` for those who connect to its holder."""
+    """A certificate: `user` and `group` of a client, `names` of a server."""
 
     file: str
     user: str
@@ -51,7 +51,7 @@ CLIENTS = ("admin", "controller-manager", "scheduler", "kubelet", "proxy", "core
 
 
 def ensure(config: Config) -> bool:
-    """Create all certificates once; True when they are new."""
+    """Create all certificates once; return whether they are new."""
     if config.pki.exists():
         return False
     building = config.etc / "pki.building"

@@ -1,7 +1,7 @@
-"""Starting, finding and stopping daemons.
+"""Starts, finds and stops daemons.
 
-A process is ours when its environment carries our mark. Pid files would not do: after a crash or a reboot their
-number may belong to a stranger. They are still written, for people.
+A daemon is identified by a variable in its environment. After a crash or a reboot the number in a pid file may belong
+to another process; pid files are written for users only.
 """
 
 import os
@@ -14,21 +14,21 @@ from pathlib import Path
 from .config import Config
 from .console import wait_until
 
-MARK = "TRAININGTASK_CLUSTER_DAEMON"
+DAEMON_VARIABLE = "TRAININGTASK_CLUSTER_DAEMON"
 
 
 def start(
     config: Config, name: str, fingerprint: str, command: Sequence[str | Path], env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
-    """Start a daemon in a session of its own, so that it outlives the terminal and holds none of its files."""
-    marked = {**env, MARK: f"{config.state}:{name}:{fingerprint}"}
+    """Start a daemon in its own session, so that it outlives the terminal."""
+    environment = {**env, DAEMON_VARIABLE: f"{config.state}:{name}:{fingerprint}"}
     with (config.logs / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [str(part) for part in command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=marked,
+            env=environment,
             cwd=config.state,
             start_new_session=True,
         )
@@ -36,9 +36,9 @@ def start(
     return process
 
 
-def marked(config: Config, name: str = "", fingerprint: str = "") -> set[int]:
-    """Our living processes: all of them, those of one daemon (with its children), or one with this fingerprint."""
-    wanted = f"{MARK}={config.state}:" + (f"{name}:" if name else "") + fingerprint
+def find_processes(config: Config, name: str = "", fingerprint: str = "") -> set[int]:
+    """Return the pids of all daemons, of one (with its children), or of one with this fingerprint."""
+    wanted = f"{DAEMON_VARIABLE}={config.state}:" + (f"{name}:" if name else "") + fingerprint
     pids = set()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -46,16 +46,16 @@ def marked(config: Config, name: str = "", fingerprint: str = "") -> set[int]:
         try:
             environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # gone meanwhile, or a kernel thread
+            continue  # ended meanwhile, or a kernel thread
         # A zombie's environment is empty, so it does not count as alive.
         if any(variable.startswith(wanted.encode()) for variable in environment):
             pids.add(int(entry.name))
     return pids
 
 
-def daemon_pid(config: Config, name: str, fingerprint: str = "") -> int | None:
-    """The daemon itself, not the children that inherited its mark: it leads its session."""
-    for pid in marked(config, name, fingerprint):
+def find_daemon(config: Config, name: str, fingerprint: str = "") -> int | None:
+    """Return the pid of a daemon, which leads its session, and not of its children."""
+    for pid in find_processes(config, name, fingerprint):
         try:
             if os.getsid(pid) == pid and not _is_shim(pid):
                 return pid
@@ -65,38 +65,38 @@ def daemon_pid(config: Config, name: str, fingerprint: str = "") -> int | None:
 
 
 def _is_shim(pid: int) -> bool:
-    """Shims inherit the mark of containerd and start sessions of their own."""
+    """Return whether it is a shim, which inherits containerd's environment and leads a session."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].endswith(b"containerd-shim-runc-v2")
     except OSError:
         return False
 
 
-def alive(pids: Iterable[int]) -> set[int]:
-    """Those that still run; a zombie whose parent has not looked yet is dead."""
-    living = set()
+def find_running(pids: Iterable[int]) -> set[int]:
+    """Return the pids that still run; zombies do not."""
+    running = set()
     for pid in pids:
         try:
             state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         except OSError:
             continue
         if state not in "ZX":
-            living.add(pid)
-    return living
+            running.add(pid)
+    return running
 
 
 def stop(pids: set[int], *, patience: float) -> None:
-    """SIGTERM, wait, SIGKILL, wait. The caller has made sure that they are ours."""
+    """Send SIGTERM, wait, send SIGKILL, wait."""
     for sent, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 10.0)):
-        pids = alive(pids)
+        pids = find_running(pids)
         for pid in pids:
             try:
                 os.kill(pid, sent)
             except ProcessLookupError:
                 continue
-        if wait_until(partial(_all_dead, pids), timeout=seconds):
+        if wait_until(partial(_have_ended, pids), timeout=seconds):
             return
 
 
-def _all_dead(pids: set[int]) -> bool:
-    return not alive(pids)
+def _have_ended(pids: set[int]) -> bool:
+    return not find_running(pids)

@@ -17,7 +17,7 @@ def registry(config: Config) -> str:
     return _json(
         {
             "version": 0.1,
-            # No blob cache: after a garbage collection it would remember what is gone.
+            # No blob cache: after a garbage collection it would list deleted blobs.
             "storage": {
                 "filesystem": {"rootdirectory": str(config.state / "registry")},
                 "delete": {"enabled": True},
@@ -67,7 +67,7 @@ state = "{config.run}/containerd"
 
 
 def cni(config: Config) -> str:
-    """Point-to-point links: all traffic of pods is routed by the host, so Services work without bridge filters."""
+    """Configure point-to-point links: the host routes all traffic of pods, so Services need no bridge filters."""
     addresses = {
         "type": "host-local",
         "ranges": [[{"subnet": POD_CIDR}]],
@@ -89,10 +89,10 @@ def audit_policy() -> str:
         {
             "apiVersion": "audit.k8s.io/v1",
             "kind": "Policy",
-            "omitStages": ["RequestReceived"],  # of a watch that is open, ResponseStarted is all there is
+            "omitStages": ["RequestReceived"],  # an open watch has ResponseStarted only
             "rules": [
                 {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
-                # What every account may ask: which APIs there are.
+                # Discovery, which every account may request.
                 {"level": "None", "nonResourceURLs": ["*"]},
                 {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
                 {"level": "None"},
@@ -125,7 +125,7 @@ def kubelet(config: Config, cgroup_root: str) -> str:
             "failCgroupV1": False,
             "failSwapOn": False,
             "oomScoreAdj": 0,
-            "makeIPTablesUtilChains": False,  # of use to nobody here, and they would outlive the kubelet
+            "makeIPTablesUtilChains": False,  # unused here, and they would outlive the kubelet
             # The root file system's device may be invisible to the kubelet's statistics.
             "localStorageCapacityIsolation": False,
             "evictionHard": {"memory.available": "100Mi"},

@@ -14,7 +14,7 @@ POOL_LABEL = "trainingtask.dev/volume-pool"
 
 
 def replenish(config: Config) -> int:
-    """Create the volumes that are missing and renew the released ones; return how many are new."""
+    """Create the missing volumes and renew the released ones; return the number of new ones."""
     known = {item["metadata"]["name"]: item for item in get_list(config, "persistentvolumes", "-l", POOL_LABEL)}
     released = [name for name, item in known.items() if item["status"].get("phase") in ("Released", "Failed")]
     if released:

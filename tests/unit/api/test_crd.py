@@ -9,7 +9,7 @@ from trainingtask_api.crd import UnknownKeywordError, build_crd, to_structural, 
 COMMITTED = Path(__file__).parents[3] / "crds" / "trainingtasks.yaml"
 
 
-def test_the_committed_crd_is_what_the_models_say() -> None:
+def test_the_committed_crd_is_the_generated_one() -> None:
     assert COMMITTED.read_text(encoding="utf-8") == to_yaml(build_crd()), "run `make crd`"
 
 
@@ -41,7 +41,7 @@ def test_every_string_list_and_map_of_the_spec_is_bounded(path: str) -> None:
         assert "properties" in schema or "maxProperties" in schema
 
 
-def test_what_is_checked_at_creation_alone_can_never_change() -> None:
+def test_fields_checked_only_at_creation_are_immutable() -> None:
     at_creation, of_a_change = ALL[".spec"]["x-kubernetes-validations"]
     for field in ALL[".spec"]["properties"]:
         if f"self.{field}" in at_creation["rule"]:
@@ -50,7 +50,7 @@ def test_what_is_checked_at_creation_alone_can_never_change() -> None:
     assert not [path for path in others if "x-kubernetes-validations" in ALL[path]]
 
 
-def test_the_crd_fits_into_an_annotation_free_apply() -> None:
+def test_the_crd_is_smaller_than_256_kib() -> None:
     assert len(to_yaml(build_crd())) < 256 * 1024
 
 
@@ -62,7 +62,7 @@ def test_the_crd_fits_into_an_annotation_free_apply() -> None:
         {"type": "array", "uniqueItems": True},
     ],
 )
-def test_what_the_converter_does_not_know_it_refuses(schema: dict[str, Any]) -> None:
+def test_unsupported_keywords_are_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(UnknownKeywordError):
         to_structural(schema, {})
 

@@ -13,7 +13,7 @@ def test_good_specs_are_accepted_and_survive_a_round_trip(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", specs.BAD)
-def test_bad_specs_are_refused_with_a_sentence_that_names_the_field(name: str) -> None:
+def test_bad_specs_are_refused_with_a_message_that_names_the_field(name: str) -> None:
     spec, sentence = specs.BAD[name]
     with pytest.raises(ValidationError) as refused:
         TrainingTask.model_validate(specs.task(name, spec))

@@ -1,4 +1,4 @@
-"""Attacks on the history with what a trainer of one namespace has: its role's password. Each one worked once."""
+"""Attacks on the history by a trainer of one namespace, with its role's password."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 
 from support.kubectl import eventually
 from support.stored_runs import NOW
-from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
+from support.tenants import NAMESPACES, PASSWORD, Tenants, make_event, make_point, make_run, record_runs, tenants
 from trainingtask_history import roles
 from trainingtask_history.errors import HistoryError, HistoryLocked, HistoryUnavailable
 from trainingtask_history.maintenance import OpenRun, cancel_run, list_open_runs, prune
@@ -28,15 +28,15 @@ from trainingtask_operator.history.recorder import RunRecorder
 __all__ = ["tenants"]
 
 
-def runs(tenants: Tenants) -> dict[str, TrainingRun]:
-    """Return all rows, by the names of their tasks."""
+def get_runs(tenants: Tenants) -> dict[str, TrainingRun]:
+    """Return all rows by the names of their tasks."""
     with Session(tenants.owner) as session:
         return {run.name: run for run in session.exec(select(TrainingRun))}
 
 
 @contextlib.contextmanager
-def holding(tenants: Tenants, *statements: str) -> Iterator[Connection]:
-    """Execute statements as a trainer of team-a, with its own timeouts lifted, and keep the transaction open."""
+def hold_transaction(tenants: Tenants, *statements: str) -> Iterator[Connection]:
+    """Execute statements as a trainer of team-a without timeouts, and keep the transaction open."""
     with tenants.a.connect() as connection:
         for setting in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"):
             connection.execute(text(f"SET {setting} = 0"))
@@ -46,7 +46,7 @@ def holding(tenants: Tenants, *statements: str) -> Iterator[Connection]:
 
 
 @contextlib.asynccontextmanager
-async def writing(tenants: Tenants) -> AsyncIterator[RunRecorder]:
+async def run_writer(tenants: Tenants) -> AsyncIterator[RunRecorder]:
     url = tenants.server.url(tenants.database, tenants.database, tenants.database)
     writer = RunRecorder(url, retry_seconds=0.1, trainers=dict.fromkeys(NAMESPACES, PASSWORD))
     task = asyncio.create_task(writer.run())
@@ -59,30 +59,30 @@ async def writing(tenants: Tenants) -> AsyncIterator[RunRecorder]:
 
 
 def test_rows_of_another_namespace_cannot_be_read(tenants: Tenants) -> None:
-    write(tenants.owner, run_of("team-a"), run_of("team-b", spec={"secret": "plan"}))
+    record_runs(tenants.owner, make_run("team-a"), make_run("team-b", spec={"secret": "plan"}))
     with tenants.a.connect() as connection:
         seen = connection.execute(text("SELECT namespace FROM training_run")).scalars().all()
     assert seen == ["team-a"]
 
 
 def test_an_open_row_of_another_namespace_cannot_be_finished(tenants: Tenants) -> None:
-    write(tenants.owner, run_of("team-b", "-victim"))
-    forged = run_of("team-b", "-victim", status="Succeeded", finish_time=NOW, score=0.99)
+    record_runs(tenants.owner, make_run("team-b", "-victim"))
+    forged = make_run("team-b", "-victim", status="Succeeded", finish_time=NOW, score=0.99)
     with pytest.raises(HistoryError, match="row-level security"):
         record(tenants.a, forged)
     with tenants.a.begin() as connection:
         changed = connection.execute(text("UPDATE training_run SET status = 'Succeeded', score = 0.99"))
         assert changed.rowcount == 0
-    assert runs(tenants)["task-victim"].status == "Running"
+    assert get_runs(tenants)["task-victim"].status == "Running"
 
 
 @pytest.mark.parametrize("victim", ["own finished", "other's open", "other's finished"])
 def test_events_and_points_are_added_to_own_open_runs_alone(tenants: Tenants, victim: str) -> None:
     namespace = "team-a" if victim.startswith("own") else "team-b"
     end = {"status": "Succeeded", "finish_time": NOW} if victim.endswith("finished") else {}
-    run = run_of(namespace, **end)
-    write(tenants.owner, run)
-    for forged in (event_of(run, reason="Forged"), point_of(run, step=7)):
+    run = make_run(namespace, **end)
+    record_runs(tenants.owner, run)
+    for forged in (make_event(run, reason="Forged"), make_point(run, step=7)):
         table = "run_event" if isinstance(forged, RunEvent) else "metric_point"
         values = ", ".join(f":{name}" for name in type(forged).model_fields)
         with pytest.raises(DBAPIError, match="row-level security"), tenants.a.begin() as connection:
@@ -93,15 +93,15 @@ def test_events_and_points_are_added_to_own_open_runs_alone(tenants: Tenants, vi
 
 
 def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> None:
-    """Team-a knows the uid of a task of team-b, and is first to write rows for its attempts."""
-    victim = run_of("team-b", "-victim")
-    record(tenants.a, run_of("team-a", "-forged", id=victim.id, status="Failed", finish_time=NOW))
-    other = run_of("team-b", "-other")
-    record(tenants.a, run_of("team-a", "-twin", id=uuid.uuid4(), task_uid=other.task_uid))
-    own = run_of("team-a", "-own")
+    """Team-a writes rows for the attempts of a task of team-b before team-b does."""
+    victim = make_run("team-b", "-victim")
+    record(tenants.a, make_run("team-a", "-forged", id=victim.id, status="Failed", finish_time=NOW))
+    other = make_run("team-b", "-other")
+    record(tenants.a, make_run("team-a", "-twin", id=uuid.uuid4(), task_uid=other.task_uid))
+    own = make_run("team-a", "-own")
     record(tenants.a, own)
-    assert record_many(tenants.owner, [victim, other, own], events=[event_of(victim)]) == set()
-    found = runs(tenants)
+    assert record_many(tenants.owner, [victim, other, own], events=[make_event(victim)]) == set()
+    found = get_runs(tenants)
     assert {name: run.namespace for name, run in found.items()} == {
         "task-victim": "team-b",
         "task-other": "team-b",
@@ -111,12 +111,12 @@ def test_a_row_that_squats_on_another_runs_id_is_removed(tenants: Tenants) -> No
 
 
 def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenants) -> None:
-    held, free = run_of("team-a"), run_of("team-b")
-    write(tenants.owner, held, free)
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
+    held, free = make_run("team-a"), make_run("team-b")
+    record_runs(tenants.owner, held, free)
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
         begin = time.monotonic()
-        later = [run_of(namespace, status="Succeeded", finish_time=NOW) for namespace in NAMESPACES]
-        assert record_many(tenants.owner, later, events=[event_of(run, reason="Done") for run in later]) == {held.id}
+        later = [make_run(namespace, status="Succeeded", finish_time=NOW) for namespace in NAMESPACES]
+        assert record_many(tenants.owner, later, events=[make_event(run, reason="Done") for run in later]) == {held.id}
         assert time.monotonic() - begin < 5, "it waited for the lock"
         cancel_run(tenants.owner, OpenRun(held.id, held.task_uid, "team-a", "task", None), NOW)
     with Session(tenants.owner) as session:
@@ -127,42 +127,44 @@ def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenant
 
 def test_a_run_whose_row_is_locked_is_deleted_later(tenants: Tenants) -> None:
     old = {"create_time": NOW, "finish_time": NOW, "status": "Failed"}
-    write(tenants.owner, run_of("team-a", **old), run_of("team-b", **old))
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
+    record_runs(tenants.owner, make_run("team-a", **old), make_run("team-b", **old))
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
         assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
     assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
 
 
-async def test_the_writer_goes_on_while_a_tenant_holds_its_rows(tenants: Tenants) -> None:
-    held = [run_of("team-a", f"-{number}") for number in range(3)]
-    write(tenants.owner, *held)
-    uncommitted = run_of("team-a", "-uncommitted")
+async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenants) -> None:
+    held = [make_run("team-a", f"-{number}") for number in range(3)]
+    record_runs(tenants.owner, *held)
+    uncommitted = make_run("team-a", "-uncommitted")
     columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
     insert = f"INSERT INTO training_run ({columns}) VALUES ('{uncommitted.id}', '{uncommitted.task_uid}', 'team-a', 'x', 1, 'd', 'm', 'cpu', 'Running')"
-    async with writing(tenants) as writer:
-        with holding(tenants, "SELECT id FROM training_run FOR UPDATE", insert) as connection:
-            ends = [run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
-            free = run_of("team-b", status="Succeeded", finish_time=NOW)
+    async with run_writer(tenants) as writer:
+        with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE", insert) as connection:
+            ends = [make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
+            free = make_run("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
             await asyncio.to_thread(eventually, "the free row", lambda: writer.is_recorded([free]), 20)
-            # For a row that is not committed one has to wait: that session is ended, and all that it held is free.
+            # The insert of the uncommitted row blocks: its session is ended, which frees all its rows.
             await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
             connection.invalidate()
-    assert {run.status for run in runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
+    assert {run.status for run in get_runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
 
 
-async def test_an_advisory_lock_keeps_no_operator_from_its_rows(tenants: Tenants) -> None:
-    with holding(tenants, "SELECT pg_advisory_lock(8387236814263644531)", "SELECT id FROM training_run FOR UPDATE"):
-        async with writing(tenants) as writer:
-            run = run_of("team-b")
+async def test_an_advisory_lock_does_not_stop_the_operator(tenants: Tenants) -> None:
+    with hold_transaction(
+        tenants, "SELECT pg_advisory_lock(8387236814263644531)", "SELECT id FROM training_run FOR UPDATE"
+    ):
+        async with run_writer(tenants) as writer:
+            run = make_run("team-b")
             writer.submit([run])
             await asyncio.to_thread(eventually, "a row after the start", lambda: writer.backlog == 0, 20)
 
 
-def test_a_transaction_that_lasts_is_ended_whatever_its_settings(
+def test_a_long_transaction_is_ended_despite_its_session_settings(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         assert roles.end_long_transactions(tenants.owner) == 0
         monkeypatch.setattr(roles, "_MAX_TRANSACTION_SECONDS", 0)
         assert roles.end_long_transactions(tenants.owner) == 1
@@ -177,7 +179,7 @@ def test_one_namespaces_connections_leave_room_for_others(tenants: Tenants) -> N
             stack.enter_context(tenants.a.connect())
         with pytest.raises(DBAPIError, match="too many connections for role"):
             tenants.a.connect()
-        record(tenants.b, run_of("team-b"))
+        record(tenants.b, make_run("team-b"))
 
 
 @pytest.mark.parametrize(
@@ -200,43 +202,41 @@ def test_one_namespaces_connections_leave_room_for_others(tenants: Tenants) -> N
     ],
 )
 def test_a_value_out_of_bounds_is_refused(tenants: Tenants, column: str, value: str) -> None:
-    write(tenants.owner, run_of("team-a"))
+    record_runs(tenants.owner, make_run("team-a"))
     with pytest.raises(DBAPIError, match=r"check constraint|row-level security"), tenants.a.begin() as connection:
         connection.execute(text(f"UPDATE training_run SET {column} = {value}"))
 
 
 @pytest.mark.parametrize("value", ["'NaN'", "'Infinity'", "'-Infinity'"])
-def test_a_point_that_no_chart_can_show_is_refused(tenants: Tenants, value: str) -> None:
-    run = run_of("team-a")
-    write(tenants.owner, run)
+def test_a_non_finite_point_is_refused(tenants: Tenants, value: str) -> None:
+    run = make_run("team-a")
+    record_runs(tenants.owner, run)
     with pytest.raises(DBAPIError, match="check constraint"), tenants.a.begin() as connection:
         connection.execute(text(f"INSERT INTO metric_point VALUES ('{run.id}', 'training_loss', 2, {value})"))
 
 
-def test_an_event_at_no_time_is_refused(tenants: Tenants) -> None:
-    run = run_of("team-a")
-    write(tenants.owner, run)
+def test_an_event_at_an_infinite_time_is_refused(tenants: Tenants) -> None:
+    run = make_run("team-a")
+    record_runs(tenants.owner, run)
     with pytest.raises(DBAPIError, match="check constraint"), tenants.a.begin() as connection:
         connection.execute(text(f"INSERT INTO run_event VALUES ('{run.id}', 'infinity', 'Phase', 'Training', '')"))
 
 
-def test_many_open_rows_do_not_keep_others_from_being_looked_at(
-    tenants: Tenants, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_open_rows_of_a_namespace_do_not_hide_others(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainingtask_history.maintenance._MAX_OPEN_RUNS", 10)
     early, late = datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC)
     for number in range(30):
-        record(tenants.a, run_of("team-a", f"-{number}", node="node-1", create_time=early))
-    record(tenants.b, run_of("team-b", node="node-1", create_time=late))
+        record(tenants.a, make_run("team-a", f"-{number}", node="node-1", create_time=early))
+    record(tenants.b, make_run("team-b", node="node-1", create_time=late))
     found = list_open_runs(tenants.owner)
     assert len(found) == 10
     assert "team-b" in {run.namespace for run in found}
 
 
 @pytest.mark.parametrize("end", ["Succeeded", None], ids=["finished", "open"])
-def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants: Tenants, end: str | None) -> None:
-    """Team-a holds a row for a run of team-b back until the operator waits for it: the two must not become one."""
-    victim = run_of(
+def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants, end: str | None) -> None:
+    """Team-a commits a row for a run of team-b while the operator's upsert waits for it: they must not be merged."""
+    victim = make_run(
         "team-b", "-victim", namespace_uid="uid-of-namespace-b", log_tail="secret", finish_time=NOW, status="Failed"
     )
     state = f"'{end}', now()" if end else "'Running', NULL"
@@ -244,7 +244,7 @@ def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants:
         "INSERT INTO training_run (id, task_uid, namespace, name, attempt, dataset, model, device, status, finish_time)"
         f" VALUES ('{victim.id}', '{victim.task_uid}', 'team-a', 'forged', 1, 'd', 'm', 'cpu', {state})"
     )
-    with holding(tenants, squatter) as connection, ThreadPoolExecutor(1) as pool:
+    with hold_transaction(tenants, squatter) as connection, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(record_many, tenants.owner, [victim])
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
         eventually("the operator waits", lambda: connection.execute(waiting).scalar_one(), 10)
@@ -252,7 +252,7 @@ def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants:
         with pytest.raises(HistoryLocked):
             writing.result(timeout=20)
     assert record_many(tenants.owner, [victim]) == set()
-    (row,) = runs(tenants).values()
+    (row,) = get_runs(tenants).values()
     assert (row.namespace, row.name, row.status, row.namespace_uid) == (
         "team-b",
         "task-victim",
@@ -261,9 +261,9 @@ def test_a_row_that_is_committed_while_the_operator_waits_is_not_signed(tenants:
     )
 
 
-def test_the_planners_estimates_tell_nothing_of_others_rows(tenants: Tenants) -> None:
+def test_planner_estimates_reveal_nothing_of_other_namespaces(tenants: Tenants) -> None:
     failed = {"status": "Failed", "error_reason": "Secret", "error_message": "pw hunter2", "node": "secret-node"}
-    record_many(tenants.owner, [run_of("team-b", f"-{number}", **failed) for number in range(3000)])
+    record_many(tenants.owner, [make_run("team-b", f"-{number}", **failed) for number in range(3000)])
     tenants.execute("ANALYZE training_run")
 
     def estimate(column: str, value: str) -> str:
@@ -277,20 +277,20 @@ def test_the_planners_estimates_tell_nothing_of_others_rows(tenants: Tenants) ->
 
 def test_rows_without_times_are_deleted_when_they_are_old(tenants: Tenants) -> None:
     soon = datetime.now(UTC) + timedelta(minutes=5)
-    record(tenants.a, run_of("team-a", "-open"))
-    record(tenants.a, run_of("team-a", "-finished", status="Failed", finish_time=NOW))
-    record(tenants.a, run_of("team-a", "-reports", report_time=soon))
-    record(tenants.owner, run_of("team-b", "-of-the-operator", namespace_uid="uid-of-namespace-b"))
+    record(tenants.a, make_run("team-a", "-open"))
+    record(tenants.a, make_run("team-a", "-finished", status="Failed", finish_time=NOW))
+    record(tenants.a, make_run("team-a", "-reports", report_time=soon))
+    record(tenants.owner, make_run("team-b", "-of-the-operator", namespace_uid="uid-of-namespace-b"))
     assert prune(tenants.owner, datetime.now(UTC)) == 2
-    assert set(runs(tenants)) == {"task-reports", "task-of-the-operator"}
+    assert set(get_runs(tenants)) == {"task-reports", "task-of-the-operator"}
 
 
 def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator tries again later, and ends the transaction that holds the table meanwhile."""
+    """The operator retries later, and ends the transaction that locks the table."""
     with tenants.owner.begin() as connection:
         connection.execute(text("DROP POLICY readers ON training_run"))
     monkeypatch.setattr("trainingtask_history.migrations.runner._LOCK_SECONDS", 1)
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         with pytest.raises(HistoryError) as refused:
             migrate(tenants.owner)
         assert not isinstance(refused.value, HistoryUnavailable)
@@ -300,30 +300,30 @@ def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monke
         migrate(tenants.owner)
 
 
-async def test_whoever_keeps_a_migration_waiting_is_ended(tenants: Tenants) -> None:
-    """Also by transactions too short to be ended for their length: the history is for everybody."""
+async def test_a_session_that_blocks_a_migration_is_ended(tenants: Tenants) -> None:
+    """A transaction that blocks the owner is ended even if it is short."""
     with tenants.owner.begin() as connection:
         connection.execute(text("DROP POLICY readers ON training_run"))
-    with holding(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
-        async with writing(tenants) as writer:
-            writer.submit([run_of("team-b")])
+    with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
+        async with run_writer(tenants) as writer:
+            writer.submit([make_run("team-b")])
             await asyncio.to_thread(eventually, "a row after the migration", lambda: writer.backlog == 0, 20)
         with pytest.raises(DBAPIError, match="terminat"):
             connection.execute(text("SELECT 1"))
         connection.invalidate()
 
 
-async def test_rows_without_a_place_take_turns_while_others_are_held(
+async def test_rows_beyond_the_backlog_are_written_while_others_are_locked(
     tenants: Tenants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Backlog, "MAX_ROWS", 8)
-    held = [run_of("team-a", f"-{number}") for number in range(8)]
-    others = {f"task-{number}": run_of("team-b", f"-{number}") for number in range(6)}
-    write(tenants.owner, *held)
-    async with writing(tenants) as writer:
+    held = [make_run("team-a", f"-{number}") for number in range(8)]
+    others = {f"task-{number}": make_run("team-b", f"-{number}") for number in range(6)}
+    record_runs(tenants.owner, *held)
+    async with run_writer(tenants) as writer:
         writer.request_rows = lambda key: writer.submit([others[key[1]]] if key[0] == "team-b" else [])
-        with holding(tenants, "SELECT id FROM training_run FOR UPDATE"):
-            writer.submit([run_of("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
+        with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
+            writer.submit([make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(8)])
             writer.submit(list(others.values()))
             written = "SELECT count(*) FROM training_run WHERE namespace = 'team-b'"
 

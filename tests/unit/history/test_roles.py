@@ -1,4 +1,4 @@
-"""What each role of the history's database can do with rows of its own namespace and of others, as measured."""
+"""The measured rights of each database role on rows of its own namespace and of others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
 from support.postgres import Postgres
-from support.stored_runs import NOW, stored
-from support.tenants import NAMESPACES, PASSWORD, Tenants, event_of, point_of, run_of, tenants, write
+from support.stored_runs import NOW, load_run
+from support.tenants import NAMESPACES, PASSWORD, Tenants, make_event, make_point, make_run, record_runs, tenants
 from trainingtask_api.names import HISTORY_READER_ROLE, HISTORY_TRAINER_ROLE
 from trainingtask_history.errors import HistoryError
 from trainingtask_history.migrations.runner import migrate
@@ -21,17 +21,17 @@ __all__ = ["tenants"]
 SECURITY = Path(__file__).parents[3] / "docs" / "security.md"
 
 ROWS = {
-    "own open run": run_of("team-a", "-open"),
-    "own finished run": run_of("team-a", "-done", status="Succeeded", finish_time=NOW, score=0.5),
-    "other's open run": run_of("team-b", "-open"),
-    "other's finished run": run_of("team-b", "-done", status="Succeeded", finish_time=NOW, score=0.5),
+    "own open run": make_run("team-a", "-open"),
+    "own finished run": make_run("team-a", "-done", status="Succeeded", finish_time=NOW, score=0.5),
+    "other's open run": make_run("team-b", "-open"),
+    "other's finished run": make_run("team-b", "-done", status="Succeeded", finish_time=NOW, score=0.5),
 }
 NEW = "gen_random_uuid(), 'u', '{namespace}', 'new', 1, 'd', 'm', 'cpu', 'Running'"
 COLUMNS = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
 
 
-def can(engine: Engine, statement: str) -> bool:
-    """Tell whether a statement reaches a row; nothing of it stays."""
+def can_execute(engine: Engine, statement: str) -> bool:
+    """Return whether a statement affects a row; it is rolled back."""
     with engine.connect() as connection:
         try:
             return connection.execute(text(statement)).rowcount > 0
@@ -41,8 +41,8 @@ def can(engine: Engine, statement: str) -> bool:
             return False
 
 
-def rights(engine: Engine, row: str) -> str:
-    """Return what a role can do with a row, what it can add to its run and what it can read of that."""
+def measure_rights(engine: Engine, row: str) -> str:
+    """Return what a role can do with a row, and with the events and points of its run."""
     key = ROWS[row].id
     run = {
         "read": f"SELECT id, spec, status FROM training_run WHERE id = '{key}'",
@@ -63,22 +63,22 @@ def rights(engine: Engine, row: str) -> str:
             f"UPDATE metric_point SET value = 1 WHERE run_id = '{key}'",
         ),
     }
-    found = [verb for verb, statement in run.items() if can(engine, statement)]
+    found = [verb for verb, statement in run.items() if can_execute(engine, statement)]
     for verb, statements in parts.items():
-        answers = {can(engine, statement) for statement in statements}
+        answers = {can_execute(engine, statement) for statement in statements}
         assert len(answers) == 1, f"events and curves differ: {verb} {row}"
         found += [verb] if answers == {True} else []
     return ", ".join(found) or "-"
 
 
-def test_the_matrix_of_the_security_page_is_what_each_role_can_do(tenants: Tenants) -> None:
-    write(tenants.owner, *ROWS.values())
+def test_the_security_page_has_the_measured_rights_of_each_role(tenants: Tenants) -> None:
+    record_runs(tenants.owner, *ROWS.values())
     tenants.execute("CREATE ROLE a_stranger LOGIN PASSWORD 'role-secret'")
     try:
         stranger = tenants.connect("a_stranger")
         engines = {"trainer of a namespace": tenants.a, "reader": tenants.reader, "any other role": stranger}
         measured = {
-            (role, row): rights(engine, row)
+            (role, row): measure_rights(engine, row)
             for role, engine in (engines | {"operator": tenants.owner}).items()
             for row in ROWS
         }
@@ -87,36 +87,36 @@ def test_the_matrix_of_the_security_page_is_what_each_role_can_do(tenants: Tenan
     lines = [line for line in SECURITY.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     (head,) = (row for row in cells if row[0] == "role")
-    told = {
+    documented = {
         (row[0], column): cell
         for row in cells
         if row[0] in {role for role, _ in measured}
         for column, cell in zip(head[1:], row[1:], strict=True)
     }
-    assert told == measured
+    assert documented == measured
 
 
 def test_a_trainer_creates_runs_in_its_own_namespace_alone(tenants: Tenants) -> None:
     def create(namespace: str) -> str:
         return f"INSERT INTO training_run ({COLUMNS}) VALUES ({NEW.format(namespace=namespace)})"
 
-    assert can(tenants.a, create("team-a"))
-    assert not can(tenants.a, create("team-b"))
-    assert not can(tenants.reader, create("team-a"))
-    record(tenants.a, run_of("team-a"))
+    assert can_execute(tenants.a, create("team-a"))
+    assert not can_execute(tenants.a, create("team-b"))
+    assert not can_execute(tenants.reader, create("team-a"))
+    record(tenants.a, make_run("team-a"))
     with pytest.raises(HistoryError, match="row-level security"):
-        record(tenants.a, run_of("team-b"))
-    with pytest.raises(HistoryError, match="row-level security"):  # nor moves one there
-        record(tenants.a, run_of("team-b", id=run_of("team-a").id))
+        record(tenants.a, make_run("team-b"))
+    with pytest.raises(HistoryError, match="row-level security"):  # nor move a run there
+        record(tenants.a, make_run("team-b", id=make_run("team-a").id))
 
 
 def test_a_trainer_writes_its_run_from_start_to_end(tenants: Tenants) -> None:
-    run = run_of("team-a", spec={"device": "cpu"})
+    run = make_run("team-a", spec={"device": "cpu"})
     for _ in range(2):
-        record(tenants.a, run, events=[event_of(run)], points=[point_of(run)])
-    done = run_of("team-a", status="Succeeded", finish_time=NOW, total_time=2.0, score=0.75)
-    record(tenants.a, done, events=[event_of(run, reason="Done")], points=[point_of(run, step=2)])
-    row = stored(tenants.owner)
+        record(tenants.a, run, events=[make_event(run)], points=[make_point(run)])
+    done = make_run("team-a", status="Succeeded", finish_time=NOW, total_time=2.0, score=0.75)
+    record(tenants.a, done, events=[make_event(run, reason="Done")], points=[make_point(run, step=2)])
+    row = load_run(tenants.owner)
     assert (row.status, row.score, row.total_time, row.spec) == ("Succeeded", 0.75, 2.0, {"device": "cpu"})
     with tenants.owner.connect() as connection:
         for table in ("run_event", "metric_point"):
@@ -163,20 +163,20 @@ def test_the_owner_limits_the_sessions_of_each_role(tenants: Tenants) -> None:
         assert names == {"statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"}
 
 
-def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, opened: Callable[..., Engine]) -> None:
+def test_a_password_is_renewed_at_the_next_start(tenants: Tenants, open_engine: Callable[..., Engine]) -> None:
     migrate(tenants.owner, {"team-a": "another-secret"})
     with pytest.raises(DBAPIError, match="password"):
         tenants.a.connect()
-    renewed = opened(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
-    record(renewed, run_of("team-a"))
-    record(tenants.b, run_of("team-b"))  # as it was
+    renewed = open_engine(tenants.server.url(tenants.database, get_trainer_role("team-a"), "another-secret"))
+    record(renewed, make_run("team-a"))
+    record(tenants.b, make_run("team-b"))  # unchanged
 
 
-def test_migrating_again_takes_back_rights_that_were_too_many(tenants: Tenants) -> None:
+def test_migrating_again_revokes_excess_rights(tenants: Tenants) -> None:
     with tenants.owner.begin() as connection:
         connection.execute(text(f"GRANT DELETE ON training_run TO {HISTORY_TRAINER_ROLE}"))
     migrate(tenants.owner)
-    assert not can(tenants.a, "DELETE FROM training_run")
+    assert not can_execute(tenants.a, "DELETE FROM training_run")
     with tenants.owner.connect() as connection:
         whole = text(
             "SELECT table_name, privilege_type FROM information_schema.role_table_grants WHERE grantee = :role"
@@ -186,20 +186,20 @@ def test_migrating_again_takes_back_rights_that_were_too_many(tenants: Tenants) 
 
 
 @pytest.mark.parametrize("namespace", ["n" * 42, "n" * 43, "n" * 63, "a-" * 31 + "b"])
-def test_a_role_stands_for_a_namespace_with_a_long_name(
-    tenants: Tenants, namespace: str, opened: Callable[..., Engine]
+def test_a_namespace_with_a_long_name_has_a_role(
+    tenants: Tenants, namespace: str, open_engine: Callable[..., Engine]
 ) -> None:
     role = get_trainer_role(namespace)
     assert len(role) <= 63
     migrate(tenants.owner, {namespace: PASSWORD})
     try:
-        record(tenants.connect(role), run_of(namespace))
+        record(tenants.connect(role), make_run(namespace))
     finally:
         tenants.execute(f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
 
 
-def test_an_owner_that_may_create_no_roles_leaves_them_to_the_admin(
-    postgres: Engine, postgres_server: Postgres, opened: Callable[..., Engine]
+def test_an_owner_without_createrole_leaves_roles_to_the_admin(
+    postgres: Engine, postgres_server: Postgres, open_engine: Callable[..., Engine]
 ) -> None:
     migrate(postgres, {"team-a": PASSWORD})
     role, database = get_trainer_role("team-a"), str(postgres.url.database)
@@ -209,10 +209,10 @@ def test_an_owner_that_may_create_no_roles_leaves_them_to_the_admin(
     )
     try:
         migrate(postgres, {"team-a": "ignored"})
-        trainer = opened(postgres_server.url(database, role, PASSWORD), pooled=False)
-        record(trainer, run_of("team-a"))
+        trainer = open_engine(postgres_server.url(database, role, PASSWORD), pooled=False)
+        record(trainer, make_run("team-a"))
         with pytest.raises(HistoryError, match="row-level security"):
-            record(trainer, run_of("team-b"))
+            record(trainer, make_run("team-b"))
     finally:
         for name in (role, HISTORY_TRAINER_ROLE):
             postgres_server.execute(f'DROP OWNED BY "{name}"', database=database)

@@ -1,8 +1,7 @@
-"""The history store on a real Postgres and on SQLite: what a row survives, and who may touch it."""
+"""Writing rows on Postgres and on SQLite: idempotence, final rows, events and points."""
 
 import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta, timezone
 
@@ -11,42 +10,38 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
-from support.postgres import Postgres
-from support.stored_runs import NOW, a_run, in_utc, stored
-from trainingtask_history.engine import open_history
-from trainingtask_history.errors import HistoryError, HistoryUnavailable
-from trainingtask_history.maintenance import cancel_run, list_open_runs, prune
-from trainingtask_history.migrations.runner import migrate
-from trainingtask_history.store import record, record_many
+from support.stored_runs import NOW, in_utc, load_run, make_run
+from trainingtask_history.errors import HistoryError
+from trainingtask_history.store import record
 from trainingtask_history.tables import OPERATOR_COLUMNS, RUNS, MetricPoint, RunEvent, TrainingRun, run_id
 
 
-def test_the_log_is_added_to_a_finished_row_once_and_nothing_else_is(engine: Engine) -> None:
-    record(engine, a_run(status="Failed", finish_time=NOW, error_reason="OOMKilled"))
-    record(engine, a_run(status="Failed", finish_time=NOW, error_reason="Other", log_tail="Killed"))
-    assert (stored(engine).error_reason, stored(engine).log_tail) == ("OOMKilled", "Killed")
-    record(engine, a_run(status="Failed", finish_time=NOW, log_tail="Something else"))
-    assert stored(engine).log_tail == "Killed"
+def test_a_finished_row_accepts_its_log_once_and_nothing_else(engine: Engine) -> None:
+    record(engine, make_run(status="Failed", finish_time=NOW, error_reason="OOMKilled"))
+    record(engine, make_run(status="Failed", finish_time=NOW, error_reason="Other", log_tail="Killed"))
+    assert (load_run(engine).error_reason, load_run(engine).log_tail) == ("OOMKilled", "Killed")
+    record(engine, make_run(status="Failed", finish_time=NOW, log_tail="Something else"))
+    assert load_run(engine).log_tail == "Killed"
     for change in ("log_tail = 'x'", "status = 'Running'", "finish_time = NULL", "error_reason = 'x'"):
         with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
             connection.execute(text(f"UPDATE training_run SET {change}"))
 
 
-def test_every_column_but_the_operators_own_is_final(engine: Engine) -> None:
-    record(engine, a_run(status="Succeeded", finish_time=NOW))
+def test_a_finished_row_is_final_but_for_operator_columns(engine: Engine) -> None:
+    record(engine, make_run(status="Succeeded", finish_time=NOW))
     for column in RUNS.columns:
         if column.name not in OPERATOR_COLUMNS:
             with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
                 connection.execute(text(f"UPDATE training_run SET {column.name} = {column.name}"))
 
 
-def test_the_operators_own_is_added_to_a_finished_row_and_then_final(engine: Engine) -> None:
-    record(engine, a_run(status="Succeeded", finish_time=NOW))
+def test_operator_columns_of_a_finished_row_are_set_once(engine: Engine) -> None:
+    record(engine, make_run(status="Succeeded", finish_time=NOW))
     own = {"log_tail": "done", "namespace_uid": "uid-of-default", "labels": {"team": "nlp"}}
-    record(engine, a_run(status="Failed", finish_time=NOW, **own))
+    record(engine, make_run(status="Failed", finish_time=NOW, **own))
     others = {"log_tail": "other", "namespace_uid": "other", "labels": {"team": "other"}}
-    record(engine, a_run(status="Failed", finish_time=NOW, **others))
-    row = stored(engine)
+    record(engine, make_run(status="Failed", finish_time=NOW, **others))
+    row = load_run(engine)
     assert {name: getattr(row, name) for name in own} == own
     assert row.status == "Succeeded"
     for column in OPERATOR_COLUMNS:
@@ -55,7 +50,7 @@ def test_the_operators_own_is_added_to_a_finished_row_and_then_final(engine: Eng
 
 
 def test_events_and_points_are_written_once(engine: Engine) -> None:
-    run = a_run()
+    run = make_run()
     event = RunEvent(run_id=run.id, time=NOW, type="Running", reason="TrainerRunning", message="It trains.")
     points = [MetricPoint(run_id=run.id, name="training_loss", step=step, value=1 / step) for step in (1, 2)]
     record(engine, run, events=[event], points=points)
@@ -76,60 +71,14 @@ def test_events_and_points_are_written_once(engine: Engine) -> None:
 def test_a_point_of_no_run_is_refused(engine: Engine) -> None:
     point = MetricPoint(run_id=uuid.uuid4(), name="training_loss", step=1, value=1.0)
     with pytest.raises(HistoryError, match="refused"):
-        record(engine, a_run(), points=[point])
+        record(engine, make_run(), points=[point])
 
 
-def test_old_runs_are_deleted_in_batches_with_all_that_belongs_to_them(engine: Engine) -> None:
-    def ended(days: int) -> TrainingRun:
-        end = NOW - timedelta(days=days)
-        key = run_id(f"uid-{days}", 1)
-        return a_run(id=key, task_uid=f"uid-{days}", status="Failed", create_time=end, finish_time=end)
-
-    runs = [ended(days) for days in (1, 5, 31, 32, 33)]
-    running = a_run(create_time=NOW - timedelta(days=40))
-    events = [RunEvent(run_id=run.id, time=NOW, type="Failed", reason="OOMKilled") for run in runs]
-    points = [MetricPoint(run_id=run.id, name="training_loss", step=1, value=1.0) for run in runs]
-    record_many(engine, [*runs, running], events=events, points=points)
-
-    month = NOW - timedelta(days=30)
-    assert [prune(engine, month, limit=2) for _ in range(3)] == [2, 1, 0]
-    with Session(engine) as session:
-        left = set(session.exec(select(TrainingRun.id)))
-        assert left == {runs[0].id, runs[1].id, running.id}
-        assert set(session.exec(select(RunEvent.run_id))) == set(session.exec(select(MetricPoint.run_id)))
-        assert set(session.exec(select(RunEvent.run_id))) == {runs[0].id, runs[1].id}
-
-
-def test_rows_of_tasks_that_are_gone_are_found_and_closed(engine: Engine) -> None:
-    start = NOW - timedelta(minutes=5)
-    record(engine, a_run(node="node-1", start_time=start, create_time=start))
-    record(engine, a_run(id=run_id("laptop", 1), task_uid="laptop"))  # runs on no node
-    record(engine, a_run(id=run_id("done", 1), task_uid="done", node="node-1", status="Succeeded", finish_time=NOW))
-    (found,) = list_open_runs(engine)
-    assert (found.task_uid, found.namespace, found.name) == ("uid-1", "default", "quickstart")
-
-    cancel_run(engine, found, NOW)
-    assert list_open_runs(engine) == []
-    with Session(engine) as session:
-        row = session.get_one(TrainingRun, run_id("uid-1", 1))
-        assert (row.status, row.error_reason, row.total_time) == ("Cancelled", "Cancelled", 300.0)
-        laptop = session.get_one(TrainingRun, run_id("laptop", 1))
-        assert laptop.finish_time is None
-
-
-def test_a_row_that_became_final_meanwhile_is_not_cancelled(engine: Engine) -> None:
-    record(engine, a_run(node="node-1"))
-    (found,) = list_open_runs(engine)
-    record(engine, a_run(status="Succeeded", finish_time=NOW))
-    cancel_run(engine, found, NOW)
-    assert stored(engine).status == "Succeeded"
-
-
-def test_a_row_is_kept_as_it_was_written(engine: Engine) -> None:
+def test_a_row_is_stored_unchanged(engine: Engine) -> None:
     elsewhere = timezone(timedelta(hours=5, minutes=30))
     record(
         engine,
-        a_run(
+        make_run(
             status="Succeeded",
             create_time=NOW,
             finish_time=NOW.astimezone(elsewhere),
@@ -139,7 +88,7 @@ def test_a_row_is_kept_as_it_was_written(engine: Engine) -> None:
         ),
     )
 
-    row = stored(engine)
+    row = load_run(engine)
     assert row.id == run_id("uid-1", 1)
     assert (in_utc(row.create_time), in_utc(row.finish_time), row.start_time) == (NOW, NOW, None)
     assert row.total_time == 61.5
@@ -147,19 +96,19 @@ def test_a_row_is_kept_as_it_was_written(engine: Engine) -> None:
     assert row.evaluate_result == {"micro": {"f1": 0.75}}
 
 
-def test_recording_twice_is_recording_once(engine: Engine) -> None:
+def test_recording_a_run_is_idempotent(engine: Engine) -> None:
     for _ in range(2):
-        record(engine, a_run(start_time=NOW, spec={"device": "cpu"}))
+        record(engine, make_run(start_time=NOW, spec={"device": "cpu"}))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.status, in_utc(row.start_time), row.spec) == ("Running", NOW, {"device": "cpu"})
 
 
 def test_none_never_overwrites(engine: Engine) -> None:
-    record(engine, a_run(start_time=NOW, spec={"device": "cpu"}, node="node-1"))
-    record(engine, a_run(status="Interrupted", trainer_image="trainer:1"))
+    record(engine, make_run(start_time=NOW, spec={"device": "cpu"}, node="node-1"))
+    record(engine, make_run(status="Interrupted", trainer_image="trainer:1"))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.status, in_utc(row.start_time), row.spec, row.node, row.trainer_image) == (
         "Interrupted",
         NOW,
@@ -170,17 +119,17 @@ def test_none_never_overwrites(engine: Engine) -> None:
 
 
 def test_none_is_null_in_json_columns_too(engine: Engine) -> None:
-    record(engine, a_run())
+    record(engine, make_run())
 
     with engine.connect() as connection:
         assert connection.execute(text("SELECT count(*) FROM training_run WHERE spec IS NULL")).scalar_one() == 1
 
 
 def test_a_finished_row_never_changes(engine: Engine) -> None:
-    record(engine, a_run(status="Succeeded", finish_time=NOW, total_time=2.0))
-    record(engine, a_run(status="Failed", finish_time=NOW + timedelta(hours=1), error_reason="Late", node="node-2"))
+    record(engine, make_run(status="Succeeded", finish_time=NOW, total_time=2.0))
+    record(engine, make_run(status="Failed", finish_time=NOW + timedelta(hours=1), error_reason="Late", node="node-2"))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.status, in_utc(row.finish_time), row.error_reason, row.node) == ("Succeeded", NOW, None, None)
     with pytest.raises(DBAPIError, match="final"), engine.begin() as connection:
         connection.execute(text("UPDATE training_run SET status = 'Failed'"))
@@ -192,105 +141,35 @@ def test_two_writers_at_once_leave_one_row_and_one_end(engine: Engine) -> None:
     def write(status: str) -> None:
         start.wait()
         for _ in range(20):
-            record(engine, a_run(start_time=NOW))
-        record(engine, a_run(status=status, finish_time=NOW, error_reason=status))
+            record(engine, make_run(start_time=NOW))
+        record(engine, make_run(status=status, finish_time=NOW, error_reason=status))
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(write, status) for status in ("Succeeded", "Failed")]:
             future.result(timeout=60)
 
-    row = stored(engine)
+    row = load_run(engine)
     assert row.status == row.error_reason
     assert in_utc(row.start_time) == NOW
 
 
 def test_attempts_have_rows_of_their_own(engine: Engine) -> None:
-    record(engine, a_run())
-    record(engine, a_run(id=run_id("uid-1", 2), attempt=2))
+    record(engine, make_run())
+    record(engine, make_run(id=run_id("uid-1", 2), attempt=2))
 
     with Session(engine) as session:
         assert {row.attempt for row in session.exec(select(TrainingRun))} == {1, 2}
     with pytest.raises(HistoryError, match=r"refused: .*(unique|UNIQUE)"):
-        record(engine, a_run(id=uuid.uuid4()))
+        record(engine, make_run(id=uuid.uuid4()))
 
 
 def test_a_time_without_zone_is_refused(engine: Engine) -> None:
     with pytest.raises(ValueError, match="start_time has no time zone"):
-        record(engine, a_run(start_time=NOW.replace(tzinfo=None)))
+        record(engine, make_run(start_time=NOW.replace(tzinfo=None)))
 
 
-def test_text_that_a_database_cannot_hold_costs_characters_not_the_row(engine: Engine) -> None:
-    record(engine, a_run(error_message="x" * 5000, error_reason="a\x00b\udc80", spec={"delimiter": ["\x00", 1]}))
+def test_characters_that_a_database_cannot_hold_are_replaced(engine: Engine) -> None:
+    record(engine, make_run(error_message="x" * 5000, error_reason="a\x00b\udc80", spec={"delimiter": ["\x00", 1]}))
 
-    row = stored(engine)
+    row = load_run(engine)
     assert (row.error_message, row.error_reason, row.spec) == ("x" * 4096, "a?b?", {"delimiter": ["?", 1]})
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "hunter2",
-        "",
-        "mysql://user:hunter2@host/db",
-        "postgresql+asyncpg://user:hunter2@host/db",
-        "postgresql://user:hun@hunter2@host/db",
-        "postgresql://user:a@b:hunter2@host/db",
-        "postgresql://user:hunter2@/db",
-        "postgresql://user:hunter2@host",
-        "postgresql://user:hunter2@host:port/db",
-        "postgresql+nonsense://user:hunter2@host/db",
-    ],
-)
-def test_a_bad_url_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(HistoryError, match="the history URL") as refused:
-        open_history(url)
-
-    assert "hunter2" not in str(refused.value)
-    assert refused.value.__suppress_context__ or refused.value.__context__ is None
-
-
-@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgres"])
-def test_postgres_is_spoken_through_psycopg_3(scheme: str) -> None:
-    engine = open_history(f" {scheme}://user:secret@host/db\n")
-
-    assert (engine.dialect.name, engine.dialect.driver) == ("postgresql", "psycopg")
-    assert "secret" not in repr(engine)
-
-
-def test_a_refused_password_is_not_in_the_error(
-    postgres_server: Postgres,
-    database: str,
-    opened: Callable[[str], Engine],
-) -> None:
-    with pytest.raises(HistoryUnavailable, match="password authentication failed") as refused:
-        migrate(opened(postgres_server.url(database, database, "hunter2")))
-
-    assert "hunter2" not in str(refused.value)
-
-
-def test_an_absent_server_is_named_without_the_password(opened: Callable[[str], Engine]) -> None:
-    with pytest.raises(HistoryUnavailable, match=r"'db' at 127\.0\.0\.1:1 did not answer") as refused:
-        record(opened("postgresql://user:hunter2@127.0.0.1:1/db"), a_run())
-
-    assert "hunter2" not in str(refused.value)
-
-
-def test_a_row_in_an_error_is_not_quoted(engine: Engine) -> None:
-    with pytest.raises(HistoryError) as refused:
-        record(engine, a_run(attempt="hunter2" if engine.dialect.name == "postgresql" else None))
-
-    assert "quickstart" not in str(refused.value)
-
-
-def test_the_store_answers_again_after_a_restart_of_postgres(postgres: Engine, postgres_server: Postgres) -> None:
-    migrate(postgres)
-    record(postgres, a_run())
-    postgres_server.stop()
-    try:
-        with pytest.raises(HistoryUnavailable):
-            record(postgres, a_run(status="Succeeded"))
-    finally:
-        postgres_server.start()
-
-    record(postgres, a_run(status="Succeeded"))
-    assert stored(postgres).status == "Succeeded"

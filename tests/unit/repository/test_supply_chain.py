@@ -51,7 +51,7 @@ def test_each_package_is_installed_by_its_hash(dockerfile: str) -> None:
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES)
-def test_each_image_says_what_it_is_and_what_it_was_built_from(dockerfile: str) -> None:
+def test_each_image_has_labels_of_its_version_and_revision(dockerfile: str) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     lines = instructions(dockerfile)
     entries = [line for line in lines if line.startswith("ENTRYPOINT")]

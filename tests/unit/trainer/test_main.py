@@ -15,7 +15,7 @@ import pytest
 from support.specs import CLASSICAL, TABLE, changed
 from support.specs import task as manifest
 from trainingtask_api import TableColumns, names
-from trainingtask_api.names import CLASSICAL_MODELS
+from trainingtask_api.capabilities import CLASSICAL_MODELS
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.manifest import read_task
 

@@ -1,4 +1,4 @@
-"""The history's schema on a real Postgres and on SQLite: migrations."""
+"""The migrations of the schema on Postgres and on SQLite."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from sqlalchemy import Engine, MetaData, Table, insert, text, update
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import SQLModel
 
-from support.stored_runs import NOW, a_run, stored
+from support.stored_runs import NOW, load_run, make_run
 from trainingtask_history.maintenance import list_open_runs
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record
@@ -21,7 +21,7 @@ from trainingtask_history.tables import run_id
 
 
 def upgrade(engine: Engine, revision: str) -> None:
-    """Bring an empty database to the schema of an earlier release."""
+    """Migrate an empty database to the schema of an earlier release."""
     with engine.begin() as connection:
         config = Config()
         config.set_main_option("script_location", "trainingtask_history:migrations")
@@ -29,12 +29,12 @@ def upgrade(engine: Engine, revision: str) -> None:
         command.upgrade(config, revision)
 
 
-# SQLAlchemy stumbles over a CHECK that is NOT VALID when it reads it back.
+# SQLAlchemy cannot reflect a CHECK that is NOT VALID.
 @pytest.mark.filterwarnings("ignore:Can't validate argument 'dialect_options'")
 def test_migrations_give_the_models_schema(engine: Engine) -> None:
     migrate(engine)  # again: nothing to do
 
-    # What only Postgres has: the models, which SQLite shares, say nothing of it.
+    # Indexes of Postgres only are not in the models, which SQLite shares.
     def shared(item: Any, name: str | None, *_: Any) -> bool:
         return name not in ("training_run_words", "training_run_labels")
 
@@ -44,51 +44,53 @@ def test_migrations_give_the_models_schema(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("revision", ["0001", "0002"])
-def test_the_code_of_a_release_before_works_on_this_schema(empty: Engine, revision: str) -> None:
-    """While an operator is rolled out, trainers of the release before still write."""
-    upgrade(empty, revision)
-    before = Table("training_run", MetaData(), autoload_with=empty)
-    migrate(empty)
+def test_an_earlier_release_can_write_to_this_schema(empty_history: Engine, revision: str) -> None:
+    """During a rollout, trainers of the earlier release still write."""
+    upgrade(empty_history, revision)
+    before = Table("training_run", MetaData(), autoload_with=empty_history)
+    migrate(empty_history)
 
     key = run_id("uid-1", 1)
-    values = a_run().model_dump(exclude_none=True) | {"id": key.hex if empty.dialect.name == "sqlite" else key}
+    values = make_run().model_dump(exclude_none=True) | {
+        "id": key.hex if empty_history.dialect.name == "sqlite" else key
+    }
     known = {column.name for column in before.columns}
     old = {name: value for name, value in values.items() if name in known}
-    with empty.begin() as connection:
+    with empty_history.begin() as connection:
         connection.execute(insert(before).values(old))
         connection.execute(update(before).values(status="Failed", finish_time=NOW))
-    with pytest.raises(DBAPIError, match="final"), empty.begin() as connection:
+    with pytest.raises(DBAPIError, match="final"), empty_history.begin() as connection:
         connection.execute(update(before).values(status="Running"))
-    assert (stored(empty).status, stored(empty).log_tail) == ("Failed", None)
+    assert (load_run(empty_history).status, load_run(empty_history).log_tail) == ("Failed", None)
 
 
-def test_the_schema_of_a_later_release_is_left_alone(engine: Engine) -> None:
-    """An operator that is rolled back finds the schema of the release it replaces."""
+def test_the_schema_of_a_later_release_is_kept(engine: Engine) -> None:
+    """An operator that is rolled back finds the later schema."""
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE training_run ADD COLUMN invented TEXT"))
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     migrate(engine)
-    record(engine, a_run())
-    assert stored(engine).status == "Running"
+    record(engine, make_run())
+    assert load_run(engine).status == "Running"
 
 
-def test_four_migrators_at_once(empty: Engine) -> None:
+def test_four_concurrent_migrations_succeed(empty_history: Engine) -> None:
     start = threading.Barrier(4)
 
-    def go() -> None:
+    def run_migration() -> None:
         start.wait()
-        migrate(empty)
+        migrate(empty_history)
 
     with ThreadPoolExecutor(4) as pool:
-        for future in [pool.submit(go) for _ in range(4)]:
+        for future in [pool.submit(run_migration) for _ in range(4)]:
             future.result(timeout=60)
 
-    with empty.connect() as connection:
+    with empty_history.connect() as connection:
         assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
-    record(empty, a_run())
+    record(empty_history, make_run())
 
 
-def test_an_infinite_time_of_an_earlier_release_keeps_no_row_from_being_read(postgres: Engine) -> None:
+def test_an_infinite_time_of_an_earlier_release_is_migrated_to_null(postgres: Engine) -> None:
     upgrade(postgres, "0003")
     with postgres.begin() as connection:
         columns = "id, task_uid, namespace, name, attempt, dataset, model, device, status, node, start_time"

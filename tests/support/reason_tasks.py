@@ -1,4 +1,4 @@
-"""The scenes of test_reasons.py: everything that its tests wait for, begun at once, to play side by side."""
+"""The tasks of test_reasons.py, all applied at once so that they run in parallel."""
 
 import json
 import threading
@@ -17,11 +17,11 @@ from support.tiny_models import write_tiny_models
 
 Apply = Callable[[str, dict[str, Any]], None]
 
-LOW, HIGH, UNWELCOME = (f"trainingtask-test-{name}" for name in ("low", "high", "unwelcome"))
+LOW, HIGH, REFUSED = (f"trainingtask-test-{name}" for name in ("low", "high", "unwelcome"))
 GPU_TASK = specs.changed(specs.TRANSFORMER, device="gpu", resources={"gpus": 1, "cpu": "1", "memory": "1Gi"})
-# No retries: what is tried again all the same has not counted as a failure of the task.
+# No retries: an attempt that follows all the same did not count as a failure.
 FAKE = specs.changed(specs.CLASSICAL, resources={"profile": "fake"}, runPolicy={"retries": 0})
-# A model that takes more and more memory, and says how much.
+# A model that allocates memory until it is killed, and reports how much.
 HOG = """\
 import time
 from trainingtask_trainer.reporting.progress import Step
@@ -59,8 +59,8 @@ def priority(name: str, value: int) -> dict[str, Any]:
 
 
 def quota() -> dict[str, Any]:
-    """No pod of this one priority: the other tests' pods are not meant."""
-    scope = {"scopeName": "PriorityClass", "operator": "In", "values": [UNWELCOME]}
+    """Return a quota of no pods for one priority class only, to spare the other tests' pods."""
+    scope = {"scopeName": "PriorityClass", "operator": "In", "values": [REFUSED]}
     spec = {"hard": {"pods": "0"}, "scopeSelector": {"matchExpressions": [scope]}}
     return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "unwelcome"}, "spec": spec}
 
@@ -73,8 +73,8 @@ def nodes(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="module")
-def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A claim with a checkpoint `bert` whose weights are no numbers, and a table without texts."""
+def broken(mount_folder: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a claim with a checkpoint `bert` whose weights are NaN, and a table without texts."""
     import torch
     from transformers import BertModel
 
@@ -84,20 +84,20 @@ def broken(offer: Callable[[str, Path], str], tmp_path_factory: pytest.TempPathF
         model.embeddings.word_embeddings.weight.fill_(float("nan"))
     model.save_pretrained(folder / "bert")
     (folder / "tickets.csv").write_text("number,labels\n1,a\n", encoding="utf-8")
-    return offer("broken", folder)
+    return mount_folder("broken", folder)
 
 
 class EmptyHub(BaseHTTPRequestHandler):
-    """A hub of data sets and models that has none."""
+    """A hub without data sets and models."""
 
     def do_GET(self) -> None:
-        """Answer as the hub does for a repository that it does not have."""
+        """Answer as the hub does for a missing repository."""
         self.send_response(404)
         self.send_header("X-Error-Code", "RepoNotFound")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    do_HEAD = do_POST = do_GET  # noqa: N815 - the library calls them so
+    do_HEAD = do_POST = do_GET  # noqa: N815 - names of the standard library
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep quiet."""
@@ -105,8 +105,8 @@ class EmptyHub(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
-    """The variable that sends a trainer to an empty hub on this machine."""
-    addresses = [address for one in kubectl.find("nodes") for address in one["status"].get("addresses", [])]
+    """Yield the environment variable that directs a trainer to an empty hub on this machine."""
+    addresses = [address for found in kubectl.find("nodes") for address in found["status"].get("addresses", [])]
     host = next(address["address"] for address in addresses if address["type"] == "InternalIP")
     server = ThreadingHTTPServer((host, 0), EmptyHub)
     thread = threading.Thread(target=server.serve_forever)
@@ -123,22 +123,18 @@ def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
         server.server_close()
 
 
-@pytest.fixture(scope="module")
-def scenes(
-    kubectl: Kubectl, system: Kubectl, a_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
-) -> Iterator[Apply]:
-    """Everything that a test here waits for, begun at once."""
-    hog = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hog"}, "data": {"hog.py": HOG}}
-    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(UNWELCOME, -10), quota(), hog)
-    applied: list[str] = []
+def build_specs(claim: str, broken: str, hub: dict[str, Any], no_trainer: str) -> dict[str, dict[str, Any]]:
+    """Return the spec of each task by its name.
 
-    def play(name: str, spec: dict[str, Any]) -> None:
-        applied.append(name)
-        kubectl.apply(specs.task(name, spec, kubectl.namespace))
-
-    # An image without a trainer in it.
-    operator = json.loads(system("get", OPERATOR, "--output=json"))
-    no_trainer = operator["spec"]["template"]["spec"]["containers"][0]["image"]
+    Parameters
+    ----------
+    claim, broken
+        An empty claim, and that of `broken`.
+    hub
+        The environment variable of an empty hub.
+    no_trainer
+        An image without a trainer.
+    """
 
     def trainer(spec: dict[str, Any], **changes: Any) -> dict[str, Any]:
         return specs.changed(spec, resources={"cpu": "250m", "memory": "1Gi"}, runPolicy__retries=0, **changes)
@@ -147,13 +143,13 @@ def scenes(
         return specs.changed(specs.CLASSICAL, resources={"cpu": "10m", "memory": "64Mi"}, **changes)
 
     token = {"name": "HF_TOKEN", "secretKeyRef": {"name": "nope", "key": "token"}}
-    parts = {
+    return {
         "no-volume": trainer(specs.TABLE, dataset__volumeClaim="nowhere"),
         "no-code": waiting(code={"configMap": "no-such-code"}),
         "no-image": waiting(image="localhost:1/no/such:image"),
         "no-secret": waiting(env=[token]),
         "no-memory": waiting(resources__memory="900Ti"),
-        "over-quota": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": UNWELCOME}),
+        "over-quota": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": REFUSED}),
         "no-priority": specs.changed(specs.CLASSICAL, runPolicy={"priorityClassName": "no-such-class"}),
         "queued": specs.changed(FAKE, runPolicy={"queueName": "team-a"}),
         "taken": specs.changed(FAKE, runPolicy={"queueName": "team-a", "suspend": True}),
@@ -163,21 +159,38 @@ def scenes(
         "hangs": FAKE,
         "preempted": specs.changed(GPU_TASK, runPolicy={"priorityClassName": LOW, "retries": 0}),
         "invalid-data": trainer(specs.TABLE, dataset__volumeClaim=broken, dataset__path="tickets.csv"),
-        "no-model": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": a_claim, "checkpoint": "not/here"}),
+        "no-model": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": claim, "checkpoint": "not/here"}),
         "no-number": trainer(specs.CLASSICAL, model={"name": "bert", "volumeClaim": broken, "checkpoint": "bert"}),
         "no-dataset": trainer(
-            specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}, env=[empty_hub]
+            specs.CLASSICAL, dataset={"name": "go_emotions", "hub": {"id": "nobody/nothing"}}, env=[hub]
         ),
         "crashed": trainer(specs.CLASSICAL, image=no_trainer),
         "hog": trainer(specs.CLASSICAL, model__name="hog:Hog", code={"configMap": "hog"}) | {"resources": HOGS},
     }
+
+
+@pytest.fixture(scope="module")
+def apply_task(
+    kubectl: Kubectl, system: Kubectl, empty_claim: str, broken: str, empty_hub: dict[str, Any], nodes: None
+) -> Iterator[Apply]:
+    """Apply all tasks at once; yield a function that applies another."""
+    hog = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "hog"}, "data": {"hog.py": HOG}}
+    kubectl.apply(priority(LOW, -1000), priority(HIGH, 1000), priority(REFUSED, -10), quota(), hog)
+    applied: list[str] = []
+
+    def apply(name: str, spec: dict[str, Any]) -> None:
+        applied.append(name)
+        kubectl.apply(specs.task(name, spec, kubectl.namespace))
+
+    operator = json.loads(system("get", OPERATOR, "--output=json"))
+    no_trainer = operator["spec"]["template"]["spec"]["containers"][0]["image"]
     try:
-        for name, spec in parts.items():
-            play(name, spec)
+        for name, spec in build_specs(empty_claim, broken, empty_hub, no_trainer).items():
+            apply(name, spec)
         eventually("Running", lambda: kubectl.status("node-lost").get("state") == "Running")
-        kubectl("delete", "node", "fake-doomed")  # now: it takes the longest to be noticed
-        yield play
+        kubectl("delete", "node", "fake-doomed")  # now: it is detected last
+        yield apply
     finally:
         kubectl("delete", "trainingtask", *applied, "--ignore-not-found", "--wait=false")
         kubectl("delete", "resourcequota", "unwelcome", "--ignore-not-found")
-        kubectl("delete", "priorityclass", LOW, HIGH, UNWELCOME, "--ignore-not-found")
+        kubectl("delete", "priorityclass", LOW, HIGH, REFUSED, "--ignore-not-found")
