@@ -19,7 +19,7 @@ TRAINER = """
 import os, sys
 from trainingtask_trainer import __main__
 from trainingtask_trainer.reporting.reporter import Reporter
-Reporter.step = lambda self, step: os._exit(0) if step.step == 1 else None
+Reporter.report_step = lambda self, step: os._exit(0) if step.step == 1 else None
 __main__.main(sys.argv[1:])
 os._exit(1)
 """

@@ -77,23 +77,23 @@ def _run(options: argparse.Namespace) -> int:
     from trainingtask_trainer.reporting.reporter import Reporter  # noqa: PLC0415
     from trainingtask_trainer.reporting.termination import TerminationSink  # noqa: PLC0415
     from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
-    from trainingtask_trainer.runtime.signals import Interruption  # noqa: PLC0415
+    from trainingtask_trainer.runtime.signals import InterruptHandler  # noqa: PLC0415
 
-    with Interruption() as interruption:  # process 1 of a container that handles no SIGTERM never gets one
+    with InterruptHandler() as interruption:  # process 1 of a container that handles no SIGTERM never gets one
         limit_threads()  # before anything imports numpy
         reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interruption)
         try:
             results = _train(options, reporter)
         # The one place that catches everything: whatever ends a run becomes a sentence and an exit code.
         except (Exception, Interrupted) as error:
-            interruption.disarm()
+            interruption.ignore_signals()
             exit_code, failure = diagnose(error, reporter.report.phase)
             if exit_code == ExitCode.FAULT and not isinstance(error, TrainerError):
                 logger.error("The trainer failed", exc_info=error)
-            reporter.failed(failure, exit_code)
+            reporter.report_failure(failure, exit_code)
             return exit_code
-        interruption.disarm()
-        reporter.succeeded(results)
+        interruption.ignore_signals()
+        reporter.report_success(results)
     return ExitCode.SUCCESS
 
 
@@ -104,9 +104,9 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
     task = read_task(options.task)
     _add_code(options)
     for sink in _cluster_and_history(options, task, reporter):
-        reporter.add(sink)
-    default = Volumes.default()
-    places = Volumes(
+        reporter.add_sink(sink)
+    default = Volumes.from_environment()
+    volumes = Volumes(
         dataset=options.dataset_dir or default.dataset,
         model=options.model_dir or default.model,
         output=options.output_dir or default.output,
@@ -114,23 +114,23 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
     )
     from trainingtask_trainer.pipeline import train  # noqa: PLC0415 - numpy and scikit-learn from here on
 
-    return train(task, places, reporter)
+    return train(task, volumes, reporter)
 
 
 def _add_code(options: argparse.Namespace) -> None:
-    from trainingtask_trainer.registry import add_code  # noqa: PLC0415
+    from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
 
     if options.code_dir is not None:
-        add_code(options.code_dir)
+        add_code_folder(options.code_dir)
 
 
 def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
-    from trainingtask_trainer.reporting.history import history_sink  # noqa: PLC0415
-    from trainingtask_trainer.reporting.kube_status import status_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.history import create_history_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.kube_status import create_status_sink  # noqa: PLC0415
 
     if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        yield status_sink(task.metadata)
-    history = history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
+        yield create_status_sink(task.metadata)
+    history = create_history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
     if history is not None:
         yield history
 
@@ -160,14 +160,14 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from trainingtask_trainer.registry import KINDS, offered, summary  # noqa: PLC0415
+    from trainingtask_trainer.registry import KINDS, list_entry_points, read_summary  # noqa: PLC0415
 
     del options
     for kind in KINDS:
         print(f"{kind}:")
-        for name, point in offered(kind).items():
+        for name, point in list_entry_points(kind).items():
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-            print(f"  {name:22}{origin:22}{summary(point)}")
+            print(f"  {name:22}{origin:22}{read_summary(point)}")
     return ExitCode.SUCCESS
 
 

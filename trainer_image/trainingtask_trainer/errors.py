@@ -61,22 +61,22 @@ def diagnose(error: BaseException, phase: Phase) -> Diagnosis:
     phase
         What the trainer was doing when it was raised.
     """
-    code, reason, why = _explain(error)
+    code, reason, why = _classify(error)
     why = " ".join(why.split())  # libraries like to say things in paragraphs
     # One sentence, also where only the message is kept: the history row and the operator's conditions.
     sentence = f"{phase.value} failed: {why}" if code != ExitCode.INTERRUPTED else f"{phase.value} was {why}"
     return Diagnosis(code, Failure(reason=reason, message=sentence[:MESSAGE_LIMIT], phase=phase))
 
 
-def locate(error: Exception) -> str:
+def describe_with_location(error: Exception) -> str:
     """Return what an error says in one line, and where it was raised."""
     if isinstance(error, SyntaxError):  # says itself where
         return f"{type(error).__name__}: {error}"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {_first_line(error)} ({Path(where.filename).name}, line {where.lineno})"
+    return f"{type(error).__name__}: {_get_first_line(error)} ({Path(where.filename).name}, line {where.lineno})"
 
 
-def _explain(error: BaseException) -> tuple[ExitCode, str, str]:
+def _classify(error: BaseException) -> tuple[ExitCode, str, str]:
     if isinstance(error, Interrupted):
         return ExitCode.INTERRUPTED, "Interrupted", f"interrupted by {error.signal_name}"
     if isinstance(error, UserError):
@@ -87,13 +87,13 @@ def _explain(error: BaseException) -> tuple[ExitCode, str, str]:
         return (
             ExitCode.FAULT,
             "OutOfMemory",
-            f"not enough memory ({_first_line(error)}): raise resources.memory (for a GPU's own memory take a larger one),"
+            f"not enough memory ({_get_first_line(error)}): raise resources.memory (for a GPU's own memory take a larger one),"
             " or with a transformer lower training.batchSize",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {error.filename}" if error.filename else ""
         return ExitCode.FAULT, "NoSpaceLeft", f"no space left on the volume{where}"
-    return ExitCode.FAULT, "TrainerCrashed", f"{type(error).__name__}: {_first_line(error)}"
+    return ExitCode.FAULT, "TrainerCrashed", f"{type(error).__name__}: {_get_first_line(error)}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -108,5 +108,5 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _get_first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "no message")

@@ -12,7 +12,7 @@ from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_trainer.errors import UserError
 
 
-def _documents(text: str) -> list[Any]:
+def _parse_documents(text: str) -> list[Any]:
     """Return the documents of a file. A pod's file is JSON, which YAML reads alike but for characters that JSON escapes."""
     try:
         return [json.loads(text)]
@@ -29,7 +29,7 @@ def read_task(path: Path) -> TrainingTask:
         When there is none, more than one, or one that breaks the contract: a sentence for each broken field.
     """
     try:
-        documents = _documents(path.read_text(encoding="utf-8"))
+        documents = _parse_documents(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError("InvalidSpec", f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -8,7 +8,7 @@ from trainingtask_api import names
 from trainingtask_trainer.errors import UserError
 
 # On the output claim, beside the models: what a retry or a later task can use again.
-KEPT_DIR = ".trainingtask"
+STATE_DIR = ".trainingtask"
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class Volumes:
     preprocessor: Path = Path()
 
     @property
-    def cache(self) -> Path:
+    def cache_folder(self) -> Path:
         """Folder for what is computed from data alone (token ids, embeddings), shared by tasks; it may not exist yet."""
-        return self.output / KEPT_DIR / "cache"
+        return self.output / STATE_DIR / "cache"
 
-    def checkpoints(self, task_uid: str) -> Path:
+    def get_checkpoint_folder(self, task_uid: str) -> Path:
         """Return the folder for a task's checkpoints, from which a retry goes on; it may not exist yet."""
-        return self.output / KEPT_DIR / "checkpoints" / task_uid
+        return self.output / STATE_DIR / "checkpoints" / task_uid
 
     @classmethod
-    def default(cls) -> "Volumes":
+    def from_environment(cls) -> "Volumes":
         """Return the mounts in a pod, else the working directory and ``out/``."""
         if names.ENV_POD_NAME in os.environ:
             return cls(
@@ -39,7 +39,7 @@ class Volumes:
         return cls(Path(), Path(), Path("out"))
 
 
-def find(root: Path, path: str, field: str, claim: str | None, reason: str) -> Path:
+def resolve_path(root: Path, path: str, field: str, claim: str | None, reason: str) -> Path:
     """Return `path` under `root`.
 
     Parameters
@@ -66,7 +66,7 @@ def find(root: Path, path: str, field: str, claim: str | None, reason: str) -> P
         return full
     # The nearest folder that exists shows a typing mistake best.
     nearest = next((folder for folder in full.parents if folder.is_dir()), None)
-    there = f"{nearest} holds {contents(nearest)}" if nearest else f"{root} does not exist either"
+    there = f"{nearest} holds {describe_contents(nearest)}" if nearest else f"{root} does not exist either"
     raise UserError(reason, f"{field} '{path}' does not exist in volume claim '{claim}' ({full}): {there}")
 
 
@@ -80,7 +80,7 @@ def _check_readable(full: Path, what: str, reason: str) -> None:
         )
 
 
-def contents(folder: Path, limit: int = 10) -> str:
+def describe_contents(folder: Path, limit: int = 10) -> str:
     """Return the names in a folder as part of a sentence, at most `limit` of them, without hidden ones."""
     visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in visible)

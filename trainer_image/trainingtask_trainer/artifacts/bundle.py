@@ -20,18 +20,18 @@ from trainingtask_api.status import Results
 from trainingtask_api.task import describe_errors
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_card import write_card
-from trainingtask_trainer.errors import Fault, TrainerError, UserError, locate
+from trainingtask_trainer.errors import Fault, TrainerError, UserError, describe_with_location
 from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
-from trainingtask_trainer.models.transformers.checkpointing import sync
+from trainingtask_trainer.models.transformers.checkpointing import fsync_path
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
-from trainingtask_trainer.volumes import contents
+from trainingtask_trainer.volumes import describe_contents
 
 MANIFEST_FILE = "trainingtask.json"
 RESULTS_FILE = "results.json"
-_MANIFEST_BYTES = 32 << 20
+_MAX_MANIFEST_BYTES = 32 << 20
 
 _Label = Annotated[str, Field(max_length=200)]
 _Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -59,7 +59,7 @@ class Prediction:
     labels: dict[str, float]
 
 
-def save(
+def save_bundle(
     folder: Path,
     model: Model,
     preprocessor: Preprocessor,
@@ -78,8 +78,8 @@ def save(
     Fault
         When the volume cannot be written.
     """
-    partial = _new_partial(folder)
-    previous = _previous(folder)
+    partial = _make_partial_folder(folder)
+    previous = _get_previous_folder(folder)
     model.save(partial, preprocessor)
     write_card(partial, manifest.task, results, curve)
     for file in partial.iterdir():
@@ -88,16 +88,18 @@ def save(
     _write_json(partial / MANIFEST_FILE, manifest.model_dump())
     _write_json(partial / RESULTS_FILE, results.to_json())
     for path in (*partial.rglob("*"), partial):  # the checkpoints are removed next
-        sync(path)
+        fsync_path(path)
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
-        folder.rename(previous)  # a folder that is not empty cannot be replaced in one step: `check_output` repairs
+        folder.rename(
+            previous
+        )  # a folder that is not empty cannot be replaced in one step: `prepare_output_folder` repairs
     partial.rename(folder)
-    sync(folder.parent)
+    fsync_path(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def check_output(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
+def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
     """Return the output folder, after a look whether it can be written: better now than after the training.
 
     `kept` are folders beside it that the training writes, too.
@@ -120,28 +122,28 @@ def check_output(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
                 f"output.subPath '{path}': {written} leads out of the volume claim, to {written.resolve()}: "
                 "remove the symbolic link",
             )
-    if not folder.exists() and _previous(folder).is_dir():
-        _previous(folder).rename(folder)  # a run was killed while it replaced the model
+    if not folder.exists() and _get_previous_folder(folder).is_dir():
+        _get_previous_folder(folder).rename(folder)  # a run was killed while it replaced the model
     if (
         folder.exists()
         and not (folder / MANIFEST_FILE).is_file()
         and not (folder.is_dir() and not any(folder.iterdir()))
     ):
-        there = contents(folder) if folder.is_dir() else "a file"
+        there = describe_contents(folder) if folder.is_dir() else "a file"
         raise UserError(
             "OutputOccupied",
             f"output.subPath '{path}' is no trained model, but {there}: the model would replace it, name another folder",
         )
-    _new_partial(folder).rmdir()
+    _make_partial_folder(folder).rmdir()
     return folder
 
 
-def _previous(folder: Path) -> Path:
+def _get_previous_folder(folder: Path) -> Path:
     """Return where an earlier model stands while another takes its place."""
     return folder.with_name(f".{folder.name}.previous")
 
 
-def _new_partial(folder: Path) -> Path:
+def _make_partial_folder(folder: Path) -> Path:
     """Return an empty folder beside `folder`, without what a killed run left in it."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -171,16 +173,18 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
         When `folder` holds no saved model, a broken one, or one that needs code.
     """
     manifest = _read_manifest(folder)
-    model: type[Model] = registry.load_saved("models", manifest.model)
+    model: type[Model] = registry.load_for_saved_model("models", manifest.model)
     try:
         with joblib.parallel_config(backend="threading"):  # an `n_jobs` in the files must not start processes
             probabilities = model.load(folder)(texts)
     except TrainerError:
         raise
     except Exception as error:  # libraries raise anything over files that their writers did not mean
-        raise _broken(folder, f"its files cannot be read as model '{manifest.model}': {locate(error)}") from error
+        raise _create_invalid_bundle_error(
+            folder, f"its files cannot be read as model '{manifest.model}': {describe_with_location(error)}"
+        ) from error
     _check_probabilities(folder, probabilities, (len(texts), len(manifest.labels)))
-    predicted = thresholds.apply(manifest.thresholds, probabilities)
+    predicted = thresholds.apply_thresholds(manifest.thresholds, probabilities)
     predictions = []
     for text, row, labels in zip(texts, probabilities, predicted, strict=True):
         chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]
@@ -198,30 +202,32 @@ def _read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        there = f"it holds {contents(folder)}" if folder.is_dir() else "there is no such folder"
+        there = f"it holds {describe_contents(folder)}" if folder.is_dir() else "there is no such folder"
         raise UserError("ModelUnavailable", f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
-    if (size := path.stat().st_size) > _MANIFEST_BYTES:
-        raise _broken(folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MANIFEST_BYTES} are allowed")
+    if (size := path.stat().st_size) > _MAX_MANIFEST_BYTES:
+        raise _create_invalid_bundle_error(
+            folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MAX_MANIFEST_BYTES} are allowed"
+        )
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = describe_errors(error).partition("\n")[0]
-        raise _broken(folder, f"{MANIFEST_FILE}: {first}") from error
+        raise _create_invalid_bundle_error(folder, f"{MANIFEST_FILE}: {first}") from error
     if len(manifest.labels) != len(manifest.thresholds):
         counts = f"{len(manifest.labels)} labels and {len(manifest.thresholds)} thresholds"
-        raise _broken(folder, f"{MANIFEST_FILE} has {counts}: one threshold per label is allowed")
+        raise _create_invalid_bundle_error(folder, f"{MANIFEST_FILE} has {counts}: one threshold per label is allowed")
     return manifest
 
 
 def _check_probabilities(folder: Path, probabilities: Probabilities, expected: tuple[int, int]) -> None:
     shape = np.shape(probabilities)
     if shape != expected:
-        raise _broken(
+        raise _create_invalid_bundle_error(
             folder, f"the model gives numbers of shape {shape} for {expected[0]} texts and {expected[1]} labels"
         )
     if not np.isfinite(probabilities).all():
-        raise _broken(folder, "the model gives probabilities that are no numbers")
+        raise _create_invalid_bundle_error(folder, "the model gives probabilities that are no numbers")
 
 
-def _broken(folder: Path, why: str) -> UserError:
+def _create_invalid_bundle_error(folder: Path, why: str) -> UserError:
     return UserError("ModelUnavailable", f"{folder} is not a saved model of this project, or was changed: {why}")

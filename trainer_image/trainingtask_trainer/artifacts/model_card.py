@@ -34,7 +34,7 @@ def write_card(folder: Path, name: str, results: Results, curve: Sequence[CurveP
     scores = results.evaluation
     if curve:
         plots.draw_curve(curve, folder / CURVE_FILE)
-    plots.draw_labels(scores.per_label, scores.macro.f1, folder / LABELS_FILE)
+    plots.draw_label_scores(scores.per_label, scores.macro.f1, folder / LABELS_FILE)
     sections = (
         _head(name, results),
         _scores(results),

@@ -59,7 +59,7 @@ class Dataset(Protocol):
         ...
 
 
-def multi_hot(rows: Iterable[Sequence[int]], labels: int) -> LabelMatrix:
+def encode_multi_hot(rows: Iterable[Sequence[int]], labels: int) -> LabelMatrix:
     """Return label indexes per row as a 0/1 matrix of shape [rows, labels]."""
     rows = list(rows)
     matrix = np.zeros((len(rows), labels), dtype=np.uint8)

@@ -12,17 +12,17 @@ import numpy as np
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_trainer.datasets.base import RawData, Split
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.runtime.import_guard import without
+from trainingtask_trainer.runtime.import_guard import block_import
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2
 # The library's time grows with rows x labels²: 85,000 rows take 3 s with 200 labels and 8 s with 400, on one core.
-_STRATIFIED_LABELS = 200
-_LONGEST_LABEL = 200  # characters; as many as the scores have room for
+_MAX_STRATIFIED_LABELS = 200
+_MAX_LABEL_LENGTH = 200  # characters; as many as the scores have room for
 
 
 @dataclass(frozen=True)
-class Data:
+class PreparedData:
     """The rows of a run."""
 
     label_names: tuple[str, ...]
@@ -32,11 +32,11 @@ class Data:
     fractions: dict[str, float] = field(default_factory=dict)
     """The fractions that were held out, by their path in the spec; none for a split of the source's own."""
 
-    def splits(self) -> dict[str, Split]:
+    def get_splits(self) -> dict[str, Split]:
         """Return the splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def texts_in_train(self) -> dict[str, int]:
+    def count_texts_in_train(self) -> dict[str, int]:
         """Return how many rows of the validation and of the test split have a text that stands in the training split."""
         seen = set(self.train.texts)
         return {
@@ -44,7 +44,7 @@ class Data:
             "test": sum(text in seen for text in self.test.texts),
         }
 
-    def warnings(self) -> list[str]:
+    def list_warnings(self) -> list[str]:
         """Return what a reader of the scores must know of the rows: the labels that no training row has."""
         absent = [self.label_names[index] for index in np.flatnonzero(~self.train.labels.any(axis=0))]
         if not absent:
@@ -55,7 +55,7 @@ class Data:
             "use more rows, or let dataset.topLabels keep fewer labels"
         ]
 
-    def fingerprint(self) -> str:
+    def compute_fingerprint(self) -> str:
         """Return the SHA-256 over label names, texts and labels of all splits."""
         digest = hashlib.sha256()
 
@@ -65,7 +65,7 @@ class Data:
 
         for name in self.label_names:
             add(name.encode())
-        for name, split in self.splits().items():
+        for name, split in self.get_splits().items():
             add(name.encode())
             for text in split.texts:
                 add(text.encode("utf-8", "surrogatepass"))
@@ -73,7 +73,7 @@ class Data:
         return digest.hexdigest()
 
 
-def prepare(raw: RawData, spec: DatasetSpec) -> Data:
+def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
     """Return the rows to train, to tune and to score on.
 
     The order is part of the contract: `topLabels`, then the test rows (if the source has none), then the sample,
@@ -86,7 +86,7 @@ def prepare(raw: RawData, spec: DatasetSpec) -> Data:
     """
     if spec.top_labels is not None:
         raw = keep_top_labels(raw, spec.top_labels)
-    _check_names(raw.label_names)
+    _check_label_names(raw.label_names)
     # RandomState, not default_rng: numpy promises its stream for ever, so a seed means the same rows in every image.
     random = np.random.RandomState(spec.seed)
     train, validation, test = raw.train, raw.validation, raw.test
@@ -100,8 +100,8 @@ def prepare(raw: RawData, spec: DatasetSpec) -> Data:
         fraction = spec.validation_fraction or DEFAULT_VALIDATION_FRACTION
         fractions["dataset.validationFraction"] = fraction
         train, validation = _hold_out(train, fraction, random, "dataset.validationFraction")
-    data = Data(raw.label_names, train, validation, test, fractions)
-    for name, split in data.splits().items():
+    data = PreparedData(raw.label_names, train, validation, test, fractions)
+    for name, split in data.get_splits().items():
         if len(split) == 0:
             raise UserError("InvalidData", f"the {name} split has no rows")
     if not data.train.labels.any():
@@ -109,12 +109,12 @@ def prepare(raw: RawData, spec: DatasetSpec) -> Data:
     return data
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def _check_label_names(names: tuple[str, ...]) -> None:
     longest = max(names, key=len)
-    if len(longest) > _LONGEST_LABEL:
+    if len(longest) > _MAX_LABEL_LENGTH:
         raise UserError(
             "InvalidData",
-            f"the label '{longest[:40]}...' has {len(longest)} characters, at most {_LONGEST_LABEL} are allowed: "
+            f"the label '{longest[:40]}...' has {len(longest)} characters, at most {_MAX_LABEL_LENGTH} are allowed: "
             "is it a label, and dataset.columns.delimiter what separates the labels?",
         )
 
@@ -146,7 +146,7 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
     without one of them are spread evenly. Each label keeps a row in the rest, to be learned from: its only row is not
     held out, and where chance takes all of several, the first goes back. Only with too few other rows this gives way.
     """
-    with without("pandas"):  # which scikit-learn would bring
+    with block_import("pandas"):  # which scikit-learn would bring
         from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - official splits need none
             IterativeStratification,
         )
@@ -165,7 +165,7 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
     free = random.permutation(free)  # the library goes through the rows of a label from first to last
     free_labels = split.labels[free]
     due = free_labels.sum(axis=0, dtype=np.int64) * shares.min()
-    frequent = np.argsort(-due, kind="stable")[:_STRATIFIED_LABELS]
+    frequent = np.argsort(-due, kind="stable")[:_MAX_STRATIFIED_LABELS]
     frequent = frequent[due[frequent] >= 1]
     part = IterativeStratification(free_labels[:, frequent].astype(bool), shares, random)
     chosen = np.zeros(rows, dtype=bool)

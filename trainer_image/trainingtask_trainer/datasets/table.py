@@ -15,10 +15,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.dataset import TableColumns
-from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.files import READERS, cell, is_on, text
-from trainingtask_trainer.volumes import contents, find
+from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
+from trainingtask_trainer.volumes import describe_contents, resolve_path
 
 _SPLIT_FILES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
 
@@ -38,24 +38,24 @@ class Table:
         """Read the file, or the splits in the folder."""
         columns = spec.columns or TableColumns()
         assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path
-        path = find(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
-        files = _split_files(path) if path.is_dir() else {"train": path}
-        rows = {name: _rows(file, columns) for name, file in files.items()}
+        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
+        files = _find_split_files(path) if path.is_dir() else {"train": path}
+        rows = {name: _read_rows(file, columns) for name, file in files.items()}
         train_counts = Counter(label for row in rows["train"] for label in row.labels)
         names = tuple(columns.indicators or sorted(train_counts))
         if len(names) < 2:
             raise UserError(
                 "InvalidData",
-                f"{files['train']}, column '{_label_column(columns)}': {len(names)} labels ({', '.join(names)}), "
+                f"{files['train']}, column '{_get_label_column(columns)}': {len(names)} labels ({', '.join(names)}), "
                 "at least 2 are needed",
             )
         kept = sorted(names, key=lambda name: -train_counts[name])[: spec.top_labels]
         _check_labels(rows, kept, train_counts, columns)
-        splits = {name: _split(part, names, columns) for name, part in rows.items()}
+        splits = {name: _build_split(part, names, columns) for name, part in rows.items()}
         return RawData(names, splits["train"], splits.get("validation"), splits.get("test"))
 
 
-def _split_files(folder: Path) -> dict[str, Path]:
+def _find_split_files(folder: Path) -> dict[str, Path]:
     found = {}
     for split, stems in _SPLIT_FILES.items():
         files = [folder / f"{stem}{ending}" for stem in stems for ending in READERS]
@@ -67,19 +67,19 @@ def _split_files(folder: Path) -> dict[str, Path]:
     if "train" not in found:
         raise UserError(
             "DatasetNotFound",
-            f"{folder} holds no train file (train{', train'.join(READERS)}); it holds {contents(folder)}",
+            f"{folder} holds no train file (train{', train'.join(READERS)}); it holds {describe_contents(folder)}",
         )
     return found
 
 
-def _rows(path: Path, columns: TableColumns) -> list[_Row]:
+def _read_rows(path: Path, columns: TableColumns) -> list[_Row]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError("InvalidData", f"{path} ends in '{path.suffix}', which is none of {', '.join(READERS)}")
     rows = []
     for number, row in reader(path):
         where = f"{path}, row {number}"
-        rows.append(_Row(where, text(row, columns.text, where), _labels(row, columns, where)))
+        rows.append(_Row(where, get_text(row, columns.text, where), _parse_labels(row, columns, where)))
     if not rows:
         raise UserError("InvalidData", f"{path} has no rows")
     return rows
@@ -102,7 +102,7 @@ def _check_labels(
         others = f" (so it is with {len(single) - 1} more)" if len(single) > 1 else ""
         raise UserError(
             "InvalidData",
-            f"{row.where}, column '{label if columns.indicators else _label_column(columns)}': only this row has label "
+            f"{row.where}, column '{label if columns.indicators else _get_label_column(columns)}': only this row has label "
             f"'{label}'{others}; a row to learn from and a row to score on are needed: add rows, remove the label, "
             "or let dataset.topLabels keep fewer labels",
         )
@@ -113,34 +113,36 @@ def _some(names: Sequence[str], limit: int = 5) -> str:
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _split(rows: list[_Row], names: Sequence[str], columns: TableColumns) -> Split:
+def _build_split(rows: list[_Row], names: Sequence[str], columns: TableColumns) -> Split:
     index = {name: position for position, name in enumerate(names)}
     for row in rows:
         for label in row.labels:
             if label not in index:
                 raise UserError(
                     "InvalidData",
-                    f"{row.where}, column '{_label_column(columns)}': "
+                    f"{row.where}, column '{_get_label_column(columns)}': "
                     f"label '{label}' does not occur in the training rows: remove it, or add a training row that carries it",
                 )
     return Split(
         [row.text for row in rows],
-        multi_hot(([index[label] for label in row.labels] for row in rows), len(names)),
+        encode_multi_hot(([index[label] for label in row.labels] for row in rows), len(names)),
     )
 
 
-def _label_column(columns: TableColumns) -> str:
+def _get_label_column(columns: TableColumns) -> str:
     return columns.labels or "labels"
 
 
-def _labels(row: dict[str, Any], columns: TableColumns, where: str) -> list[str]:
+def _parse_labels(row: dict[str, Any], columns: TableColumns, where: str) -> list[str]:
     if columns.indicators:
-        return [name for name in columns.indicators if is_on(row, name, where)]
-    column = _label_column(columns)
-    value = cell(row, column, where)
+        return [name for name in columns.indicators if is_set(row, name, where)]
+    column = _get_label_column(columns)
+    value = get_cell(row, column, where)
     if isinstance(value, str):
         # Splitting a list would make labels out of its brackets and quotes.
-        values = _json_list(value) if value.startswith("[") and value.endswith("]") else value.split(columns.delimiter)
+        values = (
+            _parse_json_list(value) if value.startswith("[") and value.endswith("]") else value.split(columns.delimiter)
+        )
     else:
         values = value
     if not isinstance(values, list) or not all(isinstance(label, str | int) for label in values):
@@ -153,7 +155,7 @@ def _labels(row: dict[str, Any], columns: TableColumns, where: str) -> list[str]
     return list(dict.fromkeys(label for label in labels if label))
 
 
-def _json_list(text: str) -> Any:
+def _parse_json_list(text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError:

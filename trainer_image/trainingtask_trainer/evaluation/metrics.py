@@ -56,20 +56,20 @@ class Decisions(NamedTuple):
     @property
     def precision(self) -> Floats:
         """TP / (TP + FP); NaN where nothing is predicted."""
-        return _quotient(self.hits, self.predicted)
+        return _divide(self.hits, self.predicted)
 
     @property
     def recall(self) -> Floats:
         """TP / (TP + FN); NaN where nothing is true."""
-        return _quotient(self.hits, self.support)
+        return _divide(self.hits, self.support)
 
     @property
     def f1(self) -> Floats:
         """2 TP / (2 TP + FP + FN); NaN where nothing is predicted and nothing is true."""
-        return _quotient(2 * self.hits, self.predicted + self.support)
+        return _divide(2 * self.hits, self.predicted + self.support)
 
 
-def _quotient(above: Counts, below: Counts) -> Floats:
+def _divide(above: Counts, below: Counts) -> Floats:
     result = np.full(np.shape(below), np.nan)
     np.divide(above, below, out=result, where=below > 0)
     return result
@@ -87,7 +87,7 @@ class Ranking(NamedTuple):
     hits: Counts
 
 
-def rank(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ranking:
+def rank_decisions(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ranking:
     """Return the ranking of all decisions in two arrays of the same shape, which may be any."""
     truth, probabilities = truth.ravel(), probabilities.ravel()
     order = np.argsort(-probabilities)
@@ -126,7 +126,7 @@ def ranking_scores(truth: LabelMatrix, probabilities: Probabilities) -> tuple[Fl
     labels = truth.shape[1]
     precisions, areas = np.empty(labels), np.empty(labels)
     for label in range(labels):  # one at a time: a matrix of rankings would be several times the probabilities
-        ranking = rank(truth[:, label], probabilities[:, label])
+        ranking = rank_decisions(truth[:, label], probabilities[:, label])
         precisions[label], areas[label] = average_precision(ranking), roc_auc(ranking)
     return precisions, areas
 
@@ -134,7 +134,8 @@ def ranking_scores(truth: LabelMatrix, probabilities: Probabilities) -> tuple[Fl
 def mean_average_precision(truth: LabelMatrix, probabilities: Probabilities) -> float | None:
     """Return the mean of the average precision over the labels that some row carries, None when none is."""
     scores = [
-        average_precision(rank(truth[:, label], probabilities[:, label])) for label in np.flatnonzero(truth.any(axis=0))
+        average_precision(rank_decisions(truth[:, label], probabilities[:, label]))
+        for label in np.flatnonzero(truth.any(axis=0))
     ]
     return float(np.mean(scores)) if scores else None
 
@@ -145,10 +146,10 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     It is the average precision of the row's own ranking of the labels. scikit-learn's score of the same name is the
     mean of these, but it counts a row without labels as 1.
     """
-    return np.array([average_precision(rank(*row)) for row in zip(truth, probabilities, strict=True)])
+    return np.array([average_precision(rank_decisions(*row)) for row in zip(truth, probabilities, strict=True)])
 
 
-def mean(values: Floats, weights: NDArray[Any] | None = None) -> float | None:
+def average_defined(values: Floats, weights: NDArray[Any] | None = None) -> float | None:
     """Return the mean over the values that are defined, None where there are none or all weigh nothing."""
     defined = ~np.isnan(values)
     weights = np.ones(len(values)) if weights is None else weights

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainingtask_api.training import Evaluation, ThresholdTuning
-from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix, Probabilities, Ranking, rank
+from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix, Probabilities, Ranking, rank_decisions
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -21,17 +21,17 @@ class Thresholds:
     """``fixed``, ``global`` or ``per_label``."""
 
     @property
-    def single(self) -> float | None:
+    def shared_value(self) -> float | None:
         """The threshold that all labels share, None when each has its own."""
         return None if self.source == ThresholdTuning.PER_LABEL else float(self.values[0])
 
 
-def apply(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
+def apply_thresholds(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
     """Return 1 where a probability reaches its label's threshold, shape [rows, labels]."""
     return (probabilities >= np.asarray(thresholds)).astype(np.uint8)
 
 
-def choose(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
+def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
     """Return the thresholds that the task fixes, or wants tuned on these rows.
 
     A label that none of these rows carries gives its own threshold nothing to go by: it gets the global one.
@@ -41,16 +41,20 @@ def choose(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Pro
     if evaluation.threshold is not None:
         return Thresholds(np.full(labels, evaluation.threshold), "fixed")
     if evaluation.threshold_tuning != ThresholdTuning.PER_LABEL:
-        return Thresholds(np.full(labels, _best(rank(truth, probabilities))), ThresholdTuning.GLOBAL.value)
+        return Thresholds(
+            np.full(labels, _find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
+        )
     carried = truth.any(axis=0)
     # Ranking all decisions at once costs as much as all labels: only where somebody needs it.
-    values = np.full(labels, DEFAULT_THRESHOLD if carried.all() else _best(rank(truth, probabilities)))
+    values = np.full(
+        labels, DEFAULT_THRESHOLD if carried.all() else _find_best_threshold(rank_decisions(truth, probabilities))
+    )
     for label in np.flatnonzero(carried):
-        values[label] = _best(rank(truth[:, label], probabilities[:, label]))
+        values[label] = _find_best_threshold(rank_decisions(truth[:, label], probabilities[:, label]))
     return Thresholds(values, ThresholdTuning.PER_LABEL.value)
 
 
-def _best(ranking: Ranking) -> float:
+def _find_best_threshold(ranking: Ranking) -> float:
     """Return the threshold with the highest F1: over one label's rows the label's, over all decisions micro-F1.
 
     Exact: F1 changes only where the threshold passes a probability, and with the k most probable decisions predicted

@@ -34,7 +34,7 @@ class TrainingRows:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """How the training went."""
 
     global_step: int
@@ -62,7 +62,7 @@ class Model(Protocol):
     packages: ClassVar[tuple[str, ...]]
     """Distributions whose versions belong into the results."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None: ...
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None: ...
 
     def arguments(self) -> dict[str, Scalar]:
         """Return its arguments after all defaults, by their path in the spec."""
@@ -70,7 +70,7 @@ class Model(Protocol):
 
     def fit(
         self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
-    ) -> Fitted:
+    ) -> FitResult:
         """Train on the features of `preprocessor`; tell `progress` as it goes.
 
         `checkpoints` is a folder of this task's own that outlives the pod, None when there is none: what is found
@@ -92,7 +92,7 @@ class Model(Protocol):
         ...
 
 
-def label_prior(labels: LabelMatrix) -> NDArray[np.float64]:
+def estimate_label_prior(labels: LabelMatrix) -> NDArray[np.float64]:
     """Return each label's share of the rows, shape [labels], moved off 0 and 1 by half a row (Jeffreys' prior)."""
     positives = labels.sum(axis=0, dtype=np.float64)
     smoothed: NDArray[np.float64] = (positives + 0.5) / (len(labels) + 1)

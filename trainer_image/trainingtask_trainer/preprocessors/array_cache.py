@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LIMIT_BYTES = 1 << 30
+MAX_CACHE_BYTES = 1 << 30
 """Most bytes in a cache folder; the entries that were not used for longest go first."""
 _SUFFIX = ".npz"
 _DIGEST_BYTES = hashlib.sha256().digest_size
@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[Any]]
 logger = logging.getLogger(__name__)
 
 
-def cached(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
+def load_or_compute(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
     """Return what `compute` returns, from an earlier run where there was one.
 
     A cache may fail: an entry that is damaged is computed anew and a folder that cannot be written is gone without,
@@ -49,7 +49,7 @@ def cached(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
     return arrays
 
 
-def digest(settings: Iterable[object], texts: Iterable[str], files: Iterable[Path]) -> str:
+def compute_key(settings: Iterable[object], texts: Iterable[str], files: Iterable[Path]) -> str:
     """Return the SHA-256 of settings, texts and the names and contents of files, in hexadecimal."""
     total = hashlib.sha256()
     for group in (map(repr, settings), texts):
@@ -66,8 +66,8 @@ def digest(settings: Iterable[object], texts: Iterable[str], files: Iterable[Pat
 def _read(path: Path) -> Arrays | None:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LIMIT_BYTES:  # a pipe would be waited for
-            logger.warning("The cache entry %s is not used: it is no file of at most %d bytes", path, LIMIT_BYTES)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CACHE_BYTES:  # a pipe would be waited for
+            logger.warning("The cache entry %s is not used: it is no file of at most %d bytes", path, MAX_CACHE_BYTES)
             return None
         content = path.read_bytes()
     except FileNotFoundError:
@@ -96,7 +96,7 @@ def _write(path: Path, arrays: Arrays) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type] # its other keyword, allow_pickle, is no array's name
     payload = buffer.getbuffer()
-    if _DIGEST_BYTES + len(payload) > LIMIT_BYTES:
+    if _DIGEST_BYTES + len(payload) > MAX_CACHE_BYTES:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
@@ -120,7 +120,7 @@ def _remove_oldest(folder: Path) -> None:
             continue  # another run removed it
     total = sum(status.st_size for status, _ in found)
     for status, entry in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
-        if total <= LIMIT_BYTES:
+        if total <= MAX_CACHE_BYTES:
             return
         entry.unlink(missing_ok=True)
         total -= status.st_size

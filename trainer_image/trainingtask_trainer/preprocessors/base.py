@@ -12,10 +12,10 @@ from trainingtask_trainer.volumes import Volumes
 class Preprocessor(Protocol):
     """A kind of preprocessor, registered under the entry-point group ``trainingtask.preprocessors``.
 
-    A classical model keeps one that is `Vectorizing` or `Saving` as well beside itself.
+    A classical model keeps one that is `HasVectorizer` or `Saveable` as well beside itself.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None: ...
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None: ...
 
     def fit(self, texts: Sequence[str]) -> None:
         """Learn from the training texts, and from no others."""
@@ -31,14 +31,14 @@ class Preprocessor(Protocol):
 
 
 @runtime_checkable
-class Vectorizing(Protocol):
+class HasVectorizer(Protocol):
     """A preprocessor that is all in one scikit-learn transformer of texts, which skops can write."""
 
     vectorizer: Any
 
 
 @runtime_checkable
-class Saving(Protocol):
+class Saveable(Protocol):
     """A preprocessor that writes files of its own."""
 
     def save(self, folder: Path) -> None:

@@ -22,8 +22,8 @@ class Tfidf:
     Word n-grams, and on request character n-grams within words beside them. Rows of each of the two have length 1.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
-        del places
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        del volumes
         wanted = spec.preprocessor or PreprocessorSpec()
         self._minimum = wanted.min_document_frequency or 2
         common = {"sublinear_tf": True, "min_df": self._minimum, "max_features": wanted.max_features}

@@ -11,8 +11,13 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.preprocessors.array_cache import cached, digest
-from trainingtask_trainer.pretrained.checkpoint import checkpoint_folder, checkpoint_name, reading, text_limit
+from trainingtask_trainer.preprocessors.array_cache import compute_key, load_or_compute
+from trainingtask_trainer.pretrained.checkpoint import (
+    fetch_checkpoint,
+    get_checkpoint_name,
+    get_max_text_tokens,
+    translate_read_errors,
+)
 from trainingtask_trainer.volumes import Volumes
 
 DEFAULT_MAX_LENGTH = 128
@@ -29,7 +34,7 @@ class TokenIds:
         self.ends = ends
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]]) -> "TokenIds":
+    def from_lists(cls, texts: Sequence[Sequence[int]]) -> "TokenIds":
         """Return the token ids of texts that a tokenizer gave one by one."""
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
@@ -57,12 +62,12 @@ class TokenIds:
 class Tokenizer:
     """Token ids with the special tokens of the checkpoint, at most `max_length` of them."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
-        folder = checkpoint_folder(spec.model, places.model)
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        folder = fetch_checkpoint(spec.model, volumes.model)
         wanted = spec.preprocessor.max_length if spec.preprocessor else None
-        self.tokenizer, self.max_length = read_tokenizer(folder, checkpoint_name(spec.model), wanted)
+        self.tokenizer, self.max_length = load_tokenizer(folder, get_checkpoint_name(spec.model), wanted)
         self._folder = folder
-        self._cache = places.cache
+        self._cache = volumes.cache_folder
 
     def fit(self, texts: Sequence[str]) -> None:
         """Do nothing: the vocabulary comes with the checkpoint."""
@@ -74,19 +79,19 @@ class Tokenizer:
             made = encode(self.tokenizer, texts, self.max_length)
             return {"ids": made.ids, "ends": made.ends}
 
-        arrays = cached(self._cache, self._key(texts), tokenize)
+        arrays = load_or_compute(self._cache, self._compute_cache_key(texts), tokenize)
         return TokenIds(arrays["ids"], arrays["ends"])
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
         return {"maxLength": self.max_length}
 
-    def _key(self, texts: Sequence[str]) -> str:
+    def _compute_cache_key(self, texts: Sequence[str]) -> str:
         settings = ("tokens", version("trainingtask"), self.max_length, version("transformers"), version("tokenizers"))
-        return digest(settings, texts, _tokenizer_files(self._folder))
+        return compute_key(settings, texts, _list_tokenizer_files(self._folder))
 
 
-def read_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[PreTrainedTokenizerBase, int]:
+def load_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[PreTrainedTokenizerBase, int]:
     """Return the tokenizer of checkpoint `name` and the most tokens of a text: what the task wants, else the default.
 
     Raises
@@ -94,13 +99,13 @@ def read_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[Pre
     UserError
         When there is no tokenizer, it cannot pad, or the checkpoint cannot read texts of `max_length`.
     """
-    with reading(name, "has no usable tokenizer"):
+    with translate_read_errors(name, "has no usable tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         raise UserError(
             "ModelMismatch", f"checkpoint '{name}' has no padding token, which an encoder needs: use another"
         )
-    limit = text_limit(folder, tokenizer)
+    limit = get_max_text_tokens(folder, tokenizer)
     if max_length is not None and limit is not None and max_length > limit:
         raise UserError(
             "InvalidSpec",
@@ -112,8 +117,8 @@ def read_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[Pre
 def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> TokenIds:
     """Return the token ids of each text, cut to `max_length`, unpadded."""
     encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)
-    return TokenIds.of(encoded["input_ids"])
+    return TokenIds.from_lists(encoded["input_ids"])
 
 
-def _tokenizer_files(folder: Path) -> list[Path]:
+def _list_tokenizer_files(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if path.is_file() and path.suffix in _TOKENIZER_SUFFIXES]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from trainingtask_api.model import Model as ModelSpec
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.volumes import contents, find
+from trainingtask_trainer.volumes import describe_contents, resolve_path
 
 # The checkpoint that a family starts from when the task names none.
 BASE_CHECKPOINTS = {
@@ -27,10 +27,10 @@ BASE_CHECKPOINTS = {
 _POSITIONS_AFTER_PADDING = {"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"}
 # Weights as safetensors alone: other formats are larger, and some run code when they are read.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_NO_LIMIT = 1_000_000  # tokenizers without a limit report an astronomic one
+_UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report an astronomic one
 
 
-def checkpoint_name(model: ModelSpec) -> str:
+def get_checkpoint_name(model: ModelSpec) -> str:
     """Return what the task, or the family's default, calls the checkpoint.
 
     Raises
@@ -45,7 +45,7 @@ def checkpoint_name(model: ModelSpec) -> str:
 
 
 @lru_cache  # the tokenizer and the model ask for the same one
-def checkpoint_folder(model: ModelSpec, root: Path) -> Path:
+def fetch_checkpoint(model: ModelSpec, root: Path) -> Path:
     """Return the folder that holds the checkpoint, downloaded first if it comes from the hub.
 
     Parameters
@@ -62,33 +62,33 @@ def checkpoint_folder(model: ModelSpec, root: Path) -> Path:
     Fault
         When the hub cannot be reached.
     """
-    name = checkpoint_name(model)
-    folder = _folder("model", model, name, root)
+    name = get_checkpoint_name(model)
+    folder = _fetch("model", model, name, root)
     _check_family(model, folder, name)
     return folder
 
 
-def encoder_folder(preprocessor: PreprocessorSpec, root: Path) -> Path:
-    """Return the folder that holds the encoder of an embedding, of any family; see `checkpoint_folder`.
+def fetch_encoder(preprocessor: PreprocessorSpec, root: Path) -> Path:
+    """Return the folder that holds the encoder of an embedding, of any family; see `fetch_checkpoint`.
 
     `root` is the folder that stands for `preprocessor.volumeClaim`.
     """
     name = preprocessor.checkpoint
     if name is None:
         raise UserError("InvalidSpec", "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
-    folder = _folder("preprocessor", preprocessor, name, root)
-    check_data(folder, name)
+    folder = _fetch("preprocessor", preprocessor, name, root)
+    check_is_data(folder, name)
     return folder
 
 
-def _folder(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
+def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
     if spec.volume_claim is not None:
-        return find(root, name, f"{section}.checkpoint", spec.volume_claim, "ModelUnavailable")
+        return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, "ModelUnavailable")
     return _download(name, spec.revision or "main", section)
 
 
 @contextmanager
-def reading(name: str, failure: str) -> Iterator[None]:
+def translate_read_errors(name: str, failure: str) -> Iterator[None]:
     """Turn what a library raises while it reads checkpoint `name` into a UserError that says `failure`."""
     try:
         yield
@@ -120,25 +120,25 @@ def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
         )
 
 
-def text_limit(folder: Path, tokenizer: Any) -> int | None:
+def get_max_text_tokens(folder: Path, tokenizer: Any) -> int | None:
     """Return the most tokens that a checkpoint can read, None when it has no limit."""
-    config = _config(folder)
+    config = _read_config(folder)
     positions = config.get("max_position_embeddings")
     if positions is not None and config.get("model_type") in _POSITIONS_AFTER_PADDING:
         positions -= config.get("pad_token_id", 1) + 1
     limits = [tokenizer.model_max_length, positions]
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _UNLIMITED_TOKENS]
     return min(known) if known else None
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"a {type(config).__name__} instead of an object")
     return config
 
 
-def check_data(folder: Path, name: str) -> None:
+def check_is_data(folder: Path, name: str) -> None:
     """Refuse a checkpoint that is more than data, or not whole.
 
     Weights in other formats than safetensors may run code when they are read, and an attention implementation that is
@@ -150,19 +150,19 @@ def check_data(folder: Path, name: str) -> None:
         With what the folder lacks, or the key of its config.json that is refused.
     """
     if not (folder / "config.json").is_file():
-        there = contents(folder) if folder.is_dir() else "a file, not a folder"
+        there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
         raise UserError("ModelUnavailable", f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}")
     if not list(folder.glob("*.safetensors")):
         raise UserError(
             "ModelUnavailable",
-            f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {contents(folder)}: weights in another format "
+            f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {describe_contents(folder)}: weights in another format "
             "may be code, convert them where you trust them (load them with transformers, then save_pretrained)",
         )
     try:
-        config = _config(folder)
+        config = _read_config(folder)
     except ValueError as error:
         raise UserError("ModelUnavailable", f"checkpoint '{name}' has a broken config.json: {error}") from error
-    for key, value in _attention(config):
+    for key, value in _iter_attention_keys(config):
         if value not in (None, "eager", "sdpa"):
             raise UserError(
                 "ModelUnavailable",
@@ -170,17 +170,17 @@ def check_data(folder: Path, name: str) -> None:
             )
 
 
-def _attention(config: Any) -> Iterator[tuple[str, Any]]:
+def _iter_attention_keys(config: Any) -> Iterator[tuple[str, Any]]:
     """Yield the keys of a configuration and of its parts that name an attention implementation."""
     for key, value in config.items() if isinstance(config, dict) else ():
         if key.endswith("attn_implementation"):
             yield key, value
-        yield from _attention(value)
+        yield from _iter_attention_keys(value)
 
 
 def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
-    check_data(folder, name)
-    family = _config(folder).get("model_type")
+    check_is_data(folder, name)
+    family = _read_config(folder).get("model_type")
     if model.name in BASE_CHECKPOINTS and family != model.name:  # any other name takes any family
         raise UserError(
             "ModelMismatch",

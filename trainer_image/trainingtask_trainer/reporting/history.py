@@ -20,11 +20,11 @@ from trainingtask_trainer.reporting.progress import CurvePoint
 logger = logging.getLogger(__name__)
 
 _INTERVAL = 10.0
-_PATIENCE = 10.0  # two tries to connect; after that the operator writes the row
+_FINAL_TIMEOUT = 10.0  # two tries to connect; after that the operator writes the row
 
 
 @dataclass(frozen=True)
-class Origin:
+class RunOrigin:
     """Which run reports, beyond what the task itself says."""
 
     task_uid: str
@@ -46,7 +46,7 @@ class HistorySink(BackgroundSink):
     """
 
     def __init__(
-        self, url: str, task: TrainingTask, origin: Origin, curve: Callable[[], Sequence[CurvePoint]] = tuple
+        self, url: str, task: TrainingTask, origin: RunOrigin, curve: Callable[[], Sequence[CurvePoint]] = tuple
     ) -> None:
         # Connects on first use, which is in the thread. No pool: a role has few connections for all of a namespace.
         engine = open_history(url, pooled=False)
@@ -58,7 +58,7 @@ class HistorySink(BackgroundSink):
 
         def deliver(report: TrainingReport) -> None:
             nonlocal schema_missing, written
-            run = row(task, origin, report)
+            run = build_row(task, origin, report)
             new = curve()[written:]
             try:
                 if schema_missing:
@@ -66,24 +66,24 @@ class HistorySink(BackgroundSink):
 
                     migrate(engine)
                     schema_missing = False
-                record(engine, run, events=list(self._phases), points=list(_points(run.id, new)))
+                record(engine, run, events=list(self._phases), points=list(_iter_points(run.id, new)))
             except HistoryError as error:
                 raise DeliveryError(str(error)) from error
             written += len(new)
 
-        super().__init__("the history", deliver, interval=_INTERVAL, patience=_PATIENCE)
+        super().__init__("the history", deliver, interval=_INTERVAL, patience=_FINAL_TIMEOUT)
 
     def send(self, report: TrainingReport) -> None:
         """Take the newest report."""
-        self._note_phase(report)
+        self._record_phase(report)
         super().send(report)
 
     def finish(self, report: TrainingReport, patience: float | None) -> None:
         """Take the last report."""
-        self._note_phase(report)
+        self._record_phase(report)
         super().finish(report, patience)
 
-    def _note_phase(self, report: TrainingReport) -> None:
+    def _record_phase(self, report: TrainingReport) -> None:
         if report.report_time and not (self._phases and self._phases[-1].reason == report.phase.value):
             key = run_id(self._task_uid, report.attempt)
             self._phases.append(
@@ -91,7 +91,7 @@ class HistorySink(BackgroundSink):
             )
 
 
-def _points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint]:
+def _iter_points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint]:
     """Yield the values of a curve; the history's names are the fields'."""
     for point in curve:
         for name, value in dataclasses.asdict(point).items():
@@ -99,7 +99,7 @@ def _points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint
                 yield MetricPoint(run_id=key, name=name, step=point.step, value=value)
 
 
-def history_sink(
+def create_history_sink(
     url: str | None, task: TrainingTask, task_uid: str, curve: Callable[[], Sequence[CurvePoint]]
 ) -> HistorySink | None:
     """Return the sink for the run's row, None where the operator writes it.
@@ -125,7 +125,7 @@ def history_sink(
         if names.ENV_POD_NAME in os.environ:
             return None
         chosen = "sqlite:///trainingtask-history.db"
-    origin = Origin(task_uid, os.environ.get(names.ENV_IMAGE), os.environ.get(names.ENV_NODE_NAME))
+    origin = RunOrigin(task_uid, os.environ.get(names.ENV_IMAGE), os.environ.get(names.ENV_NODE_NAME))
     try:
         return HistorySink(chosen, task, origin, curve)
     except HistoryError as error:
@@ -135,9 +135,9 @@ def history_sink(
         raise UserError("InvalidHistory", str(error)) from error
 
 
-def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingRun:
+def build_row(task: TrainingTask, origin: RunOrigin, report: TrainingReport) -> TrainingRun:
     """Return the history row of a report. Interrupted is not final: the task goes on in another pod."""
-    status = _status(report)
+    status = _get_run_status(report)
     final = status in (RunStatus.SUCCEEDED, RunStatus.FAILED)
     start, finish = report.start_time, report.finish_time if final else None
     return TrainingRun(
@@ -168,7 +168,7 @@ def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingR
     )
 
 
-def _status(report: TrainingReport) -> RunStatus:
+def _get_run_status(report: TrainingReport) -> RunStatus:
     if report.phase == Phase.DONE:
         return RunStatus.SUCCEEDED
     if report.failure is None:

@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_trainer.reporting.progress import CurvePoint, Step
-from trainingtask_trainer.runtime.memory import peak_bytes
-from trainingtask_trainer.runtime.signals import Interruption
+from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.runtime.signals import InterruptHandler
 
 # Well within the pod's grace period of a minute.
-_PATIENCE_AFTER_SIGTERM = 10.0
+_FINAL_TIMEOUT_AFTER_SIGTERM = 10.0
 
 
 class Sink(Protocol):
@@ -41,7 +41,7 @@ class Reporter:
         self,
         sinks: Sequence[Sink],
         attempt: int = 1,
-        interruption: Interruption | None = None,
+        interruption: InterruptHandler | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._sinks = list(sinks)
@@ -52,16 +52,16 @@ class Reporter:
         start = now()
         self.report = TrainingReport(attempt=attempt, phase=Phase.STARTING, start_time=start, report_time=start)
 
-    def add(self, sink: Sink) -> None:
+    def add_sink(self, sink: Sink) -> None:
         """Tell one more sink from now on, beginning with the current report."""
         self._sinks.append(sink)
         sink.send(self.report)
 
-    def phase(self, phase: Phase) -> None:
+    def start_phase(self, phase: Phase) -> None:
         """Tell that the run enters a phase."""
         self._send(phase=phase, eta=None)
 
-    def step(self, step: Step) -> None:
+    def report_step(self, step: Step) -> None:
         """Tell how far the training is; rate and time left are means over this attempt's training so far."""
         self.curve = step.curve
         if self._first is None:
@@ -75,40 +75,40 @@ class Reporter:
             step=step.step,
             total_steps=step.total_steps,
             progress=f"{100 * step.step // max(1, step.total_steps)}%",
-            loss=None if step.loss is None else rounded(step.loss),
-            samples_per_second=rounded((step.rows - first.rows) / seconds) if seconds > 0 else None,
-            eta=None if left is None else in_words(left),
+            loss=None if step.loss is None else round_for_display(step.loss),
+            samples_per_second=round_for_display((step.rows - first.rows) / seconds) if seconds > 0 else None,
+            eta=None if left is None else format_duration(left),
             resumed_from_step=step.resumed_from,
         )
 
-    def succeeded(self, results: Results) -> None:
+    def report_success(self, results: Results) -> None:
         """Tell the end of a run that worked, and wait until everybody knows."""
         micro_f1 = results.evaluation.micro.f1
         self._finish(
             patience=None,
             phase=Phase.DONE,
             progress="100%",
-            loss=rounded(results.training_loss),
-            samples_per_second=rounded(results.samples_per_second),
+            loss=round_for_display(results.training_loss),
+            samples_per_second=round_for_display(results.samples_per_second),
             score=None if micro_f1 is None else f"{micro_f1:.3f}",
             results=results,
         )
 
-    def failed(self, failure: Failure, exit_code: ExitCode) -> None:
+    def report_failure(self, failure: Failure, exit_code: ExitCode) -> None:
         """Tell the end of a run that did not work, and wait until everybody knows."""
-        patience = _PATIENCE_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
+        patience = _FINAL_TIMEOUT_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
         self._finish(patience=patience, phase=Phase.FAILED, failure=failure)
 
     def _send(self, **changes: Any) -> None:
         if self._interruption is not None:
-            self._interruption.check()
-        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_memory()})
+            self._interruption.raise_if_received()
+        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_measure_memory()})
         for sink in self._sinks:
             sink.send(self.report)
 
     def _finish(self, patience: float | None, **changes: Any) -> None:
         now = self._now()
-        ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_memory()}
+        ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_measure_memory()}
         self.report = self.report.model_copy(update=ending)
         # All at once, then wait: the patience of several sinks does not add up.
         for sink in self._sinks:
@@ -117,17 +117,17 @@ class Reporter:
             sink.wait()
 
 
-def _memory() -> dict[str, int]:
+def _measure_memory() -> dict[str, int]:
     # Whoever is killed for its memory cannot tell how much it held: its last report does.
-    return {"peak_memory_bytes": peak_bytes()}
+    return {"peak_memory_bytes": get_peak_bytes()}
 
 
-def rounded(value: float) -> float:
+def round_for_display(value: float) -> float:
     """Return a number with the four digits that a person reads of it; the results keep them all."""
     return float(f"{value:.4g}")
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration such as ``45s``, ``2m10s`` or ``1h05m``."""
     whole = round(seconds)
     if whole < 60:

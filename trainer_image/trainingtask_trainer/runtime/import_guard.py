@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without(package: str) -> Iterator[None]:
+def block_import(package: str) -> Iterator[None]:
     """Keep `package` from being imported, where it has not been: whoever asks for it takes it as not installed."""
     if package in sys.modules:
         yield
@@ -19,11 +19,11 @@ def without(package: str) -> Iterator[None]:
 
 
 @contextmanager
-def transformers_without(package: str) -> Iterator[None]:
+def block_transformers_import(package: str) -> Iterator[None]:
     """Keep the transformers library from importing `package`: it remembers whether that is installed, so ask it anew."""
     from transformers import utils  # noqa: PLC0415 - for those who import it anyway
 
     if package not in sys.modules:
         getattr(utils, f"is_{package}_available").cache_clear()
-    with without(package):
+    with block_import(package):
         yield

@@ -8,7 +8,7 @@ from pathlib import Path
 from trainingtask_trainer.runtime.cgroup import CGROUP
 
 _KIB = 1024
-_NO_LIMIT = 1 << 62  # cgroup v1 says "none" with a number near 2**63
+_UNLIMITED_BYTES = 1 << 62  # cgroup v1 says "none" with a number near 2**63
 _PROC = Path("/proc/self")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NEVER, _GIB = -1, 1 << 30
@@ -26,36 +26,36 @@ def disable_malloc_trim() -> None:
         mallopt(_M_MMAP_THRESHOLD, _GIB)
 
 
-def peak_bytes() -> int:
+def get_peak_bytes() -> int:
     """Return the most resident memory that this process held at once."""
-    peak = _status("VmHWM")
+    peak = _read_proc_status("VmHWM")
     if peak is not None:
         return peak
     # getrusage also counts what the process was before exec; macOS, which has no /proc, answers in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)
 
 
-def resident_bytes() -> int | None:
+def get_resident_bytes() -> int | None:
     """Return the resident memory of this process, None where the system does not say."""
-    return _status("VmRSS")
+    return _read_proc_status("VmRSS")
 
 
-def limit_bytes(cgroup: Path = CGROUP) -> int | None:
+def get_limit_bytes(cgroup: Path = CGROUP) -> int | None:
     """Return the memory limit of this process's container or control group, None when there is none.
 
     Above it the kernel kills the process, without a word to it.
     """
     limits: list[int | None] = []
-    for mount, path in _groups(cgroup):
+    for mount, path in _find_memory_cgroups(cgroup):
         # A container sees its own group as the root; elsewhere each group above ours has a say too.
         for folder in (mount / path, *(mount / path).parents):
-            limits.extend(_limit(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
+            limits.extend(_read_limit(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
             if folder == mount:
                 break
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _status(field: str) -> int | None:
+def _read_proc_status(field: str) -> int | None:
     try:
         lines = (_PROC / "status").read_text().splitlines()
     except FileNotFoundError:
@@ -63,7 +63,7 @@ def _status(field: str) -> int | None:
     return next((int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{field}:")), None)
 
 
-def _groups(cgroup: Path) -> list[tuple[Path, str]]:
+def _find_memory_cgroups(cgroup: Path) -> list[tuple[Path, str]]:
     """Return the mounts that control memory, each with the path of this process's group in it."""
     try:
         lines = (_PROC / "cgroup").read_text().splitlines()
@@ -79,9 +79,9 @@ def _groups(cgroup: Path) -> list[tuple[Path, str]]:
     return groups
 
 
-def _limit(file: Path) -> int | None:
+def _read_limit(file: Path) -> int | None:
     try:
         text = file.read_text().strip()
     except OSError:
         return None
-    return int(text) if text != "max" and int(text) < _NO_LIMIT else None
+    return int(text) if text != "max" and int(text) < _UNLIMITED_BYTES else None

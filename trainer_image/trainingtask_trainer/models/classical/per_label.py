@@ -21,19 +21,19 @@ from trainingtask_trainer.evaluation.metrics import LabelMatrix
 Matrix = NDArray[np.float64]
 
 
-def fit_each(estimator: Any, features: Any, labels: LabelMatrix, *, chain: bool) -> Iterator[Any]:
+def fit_per_label(estimator: Any, features: Any, labels: LabelMatrix, *, chain: bool) -> Iterator[Any]:
     """Yield a fitted clone of `estimator` per label, shape of `labels` [rows, labels].
 
     In a chain, the estimator of a label also reads the labels before it, in the order of the columns.
     """
     for label in range(labels.shape[1]):
-        read = _append(features, labels[:, :label]) if chain else features
-        with warning_filters_kept():
+        read = _append_labels(features, labels[:, :label]) if chain else features
+        with restore_warning_filters():
             fitted = clone(estimator).fit(read, labels[:, label])
         yield fitted
 
 
-def values(estimators: list[Any], features: Any, *, chain: bool) -> Matrix:
+def predict_per_label(estimators: list[Any], features: Any, *, chain: bool) -> Matrix:
     """Return each label's decision value, else its probability, shape [rows, labels].
 
     In a chain, the labels before are those that were decided.
@@ -41,14 +41,14 @@ def values(estimators: list[Any], features: Any, *, chain: bool) -> Matrix:
     result = np.empty((features.shape[0], len(estimators)))
     decided = np.zeros(result.shape, dtype=np.uint8)
     for label, estimator in enumerate(estimators):
-        read = _append(features, decided[:, :label]) if chain else features
-        with warning_filters_kept():
-            result[:, label] = _value(estimator)(read)
-        decided[:, label] = result[:, label] > _boundary(estimator)
+        read = _append_labels(features, decided[:, :label]) if chain else features
+        with restore_warning_filters():
+            result[:, label] = _get_score_function(estimator)(read)
+        decided[:, label] = result[:, label] > _get_decision_boundary(estimator)
     return result
 
 
-def sigmoid(values: Matrix, labels: LabelMatrix) -> tuple[float, float]:
+def fit_sigmoid(values: Matrix, labels: LabelMatrix) -> tuple[float, float]:
     """Return slope and intercept of the sigmoid that turns decision values into probabilities (Platt, 1999).
 
     One sigmoid for all labels, so that the order of any two decision values stays, and with it every F1 at a tuned
@@ -63,25 +63,25 @@ def sigmoid(values: Matrix, labels: LabelMatrix) -> tuple[float, float]:
 
 
 @contextmanager
-def warning_filters_kept() -> Iterator[None]:
+def restore_warning_filters() -> Iterator[None]:
     """Restore the warning filters: the threads of a forest each change the process's and put them back in any order."""
     with warnings.catch_warnings():
         yield
 
 
-def _append(features: Any, labels: LabelMatrix) -> Any:
+def _append_labels(features: Any, labels: LabelMatrix) -> Any:
     if sparse.issparse(features):
         columns = sparse.csc_matrix(labels, dtype=features.dtype).asformat(features.format)
         return sparse.hstack([features, columns], format=features.format)
     return np.hstack([features, labels.astype(features.dtype)])
 
 
-def _value(estimator: Any) -> Callable[[Any], NDArray[np.float64]]:
+def _get_score_function(estimator: Any) -> Callable[[Any], NDArray[np.float64]]:
     if hasattr(estimator, "predict_proba"):
         return lambda features: estimator.predict_proba(features)[:, 1]
     decide: Callable[[Any], NDArray[np.float64]] = estimator.decision_function
     return decide
 
 
-def _boundary(estimator: Any) -> float:
+def _get_decision_boundary(estimator: Any) -> float:
     return 0.5 if hasattr(estimator, "predict_proba") else 0.0

@@ -17,7 +17,7 @@ CPU_OVERHEAD_TOKENS = 50
 GPU_OVERHEAD_TOKENS = 8192
 
 
-def batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: Batching) -> list[list[int]]:
+def plan_batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: Batching) -> list[list[int]]:
     """Return the rows of each batch of one epoch; every row is in one of them, once.
 
     Parameters
@@ -34,16 +34,16 @@ def batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: 
     random = np.random.RandomState(epoch_seed)
     order = random.permutation(len(lengths))
     if batching == Batching.LENGTH_SPLIT:
-        return _cut(order, batch_size)
+        return _chunk(order, batch_size)
     tokens = np.asarray(lengths)
     grouped: list[list[int]] = []
-    for pool in _cut(order, batch_size * _POOL_BATCHES):
+    for pool in _chunk(order, batch_size * _POOL_BATCHES):
         by_length = np.argsort(tokens[pool], kind="stable")
-        grouped.extend(_cut(np.asarray(pool)[by_length], batch_size))
+        grouped.extend(_chunk(np.asarray(pool)[by_length], batch_size))
     return [grouped[index] for index in random.permutation(len(grouped))]
 
 
-def micro_batches(
+def split_for_padding(
     rows: Sequence[int],
     lengths: Sequence[int],
     *,
@@ -90,7 +90,7 @@ def micro_batches(
     return cuts
 
 
-def packed_batches(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None) -> list[list[int]]:
+def split_for_packing(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None) -> list[list[int]]:
     """Cut one batch into micro-batches that are packed, not padded (see `packing`): as few as `max_tokens` allows.
 
     Parameters and micro-batches are those of `micro_batches`.
@@ -106,5 +106,5 @@ def packed_batches(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: i
     return cuts
 
 
-def _cut(rows: NDArray[np.int64], size: int) -> list[list[int]]:
+def _chunk(rows: NDArray[np.int64], size: int) -> list[list[int]]:
     return [rows[begin : begin + size].tolist() for begin in range(0, len(rows), size)]

@@ -17,8 +17,16 @@ _PREFIX = "step-"
 _REPLACED = "-replaced"
 _NAME = re.compile(rf"{_PREFIX}[0-9]{{1,18}}(?:{_REPLACED})?")
 # What reading a folder raises that no training wrote; a volume's fault is none of these.
-_NOT_OURS = (FileNotFoundError, NotADirectoryError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
-_STATE_BYTES = 32 << 20
+_UNREADABLE_ERRORS = (
+    FileNotFoundError,
+    NotADirectoryError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    RecursionError,
+)
+_MAX_STATE_BYTES = 32 << 20
 
 logger = logging.getLogger(__name__)
 
@@ -40,21 +48,21 @@ class CheckpointFolder:
         self._folder = folder
         self._key = key
 
-    def scratch(self) -> Path:
+    def make_scratch_folder(self) -> Path:
         """Return an existing folder from which files can be moved into a checkpoint."""
         scratch = self._folder / ".scratch"
         shutil.rmtree(scratch, ignore_errors=True)  # what a killed attempt left
         scratch.mkdir(parents=True)
         return scratch
 
-    def last(self) -> Checkpoint | None:
+    def find_last(self) -> Checkpoint | None:
         """Return the last checkpoint of this very training, None when there is none."""
-        for folder in self._whole():
+        for folder in self._list_complete():
             try:
                 state = _read_state(folder / _STATE_FILE)
                 if state.pop("key") == self._key:
                     return Checkpoint(folder, state)
-            except _NOT_OURS as error:  # others write to the claim as well
+            except _UNREADABLE_ERRORS as error:  # others write to the claim as well
                 logger.warning("The checkpoint %s is not used: %s: %s", folder, type(error).__name__, error)
         return None
 
@@ -68,22 +76,22 @@ class CheckpointFolder:
         partial = self._folder / ".partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        earlier = list(self._whole())
+        earlier = list(self._list_complete())
         yield partial
         (partial / _STATE_FILE).write_text(json.dumps({"key": self._key, **state}), encoding="utf-8")
         for path in partial.rglob("*"):
-            sync(path)
-        sync(partial)
+            fsync_path(path)
+        fsync_path(partial)
         final = self._folder / f"{_PREFIX}{step}"
         if final.exists():  # of another training that went as far, or the same step, written again while validating
             final.rename(self._folder / f"{_PREFIX}{step}{_REPLACED}")
         partial.rename(final)
-        sync(self._folder)
+        fsync_path(self._folder)
         for folder in [*earlier, *self._folder.glob(f"*{_REPLACED}")]:
             if folder != final:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def _whole(self) -> list[Path]:
+    def _list_complete(self) -> list[Path]:
         """Return the folders of whole checkpoints, the last step first."""
 
         def step(folder: Path) -> int:
@@ -95,17 +103,17 @@ class CheckpointFolder:
 
 def _read_state(path: Path) -> Any:
     status = path.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _STATE_BYTES:  # a pipe would be waited for
-        raise ValueError(f"{path.name} is no file of at most {_STATE_BYTES} bytes")
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_STATE_BYTES:  # a pipe would be waited for
+        raise ValueError(f"{path.name} is no file of at most {_MAX_STATE_BYTES} bytes")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def discard(folder: Path) -> None:
+def remove_checkpoints(folder: Path) -> None:
     """Remove a task's checkpoints, where there are any: its model is saved."""
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Wait until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

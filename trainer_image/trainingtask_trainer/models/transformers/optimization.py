@@ -40,7 +40,7 @@ class Settings:
     seed: int
 
     @classmethod
-    def of(cls, training: Training, on_gpu: bool) -> "Settings":
+    def from_spec(cls, training: Training, on_gpu: bool) -> "Settings":
         """Return the settings of a task that trains on this machine."""
         decay, norm = training.weight_decay, training.max_gradient_norm
         return cls(
@@ -56,7 +56,7 @@ class Settings:
             loss=training.loss or Loss.BCE,
             pos_weight=training.pos_weight,
             loop=training.loop or Loop.TRAINER,
-            precision=_chosen(training.precision or Precision.AUTO, on_gpu),
+            precision=_resolve_precision(training.precision or Precision.AUTO, on_gpu),
             batching=training.batching or Batching.LENGTH_SPLIT,
             early_stopping_patience=training.early_stopping_patience,
             checkpoint_steps=training.checkpoint_steps,
@@ -92,7 +92,7 @@ class Settings:
         return {f"training.{name}": value for name, value in named.items()}
 
 
-def _chosen(precision: Precision, on_gpu: bool) -> Precision:
+def _resolve_precision(precision: Precision, on_gpu: bool) -> Precision:
     if precision != Precision.AUTO:
         return precision
     return Precision.BF16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP32

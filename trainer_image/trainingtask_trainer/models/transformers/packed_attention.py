@@ -17,8 +17,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PretrainedC
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-_ATTENTION = "sdpa_within_texts"
-_LIKE_LENGTH = 8  # tokens: with less short texts take many calls of attention, with more they take much padding
+_ATTENTION_NAME = "sdpa_within_texts"
+_LENGTH_BUCKET = 8  # tokens: with less short texts take many calls of attention, with more they take much padding
 # Families whose head reads each text's first token, and the part of theirs that ends in the last hidden states.
 _ENCODERS = {"albert": "encoder", "bert": "encoder", "distilbert": "transformer", "roberta": "encoder"}
 
@@ -32,15 +32,15 @@ def can_pack(config: PretrainedConfig) -> bool:
     )
 
 
-def enable(model: PreTrainedModel) -> None:
+def enable_packing(model: PreTrainedModel) -> None:
     """Make a sequence classifier that `can_pack` read packed batches, beside padded ones."""
-    AttentionInterface.register(_ATTENTION, _attention)
-    AttentionMaskInterface.register(_ATTENTION, sdpa_mask)
-    model.set_attn_implementation(_ATTENTION)
+    AttentionInterface.register(_ATTENTION_NAME, _forward_attention)
+    AttentionMaskInterface.register(_ATTENTION_NAME, sdpa_mask)
+    model.set_attn_implementation(_ATTENTION_NAME)
     encoder = getattr(model.base_model, _ENCODERS[model.config.model_type])
     if model.config.model_type != "albert":  # whose last layer may be its first one again
-        encoder.layer[-1].register_forward_pre_hook(_go_on_with_first_tokens, with_kwargs=True)
-    encoder.register_forward_hook(_keep_first_tokens, with_kwargs=True)
+        encoder.layer[-1].register_forward_pre_hook(_select_first_tokens_hook, with_kwargs=True)
+    encoder.register_forward_hook(_gather_first_tokens_hook, with_kwargs=True)
 
 
 def pack(token_ids: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[str, torch.Tensor]:
@@ -58,7 +58,7 @@ def pack(token_ids: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[s
     }
 
 
-def _attention(
+def _forward_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -120,7 +120,7 @@ def _attend_with_dropout(
     Texts of like length share a call: short ones take less time to compute than to call for, above all in bf16.
     """
     heads, size = query.shape[1], query.shape[-1]
-    groups, places = _groups(lengths, heads)
+    groups, places = _group_by_length(lengths, heads)
     sizes = [full.numel() * heads for full in groups]
     # The row of each place; that of an empty one is the zeros after the last.
     rows = torch.full((sum(sizes),), len(places)).index_copy(0, places, torch.arange(len(places)))
@@ -143,7 +143,7 @@ def _attend_with_dropout(
     return (output if first_only else output.index_select(0, places)).view(1, -1, heads, size)
 
 
-def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _group_by_length(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Put texts of like length, which follow each other, into a table, so that one call serves them all.
 
     Returns
@@ -154,7 +154,7 @@ def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], tor
     groups: list[torch.Tensor] = []
     places: list[torch.Tensor] = []
     first = 0
-    for _, texts in groupby(lengths, key=lambda length: -(-length // _LIKE_LENGTH)):
+    for _, texts in groupby(lengths, key=lambda length: -(-length // _LENGTH_BUCKET)):
         tokens = torch.tensor(list(texts))
         full = torch.arange(int(tokens.max())) < tokens[:, None]
         numbered = first + torch.arange(full.numel() * heads).view(len(tokens), heads, -1)
@@ -164,7 +164,7 @@ def _groups(lengths: Sequence[int], heads: int) -> tuple[list[torch.Tensor], tor
     return groups, torch.cat(places)
 
 
-def _go_on_with_first_tokens(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+def _select_first_tokens_hook(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
     """Give a layer [1, texts, hidden] instead of [1, tokens, hidden], and its attention the rest."""
     borders = kwargs.get("cu_seq_lens_q")
     if borders is None:
@@ -173,7 +173,7 @@ def _go_on_with_first_tokens(module: torch.nn.Module, args: Any, kwargs: dict[st
     return (hidden[:, borders[:-1]], *others), kwargs | {"all_tokens": hidden}
 
 
-def _keep_first_tokens(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
+def _gather_first_tokens_hook(module: torch.nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> Any:
     """Turn [1, tokens or texts, hidden] into [texts, 1, hidden], which is all that the head reads."""
     borders = kwargs.get("cu_seq_lens_q")
     if borders is not None:

@@ -18,7 +18,7 @@ _SCHEDULERS = {
 }
 
 
-def optimiser_and_scheduler(
+def create_optimizer_and_scheduler(
     model: torch.nn.Module, settings: Settings, total_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """Return AdamW, which lets biases and norms alone with its weight decay, and its learning rate over the steps."""
@@ -31,17 +31,17 @@ def optimiser_and_scheduler(
         lr=settings.learning_rate,
         fused=True,
     )
-    return optimiser, _schedule(optimiser, settings, total_steps)
+    return optimiser, _create_scheduler(optimiser, settings, total_steps)
 
 
-def learning_rates(settings: Settings, total_steps: int) -> Callable[[int], float]:
+def create_learning_rate_function(settings: Settings, total_steps: int) -> Callable[[int], float]:
     """Return the learning rate of each optimiser step, counted from 1."""
-    schedule = _schedule(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
+    schedule = _create_scheduler(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
     (factor,) = schedule.lr_lambdas
     return lambda step: settings.learning_rate * factor(step - 1)
 
 
-def _schedule(
+def _create_scheduler(
     optimiser: torch.optim.Optimizer, settings: Settings, total_steps: int
 ) -> torch.optim.lr_scheduler.LambdaLR:
     warmup_steps = round(settings.warmup_fraction * total_steps)
@@ -71,16 +71,16 @@ def accumulate_gradients(
     """
     while True:
         try:
-            return _accumulated(model, micro_batches, loss_function, backward)
+            return _backpropagate(model, micro_batches, loss_function, backward)
         except torch.OutOfMemoryError:
-            smaller = _halved(micro_batches)
+            smaller = _halve_largest(micro_batches)
             if len(smaller) == len(micro_batches):
                 raise
         micro_batches = smaller
         model.zero_grad()
 
 
-def _accumulated(
+def _backpropagate(
     model: torch.nn.Module,
     micro_batches: list[Batch],
     loss_function: LossFunction,
@@ -96,7 +96,7 @@ def _accumulated(
     return total
 
 
-def _halved(micro_batches: list[Batch]) -> list[Batch]:
+def _halve_largest(micro_batches: list[Batch]) -> list[Batch]:
     """Return the micro-batches with the largest ones, those of more than half the most tokens, cut in two."""
     most = max(batch["input_ids"].numel() for batch in micro_batches)
     halved: list[Batch] = []

@@ -19,24 +19,24 @@ from trainingtask_trainer.evaluation.metrics import (
     mean_average_precision,
 )
 from trainingtask_trainer.models.transformers.checkpointing import Checkpoint, CheckpointFolder
-from trainingtask_trainer.models.transformers.collation import Plan, Rows
+from trainingtask_trainer.models.transformers.collation import BatchPlan, MicroBatchDataset
 from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.optimization import Settings
-from trainingtask_trainer.models.transformers.step_sampling import learning_rates
+from trainingtask_trainer.models.transformers.step_sampling import create_learning_rate_function
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress, Step
 
 WEIGHTS_FILE = "model.safetensors"
 """Of a checkpoint; both libraries look for this name."""
-_BEST_FILE = "best.safetensors"
-_LOSS_EVERY = 10  # steps; reading the loss makes a GPU wait
-_CURVE_LOSSES, _CURVE_EPOCHS = 400, 100  # at most about as many points
+_BEST_WEIGHTS_FILE = "best.safetensors"
+_LOSS_INTERVAL = 10  # steps; reading the loss makes a GPU wait
+_MAX_LOSS_POINTS, _MAX_EPOCH_POINTS = 400, 100  # at most about as many points
 
 Validate = Callable[[Callable[[], None]], Probabilities]
 """Probabilities of the validation rows with the present weights; calls its argument before each batch."""
 
 
 @dataclass
-class State:
+class TrainingState:
     """How far a training is: all that is neither weights, optimiser nor random numbers. Stands in each checkpoint."""
 
     step: int = 0
@@ -51,20 +51,20 @@ class State:
     """Losses since the curve's last point."""
 
     @classmethod
-    def read(cls, stored: dict[str, Any]) -> "State":
+    def from_checkpoint(cls, stored: dict[str, Any]) -> "TrainingState":
         """Return the state in a checkpoint."""
         return cls(**stored | {"curve": [CurvePoint(**point) for point in stored["curve"]]})
 
 
-class Session:
+class TrainingSession:
     """One training, possibly gone on with.
 
     A loop drives it::
 
-    while not session.finished:
-        for micro_batches in session.plan.remaining(session.state.step):
+    while not session.is_finished:
+        for micro_batches in session.plan.iter_remaining_steps(session.state.step):
             ...  # one optimiser step
-            session.took_step(loss, rows, tokens)
+            session.record_step(loss, rows, tokens)
             if session.end_step(): ...  # write into `session.checkpoint()`
         if session.end_epoch(): ...  # write into `session.checkpoint()`
     """
@@ -74,8 +74,8 @@ class Session:
         *,
         model: PreTrainedModel,
         settings: Settings,
-        plan: Plan,
-        rows: Rows,
+        plan: BatchPlan,
+        rows: MicroBatchDataset,
         loss_function: LossFunction,
         validation_labels: LabelMatrix,
         validate: Validate,
@@ -86,7 +86,7 @@ class Session:
         self.plan = plan
         self.rows = rows
         self.loss_function = loss_function
-        self.state = State()
+        self.state = TrainingState()
         self.resumed_from: Checkpoint | None = None
         self.rows_seen = 0
         self.tokens_seen = 0
@@ -96,14 +96,14 @@ class Session:
         self._progress = progress
         self._checkpoints = checkpoints
         self._unread: list[tuple[int, torch.Tensor]] = []  # rows and loss of the latest steps
-        self._learning_rate = learning_rates(settings, plan.total_steps)
+        self._learning_rate = create_learning_rate_function(settings, plan.total_steps)
         self._loss: float | None = None
         self._best: dict[str, torch.Tensor] | None = None
         """The best epoch's weights; None while there are none, and when the model's own are."""
         self._interruption: Interrupted | None = None
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all epochs are done, or enough of them did not get better."""
         done, patience = self.state.epochs_validated, self.settings.early_stopping_patience
         return done == self.settings.epochs or (
@@ -111,9 +111,9 @@ class Session:
         )
 
     @property
-    def scratch(self) -> Path | None:
+    def scratch_folder(self) -> Path | None:
         """A folder on the volume of the checkpoints, None where there are none."""
-        return self._checkpoints.scratch() if self._checkpoints else None
+        return self._checkpoints.make_scratch_folder() if self._checkpoints else None
 
     @property
     def epoch(self) -> int:
@@ -125,22 +125,22 @@ class Session:
         """The mean over all rows so far, each when it was read."""
         return self.state.loss_sum / max(1, self.state.rows)
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Go on from the last checkpoint, where there is one, and tell the progress.
 
         The model gets its weights here; what else a loop needs it loads itself from `resumed_from`.
         """
-        self.resumed_from = self._checkpoints.last() if self._checkpoints else None
+        self.resumed_from = self._checkpoints.find_last() if self._checkpoints else None
         if self.resumed_from is not None:
-            self.state = State.read(self.resumed_from.state)
+            self.state = TrainingState.from_checkpoint(self.resumed_from.state)
             self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE))
-            best = self.resumed_from.folder / _BEST_FILE
+            best = self.resumed_from.folder / _BEST_WEIGHTS_FILE
             self._best = load_file(best) if best.exists() else None
-        self._tell()
+        self._report_progress()
         if self.state.step == self.plan.steps_per_epoch * (self.state.epochs_validated + 1):
-            self._end_epoch()  # the training was interrupted between an epoch and its validation
+            self._validate_epoch()  # the training was interrupted between an epoch and its validation
 
-    def took_step(self, loss: torch.Tensor, rows: int, tokens: int) -> None:
+    def record_step(self, loss: torch.Tensor, rows: int, tokens: int) -> None:
         """Take note of what an optimiser step read, and of its mean loss."""
         self.state.rows += rows
         self.rows_seen += rows
@@ -157,22 +157,22 @@ class Session:
         """
         state = self.state
         state.step += 1
-        if not self.settings.on_gpu or state.step % _LOSS_EVERY == 0 or self._loss is None:
-            self._read_losses()
+        if not self.settings.on_gpu or state.step % _LOSS_INTERVAL == 0 or self._loss is None:
+            self._collect_losses()
         every = self.settings.checkpoint_steps
-        return self._unless_interrupted(self._tell) or (
+        return self._defer_interruption(self._report_progress) or (
             self._checkpoints is not None and every is not None and state.step % every == 0
         )
 
     def end_epoch(self) -> bool:
         """Validate, keep the weights if they are the best so far; return whether to write a checkpoint."""
-        self._read_losses()
-        return self._unless_interrupted(self._end_epoch) or (
+        self._collect_losses()
+        return self._defer_interruption(self._validate_epoch) or (
             self._checkpoints is not None and self.settings.checkpoint_steps is None
         )
 
     @contextmanager
-    def checkpoint(self) -> Iterator[Path]:
+    def write_checkpoint(self) -> Iterator[Path]:
         """Give a folder to write the model (`WEIGHTS_FILE`), the optimiser and the random numbers' state into.
 
         Raises
@@ -181,11 +181,11 @@ class Session:
             Afterwards, if that is why.
         """
         assert self._checkpoints is not None  # noqa: S101 - else nobody is told to write one
-        self._read_losses()
+        self._collect_losses()
         with self._checkpoints.write(self.state.step, asdict(self.state)) as folder:
             yield folder
             if self._best is not None:
-                save_file(self._best, folder / _BEST_FILE)
+                save_file(self._best, folder / _BEST_WEIGHTS_FILE)
         if self._interruption is not None:
             raise self._interruption
 
@@ -194,7 +194,7 @@ class Session:
         if self._best is not None:
             self._model.load_state_dict(self._best)
 
-    def _unless_interrupted(self, act: Callable[[], None]) -> bool:
+    def _defer_interruption(self, act: Callable[[], None]) -> bool:
         """Act; return whether that was interrupted and a checkpoint comes first."""
         try:
             act()
@@ -205,8 +205,8 @@ class Session:
             return True
         return False
 
-    def _end_epoch(self) -> None:
-        probabilities = self._validate(self._tell)
+    def _validate_epoch(self) -> None:
+        probabilities = self._validate(self._report_progress)
         state, labels = self.state, self._validation_labels
         loss, precision = binary_cross_entropy(labels, probabilities), mean_average_precision(labels, probabilities)
         state.epochs_validated += 1
@@ -218,10 +218,10 @@ class Session:
             self._best = (
                 None if last else {name: tensor.cpu().clone() for name, tensor in self._model.state_dict().items()}
             )
-        if state.epochs_validated % math.ceil(self.settings.epochs / _CURVE_EPOCHS) == 0:
+        if state.epochs_validated % math.ceil(self.settings.epochs / _MAX_EPOCH_POINTS) == 0:
             state.curve.append(CurvePoint(state.step, validation_loss=loss, mean_average_precision=precision))
 
-    def _read_losses(self) -> None:
+    def _collect_losses(self) -> None:
         state = self.state
         unread, self._unread = self._unread, []
         for step, (rows, loss) in enumerate(unread, start=state.step - len(unread) + 1):
@@ -233,12 +233,12 @@ class Session:
                 )
             state.loss_sum += self._loss * rows
             state.curve_losses.append(self._loss)
-            if step % math.ceil(self.plan.total_steps / _CURVE_LOSSES) == 0:
+            if step % math.ceil(self.plan.total_steps / _MAX_LOSS_POINTS) == 0:
                 mean = sum(state.curve_losses) / len(state.curve_losses)
                 state.curve.append(CurvePoint(step, training_loss=mean, learning_rate=self._learning_rate(step)))
                 state.curve_losses.clear()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         step = self.state.step
         self._progress(
             Step(

@@ -13,21 +13,21 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainingtask_api.training import Precision
-from trainingtask_trainer.models.transformers.collation import Batch, count, on_device
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, optimiser_and_scheduler
-from trainingtask_trainer.models.transformers.training_state import WEIGHTS_FILE, Session
+from trainingtask_trainer.models.transformers.collation import Batch, count_rows_and_tokens, move_to_device
+from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.training_state import WEIGHTS_FILE, TrainingSession
 
 
-def train(model: PreTrainedModel, session: Session) -> None:
+def train(model: PreTrainedModel, session: TrainingSession) -> None:
     """Train until the session is finished."""
-    with tempfile.TemporaryDirectory(dir=session.scratch) as scratch:
-        trainer = _Trainer(model, session, _arguments(session, scratch))
+    with tempfile.TemporaryDirectory(dir=session.scratch_folder) as scratch:
+        trainer = _StepTrainer(model, session, _build_training_arguments(session, scratch))
         resumed = session.resumed_from
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed.folder))
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
 
 
-def _arguments(session: Session, scratch: str) -> TrainingArguments:
+def _build_training_arguments(session: TrainingSession, scratch: str) -> TrainingArguments:
     settings = session.settings
     arguments = TrainingArguments(
         output_dir=scratch,
@@ -52,15 +52,15 @@ def _arguments(session: Session, scratch: str) -> TrainingArguments:
     return arguments
 
 
-class _Trainer(Trainer):
+class _StepTrainer(Trainer):
     """A Trainer whose batch is one optimiser step: a list of micro-batches."""
 
-    def __init__(self, model: PreTrainedModel, session: Session, arguments: TrainingArguments) -> None:
+    def __init__(self, model: PreTrainedModel, session: TrainingSession, arguments: TrainingArguments) -> None:
         super().__init__(
             model,
             arguments,
-            callbacks=[_Callback(session)],
-            optimizers=optimiser_and_scheduler(model, session.settings, session.plan.total_steps),
+            callbacks=[_SessionCallback(session)],
+            optimizers=create_optimizer_and_scheduler(model, session.settings, session.plan.total_steps),
         )
         self.remove_callback(transformers.PrinterCallback)
         self._session = session
@@ -69,7 +69,7 @@ class _Trainer(Trainer):
         """Return the optimiser steps of an epoch."""
         return DataLoader(
             self._session.rows,
-            batch_sampler=_Steps(self._session),
+            batch_sampler=OptimizerStepSampler(self._session),
             collate_fn=lambda batches: {"micro_batches": batches},
             generator=torch.Generator(),  # else it draws from the numbers that dropout uses
         )
@@ -82,9 +82,9 @@ class _Trainer(Trainer):
         batches: list[Batch] = inputs["micro_batches"]
         model.train()
         loss = accumulate_gradients(
-            model, on_device(batches, self.args.device), self._session.loss_function, self.accelerator.backward
+            model, move_to_device(batches, self.args.device), self._session.loss_function, self.accelerator.backward
         )
-        self._session.took_step(loss, *count(batches))
+        self._session.record_step(loss, *count_rows_and_tokens(batches))
         return loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -99,10 +99,10 @@ class _Trainer(Trainer):
         return 0
 
 
-class _Steps(Sampler[list[list[int]]]):
+class OptimizerStepSampler(Sampler[list[list[int]]]):
     """The micro-batches of each optimiser step of the running epoch; the Trainer itself skips those that are done."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TrainingSession) -> None:
         self._session = session
 
     def __len__(self) -> int:
@@ -110,13 +110,13 @@ class _Steps(Sampler[list[list[int]]]):
 
     def __iter__(self) -> Iterator[list[list[int]]]:
         plan = self._session.plan
-        return map(plan.micro_batches, plan.epoch(self._session.epoch))
+        return map(plan.split_step, plan.plan_epoch(self._session.epoch))
 
 
-class _Callback(TrainerCallback):
+class _SessionCallback(TrainerCallback):
     """Tells the session where the Trainer is, and the Trainer what the session decides."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: TrainingSession) -> None:
         self._session = session
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -124,11 +124,11 @@ class _Callback(TrainerCallback):
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         control.should_save = self._session.end_epoch()
-        control.should_training_stop = self._session.finished
+        control.should_training_stop = self._session.is_finished
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         written = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        with self._session.checkpoint() as folder:
+        with self._session.write_checkpoint() as folder:
             for path in written.iterdir():
                 path.rename(folder / path.name)
         shutil.rmtree(written)
