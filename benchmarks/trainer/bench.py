@@ -24,10 +24,11 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceC
 from trainingtask_api.spec import Device
 from trainingtask_api.training import Batching
 from trainingtask_trainer.models.transformers.batch_planning import plan_batches, split_for_padding
-from trainingtask_trainer.models.transformers.collation import Batch, Collator, move_to_device, pad
+from trainingtask_trainer.models.transformers.collation import Batch, Collator, move_to_device
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.losses import compute_focal_loss
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients
+from trainingtask_trainer.models.transformers.optimization import accumulate_gradients
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 from trainingtask_trainer.runtime.device import prepare_torch
 

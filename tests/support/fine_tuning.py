@@ -12,7 +12,8 @@ from accelerate.state import AcceleratorState
 
 from support.specs import task as manifest
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import FitResult, TrainingRows
 from trainingtask_trainer.models.transformers.classifier import Transformer
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer

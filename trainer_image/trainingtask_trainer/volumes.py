@@ -87,3 +87,12 @@ def describe_contents(folder: Path, limit: int = 10) -> str:
     shown = ", ".join(entries[:limit])
     more = f" and {len(entries) - limit} more" if len(entries) > limit else ""
     return shown + more if entries else "nothing"
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -24,10 +24,9 @@ from trainingtask_trainer.errors import Fault, TrainerError, UserError, describe
 from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
-from trainingtask_trainer.models.transformers.checkpointing import fsync_path
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
-from trainingtask_trainer.volumes import describe_contents
+from trainingtask_trainer.volumes import describe_contents, fsync_path
 
 MANIFEST_FILE = "trainingtask.json"
 RESULTS_FILE = "results.json"

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation import metrics, thresholds
-from trainingtask_trainer.evaluation.metrics import Decisions, Floats, LabelMatrix, Probabilities
+from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
 from trainingtask_trainer.evaluation.thresholds import Thresholds
-from trainingtask_trainer.models.base import estimate_label_prior
 
 # As many as the status has room for.
 MAX_REPORTED_LABELS = 1000

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-LabelMatrix = NDArray[np.uint8]
+from trainingtask_trainer.datasets.base import LabelMatrix
+
 Probabilities = NDArray[np.float64]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -23,6 +24,13 @@ def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> fl
     """
     given = np.where(truth == 1, probabilities, 1 - probabilities)
     return float(-np.mean(np.log(np.maximum(given, np.finfo(np.float64).eps))))
+
+
+def estimate_label_prior(labels: LabelMatrix) -> Floats:
+    """Return each label's share of the rows, shape [labels], moved off 0 and 1 by half a row (Jeffreys' prior)."""
+    positives = labels.sum(axis=0, dtype=np.float64)
+    smoothed: Floats = (positives + 0.5) / (len(labels) + 1)
+    return smoothed
 
 
 def accuracy_thresh(truth: LabelMatrix, predicted: LabelMatrix) -> float:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainingtask_api.training import Evaluation, ThresholdTuning
-from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix, Probabilities, Ranking, rank_decisions
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Floats, Probabilities, Ranking, rank_decisions
 
 DEFAULT_THRESHOLD = 0.5
 

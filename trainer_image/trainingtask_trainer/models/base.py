@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress
 from trainingtask_trainer.volumes import Volumes
@@ -90,10 +88,3 @@ class Model(Protocol):
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
         ...
-
-
-def estimate_label_prior(labels: LabelMatrix) -> NDArray[np.float64]:
-    """Return each label's share of the rows, shape [labels], moved off 0 and 1 by half a row (Jeffreys' prior)."""
-    positives = labels.sum(axis=0, dtype=np.float64)
-    smoothed: NDArray[np.float64] = (positives + 0.5) / (len(labels) + 1)
-    return smoothed

@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import Device, TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.models.transformers.collation import pad
 from trainingtask_trainer.preprocessors.array_cache import compute_key, load_or_compute
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import encode, load_tokenizer
 from trainingtask_trainer.pretrained.checkpoint import (
     check_is_data,

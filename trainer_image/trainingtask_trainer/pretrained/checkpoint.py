@@ -13,18 +13,9 @@ from safetensors import SafetensorError
 from trainingtask_api.model import Model as ModelSpec
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.pretrained.families import get_family
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# The checkpoint that a family starts from when the task names none.
-BASE_CHECKPOINTS = {
-    "albert": "albert/albert-base-v2",
-    "bert": "google-bert/bert-base-uncased",
-    "distilbert": "distilbert/distilbert-base-uncased",
-    "roberta": "FacebookAI/roberta-base",
-    "xlnet": "xlnet/xlnet-base-cased",
-}
-# Families that keep the positions up to that of their padding token for padding: 514 of them are 512 tokens.
-_POSITIONS_AFTER_PADDING = {"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"}
 # Weights as safetensors alone: other formats are larger, and some run code when they are read.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report an astronomic one
@@ -38,7 +29,7 @@ def get_checkpoint_name(model: ModelSpec) -> str:
     UserError
         When the family has no default and the task names none.
     """
-    name = model.checkpoint or BASE_CHECKPOINTS.get(model.name)
+    name = model.checkpoint or get_family(model.name).default_checkpoint
     if name is None:
         raise UserError("InvalidSpec", f"model.checkpoint is required for model.name '{model.name}'")
     return name
@@ -124,7 +115,7 @@ def get_max_text_tokens(folder: Path, tokenizer: Any) -> int | None:
     """Return the most tokens that a checkpoint can read, None when it has no limit."""
     config = _read_config(folder)
     positions = config.get("max_position_embeddings")
-    if positions is not None and config.get("model_type") in _POSITIONS_AFTER_PADDING:
+    if positions is not None and get_family(config.get("model_type")).has_padding_offset:
         positions -= config.get("pad_token_id", 1) + 1
     limits = [tokenizer.model_max_length, positions]
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _UNLIMITED_TOKENS]
@@ -181,12 +172,16 @@ def _iter_attention_keys(config: Any) -> Iterator[tuple[str, Any]]:
 def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
     check_is_data(folder, name)
     family = _read_config(folder).get("model_type")
-    if model.name in BASE_CHECKPOINTS and family != model.name:  # any other name takes any family
+    if _has_model_name(model.name) and family != model.name:  # any other name accepts any family
         raise UserError(
             "ModelMismatch",
             f"model.name is '{model.name}', but checkpoint '{name}' is a '{family}': set model.name to "
-            f"'{family if family in BASE_CHECKPOINTS else 'auto'}' or choose another checkpoint",
+            f"'{family if _has_model_name(family) else 'auto'}' or choose another checkpoint",
         )
+
+
+def _has_model_name(family: str | None) -> bool:
+    return get_family(family).default_checkpoint is not None
 
 
 def _download(name: str, revision: str, section: str) -> Path:

@@ -7,11 +7,11 @@ from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.scores import EvaluationResult
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
 from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
-from trainingtask_trainer.models.base import estimate_label_prior
+from trainingtask_trainer.evaluation.metrics import Probabilities, estimate_label_prior
 
 NAMES = ("a", "b", "c")
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=np.uint8)

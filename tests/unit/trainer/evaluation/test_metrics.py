@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation import metrics
 from trainingtask_trainer.evaluation.metrics import Decisions
 
@@ -14,7 +15,7 @@ AXES = {"micro": None, "macro": 0, "samples": 1}
 
 
 @st.composite
-def scored(draw: st.DrawFn) -> tuple[metrics.LabelMatrix, metrics.Probabilities]:
+def scored(draw: st.DrawFn) -> tuple[LabelMatrix, metrics.Probabilities]:
     """Return small matrices with many equal probabilities, empty rows and empty labels."""
     rows, labels = draw(st.integers(1, 9)), draw(st.integers(2, 4))
     cells = draw(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=rows * labels, max_size=rows * labels))
@@ -56,7 +57,7 @@ def test_rankings_by_hand() -> None:
 
 @given(scored())
 def test_decisions_are_those_of_scikit_learn(
-    data: tuple[metrics.LabelMatrix, metrics.Probabilities],
+    data: tuple[LabelMatrix, metrics.Probabilities],
 ) -> None:
     truth, probabilities = data
     predicted = (probabilities >= 0.5).astype(np.uint8)
@@ -86,7 +87,7 @@ def test_decisions_are_those_of_scikit_learn(
 
 
 @given(scored())
-def test_rankings_are_those_of_scikit_learn(data: tuple[metrics.LabelMatrix, metrics.Probabilities]) -> None:
+def test_rankings_are_those_of_scikit_learn(data: tuple[LabelMatrix, metrics.Probabilities]) -> None:
     truth, probabilities = data
     precisions, areas = metrics.ranking_scores(truth, probabilities)
     for label in range(truth.shape[1]):

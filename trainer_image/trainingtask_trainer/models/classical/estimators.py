@@ -19,9 +19,10 @@ from trainingtask_api.model import Strategy
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer import registry
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities, binary_cross_entropy
-from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows, estimate_label_prior
+from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy, estimate_label_prior
+from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.classical import neighbors, per_label, skops_files
 from trainingtask_trainer.preprocessors.base import HasVectorizer, Preprocessor, Saveable
 from trainingtask_trainer.reporting.progress import Progress, Step

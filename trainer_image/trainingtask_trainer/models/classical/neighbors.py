@@ -15,7 +15,8 @@ from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import row_norms
 
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 
 # Similarities of a block of queries with all training rows; small enough for several threads and their copies.

@@ -16,7 +16,7 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
-from trainingtask_trainer.evaluation.metrics import LabelMatrix
+from trainingtask_trainer.datasets.base import LabelMatrix
 
 Matrix = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ import torch
 
 from trainingtask_trainer.runtime.import_guard import block_transformers_import
 
-with block_transformers_import("scipy"):  # a twelfth of the time to the first step, for the losses of object detectors
+with block_transformers_import("scipy"):  # used by losses of object detectors; 8 % of the time to the first step
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -26,11 +26,12 @@ from trainingtask_trainer.errors import Fault
 from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
 from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.transformers import memory_budget
+from trainingtask_trainer.models.transformers.batch_planning import BatchPlan
 from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
-from trainingtask_trainer.models.transformers.collation import BatchPlan, Collator, MicroBatchDataset
+from trainingtask_trainer.models.transformers.collation import Collator, MicroBatchDataset
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.losses import compute_initial_bias, create_loss_function
-from trainingtask_trainer.models.transformers.optimization import Settings
+from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.models.transformers.training_state import TrainingSession, TrainingState
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
@@ -63,13 +64,13 @@ class Transformer:
         self._collator: Collator | None = None
 
     def arguments(self) -> dict[str, Scalar]:
-        """Return the arguments after all defaults."""
+        """Return the arguments after all defaults, by their path in the spec."""
         return {"model.checkpoint": self._name} | self._settings.arguments()
 
     def fit(
         self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
     ) -> FitResult:
-        """Fine-tune on token ids, from the last checkpoint where there is one; keep the best epoch's weights.
+        """Fine-tune on token ids, resume from the last checkpoint where there is one; keep the best epoch's weights.
 
         Raises
         ------
@@ -83,7 +84,7 @@ class Transformer:
         set_seed(settings.seed)  # before the head's weights are drawn
         model = self._model = self._load_pretrained(rows.label_names)
         _set_output_bias(model, compute_initial_bias(settings, rows.labels))
-        torch.nn.Module.to(model, settings.device)  # mypy cannot see through the library's own `to`
+        torch.nn.Module.to(model, settings.device)  # the model's own `to` has no type
 
         collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
@@ -102,8 +103,8 @@ class Transformer:
         session = TrainingSession(
             model=model,
             settings=settings,
-            plan=BatchPlan(lengths, settings, collator, max_tokens),
-            rows=MicroBatchDataset(collator, rows.features, rows.labels),
+            plan=BatchPlan(lengths, settings, collator.split, max_tokens),
+            dataset=MicroBatchDataset(collator, rows.features, rows.labels),
             loss_function=create_loss_function(settings, rows.labels),
             validation_labels=rows.validation_labels,
             validate=validate,
@@ -117,16 +118,16 @@ class Transformer:
             if not session.is_finished:
                 _import_train_function(settings.loop)(model, session)
         session.restore_best()
-        resumed, spare = session.resumed_from, torch.cuda.device_count() - 1 if settings.on_gpu else 0
+        spare_gpus = torch.cuda.device_count() - 1 if settings.on_gpu else 0
         return FitResult(
             global_step=session.state.step,
             training_loss=session.training_loss,
             rows_seen=session.rows_seen,
             tokens_seen=session.tokens_seen,
             best_epoch=session.state.best_epoch,
-            resumed_from_step=None if resumed is None else resumed.state["step"],
+            resumed_from_step=session.resumed_step,
             curve=tuple(session.state.curve),
-            warnings=(f"{spare} of the pod's GPUs were not used: training runs on one",) if spare > 0 else (),
+            warnings=(f"{spare_gpus} of the pod's GPUs were not used: training runs on one",) if spare_gpus > 0 else (),
         )
 
     def predict(self, features: TokenIds) -> Probabilities:
@@ -139,7 +140,7 @@ class Transformer:
         assert self._model is not None  # noqa: S101 - fit comes first
         tokenizer = _get_tokenizer(preprocessor)
         assert isinstance(preprocessor, Tokenizer)  # noqa: S101 - checked by _get_tokenizer
-        tokenizer.model_max_length = preprocessor.max_length  # whoever loads it cuts where training did
+        tokenizer.model_max_length = preprocessor.max_length  # so that `load` truncates texts as training did
         self._model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -180,10 +181,10 @@ class Transformer:
         return model
 
     def _compute_checkpoint_key(self, rows: TrainingRows) -> str:
-        """Return what tells this training from any other that a checkpoint may come from."""
-        state = [field.name for field in fields(TrainingState)]  # of another release: its checkpoints may lack a field
-        described = (self._name, self._revision, self._settings, list(rows.label_names), state)
-        digest = hashlib.sha256(repr(described).encode())
+        """Return the digest of all that this training depends on, which its checkpoints carry."""
+        state = [field.name for field in fields(TrainingState)]  # a checkpoint of another release may lack a field
+        parts = (self._name, self._revision, self._settings, list(rows.label_names), state)
+        digest = hashlib.sha256(repr(parts).encode())
         for features, labels in ((rows.features, rows.labels), (rows.validation_features, rows.validation_labels)):
             for array in (features.ids, features.ends, labels):
                 digest.update(array.tobytes())
@@ -191,19 +192,19 @@ class Transformer:
 
 
 def _import_train_function(loop: Loop) -> Any:
-    """Return the loop's `train`; importing Hugging Face's Trainer takes a while."""
+    """Return the loop's `train`; each loop imports libraries that the other does not need."""
     if loop == Loop.ACCELERATE:
         from trainingtask_trainer.models.transformers.loops import plain  # noqa: PLC0415
 
         return plain.train
-    with block_transformers_import("datasets"):  # and pandas with it: a tenth of the time to the first step
+    with block_transformers_import("datasets"):  # and with it pandas: a tenth of the time to the first step
         from trainingtask_trainer.models.transformers.loops import trainer  # noqa: PLC0415
 
     return trainer.train
 
 
 def _set_output_bias(model: PreTrainedModel, bias: Floats) -> None:
-    """Set the bias of the output layer, which every family builds last and calls something else."""
+    """Set the bias of the output layer, which is the last one in each family, under various names."""
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
     if layers and layers[-1].out_features == len(bias) and layers[-1].bias is not None:
         with torch.no_grad():

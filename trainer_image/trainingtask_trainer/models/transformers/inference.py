@@ -1,4 +1,4 @@
-"""Probabilities from a transformer, batches sorted by length, which saves most of the padding."""
+"""Probabilities from a transformer, rows sorted by length, which saves most of the padding."""
 
 from collections.abc import Callable
 
@@ -27,11 +27,11 @@ def predict_probabilities(
     Parameters
     ----------
     model, collator
-        Made for each other.
+        The collator is made for the model.
     token_ids
         The rows.
     dtype
-        Number format of the matrix multiplications, None for that of the weights.
+        Number format of the matrix multiplications under autocast, None for that of the weights.
     max_tokens
         Most tokens of a batch, padding counted; None: no limit.
     before_batch

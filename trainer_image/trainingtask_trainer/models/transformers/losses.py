@@ -1,7 +1,7 @@
-"""What a transformer's optimiser minimises, summed over rows and labels.
+"""The losses of transformers, summed over rows and labels.
 
-Sums, because a micro-batch does not know how many decisions its optimiser step has: the step divides by them once, so
-that its gradients are those of one large batch however it was cut.
+Sums, because the mean is over the whole optimizer step: the step divides by its decisions once, so that its gradients
+are those of one large batch, however it was split.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,14 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainingtask_api.training import Loss
-from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix
-from trainingtask_trainer.models.base import estimate_label_prior
-from trainingtask_trainer.models.transformers.optimization import Settings
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Floats, estimate_label_prior
+from trainingtask_trainer.models.transformers.settings import Settings
 
 FOCAL_GAMMA = 2.0
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits and 0/1 labels, both of shape [rows, labels], to the sum over all of them."""
+"""Logits and 0/1 labels, both of shape [rows, labels], to the sum of the losses."""
 
 
 def create_loss_function(settings: Settings, labels: LabelMatrix) -> LossFunction:
@@ -46,7 +46,7 @@ def compute_focal_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tenso
 
 
 def compute_positive_weights(settings: Settings, labels: LabelMatrix) -> Floats | None:
-    """Return negatives / positives of each label, shape [labels], None where every decision weighs the same.
+    """Return negatives / positives of each label, shape [labels], None where all decisions weigh the same.
 
     Either count is at least 1: a label without positives gets a finite weight, which then multiplies nothing.
     """
@@ -58,10 +58,9 @@ def compute_positive_weights(settings: Settings, labels: LabelMatrix) -> Floats 
 
 
 def compute_initial_bias(settings: Settings, labels: LabelMatrix) -> Floats:
-    """Return the output bias that is best while the texts say nothing yet, shape [labels].
+    """Return the log-odds of each label's prior, shape [labels]: the best constant logits.
 
-    The log-odds of each label's prior: from 0 the first epochs only learn how rare labels are. Weighting the positives
-    by w moves the best constant answer by log w.
+    From 0 the first epochs only learn how rare labels are. Weighting the positives by w adds log w.
     """
     prior = estimate_label_prior(labels)
     bias: Floats = np.log(prior / (1 - prior))

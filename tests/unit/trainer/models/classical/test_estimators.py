@@ -24,10 +24,10 @@ from trainingtask_api.dataset import Dataset
 from trainingtask_api.names import CLASSICAL_MODELS, NATIVE_MULTI_LABEL_MODELS
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
-from trainingtask_trainer.datasets.base import Split
+from trainingtask_trainer.datasets.base import LabelMatrix, Split
 from trainingtask_trainer.datasets.support_tickets import SupportTickets
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
+from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import FitResult, TrainingRows
 from trainingtask_trainer.models.classical.estimators import MODEL_FILE, Classical, LogisticRegression
 from trainingtask_trainer.preprocessors.tfidf import Tfidf

@@ -19,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from support.fine_tuning import LABELS, Run, assert_same_numbers, fit, spec, stop_at
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Interrupted
-from trainingtask_trainer.models.transformers import training_state as session_module
+from trainingtask_trainer.models.transformers import training_state
 from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder, remove_checkpoints
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
@@ -46,15 +46,15 @@ def uninterrupted(loop: str, models: Path) -> Run:
 @pytest.fixture
 def falling_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the first epoch the best: its weights have to get across the interruption."""
-    monkeypatch.setattr(session_module, "mean_average_precision", lambda *_: None)
+    monkeypatch.setattr(training_state, "mean_average_precision", lambda *_: None)
     losses = {7: 0.1, 14: 0.2, 21: 0.3}
 
-    def score(self: session_module.TrainingSession) -> None:
-        monkeypatch.setattr(session_module, "binary_cross_entropy", lambda *_: losses[self.state.step])
+    def score(self: training_state.TrainingSession) -> None:
+        monkeypatch.setattr(training_state, "binary_cross_entropy", lambda *_: losses[self.state.step])
         end_epoch(self)
 
-    end_epoch = session_module.TrainingSession._validate_epoch
-    monkeypatch.setattr(session_module.TrainingSession, "_validate_epoch", score)
+    end_epoch = training_state.TrainingSession._validate_epoch
+    monkeypatch.setattr(training_state.TrainingSession, "_validate_epoch", score)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

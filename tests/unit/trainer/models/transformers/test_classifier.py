@@ -17,13 +17,16 @@ from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.evaluation.metrics import mean_average_precision
 from trainingtask_trainer.models.transformers.classifier import Transformer
-from trainingtask_trainer.models.transformers.collation import pad
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import Tokenizer
-from trainingtask_trainer.pretrained.checkpoint import BASE_CHECKPOINTS, get_max_text_tokens, translate_read_errors
+from trainingtask_trainer.pretrained.checkpoint import get_max_text_tokens, translate_read_errors
 from trainingtask_trainer.volumes import Volumes
 
 # model.name, and the tiny checkpoint for it
-FAMILIES = [*((family, family) for family in BASE_CHECKPOINTS), ("auto", "modernbert")]
+FAMILIES = [
+    ("auto", "modernbert"),
+    *((family, family) for family in ("albert", "bert", "distilbert", "roberta", "xlnet")),
+]
 OUTPUT_LAYERS = {
     "albert": "classifier",
     "bert": "classifier",

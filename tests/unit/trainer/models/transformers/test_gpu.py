@@ -14,13 +14,12 @@ from support.tiny_models import FAMILIES
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
 from trainingtask_trainer.errors import Interrupted
-from trainingtask_trainer.models.transformers import memory_budget
-from trainingtask_trainer.models.transformers import step_sampling as steps_module
+from trainingtask_trainer.models.transformers import memory_budget, optimization
 from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 from trainingtask_trainer.models.transformers.classifier import Transformer
 from trainingtask_trainer.models.transformers.collation import Batch, move_to_device
 from trainingtask_trainer.models.transformers.losses import create_loss_function
-from trainingtask_trainer.models.transformers.optimization import Settings
+from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.preprocessors.embedding import Embedding
 from trainingtask_trainer.volumes import Volumes
 
@@ -100,7 +99,7 @@ def large() -> tuple[Any, Batch]:
 def gradients(model: Any, batches: list[Batch]) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
     loss_function = create_loss_function(Settings.from_spec(Training(), on_gpu=True), LABELS)
-    loss = steps_module.accumulate_gradients(model, batches, loss_function, torch.Tensor.backward)
+    loss = optimization.accumulate_gradients(model, batches, loss_function, torch.Tensor.backward)
     return loss.item(), [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -108,13 +107,13 @@ def gradients(model: Any, batches: list[Batch]) -> tuple[float, list[torch.Tenso
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many micro-batches there were each time that memory had run out."""
     seen: list[int] = []
-    halved = steps_module._halve_largest
+    halved = optimization._halve_largest
 
     def spy(batches: list[Batch]) -> list[Batch]:
         seen.append(len(batches))
         return halved(batches)
 
-    monkeypatch.setattr(steps_module, "_halve_largest", spy)
+    monkeypatch.setattr(optimization, "_halve_largest", spy)
     return seen
 
 

@@ -12,19 +12,18 @@ from support.fine_tuning import LABELS, NAMES, TEXTS, InDoublePrecision, Run, fi
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.models.transformers import classifier
-from trainingtask_trainer.models.transformers import collation as inputs_module
-from trainingtask_trainer.models.transformers import training_state as session_module
+from trainingtask_trainer.models.transformers import classifier, training_state
 from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 from trainingtask_trainer.models.transformers.classifier import Transformer
-from trainingtask_trainer.models.transformers.collation import Batch, pad
+from trainingtask_trainer.models.transformers.collation import Batch, Collator, MicroBatchDataset
 from trainingtask_trainer.models.transformers.losses import (
     compute_focal_loss,
     compute_initial_bias,
     create_loss_function,
 )
-from trainingtask_trainer.models.transformers.optimization import Settings
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.optimization import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import Tokenizer
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.volumes import Volumes
@@ -46,13 +45,13 @@ class Losses(list[float]):
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
     seen = Losses()
-    record_step = session_module.TrainingSession.record_step
+    record_step = training_state.TrainingSession.record_step
 
-    def spy(self: session_module.TrainingSession, loss: torch.Tensor, rows: int, tokens: int) -> None:
+    def spy(self: training_state.TrainingSession, loss: torch.Tensor, rows: int, tokens: int) -> None:
         seen.append(loss.item())
         record_step(self, loss, rows, tokens)
 
-    monkeypatch.setattr(session_module.TrainingSession, "record_step", spy)
+    monkeypatch.setattr(training_state.TrainingSession, "record_step", spy)
     return seen
 
 
@@ -120,10 +119,10 @@ def test_gradients_are_those_of_one_padded_batch(tiny_models: Path, family: str)
     expected.backward()
 
     cut = model()
-    reader = inputs_module.Collator(cut, tokenizer.tokenizer)
-    rows = reader.split(range(7), [len(text) for text in ids], max_tokens=16)
+    collator = Collator(cut, tokenizer.tokenizer)
+    rows = collator.split(range(7), [len(text) for text in ids], max_tokens=16)
     assert len(rows) > 1
-    batches = [reader.collate([ids[row] for row in part]) | {"labels": labels[part]} for part in rows]
+    batches = [collator.collate([ids[row] for row in part]) | {"labels": labels[part]} for part in rows]
     loss_function = create_loss_function(Settings.from_spec(Training(), on_gpu=False), LABELS)
     loss = accumulate_gradients(cut, batches, loss_function, lambda part: part.backward())
 
@@ -250,7 +249,7 @@ def test_gradients_are_clipped(tiny_models: Path, loop: str) -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float | None]) -> None:
     """Let the validation after each epoch come out with these scores."""
     script = iter(scores)
-    monkeypatch.setattr(session_module, "mean_average_precision", lambda truth, probabilities: next(script))
+    monkeypatch.setattr(training_state, "mean_average_precision", lambda truth, probabilities: next(script))
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -258,13 +257,13 @@ def test_the_best_epochs_weights_are_kept_and_patience_ends_the_training(
     tiny_models: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
     by_epoch: list[dict[str, Any]] = []
-    end_epoch = session_module.TrainingSession._validate_epoch
+    end_epoch = training_state.TrainingSession._validate_epoch
 
-    def spy(self: session_module.TrainingSession) -> None:
+    def spy(self: training_state.TrainingSession) -> None:
         end_epoch(self)
         by_epoch.append({name: tensor.numpy().copy() for name, tensor in self._model.state_dict().items()})
 
-    monkeypatch.setattr(session_module.TrainingSession, "_validate_epoch", spy)
+    monkeypatch.setattr(training_state.TrainingSession, "_validate_epoch", spy)
     scripted(monkeypatch, [0.2, 0.7, 0.7, 0.1, 0.9])
     run = fit(spec(loop=loop, epochs=5, earlyStoppingPatience=2), tiny_models)
     assert (run.fitted.best_epoch, run.fitted.global_step, len(by_epoch)) == (2, 28, 4)  # of equal ones the first
@@ -283,7 +282,7 @@ def test_without_a_positive_validation_label_the_loss_decides(
 ) -> None:
     scripted(monkeypatch, [None] * 3)
     losses = iter([0.5, 0.3, 0.4])
-    monkeypatch.setattr(session_module, "binary_cross_entropy", lambda truth, probabilities: next(losses))
+    monkeypatch.setattr(training_state, "binary_cross_entropy", lambda truth, probabilities: next(losses))
     assert fit(spec(epochs=3), tiny_models).fitted.best_epoch == 2
 
 
@@ -309,8 +308,8 @@ def test_what_is_told_of_the_training(tiny_models: Path, monkeypatch: pytest.Mon
 
 
 def test_the_curve_of_a_long_training_is_short(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "_MAX_LOSS_POINTS", 20)
-    monkeypatch.setattr(session_module, "_MAX_EPOCH_POINTS", 5)
+    monkeypatch.setattr(training_state, "_MAX_LOSS_POINTS", 20)
+    monkeypatch.setattr(training_state, "_MAX_EPOCH_POINTS", 5)
     curve = fit(spec("distilbert", epochs=6, batchSize=10, loop="accelerate"), tiny_models).fitted.curve
     assert len(curve) == 24 / 2 + 6 / 2  # one point for two steps, and for two epochs
     assert curve[-1].step == 24
@@ -342,7 +341,7 @@ def test_the_labels_stay_beside_their_texts(tiny_models: Path, make_task: Any) -
     tokenizer = Tokenizer(make_task(spec("xlnet")).spec, Volumes(tiny_models, tiny_models, tiny_models / "out"))
     model = AutoModelForSequenceClassification.from_pretrained(tiny_models / "xlnet", num_labels=len(NAMES))
     ids = tokenizer.transform(TEXTS)
-    rows = inputs_module.MicroBatchDataset(inputs_module.Collator(model, tokenizer.tokenizer), ids, LABELS)
+    rows = MicroBatchDataset(Collator(model, tokenizer.tokenizer), ids, LABELS)
     for cut in split_for_padding(range(len(TEXTS)), ids.lengths):
         batch = rows[cut]
         for place, row in enumerate(cut):

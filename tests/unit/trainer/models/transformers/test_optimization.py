@@ -2,11 +2,11 @@ import pytest
 import torch
 
 from trainingtask_api.training import Scheduler, Training
-from trainingtask_trainer.models.transformers.optimization import Settings
-from trainingtask_trainer.models.transformers.step_sampling import (
+from trainingtask_trainer.models.transformers.optimization import (
     create_learning_rate_function,
     create_optimizer_and_scheduler,
 )
+from trainingtask_trainer.models.transformers.settings import Settings
 
 STEPS = 10
 

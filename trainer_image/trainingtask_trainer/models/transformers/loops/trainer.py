@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer as the loop: its optimiser steps and checkpoints, our batches, losses and decisions."""
+"""Hugging Face's Trainer as the loop: its optimizer steps and checkpoints, the session's batches, losses and decisions."""
 
 import shutil
 import tempfile
@@ -14,13 +14,13 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from trainingtask_api.training import Precision
 from trainingtask_trainer.models.transformers.collation import Batch, count_rows_and_tokens, move_to_device
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.optimization import accumulate_gradients, create_optimizer_and_scheduler
 from trainingtask_trainer.models.transformers.training_state import WEIGHTS_FILE, TrainingSession
 
 
 def train(model: PreTrainedModel, session: TrainingSession) -> None:
     """Train until the session is finished."""
-    with tempfile.TemporaryDirectory(dir=session.scratch_folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=session.make_scratch_folder()) as scratch:
         trainer = _StepTrainer(model, session, _build_training_arguments(session, scratch))
         resumed = session.resumed_from
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed.folder))
@@ -32,7 +32,7 @@ def _build_training_arguments(session: TrainingSession, scratch: str) -> Trainin
     arguments = TrainingArguments(
         output_dir=scratch,
         num_train_epochs=settings.epochs,
-        # A batch of the Trainer is a whole optimiser step here, however it is cut.
+        # A batch of the Trainer is a whole optimizer step, however it is split.
         per_device_train_batch_size=settings.batch_size * settings.gradient_accumulation_steps,
         max_grad_norm=settings.max_gradient_norm,
         bf16=settings.precision == Precision.BF16,
@@ -40,8 +40,8 @@ def _build_training_arguments(session: TrainingSession, scratch: str) -> Trainin
         seed=settings.seed,
         use_cpu=not settings.on_gpu,
         logging_strategy="no",
-        logging_nan_inf_filter=False,  # the filter would hide the very loss we stop for
-        save_strategy="no",  # the callback says when
+        logging_nan_inf_filter=False,  # the filter would hide a loss that is not finite
+        save_strategy="no",  # the callback requests each save
         report_to="none",
         disable_tqdm=True,
     )
@@ -53,7 +53,7 @@ def _build_training_arguments(session: TrainingSession, scratch: str) -> Trainin
 
 
 class _StepTrainer(Trainer):
-    """A Trainer whose batch is one optimiser step: a list of micro-batches."""
+    """A Trainer whose batch is one optimizer step: a list of micro-batches."""
 
     def __init__(self, model: PreTrainedModel, session: TrainingSession, arguments: TrainingArguments) -> None:
         super().__init__(
@@ -66,19 +66,19 @@ class _StepTrainer(Trainer):
         self._session = session
 
     def get_train_dataloader(self) -> "DataLoader[Batch]":
-        """Return the optimiser steps of an epoch."""
+        """Return the loader of an epoch's optimizer steps."""
         return DataLoader(
-            self._session.rows,
+            self._session.dataset,
             batch_sampler=OptimizerStepSampler(self._session),
             collate_fn=lambda batches: {"micro_batches": batches},
-            generator=torch.Generator(),  # else it draws from the numbers that dropout uses
+            generator=torch.Generator(),  # by default it draws from the numbers that dropout uses
         )
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> torch.Tensor:
         """Add the gradients of all micro-batches and return the step's mean loss."""
-        del num_items_in_batch  # the Trainer counts labels per batch, which is a list here
+        del num_items_in_batch  # counted per batch, which is a list here
         batches: list[Batch] = inputs["micro_batches"]
         model.train()
         loss = accumulate_gradients(
@@ -88,19 +88,19 @@ class _StepTrainer(Trainer):
         return loss
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the weights under the model's own names: the library would write those that the pretrained file has."""
+        """Write the weights under the model's own names; the library would use those of the pretrained file."""
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self.accelerator.unwrap_model(self.model).state_dict(), folder / WEIGHTS_FILE)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Return 0: nobody asks, and the library's estimate wants a single batch."""
+        """Return 0: nothing uses the number, and the library's estimate needs a single batch."""
         del inputs
         return 0
 
 
 class OptimizerStepSampler(Sampler[list[list[int]]]):
-    """The micro-batches of each optimiser step of the running epoch; the Trainer itself skips those that are done."""
+    """Samples the micro-batches of each optimizer step of the running epoch; the Trainer skips the steps that are done."""
 
     def __init__(self, session: TrainingSession) -> None:
         self._session = session
@@ -114,7 +114,7 @@ class OptimizerStepSampler(Sampler[list[list[int]]]):
 
 
 class _SessionCallback(TrainerCallback):
-    """Tells the session where the Trainer is, and the Trainer what the session decides."""
+    """Calls the session after steps and epochs, and has the Trainer save and stop as the session decides."""
 
     def __init__(self, session: TrainingSession) -> None:
         self._session = session
