@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainingtask_api.names import KIND
+from trainingtask_api.reasons import Reason
 from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_trainer.errors import UserError
 
@@ -31,15 +32,15 @@ def read_task(path: Path) -> TrainingTask:
     try:
         documents = _parse_documents(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError("InvalidSpec", f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(Reason.INVALID_SPEC, f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("InvalidSpec", f"{path} is not YAML: {error}") from error
+        raise UserError(Reason.INVALID_SPEC, f"{path} is not YAML: {error}") from error
     tasks = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     if len(tasks) != 1:
-        raise UserError("InvalidSpec", f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")
+        raise UserError(Reason.INVALID_SPEC, f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")
     # What another version of the operator wrote into the status is not this run's business.
     task = {key: value for key, value in tasks[0].items() if key != "status"}
     try:
         return TrainingTask.model_validate(task)
     except ValidationError as error:
-        raise UserError("InvalidSpec", describe_errors(error).replace("\n", "; ")) from error
+        raise UserError(Reason.INVALID_SPEC, describe_errors(error).replace("\n", "; ")) from error

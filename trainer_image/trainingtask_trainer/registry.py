@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import Fault, UserError, describe_with_location
 
 Kind = Literal["datasets", "preprocessors", "models"]
@@ -107,11 +108,11 @@ def load(kind: Kind, name: str) -> Any:
             loaded = point.load()
         except (ImportError, AttributeError) as error:
             raise Fault(
-                "BrokenImage", f"{_get_field_path(kind)} '{name}' ({point.value}) cannot be loaded: {error}"
+                Reason.BROKEN_IMAGE, f"{_get_field_path(kind)} '{name}' ({point.value}) cannot be loaded: {error}"
             ) from error
     if missing := _get_required_members(kind) - set(dir(loaded)):
         raise UserError(
-            "InvalidCode",
+            Reason.INVALID_CODE,
             f"{_get_field_path(kind)} '{name}' lacks {', '.join(sorted(missing))}, which each of the {kind} must have "
             f"(the protocol is in trainingtask_trainer.{kind}.base): add it to the class",
         )
@@ -129,14 +130,14 @@ def _check_in_code_folders(kind: Kind, name: str) -> None:
             f"{' and '.join(folders)} has no module {module}{_describe_code_folders()}" if folders else "none is given"
         )
         raise UserError(
-            "UnknownName",
+            Reason.UNKNOWN_NAME,
             f"{_get_field_path(kind)} '{name}' of the saved model is code, which is loaded from --code-dir and nowhere else; "
             f"{where}: pass --code-dir with the folder of the code, if you trust it",
         )
     imported = find_spec(package)
     if imported is None or _get_locations(imported) != _get_locations(own):
         raise UserError(
-            "InvalidCode",
+            Reason.INVALID_CODE,
             f"{_get_field_path(kind)} '{name}' of the saved model: an installed module {package} would be imported in the place of "
             "the one in --code-dir: rename yours, and train the model anew",
         )
@@ -154,14 +155,14 @@ def _get_entry_point(kind: Kind, name: str) -> EntryPoint:
     known = list_entry_points(kind)
     if name not in known:
         raise UserError(
-            "UnknownName",
+            Reason.UNKNOWN_NAME,
             f"{_get_field_path(kind)} '{name}' is not offered by this image, which knows {', '.join(known)}: use one of them, "
             "an image that adds the name (spec.image), or a class of your own as 'module:Class' (spec.code.configMap)",
         )
     classes = sorted({point.value for point in entry_points(group=f"trainingtask.{kind}", name=name)})
     if len(classes) > 1:
         raise UserError(
-            "UnknownName",
+            Reason.UNKNOWN_NAME,
             f"{_get_field_path(kind)} '{name}' is registered for several classes in this image: name one of {', '.join(classes)}",
         )
     return known[name]
@@ -176,25 +177,25 @@ def _import_class(kind: Kind, name: str) -> type:
     except ModuleNotFoundError as error:
         if f"{module_name}.".startswith(f"{error.name}."):
             raise UserError(
-                "UnknownName",
+                Reason.UNKNOWN_NAME,
                 f"{what}: there is no module {error.name}{_describe_code_folders()}. Name the ConfigMap that holds {error.name}.py in "
                 "spec.code.configMap (without a cluster, its folder as --code-dir), or an image with the module in spec.image",
             ) from error
         raise UserError(
-            "InvalidCode",
+            Reason.INVALID_CODE,
             f"{what}: {module_name} imports {error.name}, which this image does not have: name an image that has it in "
             "spec.image, or do without it",
         ) from error
     except Exception as error:  # whatever it is: the module that raises it while it is imported has to be mended
         raise UserError(
-            "InvalidCode", f"{what}: {module_name} cannot be imported: {describe_with_location(error)}"
+            Reason.INVALID_CODE, f"{what}: {module_name} cannot be imported: {describe_with_location(error)}"
         ) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
         own = (value for value in vars(module).values() if isinstance(value, type) and value.__module__ == module_name)
         there = ", ".join(sorted(value.__name__ for value in own)) or "none at all"
         raise UserError(
-            "UnknownName",
+            Reason.UNKNOWN_NAME,
             f"{what}: {module_name} ({getattr(module, '__file__', None)}) has no class {class_name}; it has {there}",
         )
     return found

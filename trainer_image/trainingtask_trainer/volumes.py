@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainingtask_api import names
-from trainingtask_trainer.errors import UserError
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.errors import CustomReason, UserError
 
 # On the output claim, beside the models: what a retry or a later task can use again.
 STATE_DIR = ".trainingtask"
@@ -39,7 +40,7 @@ class Volumes:
         return cls(Path(), Path(), Path("out"))
 
 
-def resolve_path(root: Path, path: str, field: str, claim: str | None, reason: str) -> Path:
+def resolve_path(root: Path, path: str, field: str, claim: str | None, reason: Reason | CustomReason) -> Path:
     """Return `path` under `root`.
 
     Parameters
@@ -70,7 +71,7 @@ def resolve_path(root: Path, path: str, field: str, claim: str | None, reason: s
     raise UserError(reason, f"{field} '{path}' does not exist in volume claim '{claim}' ({full}): {there}")
 
 
-def _check_readable(full: Path, what: str, reason: str) -> None:
+def _check_readable(full: Path, what: str, reason: Reason | CustomReason) -> None:
     """Refuse files that another user closed to us: libraries report them as missing, or crash."""
     candidates = [full, *full.iterdir()] if full.is_dir() and os.access(full, os.R_OK) else [full]
     closed = next((entry for entry in candidates if not os.access(entry, os.R_OK)), None)

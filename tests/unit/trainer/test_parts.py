@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from support.specs import CLASSICAL
+from trainingtask_api.reasons import Reason
 from trainingtask_api.scores import EvaluationResult
 from trainingtask_api.status import ExitCode, Phase, Results
 from trainingtask_trainer.artifacts.provenance import check_finite
-from trainingtask_trainer.errors import Fault, Interrupted, UserError, diagnose
+from trainingtask_trainer.errors import CustomReason, Fault, Interrupted, UserError, diagnose
 from trainingtask_trainer.manifest import read_task
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 from trainingtask_trainer.runtime.import_guard import block_import
@@ -23,13 +24,14 @@ from trainingtask_trainer.volumes import describe_contents
 @pytest.mark.parametrize(
     ("error", "code", "reason", "sentence"),
     [
-        (UserError("InvalidData", "no rows"), 64, "InvalidData", "Loading failed: no rows"),
-        (Fault("NoGPU", "no GPU"), 1, "NoGPU", "Loading failed: no GPU"),
+        (UserError(Reason.INVALID_DATA, "no rows"), 64, "InvalidData", "Loading failed: no rows"),
+        (UserError(CustomReason("TooFewRows"), "no rows"), 64, "TooFewRows", "Loading failed: no rows"),
+        (Fault(Reason.NO_GPU, "no GPU"), 1, "NoGPU", "Loading failed: no GPU"),
         (Interrupted("SIGTERM"), 143, "Interrupted", "Loading was interrupted by SIGTERM"),
         (MemoryError("big"), 1, "OutOfMemory", "Loading failed: not enough memory (big): raise resources.memory"),
         (OSError(errno.ENOSPC, "full", "/mnt/output/x"), 1, "NoSpaceLeft", "Loading failed: no space left on the"),
         (KeyError("x"), 1, "TrainerCrashed", "Loading failed: KeyError: 'x'"),
-        (UserError("InvalidData", "one\n  two"), 64, "InvalidData", "Loading failed: one two"),
+        (UserError(Reason.INVALID_DATA, "one\n  two"), 64, "InvalidData", "Loading failed: one two"),
         (ValueError(), 1, "TrainerCrashed", "Loading failed: ValueError: no message"),
     ],
 )
@@ -50,7 +52,7 @@ def test_torchs_memory_errors_are_recognised() -> None:
 
 
 def test_a_long_sentence_fits_the_contract() -> None:
-    assert diagnose(UserError("InvalidData", "x" * 9999), Phase.LOADING).exit_code == ExitCode.USER_ERROR
+    assert diagnose(UserError(Reason.INVALID_DATA, "x" * 9999), Phase.LOADING).exit_code == ExitCode.USER_ERROR
 
 
 @pytest.mark.parametrize(

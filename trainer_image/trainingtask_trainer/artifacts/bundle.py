@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainingtask_api.fields import RegisteredName
+from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Results
 from trainingtask_api.task import describe_errors
 from trainingtask_trainer import registry
@@ -113,11 +114,11 @@ def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> P
     """
     folder = root / path
     if folder == root:
-        raise UserError("InvalidSpec", f"output.subPath '{path}' is the root of the claim: name a folder in it")
+        raise UserError(Reason.INVALID_SPEC, f"output.subPath '{path}' is the root of the claim: name a folder in it")
     for written in (folder, *kept):
         if not written.resolve().is_relative_to(root.resolve()):
             raise UserError(
-                "OutputOccupied",
+                Reason.OUTPUT_OCCUPIED,
                 f"output.subPath '{path}': {written} leads out of the volume claim, to {written.resolve()}: "
                 "remove the symbolic link",
             )
@@ -130,7 +131,7 @@ def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> P
     ):
         there = describe_contents(folder) if folder.is_dir() else "a file"
         raise UserError(
-            "OutputOccupied",
+            Reason.OUTPUT_OCCUPIED,
             f"output.subPath '{path}' is no trained model, but {there}: the model would replace it, name another folder",
         )
     _make_partial_folder(folder).rmdir()
@@ -150,7 +151,9 @@ def _make_partial_folder(folder: Path) -> Path:
         partial.mkdir(parents=True)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Fault("OutputNotWritable", f"the output folder {folder.parent} cannot be written: {error}") from error
+            raise Fault(
+                Reason.OUTPUT_NOT_WRITABLE, f"the output folder {folder.parent} cannot be written: {error}"
+            ) from error
         raise
     return partial
 
@@ -202,7 +205,7 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         there = f"it holds {describe_contents(folder)}" if folder.is_dir() else "there is no such folder"
-        raise UserError("ModelUnavailable", f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
     if (size := path.stat().st_size) > _MAX_MANIFEST_BYTES:
         raise _create_invalid_bundle_error(
             folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MAX_MANIFEST_BYTES} are allowed"
@@ -229,4 +232,4 @@ def _check_probabilities(folder: Path, probabilities: Probabilities, expected: t
 
 
 def _create_invalid_bundle_error(folder: Path, why: str) -> UserError:
-    return UserError("ModelUnavailable", f"{folder} is not a saved model of this project, or was changed: {why}")
+    return UserError(Reason.MODEL_UNAVAILABLE, f"{folder} is not a saved model of this project, or was changed: {why}")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Results, Scalar
 from trainingtask_trainer.datasets.splits import PreparedData
@@ -62,6 +63,6 @@ def check_finite(results: Results) -> None:
     for path, value in _flatten("results", results.model_dump(mode="python", by_alias=True)):
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(
-                "NonFiniteLoss",
+                Reason.NON_FINITE_LOSS,
                 f"{path} is {value}: look at the data, and with a transformer lower training.learningRate",
             )

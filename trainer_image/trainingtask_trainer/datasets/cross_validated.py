@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources.files import Row, get_cell, read_delimited
@@ -33,16 +34,16 @@ class CrossValidated:
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Read the questions in one split, with their tags, and their answers on request, joined by Id."""
         assert spec.path is not None  # noqa: S101 - a rule of the contract
-        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
+        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
         tags = defaultdict(list)
         for where, (question, tag) in _iter_rows(path, "Tags", "Id", "Tag"):
             if not tag.strip():
-                raise UserError("InvalidData", f"{where}, column 'Tag': {tag!r} is not a tag")
+                raise UserError(Reason.INVALID_DATA, f"{where}, column 'Tag': {tag!r} is not a tag")
             tags[question].append(tag.strip())
         texts = {}
         for where, (question, title, body) in _iter_rows(path, "Questions", "Id", "Title", "Body"):
             if question in texts:
-                raise UserError("InvalidData", f"{where}, column 'Id': question {question} is there twice")
+                raise UserError(Reason.INVALID_DATA, f"{where}, column 'Id': question {question} is there twice")
             if question in tags:
                 texts[question] = [title.strip(), _strip_html(body)]
         if spec.include_answers:
@@ -52,7 +53,7 @@ class CrossValidated:
         names = tuple(sorted({tag for question in texts for tag in tags[question]}))
         if len(names) < 2:
             raise UserError(
-                "InvalidData",
+                Reason.INVALID_DATA,
                 f"{path}: the Ids of Questions and of Tags have {len(names)} tags in common, at least 2 are needed",
             )
         index = {name: position for position, name in enumerate(names)}
@@ -75,7 +76,7 @@ def _iter_rows(source: Path, table: str, *columns: str) -> Iterator[tuple[str, l
         file = source / f"{table}.csv"
         if not file.is_file():
             raise UserError(
-                "DatasetNotFound",
+                Reason.DATASET_NOT_FOUND,
                 f"dataset.path ({source}) needs {file.name}, or be the SQLite file; it holds {describe_contents(source)}",
             )
         place, rows = str(file), read_delimited(file, encoding="latin-1")
@@ -99,4 +100,4 @@ def _iter_sqlite_rows(file: Path, table: str) -> Iterator[Row]:
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in _BAD_FILE_CODES:
             raise
-        raise UserError("InvalidData", f"{file}, table {table}: SQLite says '{error}'") from error
+        raise UserError(Reason.INVALID_DATA, f"{file}, table {table}: SQLite says '{error}'") from error

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from trainingtask_api.dataset import Config, HubSource
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets import go_emotions_raw
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import Fault, UserError
@@ -33,7 +34,7 @@ class GoEmotions:
         if spec.path is None:
             hub = spec.hub or HubSource(id=HUB_ID)
             return _load_raw_from_hub(hub) if raw else _load_simplified_from_hub(hub)
-        folder = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
+        folder = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
         if raw:
             return go_emotions_raw.keep_agreed_labels(go_emotions_raw.read_rows(folder))
         if all((folder / name).is_file() for name in (*_TSV_FILES, "labels.txt")):
@@ -43,7 +44,7 @@ class GoEmotions:
             return _read_parquet_folder(folder, parquet)
         there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
         raise UserError(
-            "DatasetNotFound",
+            Reason.DATASET_NOT_FOUND,
             f"dataset.path '{spec.path}' ({folder}) needs {', '.join(_TSV_FILES)} and labels.txt, "
             f"or parquet files of the splits {', '.join(_SPLITS)}; it holds {there}",
         )
@@ -57,7 +58,7 @@ def _read_tsv_folder(folder: Path) -> RawData:
 def _read_label_names(path: Path) -> tuple[str, ...]:
     names = tuple(name.strip() for name in _read_text(path).split("\n") if name.strip())
     if len(names) < 2:
-        raise UserError("InvalidData", f"{path} holds {len(names)} label names, at least 2 are needed")
+        raise UserError(Reason.INVALID_DATA, f"{path} holds {len(names)} label names, at least 2 are needed")
     return names
 
 
@@ -65,7 +66,7 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError("InvalidData", f"{path} is not UTF-8 text: {error}") from error
+        raise UserError(Reason.INVALID_DATA, f"{path} is not UTF-8 text: {error}") from error
 
 
 def _read_tsv_split(path: Path, labels: int) -> Split:
@@ -81,7 +82,8 @@ def _iter_tsv_rows(path: Path, labels: int) -> Iterator[tuple[str, list[int]]]:
         columns = line.rstrip("\r").split("\t")
         if len(columns) != 3:
             raise UserError(
-                "InvalidData", f"{path}, row {number}: {len(columns)} columns where text, labels and id are expected"
+                Reason.INVALID_DATA,
+                f"{path}, row {number}: {len(columns)} columns where text, labels and id are expected",
             )
         yield columns[0], _parse_label_indexes(columns[1].split(","), labels, f"{path}, row {number}, column 2")
 
@@ -90,10 +92,10 @@ def _parse_label_indexes(values: list[Any], labels: int, where: str) -> list[int
     try:
         indexes = [int(value) for value in values]
     except ValueError as error:
-        raise UserError("InvalidData", f"{where}: {values!r} are not label indexes") from error
+        raise UserError(Reason.INVALID_DATA, f"{where}: {values!r} are not label indexes") from error
     for index in indexes:
         if not 0 <= index < labels:
-            raise UserError("InvalidData", f"{where}: label index {index} is not within 0 to {labels - 1}")
+            raise UserError(Reason.INVALID_DATA, f"{where}: label index {index} is not within 0 to {labels - 1}")
     return indexes
 
 
@@ -113,13 +115,13 @@ def _read_parquet_folder(folder: Path, files: dict[str, list[Path]]) -> RawData:
     try:
         tables = {split: pyarrow.parquet.ParquetDataset(paths).read() for split, paths in files.items()}
     except pyarrow.ArrowInvalid as error:
-        raise UserError("InvalidData", f"{folder} holds a broken parquet file: {error}") from error
+        raise UserError(Reason.INVALID_DATA, f"{folder} holds a broken parquet file: {error}") from error
     names = _get_names_from_schema(tables["train"].schema.metadata or {})
     if names is None:
         label_file = folder / "labels.txt"
         if not label_file.is_file():
             raise UserError(
-                "InvalidData", f"{files['train'][0]} does not name its labels: put their names into {label_file}"
+                Reason.INVALID_DATA, f"{files['train'][0]} does not name its labels: put their names into {label_file}"
             )
         names = _read_label_names(label_file)
     splits = []
@@ -128,10 +130,10 @@ def _read_parquet_folder(folder: Path, files: dict[str, list[Path]]) -> RawData:
         for column in ("text", "labels"):
             if column not in tables[split].column_names:
                 raise UserError(
-                    "InvalidData", f"{where}: no column '{column}', only {', '.join(tables[split].column_names)}"
+                    Reason.INVALID_DATA, f"{where}: no column '{column}', only {', '.join(tables[split].column_names)}"
                 )
             if tables[split].column(column).null_count:
-                raise UserError("InvalidData", f"{where}: column '{column}' has empty cells")
+                raise UserError(Reason.INVALID_DATA, f"{where}: column '{column}' has empty cells")
         rows = tables[split].column("labels").to_pylist()
         indexes = [
             _parse_label_indexes(row, len(names), f"{where}, row {number}, column 'labels'")
@@ -154,14 +156,16 @@ def _load_simplified_from_hub(hub: HubSource) -> RawData:
         names = tuple(loaded["train"].features["labels"].feature.names)
         parts = [(list(loaded[split]["text"]), list(loaded[split]["labels"])) for split in _SPLITS]
     except (KeyError, AttributeError) as error:
-        raise UserError("InvalidData", f"dataset.hub '{hub.id}' is not laid out as go_emotions: no {error}") from error
+        raise UserError(
+            Reason.INVALID_DATA, f"dataset.hub '{hub.id}' is not laid out as go_emotions: no {error}"
+        ) from error
     return RawData(names, *(Split(texts, encode_multi_hot(labels, len(names))) for texts, labels in parts))
 
 
 def _load_raw_from_hub(hub: HubSource) -> RawData:
     loaded = _load_hub_splits(hub, Config.RAW)
     if "train" not in loaded:
-        raise UserError("InvalidData", f"dataset.hub '{hub.id}' is not laid out as go_emotions: no 'train'")
+        raise UserError(Reason.INVALID_DATA, f"dataset.hub '{hub.id}' is not laid out as go_emotions: no 'train'")
     batches = loaded["train"].with_format("arrow").iter(1000)  # eight times as fast as row by row
     rows = (row for batch in batches for row in batch.to_pylist())
     return go_emotions_raw.keep_agreed_labels(
@@ -179,13 +183,13 @@ def _load_hub_splits(hub: HubSource, config: Config) -> Any:
         return datasets.load_dataset(hub.id, config.value, revision=hub.revision)
     except DatasetNotFoundError as error:
         raise UserError(
-            "DatasetUnavailable", f"dataset.hub '{hub.id}' at revision '{hub.revision}' cannot be had: {error}"
+            Reason.DATASET_UNAVAILABLE, f"dataset.hub '{hub.id}' at revision '{hub.revision}' cannot be had: {error}"
         ) from error
     except ValueError as error:  # no such configuration
         raise UserError(
-            "DatasetUnavailable", f"dataset.hub '{hub.id}' is not laid out as go_emotions: {error}"
+            Reason.DATASET_UNAVAILABLE, f"dataset.hub '{hub.id}' is not laid out as go_emotions: {error}"
         ) from error
     except ConnectionError as error:
         raise Fault(
-            "HubUnavailable", f"the hub could not be reached for '{hub.id}' ({error}); dataset.path needs no hub"
+            Reason.HUB_UNAVAILABLE, f"the hub could not be reached for '{hub.id}' ({error}); dataset.path needs no hub"
         ) from error

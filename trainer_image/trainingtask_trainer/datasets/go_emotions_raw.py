@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
@@ -33,7 +34,7 @@ def read_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if files is None:
         there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
         raise UserError(
-            "DatasetNotFound",
+            Reason.DATASET_NOT_FOUND,
             f"dataset.path ({folder}) with dataset.config 'raw' needs {' or '.join(_FILE_PATTERNS)}; it holds {there}",
         )
     for file in files:
@@ -64,12 +65,12 @@ def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
             if is_set(row, name, where):
                 chosen[index].add(rater)
     if len(names) < 2:
-        raise UserError("InvalidData", f"the rows have {len(names)} label columns, at least 2 are needed")
+        raise UserError(Reason.INVALID_DATA, f"the rows have {len(names)} label columns, at least 2 are needed")
     labels = {
         comment: [index for index, who in chosen.items() if len(who) >= _MIN_AGREEING_RATERS]
         for comment, chosen in raters.items()
     }
     kept = {comment: indexes for comment, indexes in labels.items() if indexes}
     if not kept:
-        raise UserError("InvalidData", f"no two raters agree on a label of any of the {len(raters)} texts")
+        raise UserError(Reason.INVALID_DATA, f"no two raters agree on a label of any of the {len(raters)} texts")
     return RawData(names, Split(list(kept), encode_multi_hot(kept.values(), len(names))))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.runtime.import_guard import block_import
@@ -103,9 +104,9 @@ def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
     data = PreparedData(raw.label_names, train, validation, test, fractions)
     for name, split in data.get_splits().items():
         if len(split) == 0:
-            raise UserError("InvalidData", f"the {name} split has no rows")
+            raise UserError(Reason.INVALID_DATA, f"the {name} split has no rows")
     if not data.train.labels.any():
-        raise UserError("InvalidData", f"none of the {len(data.train)} training rows carries a label")
+        raise UserError(Reason.INVALID_DATA, f"none of the {len(data.train)} training rows carries a label")
     return data
 
 
@@ -113,7 +114,7 @@ def _check_label_names(names: tuple[str, ...]) -> None:
     longest = max(names, key=len)
     if len(longest) > _MAX_LABEL_LENGTH:
         raise UserError(
-            "InvalidData",
+            Reason.INVALID_DATA,
             f"the label '{longest[:40]}...' has {len(longest)} characters, at most {_MAX_LABEL_LENGTH} are allowed: "
             "is it a label, and dataset.columns.delimiter what separates the labels?",
         )
@@ -155,7 +156,7 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
     held = max(1, round(rows * fraction))
     if held >= rows:
         raise UserError(
-            "InvalidData", f"{name} {fraction} of {rows} rows leaves none to train on: more rows are needed"
+            Reason.INVALID_DATA, f"{name} {fraction} of {rows} rows leaves none to train on: more rows are needed"
         )
     frequency = split.labels.sum(axis=0, dtype=np.int64)
     free = np.flatnonzero(~split.labels[:, frequency == 1].any(axis=1))

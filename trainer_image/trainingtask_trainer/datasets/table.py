@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.dataset import TableColumns
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
@@ -38,14 +39,14 @@ class Table:
         """Read the file, or the splits in the folder."""
         columns = spec.columns or TableColumns()
         assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path
-        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
+        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
         files = _find_split_files(path) if path.is_dir() else {"train": path}
         rows = {name: _read_rows(file, columns) for name, file in files.items()}
         train_counts = Counter(label for row in rows["train"] for label in row.labels)
         names = tuple(columns.indicators or sorted(train_counts))
         if len(names) < 2:
             raise UserError(
-                "InvalidData",
+                Reason.INVALID_DATA,
                 f"{files['train']}, column '{_get_label_column(columns)}': {len(names)} labels ({', '.join(names)}), "
                 "at least 2 are needed",
             )
@@ -61,12 +62,14 @@ def _find_split_files(folder: Path) -> dict[str, Path]:
         files = [folder / f"{stem}{ending}" for stem in stems for ending in READERS]
         there = [file for file in files if file.is_file()]
         if len(there) > 1:
-            raise UserError("InvalidData", f"{folder} holds several {split} files: {', '.join(f.name for f in there)}")
+            raise UserError(
+                Reason.INVALID_DATA, f"{folder} holds several {split} files: {', '.join(f.name for f in there)}"
+            )
         if there:
             found[split] = there[0]
     if "train" not in found:
         raise UserError(
-            "DatasetNotFound",
+            Reason.DATASET_NOT_FOUND,
             f"{folder} holds no train file (train{', train'.join(READERS)}); it holds {describe_contents(folder)}",
         )
     return found
@@ -75,13 +78,13 @@ def _find_split_files(folder: Path) -> dict[str, Path]:
 def _read_rows(path: Path, columns: TableColumns) -> list[_Row]:
     reader = READERS.get(path.suffix.lower())
     if reader is None:
-        raise UserError("InvalidData", f"{path} ends in '{path.suffix}', which is none of {', '.join(READERS)}")
+        raise UserError(Reason.INVALID_DATA, f"{path} ends in '{path.suffix}', which is none of {', '.join(READERS)}")
     rows = []
     for number, row in reader(path):
         where = f"{path}, row {number}"
         rows.append(_Row(where, get_text(row, columns.text, where), _parse_labels(row, columns, where)))
     if not rows:
-        raise UserError("InvalidData", f"{path} has no rows")
+        raise UserError(Reason.INVALID_DATA, f"{path} has no rows")
     return rows
 
 
@@ -92,7 +95,7 @@ def _check_labels(
     absent = [name for name in names if not train_counts[name]]
     if absent:
         raise UserError(
-            "InvalidData",
+            Reason.INVALID_DATA,
             f"dataset.columns.indicators: no training row has label {_some(absent)}: add rows, or remove the name",
         )
     counts = Counter(label for part in rows.values() for row in part for label in row.labels)
@@ -101,7 +104,7 @@ def _check_labels(
         row, label = next((row, label) for row in rows["train"] for label in row.labels if label in single)
         others = f" (so it is with {len(single) - 1} more)" if len(single) > 1 else ""
         raise UserError(
-            "InvalidData",
+            Reason.INVALID_DATA,
             f"{row.where}, column '{label if columns.indicators else _get_label_column(columns)}': only this row has label "
             f"'{label}'{others}; a row to learn from and a row to score on are needed: add rows, remove the label, "
             "or let dataset.topLabels keep fewer labels",
@@ -119,7 +122,7 @@ def _build_split(rows: list[_Row], names: Sequence[str], columns: TableColumns) 
         for label in row.labels:
             if label not in index:
                 raise UserError(
-                    "InvalidData",
+                    Reason.INVALID_DATA,
                     f"{row.where}, column '{_get_label_column(columns)}': "
                     f"label '{label}' does not occur in the training rows: remove it, or add a training row that carries it",
                 )
@@ -147,7 +150,7 @@ def _parse_labels(row: dict[str, Any], columns: TableColumns, where: str) -> lis
         values = value
     if not isinstance(values, list) or not all(isinstance(label, str | int) for label in values):
         raise UserError(
-            "InvalidData",
+            Reason.INVALID_DATA,
             f"{where}, column '{column}': {value!r} is neither a list of labels nor a delimited string; "
             'in csv and tsv a list is written as ["a", "b"]',
         )

@@ -7,6 +7,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import FeatureUnion
 
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
@@ -52,7 +53,7 @@ class Tfidf:
             self._fitted = texts, self.vectorizer.fit_transform(texts)
         except ValueError as error:
             raise UserError(
-                "InvalidData",
+                Reason.INVALID_DATA,
                 f"no term stands in {self._minimum} of the {len(texts)} training texts ({error}): "
                 "lower preprocessor.minDocumentFrequency or give more text",
             ) from error

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
@@ -103,12 +104,12 @@ def load_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[Pre
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if tokenizer.pad_token_id is None:
         raise UserError(
-            "ModelMismatch", f"checkpoint '{name}' has no padding token, which an encoder needs: use another"
+            Reason.MODEL_MISMATCH, f"checkpoint '{name}' has no padding token, which an encoder needs: use another"
         )
     limit = get_max_text_tokens(folder, tokenizer)
     if max_length is not None and limit is not None and max_length > limit:
         raise UserError(
-            "InvalidSpec",
+            Reason.INVALID_SPEC,
             f"preprocessor.maxLength {max_length} is more than the {limit} tokens that checkpoint '{name}' can read",
         )
     return tokenizer, max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)

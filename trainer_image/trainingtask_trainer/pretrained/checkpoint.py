@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 
 from trainingtask_api.model import Model as ModelSpec
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.pretrained.families import get_family
 from trainingtask_trainer.volumes import describe_contents, resolve_path
@@ -31,7 +32,7 @@ def get_checkpoint_name(model: ModelSpec) -> str:
     """
     name = model.checkpoint or get_family(model.name).default_checkpoint
     if name is None:
-        raise UserError("InvalidSpec", f"model.checkpoint is required for model.name '{model.name}'")
+        raise UserError(Reason.INVALID_SPEC, f"model.checkpoint is required for model.name '{model.name}'")
     return name
 
 
@@ -66,7 +67,7 @@ def fetch_encoder(preprocessor: PreprocessorSpec, root: Path) -> Path:
     """
     name = preprocessor.checkpoint
     if name is None:
-        raise UserError("InvalidSpec", "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
+        raise UserError(Reason.INVALID_SPEC, "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
     folder = _fetch("preprocessor", preprocessor, name, root)
     check_is_data(folder, name)
     return folder
@@ -74,7 +75,7 @@ def fetch_encoder(preprocessor: PreprocessorSpec, root: Path) -> Path:
 
 def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
     if spec.volume_claim is not None:
-        return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, "ModelUnavailable")
+        return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, Reason.MODEL_UNAVAILABLE)
     return _download(name, spec.revision or "main", section)
 
 
@@ -87,7 +88,7 @@ def translate_read_errors(name: str, failure: str) -> Iterator[None]:
         # The libraries' own OSErrors have no number; one with a number is the system's, whose volume may come back.
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' {failure}: {error}") from error
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' {failure}: {error}") from error
 
 
 def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
@@ -105,7 +106,7 @@ def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
     lacking = sorted(key for key in drawn if key.startswith(encoder) and "pooler" not in key)
     if lacking:
         raise UserError(
-            "ModelUnavailable",
+            Reason.MODEL_UNAVAILABLE,
             f"checkpoint '{name}' lacks {len(lacking)} of its encoder's weights, or has them in another shape than its "
             f"config.json says, such as {lacking[0]}: it was saved for another kind of model, or config.json is not its own",
         )
@@ -142,21 +143,23 @@ def check_is_data(folder: Path, name: str) -> None:
     """
     if not (folder / "config.json").is_file():
         there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}")
+        raise UserError(
+            Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}"
+        )
     if not list(folder.glob("*.safetensors")):
         raise UserError(
-            "ModelUnavailable",
+            Reason.MODEL_UNAVAILABLE,
             f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {describe_contents(folder)}: weights in another format "
             "may be code, convert them where you trust them (load them with transformers, then save_pretrained)",
         )
     try:
         config = _read_config(folder)
     except ValueError as error:
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' has a broken config.json: {error}") from error
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' has a broken config.json: {error}") from error
     for key, value in _iter_attention_keys(config):
         if value not in (None, "eager", "sdpa"):
             raise UserError(
-                "ModelUnavailable",
+                Reason.MODEL_UNAVAILABLE,
                 f"checkpoint '{name}': {key} {value!r} in config.json would load code: remove it, or use eager or sdpa",
             )
 
@@ -174,7 +177,7 @@ def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
     family = _read_config(folder).get("model_type")
     if _has_model_name(model.name) and family != model.name:  # any other name accepts any family
         raise UserError(
-            "ModelMismatch",
+            Reason.MODEL_MISMATCH,
             f"model.name is '{model.name}', but checkpoint '{name}' is a '{family}': set model.name to "
             f"'{family if _has_model_name(family) else 'auto'}' or choose another checkpoint",
         )
@@ -199,22 +202,22 @@ def _download(name: str, revision: str, section: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
         raise UserError(
-            "ModelUnavailable", f"{where} is gated: ask for access on the hub and pass HF_TOKEN through spec.env"
+            Reason.MODEL_UNAVAILABLE, f"{where} is gated: ask for access on the hub and pass HF_TOKEN through spec.env"
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            "ModelUnavailable", f"{where} does not exist on the hub, or is private and HF_TOKEN is missing"
+            Reason.MODEL_UNAVAILABLE, f"{where} does not exist on the hub, or is private and HF_TOKEN is missing"
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError("ModelUnavailable", f"{where}: the hub knows no such revision") from error
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"{where}: the hub knows no such revision") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
         answer = error if isinstance(error, HfHubHTTPError) else error.__cause__  # the cache is asked after the hub
         if isinstance(answer, HfHubHTTPError) and answer.response.status_code in (401, 403):
             raise UserError(
-                "ModelUnavailable", f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
+                Reason.MODEL_UNAVAILABLE, f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
             ) from error
         raise Fault(
-            "HubUnavailable",
+            Reason.HUB_UNAVAILABLE,
             f"the hub could not be reached for {where} ({type(error.__cause__ or error).__name__}); "
             f"a checkpoint in {section}.volumeClaim needs no hub",
         ) from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trainingtask_api import names
+from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.task import TrainingTask
 from trainingtask_history.store import HistoryError, open_history, record
@@ -132,7 +133,7 @@ def create_history_sink(
         if url is None:  # not this user's mistake, and no reason not to train: the operator writes the row
             logger.warning("No history row is written by the trainer: %s", error)
             return None
-        raise UserError("InvalidHistory", str(error)) from error
+        raise UserError(Reason.INVALID_HISTORY, str(error)) from error
 
 
 def build_row(task: TrainingTask, origin: RunOrigin, report: TrainingReport) -> TrainingRun:
@@ -173,4 +174,4 @@ def _get_run_status(report: TrainingReport) -> RunStatus:
         return RunStatus.SUCCEEDED
     if report.failure is None:
         return RunStatus.RUNNING
-    return RunStatus.INTERRUPTED if report.failure.reason == "Interrupted" else RunStatus.FAILED
+    return RunStatus.INTERRUPTED if report.failure.reason == Reason.INTERRUPTED else RunStatus.FAILED

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import transformers
 
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import Device
 from trainingtask_trainer.errors import Fault
 from trainingtask_trainer.runtime.memory import disable_malloc_trim
@@ -28,7 +29,7 @@ def prepare_torch(device: Device) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise Fault(
-            "NoGPU",
+            Reason.NO_GPU,
             "device is 'gpu', but torch finds no usable GPU here: check the node's driver, the runtime class and "
             "that the trainer image is the one for GPUs",
         )

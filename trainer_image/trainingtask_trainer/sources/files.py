@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 
 Row = tuple[int, dict[str, Any]]
@@ -33,13 +34,13 @@ def read_delimited(path: Path, delimiter: str = ",", encoding: str = "utf-8-sig"
             for row in reader:
                 if None in row or None in row.values():
                     raise UserError(
-                        "InvalidData",
+                        Reason.INVALID_DATA,
                         f"{path}, row {reader.line_num}: the number of columns is not the header's "
                         f"{len(reader.fieldnames or ())}",
                     )
                 yield reader.line_num, row
         except csv.Error as error:
-            raise UserError("InvalidData", f"{path}, row {reader.line_num}: {error}") from error
+            raise UserError(Reason.INVALID_DATA, f"{path}, row {reader.line_num}: {error}") from error
         except UnicodeDecodeError as error:
             raise _create_encoding_error(path, error) from error
 
@@ -59,19 +60,19 @@ def _parse_json_object(line: str, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise UserError("InvalidData", f"{where}: not JSON: {error}") from error
+        raise UserError(Reason.INVALID_DATA, f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise UserError("InvalidData", f"{where}: not a JSON object")
+        raise UserError(Reason.INVALID_DATA, f"{where}: not a JSON object")
     try:
         if "\\u" in line:  # JSON can write half of a surrogate pair, which is no character
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise UserError("InvalidData", f"{where}: not Unicode text: {error}") from error
+        raise UserError(Reason.INVALID_DATA, f"{where}: not Unicode text: {error}") from error
     return row
 
 
 def _create_encoding_error(path: Path, error: UnicodeDecodeError) -> UserError:
-    return UserError("InvalidData", f"{path} is not UTF-8 text: {error}")
+    return UserError(Reason.INVALID_DATA, f"{path} is not UTF-8 text: {error}")
 
 
 def read_parquet(path: Path) -> Iterator[Row]:
@@ -84,7 +85,7 @@ def read_parquet(path: Path) -> Iterator[Row]:
             batches = (batch.to_pylist() for batch in file.iter_batches())
             yield from enumerate(itertools.chain.from_iterable(batches), start=1)
     except pyarrow.ArrowInvalid as error:
-        raise UserError("InvalidData", f"{path} is not a parquet file: {error}") from error
+        raise UserError(Reason.INVALID_DATA, f"{path} is not a parquet file: {error}") from error
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -99,7 +100,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
 def get_cell(row: dict[str, Any], column: str, where: str) -> Any:
     """Return the value in a column; `where` names the row in the UserError that is raised when there is no such column."""
     if column not in row:
-        raise UserError("InvalidData", f"{where}: no column '{column}', only {', '.join(row)}")
+        raise UserError(Reason.INVALID_DATA, f"{where}: no column '{column}', only {', '.join(row)}")
     return row[column]
 
 
@@ -109,7 +110,7 @@ def is_set(row: dict[str, Any], column: str, where: str) -> bool:
     key = value.strip().lower() if isinstance(value, str) else value
     on = _INDICATOR_VALUES.get(key) if isinstance(key, Hashable) else None
     if on is None:
-        raise UserError("InvalidData", f"{where}, column '{column}': {value!r} is neither 0 nor 1")
+        raise UserError(Reason.INVALID_DATA, f"{where}, column '{column}': {value!r} is neither 0 nor 1")
     return on
 
 
@@ -117,5 +118,5 @@ def get_text(row: dict[str, Any], column: str, where: str) -> str:
     """Return the text in a column; raises UserError when it is not there, is no string or blank."""
     value = get_cell(row, column, where)
     if not isinstance(value, str) or not value.strip():
-        raise UserError("InvalidData", f"{where}, column '{column}': {value!r} is not a text")
+        raise UserError(Reason.INVALID_DATA, f"{where}, column '{column}': {value!r} is not a text")
     return value

@@ -16,6 +16,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from trainingtask_api.model import Strategy
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer import registry
@@ -95,7 +96,7 @@ class Classical(ABC):
             preprocessor.save(folder)
         else:
             raise Fault(
-                "TrainerCrashed",
+                Reason.TRAINER_CRASHED,
                 f"preprocessor.name '{self._preprocessor}' cannot be saved with a classical model: its class "
                 f"{type(preprocessor).__name__} has neither a `vectorizer` nor `save` and `load`",
             )
@@ -283,7 +284,8 @@ class Knn(Classical):
         """Keep the rows; side by side or at once, labels are looked up among the same neighbours."""
         if self._neighbors > len(rows.labels):
             raise UserError(
-                "InvalidSpec", f"training.neighbors {self._neighbors} is more than the {len(rows.labels)} training rows"
+                Reason.INVALID_SPEC,
+                f"training.neighbors {self._neighbors} is more than the {len(rows.labels)} training rows",
             )
         del tell  # at once
         features = rows.features.astype(np.float32)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.runtime.import_guard import block_transformers_import
 
 with block_transformers_import("scipy"):  # used by losses of object detectors; 8 % of the time to the first step
@@ -213,5 +214,5 @@ def _set_output_bias(model: PreTrainedModel, bias: Floats) -> None:
 
 def _get_tokenizer(preprocessor: Preprocessor) -> PreTrainedTokenizerBase:
     if not isinstance(preprocessor, Tokenizer):
-        raise Fault("TrainerCrashed", f"{type(preprocessor).__name__} cannot feed a transformer")
+        raise Fault(Reason.TRAINER_CRASHED, f"{type(preprocessor).__name__} cannot feed a transformer")
     return preprocessor.tokenizer

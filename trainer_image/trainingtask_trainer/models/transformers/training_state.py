@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import Interrupted, UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy, mean_average_precision
@@ -231,7 +232,7 @@ class TrainingSession:
             self._loss = loss.item()
             if not math.isfinite(self._loss):
                 raise UserError(
-                    "NonFiniteLoss",
+                    Reason.NON_FINITE_LOSS,
                     f"the loss is {self._loss} at step {step}: lower training.learningRate or look at the data",
                 )
             state.loss_sum += self._loss * rows
