@@ -33,9 +33,9 @@ class ConsoleSink:
             else:
                 self._print_line(report)
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Show the scores, or the sentence that says why there are none."""
-        del patience
+        del timeout
         self._close_bar()
         if report.failure is not None:
             print(f"{report.failure.reason}: {report.failure.message}", file=self._progress, flush=True)

@@ -1,4 +1,4 @@
-"""`status.training` of the task, by server-side apply: this writer owns that field and no other."""
+"""The sink to `status.training` of the task, by server-side apply: the only field that the trainer owns."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,11 +7,15 @@ from typing import Any
 from trainingtask_api import names
 from trainingtask_api.status import TrainingReport
 from trainingtask_api.task import Metadata
-from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, PermanentDeliveryError
+from trainingtask_trainer.reporting.background import (
+    MIN_STATUS_INTERVAL,
+    BackgroundSink,
+    DeliveryError,
+    PermanentDeliveryError,
+)
 
-_INTERVAL = 2.0
-_FINAL_TIMEOUT = 60.0
-_REQUEST_TIMEOUT = (3.0, 5.0)  # seconds to connect, to answer
+_FINAL_TIMEOUT = 60.0  # seconds
+_REQUEST_TIMEOUT = (3.0, 5.0)  # seconds to connect, and to answer
 
 Apply = Callable[[dict[str, Any]], None]
 
@@ -24,21 +28,21 @@ def create_status_sink(metadata: Metadata, apply: Apply | None = None) -> Backgr
     metadata
         Name, namespace and uid of the task.
     apply
-        Sends a patch and raises `DeliveryError`; the default talks to the API server of this pod's cluster.
+        Sends a patch and raises `DeliveryError`; the default sends it to the API server of this pod's cluster.
     """
     lazy = apply or _LazyApply(metadata)
     return BackgroundSink(
         "the task's status",
         lambda report: lazy(build_patch(metadata, report)),
-        interval=_INTERVAL,
-        patience=_FINAL_TIMEOUT,
+        interval=MIN_STATUS_INTERVAL,
+        final_timeout=_FINAL_TIMEOUT,
     )
 
 
 def build_patch(metadata: Metadata, report: TrainingReport) -> dict[str, Any]:
     """Return the server-side apply patch of a report.
 
-    The uid makes the API server refuse it when the task was deleted and another one took its name.
+    With the uid, the API server refuses it for a later task of the same name.
     """
     identity = {"name": metadata.name, "namespace": metadata.namespace}
     return {
@@ -50,7 +54,7 @@ def build_patch(metadata: Metadata, report: TrainingReport) -> dict[str, Any]:
 
 
 class _LazyApply:
-    """Builds the client on first use, in the sink's thread: its import takes seconds that training need not wait."""
+    """Creates the client on first use, in the sink's thread: importing it takes seconds."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -98,7 +102,7 @@ def create_apply(configuration: Any, metadata: Metadata) -> Apply:
             )
         except client.ApiException as error:
             message = f"{error.status} {error.reason}: {_truncate_body(error.body)}"
-            # Anything else may pass: 403 too, until the operator has stored which pod is the task's.
+            # All others may be temporary: 403 is, until the operator has stored which pod is the task's.
             if error.status == 404 or (error.status == 409 and "uid" in message.lower()):
                 raise PermanentDeliveryError(message) from error
             raise DeliveryError(message) from error

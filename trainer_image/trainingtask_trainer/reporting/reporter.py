@@ -20,8 +20,8 @@ class Sink(Protocol):
         """Take the newest report."""
         ...
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
-        """Take the last report; give up on it after `patience` seconds (None: the sink's own limit)."""
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
+        """Take the last report; give up on it after `timeout` seconds (None: the sink's own limit)."""
         ...
 
     def wait(self) -> None:
@@ -85,7 +85,7 @@ class Reporter:
         """Tell the end of a run that worked, and wait until everybody knows."""
         micro_f1 = results.evaluation.micro.f1
         self._finish(
-            patience=None,
+            timeout=None,
             phase=Phase.DONE,
             progress="100%",
             loss=round_for_display(results.training_loss),
@@ -96,8 +96,8 @@ class Reporter:
 
     def report_failure(self, failure: Failure, exit_code: ExitCode) -> None:
         """Tell the end of a run that did not work, and wait until everybody knows."""
-        patience = _FINAL_TIMEOUT_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
-        self._finish(patience=patience, phase=Phase.FAILED, failure=failure)
+        timeout = _FINAL_TIMEOUT_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
+        self._finish(timeout=timeout, phase=Phase.FAILED, failure=failure)
 
     def _send(self, **changes: Any) -> None:
         if self._interruption is not None:
@@ -106,13 +106,13 @@ class Reporter:
         for sink in self._sinks:
             sink.send(self.report)
 
-    def _finish(self, patience: float | None, **changes: Any) -> None:
+    def _finish(self, timeout: float | None, **changes: Any) -> None:
         now = self._now()
         ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_measure_memory()}
         self.report = self.report.model_copy(update=ending)
-        # All at once, then wait: the patience of several sinks does not add up.
+        # All at once, then wait: the timeout of several sinks does not add up.
         for sink in self._sinks:
-            sink.finish(self.report, patience)
+            sink.finish(self.report, timeout)
         for sink in self._sinks:
             sink.wait()
 

@@ -25,9 +25,9 @@ class TerminationSink:
     def send(self, report: TrainingReport) -> None:
         """Do nothing: only the last report counts."""
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Write the report."""
-        del patience
+        del timeout
         if not self._path.exists():
             return
         try:

@@ -107,7 +107,7 @@ def test_row_of_an_interruption_is_not(finish: Callable[[TrainingReport], Traini
 def test_curve_and_phases_are_written_as_they_grow(
     url: str, make_task: Callable[..., TrainingTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_INTERVAL", 0.0)
+    monkeypatch.setattr(history, "MIN_HISTORY_INTERVAL", 0.0)
     curve = [CurvePoint(1, training_loss=0.5, learning_rate=1e-3)]
     sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", None, None), lambda: curve)
     sink.send(report(Phase.TRAINING, step=1, total_steps=4, eta="3s", report_time=NOW))

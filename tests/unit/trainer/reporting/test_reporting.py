@@ -57,7 +57,7 @@ class Receiver:
 class TestBackgroundSink:
     def test_newest_report_wins_and_the_last_does_not_wait(self) -> None:
         receiver = Receiver()
-        sink = BackgroundSink("test", receiver, interval=60, patience=5)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=5)
         sink.send(report(step=0))
         assert receiver.taken.wait(5)
         for step in range(1, 50):
@@ -68,7 +68,7 @@ class TestBackgroundSink:
 
     def test_last_report_is_tried_again(self) -> None:
         receiver = Receiver(failures=2)
-        sink = BackgroundSink("test", receiver, interval=60, patience=20)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=20)
         sink.finish(report(Phase.DONE), None)
         sink.wait()
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
@@ -76,7 +76,7 @@ class TestBackgroundSink:
     def test_last_report_is_not_held_up_by_an_outage_before_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("trainingtask_trainer.reporting.background._INITIAL_BACKOFF", 60.0)
         receiver = Receiver(failures=1)
-        sink = BackgroundSink("test", receiver, interval=60, patience=20)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=20)
         sink.send(report())
         while not receiver.calls:
             time.sleep(0.01)
@@ -87,7 +87,7 @@ class TestBackgroundSink:
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
 
     def test_last_report_is_given_up_in_time(self, caplog: pytest.LogCaptureFixture) -> None:
-        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, patience=60)
+        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, final_timeout=60)
         sink.finish(report(Phase.DONE), 0.3)
         started = time.monotonic()
         sink.wait()
@@ -96,7 +96,7 @@ class TestBackgroundSink:
 
     def test_a_receiver_that_hangs_holds_nobody_up(self) -> None:
         never = threading.Event()
-        sink = BackgroundSink("test", lambda _: never.wait(), interval=0, patience=0.2)  # type: ignore[arg-type, return-value]
+        sink = BackgroundSink("test", lambda _: never.wait(), interval=0, final_timeout=0.2)  # type: ignore[arg-type, return-value]
         started = time.monotonic()
         for step in range(100):
             sink.send(report(step=step))
@@ -108,7 +108,7 @@ class TestBackgroundSink:
 
     def test_a_receiver_that_is_gone_is_left_alone(self) -> None:
         receiver = Receiver(failures=1000, error=PermanentDeliveryError("deleted"))
-        sink = BackgroundSink("test", receiver, interval=0, patience=20)
+        sink = BackgroundSink("test", receiver, interval=0, final_timeout=20)
         sink.finish(report(Phase.DONE), None)
         started = time.monotonic()
         sink.wait()
