@@ -11,7 +11,7 @@ from trainingtask_api.rules import Contract, Rule
 
 
 class Loop(StrEnum):
-    """Who drives the optimiser."""
+    """The loop that drives the optimizer."""
 
     TRAINER = "trainer"
     ACCELERATE = "accelerate"
@@ -129,7 +129,7 @@ class Training(Contract):
     )
     loop: Loop | None = Field(
         None,
-        description="'trainer' (Hugging Face's Trainer) or 'accelerate' (a plain loop to read and to change). Both give the same losses. Transformers only. Default: trainer.",
+        description="'accelerate' (a plain loop to read and to change) or 'trainer' (Hugging Face's Trainer). Both give the same losses. Transformers only. Default: accelerate.",
     )
     precision: Precision | None = Field(
         None,

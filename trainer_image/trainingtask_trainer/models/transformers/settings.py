@@ -55,7 +55,7 @@ class Settings:
             max_gradient_norm=DEFAULT_MAX_GRADIENT_NORM if norm is None else norm,
             loss=training.loss or Loss.BCE,
             pos_weight=training.pos_weight,
-            loop=training.loop or Loop.TRAINER,
+            loop=training.loop or Loop.ACCELERATE,
             precision=_resolve_precision(training.precision or Precision.AUTO, on_gpu),
             batching=training.batching or Batching.LENGTH_SPLIT,
             early_stopping_patience=training.early_stopping_patience,

@@ -26,7 +26,7 @@ from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime import signals
 from trainingtask_trainer.runtime.signals import InterruptHandler, defer_interrupts
 
-LOOPS = ("trainer", "accelerate")
+LOOPS = ("accelerate", "trainer")
 STEPS = 21  # three epochs of seven
 
 
@@ -153,7 +153,7 @@ def test_a_finished_training_is_not_trained_again(tiny_models: Path, tmp_path: P
 
 @pytest.mark.parametrize(
     "other",
-    [{"learningRate": 0.02}, {"seed": 1}, {"loop": "accelerate"}, {"posWeight": "balanced"}, {"batching": "length_grouped"}],
+    [{"learningRate": 0.02}, {"seed": 1}, {"loop": "trainer"}, {"posWeight": "balanced"}, {"batching": "length_grouped"}],
 )  # fmt: skip
 def test_a_checkpoint_of_another_spec_is_left_alone(tiny_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
     fit(spec(epochs=1), tiny_models, checkpoints=tmp_path)

@@ -112,7 +112,7 @@ def test_arguments_are_all_resolved(tiny_models: Path, make_task: Make, volumes:
         "training.weightDecay": 0.01,
         "training.maxGradientNorm": 1.0,
         "training.loss": "bce",
-        "training.loop": "trainer",
+        "training.loop": "accelerate",
         "training.precision": "fp32",  # what `auto` is on a CPU
         "training.batching": "length_split",
     }

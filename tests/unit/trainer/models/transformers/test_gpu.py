@@ -26,7 +26,7 @@ from trainingtask_trainer.volumes import Volumes
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 GIB = 1 << 30
-LOOPS = ("trainer", "accelerate")
+LOOPS = ("accelerate", "trainer")
 
 
 def task(family: str = "bert", checkpoint: str | None = None, device: str = "gpu", **training: Any) -> dict[str, Any]:

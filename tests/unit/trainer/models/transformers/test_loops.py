@@ -28,7 +28,7 @@ from trainingtask_trainer.preprocessors.tokenizer import Tokenizer
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.volumes import Volumes
 
-LOOPS = ("trainer", "accelerate")
+LOOPS = ("accelerate", "trainer")
 
 
 class Losses(list[float]):
