@@ -7,32 +7,17 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from support.fine_tuning import fit, spec, stop_at
+from support.hostile_models import Payload
 from trainingtask_trainer.artifacts.bundle import prepare_output_folder
 from trainingtask_trainer.errors import Interrupted, UserError
 from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
 from trainingtask_trainer.preprocessors.array_cache import MAX_CACHE_BYTES, load_or_compute
 from trainingtask_trainer.volumes import Volumes
-
-
-class Payload:
-    """Touches the marker when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
-@pytest.fixture
-def marker(tmp_path: Path) -> Path:
-    return tmp_path / "code-ran"
 
 
 @pytest.mark.parametrize("loop", ["trainer", "accelerate"])
