@@ -33,7 +33,11 @@ def startup(rounds: int) -> None:
         _write_data(folder / "data")
         commands = {"torch and the model's class are imported": [FLOOR]}
         splits = {"go_emotions": "with its own splits", "support_tickets": "with splits that are stratified here"}
-        for loop, data in (("accelerate", "go_emotions"), ("trainer", "go_emotions"), ("accelerate", "support_tickets")):
+        for loop, data in (
+            ("accelerate", "go_emotions"),
+            ("trainer", "go_emotions"),
+            ("accelerate", "support_tickets"),
+        ):
             task = folder / f"{loop}-{data}.yaml"
             task.write_text(yaml.safe_dump(_task(loop, data)))
             options = {"dataset-dir": folder, "model-dir": folder, "output-dir": folder / task.stem}

@@ -1,9 +1,9 @@
-"""The command line: ``run``, ``predict`` and ``list``. What is slow to import is imported when its turn comes."""
+"""The command line: ``run``, ``predict`` and ``list``. Slow imports are deferred until they are needed."""
 
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    # `python -m` searches the working directory first: a folder of somebody's model, with a `json.py` in it.
+    # `python -m` searches the working directory first, which may be an untrusted model's with a `json.py` in it.
     del sys.path[0]
 
 import argparse
@@ -29,7 +29,7 @@ logger = logging.getLogger("trainingtask_trainer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # a process that a library starts must not search the working directory either
+    os.environ["PYTHONSAFEPATH"] = "1"  # for processes that libraries start
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     commands = {"run": _run, "predict": _predict, "list": _list}
@@ -79,20 +79,20 @@ def _run(options: argparse.Namespace) -> int:
     from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
     from trainingtask_trainer.runtime.signals import InterruptHandler  # noqa: PLC0415
 
-    with InterruptHandler() as interruption:  # process 1 of a container that handles no SIGTERM never gets one
-        limit_threads()  # before anything imports numpy
-        reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interruption)
+    with InterruptHandler() as interrupts:  # the kernel drops a SIGTERM that process 1 does not handle
+        limit_threads()  # before numpy is imported
+        reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interrupts)
         try:
             results = _train(options, reporter)
-        # The one place that catches everything: whatever ends a run becomes a sentence and an exit code.
+        # The one place that catches everything: each end of a run is reported and has an exit code.
         except (Exception, Interrupted) as error:
-            interruption.ignore_signals()
+            interrupts.ignore_signals()
             exit_code, failure = diagnose(error, reporter.report.phase)
             if exit_code == ExitCode.FAULT and not isinstance(error, TrainerError):
                 logger.error("The trainer failed", exc_info=error)
             reporter.report_failure(failure, exit_code)
             return exit_code
-        interruption.ignore_signals()
+        interrupts.ignore_signals()
         reporter.report_success(results)
     return ExitCode.SUCCESS
 
@@ -136,7 +136,7 @@ def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", repo
 
 
 def _attempt() -> int:
-    """Return the number of this attempt; Kubernetes counts the failed ones, and apart the evicted ones."""
+    """Return the number of this attempt; Kubernetes counts failed and ignored (evicted) ones separately."""
     counts = (os.environ.get(name) or "0" for name in (names.ENV_FAILURE_COUNT, names.ENV_IGNORED_FAILURE_COUNT))
     return 1 + sum(int(count) for count in counts)
 
@@ -176,6 +176,5 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is said and written. Python's own way out takes torch apart for seconds, which a pod that was told to end,
-    # and a task that is waited for, can do without.
+    # All is written. Python's own exit takes seconds to tear torch down.
     os._exit(code)

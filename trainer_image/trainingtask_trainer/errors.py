@@ -11,6 +11,7 @@ Any other exception is a fault as well; see `diagnose`.
 import errno
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NewType
 
@@ -115,3 +116,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _get_first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def join_names(names: Sequence[str], limit: int = 5) -> str:
+    """Return names as part of a sentence, at most `limit` of them."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""Reading a task from a file: the pod's mounted one, or a person's YAML with other manifests beside it."""
+"""The TrainingTask in a file: the one mounted into a pod, or a user's YAML with other manifests beside it."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from trainingtask_trainer.errors import UserError
 
 
 def _parse_documents(text: str) -> list[Any]:
-    """Return the documents of a file. A pod's file is JSON, which YAML reads alike but for characters that JSON escapes."""
+    """Return the documents of a file; a pod's is JSON, whose escapes YAML does not all accept."""
     try:
         return [json.loads(text)]
     except ValueError:
@@ -38,7 +38,7 @@ def read_task(path: Path) -> TrainingTask:
     tasks = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     if len(tasks) != 1:
         raise UserError(Reason.INVALID_SPEC, f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")
-    # What another version of the operator wrote into the status is not this run's business.
+    # The status may be of another version of the operator, and is not used here.
     task = {key: value for key, value in tasks[0].items() if key != "status"}
     try:
         return TrainingTask.model_validate(task)

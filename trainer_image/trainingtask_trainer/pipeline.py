@@ -19,25 +19,25 @@ from trainingtask_trainer.volumes import Volumes
 
 
 def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
-    """Train the task's model and return what came out.
+    """Train the task's model and return the results.
 
     Parameters
     ----------
     task
-        What to train.
+        The task to train.
     volumes
-        Where its volume claims are.
+        The folders of its volume claims.
     reporter
-        Is told phases and steps; the end is for the caller to tell.
+        Receives phases and steps; reporting the end is up to the caller.
 
     Raises
     ------
     UserError, Fault
-        With a sentence for the person who wrote the task. Anything else is a fault too.
+        With a sentence for the task's author. Any other exception is a fault, too.
     """
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
-    registry.check_name("datasets", spec.dataset.name)  # all names first: a misspelt one costs no import
+    registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
     registry.check_name("models", spec.model.name)
     wanted = spec.preprocessor.name if spec.preprocessor else None
     if wanted is not None:

@@ -1,4 +1,4 @@
-"""The data sets, preprocessors and models of an image: ordinary entry points, or a class that the task names itself."""
+"""The data sets, preprocessors and models of an image: entry points, or a ``module:Class`` that a task names."""
 
 import ast
 import sys
@@ -16,11 +16,11 @@ from trainingtask_trainer.errors import Fault, UserError, describe_with_location
 Kind = Literal["datasets", "preprocessors", "models"]
 KINDS: tuple[Kind, ...] = ("datasets", "preprocessors", "models")
 
-_code_folders: list[Path] = []  # what `add_code_folder` has put on `sys.path`, for messages
+_code_folders: list[Path] = []  # appended to `sys.path`, and named in messages
 
 
 def add_code_folder(folder: Path) -> None:
-    """Let ``module:Class`` name the modules in this folder. What is installed comes first: `datasets.py` replaces nothing."""
+    """Make the modules in a folder available as ``module:Class``; installed modules of the same name take precedence."""
     _code_folders.append(folder)
     sys.path.append(str(folder))
 
@@ -49,7 +49,7 @@ def _find_module(module: str, path: Sequence[str] | None = None) -> ModuleSpec |
     """Find a module in the folders of `path` (default: `sys.path`) without importing it, None when it is not there."""
     parts = module.split(".")
     for depth in range(1, len(parts)):
-        # Package by package: asking for a module in a package would import the package.
+        # Package by package: `importlib.util.find_spec` would import the packages.
         package = PathFinder.find_spec(".".join(parts[:depth]), path)
         if package is None or package.submodule_search_locations is None:
             return None
@@ -58,7 +58,7 @@ def _find_module(module: str, path: Sequence[str] | None = None) -> ModuleSpec |
 
 
 def check_name(kind: Kind, name: str) -> None:
-    """Refuse a name that `load` would refuse, without importing what a registered name stands for.
+    """Refuse a name that `load` would refuse, without importing the class of a registered name.
 
     Raises
     ------
@@ -74,8 +74,8 @@ def check_name(kind: Kind, name: str) -> None:
 def load_for_saved_model(kind: Kind, name: str) -> Any:
     """Return the class that a saved model names: a registered one, or a ``module:Class`` of the code folders.
 
-    The model's author chose the name, and need not be the person who loads the model: a module that merely can be
-    imported, such as one of the standard library or of the working directory, is refused before it is.
+    The name comes from the model's author, who may be untrusted: any other module that could be imported, such as one
+    of the standard library or of the working directory, is refused before it is.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def load(kind: Kind, name: str) -> Any:
 
 
 def _check_in_code_folders(kind: Kind, name: str) -> None:
-    """Refuse a ``module:Class`` that an import would take from elsewhere than the code folders."""
+    """Refuse a ``module:Class`` whose import would not come from the code folders."""
     module = name.partition(":")[0]
     package = module.partition(".")[0]
     folders = [str(folder) for folder in _code_folders]
@@ -186,7 +186,7 @@ def _import_class(kind: Kind, name: str) -> type:
             f"{what}: {module_name} imports {error.name}, which this image does not have: name an image that has it in "
             "spec.image, or do without it",
         ) from error
-    except Exception as error:  # whatever it is: the module that raises it while it is imported has to be mended
+    except Exception as error:  # the user's module may raise anything
         raise UserError(
             Reason.INVALID_CODE, f"{what}: {module_name} cannot be imported: {describe_with_location(error)}"
         ) from error
@@ -202,7 +202,7 @@ def _import_class(kind: Kind, name: str) -> type:
 
 
 def _describe_code_folders() -> str:
-    """Return what `add_code_folder` has added, as part of a sentence."""
+    """Return the modules in the code folders, as part of a sentence."""
     modules = sorted(file.stem for folder in _code_folders for file in folder.glob("*.py"))
     return f"; the task's own code has {', '.join(modules)}" if modules else ""
 

@@ -1,6 +1,6 @@
-"""A saved model: a folder that is either whole or not there.
+"""A saved model: a folder that is either complete or not there.
 
-``trainingtask.json`` (what `predict` needs to know), ``results.json``, the model card, and the files of the model's kind.
+``trainingtask.json`` (the manifest for `predict`), ``results.json``, the model card, and the files of the model's kind.
 """
 
 import errno
@@ -38,7 +38,7 @@ _Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Manifest(BaseModel):
-    """What a saved model says of itself. Read from anybody's folder: every value is bounded."""
+    """The manifest of a saved model. It may come from an untrusted folder: every value is bounded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -68,10 +68,9 @@ def save_bundle(
     results: Results,
     curve: Sequence[CurvePoint],
 ) -> None:
-    """Write the model into `folder`, in the place of an earlier one.
+    """Write the model into `folder`, which replaces an earlier model.
 
-    All files are written beside it and the finished folder is renamed, so that a half-saved model is never taken for
-    a whole one.
+    All files are written beside it and the finished folder is renamed, so that a half-saved model is never loaded.
 
     Raises
     ------
@@ -83,11 +82,11 @@ def save_bundle(
     model.save(partial, preprocessor)
     write_card(partial, manifest.task, results, curve)
     for file in partial.iterdir():
-        if not file.stat().st_mode & 0o040:  # safetensors keeps its file to its owner; others serve the model
+        if not file.stat().st_mode & 0o040:  # safetensors writes 0600; a server may run as another user
             file.chmod(0o644)
     _write_json(partial / MANIFEST_FILE, manifest.model_dump())
     _write_json(partial / RESULTS_FILE, results.to_json())
-    for path in (*partial.rglob("*"), partial):  # the checkpoints are removed next
+    for path in (*partial.rglob("*"), partial):  # before the checkpoints are removed
         fsync_path(path)
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
@@ -99,10 +98,10 @@ def save_bundle(
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
-    """Return the output folder, after a look whether it can be written: better now than after the training.
+def prepare_output_folder(root: Path, path: str, others: Sequence[Path] = ()) -> Path:
+    """Return the output folder, after a check before the training that it can be written.
 
-    `kept` are folders beside it that the training writes, too.
+    `others` are the other folders on the claim that the training writes.
 
     Raises
     ------
@@ -115,7 +114,7 @@ def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> P
     folder = root / path
     if folder == root:
         raise UserError(Reason.INVALID_SPEC, f"output.subPath '{path}' is the root of the claim: name a folder in it")
-    for written in (folder, *kept):
+    for written in (folder, *others):
         if not written.resolve().is_relative_to(root.resolve()):
             raise UserError(
                 Reason.OUTPUT_OCCUPIED,
@@ -123,7 +122,7 @@ def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> P
                 "remove the symbolic link",
             )
     if not folder.exists() and _get_previous_folder(folder).is_dir():
-        _get_previous_folder(folder).rename(folder)  # a run was killed while it replaced the model
+        _get_previous_folder(folder).rename(folder)  # a run was killed between two renames
     if (
         folder.exists()
         and not (folder / MANIFEST_FILE).is_file()
@@ -139,12 +138,12 @@ def prepare_output_folder(root: Path, path: str, kept: Sequence[Path] = ()) -> P
 
 
 def _get_previous_folder(folder: Path) -> Path:
-    """Return where an earlier model stands while another takes its place."""
+    """Return the folder of the earlier model while it is replaced."""
     return folder.with_name(f".{folder.name}.previous")
 
 
 def _make_partial_folder(folder: Path) -> Path:
-    """Return an empty folder beside `folder`, without what a killed run left in it."""
+    """Return an empty folder beside `folder`, after removing that of a killed run."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -165,9 +164,9 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
-    """Return the labels of each text: those whose probability reaches the threshold that the model holds for them.
+    """Return the labels of each text: those whose probability reaches their threshold.
 
-    The folder is data, whoever wrote it: no code of its is run.
+    The folder may be untrusted: no code in it is run.
 
     Raises
     ------
@@ -181,7 +180,7 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
             probabilities = model.load(folder)(texts)
     except TrainerError:
         raise
-    except Exception as error:  # libraries raise anything over files that their writers did not mean
+    except Exception as error:  # libraries raise any error over forged files
         raise _create_invalid_bundle_error(
             folder, f"its files cannot be read as model '{manifest.model}': {describe_with_location(error)}"
         ) from error

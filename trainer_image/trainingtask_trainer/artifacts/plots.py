@@ -1,4 +1,4 @@
-"""The pictures of a model card, drawn without a display. matplotlib takes a second to import: import this late."""
+"""The plots of a model card, drawn without a display. Importing matplotlib takes a second."""
 
 import math
 import warnings
@@ -13,15 +13,15 @@ from matplotlib.ticker import MaxNLocator
 from trainingtask_api.scores import LabelScore
 from trainingtask_trainer.reporting.progress import CurvePoint
 
-# From Okabe and Ito's palette, which the colour-blind can tell apart; so can a grey print, by the markers.
+# Okabe and Ito's palette, distinguishable with colour blindness; the markers are so in grey.
 _BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
 _PALE = "#9CC9E5"
 _GREY = "#595959"
 
-# More labels than this cannot be read in one picture: the best and the worst are shown.
+# The most labels that are legible in one plot; of more the best and the worst are shown.
 MAX_BARS = 50
 _MAX_NAME_LENGTH = 36
-# The loss of a single batch jumps; with more points than this the curve would be its noise.
+# The loss of a single batch is noisy; more points are averaged.
 _MAX_CURVE_POINTS = 100
 
 
@@ -112,14 +112,14 @@ def _unzip(pairs: Sequence[tuple[int, float]]) -> tuple[list[int], list[float]]:
 
 
 def _compute_upper_limit(values: Sequence[float]) -> float:
-    """Return an upper limit that leaves room for words above the highest value, which is at most 1."""
+    """Return an upper axis limit with room for text above the highest value, which is at most 1."""
     return max(0.05, math.ceil(max(values) * 1.3 * 20) / 20)
 
 
-def _style_axes(axes: Axes, title: str | None, what: str) -> None:
+def _style_axes(axes: Axes, title: str | None, y_label: str) -> None:
     if title is not None:
         axes.set_title(title, loc="left", fontsize=11)
-    axes.set_ylabel(what)
+    axes.set_ylabel(y_label)
     axes.grid(color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -130,6 +130,6 @@ def _truncate(name: str) -> str:
 
 def _save_figure(figure: Figure, path: Path) -> None:
     with warnings.catch_warnings():
-        # A letter that the font lacks is drawn as a box; the card's table has the whole name.
+        # A letter that the font lacks is drawn as a box; the card's table has the name.
         warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)
         figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""What the results say about how they came to be: all arguments, all versions, and numbers that are numbers."""
+"""The provenance in the results: all arguments and versions; and the check that their numbers are finite."""
 
 import math
 import platform
@@ -15,7 +15,7 @@ from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 
-# Sections of the spec that have a say in the numbers.
+# Sections of the spec that the numbers depend on.
 _SPEC_SECTIONS = ("dataset", "preprocessor", "model", "training", "evaluation")
 _BASE_PACKAGES = ("trainingtask", "numpy", "scikit-learn")
 
@@ -53,7 +53,7 @@ def collect_versions(packages: Iterable[str]) -> dict[str, str]:
 
 
 def check_finite(results: Results) -> None:
-    """Refuse results that JSON and a person cannot read.
+    """Refuse results with a number that JSON cannot hold.
 
     Raises
     ------

@@ -22,7 +22,7 @@ from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources.files import Row, get_cell, read_delimited
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# What the file's author can change; any other error of SQLite is the machine's.
+# Errors in the file itself; all others of SQLite are faults of the machine.
 _BAD_FILE_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -33,7 +33,7 @@ class CrossValidated:
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Read the questions in one split, with their tags, and their answers on request, joined by Id."""
-        assert spec.path is not None  # noqa: S101 - a rule of the contract
+        assert spec.path is not None  # noqa: S101 - a rule of the CRD
         path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
         tags = defaultdict(list)
         for where, (question, tag) in _iter_rows(path, "Tags", "Id", "Tag"):
@@ -62,8 +62,8 @@ class CrossValidated:
 
 
 def _strip_html(html: str) -> str:
-    # Beautiful Soup gives the same text at a quarter to an eighth of the speed.
-    from lxml.html import (  # type: ignore[import-untyped]  # noqa: PLC0415 - no other data set needs it
+    # Beautiful Soup returns the same text at 1/4 to 1/8 of the speed.
+    from lxml.html import (  # type: ignore[import-untyped]  # noqa: PLC0415 - used by this data set alone
         fragment_fromstring,
     )
 
@@ -71,7 +71,7 @@ def _strip_html(html: str) -> str:
 
 
 def _iter_rows(source: Path, table: str, *columns: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place of each row of a table, for messages, and its cells in these columns."""
+    """Yield each row of a table: its location, for messages, and its cells in these columns."""
     if source.is_dir():
         file = source / f"{table}.csv"
         if not file.is_file():

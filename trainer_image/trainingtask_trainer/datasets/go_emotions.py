@@ -29,7 +29,7 @@ class GoEmotions:
     packages: ClassVar[tuple[str, ...]] = ("datasets", "iterative-stratification")
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
-        """Read the official splits, or of the raw edition the texts on which raters agree."""
+        """Read the official splits, or the texts of the raw edition on whose labels raters agree."""
         raw = spec.config == Config.RAW
         if spec.path is None:
             hub = spec.hub or HubSource(id=HUB_ID)
@@ -75,7 +75,7 @@ def _read_tsv_split(path: Path, labels: int) -> Split:
 
 
 def _iter_tsv_rows(path: Path, labels: int) -> Iterator[tuple[str, list[int]]]:
-    # Split by hand: quotes and lone carriage returns in these comments are text, a CSV reader would act on them.
+    # Without the csv module: quotes and single carriage returns in these comments are text.
     for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if not line:
             continue
@@ -109,7 +109,7 @@ def _find_parquet_files(folder: Path, split: str) -> list[Path]:
 
 
 def _read_parquet_folder(folder: Path, files: dict[str, list[Path]]) -> RawData:
-    import pyarrow  # noqa: PLC0415 - TSV needs none of it
+    import pyarrow  # noqa: PLC0415 - unused for TSV
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
@@ -144,7 +144,7 @@ def _read_parquet_folder(folder: Path, files: dict[str, list[Path]]) -> RawData:
 
 
 def _get_names_from_schema(metadata: dict[bytes, bytes]) -> tuple[str, ...] | None:
-    """Return the label names that the hub's library writes into a parquet schema, None when there are none."""
+    """Return the label names that the `datasets` library wrote into a parquet schema, None without them."""
     features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     names = features.get("labels", {}).get("feature", {}).get("names")
     return tuple(names) if names else None
@@ -174,8 +174,8 @@ def _load_raw_from_hub(hub: HubSource) -> RawData:
 
 
 def _load_hub_splits(hub: HubSource, config: Config) -> Any:
-    """Return a hub's data set by split."""
-    import datasets  # noqa: PLC0415 - heavy, and needed for the hub alone
+    """Return a data set of the hub by split."""
+    import datasets  # noqa: PLC0415 - heavy; used for the hub alone
     from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
 
     datasets.disable_progress_bars()

@@ -1,4 +1,4 @@
-"""GoEmotions as its raters left it, one row per rater and comment, and the rule that makes one row per text of it.
+"""The raw edition of GoEmotions, one row per rater and comment, and the rule that merges it to one row per text.
 
 The rule: a text keeps each label that at least two different raters of the text chose, and a text without such a label
 is dropped. It is the agreement of two raters by which the authors made the simplified edition (README of
@@ -29,7 +29,7 @@ _FILE_PATTERNS = ("goemotions_*.csv", "train.parquet", "train-*.parquet", "raw/t
 
 
 def read_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place of each row of a folder's files, for messages, and its cells."""
+    """Yield each row of a folder's files: its location, for messages, and its cells by column."""
     files = next((files for pattern in _FILE_PATTERNS if (files := sorted(folder.glob(pattern)))), None)
     if files is None:
         there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
@@ -48,7 +48,7 @@ def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
     Parameters
     ----------
     rows
-        The place of each row, for messages, and its cells by column.
+        Location, for messages, and cells by column of each row.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
     if len(names) < 2:
         raise UserError(Reason.INVALID_DATA, f"the rows have {len(names)} label columns, at least 2 are needed")
     labels = {
-        comment: [index for index, who in chosen.items() if len(who) >= _MIN_AGREEING_RATERS]
+        comment: [index for index, voters in chosen.items() if len(voters) >= _MIN_AGREEING_RATERS]
         for comment, chosen in raters.items()
     }
     kept = {comment: indexes for comment, indexes in labels.items() if indexes}

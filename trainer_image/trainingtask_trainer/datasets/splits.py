@@ -1,4 +1,4 @@
-"""From a source's splits to the rows of a run: top labels, test rows, sample, validation rows, fingerprint.
+"""Training, validation and test rows from the splits of a source: top labels, held-out rows, sample, fingerprint.
 
 A split that the source does not have is held out by iterative stratification (Sechidis, Tsoumakas, Vlahavas: "On the
 Stratification of Multi-Label Data", ECML PKDD 2011), so that each frequent label has the same share in all splits.
@@ -19,7 +19,7 @@ DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2
 # The library's time grows with rows x labels²: 85,000 rows take 3 s with 200 labels and 8 s with 400, on one core.
 _MAX_STRATIFIED_LABELS = 200
-_MAX_LABEL_LENGTH = 200  # characters; as many as the scores have room for
+_MAX_LABEL_LENGTH = 200  # characters; the limit of the scores in the status
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class PreparedData:
     validation: Split
     test: Split
     fractions: dict[str, float] = field(default_factory=dict)
-    """The fractions that were held out, by their path in the spec; none for a split of the source's own."""
+    """The fractions that were held out, by their path in the spec; without those of the source's own splits."""
 
     def get_splits(self) -> dict[str, Split]:
         """Return the splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
     def count_texts_in_train(self) -> dict[str, int]:
-        """Return how many rows of the validation and of the test split have a text that stands in the training split."""
+        """Return the number of validation and of test rows whose text is in the training split as well."""
         seen = set(self.train.texts)
         return {
             "validation": sum(text in seen for text in self.validation.texts),
@@ -46,7 +46,7 @@ class PreparedData:
         }
 
     def list_warnings(self) -> list[str]:
-        """Return what a reader of the scores must know of the rows: the labels that no training row has."""
+        """Return a warning about labels without a training row."""
         absent = [self.label_names[index] for index in np.flatnonzero(~self.train.labels.any(axis=0))]
         if not absent:
             return []
@@ -61,7 +61,7 @@ class PreparedData:
         digest = hashlib.sha256()
 
         def add(part: bytes) -> None:
-            # The length in front keeps ("ab", "c") and ("a", "bc") apart.
+            # Length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
             digest.update(len(part).to_bytes(8, "big") + part)
 
         for name in self.label_names:
@@ -75,7 +75,7 @@ class PreparedData:
 
 
 def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
-    """Return the rows to train, to tune and to score on.
+    """Return training, validation and test rows.
 
     The order is part of the contract: `topLabels`, then the test rows (if the source has none), then the sample,
     then the validation rows out of the sample.
@@ -83,12 +83,12 @@ def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
     Raises
     ------
     UserError
-        When a split would be empty, there is nothing to learn, or a label's name is too long to be reported.
+        When a split would be empty, no training row has a label, or a label's name is too long.
     """
     if spec.top_labels is not None:
         raw = keep_top_labels(raw, spec.top_labels)
     _check_label_names(raw.label_names)
-    # RandomState, not default_rng: numpy promises its stream for ever, so a seed means the same rows in every image.
+    # RandomState, not default_rng: its stream is frozen, so that a seed draws the same rows in every image.
     random = np.random.RandomState(spec.seed)
     train, validation, test = raw.train, raw.validation, raw.test
     fractions: dict[str, float] = {}
@@ -123,7 +123,7 @@ def _check_label_names(names: tuple[str, ...]) -> None:
 def keep_top_labels(raw: RawData, count: int) -> RawData:
     """Return the data with its `count` most frequent training labels and the rows that carry one of them.
 
-    The kept labels stay in the source's order; of equally frequent ones the earlier wins.
+    The kept labels stay in the source's order; of equally frequent ones the earlier is kept.
     """
     frequency = raw.train.labels.sum(axis=0, dtype=np.int64)
     kept = np.sort(np.argsort(-frequency, kind="stable")[:count])
@@ -143,12 +143,12 @@ def keep_top_labels(raw: RawData, count: int) -> RawData:
 def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name: str) -> tuple[Split, Split]:
     """Return the rest and about a `fraction` of the rows, stratified by label, both in the source's order.
 
-    Only the most frequent labels are stratified, and of those only the ones of which a row is due on either side; rows
-    without one of them are spread evenly. Each label keeps a row in the rest, to be learned from: its only row is not
-    held out, and where chance takes all of several, the first goes back. Only with too few other rows this gives way.
+    Only the most frequent labels are stratified, and of those only the ones with at least one expected row on either
+    side; rows without one of them are spread evenly. Each label keeps a row in the rest: its only row is not held out,
+    unless there are too few others, and where all of several were drawn, the first is put back.
     """
-    with block_import("pandas"):  # which scikit-learn would bring
-        from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - official splits need none
+    with block_import("pandas"):  # imported by scikit-learn
+        from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - unused with official splits
             IterativeStratification,
         )
 
@@ -163,7 +163,7 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
     if len(free) <= held:
         free = np.arange(rows)
     shares = np.array([len(free) - held, held]) / len(free)
-    free = random.permutation(free)  # the library goes through the rows of a label from first to last
+    free = random.permutation(free)  # the library takes the rows of a label in order
     free_labels = split.labels[free]
     due = free_labels.sum(axis=0, dtype=np.int64) * shares.min()
     frequent = np.argsort(-due, kind="stable")[:_MAX_STRATIFIED_LABELS]

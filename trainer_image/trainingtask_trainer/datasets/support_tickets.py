@@ -15,7 +15,7 @@ from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 
 TICKET_COUNT = 1500
 _WRONG_LABEL_RATE = 0.06  # share of tickets with one wrong label
-_VAGUE_RATE = 0.15  # share of complaints that name the thing and not the topic
+_VAGUE_RATE = 0.15  # share of complaints that name the thing without the topic
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,7 @@ _THINGS = (
     "the calendar sync", "the search box", "the settings page", "the payment form", "the team list", "the API",
 )  # fmt: skip
 
-# Topic -> what people say about a thing. {thing} is any of the above, whatever the topic.
+# Complaints by topic; {thing} is any of the above, for each topic.
 _COMPLAINTS: dict[str, tuple[str, ...]] = {
     "access": (
         "I cannot sign in to {thing} any more", "my password is refused at {thing}",
@@ -116,7 +116,7 @@ def _draw_ticket(draw: random.Random) -> tuple[str, list[int]]:
     return text, sorted(set(topics))
 
 
-# `random.random()` is the one method whose stream Python promises not to change, so everything is built on it.
+# Only the stream of `random.random()` is guaranteed across versions of Python, so all draws use it.
 def _draw_choice(draw: random.Random, options: Sequence[_T]) -> _T:
     return options[int(draw.random() * len(options))]
 

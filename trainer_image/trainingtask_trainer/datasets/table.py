@@ -17,7 +17,7 @@ from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.dataset import TableColumns
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
-from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.errors import UserError, join_names
 from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
@@ -38,7 +38,7 @@ class Table:
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Read the file, or the splits in the folder."""
         columns = spec.columns or TableColumns()
-        assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path
+        assert spec.path is not None  # noqa: S101 - a rule of the CRD: a table has a path
         path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
         files = _find_split_files(path) if path.is_dir() else {"train": path}
         rows = {name: _read_rows(file, columns) for name, file in files.items()}
@@ -94,9 +94,10 @@ def _check_labels(
     """Refuse labels that cannot be both learned and scored."""
     absent = [name for name in names if not train_counts[name]]
     if absent:
+        shown = join_names([f"'{name}'" for name in absent])
         raise UserError(
             Reason.INVALID_DATA,
-            f"dataset.columns.indicators: no training row has label {_some(absent)}: add rows, or remove the name",
+            f"dataset.columns.indicators: no training row has label {shown}: add rows, or remove the name",
         )
     counts = Counter(label for part in rows.values() for row in part for label in row.labels)
     single = {name for name in names if counts[name] == 1}
@@ -109,11 +110,6 @@ def _check_labels(
             f"'{label}'{others}; a row to learn from and a row to score on are needed: add rows, remove the label, "
             "or let dataset.topLabels keep fewer labels",
         )
-
-
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:limit])
-    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _build_split(rows: list[_Row], names: Sequence[str], columns: TableColumns) -> Split:
@@ -142,7 +138,7 @@ def _parse_labels(row: dict[str, Any], columns: TableColumns, where: str) -> lis
     column = _get_label_column(columns)
     value = get_cell(row, column, where)
     if isinstance(value, str):
-        # Splitting a list would make labels out of its brackets and quotes.
+        # Splitting a JSON list would put its brackets and quotes into the labels.
         values = (
             _parse_json_list(value) if value.startswith("[") and value.endswith("]") else value.split(columns.delimiter)
         )

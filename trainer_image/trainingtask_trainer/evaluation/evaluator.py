@@ -1,4 +1,4 @@
-"""The one evaluator of every model: scores, baselines on the same rows, and what a reader must know of them."""
+"""The evaluator of all models: scores, baselines on the same rows, and warnings about them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,16 +10,17 @@ from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelS
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.errors import join_names
 from trainingtask_trainer.evaluation import metrics, thresholds
 from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
 from trainingtask_trainer.evaluation.thresholds import Thresholds
 
-# As many as the status has room for.
+# The limit of the status.
 MAX_REPORTED_LABELS = 1000
-# With fewer positive rows the threshold of the best F1 follows the chance of which rows they are.
+# With fewer positive rows the threshold of the best F1 is mostly noise.
 MIN_POSITIVES = 10
 
-# What has happened when a score is undefined, before the labels' names and after a number of rows.
+# Why a score is undefined: with the labels' names, and after a number of rows.
 _UNDEFINED_PER_LABEL = {
     "precision": "no row is predicted to carry {labels}",
     "recall": "no row carries {labels}",
@@ -44,7 +45,7 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out, and the thresholds that belong to the model from now on."""
+    """Scores, and the thresholds that are saved with the model."""
 
     thresholds: Thresholds
     validation: ValidationScores
@@ -70,11 +71,11 @@ def evaluate(
     label_names
         Names of the labels, shape [labels].
     train_labels
-        What the label-prior baseline knows, 0/1, shape [training rows, labels].
+        For the label-prior baseline, 0/1, shape [training rows, labels].
     validation, test
-        The rows; the test rows have no say in the thresholds.
+        The rows; thresholds are chosen on the validation rows alone.
     seconds
-        How long predicting the test rows took.
+        Seconds for the prediction of the test rows.
     """
     chosen = thresholds.choose_thresholds(spec, validation.truth, validation.probabilities)
     rows = len(test.truth)
@@ -150,7 +151,7 @@ def _score_baseline(
     averages: "_Averager", name: str, truth: LabelMatrix, predicted: LabelMatrix, *, loss: float | None
 ) -> Baseline:
     per_label = Decisions.of(truth, predicted, axis=0)
-    # Among rows that are all alike the precision is the label's share of them.
+    # With equal probabilities for all rows the average precision is the label's share of them.
     precisions = np.where(per_label.support > 0, per_label.support / len(truth), np.nan)
     return Baseline(
         loss=loss,
@@ -163,7 +164,7 @@ def _score_baseline(
 
 @dataclass
 class _Averager:
-    """Means over what is defined; `undefined` says by path what is absent, and over what else a mean was taken."""
+    """Computes means over defined values; `undefined` explains by path which values are missing."""
 
     label_names: Sequence[str]
     undefined: dict[str, str] = field(default_factory=dict)
@@ -248,7 +249,7 @@ class _Averager:
         return result
 
     def _describe_undefined(self, kind: str, values: Floats) -> str:
-        return _UNDEFINED_PER_LABEL[kind].format(labels=_some(_select_names(np.isnan(values), self.label_names)))
+        return _UNDEFINED_PER_LABEL[kind].format(labels=join_names(_select_names(np.isnan(values), self.label_names)))
 
 
 def _to_optional_float(value: Floats) -> float | None:
@@ -259,19 +260,13 @@ def _select_names(mask: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
     return [name for name, wanted in zip(names, mask, strict=True) if wanted]
 
 
-def _some(names: Sequence[str], limit: int = 5) -> str:
-    """Return names as part of a sentence, at most `limit` of them."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
-
-
 def _compare_with_baselines(scores: EvaluationResult) -> list[str]:
-    """Return a sentence for each score that a baseline reaches as well."""
+    """Return a warning for each score that does not beat its baseline."""
     warnings = []
     for name, ours, prior, zero in scores.beside_baselines():
-        # Predicting nothing is hard to beat in accuracy_thresh alone, and does not even have a loss.
-        nothing = name == "accuracy_thresh"
-        theirs, what = (zero, "predicting no label at all") if nothing else (prior, "predicting the label prior")
+        # Predicting no label is a strong baseline for accuracy_thresh alone, and has no loss.
+        is_accuracy = name == "accuracy_thresh"
+        theirs, what = (zero, "predicting no label at all") if is_accuracy else (prior, "predicting the label prior")
         if ours is None or theirs is None or (ours < theirs if name == "loss" else ours > theirs):
             continue
         warnings.append(f"{name} {ours:.4f} does not beat {what} ({theirs:.4f})")
@@ -279,7 +274,7 @@ def _compare_with_baselines(scores: EvaluationResult) -> list[str]:
 
 
 def _check_threshold_support(chosen: Thresholds, label_names: Sequence[str], validation: LabelMatrix) -> list[str]:
-    """Return what limits thresholds of the labels' own."""
+    """Return warnings about per-label thresholds with too few positive validation rows."""
     if chosen.source != ThresholdTuning.PER_LABEL:
         return []
     support = validation.sum(axis=0, dtype=np.int64)
@@ -288,11 +283,11 @@ def _check_threshold_support(chosen: Thresholds, label_names: Sequence[str], val
     warnings = []
     if unseen:
         warnings.append(
-            f"no validation row carries {_some(unseen)}: the threshold is the one that is best for all labels together"
+            f"no validation row carries {join_names(unseen)}: the threshold is the one that is best for all labels together"
         )
     if rare:
         warnings.append(
-            f"fewer than {MIN_POSITIVES} validation rows carry {_some(rare)}: a threshold of the label's own is tuned "
+            f"fewer than {MIN_POSITIVES} validation rows carry {join_names(rare)}: a threshold of the label's own is tuned "
             "on chance; more rows or evaluation.thresholdTuning 'global' help"
         )
     return warnings

@@ -1,7 +1,7 @@
 """Scores of multi-label predictions: pure functions on arrays.
 
 `truth` is a 0/1 matrix and `probabilities` a matrix of the same shape [rows, labels], values in [0, 1]; `predicted` is
-`probabilities` after its thresholds, 0/1. A score that is a quotient with nothing below the line is NaN here.
+`probabilities` after its thresholds, 0/1. A score with a denominator of 0 is NaN here.
 """
 
 import math
@@ -20,7 +20,7 @@ Counts = NDArray[np.int64]
 def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> float:
     """Return the mean over rows and labels of -(y log p + (1 - y) log(1 - p)), in nats.
 
-    A decision that is given the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
+    A decision with the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
     """
     given = np.where(truth == 1, probabilities, 1 - probabilities)
     return float(-np.mean(np.log(np.maximum(given, np.finfo(np.float64).eps))))
@@ -158,7 +158,7 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
 
 
 def average_defined(values: Floats, weights: NDArray[Any] | None = None) -> float | None:
-    """Return the mean over the values that are defined, None where there are none or all weigh nothing."""
+    """Return the mean over the defined values, None where there are none or all weights are 0."""
     defined = ~np.isnan(values)
     weights = np.ones(len(values)) if weights is None else weights
     total = weights[defined].sum()

@@ -1,4 +1,4 @@
-"""From probabilities to labels: one threshold for all, or one for each, chosen on rows that are not reported on."""
+"""Decision thresholds: one for all labels, or one for each, chosen on the validation rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities from which labels are predicted, and how they came to be."""
+    """Probabilities from which labels are predicted, and how they were chosen."""
 
     values: Floats
     """One per label, shape [labels]."""
@@ -33,9 +33,9 @@ def apply_thresholds(thresholds: Sequence[float] | Floats, probabilities: Probab
 
 
 def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
-    """Return the thresholds that the task fixes, or wants tuned on these rows.
+    """Return the thresholds that the task fixes, or that are tuned on these rows.
 
-    A label that none of these rows carries gives its own threshold nothing to go by: it gets the global one.
+    A label that none of these rows carries gets the global threshold.
     """
     labels = truth.shape[1]
     evaluation = evaluation or Evaluation()
@@ -46,7 +46,7 @@ def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabi
             np.full(labels, _find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
         )
     carried = truth.any(axis=0)
-    # Ranking all decisions at once costs as much as all labels: only where somebody needs it.
+    # The global threshold costs as much as those of all labels: only where a label needs it.
     values = np.full(
         labels, DEFAULT_THRESHOLD if carried.all() else _find_best_threshold(rank_decisions(truth, probabilities))
     )
@@ -70,6 +70,6 @@ def _find_best_threshold(ranking: Ranking) -> float:
     last = float(probabilities[best])
     if best == len(probabilities) - 1:
         return last
-    first_not = float(probabilities[best + 1])
-    middle = (last + first_not) / 2
-    return middle if middle > first_not else last
+    next_lower = float(probabilities[best + 1])
+    middle = (last + next_lower) / 2
+    return middle if middle > next_lower else last

@@ -1,4 +1,4 @@
-"""What a model gives to a run."""
+"""The protocol of models, and what `fit` takes and returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ Predictor = Callable[[Sequence[str]], Probabilities]
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a model learns from, and the rows that tell it when to stop."""
+    """Training rows, and the validation rows for early stopping and calibration."""
 
     features: Any
-    """Features of the training rows, as the preprocessor made them."""
+    """Features of the training rows, from the preprocessor."""
     labels: LabelMatrix
     """0/1, shape [training rows, labels]."""
     validation_features: Any
@@ -33,20 +33,20 @@ class TrainingRows:
 
 @dataclass(frozen=True)
 class FitResult:
-    """How the training went."""
+    """The result of a training."""
 
     global_step: int
-    """Optimiser steps."""
+    """Optimizer steps."""
     training_loss: float
     """Binary cross-entropy on the training rows, mean over rows and labels."""
     rows_seen: int
     """Training rows read by this attempt, all epochs together."""
     tokens_seen: int | None = None
-    """Training tokens read by this attempt, padding not counted; None where there are none."""
+    """Training tokens read by this attempt, padding not counted; None for models without tokens."""
     best_epoch: int | None = None
-    """The epoch whose weights were kept, from 1; None where there are no epochs."""
+    """The epoch whose weights were kept, from 1; None for models without epochs."""
     resumed_from_step: int | None = None
-    """Optimiser step of the checkpoint that the training went on from."""
+    """Optimizer step of the checkpoint that the training resumed from."""
     curve: tuple[CurvePoint, ...] = ()
     """Training loss and validation scores by step, for the model card."""
     warnings: tuple[str, ...] = ()
@@ -56,23 +56,31 @@ class Model(Protocol):
     """A kind of model, registered under the entry-point group ``trainingtask.models``."""
 
     preprocessor: ClassVar[str]
-    """The registered preprocessor that it needs when the task names none."""
+    """The registered preprocessor for tasks that name none."""
     packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions belong into the results."""
+    """Distributions whose versions are part of the results."""
 
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None: ...
 
     def arguments(self) -> dict[str, Scalar]:
-        """Return its arguments after all defaults, by their path in the spec."""
+        """Return the arguments after all defaults, by their path in the spec."""
         ...
 
     def fit(
         self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
     ) -> FitResult:
-        """Train on the features of `preprocessor`; tell `progress` as it goes.
+        """Train on the features of `preprocessor`.
 
-        `checkpoints` is a folder of this task's own that outlives the pod, None when there is none: what is found
-        there is gone on from.
+        Parameters
+        ----------
+        rows
+            Training and validation rows.
+        preprocessor
+            The fitted preprocessor that made the features.
+        progress
+            To be called with each step.
+        checkpoints
+            This task's folder on the output claim, to resume from and write to; None without an output claim.
         """
         ...
 

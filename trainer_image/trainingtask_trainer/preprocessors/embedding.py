@@ -1,4 +1,4 @@
-"""Texts as vectors of a frozen encoder, for classical models."""
+"""Text embeddings of a frozen encoder, for classical models."""
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -32,7 +32,7 @@ Vectors = NDArray[np.float32]
 class Embedding:
     """The mean of the encoder's last hidden states over a text's tokens, scaled to length 1.
 
-    Features are a matrix [texts, hidden size], kept in the cache: they depend on the encoder and the texts alone.
+    Features are a matrix [texts, hidden size], cached, because they depend on the encoder and the texts alone.
     """
 
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
@@ -44,7 +44,7 @@ class Embedding:
         self._cache = volumes.cache_folder
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Do nothing: the encoder stays as it is."""
+        """Do nothing: the encoder is frozen."""
 
     def transform(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors of these texts, shape [texts, hidden size]."""
@@ -65,7 +65,7 @@ class Embedding:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer: a saved model needs no other folder."""
-        self._tokenizer.model_max_length = self._max_length  # whoever loads it cuts where training did
+        self._tokenizer.model_max_length = self._max_length  # so that `load` truncates texts as training did
         _load_encoder(self._folder, self._name, self._device).save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
@@ -109,7 +109,7 @@ def _compute_vectors(
         with torch.inference_mode():
             states = encoder(**inputs).last_hidden_state
             mask = inputs["attention_mask"].unsqueeze(-1)
-            # The mean's divisor would be scaled away with the length.
+            # The sum: scaling to length 1 cancels the mean's divisor.
             result[batch] = torch.nn.functional.normalize((states * mask).sum(dim=1)).cpu().numpy()
         start += len(batch)
     return result

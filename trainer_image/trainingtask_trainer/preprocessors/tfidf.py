@@ -13,7 +13,7 @@ from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.volumes import Volumes
 
-# Words of any length, and each other character: scikit-learn's own pattern drops "I", "!" and emoji, which tell a lot.
+# Words of any length, and each other character: scikit-learn's default drops "I", "!" and emoji, which are informative.
 _TOKENS = r"\w+|[^\w\s]"
 
 
@@ -60,7 +60,7 @@ class Tfidf:
 
     def transform(self, texts: Sequence[str]) -> csr_matrix:
         """Return the features as a sparse matrix of shape [texts, terms]."""
-        if self._fitted is not None and texts is self._fitted[0]:  # fitting has cut them into terms already
+        if self._fitted is not None and texts is self._fitted[0]:  # `fit` has computed them
             return self._fitted[1]
         return self.vectorizer.transform(texts)
 

@@ -1,4 +1,4 @@
-"""The tokenizer of a transformer's checkpoint. Cuts long texts; padding waits until a batch is known."""
+"""The tokenizer of a transformer's checkpoint, which truncates long texts; padding is up to the batch."""
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from trainingtask_trainer.pretrained.checkpoint import (
 from trainingtask_trainer.volumes import Volumes
 
 DEFAULT_MAX_LENGTH = 128
-# Everything in a checkpoint that a tokenizer may read; the weights are not among them.
+# The files of a checkpoint that a tokenizer may read.
 _TOKENIZER_SUFFIXES = {".json", ".txt", ".model"}
 
 
@@ -30,13 +30,13 @@ class TokenIds:
     """The token ids of many texts in one array: 4 bytes a token, a tenth of what lists of Python's integers take."""
 
     def __init__(self, ids: NDArray[np.int32], ends: NDArray[np.int64]) -> None:
-        """Take the ids of all texts, end to end, and where each text ends."""
+        """Take the ids of all texts, end to end, and the index at which each text ends."""
         self.ids = ids
         self.ends = ends
 
     @classmethod
     def from_lists(cls, texts: Sequence[Sequence[int]]) -> "TokenIds":
-        """Return the token ids of texts that a tokenizer gave one by one."""
+        """Return the token ids of texts from a list for each."""
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
         return cls(np.fromiter((token for text in texts for token in text), np.int32, total), ends)
@@ -74,11 +74,11 @@ class Tokenizer:
         """Do nothing: the vocabulary comes with the checkpoint."""
 
     def transform(self, texts: Sequence[str]) -> TokenIds:
-        """Return the token ids of each text: cached, else made on all of the pod's cores."""
+        """Return the token ids of each text, from the cache where they are in it."""
 
         def tokenize() -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
-            made = encode(self.tokenizer, texts, self.max_length)
-            return {"ids": made.ids, "ends": made.ends}
+            encoded = encode(self.tokenizer, texts, self.max_length)
+            return {"ids": encoded.ids, "ends": encoded.ends}
 
         arrays = load_or_compute(self._cache, self._compute_cache_key(texts), tokenize)
         return TokenIds(arrays["ids"], arrays["ends"])
@@ -93,7 +93,7 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[PreTrainedTokenizerBase, int]:
-    """Return the tokenizer of checkpoint `name` and the most tokens of a text: what the task wants, else the default.
+    """Return the tokenizer of checkpoint `name`, and the most tokens of a text: `max_length`, else the default.
 
     Raises
     ------

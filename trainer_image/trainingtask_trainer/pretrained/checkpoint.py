@@ -1,4 +1,4 @@
-"""Finding the pretrained checkpoint of a task: a folder in its volume claim, or a download from the hub."""
+"""The pretrained checkpoint of a task: a folder in its volume claim, or a download from the hub."""
 
 import errno
 import json
@@ -17,13 +17,13 @@ from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.pretrained.families import get_family
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# Weights as safetensors alone: other formats are larger, and some run code when they are read.
+# Weights as safetensors alone: some other formats run code when they are read.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report an astronomic one
+_UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report 10^30
 
 
 def get_checkpoint_name(model: ModelSpec) -> str:
-    """Return what the task, or the family's default, calls the checkpoint.
+    """Return the checkpoint's name in the task, else the family's default.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def get_checkpoint_name(model: ModelSpec) -> str:
     return name
 
 
-@lru_cache  # the tokenizer and the model ask for the same one
+@lru_cache  # called for the tokenizer and for the model
 def fetch_checkpoint(model: ModelSpec, root: Path) -> Path:
     """Return the folder that holds the checkpoint, downloaded first if it comes from the hub.
 
@@ -50,7 +50,7 @@ def fetch_checkpoint(model: ModelSpec, root: Path) -> Path:
     Raises
     ------
     UserError
-        When the checkpoint does not exist, is not open to us, or is not of the family that the task names.
+        When the checkpoint does not exist, access is refused, or it is of another family than the task names.
     Fault
         When the hub cannot be reached.
     """
@@ -81,29 +81,29 @@ def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Pa
 
 @contextmanager
 def translate_read_errors(name: str, failure: str) -> Iterator[None]:
-    """Turn what a library raises while it reads checkpoint `name` into a UserError that says `failure`."""
+    """Turn a library's errors about checkpoint `name` into a UserError with `failure` as its verb phrase."""
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        # The libraries' own OSErrors have no number; one with a number is the system's, whose volume may come back.
+        # Libraries raise OSErrors without a number; one with a number is the system's, and may be temporary.
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise
         raise UserError(Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' {failure}: {error}") from error
 
 
 def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
-    """Refuse a checkpoint without all weights of its encoder: the library draws what is missing, and says so to nobody.
+    """Refuse a checkpoint without all weights of its encoder, for which the library would silently draw random ones.
 
     Parameters
     ----------
     model, loading
-        What `from_pretrained` returns with `output_loading_info`. A head or a pooler may be new.
+        The result of `from_pretrained` with `output_loading_info`. A head or a pooler may be missing.
     name
         Of the checkpoint, for the message.
     """
     encoder = "" if model.base_model is model else f"{model.base_model_prefix}."
-    drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    lacking = sorted(key for key in drawn if key.startswith(encoder) and "pooler" not in key)
+    missing = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    lacking = sorted(key for key in missing if key.startswith(encoder) and "pooler" not in key)
     if lacking:
         raise UserError(
             Reason.MODEL_UNAVAILABLE,
@@ -113,7 +113,7 @@ def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
 
 
 def get_max_text_tokens(folder: Path, tokenizer: Any) -> int | None:
-    """Return the most tokens that a checkpoint can read, None when it has no limit."""
+    """Return the most tokens of a text that a checkpoint can read, None when it has no limit."""
     config = _read_config(folder)
     positions = config.get("max_position_embeddings")
     if positions is not None and get_family(config.get("model_type")).has_padding_offset:
@@ -131,7 +131,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_is_data(folder: Path, name: str) -> None:
-    """Refuse a checkpoint that is more than data, or not whole.
+    """Refuse a checkpoint that would load code, or is not complete.
 
     Weights in other formats than safetensors may run code when they are read, and an attention implementation that is
     the id of a hub repository is native code from there, which the library would load.
@@ -139,7 +139,7 @@ def check_is_data(folder: Path, name: str) -> None:
     Raises
     ------
     UserError
-        With what the folder lacks, or the key of its config.json that is refused.
+        When a file is missing, or a key of config.json would load code.
     """
     if not (folder / "config.json").is_file():
         there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
@@ -188,7 +188,7 @@ def _has_model_name(family: str | None) -> bool:
 
 
 def _download(name: str, revision: str, section: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a folder in a claim needs no hub
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - unused with a folder in a claim
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
         HfHubHTTPError,
@@ -211,8 +211,10 @@ def _download(name: str, revision: str, section: str) -> Path:
     except RevisionNotFoundError as error:
         raise UserError(Reason.MODEL_UNAVAILABLE, f"{where}: the hub knows no such revision") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        answer = error if isinstance(error, HfHubHTTPError) else error.__cause__  # the cache is asked after the hub
-        if isinstance(answer, HfHubHTTPError) and answer.response.status_code in (401, 403):
+        response_error = (
+            error if isinstance(error, HfHubHTTPError) else error.__cause__
+        )  # of the hub, tried before the cache
+        if isinstance(response_error, HfHubHTTPError) and response_error.response.status_code in (401, 403):
             raise UserError(
                 Reason.MODEL_UNAVAILABLE, f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
             ) from error

@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, now and then a line in a log."""
+"""The sink to the console: a progress bar on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -18,7 +18,7 @@ class ConsoleSink:
         self._output = output or sys.stdout
         self._progress = progress or sys.stderr
         self._phase: Phase | None = None
-        self._bar: Any = None  # tqdm's type is generic over what it iterates, and this one iterates over nothing
+        self._bar: Any = None  # tqdm's type is generic in its items, of which there are none
         self._last_line = 0.0
 
     def send(self, report: TrainingReport) -> None:
@@ -34,7 +34,7 @@ class ConsoleSink:
                 self._print_line(report)
 
     def finish(self, report: TrainingReport, timeout: float | None) -> None:
-        """Show the scores, or the sentence that says why there are none."""
+        """Show the scores, or the failure."""
         del timeout
         self._close_bar()
         if report.failure is not None:
@@ -43,7 +43,7 @@ class ConsoleSink:
             print(format_summary(report.results), file=self._output, flush=True)
 
     def wait(self) -> None:
-        """Do nothing: `finish` has printed."""
+        """Return at once: `finish` has printed."""
 
     def _update_bar(self, report: TrainingReport) -> None:
         if self._bar is None:
@@ -73,7 +73,7 @@ class ConsoleSink:
 
 
 def format_summary(results: Results) -> str:
-    """Return the scores as a few lines, beside the baselines that give them a meaning."""
+    """Return the scores as a few lines, beside the baselines."""
     scores = results.evaluation
     threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
     averages = ("micro", scores.micro), ("macro", scores.macro), ("weighted", scores.weighted)

@@ -1,4 +1,4 @@
-"""The container's last message, which Kubernetes keeps with the pod: the backstop when the API server was away."""
+"""The sink to the container's termination message, which Kubernetes keeps: the fallback when the API server was unavailable."""
 
 import json
 import logging
@@ -10,9 +10,9 @@ from trainingtask_api.status import TrainingReport
 logger = logging.getLogger(__name__)
 
 TERMINATION_LOG = Path("/dev/termination-log")
-MAX_MESSAGE_BYTES = 4096  # bytes; Kubernetes cuts what is longer, and cut JSON is no JSON
-# Parts of the results in the order in which they are given up: the longest first, which stands in the model's folder as
-# well; then what the spec and the image can tell.
+MAX_MESSAGE_BYTES = 4096  # Kubernetes truncates longer ones, and truncated JSON cannot be parsed
+# Parts of the results in the order in which they are removed: the longest first, which the model's folder has too; then
+# those that spec and image have.
 _REMOVABLE_PARTS = ("evaluation.perLabel", "arguments", "versions", "evaluation.undefined", "warnings")
 
 
@@ -40,7 +40,7 @@ class TerminationSink:
 
 
 def encode_message(report: TrainingReport) -> bytes:
-    """Return the report as JSON of at most `MAX_MESSAGE_BYTES` bytes: a `TrainingReport` still, with its results as far as they fit."""
+    """Return the report as JSON of at most `MAX_MESSAGE_BYTES`, with as much of its results as fits."""
     content = report.to_json()
     results = content.get("results", {})
     for part in _REMOVABLE_PARTS:

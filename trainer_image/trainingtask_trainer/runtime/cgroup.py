@@ -1,4 +1,4 @@
-"""How many cores this process may use, and telling the numeric libraries before they count the machine's."""
+"""The CPU limit of this process, and the thread counts of numeric libraries that follow from it."""
 
 import math
 import os
@@ -18,7 +18,7 @@ def get_cpu_limit(cgroup: Path = CGROUP) -> int:
 def limit_threads() -> int:
     """Set the thread counts that numeric libraries read when they are imported; return the number of cores.
 
-    Without it every library starts one thread per core of the node and they fight for the container's share.
+    By default every library starts one thread per core of the node, which then compete for the container's share.
     A variable that is already set wins.
     """
     cores = get_cpu_limit()
@@ -29,10 +29,10 @@ def limit_threads() -> int:
 
 def _read_quota_v2(cgroup: Path) -> float | None:
     """Return the cores of ``cpu.max``, which holds ``max 100000`` or ``200000 100000``."""
-    words = _read_fields(cgroup / "cpu.max")
-    if len(words) != 2 or words[0] == "max":
+    fields = _read_fields(cgroup / "cpu.max")
+    if len(fields) != 2 or fields[0] == "max":
         return None
-    return int(words[0]) / int(words[1])
+    return int(fields[0]) / int(fields[1])
 
 
 def _read_quota_v1(cgroup: Path) -> float | None:

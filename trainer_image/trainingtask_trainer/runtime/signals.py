@@ -9,17 +9,17 @@ from typing import Any
 from trainingtask_trainer.errors import Interrupted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A pod is killed a minute after SIGTERM. What has not come to a good end by then must leave time for the last words.
+# A pod is killed 60 s after SIGTERM; the second half is for the last reports.
 _DEFER_SECONDS = 30.0
 
-_is_deferred = False  # signals belong to the process
+_is_deferred = False  # global, as signal handlers are
 
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Have `Interrupted` raised by the next `InterruptHandler.raise_if_received`, not in the middle of things, while entered.
+    """Have `Interrupted` raised by the next `InterruptHandler.raise_if_received` alone, while entered.
 
-    What takes longer than half a minute after the signal is interrupted where it stands.
+    30 s after the signal it is raised anyway, wherever the process is.
     """
     global _is_deferred  # noqa: PLW0603
     _is_deferred = True
@@ -30,7 +30,7 @@ def defer_interrupts() -> Iterator[None]:
 
 
 class InterruptHandler:
-    """While entered, the first signal raises `Interrupted`; later ones are noted only, so that reports get out."""
+    """While entered, the first signal raises `Interrupted`; later ones are ignored, so that reports are delivered."""
 
     def __init__(self) -> None:
         self._received: str | None = None
@@ -49,13 +49,13 @@ class InterruptHandler:
             signal.signal(number, handler)
 
     def raise_if_received(self) -> None:
-        """Raise `Interrupted` if a signal came and was to wait, or its exception got lost, as in a destructor."""
+        """Raise `Interrupted` if a signal was deferred, or its exception was lost, as in a destructor."""
         if self._received is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Interrupted(self._received)
 
     def ignore_signals(self) -> None:
-        """Let signals pass from now on: the run is over and only its last words are under way."""
+        """Ignore signals from now on: the run is over, and its last reports are being delivered."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)

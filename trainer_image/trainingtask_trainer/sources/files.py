@@ -1,4 +1,4 @@
-"""Rows of files: delimited text, JSON lines and parquet, each row with the number by which a person finds it.
+"""Rows of files: delimited text, JSON lines and parquet, each with its number for messages.
 
 A row's number is the line it ends on in a text file, whose header is line 1; in parquet rows are counted from 1.
 """
@@ -15,7 +15,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 
 Row = tuple[int, dict[str, Any]]
-# A number of any type finds its key here: 1, 1.0 and True are one.
+# Keys match numbers of any type: 1, 1.0 and True are equal.
 _INDICATOR_VALUES = {1: True, 0: False, "1": True, "0": False, "1.0": True, "0.0": False, "true": True, "false": False}
 
 
@@ -27,7 +27,7 @@ def read_delimited(path: Path, delimiter: str = ",", encoding: str = "utf-8-sig"
     UserError
         When a row has more or fewer cells than the header, or the text is not in this encoding.
     """
-    csv.field_size_limit(sys.maxsize)  # a long text is no error
+    csv.field_size_limit(sys.maxsize)  # long texts are allowed
     with path.open(encoding=encoding, newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         try:
@@ -64,7 +64,7 @@ def _parse_json_object(line: str, where: str) -> dict[str, Any]:
     if not isinstance(row, dict):
         raise UserError(Reason.INVALID_DATA, f"{where}: not a JSON object")
     try:
-        if "\\u" in line:  # JSON can write half of a surrogate pair, which is no character
+        if "\\u" in line:  # JSON can hold half of a surrogate pair, which is no character
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise UserError(Reason.INVALID_DATA, f"{where}: not Unicode text: {error}") from error
@@ -77,7 +77,7 @@ def _create_encoding_error(path: Path, error: UnicodeDecodeError) -> UserError:
 
 def read_parquet(path: Path) -> Iterator[Row]:
     """Yield the rows of a parquet file; raises UserError when it is none."""
-    import pyarrow  # noqa: PLC0415 - text files need none of it
+    import pyarrow  # noqa: PLC0415 - unused for text files
     import pyarrow.parquet  # noqa: PLC0415
 
     try:
@@ -94,7 +94,7 @@ READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
     ".jsonl": read_json_lines,
     ".parquet": read_parquet,
 }
-"""What reads a file, by its ending."""
+"""Readers by file ending."""
 
 
 def get_cell(row: dict[str, Any], column: str, where: str) -> Any:
