@@ -78,7 +78,7 @@ def test_saved_files_can_be_read_by_others(tmp_path: Path) -> None:
     assert json.loads((model / "results.json").read_text()) == RESULTS.to_json()
 
 
-def test_a_model_that_was_being_replaced_when_the_run_was_killed_is_put_back(tmp_path: Path) -> None:
+def test_a_model_that_a_killed_run_was_replacing_is_restored(tmp_path: Path) -> None:
     saved(tmp_path / "model").rename(tmp_path / ".model.previous")
     assert prepare_output_folder(tmp_path, "model") == tmp_path / "model"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

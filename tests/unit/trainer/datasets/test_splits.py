@@ -84,7 +84,7 @@ def test_rows_whose_text_stands_in_the_training_rows_are_counted() -> None:
     }
 
 
-def test_of_many_labels_the_frequent_ones_have_their_share_and_all_a_training_row() -> None:
+def test_frequent_labels_are_stratified_and_all_keep_a_training_row() -> None:
     random = np.random.RandomState(0)
     labels = (random.random_sample((10_000, 1000)) < 0.1 / np.arange(1, 1001)).astype(np.uint8)
     names = tuple(str(label) for label in np.flatnonzero(labels.any(axis=0)))

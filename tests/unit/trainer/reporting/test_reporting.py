@@ -241,7 +241,7 @@ class TestTermination:
 
 
 class TestReporter:
-    def test_rate_and_time_left_are_those_of_this_attempt_without_the_loading_of_weights(self) -> None:
+    def test_rate_and_time_left_leave_out_the_loading_of_weights(self) -> None:
         time_now = NOW
         reporter = Reporter([], now=lambda: time_now)
         reporter.start_phase(Phase.TRAINING)

@@ -127,7 +127,7 @@ def group() -> Iterator[Path]:
     folder.rmdir()
 
 
-def test_a_batch_that_would_not_fit_is_cut_before_the_kernel_kills_the_process(group: Path) -> None:
+def test_a_batch_that_would_not_fit_is_split_before_the_kernel_kills(group: Path) -> None:
     command = [sys.executable, "-c", TRAIN, str(group / "cgroup.procs")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     killed, told, ended = done.stdout.splitlines()
