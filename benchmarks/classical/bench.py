@@ -26,11 +26,11 @@ from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS
 from trainingtask_api.names import API_VERSION, KIND
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
-from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.models.base import TrainingRows
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
-from trainingtask_trainer.runtime.cgroup import cpu_limit
+from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 from trainingtask_trainer.volumes import Volumes
 
 DATA = Path(__file__).parents[2] / "../shared/data"
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=5426, help="validation rows, and test rows")
     parser.add_argument("--trees", type=int, default=10)
     options = parser.parse_args()
-    data = prepare_data(options)
+    data = prepare_rows(options)
     print("| model | strategy | here | scikit-learn | ratio | ratio of CPU time | F1 micro here | scikit-learn |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.models:
@@ -77,11 +77,11 @@ def task(name: str, strategy: str, options: argparse.Namespace) -> TrainingTask:
     return TrainingTask.model_validate(manifest)
 
 
-def prepare_data(options: argparse.Namespace) -> TrainingRows:
+def prepare_rows(options: argparse.Namespace) -> TrainingRows:
     """Return training rows, with the first test rows after the validation rows as `validation`."""
     some = task("knn", "native", options)
     dataset = registry.load("datasets", "go_emotions")()
-    data = prepare(dataset.load(some.spec.dataset, options.data_dir), some.spec.dataset)
+    data = prepare_data(dataset.load(some.spec.dataset, options.data_dir), some.spec.dataset)
     tfidf = Tfidf(some.spec, Volumes(Path(), Path(), Path()))
     tfidf.fit(data.train.texts)
     both = [split.take(range(options.queries)) for split in (data.validation, data.test)]
@@ -107,8 +107,8 @@ def timed(work: Callable[[], Any], data: TrainingRows) -> Timed:
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     half = len(values) // 2
     truth = data.validation_labels
-    chosen = thresholds.choose(None, truth[:half], values[:half])
-    predicted = thresholds.apply(chosen.values, values[half:])
+    chosen = thresholds.choose_thresholds(None, truth[:half], values[:half])
+    predicted = thresholds.apply_thresholds(chosen.values, values[half:])
     return Timed(seconds, cpu, float(2 * (predicted & truth[half:]).sum() / (predicted.sum() + truth[half:].sum())))
 
 
@@ -122,7 +122,7 @@ def here(name: str, strategy: str, data: TrainingRows, options: argparse.Namespa
 
 def plain(name: str, strategy: str, data: TrainingRows, options: argparse.Namespace) -> Any:
     """Return scikit-learn's probabilities, or a linear SVC's decision values."""
-    cores = cpu_limit()
+    cores = get_cpu_limit()
     estimators = {
         "random_forest": RandomForestClassifier(options.trees, min_samples_leaf=2, random_state=SEED, n_jobs=cores),
         "knn": KNeighborsClassifier(metric="cosine", n_jobs=cores),

@@ -90,7 +90,9 @@ def _run(task: Any, options: argparse.Namespace) -> None:
     print(name, flush=True)
     started, cpu = time.perf_counter(), _children_cpu()
     done = subprocess.run(
-        [sys.executable, "-m", "trainingtask_trainer", "run", file, *folders, history], stdout=sys.stderr, check=False
+        [Path(sys.executable).with_name("trainingtask-trainer"), "run", file, *folders, history],
+        stdout=sys.stderr,
+        check=False,
     )
     seconds = time.perf_counter() - started
     if done.returncode != 0:
@@ -201,7 +203,7 @@ def _number(value: float | None) -> str:
 
 INTRODUCTION = """# Results
 
-Written by `make results`, which runs every task below with the trainer, as `python -m trainingtask_trainer run`, and
+Written by `make results`, which runs every task below with the trainer, as `trainingtask-trainer run`, and
 reads its `results.json`. Scores are those of the test rows; thresholds were tuned on the validation rows, one for all
 labels unless said otherwise. *accuracy_thresh* is the fraction of single label decisions that are right, at those
 thresholds: where labels are rare, predicting nothing at all scores high, so the two baselines that read no text stand

@@ -23,11 +23,12 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceC
 
 from trainingtask_api.spec import Device
 from trainingtask_api.training import Batching
-from trainingtask_trainer.models.transformers.batch_planning import batches, micro_batches
-from trainingtask_trainer.models.transformers.collation import Batch, Inputs, on_device, pad
-from trainingtask_trainer.models.transformers.inference import probabilities
-from trainingtask_trainer.models.transformers.losses import focal
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients
+from trainingtask_trainer.models.transformers.batch_planning import plan_batches, split_for_padding
+from trainingtask_trainer.models.transformers.collation import Batch, Collator, move_to_device
+from trainingtask_trainer.models.transformers.inference import predict_probabilities
+from trainingtask_trainer.models.transformers.losses import compute_focal_loss
+from trainingtask_trainer.models.transformers.optimization import accumulate_gradients
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 from trainingtask_trainer.runtime.device import prepare_torch
 
@@ -56,7 +57,7 @@ class Bench:
         self.model = DistilBertForSequenceClassification(CONFIG)
         torch.nn.Module.to(self.model, self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(get_model_path())
-        self.inputs = Inputs(self.model, self.tokenizer)
+        self.inputs = Collator(self.model, self.tokenizer)
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.lengths = self.texts.lengths
         self.labels = (torch.rand(len(self.texts), LABELS) < 0.04).float()
@@ -83,17 +84,19 @@ class Bench:
 
     def cut(self, rows: list[int]) -> list[Batch]:
         """Return what the trainer gives this model."""
-        cut = self.inputs.cut(rows, self.lengths, None)
-        return [self.inputs.of([self.texts[row] for row in part]) | {"labels": self.labels[part]} for part in cut]
+        cut = self.inputs.split(rows, self.lengths, None)
+        return [self.inputs.collate([self.texts[row] for row in part]) | {"labels": self.labels[part]} for part in cut]
 
     def split(self, rows: list[int]) -> list[Batch]:
         """Return what the trainer gives models that cannot read packed rows, on a CPU."""
-        return [self.padded(part) for part in micro_batches(rows, self.lengths)]
+        return [self.padded(part) for part in split_for_padding(rows, self.lengths)]
 
     def accumulate(self, parts: list[Batch], dtype: torch.dtype | None = None) -> None:
         """Add the gradients of one step."""
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-            accumulate_gradients(self.model, on_device(parts, self.device), focal, torch.Tensor.backward)
+            accumulate_gradients(
+                self.model, move_to_device(parts, self.device), compute_focal_loss, torch.Tensor.backward
+            )
 
     def step(self, variant: "Variant", rows: list[int]) -> None:
         """Take one optimiser step and add its times to the variant's."""
@@ -160,7 +163,7 @@ class Variant:
 
 def run(bench: Bench, variants: Sequence[Variant]) -> dict[torch.dtype, float]:
     """Let all variants take a step in turn, several rounds; return the multiplications' median rates."""
-    plans = {batching: batches(bench.lengths, bench.batch_size, 0, batching) for batching in Batching}
+    plans = {batching: plan_batches(bench.lengths, bench.batch_size, 0, batching) for batching in Batching}
     # What a process does once is not measured, and memory for batches of many shapes settles after some steps.
     for variant in variants:
         warm_up = Variant("", variant.cut, dtype=variant.dtype)
@@ -228,7 +231,7 @@ def training(bench: Bench) -> None:
 
 def exactness(bench: Bench) -> None:
     """Print the largest difference of gradients from those of one padded batch, dropout off."""
-    rows = batches(bench.lengths, bench.batch_size, 1, Batching.LENGTH_SPLIT)[0]
+    rows = plan_batches(bench.lengths, bench.batch_size, 1, Batching.LENGTH_SPLIT)[0]
     bench.model.train(False)
 
     def gradients(parts: list[Batch]) -> list[torch.Tensor]:
@@ -248,17 +251,17 @@ def exactness(bench: Bench) -> None:
 
 def evaluation(bench: Bench, rows: int) -> None:
     """Print the table of predictions."""
-    some = TokenIds.of([bench.texts[row] for row in range(rows)])
+    some = TokenIds.from_lists([bench.texts[row] for row in range(rows)])
     seconds: dict[str, list[float]] = {"padded": [], "sorted": []}
     for _ in range(bench.rounds):
         start = bench.seconds()
         with torch.inference_mode():
             bench.model.train(False)
             for part in np.array_split(np.arange(rows), max(1, rows // (2 * bench.batch_size))):
-                (batch,) = on_device([bench.padded(part.tolist(), bench.pad_to)], bench.device)
+                (batch,) = move_to_device([bench.padded(part.tolist(), bench.pad_to)], bench.device)
                 bench.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
         middle = bench.seconds()
-        probabilities(bench.model, bench.inputs, some)
+        predict_probabilities(bench.model, bench.inputs, some)
         seconds["padded"].append(middle - start)
         seconds["sorted"].append(bench.seconds() - middle)
     print(f"\n## Evaluation: {bench.source}, {rows} rows, fp32")

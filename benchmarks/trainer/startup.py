@@ -19,7 +19,7 @@ TRAINER = """
 import os, sys
 from trainingtask_trainer import __main__
 from trainingtask_trainer.reporting.reporter import Reporter
-Reporter.step = lambda self, step: os._exit(0) if step.step == 1 else None
+Reporter.report_step = lambda self, step: os._exit(0) if step.step == 1 else None
 __main__.main(sys.argv[1:])
 os._exit(1)
 """
@@ -33,7 +33,11 @@ def startup(rounds: int) -> None:
         _write_data(folder / "data")
         commands = {"torch and the model's class are imported": [FLOOR]}
         splits = {"go_emotions": "with its own splits", "support_tickets": "with splits that are stratified here"}
-        for loop, data in (("trainer", "go_emotions"), ("accelerate", "go_emotions"), ("trainer", "support_tickets")):
+        for loop, data in (
+            ("accelerate", "go_emotions"),
+            ("trainer", "go_emotions"),
+            ("accelerate", "support_tickets"),
+        ):
             task = folder / f"{loop}-{data}.yaml"
             task.write_text(yaml.safe_dump(_task(loop, data)))
             options = {"dataset-dir": folder, "model-dir": folder, "output-dir": folder / task.stem}

@@ -29,4 +29,4 @@ def token_ids(name: str, rows: int, max_length: int, vocabulary: int) -> tuple[T
         return TokenIds(ids.ids % vocabulary, ids.ends), f"texts of {name}"
     lengths = np.minimum(np.interp(random.uniform(0, 100, rows), PERCENTILES, LENGTHS[name]).astype(int), max_length)
     random_ids = [random.randint(vocabulary, size=length).tolist() for length in lengths]
-    return TokenIds.of(random_ids), f"random tokens with the lengths of {name}"
+    return TokenIds.from_lists(random_ids), f"random tokens with the lengths of {name}"

@@ -1,7 +1,7 @@
-"""Why a task stands where it stands: every reason that a condition, an attempt or a row of the history may name.
+"""Every reason that a condition, an attempt or a row of the history may name; docs/reasons.md explains each.
 
-Stable words, for programs as well: a word never changes its meaning. docs/reasons.md says what each means and what to
-do. The trainer's part is what the project's own image says; an image of somebody's own may say more.
+The values are stable, for programs as well. The trainer's are those of the project's own image; an extension, or an
+image of a user's own, may report others.
 """
 
 from enum import StrEnum
@@ -10,7 +10,7 @@ from enum import StrEnum
 class Reason(StrEnum):
     """A stable CamelCase word."""
 
-    # A task that goes well, or as its author wants it.
+    # The task goes as its author wants it.
     ACCEPTED = "Accepted"
     STARTING = "Starting"
     TRAINER_RUNNING = "TrainerRunning"
@@ -20,7 +20,7 @@ class Reason(StrEnum):
     ENDED = "Ended"
     SUCCEEDED = "Succeeded"
 
-    # It gets no Job yet.
+    # The task has no Job yet.
     INVALID_SPEC = "InvalidSpec"
     NAMESPACE_NOT_PREPARED = "NamespaceNotPrepared"
     DEVICE_NOT_OFFERED = "DeviceNotOffered"
@@ -28,7 +28,7 @@ class Reason(StrEnum):
     NAME_CONFLICT = "NameConflict"
     JOB_REFUSED = "JobRefused"
 
-    # It waits.
+    # Its pod waits.
     WAITING_FOR_QUOTA = "WaitingForQuota"
     QUEUE_UNAVAILABLE = "QueueUnavailable"
     QUOTA_EXCEEDED = "QuotaExceeded"
@@ -40,7 +40,7 @@ class Reason(StrEnum):
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a word
     CONTAINER_NOT_CREATED = "ContainerNotCreated"
 
-    # An attempt ended, by Kubernetes' account.
+    # An attempt ended; Kubernetes reports why.
     OOM_KILLED = "OOMKilled"
     STORAGE_EXCEEDED = "StorageExceeded"
     EVICTED = "Evicted"
@@ -49,7 +49,7 @@ class Reason(StrEnum):
     POD_LOST = "PodLost"
     POD_FAILED = "PodFailed"
 
-    # An attempt ended, by the trainer's account.
+    # An attempt ended; the trainer reports why.
     INTERRUPTED = "Interrupted"
     TRAINER_CRASHED = "TrainerCrashed"
     INVALID_DATA = "InvalidData"

@@ -11,7 +11,7 @@ from trainingtask_api.rules import Contract, Rule
 
 
 class Loop(StrEnum):
-    """The training loop."""
+    """The loop that drives the optimizer."""
 
     TRAINER = "trainer"
     ACCELERATE = "accelerate"
@@ -107,7 +107,7 @@ class Training(Contract):
     )
     loop: Loop | None = Field(
         None,
-        description="'trainer' (Hugging Face's Trainer) or 'accelerate' (a plain loop to read and to change). Both give the same losses. Transformers only. Default: trainer.",
+        description="'accelerate' (a plain loop to read and to change) or 'trainer' (Hugging Face's Trainer). Both give the same losses. Transformers only. Default: accelerate.",
     )
     precision: Precision | None = Field(
         None,

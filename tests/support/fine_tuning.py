@@ -12,8 +12,9 @@ from accelerate.state import AcceleratorState
 
 from support.specs import task as manifest
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
-from trainingtask_trainer.models.base import Fitted, TrainingRows
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Probabilities
+from trainingtask_trainer.models.base import FitResult, TrainingRows
 from trainingtask_trainer.models.transformers.classifier import Transformer
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer
 from trainingtask_trainer.reporting.progress import Progress, Step
@@ -45,8 +46,8 @@ def without_dropout(models: Path, family: str, folder: Path) -> str:
 class InDoublePrecision(Transformer):
     """In float64, so that rounding hides no real difference and makes none, on any processor."""
 
-    def _with_head(self, label_names: Sequence[str]) -> Any:
-        return super()._with_head(label_names).double()
+    def _load_pretrained(self, label_names: Sequence[str]) -> Any:
+        return super()._load_pretrained(label_names).double()
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Run:
     model: Transformer
     tokenizer: Tokenizer
     features: TokenIds
-    fitted: Fitted
+    fitted: FitResult
     probabilities: Probabilities
 
     def weights(self) -> dict[str, Any]:
@@ -74,8 +75,8 @@ def fit(
     """Train on `TEXTS`, which are the validation rows too."""
     AcceleratorState._reset_state(reset_partial_state=True)  # outside tests a process trains once, in one precision
     task = TrainingTask.model_validate(manifest("a-task", spec))
-    places = Volumes(models, models, models / "out")
-    model, tokenizer = kind(task.spec, places), Tokenizer(task.spec, places)
+    volumes = Volumes(models, models, models / "out")
+    model, tokenizer = kind(task.spec, volumes), Tokenizer(task.spec, volumes)
     features = tokenizer.transform(TEXTS)
     fitted = model.fit(TrainingRows(features, labels, features, labels, NAMES), tokenizer, progress, checkpoints)
     return Run(model, tokenizer, features, fitted, model.predict(features))

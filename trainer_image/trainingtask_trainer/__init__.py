@@ -1,1 +1,1 @@
-"""Turns a TrainingTask's spec into a trained model and a report. Knows no kopf and runs without a cluster."""
+"""From a TrainingTask's spec to a trained model and a report; runs with or without a cluster."""

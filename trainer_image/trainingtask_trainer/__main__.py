@@ -1,9 +1,9 @@
-"""The command line: ``run``, ``predict`` and ``list``. What is slow to import is imported when its turn comes."""
+"""The command line: ``run``, ``predict`` and ``list``. Slow imports are deferred until they are needed."""
 
 import sys
 
 if __name__ == "__main__" and not sys.flags.safe_path:
-    # `python -m` searches the working directory first: a folder of somebody's model, with a `json.py` in it.
+    # `python -m` searches the working directory first, which may be an untrusted model's with a `json.py` in it.
     del sys.path[0]
 
 import argparse
@@ -29,7 +29,7 @@ logger = logging.getLogger("trainingtask_trainer")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    os.environ["PYTHONSAFEPATH"] = "1"  # a process that a library starts must not search the working directory either
+    os.environ["PYTHONSAFEPATH"] = "1"  # for processes that libraries start
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     commands = {"run": _run, "predict": _predict, "list": _list}
@@ -77,23 +77,23 @@ def _run(options: argparse.Namespace) -> int:
     from trainingtask_trainer.reporting.reporter import Reporter  # noqa: PLC0415
     from trainingtask_trainer.reporting.termination import TerminationSink  # noqa: PLC0415
     from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
-    from trainingtask_trainer.runtime.signals import Interruption  # noqa: PLC0415
+    from trainingtask_trainer.runtime.signals import InterruptHandler  # noqa: PLC0415
 
-    with Interruption() as interruption:  # process 1 of a container that handles no SIGTERM never gets one
-        limit_threads()  # before anything imports numpy
-        reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interruption)
+    with InterruptHandler() as interrupts:  # the kernel drops a SIGTERM that process 1 does not handle
+        limit_threads()  # before numpy is imported
+        reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interrupts)
         try:
             results = _train(options, reporter)
-        # The one place that catches everything: whatever ends a run becomes a sentence and an exit code.
+        # The one place that catches everything: each end of a run is reported and has an exit code.
         except (Exception, Interrupted) as error:
-            interruption.disarm()
+            interrupts.ignore_signals()
             exit_code, failure = diagnose(error, reporter.report.phase)
             if exit_code == ExitCode.FAULT and not isinstance(error, TrainerError):
                 logger.error("The trainer failed", exc_info=error)
-            reporter.failed(failure, exit_code)
+            reporter.report_failure(failure, exit_code)
             return exit_code
-        interruption.disarm()
-        reporter.succeeded(results)
+        interrupts.ignore_signals()
+        reporter.report_success(results)
     return ExitCode.SUCCESS
 
 
@@ -104,9 +104,9 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
     task = read_task(options.task)
     _add_code(options)
     for sink in _cluster_and_history(options, task, reporter):
-        reporter.add(sink)
-    default = Volumes.default()
-    places = Volumes(
+        reporter.add_sink(sink)
+    default = Volumes.from_environment()
+    volumes = Volumes(
         dataset=options.dataset_dir or default.dataset,
         model=options.model_dir or default.model,
         output=options.output_dir or default.output,
@@ -114,29 +114,29 @@ def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
     )
     from trainingtask_trainer.pipeline import train  # noqa: PLC0415 - numpy and scikit-learn from here on
 
-    return train(task, places, reporter)
+    return train(task, volumes, reporter)
 
 
 def _add_code(options: argparse.Namespace) -> None:
-    from trainingtask_trainer.registry import add_code  # noqa: PLC0415
+    from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
 
     if options.code_dir is not None:
-        add_code(options.code_dir)
+        add_code_folder(options.code_dir)
 
 
 def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
-    from trainingtask_trainer.reporting.history import history_sink  # noqa: PLC0415
-    from trainingtask_trainer.reporting.kube_status import status_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.history import create_history_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.kube_status import create_status_sink  # noqa: PLC0415
 
     if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        yield status_sink(task.metadata)
-    history = history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
+        yield create_status_sink(task.metadata)
+    history = create_history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
     if history is not None:
         yield history
 
 
 def _attempt() -> int:
-    """Return the number of this attempt; Kubernetes counts the failed ones, and apart the evicted ones."""
+    """Return the number of this attempt; Kubernetes counts failed and ignored (evicted) ones separately."""
     counts = (os.environ.get(name) or "0" for name in (names.ENV_FAILURE_COUNT, names.ENV_IGNORED_FAILURE_COUNT))
     return 1 + sum(int(count) for count in counts)
 
@@ -160,14 +160,14 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from trainingtask_trainer.registry import KINDS, offered, summary  # noqa: PLC0415
+    from trainingtask_trainer.registry import KINDS, list_entry_points, read_summary  # noqa: PLC0415
 
     del options
     for kind in KINDS:
         print(f"{kind}:")
-        for name, point in offered(kind).items():
+        for name, point in list_entry_points(kind).items():
             origin = f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
-            print(f"  {name:22}{origin:22}{summary(point)}")
+            print(f"  {name:22}{origin:22}{read_summary(point)}")
     return ExitCode.SUCCESS
 
 
@@ -176,6 +176,5 @@ if __name__ == "__main__":
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # All is said and written. Python's own way out takes torch apart for seconds, which a pod that was told to end,
-    # and a task that is waited for, can do without.
+    # All is written. Python's own exit takes seconds to tear torch down.
     os._exit(code)

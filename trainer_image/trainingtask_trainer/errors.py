@@ -1,39 +1,44 @@
-"""What can go wrong, and whose turn it is then.
+"""The exceptions of a run, and the exit code, reason and message that it ends with.
 
-    TrainerError              says a stable CamelCase reason and one sentence
-    ├── UserError             the task or its data must change first: exit 64, never tried again
-    └── Fault                 the machine, the network, the volume: exit 1, tried again
-    Interrupted               SIGTERM or Ctrl-C: exit 143, tried again; not an Exception, so that no library eats it
+    TrainerError              has a stable CamelCase reason and one sentence
+    ├── UserError             the task or its data must change first: exit 64, not retried
+    └── Fault                 the machine, the network or the volume failed: exit 1, retried
+    Interrupted               SIGTERM or Ctrl-C: exit 143, retried; no Exception, so that no library swallows it
 
-Anything else that is raised is a fault as well; `diagnose` finds the words for it.
+Any other exception is a fault as well; see `diagnose`.
 """
 
 import errno
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NewType
 
+from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure, Phase
 
-MESSAGE_LIMIT = 2048
+MAX_MESSAGE_LENGTH = 2048
+
+CustomReason = NewType("CustomReason", str)
+"""A stable CamelCase reason of an extension, beside those of the project."""
 
 
 class TrainerError(Exception):
-    """An error whose sentence is meant for the person who wrote the task."""
+    """An error whose message is shown to the task's author: cause, value and next step in one sentence."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: Reason | CustomReason, message: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason = str(reason)
         self.message = message
 
 
 class UserError(TrainerError):
-    """The task or its data is wrong; trying again cannot help."""
+    """The task or its data is wrong; a retry cannot help."""
 
 
 class Fault(TrainerError):  # noqa: N818 - the other side of UserError, as in the exit codes
-    """Something outside the task went wrong; trying again may help."""
+    """Something outside the task failed; a retry may help."""
 
 
 class Interrupted(BaseException):
@@ -45,7 +50,7 @@ class Interrupted(BaseException):
 
 
 class Diagnosis(NamedTuple):
-    """How a run that failed ends: its exit code and what all sinks say about it."""
+    """The end of a failed run: its exit code, and the failure that all sinks report."""
 
     exit_code: ExitCode
     failure: Failure
@@ -57,28 +62,29 @@ def diagnose(error: BaseException, phase: Phase) -> Diagnosis:
     Parameters
     ----------
     error
-        What ended the run.
+        The exception that ended the run.
     phase
-        What the trainer was doing when it was raised.
+        The phase in which it was raised.
     """
-    code, reason, why = _explain(error)
-    why = " ".join(why.split())  # libraries like to say things in paragraphs
-    # One sentence, also where only the message is kept: the history row and the operator's conditions.
+    code, reason, why = _classify(error)
+    why = " ".join(why.split())  # libraries write paragraphs
+    # With the phase, because history rows and conditions keep the message alone.
     sentence = f"{phase.value} failed: {why}" if code != ExitCode.INTERRUPTED else f"{phase.value} was {why}"
-    return Diagnosis(code, Failure(reason=reason, message=sentence[:MESSAGE_LIMIT], phase=phase))
+    return Diagnosis(code, Failure(reason=str(reason), message=sentence[:MAX_MESSAGE_LENGTH], phase=phase))
 
 
-def locate(error: Exception) -> str:
-    """Return what an error says in one line, and where it was raised."""
-    if isinstance(error, SyntaxError):  # says itself where
+def describe_with_location(error: Exception) -> str:
+    """Return the first line of an error's message, and the place where it was raised."""
+    if isinstance(error, SyntaxError):  # its message names the place
         return f"{type(error).__name__}: {error}"
     where = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {_first_line(error)} ({Path(where.filename).name}, line {where.lineno})"
+    return f"{type(error).__name__}: {_get_first_line(error)} ({Path(where.filename).name}, line {where.lineno})"
 
 
-def _explain(error: BaseException) -> tuple[ExitCode, str, str]:
+def _classify(error: BaseException) -> tuple[ExitCode, str, str]:
+    """Return the exit code, the reason and the message of an error, without its phase."""
     if isinstance(error, Interrupted):
-        return ExitCode.INTERRUPTED, "Interrupted", f"interrupted by {error.signal_name}"
+        return ExitCode.INTERRUPTED, Reason.INTERRUPTED, f"interrupted by {error.signal_name}"
     if isinstance(error, UserError):
         return ExitCode.USER_ERROR, error.reason, error.message
     if isinstance(error, Fault):
@@ -86,20 +92,20 @@ def _explain(error: BaseException) -> tuple[ExitCode, str, str]:
     if _is_out_of_memory(error):
         return (
             ExitCode.FAULT,
-            "OutOfMemory",
-            f"not enough memory ({_first_line(error)}): raise resources.memory (for a GPU's own memory take a larger one),"
+            Reason.OUT_OF_MEMORY,
+            f"not enough memory ({_get_first_line(error)}): raise resources.memory (for a GPU's own memory take a larger one),"
             " or with a transformer lower training.batchSize",
         )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {error.filename}" if error.filename else ""
-        return ExitCode.FAULT, "NoSpaceLeft", f"no space left on the volume{where}"
-    return ExitCode.FAULT, "TrainerCrashed", f"{type(error).__name__}: {_first_line(error)}"
+        return ExitCode.FAULT, Reason.NO_SPACE_LEFT, f"no space left on the volume{where}"
+    return ExitCode.FAULT, Reason.TRAINER_CRASHED, f"{type(error).__name__}: {_get_first_line(error)}"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
-    torch = sys.modules.get("torch")  # asking torch must not import it
+    torch = sys.modules.get("torch")  # without importing it
     if torch is None:
         return False
     # torch has an exception of its own for GPUs; its CPU allocator raises a bare RuntimeError.
@@ -108,5 +114,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _first_line(error: BaseException) -> str:
+def _get_first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "no message")
+
+
+def join_names(names: Sequence[str], limit: int = 5) -> str:
+    """Return names as part of a sentence, at most `limit` of them."""
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,4 +1,4 @@
-"""Reading a task from a file: the pod's mounted one, or a person's YAML with other manifests beside it."""
+"""The TrainingTask in a file: the one mounted into a pod, or a user's YAML with other manifests beside it."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,13 @@ import yaml
 from pydantic import ValidationError
 
 from trainingtask_api.names import KIND
+from trainingtask_api.reasons import Reason
 from trainingtask_api.task import TrainingTask, describe_errors
 from trainingtask_trainer.errors import UserError
 
 
-def _documents(text: str) -> list[Any]:
-    """Return the documents of a file. A pod's file is JSON, which YAML reads alike but for characters that JSON escapes."""
+def _parse_documents(text: str) -> list[Any]:
+    """Return the documents of a file; a pod's is JSON, whose escapes YAML does not all accept."""
     try:
         return [json.loads(text)]
     except ValueError:
@@ -29,17 +30,17 @@ def read_task(path: Path) -> TrainingTask:
         When there is none, more than one, or one that breaks the contract: a sentence for each broken field.
     """
     try:
-        documents = _documents(path.read_text(encoding="utf-8"))
+        documents = _parse_documents(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError("InvalidSpec", f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(Reason.INVALID_SPEC, f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError("InvalidSpec", f"{path} is not YAML: {error}") from error
+        raise UserError(Reason.INVALID_SPEC, f"{path} is not YAML: {error}") from error
     tasks = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     if len(tasks) != 1:
-        raise UserError("InvalidSpec", f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")
-    # What another version of the operator wrote into the status is not this run's business.
+        raise UserError(Reason.INVALID_SPEC, f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")
+    # The status may be of another version of the operator, and is not used here.
     task = {key: value for key, value in tasks[0].items() if key != "status"}
     try:
         return TrainingTask.model_validate(task)
     except ValidationError as error:
-        raise UserError("InvalidSpec", describe_errors(error).replace("\n", "; ")) from error
+        raise UserError(Reason.INVALID_SPEC, describe_errors(error).replace("\n", "; ")) from error

@@ -10,7 +10,7 @@ from sklearn.naive_bayes import MultinomialNB
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy
-from trainingtask_trainer.models.base import Fitted, Predictor, TrainingRows
+from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.classical import skops_files
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
 from trainingtask_trainer.reporting.progress import Progress
@@ -27,18 +27,18 @@ class NaiveBayes:
     preprocessor: ClassVar[str] = "tfidf"
     packages: ClassVar[tuple[str, ...]] = ("skops",)
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
         self._classifier = OneVsRestClassifier(MultinomialNB(alpha=SMOOTHING))
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults; they go into the results."""
         return {"model.smoothing": SMOOTHING}
 
-    def fit(self, rows: TrainingRows, preprocessor: Tfidf, progress: Progress, checkpoints: Path | None) -> Fitted:
+    def fit(self, rows: TrainingRows, preprocessor: Tfidf, progress: Progress, checkpoints: Path | None) -> FitResult:
         """Fit one classifier per label."""
         self._classifier.fit(rows.features, rows.labels)
         loss = binary_cross_entropy(rows.labels, self.predict(rows.features))
-        return Fitted(global_step=1, training_loss=loss, rows_seen=len(rows.labels))
+        return FitResult(global_step=1, training_loss=loss, rows_seen=len(rows.labels))
 
     def predict(self, features: csr_matrix) -> Probabilities:
         """Return probabilities of shape [rows, labels]."""

@@ -13,7 +13,7 @@ from trainingtask_trainer.volumes import Volumes
 class Hashing:
     """Counts of hashed word n-grams, as rows of length 1."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
         # A class of one's own may read any field of the spec.
         ngram_max = (spec.preprocessor and spec.preprocessor.ngram_max) or 2
         # Classical models keep this attribute beside themselves, so that `predict` has it too.

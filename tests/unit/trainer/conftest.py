@@ -25,7 +25,7 @@ GO_EMOTIONS = Path(__file__).parents[3] / ".." / "shared" / "data" / "go_emotion
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Volumes:
+def volumes(tmp_path: Path) -> Volumes:
     return Volumes(tmp_path / "dataset", tmp_path / "model", tmp_path / "output")
 
 

@@ -175,7 +175,7 @@ def test_unusable_history_is_refused(tmp_path: Path, write_task: WriteTask, caps
 def test_a_dead_database_fails_nothing(
     write_task: WriteTask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trainingtask_trainer.reporting.history._PATIENCE", 1.0)
+    monkeypatch.setattr("trainingtask_trainer.reporting.history._FINAL_TIMEOUT", 1.0)
     url = "postgresql://trainer:hunter2@127.0.0.1:9/history"
     assert main(["run", str(write_task(CLASSICAL)), "--history", url]) == 0
     assert "the history cannot be reached, training goes on" in caplog.text

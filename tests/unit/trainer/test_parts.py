@@ -10,26 +10,28 @@ from pathlib import Path
 import pytest
 
 from support.specs import CLASSICAL
+from trainingtask_api.reasons import Reason
 from trainingtask_api.scores import EvaluationResult
 from trainingtask_api.status import ExitCode, Phase, Results
-from trainingtask_trainer.artifacts.provenance import require_finite
-from trainingtask_trainer.errors import Fault, Interrupted, UserError, diagnose
+from trainingtask_trainer.artifacts.provenance import check_finite
+from trainingtask_trainer.errors import CustomReason, Fault, Interrupted, UserError, diagnose
 from trainingtask_trainer.manifest import read_task
-from trainingtask_trainer.runtime.cgroup import cpu_limit
-from trainingtask_trainer.runtime.import_guard import without
-from trainingtask_trainer.volumes import contents
+from trainingtask_trainer.runtime.cgroup import get_cpu_limit
+from trainingtask_trainer.runtime.import_guard import block_import
+from trainingtask_trainer.volumes import describe_contents
 
 
 @pytest.mark.parametrize(
     ("error", "code", "reason", "sentence"),
     [
-        (UserError("InvalidData", "no rows"), 64, "InvalidData", "Loading failed: no rows"),
-        (Fault("NoGPU", "no GPU"), 1, "NoGPU", "Loading failed: no GPU"),
+        (UserError(Reason.INVALID_DATA, "no rows"), 64, "InvalidData", "Loading failed: no rows"),
+        (UserError(CustomReason("TooFewRows"), "no rows"), 64, "TooFewRows", "Loading failed: no rows"),
+        (Fault(Reason.NO_GPU, "no GPU"), 1, "NoGPU", "Loading failed: no GPU"),
         (Interrupted("SIGTERM"), 143, "Interrupted", "Loading was interrupted by SIGTERM"),
         (MemoryError("big"), 1, "OutOfMemory", "Loading failed: not enough memory (big): raise resources.memory"),
         (OSError(errno.ENOSPC, "full", "/mnt/output/x"), 1, "NoSpaceLeft", "Loading failed: no space left on the"),
         (KeyError("x"), 1, "TrainerCrashed", "Loading failed: KeyError: 'x'"),
-        (UserError("InvalidData", "one\n  two"), 64, "InvalidData", "Loading failed: one two"),
+        (UserError(Reason.INVALID_DATA, "one\n  two"), 64, "InvalidData", "Loading failed: one two"),
         (ValueError(), 1, "TrainerCrashed", "Loading failed: ValueError: no message"),
     ],
 )
@@ -50,7 +52,7 @@ def test_torchs_memory_errors_are_recognised() -> None:
 
 
 def test_a_long_sentence_fits_the_contract() -> None:
-    assert diagnose(UserError("InvalidData", "x" * 9999), Phase.LOADING).exit_code == ExitCode.USER_ERROR
+    assert diagnose(UserError(Reason.INVALID_DATA, "x" * 9999), Phase.LOADING).exit_code == ExitCode.USER_ERROR
 
 
 @pytest.mark.parametrize(
@@ -70,7 +72,7 @@ def test_cpu_limit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[
     (tmp_path / "cpu").mkdir()
     for name, content in files.items():
         (tmp_path / name).write_text(content)
-    assert cpu_limit(tmp_path) == cores
+    assert get_cpu_limit(tmp_path) == cores
 
 
 def test_task_among_other_manifests(tmp_path: Path) -> None:
@@ -100,23 +102,23 @@ def test_status_of_another_version_is_ignored(tmp_path: Path, write_task: Callab
 
 def test_an_import_can_be_left_out() -> None:
     sys.modules.pop("this", None)
-    with without("this"), pytest.raises(ImportError):
+    with block_import("this"), pytest.raises(ImportError):
         import_module("this")
     assert "this" not in sys.modules
-    with without("math"):
+    with block_import("math"):
         assert import_module("math") is math
 
 
 def test_contents_are_cut_for_a_sentence(tmp_path: Path) -> None:
-    assert contents(tmp_path) == "nothing"
+    assert describe_contents(tmp_path) == "nothing"
     for number in range(12):
         (tmp_path / f"{number:02}").touch()
-    assert contents(tmp_path, limit=2) == "00, 01 and 10 more"
+    assert describe_contents(tmp_path, limit=2) == "00, 01 and 10 more"
 
 
 def test_results_that_are_no_numbers_are_refused() -> None:
     # model_construct: the other fields do not matter here, the number in its depth does.
     evaluation = EvaluationResult.model_construct(loss=math.nan)
     with pytest.raises(UserError, match=r"results.evaluation.loss is nan") as caught:
-        require_finite(Results.model_construct(evaluation=evaluation))
+        check_finite(Results.model_construct(evaluation=evaluation))
     assert caught.value.reason == "NonFiniteLoss"

@@ -14,7 +14,7 @@ from trainingtask_trainer.preprocessors.tfidf import Tfidf
 
 PREPROCESSOR = """
 class Whole:
-    def __init__(self, spec, places): ...
+    def __init__(self, spec, volumes): ...
     def fit(self, texts): ...
     def transform(self, texts): ...
     def arguments(self): ...
@@ -32,7 +32,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(registry, "_code_folders", [])
     before = set(sys.modules)
-    registry.add_code(tmp_path)
+    registry.add_code_folder(tmp_path)
     yield tmp_path
     for name in set(sys.modules) - before:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
@@ -41,7 +41,7 @@ def code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_everything_that_is_offered_can_be_loaded() -> None:
     for kind in registry.KINDS:
-        for name in registry.offered(kind):
+        for name in registry.list_entry_points(kind):
             assert isinstance(registry.load(kind, name), type)
 
 
@@ -49,7 +49,7 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(
         UserError, match=r"^model\.name 'bart' is not offered by this image, which knows .*bert, .*xlnet"
     ):
-        registry.check("models", "bart")
+        registry.check_name("models", "bart")
 
 
 def test_a_name_of_two_packages_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +61,7 @@ def test_a_name_of_two_packages_is_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(
         UserError, match=r"model\.name 'bert' is registered for several classes .* other:Bert, training"
     ):
-        registry.check("models", "bert")
+        registry.check_name("models", "bert")
 
 
 def test_a_class_is_taken_from_the_tasks_own_code(code: Path) -> None:
@@ -100,15 +100,15 @@ def test_a_mistake_in_own_code_is_told_before_anything_else_is_imported(code: Pa
     (code / "broken.py").write_text("\n1 / 0\n")
     name, reason, sentence = MISTAKES[mistake]
     with pytest.raises(UserError, match=sentence) as refused:
-        registry.check("preprocessors", name)
+        registry.check_name("preprocessors", name)
     assert refused.value.reason == reason
     assert refused.value.message.startswith(f"preprocessor.name '{name}'")
 
 
 def test_an_image_that_lacks_what_it_offers_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     point = EntryPoint("lost", "no_such_module:Lost", "trainingtask.models")
-    monkeypatch.setattr(registry, "offered", lambda _: {"lost": point})
-    registry.check("models", "lost")
+    monkeypatch.setattr(registry, "list_entry_points", lambda _: {"lost": point})
+    registry.check_name("models", "lost")
     with pytest.raises(Fault, match=r"model\.name 'lost' \(no_such_module:Lost\) cannot be loaded: No module"):
         registry.load("models", "lost")
 
@@ -118,7 +118,7 @@ def test_summaries_come_from_the_source(code: Path) -> None:
         'class Known:\n    """First line.\n\n    More.\n    """\nclass Quiet: ...\n1 / 0\n'
     )
     said = {
-        value: registry.summary(EntryPoint("x", value, "trainingtask.models"))
+        value: registry.read_summary(EntryPoint("x", value, "trainingtask.models"))
         for value in ("documented:Known", "documented:Quiet", "documented:None", "no_such:X", "json.decoder.no:X", "math:X")
     }  # fmt: skip
     assert said.pop("documented:Known") == "First line."

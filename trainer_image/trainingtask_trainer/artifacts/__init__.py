@@ -1,1 +1,1 @@
-"""What a training leaves: the model's folder, its card and plots, and where it came from."""
+"""The output of a training: the model's folder, its card and plots, and its provenance."""

@@ -1,6 +1,6 @@
-"""A saved model: a folder that is either whole or not there.
+"""A saved model: a folder that is either complete or not there.
 
-``trainingtask.json`` (what `predict` needs to know), ``results.json``, the model card, and the files of the model's kind.
+``trainingtask.json`` (the manifest for `predict`), ``results.json``, the model card, and the files of the model's kind.
 """
 
 import errno
@@ -16,29 +16,29 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainingtask_api.fields import RegisteredName
+from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Results
 from trainingtask_api.task import describe_errors
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_card import write_card
-from trainingtask_trainer.errors import Fault, TrainerError, UserError, locate
+from trainingtask_trainer.errors import Fault, TrainerError, UserError, describe_with_location
 from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
-from trainingtask_trainer.models.transformers.checkpointing import sync
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
-from trainingtask_trainer.volumes import contents
+from trainingtask_trainer.volumes import describe_contents, fsync_path
 
 MANIFEST_FILE = "trainingtask.json"
 RESULTS_FILE = "results.json"
-_MANIFEST_BYTES = 32 << 20
+_MAX_MANIFEST_BYTES = 32 << 20
 
 _Label = Annotated[str, Field(max_length=200)]
 _Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Manifest(BaseModel):
-    """What a saved model says of itself. Read from anybody's folder: every value is bounded."""
+    """The manifest of a saved model. It may come from an untrusted folder: every value is bounded."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -59,7 +59,7 @@ class Prediction:
     labels: dict[str, float]
 
 
-def save(
+def save_bundle(
     folder: Path,
     model: Model,
     preprocessor: Preprocessor,
@@ -68,39 +68,40 @@ def save(
     results: Results,
     curve: Sequence[CurvePoint],
 ) -> None:
-    """Write the model into `folder`, in the place of an earlier one.
+    """Write the model into `folder`, which replaces an earlier model.
 
-    All files are written beside it and the finished folder is renamed, so that a half-saved model is never taken for
-    a whole one.
+    All files are written beside it and the finished folder is renamed, so that a half-saved model is never loaded.
 
     Raises
     ------
     Fault
         When the volume cannot be written.
     """
-    partial = _new_partial(folder)
-    previous = _previous(folder)
+    partial = _make_partial_folder(folder)
+    previous = _get_previous_folder(folder)
     model.save(partial, preprocessor)
     write_card(partial, manifest.task, results, curve)
     for file in partial.iterdir():
-        if not file.stat().st_mode & 0o040:  # safetensors keeps its file to its owner; others serve the model
+        if not file.stat().st_mode & 0o040:  # safetensors writes 0600; a server may run as another user
             file.chmod(0o644)
     _write_json(partial / MANIFEST_FILE, manifest.model_dump())
     _write_json(partial / RESULTS_FILE, results.to_json())
-    for path in (*partial.rglob("*"), partial):  # the checkpoints are removed next
-        sync(path)
+    for path in (*partial.rglob("*"), partial):  # before the checkpoints are removed
+        fsync_path(path)
     shutil.rmtree(previous, ignore_errors=True)
     if folder.exists():
-        folder.rename(previous)  # a folder that is not empty cannot be replaced in one step: `check_output` repairs
+        folder.rename(
+            previous
+        )  # a folder that is not empty cannot be replaced in one step: `prepare_output_folder` repairs
     partial.rename(folder)
-    sync(folder.parent)
+    fsync_path(folder.parent)
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def check_output(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
-    """Return the output folder, after a look whether it can be written: better now than after the training.
+def prepare_output_folder(root: Path, path: str, others: Sequence[Path] = ()) -> Path:
+    """Return the output folder, after a check before the training that it can be written.
 
-    `kept` are folders beside it that the training writes, too.
+    `others` are the other folders on the claim that the training writes.
 
     Raises
     ------
@@ -112,44 +113,46 @@ def check_output(root: Path, path: str, kept: Sequence[Path] = ()) -> Path:
     """
     folder = root / path
     if folder == root:
-        raise UserError("InvalidSpec", f"output.subPath '{path}' is the root of the claim: name a folder in it")
-    for written in (folder, *kept):
+        raise UserError(Reason.INVALID_SPEC, f"output.subPath '{path}' is the root of the claim: name a folder in it")
+    for written in (folder, *others):
         if not written.resolve().is_relative_to(root.resolve()):
             raise UserError(
-                "OutputOccupied",
+                Reason.OUTPUT_OCCUPIED,
                 f"output.subPath '{path}': {written} leads out of the volume claim, to {written.resolve()}: "
                 "remove the symbolic link",
             )
-    if not folder.exists() and _previous(folder).is_dir():
-        _previous(folder).rename(folder)  # a run was killed while it replaced the model
+    if not folder.exists() and _get_previous_folder(folder).is_dir():
+        _get_previous_folder(folder).rename(folder)  # a run was killed between two renames
     if (
         folder.exists()
         and not (folder / MANIFEST_FILE).is_file()
         and not (folder.is_dir() and not any(folder.iterdir()))
     ):
-        there = contents(folder) if folder.is_dir() else "a file"
+        there = describe_contents(folder) if folder.is_dir() else "a file"
         raise UserError(
-            "OutputOccupied",
+            Reason.OUTPUT_OCCUPIED,
             f"output.subPath '{path}' is no trained model, but {there}: the model would replace it, name another folder",
         )
-    _new_partial(folder).rmdir()
+    _make_partial_folder(folder).rmdir()
     return folder
 
 
-def _previous(folder: Path) -> Path:
-    """Return where an earlier model stands while another takes its place."""
+def _get_previous_folder(folder: Path) -> Path:
+    """Return the folder of the earlier model while it is replaced."""
     return folder.with_name(f".{folder.name}.previous")
 
 
-def _new_partial(folder: Path) -> Path:
-    """Return an empty folder beside `folder`, without what a killed run left in it."""
+def _make_partial_folder(folder: Path) -> Path:
+    """Return an empty folder beside `folder`, after removing that of a killed run."""
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Fault("OutputNotWritable", f"the output folder {folder.parent} cannot be written: {error}") from error
+            raise Fault(
+                Reason.OUTPUT_NOT_WRITABLE, f"the output folder {folder.parent} cannot be written: {error}"
+            ) from error
         raise
     return partial
 
@@ -161,9 +164,9 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
-    """Return the labels of each text: those whose probability reaches the threshold that the model holds for them.
+    """Return the labels of each text: those whose probability reaches their threshold.
 
-    The folder is data, whoever wrote it: no code of its is run.
+    The folder may be untrusted: no code in it is run.
 
     Raises
     ------
@@ -171,16 +174,18 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
         When `folder` holds no saved model, a broken one, or one that needs code.
     """
     manifest = _read_manifest(folder)
-    model: type[Model] = registry.load_saved("models", manifest.model)
+    model: type[Model] = registry.load_for_saved_model("models", manifest.model)
     try:
         with joblib.parallel_config(backend="threading"):  # an `n_jobs` in the files must not start processes
             probabilities = model.load(folder)(texts)
     except TrainerError:
         raise
-    except Exception as error:  # libraries raise anything over files that their writers did not mean
-        raise _broken(folder, f"its files cannot be read as model '{manifest.model}': {locate(error)}") from error
+    except Exception as error:  # libraries raise any error over forged files
+        raise _create_invalid_bundle_error(
+            folder, f"its files cannot be read as model '{manifest.model}': {describe_with_location(error)}"
+        ) from error
     _check_probabilities(folder, probabilities, (len(texts), len(manifest.labels)))
-    predicted = thresholds.apply(manifest.thresholds, probabilities)
+    predicted = thresholds.apply_thresholds(manifest.thresholds, probabilities)
     predictions = []
     for text, row, labels in zip(texts, probabilities, predicted, strict=True):
         chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]
@@ -198,30 +203,32 @@ def _read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        there = f"it holds {contents(folder)}" if folder.is_dir() else "there is no such folder"
-        raise UserError("ModelUnavailable", f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
-    if (size := path.stat().st_size) > _MANIFEST_BYTES:
-        raise _broken(folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MANIFEST_BYTES} are allowed")
+        there = f"it holds {describe_contents(folder)}" if folder.is_dir() else "there is no such folder"
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
+    if (size := path.stat().st_size) > _MAX_MANIFEST_BYTES:
+        raise _create_invalid_bundle_error(
+            folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MAX_MANIFEST_BYTES} are allowed"
+        )
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = describe_errors(error).partition("\n")[0]
-        raise _broken(folder, f"{MANIFEST_FILE}: {first}") from error
+        raise _create_invalid_bundle_error(folder, f"{MANIFEST_FILE}: {first}") from error
     if len(manifest.labels) != len(manifest.thresholds):
         counts = f"{len(manifest.labels)} labels and {len(manifest.thresholds)} thresholds"
-        raise _broken(folder, f"{MANIFEST_FILE} has {counts}: one threshold per label is allowed")
+        raise _create_invalid_bundle_error(folder, f"{MANIFEST_FILE} has {counts}: one threshold per label is allowed")
     return manifest
 
 
 def _check_probabilities(folder: Path, probabilities: Probabilities, expected: tuple[int, int]) -> None:
     shape = np.shape(probabilities)
     if shape != expected:
-        raise _broken(
+        raise _create_invalid_bundle_error(
             folder, f"the model gives numbers of shape {shape} for {expected[0]} texts and {expected[1]} labels"
         )
     if not np.isfinite(probabilities).all():
-        raise _broken(folder, "the model gives probabilities that are no numbers")
+        raise _create_invalid_bundle_error(folder, "the model gives probabilities that are no numbers")
 
 
-def _broken(folder: Path, why: str) -> UserError:
-    return UserError("ModelUnavailable", f"{folder} is not a saved model of this project, or was changed: {why}")
+def _create_invalid_bundle_error(folder: Path, why: str) -> UserError:
+    return UserError(Reason.MODEL_UNAVAILABLE, f"{folder} is not a saved model of this project, or was changed: {why}")

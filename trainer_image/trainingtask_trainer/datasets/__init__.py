@@ -1,1 +1,1 @@
-"""Data sets, one file per kind; `splits` does what all of them share."""
+"""Data sets, one file per kind; `splits` makes training, validation and test rows of any."""

@@ -1,4 +1,4 @@
-"""What a data set gives to a run."""
+"""The protocol of data sets, and the rows that they return."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trainingtask_api.dataset import Dataset as DatasetSpec
 
 LabelMatrix = NDArray[np.uint8]
+"""0/1, shape [rows, labels]."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Split:
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as its source has it; a split that the source does not have is None."""
+    """A data set with the splits of its source; None for a split that the source does not have."""
 
     label_names: tuple[str, ...]
     train: Split
@@ -46,7 +47,7 @@ class Dataset(Protocol):
     """A kind of data set, registered under the entry-point group ``trainingtask.datasets``."""
 
     packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions belong into the results."""
+    """Distributions whose versions are part of the results."""
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Read the data; `root` is the folder that stands for the task's volume claim.
@@ -59,8 +60,8 @@ class Dataset(Protocol):
         ...
 
 
-def multi_hot(rows: Iterable[Sequence[int]], labels: int) -> LabelMatrix:
-    """Return label indexes per row as a 0/1 matrix of shape [rows, labels]."""
+def encode_multi_hot(rows: Iterable[Sequence[int]], labels: int) -> LabelMatrix:
+    """Return the label indexes of each row as a 0/1 matrix of shape [rows, labels]."""
     rows = list(rows)
     matrix = np.zeros((len(rows), labels), dtype=np.uint8)
     for row, indexes in enumerate(rows):

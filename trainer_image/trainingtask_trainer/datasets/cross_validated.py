@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
-from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.files import Row, cell, delimited
-from trainingtask_trainer.volumes import contents, find
+from trainingtask_trainer.sources.files import Row, get_cell, read_delimited
+from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# What the file's author can change; any other error of SQLite is the machine's.
-_FILE_IS_WRONG = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+# Errors in the file itself; all others of SQLite are faults of the machine.
+_BAD_FILE_CODES = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
 class CrossValidated:
@@ -32,62 +33,62 @@ class CrossValidated:
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Read the questions in one split, with their tags, and their answers on request, joined by Id."""
-        assert spec.path is not None  # noqa: S101 - a rule of the contract
-        path = find(root, spec.path, "dataset.path", spec.volume_claim, "DatasetNotFound")
+        assert spec.path is not None  # noqa: S101 - a rule of the CRD
+        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
         tags = defaultdict(list)
-        for where, (question, tag) in _rows(path, "Tags", "Id", "Tag"):
+        for where, (question, tag) in _iter_rows(path, "Tags", "Id", "Tag"):
             if not tag.strip():
-                raise UserError("InvalidData", f"{where}, column 'Tag': {tag!r} is not a tag")
+                raise UserError(Reason.INVALID_DATA, f"{where}, column 'Tag': {tag!r} is not a tag")
             tags[question].append(tag.strip())
         texts = {}
-        for where, (question, title, body) in _rows(path, "Questions", "Id", "Title", "Body"):
+        for where, (question, title, body) in _iter_rows(path, "Questions", "Id", "Title", "Body"):
             if question in texts:
-                raise UserError("InvalidData", f"{where}, column 'Id': question {question} is there twice")
+                raise UserError(Reason.INVALID_DATA, f"{where}, column 'Id': question {question} is there twice")
             if question in tags:
-                texts[question] = [title.strip(), _plain(body)]
+                texts[question] = [title.strip(), _strip_html(body)]
         if spec.include_answers:
-            for _, (question, body) in _rows(path, "Answers", "ParentId", "Body"):
+            for _, (question, body) in _iter_rows(path, "Answers", "ParentId", "Body"):
                 if question in texts:
-                    texts[question].append(_plain(body))
+                    texts[question].append(_strip_html(body))
         names = tuple(sorted({tag for question in texts for tag in tags[question]}))
         if len(names) < 2:
             raise UserError(
-                "InvalidData",
+                Reason.INVALID_DATA,
                 f"{path}: the Ids of Questions and of Tags have {len(names)} tags in common, at least 2 are needed",
             )
         index = {name: position for position, name in enumerate(names)}
-        labels = multi_hot(([index[tag] for tag in tags[question]] for question in texts), len(names))
+        labels = encode_multi_hot(([index[tag] for tag in tags[question]] for question in texts), len(names))
         return RawData(names, Split(["\n".join(parts) for parts in texts.values()], labels))
 
 
-def _plain(html: str) -> str:
-    # Beautiful Soup gives the same text at a quarter to an eighth of the speed.
-    from lxml.html import (  # type: ignore[import-untyped]  # noqa: PLC0415 - no other data set needs it
+def _strip_html(html: str) -> str:
+    # Beautiful Soup returns the same text at 1/4 to 1/8 of the speed.
+    from lxml.html import (  # type: ignore[import-untyped]  # noqa: PLC0415 - used by this data set alone
         fragment_fromstring,
     )
 
     return " ".join(" ".join(fragment_fromstring(html, create_parent=True).itertext()).split())
 
 
-def _rows(source: Path, table: str, *columns: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield the place of each row of a table, for messages, and its cells in these columns."""
+def _iter_rows(source: Path, table: str, *columns: str) -> Iterator[tuple[str, list[str]]]:
+    """Yield each row of a table: its location, for messages, and its cells in these columns."""
     if source.is_dir():
         file = source / f"{table}.csv"
         if not file.is_file():
             raise UserError(
-                "DatasetNotFound",
-                f"dataset.path ({source}) needs {file.name}, or be the SQLite file; it holds {contents(source)}",
+                Reason.DATASET_NOT_FOUND,
+                f"dataset.path ({source}) needs {file.name}, or be the SQLite file; it holds {describe_contents(source)}",
             )
-        place, rows = str(file), delimited(file, encoding="latin-1")
+        place, rows = str(file), read_delimited(file, encoding="latin-1")
     else:
-        place, rows = f"{source}, table {table}", _sqlite_rows(source, table)
+        place, rows = f"{source}, table {table}", _iter_sqlite_rows(source, table)
     for number, row in rows:
         where = f"{place}, row {number}"
-        values = [cell(row, column, where) for column in columns]
+        values = [get_cell(row, column, where) for column in columns]
         yield where, ["" if value is None else str(value) for value in values]
 
 
-def _sqlite_rows(file: Path, table: str) -> Iterator[Row]:
+def _iter_sqlite_rows(file: Path, table: str) -> Iterator[Row]:
     # Immutable: the volume is mounted read-only, where SQLite could not make its lock files.
     address = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
     try:
@@ -97,6 +98,6 @@ def _sqlite_rows(file: Path, table: str) -> Iterator[Row]:
             for number, row in enumerate(database.execute(f"SELECT * FROM {table}"), start=1):  # noqa: S608 - our names
                 yield number, dict(row)
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF not in _FILE_IS_WRONG:
+        if error.sqlite_errorcode & 0xFF not in _BAD_FILE_CODES:
             raise
-        raise UserError("InvalidData", f"{file}, table {table}: SQLite says '{error}'") from error
+        raise UserError(Reason.INVALID_DATA, f"{file}, table {table}: SQLite says '{error}'") from error

@@ -1,4 +1,4 @@
-"""GoEmotions as its raters left it, one row per rater and comment, and the rule that makes one row per text of it.
+"""The raw edition of GoEmotions, one row per rater and comment, and the rule that merges it to one row per text.
 
 The rule: a text keeps each label that at least two different raters of the text chose, and a text without such a label
 is dropped. It is the agreement of two raters by which the authors made the simplified edition (README of
@@ -14,40 +14,41 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.files import READERS, cell, is_on, text
-from trainingtask_trainer.volumes import contents
+from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
+from trainingtask_trainer.volumes import describe_contents
 
-_NOT_LABELS = {
+_NON_LABEL_COLUMNS = {
     "text", "id", "author", "subreddit", "link_id", "parent_id", "created_utc", "rater_id", "example_very_unclear",
 }  # fmt: skip
-_AGREEING_RATERS = 2
+_MIN_AGREEING_RATERS = 2
 # The authors' three files, and the hub's; the hub keeps each configuration in a folder of its own.
-_PATTERNS = ("goemotions_*.csv", "train.parquet", "train-*.parquet", "raw/train-*.parquet")
+_FILE_PATTERNS = ("goemotions_*.csv", "train.parquet", "train-*.parquet", "raw/train-*.parquet")
 
 
-def file_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the place of each row of a folder's files, for messages, and its cells."""
-    files = next((files for pattern in _PATTERNS if (files := sorted(folder.glob(pattern)))), None)
+def read_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each row of a folder's files: its location, for messages, and its cells by column."""
+    files = next((files for pattern in _FILE_PATTERNS if (files := sorted(folder.glob(pattern)))), None)
     if files is None:
-        there = contents(folder) if folder.is_dir() else "a file, not a folder"
+        there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
         raise UserError(
-            "DatasetNotFound",
-            f"dataset.path ({folder}) with dataset.config 'raw' needs {' or '.join(_PATTERNS)}; it holds {there}",
+            Reason.DATASET_NOT_FOUND,
+            f"dataset.path ({folder}) with dataset.config 'raw' needs {' or '.join(_FILE_PATTERNS)}; it holds {there}",
         )
     for file in files:
         for number, row in READERS[file.suffix](file):
             yield f"{file}, row {number}", row
 
 
-def agreed(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
+def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
     """Return one row per text on whose labels two raters agree.
 
     Parameters
     ----------
     rows
-        The place of each row, for messages, and its cells by column.
+        Location, for messages, and cells by column of each row.
 
     Raises
     ------
@@ -57,19 +58,19 @@ def agreed(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
     names: tuple[str, ...] = ()
     raters: dict[str, dict[int, set[Any]]] = defaultdict(lambda: defaultdict(set))
     for where, row in rows:
-        names = names or tuple(column for column in row if column not in _NOT_LABELS)
-        chosen = raters[text(row, "text", where)]
-        rater = cell(row, "rater_id", where)
+        names = names or tuple(column for column in row if column not in _NON_LABEL_COLUMNS)
+        chosen = raters[get_text(row, "text", where)]
+        rater = get_cell(row, "rater_id", where)
         for index, name in enumerate(names):
-            if is_on(row, name, where):
+            if is_set(row, name, where):
                 chosen[index].add(rater)
     if len(names) < 2:
-        raise UserError("InvalidData", f"the rows have {len(names)} label columns, at least 2 are needed")
+        raise UserError(Reason.INVALID_DATA, f"the rows have {len(names)} label columns, at least 2 are needed")
     labels = {
-        comment: [index for index, who in chosen.items() if len(who) >= _AGREEING_RATERS]
+        comment: [index for index, voters in chosen.items() if len(voters) >= _MIN_AGREEING_RATERS]
         for comment, chosen in raters.items()
     }
     kept = {comment: indexes for comment, indexes in labels.items() if indexes}
     if not kept:
-        raise UserError("InvalidData", f"no two raters agree on a label of any of the {len(raters)} texts")
-    return RawData(names, Split(list(kept), multi_hot(kept.values(), len(names))))
+        raise UserError(Reason.INVALID_DATA, f"no two raters agree on a label of any of the {len(raters)} texts")
+    return RawData(names, Split(list(kept), encode_multi_hot(kept.values(), len(names))))

@@ -1,4 +1,4 @@
-"""From a source's splits to the rows of a run: top labels, test rows, sample, validation rows, fingerprint.
+"""Training, validation and test rows from the splits of a source: top labels, held-out rows, sample, fingerprint.
 
 A split that the source does not have is held out by iterative stratification (Sechidis, Tsoumakas, Vlahavas: "On the
 Stratification of Multi-Label Data", ECML PKDD 2011), so that each frequent label has the same share in all splits.
@@ -10,19 +10,20 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.runtime.import_guard import without
+from trainingtask_trainer.runtime.import_guard import block_import
 
 DEFAULT_VALIDATION_FRACTION = 0.1
 DEFAULT_TEST_FRACTION = 0.2
 # The library's time grows with rows x labels²: 85,000 rows take 3 s with 200 labels and 8 s with 400, on one core.
-_STRATIFIED_LABELS = 200
-_LONGEST_LABEL = 200  # characters; as many as the scores have room for
+_MAX_STRATIFIED_LABELS = 200
+_MAX_LABEL_LENGTH = 200  # characters; the limit of the scores in the status
 
 
 @dataclass(frozen=True)
-class Data:
+class PreparedData:
     """The rows of a run."""
 
     label_names: tuple[str, ...]
@@ -30,22 +31,22 @@ class Data:
     validation: Split
     test: Split
     fractions: dict[str, float] = field(default_factory=dict)
-    """The fractions that were held out, by their path in the spec; none for a split of the source's own."""
+    """The fractions that were held out, by their path in the spec; without those of the source's own splits."""
 
-    def splits(self) -> dict[str, Split]:
+    def get_splits(self) -> dict[str, Split]:
         """Return the splits by name."""
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
-    def texts_in_train(self) -> dict[str, int]:
-        """Return how many rows of the validation and of the test split have a text that stands in the training split."""
+    def count_texts_in_train(self) -> dict[str, int]:
+        """Return the number of validation and of test rows whose text is in the training split as well."""
         seen = set(self.train.texts)
         return {
             "validation": sum(text in seen for text in self.validation.texts),
             "test": sum(text in seen for text in self.test.texts),
         }
 
-    def warnings(self) -> list[str]:
-        """Return what a reader of the scores must know of the rows: the labels that no training row has."""
+    def list_warnings(self) -> list[str]:
+        """Return a warning about labels without a training row."""
         absent = [self.label_names[index] for index in np.flatnonzero(~self.train.labels.any(axis=0))]
         if not absent:
             return []
@@ -55,17 +56,17 @@ class Data:
             "use more rows, or let dataset.topLabels keep fewer labels"
         ]
 
-    def fingerprint(self) -> str:
+    def compute_fingerprint(self) -> str:
         """Return the SHA-256 over label names, texts and labels of all splits."""
         digest = hashlib.sha256()
 
         def add(part: bytes) -> None:
-            # The length in front keeps ("ab", "c") and ("a", "bc") apart.
+            # Length-prefixed, so that ("ab", "c") and ("a", "bc") differ.
             digest.update(len(part).to_bytes(8, "big") + part)
 
         for name in self.label_names:
             add(name.encode())
-        for name, split in self.splits().items():
+        for name, split in self.get_splits().items():
             add(name.encode())
             for text in split.texts:
                 add(text.encode("utf-8", "surrogatepass"))
@@ -73,8 +74,8 @@ class Data:
         return digest.hexdigest()
 
 
-def prepare(raw: RawData, spec: DatasetSpec) -> Data:
-    """Return the rows to train, to tune and to score on.
+def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
+    """Return training, validation and test rows.
 
     The order is part of the contract: `topLabels`, then the test rows (if the source has none), then the sample,
     then the validation rows out of the sample.
@@ -82,12 +83,12 @@ def prepare(raw: RawData, spec: DatasetSpec) -> Data:
     Raises
     ------
     UserError
-        When a split would be empty, there is nothing to learn, or a label's name is too long to be reported.
+        When a split would be empty, no training row has a label, or a label's name is too long.
     """
     if spec.top_labels is not None:
         raw = keep_top_labels(raw, spec.top_labels)
-    _check_names(raw.label_names)
-    # RandomState, not default_rng: numpy promises its stream for ever, so a seed means the same rows in every image.
+    _check_label_names(raw.label_names)
+    # RandomState, not default_rng: its stream is frozen, so that a seed draws the same rows in every image.
     random = np.random.RandomState(spec.seed)
     train, validation, test = raw.train, raw.validation, raw.test
     fractions: dict[str, float] = {}
@@ -100,21 +101,21 @@ def prepare(raw: RawData, spec: DatasetSpec) -> Data:
         fraction = spec.validation_fraction or DEFAULT_VALIDATION_FRACTION
         fractions["dataset.validationFraction"] = fraction
         train, validation = _hold_out(train, fraction, random, "dataset.validationFraction")
-    data = Data(raw.label_names, train, validation, test, fractions)
-    for name, split in data.splits().items():
+    data = PreparedData(raw.label_names, train, validation, test, fractions)
+    for name, split in data.get_splits().items():
         if len(split) == 0:
-            raise UserError("InvalidData", f"the {name} split has no rows")
+            raise UserError(Reason.INVALID_DATA, f"the {name} split has no rows")
     if not data.train.labels.any():
-        raise UserError("InvalidData", f"none of the {len(data.train)} training rows carries a label")
+        raise UserError(Reason.INVALID_DATA, f"none of the {len(data.train)} training rows carries a label")
     return data
 
 
-def _check_names(names: tuple[str, ...]) -> None:
+def _check_label_names(names: tuple[str, ...]) -> None:
     longest = max(names, key=len)
-    if len(longest) > _LONGEST_LABEL:
+    if len(longest) > _MAX_LABEL_LENGTH:
         raise UserError(
-            "InvalidData",
-            f"the label '{longest[:40]}...' has {len(longest)} characters, at most {_LONGEST_LABEL} are allowed: "
+            Reason.INVALID_DATA,
+            f"the label '{longest[:40]}...' has {len(longest)} characters, at most {_MAX_LABEL_LENGTH} are allowed: "
             "is it a label, and dataset.columns.delimiter what separates the labels?",
         )
 
@@ -122,7 +123,7 @@ def _check_names(names: tuple[str, ...]) -> None:
 def keep_top_labels(raw: RawData, count: int) -> RawData:
     """Return the data with its `count` most frequent training labels and the rows that carry one of them.
 
-    The kept labels stay in the source's order; of equally frequent ones the earlier wins.
+    The kept labels stay in the source's order; of equally frequent ones the earlier is kept.
     """
     frequency = raw.train.labels.sum(axis=0, dtype=np.int64)
     kept = np.sort(np.argsort(-frequency, kind="stable")[:count])
@@ -142,12 +143,12 @@ def keep_top_labels(raw: RawData, count: int) -> RawData:
 def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name: str) -> tuple[Split, Split]:
     """Return the rest and about a `fraction` of the rows, stratified by label, both in the source's order.
 
-    Only the most frequent labels are stratified, and of those only the ones of which a row is due on either side; rows
-    without one of them are spread evenly. Each label keeps a row in the rest, to be learned from: its only row is not
-    held out, and where chance takes all of several, the first goes back. Only with too few other rows this gives way.
+    Only the most frequent labels are stratified, and of those only the ones with at least one expected row on either
+    side; rows without one of them are spread evenly. Each label keeps a row in the rest: its only row is not held out,
+    unless there are too few others, and where all of several were drawn, the first is put back.
     """
-    with without("pandas"):  # which scikit-learn would bring
-        from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - official splits need none
+    with block_import("pandas"):  # imported by scikit-learn
+        from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - unused with official splits
             IterativeStratification,
         )
 
@@ -155,17 +156,17 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
     held = max(1, round(rows * fraction))
     if held >= rows:
         raise UserError(
-            "InvalidData", f"{name} {fraction} of {rows} rows leaves none to train on: more rows are needed"
+            Reason.INVALID_DATA, f"{name} {fraction} of {rows} rows leaves none to train on: more rows are needed"
         )
     frequency = split.labels.sum(axis=0, dtype=np.int64)
     free = np.flatnonzero(~split.labels[:, frequency == 1].any(axis=1))
     if len(free) <= held:
         free = np.arange(rows)
     shares = np.array([len(free) - held, held]) / len(free)
-    free = random.permutation(free)  # the library goes through the rows of a label from first to last
+    free = random.permutation(free)  # the library takes the rows of a label in order
     free_labels = split.labels[free]
     due = free_labels.sum(axis=0, dtype=np.int64) * shares.min()
-    frequent = np.argsort(-due, kind="stable")[:_STRATIFIED_LABELS]
+    frequent = np.argsort(-due, kind="stable")[:_MAX_STRATIFIED_LABELS]
     frequent = frequent[due[frequent] >= 1]
     part = IterativeStratification(free_labels[:, frequent].astype(bool), shares, random)
     chosen = np.zeros(rows, dtype=bool)

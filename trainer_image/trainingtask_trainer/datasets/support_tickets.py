@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
-from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
+from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 
-ROWS = 1500
-_NOISE = 0.06  # share of tickets with one wrong label
-_VAGUE = 0.15  # share of complaints that name the thing and not the topic
+TICKET_COUNT = 1500
+_WRONG_LABEL_RATE = 0.06  # share of tickets with one wrong label
+_VAGUE_RATE = 0.15  # share of complaints that name the thing without the topic
 
 _T = TypeVar("_T")
 
@@ -24,7 +24,7 @@ _THINGS = (
     "the calendar sync", "the search box", "the settings page", "the payment form", "the team list", "the API",
 )  # fmt: skip
 
-# Topic -> what people say about a thing. {thing} is any of the above, whatever the topic.
+# Complaints by topic; {thing} is any of the above, for each topic.
 _COMPLAINTS: dict[str, tuple[str, ...]] = {
     "access": (
         "I cannot sign in to {thing} any more", "my password is refused at {thing}",
@@ -92,36 +92,36 @@ class SupportTickets:
         """Generate the tickets; the same `spec.seed` gives the same ones everywhere."""
         del root
         draw = random.Random(spec.seed)  # noqa: S311 - not for secrets
-        tickets = [_ticket(draw) for _ in range(ROWS)]
-        rows = Split([text for text, _ in tickets], multi_hot((topics for _, topics in tickets), len(LABELS)))
+        tickets = [_draw_ticket(draw) for _ in range(TICKET_COUNT)]
+        rows = Split([text for text, _ in tickets], encode_multi_hot((topics for _, topics in tickets), len(LABELS)))
         return RawData(LABELS, rows)
 
 
-def _ticket(draw: random.Random) -> tuple[str, list[int]]:
+def _draw_ticket(draw: random.Random) -> tuple[str, list[int]]:
     """Return a text and the indexes of its topics."""
-    count = 1 + _weighted(draw, _TOPICS_PER_TICKET)
+    count = 1 + _draw_weighted_index(draw, _TOPICS_PER_TICKET)
     topics: list[int] = []
     while len(topics) < count:
-        topic = _weighted(draw, _WEIGHTS)
+        topic = _draw_weighted_index(draw, _WEIGHTS)
         if topic not in topics:
             topics.append(topic)
     body = ""
     for position, topic in enumerate(topics):
-        vague = draw.random() < _VAGUE
-        complaint = _pick(draw, _VAGUE_COMPLAINTS if vague else _COMPLAINTS[LABELS[topic]])
-        body += (_pick(draw, _LINKS) if position else "") + complaint.format(thing=_pick(draw, _THINGS))
-    text = " ".join(part for part in (_pick(draw, _OPENERS), body + ".", _pick(draw, _CLOSERS)) if part)
-    if draw.random() < _NOISE:
+        vague = draw.random() < _VAGUE_RATE
+        complaint = _draw_choice(draw, _VAGUE_COMPLAINTS if vague else _COMPLAINTS[LABELS[topic]])
+        body += (_draw_choice(draw, _LINKS) if position else "") + complaint.format(thing=_draw_choice(draw, _THINGS))
+    text = " ".join(part for part in (_draw_choice(draw, _OPENERS), body + ".", _draw_choice(draw, _CLOSERS)) if part)
+    if draw.random() < _WRONG_LABEL_RATE:
         topics[int(draw.random() * len(topics))] = int(draw.random() * len(LABELS))
     return text, sorted(set(topics))
 
 
-# `random.random()` is the one method whose stream Python promises not to change, so everything is built on it.
-def _pick(draw: random.Random, options: Sequence[_T]) -> _T:
+# Only the stream of `random.random()` is guaranteed across versions of Python, so all draws use it.
+def _draw_choice(draw: random.Random, options: Sequence[_T]) -> _T:
     return options[int(draw.random() * len(options))]
 
 
-def _weighted(draw: random.Random, weights: Sequence[float]) -> int:
+def _draw_weighted_index(draw: random.Random, weights: Sequence[float]) -> int:
     """Return an index, drawn with these weights, which add up to 1."""
     point = draw.random()
     for index, weight in enumerate(weights):

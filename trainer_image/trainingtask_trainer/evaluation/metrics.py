@@ -1,7 +1,7 @@
 """Scores of multi-label predictions: pure functions on arrays.
 
 `truth` is a 0/1 matrix and `probabilities` a matrix of the same shape [rows, labels], values in [0, 1]; `predicted` is
-`probabilities` after its thresholds, 0/1. A score that is a quotient with nothing below the line is NaN here.
+`probabilities` after its thresholds, 0/1. A score with a denominator of 0 is NaN here.
 """
 
 import math
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-LabelMatrix = NDArray[np.uint8]
+from trainingtask_trainer.datasets.base import LabelMatrix
+
 Probabilities = NDArray[np.float64]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -19,10 +20,17 @@ Counts = NDArray[np.int64]
 def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> float:
     """Return the mean over rows and labels of -(y log p + (1 - y) log(1 - p)), in nats.
 
-    A decision that is given the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
+    A decision with the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
     """
     given = np.where(truth == 1, probabilities, 1 - probabilities)
     return float(-np.mean(np.log(np.maximum(given, np.finfo(np.float64).eps))))
+
+
+def estimate_label_prior(labels: LabelMatrix) -> Floats:
+    """Return each label's share of the rows, shape [labels], moved off 0 and 1 by half a row (Jeffreys' prior)."""
+    positives = labels.sum(axis=0, dtype=np.float64)
+    smoothed: Floats = (positives + 0.5) / (len(labels) + 1)
+    return smoothed
 
 
 def accuracy_thresh(truth: LabelMatrix, predicted: LabelMatrix) -> float:
@@ -56,20 +64,20 @@ class Decisions(NamedTuple):
     @property
     def precision(self) -> Floats:
         """TP / (TP + FP); NaN where nothing is predicted."""
-        return _quotient(self.hits, self.predicted)
+        return _divide(self.hits, self.predicted)
 
     @property
     def recall(self) -> Floats:
         """TP / (TP + FN); NaN where nothing is true."""
-        return _quotient(self.hits, self.support)
+        return _divide(self.hits, self.support)
 
     @property
     def f1(self) -> Floats:
         """2 TP / (2 TP + FP + FN); NaN where nothing is predicted and nothing is true."""
-        return _quotient(2 * self.hits, self.predicted + self.support)
+        return _divide(2 * self.hits, self.predicted + self.support)
 
 
-def _quotient(above: Counts, below: Counts) -> Floats:
+def _divide(above: Counts, below: Counts) -> Floats:
     result = np.full(np.shape(below), np.nan)
     np.divide(above, below, out=result, where=below > 0)
     return result
@@ -87,7 +95,7 @@ class Ranking(NamedTuple):
     hits: Counts
 
 
-def rank(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ranking:
+def rank_decisions(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ranking:
     """Return the ranking of all decisions in two arrays of the same shape, which may be any."""
     truth, probabilities = truth.ravel(), probabilities.ravel()
     order = np.argsort(-probabilities)
@@ -126,7 +134,7 @@ def ranking_scores(truth: LabelMatrix, probabilities: Probabilities) -> tuple[Fl
     labels = truth.shape[1]
     precisions, areas = np.empty(labels), np.empty(labels)
     for label in range(labels):  # one at a time: a matrix of rankings would be several times the probabilities
-        ranking = rank(truth[:, label], probabilities[:, label])
+        ranking = rank_decisions(truth[:, label], probabilities[:, label])
         precisions[label], areas[label] = average_precision(ranking), roc_auc(ranking)
     return precisions, areas
 
@@ -134,7 +142,8 @@ def ranking_scores(truth: LabelMatrix, probabilities: Probabilities) -> tuple[Fl
 def mean_average_precision(truth: LabelMatrix, probabilities: Probabilities) -> float | None:
     """Return the mean of the average precision over the labels that some row carries, None when none is."""
     scores = [
-        average_precision(rank(truth[:, label], probabilities[:, label])) for label in np.flatnonzero(truth.any(axis=0))
+        average_precision(rank_decisions(truth[:, label], probabilities[:, label]))
+        for label in np.flatnonzero(truth.any(axis=0))
     ]
     return float(np.mean(scores)) if scores else None
 
@@ -145,11 +154,11 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     It is the average precision of the row's own ranking of the labels. scikit-learn's score of the same name is the
     mean of these, but it counts a row without labels as 1.
     """
-    return np.array([average_precision(rank(*row)) for row in zip(truth, probabilities, strict=True)])
+    return np.array([average_precision(rank_decisions(*row)) for row in zip(truth, probabilities, strict=True)])
 
 
-def mean(values: Floats, weights: NDArray[Any] | None = None) -> float | None:
-    """Return the mean over the values that are defined, None where there are none or all weigh nothing."""
+def average_defined(values: Floats, weights: NDArray[Any] | None = None) -> float | None:
+    """Return the mean over the defined values, None where there are none or all weights are 0."""
     defined = ~np.isnan(values)
     weights = np.ones(len(values)) if weights is None else weights
     total = weights[defined].sum()

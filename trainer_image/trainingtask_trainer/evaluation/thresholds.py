@@ -1,4 +1,4 @@
-"""From probabilities to labels: one threshold for all, or one for each, chosen on rows that are not reported on."""
+"""Decision thresholds: one for all labels, or one for each, chosen on the validation rows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,14 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainingtask_api.training import Evaluation, ThresholdTuning
-from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix, Probabilities, Ranking, rank
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Floats, Probabilities, Ranking, rank_decisions
 
 DEFAULT_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Probabilities from which labels are predicted, and how they came to be."""
+    """Probabilities from which labels are predicted, and how they were chosen."""
 
     values: Floats
     """One per label, shape [labels]."""
@@ -21,36 +22,40 @@ class Thresholds:
     """``fixed``, ``global`` or ``per_label``."""
 
     @property
-    def single(self) -> float | None:
+    def shared_value(self) -> float | None:
         """The threshold that all labels share, None when each has its own."""
         return None if self.source == ThresholdTuning.PER_LABEL else float(self.values[0])
 
 
-def apply(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
+def apply_thresholds(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
     """Return 1 where a probability reaches its label's threshold, shape [rows, labels]."""
     return (probabilities >= np.asarray(thresholds)).astype(np.uint8)
 
 
-def choose(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
-    """Return the thresholds that the task fixes, or wants tuned on these rows.
+def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
+    """Return the thresholds that the task fixes, or that are tuned on these rows.
 
-    A label that none of these rows carries gives its own threshold nothing to go by: it gets the global one.
+    A label that none of these rows carries gets the global threshold.
     """
     labels = truth.shape[1]
     evaluation = evaluation or Evaluation()
     if evaluation.threshold is not None:
         return Thresholds(np.full(labels, evaluation.threshold), "fixed")
     if evaluation.threshold_tuning != ThresholdTuning.PER_LABEL:
-        return Thresholds(np.full(labels, _best(rank(truth, probabilities))), ThresholdTuning.GLOBAL.value)
+        return Thresholds(
+            np.full(labels, _find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
+        )
     carried = truth.any(axis=0)
-    # Ranking all decisions at once costs as much as all labels: only where somebody needs it.
-    values = np.full(labels, DEFAULT_THRESHOLD if carried.all() else _best(rank(truth, probabilities)))
+    # The global threshold costs as much as those of all labels: only where a label needs it.
+    values = np.full(
+        labels, DEFAULT_THRESHOLD if carried.all() else _find_best_threshold(rank_decisions(truth, probabilities))
+    )
     for label in np.flatnonzero(carried):
-        values[label] = _best(rank(truth[:, label], probabilities[:, label]))
+        values[label] = _find_best_threshold(rank_decisions(truth[:, label], probabilities[:, label]))
     return Thresholds(values, ThresholdTuning.PER_LABEL.value)
 
 
-def _best(ranking: Ranking) -> float:
+def _find_best_threshold(ranking: Ranking) -> float:
     """Return the threshold with the highest F1: over one label's rows the label's, over all decisions micro-F1.
 
     Exact: F1 changes only where the threshold passes a probability, and with the k most probable decisions predicted
@@ -65,6 +70,6 @@ def _best(ranking: Ranking) -> float:
     last = float(probabilities[best])
     if best == len(probabilities) - 1:
         return last
-    first_not = float(probabilities[best + 1])
-    middle = (last + first_not) / 2
-    return middle if middle > first_not else last
+    next_lower = float(probabilities[best + 1])
+    middle = (last + next_lower) / 2
+    return middle if middle > next_lower else last

@@ -1,1 +1,1 @@
-"""Models, one file per kind."""
+"""Models: classical ones of scikit-learn, and transformers."""

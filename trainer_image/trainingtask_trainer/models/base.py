@@ -1,16 +1,14 @@
-"""What a model gives to a run."""
+"""The protocol of models, and what `fit` takes and returns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress
 from trainingtask_trainer.volumes import Volumes
@@ -21,10 +19,10 @@ Predictor = Callable[[Sequence[str]], Probabilities]
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """What a model learns from, and the rows that tell it when to stop."""
+    """Training rows, and the validation rows for early stopping and calibration."""
 
     features: Any
-    """Features of the training rows, as the preprocessor made them."""
+    """Features of the training rows, from the preprocessor."""
     labels: LabelMatrix
     """0/1, shape [training rows, labels]."""
     validation_features: Any
@@ -34,21 +32,21 @@ class TrainingRows:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """How the training went."""
+class FitResult:
+    """The result of a training."""
 
     global_step: int
-    """Optimiser steps."""
+    """Optimizer steps."""
     training_loss: float
     """Binary cross-entropy on the training rows, mean over rows and labels."""
     rows_seen: int
     """Training rows read by this attempt, all epochs together."""
     tokens_seen: int | None = None
-    """Training tokens read by this attempt, padding not counted; None where there are none."""
+    """Training tokens read by this attempt, padding not counted; None for models without tokens."""
     best_epoch: int | None = None
-    """The epoch whose weights were kept, from 1; None where there are no epochs."""
+    """The epoch whose weights were kept, from 1; None for models without epochs."""
     resumed_from_step: int | None = None
-    """Optimiser step of the checkpoint that the training went on from."""
+    """Optimizer step of the checkpoint that the training resumed from."""
     curve: tuple[CurvePoint, ...] = ()
     """Training loss and validation scores by step, for the model card."""
     warnings: tuple[str, ...] = ()
@@ -58,23 +56,31 @@ class Model(Protocol):
     """A kind of model, registered under the entry-point group ``trainingtask.models``."""
 
     preprocessor: ClassVar[str]
-    """The registered preprocessor that it needs when the task names none."""
+    """The registered preprocessor for tasks that name none."""
     packages: ClassVar[tuple[str, ...]]
-    """Distributions whose versions belong into the results."""
+    """Distributions whose versions are part of the results."""
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None: ...
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None: ...
 
     def arguments(self) -> dict[str, Scalar]:
-        """Return its arguments after all defaults, by their path in the spec."""
+        """Return the arguments after all defaults, by their path in the spec."""
         ...
 
     def fit(
         self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
-    ) -> Fitted:
-        """Train on the features of `preprocessor`; tell `progress` as it goes.
+    ) -> FitResult:
+        """Train on the features of `preprocessor`.
 
-        `checkpoints` is a folder of this task's own that outlives the pod, None when there is none: what is found
-        there is gone on from.
+        Parameters
+        ----------
+        rows
+            Training and validation rows.
+        preprocessor
+            The fitted preprocessor that made the features.
+        progress
+            To be called with each step.
+        checkpoints
+            This task's folder on the output claim, to resume from and write to; None without an output claim.
         """
         ...
 
@@ -90,10 +96,3 @@ class Model(Protocol):
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
         ...
-
-
-def label_prior(labels: LabelMatrix) -> NDArray[np.float64]:
-    """Return each label's share of the rows, shape [labels], moved off 0 and 1 by half a row (Jeffreys' prior)."""
-    positives = labels.sum(axis=0, dtype=np.float64)
-    smoothed: NDArray[np.float64] = (positives + 0.5) / (len(labels) + 1)
-    return smoothed

@@ -1,1 +1,1 @@
-"""How text becomes what a model reads, one file per kind."""
+"""Preprocessors: from texts to the features that a model reads, one file per kind."""

@@ -1,4 +1,4 @@
-"""Arrays that follow from data alone (token ids, embeddings), kept on the output claim for the next run."""
+"""A cache on the output claim for arrays that are computed from data alone: token ids, embeddings."""
 
 import hashlib
 import io
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-LIMIT_BYTES = 1 << 30
-"""Most bytes in a cache folder; the entries that were not used for longest go first."""
+MAX_CACHE_BYTES = 1 << 30
+"""Most bytes in a cache folder; the least recently used entries are removed first."""
 _SUFFIX = ".npz"
 _DIGEST_BYTES = hashlib.sha256().digest_size
 
@@ -23,20 +23,19 @@ Arrays = dict[str, NDArray[Any]]
 logger = logging.getLogger(__name__)
 
 
-def cached(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
+def load_or_compute(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
     """Return what `compute` returns, from an earlier run where there was one.
 
-    A cache may fail: an entry that is damaged is computed anew and a folder that cannot be written is gone without,
-    both with a warning.
+    A damaged entry is computed anew, and a folder that cannot be written is not used, both with a warning.
 
     Parameters
     ----------
     folder
-        The cache; need not exist.
+        The folder of the cache; it may not exist yet.
     key
         Names everything that the arrays depend on: see `digest`.
     compute
-        Its arrays must hold no Python objects.
+        Returns arrays without Python objects.
     """
     path = folder / (key + _SUFFIX)
     arrays = _read(path)
@@ -49,13 +48,13 @@ def cached(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
     return arrays
 
 
-def digest(settings: Iterable[object], texts: Iterable[str], files: Iterable[Path]) -> str:
+def compute_key(settings: Iterable[object], texts: Iterable[str], files: Iterable[Path]) -> str:
     """Return the SHA-256 of settings, texts and the names and contents of files, in hexadecimal."""
     total = hashlib.sha256()
     for group in (map(repr, settings), texts):
         for text in group:
             part = text.encode("utf-8", "surrogatepass")
-            total.update(b"%d:" % len(part) + part)  # the length keeps "ab", "c" apart from "a", "bc"
+            total.update(b"%d:" % len(part) + part)  # length-prefixed: "ab", "c" and "a", "bc" differ
         total.update(b";")
     for path in sorted(files):
         with path.open("rb") as file:
@@ -66,8 +65,8 @@ def digest(settings: Iterable[object], texts: Iterable[str], files: Iterable[Pat
 def _read(path: Path) -> Arrays | None:
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > LIMIT_BYTES:  # a pipe would be waited for
-            logger.warning("The cache entry %s is not used: it is no file of at most %d bytes", path, LIMIT_BYTES)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_CACHE_BYTES:  # reading a pipe would block
+            logger.warning("The cache entry %s is not used: it is no file of at most %d bytes", path, MAX_CACHE_BYTES)
             return None
         content = path.read_bytes()
     except FileNotFoundError:
@@ -80,13 +79,13 @@ def _read(path: Path) -> Arrays | None:
         logger.warning("The cache entry %s is damaged and computed anew", path)
         return None
     try:
-        os.utime(path)  # used just now
+        os.utime(path)  # for `_remove_oldest`
     except OSError as error:
         logger.debug("The cache entry %s will look unused: %s", path, error)  # a claim mounted read-only
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as entry:
             return dict(entry)
-    # Written by something else, its digest is no secret: zip, zlib, tokenize and numpy each raise errors of their own.
+    # The digest is no signature: in a forged entry zip, zlib, tokenize and numpy raise any of their errors.
     except Exception as error:  # noqa: BLE001
         logger.warning("The cache entry %s is not used: %s", path, error)
         return None
@@ -94,9 +93,9 @@ def _read(path: Path) -> Arrays | None:
 
 def _write(path: Path, arrays: Arrays) -> None:
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type] # its other keyword, allow_pickle, is no array's name
+    np.savez(buffer, **arrays)  # type: ignore[arg-type] # no array is called like its other keyword, allow_pickle
     payload = buffer.getbuffer()
-    if _DIGEST_BYTES + len(payload) > LIMIT_BYTES:
+    if _DIGEST_BYTES + len(payload) > MAX_CACHE_BYTES:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.stem, suffix=".tmp", delete=False) as file:
@@ -104,7 +103,7 @@ def _write(path: Path, arrays: Arrays) -> None:
             file.write(hashlib.sha256(payload).digest())
             file.write(payload)
             file.close()
-            os.replace(file.name, path)  # other runs see all of it or nothing
+            os.replace(file.name, path)  # atomic for other runs
         except BaseException:
             Path(file.name).unlink(missing_ok=True)
             raise
@@ -120,7 +119,7 @@ def _remove_oldest(folder: Path) -> None:
             continue  # another run removed it
     total = sum(status.st_size for status, _ in found)
     for status, entry in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
-        if total <= LIMIT_BYTES:
+        if total <= MAX_CACHE_BYTES:
             return
         entry.unlink(missing_ok=True)
         total -= status.st_size

@@ -1,4 +1,4 @@
-"""What a preprocessor gives to a run."""
+"""The protocols of preprocessors."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from trainingtask_trainer.volumes import Volumes
 class Preprocessor(Protocol):
     """A kind of preprocessor, registered under the entry-point group ``trainingtask.preprocessors``.
 
-    A classical model keeps one that is `Vectorizing` or `Saving` as well beside itself.
+    To be saved with a classical model, it must also be `HasVectorizer` or `Saveable`.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None: ...
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None: ...
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Learn from the training texts, and from no others."""
+        """Learn from the training texts."""
         ...
 
     def transform(self, texts: Sequence[str]) -> Any:
@@ -31,15 +31,15 @@ class Preprocessor(Protocol):
 
 
 @runtime_checkable
-class Vectorizing(Protocol):
-    """A preprocessor that is all in one scikit-learn transformer of texts, which skops can write."""
+class HasVectorizer(Protocol):
+    """A preprocessor whose whole state is one scikit-learn transformer of texts, which skops can write."""
 
     vectorizer: Any
 
 
 @runtime_checkable
-class Saving(Protocol):
-    """A preprocessor that writes files of its own."""
+class Saveable(Protocol):
+    """A preprocessor that writes and reads its own files."""
 
     def save(self, folder: Path) -> None:
         """Write all that `load` needs into an existing folder, beside a model's files."""

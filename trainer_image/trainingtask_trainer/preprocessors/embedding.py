@@ -1,4 +1,4 @@
-"""Texts as vectors of a frozen encoder, for classical models."""
+"""Text embeddings of a frozen encoder, for classical models."""
 
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -12,10 +12,15 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import Device, TrainingTaskSpec
 from trainingtask_api.status import Scalar
-from trainingtask_trainer.models.transformers.collation import pad
-from trainingtask_trainer.preprocessors.array_cache import cached, digest
-from trainingtask_trainer.preprocessors.tokenizer import encode, read_tokenizer
-from trainingtask_trainer.pretrained.checkpoint import check_data, check_weights, encoder_folder, reading
+from trainingtask_trainer.preprocessors.array_cache import compute_key, load_or_compute
+from trainingtask_trainer.preprocessors.padding import pad
+from trainingtask_trainer.preprocessors.tokenizer import encode, load_tokenizer
+from trainingtask_trainer.pretrained.checkpoint import (
+    check_is_data,
+    check_weights,
+    fetch_encoder,
+    translate_read_errors,
+)
 from trainingtask_trainer.runtime.device import prepare_torch
 from trainingtask_trainer.volumes import Volumes
 
@@ -27,19 +32,19 @@ Vectors = NDArray[np.float32]
 class Embedding:
     """The mean of the encoder's last hidden states over a text's tokens, scaled to length 1.
 
-    Features are a matrix [texts, hidden size], kept in the cache: they depend on the encoder and the texts alone.
+    Features are a matrix [texts, hidden size], cached, because they depend on the encoder and the texts alone.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
         self._device = prepare_torch(spec.device)
         wanted = spec.preprocessor or PreprocessorSpec()
-        self._folder = encoder_folder(wanted, places.preprocessor)
+        self._folder = fetch_encoder(wanted, volumes.preprocessor)
         self._name = wanted.checkpoint or ""
-        self._tokenizer, self._max_length = read_tokenizer(self._folder, self._name, wanted.max_length)
-        self._cache = places.cache
+        self._tokenizer, self._max_length = load_tokenizer(self._folder, self._name, wanted.max_length)
+        self._cache = volumes.cache_folder
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Do nothing: the encoder stays as it is."""
+        """Do nothing: the encoder is frozen."""
 
     def transform(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors of these texts, shape [texts, hidden size]."""
@@ -48,10 +53,10 @@ class Embedding:
         files = [path for path in self._folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".safetensors"}]
 
         def compute() -> dict[str, Vectors]:
-            encoder = _read_encoder(self._folder, self._name, self._device)
-            return {"vectors": _vectors(encoder, self._tokenizer, texts, self._max_length)}
+            encoder = _load_encoder(self._folder, self._name, self._device)
+            return {"vectors": _compute_vectors(encoder, self._tokenizer, texts, self._max_length)}
 
-        vectors: Vectors = cached(self._cache, digest(settings, texts, files), compute)["vectors"]
+        vectors: Vectors = load_or_compute(self._cache, compute_key(settings, texts, files), compute)["vectors"]
         return vectors
 
     def arguments(self) -> dict[str, Scalar]:
@@ -60,23 +65,23 @@ class Embedding:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer: a saved model needs no other folder."""
-        self._tokenizer.model_max_length = self._max_length  # whoever loads it cuts where training did
-        _read_encoder(self._folder, self._name, self._device).save_pretrained(folder)
+        self._tokenizer.model_max_length = self._max_length  # so that `load` truncates texts as training did
+        _load_encoder(self._folder, self._name, self._device).save_pretrained(folder)
         self._tokenizer.save_pretrained(folder)
 
     @staticmethod
     def load(folder: Path) -> Callable[[Sequence[str]], Vectors]:
         """Return the function from texts to vectors."""
         device = prepare_torch(Device.CPU)
-        check_data(folder, str(folder))
+        check_is_data(folder, str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        encoder = _read_encoder(folder, str(folder), device)
-        return lambda texts: _vectors(encoder, tokenizer, texts, tokenizer.model_max_length)
+        encoder = _load_encoder(folder, str(folder), device)
+        return lambda texts: _compute_vectors(encoder, tokenizer, texts, tokenizer.model_max_length)
 
 
-def _read_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedModel:
+def _load_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedModel:
     encoder: PreTrainedModel
-    with reading(name, "cannot be read as an encoder"):
+    with translate_read_errors(name, "cannot be read as an encoder"):
         encoder, loading = AutoModel.from_pretrained(
             folder,
             dtype=torch.float32,
@@ -90,7 +95,7 @@ def _read_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedMo
     return encoder
 
 
-def _vectors(
+def _compute_vectors(
     encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
 ) -> Vectors:
     """Return unit vectors in the order of the texts; texts of like length share a batch, so that little is padding."""
@@ -104,7 +109,7 @@ def _vectors(
         with torch.inference_mode():
             states = encoder(**inputs).last_hidden_state
             mask = inputs["attention_mask"].unsqueeze(-1)
-            # The mean's divisor would be scaled away with the length.
+            # The sum: scaling to length 1 cancels the mean's divisor.
             result[batch] = torch.nn.functional.normalize((states * mask).sum(dim=1)).cpu().numpy()
         start += len(batch)
     return result

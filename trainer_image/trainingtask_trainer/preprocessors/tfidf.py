@@ -7,12 +7,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import FeatureUnion
 
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.volumes import Volumes
 
-# Words of any length, and each other character: scikit-learn's own pattern drops "I", "!" and emoji, which tell a lot.
+# Words of any length, and each other character: scikit-learn's default drops "I", "!" and emoji, which are informative.
 _TOKENS = r"\w+|[^\w\s]"
 
 
@@ -22,8 +23,8 @@ class Tfidf:
     Word n-grams, and on request character n-grams within words beside them. Rows of each of the two have length 1.
     """
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
-        del places
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        del volumes
         wanted = spec.preprocessor or PreprocessorSpec()
         self._minimum = wanted.min_document_frequency or 2
         common = {"sublinear_tf": True, "min_df": self._minimum, "max_features": wanted.max_features}
@@ -52,14 +53,14 @@ class Tfidf:
             self._fitted = texts, self.vectorizer.fit_transform(texts)
         except ValueError as error:
             raise UserError(
-                "InvalidData",
+                Reason.INVALID_DATA,
                 f"no term stands in {self._minimum} of the {len(texts)} training texts ({error}): "
                 "lower preprocessor.minDocumentFrequency or give more text",
             ) from error
 
     def transform(self, texts: Sequence[str]) -> csr_matrix:
         """Return the features as a sparse matrix of shape [texts, terms]."""
-        if self._fitted is not None and texts is self._fitted[0]:  # fitting has cut them into terms already
+        if self._fitted is not None and texts is self._fitted[0]:  # `fit` has computed them
             return self._fitted[1]
         return self.vectorizer.transform(texts)
 

@@ -1,4 +1,4 @@
-"""Finding the pretrained checkpoint of a task: a folder in its volume claim, or a download from the hub."""
+"""The pretrained checkpoint of a task: a folder in its volume claim, or a download from the hub."""
 
 import errno
 import json
@@ -12,40 +12,32 @@ from safetensors import SafetensorError
 
 from trainingtask_api.model import Model as ModelSpec
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.volumes import contents, find
+from trainingtask_trainer.pretrained.families import get_family
+from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# The checkpoint that a family starts from when the task names none.
-BASE_CHECKPOINTS = {
-    "albert": "albert/albert-base-v2",
-    "bert": "google-bert/bert-base-uncased",
-    "distilbert": "distilbert/distilbert-base-uncased",
-    "roberta": "FacebookAI/roberta-base",
-    "xlnet": "xlnet/xlnet-base-cased",
-}
-# Families that keep the positions up to that of their padding token for padding: 514 of them are 512 tokens.
-_POSITIONS_AFTER_PADDING = {"camembert", "longformer", "mpnet", "roberta", "xlm-roberta"}
-# Weights as safetensors alone: other formats are larger, and some run code when they are read.
+# Weights as safetensors alone: some other formats run code when they are read.
 _HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-_NO_LIMIT = 1_000_000  # tokenizers without a limit report an astronomic one
+_UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report 10^30
 
 
-def checkpoint_name(model: ModelSpec) -> str:
-    """Return what the task, or the family's default, calls the checkpoint.
+def get_checkpoint_name(model: ModelSpec) -> str:
+    """Return the checkpoint's name in the task, else the family's default.
 
     Raises
     ------
     UserError
         When the family has no default and the task names none.
     """
-    name = model.checkpoint or BASE_CHECKPOINTS.get(model.name)
+    name = model.checkpoint or get_family(model.name).default_checkpoint
     if name is None:
-        raise UserError("InvalidSpec", f"model.checkpoint is required for model.name '{model.name}'")
+        raise UserError(Reason.INVALID_SPEC, f"model.checkpoint is required for model.name '{model.name}'")
     return name
 
 
-@lru_cache  # the tokenizer and the model ask for the same one
-def checkpoint_folder(model: ModelSpec, root: Path) -> Path:
+@lru_cache  # called for the tokenizer and for the model
+def fetch_checkpoint(model: ModelSpec, root: Path) -> Path:
     """Return the folder that holds the checkpoint, downloaded first if it comes from the hub.
 
     Parameters
@@ -58,88 +50,88 @@ def checkpoint_folder(model: ModelSpec, root: Path) -> Path:
     Raises
     ------
     UserError
-        When the checkpoint does not exist, is not open to us, or is not of the family that the task names.
+        When the checkpoint does not exist, access is refused, or it is of another family than the task names.
     Fault
         When the hub cannot be reached.
     """
-    name = checkpoint_name(model)
-    folder = _folder("model", model, name, root)
+    name = get_checkpoint_name(model)
+    folder = _fetch("model", model, name, root)
     _check_family(model, folder, name)
     return folder
 
 
-def encoder_folder(preprocessor: PreprocessorSpec, root: Path) -> Path:
-    """Return the folder that holds the encoder of an embedding, of any family; see `checkpoint_folder`.
+def fetch_encoder(preprocessor: PreprocessorSpec, root: Path) -> Path:
+    """Return the folder that holds the encoder of an embedding, of any family; see `fetch_checkpoint`.
 
     `root` is the folder that stands for `preprocessor.volumeClaim`.
     """
     name = preprocessor.checkpoint
     if name is None:
-        raise UserError("InvalidSpec", "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
-    folder = _folder("preprocessor", preprocessor, name, root)
-    check_data(folder, name)
+        raise UserError(Reason.INVALID_SPEC, "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
+    folder = _fetch("preprocessor", preprocessor, name, root)
+    check_is_data(folder, name)
     return folder
 
 
-def _folder(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
+def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
     if spec.volume_claim is not None:
-        return find(root, name, f"{section}.checkpoint", spec.volume_claim, "ModelUnavailable")
+        return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, Reason.MODEL_UNAVAILABLE)
     return _download(name, spec.revision or "main", section)
 
 
 @contextmanager
-def reading(name: str, failure: str) -> Iterator[None]:
-    """Turn what a library raises while it reads checkpoint `name` into a UserError that says `failure`."""
+def translate_read_errors(name: str, failure: str) -> Iterator[None]:
+    """Turn a library's errors about checkpoint `name` into a UserError with `failure` as its verb phrase."""
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
-        # The libraries' own OSErrors have no number; one with a number is the system's, whose volume may come back.
+        # Libraries raise OSErrors without a number; one with a number is the system's, and may be temporary.
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' {failure}: {error}") from error
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' {failure}: {error}") from error
 
 
 def check_weights(model: Any, loading: dict[str, Any], name: str) -> None:
-    """Refuse a checkpoint without all weights of its encoder: the library draws what is missing, and says so to nobody.
+    """Refuse a checkpoint without all weights of its encoder, for which the library would silently draw random ones.
 
     Parameters
     ----------
     model, loading
-        What `from_pretrained` returns with `output_loading_info`. A head or a pooler may be new.
+        The result of `from_pretrained` with `output_loading_info`. A head or a pooler may be missing.
     name
         Of the checkpoint, for the message.
     """
     encoder = "" if model.base_model is model else f"{model.base_model_prefix}."
-    drawn = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
-    lacking = sorted(key for key in drawn if key.startswith(encoder) and "pooler" not in key)
+    missing = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])}
+    lacking = sorted(key for key in missing if key.startswith(encoder) and "pooler" not in key)
     if lacking:
         raise UserError(
-            "ModelUnavailable",
+            Reason.MODEL_UNAVAILABLE,
             f"checkpoint '{name}' lacks {len(lacking)} of its encoder's weights, or has them in another shape than its "
             f"config.json says, such as {lacking[0]}: it was saved for another kind of model, or config.json is not its own",
         )
 
 
-def text_limit(folder: Path, tokenizer: Any) -> int | None:
-    """Return the most tokens that a checkpoint can read, None when it has no limit."""
-    config = _config(folder)
+def get_max_text_tokens(folder: Path, tokenizer: Any) -> int | None:
+    """Return the most tokens of a text that a checkpoint can read, None when it has no limit."""
+    config = _read_config(folder)
     positions = config.get("max_position_embeddings")
-    if positions is not None and config.get("model_type") in _POSITIONS_AFTER_PADDING:
+    if positions is not None and get_family(config.get("model_type")).has_padding_offset:
         positions -= config.get("pad_token_id", 1) + 1
     limits = [tokenizer.model_max_length, positions]
-    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _NO_LIMIT]
+    known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _UNLIMITED_TOKENS]
     return min(known) if known else None
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError(f"a {type(config).__name__} instead of an object")
     return config
 
 
-def check_data(folder: Path, name: str) -> None:
-    """Refuse a checkpoint that is more than data, or not whole.
+def check_is_data(folder: Path, name: str) -> None:
+    """Refuse a checkpoint that would load code, or is not complete.
 
     Weights in other formats than safetensors may run code when they are read, and an attention implementation that is
     the id of a hub repository is native code from there, which the library would load.
@@ -147,50 +139,56 @@ def check_data(folder: Path, name: str) -> None:
     Raises
     ------
     UserError
-        With what the folder lacks, or the key of its config.json that is refused.
+        When a file is missing, or a key of config.json would load code.
     """
     if not (folder / "config.json").is_file():
-        there = contents(folder) if folder.is_dir() else "a file, not a folder"
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}")
+        there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
+        raise UserError(
+            Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}"
+        )
     if not list(folder.glob("*.safetensors")):
         raise UserError(
-            "ModelUnavailable",
-            f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {contents(folder)}: weights in another format "
+            Reason.MODEL_UNAVAILABLE,
+            f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {describe_contents(folder)}: weights in another format "
             "may be code, convert them where you trust them (load them with transformers, then save_pretrained)",
         )
     try:
-        config = _config(folder)
+        config = _read_config(folder)
     except ValueError as error:
-        raise UserError("ModelUnavailable", f"checkpoint '{name}' has a broken config.json: {error}") from error
-    for key, value in _attention(config):
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' has a broken config.json: {error}") from error
+    for key, value in _iter_attention_keys(config):
         if value not in (None, "eager", "sdpa"):
             raise UserError(
-                "ModelUnavailable",
+                Reason.MODEL_UNAVAILABLE,
                 f"checkpoint '{name}': {key} {value!r} in config.json would load code: remove it, or use eager or sdpa",
             )
 
 
-def _attention(config: Any) -> Iterator[tuple[str, Any]]:
+def _iter_attention_keys(config: Any) -> Iterator[tuple[str, Any]]:
     """Yield the keys of a configuration and of its parts that name an attention implementation."""
     for key, value in config.items() if isinstance(config, dict) else ():
         if key.endswith("attn_implementation"):
             yield key, value
-        yield from _attention(value)
+        yield from _iter_attention_keys(value)
 
 
 def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
-    check_data(folder, name)
-    family = _config(folder).get("model_type")
-    if model.name in BASE_CHECKPOINTS and family != model.name:  # any other name takes any family
+    check_is_data(folder, name)
+    family = _read_config(folder).get("model_type")
+    if _has_model_name(model.name) and family != model.name:  # any other name accepts any family
         raise UserError(
-            "ModelMismatch",
+            Reason.MODEL_MISMATCH,
             f"model.name is '{model.name}', but checkpoint '{name}' is a '{family}': set model.name to "
-            f"'{family if family in BASE_CHECKPOINTS else 'auto'}' or choose another checkpoint",
+            f"'{family if _has_model_name(family) else 'auto'}' or choose another checkpoint",
         )
 
 
+def _has_model_name(family: str | None) -> bool:
+    return get_family(family).default_checkpoint is not None
+
+
 def _download(name: str, revision: str, section: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - a folder in a claim needs no hub
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - unused with a folder in a claim
     from huggingface_hub.errors import (  # noqa: PLC0415
         GatedRepoError,
         HfHubHTTPError,
@@ -204,22 +202,24 @@ def _download(name: str, revision: str, section: str) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
     except GatedRepoError as error:
         raise UserError(
-            "ModelUnavailable", f"{where} is gated: ask for access on the hub and pass HF_TOKEN through spec.env"
+            Reason.MODEL_UNAVAILABLE, f"{where} is gated: ask for access on the hub and pass HF_TOKEN through spec.env"
         ) from error
     except RepositoryNotFoundError as error:
         raise UserError(
-            "ModelUnavailable", f"{where} does not exist on the hub, or is private and HF_TOKEN is missing"
+            Reason.MODEL_UNAVAILABLE, f"{where} does not exist on the hub, or is private and HF_TOKEN is missing"
         ) from error
     except RevisionNotFoundError as error:
-        raise UserError("ModelUnavailable", f"{where}: the hub knows no such revision") from error
+        raise UserError(Reason.MODEL_UNAVAILABLE, f"{where}: the hub knows no such revision") from error
     except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        answer = error if isinstance(error, HfHubHTTPError) else error.__cause__  # the cache is asked after the hub
-        if isinstance(answer, HfHubHTTPError) and answer.response.status_code in (401, 403):
+        response_error = (
+            error if isinstance(error, HfHubHTTPError) else error.__cause__
+        )  # of the hub, tried before the cache
+        if isinstance(response_error, HfHubHTTPError) and response_error.response.status_code in (401, 403):
             raise UserError(
-                "ModelUnavailable", f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
+                Reason.MODEL_UNAVAILABLE, f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
             ) from error
         raise Fault(
-            "HubUnavailable",
+            Reason.HUB_UNAVAILABLE,
             f"the hub could not be reached for {where} ({type(error.__cause__ or error).__name__}); "
             f"a checkpoint in {section}.volumeClaim needs no hub",
         ) from error

@@ -1,1 +1,1 @@
-"""Where a run tells how it goes: a console, the task's status, the history row, the container's last message."""
+"""Sinks of a run's reports: console, the task's status, the history row, the container's termination message."""

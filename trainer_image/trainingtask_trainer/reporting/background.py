@@ -1,4 +1,4 @@
-"""A sink that delivers in a thread of its own: the newest report wins, and a dead receiver delays nothing."""
+"""A sink that delivers in a thread of its own: the newest report replaces older ones, an unavailable receiver delays nothing."""
 
 import logging
 import threading
@@ -9,120 +9,121 @@ from trainingtask_api.status import TrainingReport
 
 logger = logging.getLogger(__name__)
 
-_LONGEST_INTERVAL = 10.0  # seconds
-_FIRST_BACKOFF = 0.5
-_LONGEST_BACKOFF = 10.0
-_LONGEST_LAST_BACKOFF = 2.0  # with the last report the process waits
+# Seconds between two deliveries: at least these, and up to _MAX_INTERVAL once a training is old. Each write of a status
+# is work for the API server, and thousands of trainings share it.
+MIN_STATUS_INTERVAL = 2.0
+MIN_HISTORY_INTERVAL = 10.0
+_MAX_INTERVAL = 10.0
+_INITIAL_BACKOFF = 0.5
+_MAX_BACKOFF = 10.0
+_MAX_FINAL_BACKOFF = 2.0  # the process waits for the last report
 
 
 class DeliveryError(Exception):
-    """A report could not be delivered now; it may work later."""
+    """A report could not be delivered; a later one may be."""
 
 
-class Undeliverable(DeliveryError):  # noqa: N818 - reads as what it is
-    """The receiver is gone for good."""
+class PermanentDeliveryError(DeliveryError):
+    """No later report can be delivered either: the receiver was deleted."""
 
 
-def interval_after(seconds: float, shortest: float) -> float:
-    """Return the seconds to the next delivery when the sink is so many seconds old.
-
-    A status is dear to write: a thousand trainings of hours cost an API server less when each is told about more seldom.
-    """
-    return max(shortest, min(seconds / 60, _LONGEST_INTERVAL))
+def compute_interval(age: float, shortest: float) -> float:
+    """Return the seconds to the next delivery of a sink of this age: a sixtieth of the age, between the bounds."""
+    return max(shortest, min(age / 60, _MAX_INTERVAL))
 
 
 class BackgroundSink:
-    """Hands reports to `deliver`, one at a time.
+    """Passes reports to `deliver`, one at a time.
 
     Parameters
     ----------
     name
-        What the reports go to, for the log.
+        The receiver, for the log.
     deliver
         Called in the thread; raises `DeliveryError`.
     interval
-        Seconds between two deliveries, see `interval_after`; the last report does not wait for it.
-    patience
-        Seconds for which the last report is tried, from the moment it is there.
+        Least seconds between two deliveries, see `compute_interval`; the last report does not wait for it.
+    final_timeout
+        Seconds for which the last report is tried, from `finish` on.
     """
 
     def __init__(
-        self, name: str, deliver: Callable[[TrainingReport], None], *, interval: float, patience: float
+        self, name: str, deliver: Callable[[TrainingReport], None], *, interval: float, final_timeout: float
     ) -> None:
         self._name = name
         self._deliver = deliver
         self._interval = interval
-        self._patience = patience
+        self._final_timeout = final_timeout
         self._changed = threading.Condition()
-        self._slot: TrainingReport | None = None
+        self._pending: TrainingReport | None = None
         self._deadline: float | None = None  # set with the last report
-        self._gone = False
-        self._complained = False
-        # A daemon: a delivery that hangs beyond its own timeout must not keep the process.
+        self._is_closed = False
+        self._is_outage_logged = False
+        # A daemon, so that a delivery that hangs does not keep the process.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def send(self, report: TrainingReport) -> None:
-        """Take the newest report in the place of one that still waits."""
+        """Replace the pending report by a newer one."""
         with self._changed:
-            self._slot = report
+            self._pending = report
             self._changed.notify()
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
-        """Take the last report and start the clock."""
-        limit = self._patience if patience is None else min(patience, self._patience)
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
+        """Take the last report and start its timeout."""
+        limit = self._final_timeout if timeout is None else min(timeout, self._final_timeout)
         with self._changed:
-            self._slot = report
+            self._pending = report
             self._deadline = time.monotonic() + limit
             self._changed.notify()
 
     def wait(self) -> None:
-        """Return when the last report is delivered or its time is over."""
+        """Block until the last report is delivered or has timed out."""
         if self._deadline is not None:
             self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        if self._slot is not None:
+        if self._pending is not None:
             logger.warning("The last report did not reach %s; the operator completes the record", self._name)
 
     def _run(self) -> None:
-        backoff, begin = _FIRST_BACKOFF, time.monotonic()
-        while (report := self._next()) is not None:
-            if self._try(report):
+        backoff, begin = _INITIAL_BACKOFF, time.monotonic()
+        while (report := self._wait_for_report()) is not None:
+            if self._try_deliver(report):
                 with self._changed:
-                    if self._slot is report:
-                        self._slot = None
-                backoff = _FIRST_BACKOFF
-                self._pause(interval_after(time.monotonic() - begin, self._interval))
+                    if self._pending is report:
+                        self._pending = None
+                backoff = _INITIAL_BACKOFF
+                self._wait_between_deliveries(compute_interval(time.monotonic() - begin, self._interval))
             else:
-                self._pause(backoff)
-                backoff = min(2 * backoff, _LONGEST_BACKOFF)
+                self._wait_between_deliveries(backoff)
+                backoff = min(2 * backoff, _MAX_BACKOFF)
 
-    def _next(self) -> TrainingReport | None:
-        """Return the report to deliver, None when there will be none. It stays in the slot until it is delivered."""
+    def _wait_for_report(self) -> TrainingReport | None:
+        """Block until there is a report and return it, still pending; None when there will be none."""
         with self._changed:
-            self._changed.wait_for(lambda: self._slot is not None or self._deadline is not None)
+            self._changed.wait_for(lambda: self._pending is not None or self._deadline is not None)
             late = self._deadline is not None and time.monotonic() >= self._deadline
-            return None if self._gone or late else self._slot
+            return None if self._is_closed or late else self._pending
 
-    def _try(self, report: TrainingReport) -> bool:
+    def _try_deliver(self, report: TrainingReport) -> bool:
         try:
             self._deliver(report)
-        except Undeliverable as error:
+        except PermanentDeliveryError as error:
             logger.warning("%s takes no more reports: %s", self._name, error)
-            self._gone = True
+            self._is_closed = True
             return False
         except DeliveryError as error:
-            if not self._complained:  # once per outage, not every few seconds
+            if not self._is_outage_logged:  # once per outage, not every few seconds
                 logger.warning("%s cannot be reached, training goes on: %s", self._name, error)
-            self._complained = True
+            self._is_outage_logged = True
             return False
-        self._complained = False
+        self._is_outage_logged = False
         return True
 
-    def _pause(self, seconds: float) -> None:
-        """Wait between deliveries. The arrival of the last report ends the wait: it may be the one that gets through."""
+    def _wait_between_deliveries(self, seconds: float) -> None:
+        """Wait between deliveries, until `finish` is called at the latest."""
         with self._changed:
             if self._deadline is None:
                 self._changed.wait_for(lambda: self._deadline is not None, seconds)
-            elif self._slot is not None and not self._gone:
+            elif self._pending is not None and not self._is_closed:
                 left = self._deadline - time.monotonic()
-                self._changed.wait(max(0.0, min(seconds, _LONGEST_LAST_BACKOFF, left)))
+                self._changed.wait(max(0.0, min(seconds, _MAX_FINAL_BACKOFF, left)))

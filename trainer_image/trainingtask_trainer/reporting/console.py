@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar on a terminal, now and then a line in a log."""
+"""The sink to the console: a progress bar on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from trainingtask_api.status import Phase, Results, TrainingReport
 
-_SECONDS_BETWEEN_LINES = 5.0
+_LINE_INTERVAL = 5.0
 
 
 class ConsoleSink:
@@ -18,7 +18,7 @@ class ConsoleSink:
         self._output = output or sys.stdout
         self._progress = progress or sys.stderr
         self._phase: Phase | None = None
-        self._bar: Any = None  # tqdm's type is generic over what it iterates, and this one iterates over nothing
+        self._bar: Any = None  # tqdm's type is generic in its items, of which there are none
         self._last_line = 0.0
 
     def send(self, report: TrainingReport) -> None:
@@ -29,32 +29,32 @@ class ConsoleSink:
             print(report.phase.value, file=self._progress, flush=True)
         if report.step is not None and report.phase == Phase.TRAINING:
             if self._progress.isatty():
-                self._draw(report)
+                self._update_bar(report)
             else:
-                self._line(report)
+                self._print_line(report)
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
-        """Show the scores, or the sentence that says why there are none."""
-        del patience
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
+        """Show the scores, or the failure."""
+        del timeout
         self._close_bar()
         if report.failure is not None:
             print(f"{report.failure.reason}: {report.failure.message}", file=self._progress, flush=True)
         if report.results is not None:
-            print(summary(report.results), file=self._output, flush=True)
+            print(format_summary(report.results), file=self._output, flush=True)
 
     def wait(self) -> None:
-        """Do nothing: `finish` has printed."""
+        """Return at once: `finish` has printed."""
 
-    def _draw(self, report: TrainingReport) -> None:
+    def _update_bar(self, report: TrainingReport) -> None:
         if self._bar is None:
             self._bar = tqdm(total=report.total_steps, unit="step", file=self._progress, leave=False)
         if report.loss is not None:
             self._bar.set_postfix_str(f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", refresh=False)
         self._bar.update((report.step or 0) - self._bar.n)
 
-    def _line(self, report: TrainingReport) -> None:
+    def _print_line(self, report: TrainingReport) -> None:
         now = time.monotonic()
-        if now - self._last_line < _SECONDS_BETWEEN_LINES and report.step != report.total_steps:
+        if now - self._last_line < _LINE_INTERVAL and report.step != report.total_steps:
             return
         self._last_line = now
         parts = [f"{report.progress} epoch {report.epoch}/{report.epochs} step {report.step}/{report.total_steps}"]
@@ -72,8 +72,8 @@ class ConsoleSink:
             self._bar = None
 
 
-def summary(results: Results) -> str:
-    """Return the scores as a few lines, beside the baselines that give them a meaning."""
+def format_summary(results: Results) -> str:
+    """Return the scores as a few lines, beside the baselines."""
     scores = results.evaluation
     threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
     averages = ("micro", scores.micro), ("macro", scores.macro), ("weighted", scores.weighted)
@@ -81,16 +81,16 @@ def summary(results: Results) -> str:
         f"{results.train_rows} training rows, {results.labels} labels, {results.global_step} steps "
         f"in {results.runtime_seconds:.1f} s, training loss {results.training_loss:.4f}",
         f"{scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})",
-        _line("", "precision", "recall", "F1"),
-        *(_line(name, mean.precision, mean.recall, mean.f1) for name, mean in averages),
-        _line("", "model", "label prior", "no label"),
-        *(_line(*row) for row in scores.compare_baselines()),
+        _format_row("", "precision", "recall", "F1"),
+        *(_format_row(name, mean.precision, mean.recall, mean.f1) for name, mean in averages),
+        _format_row("", "model", "label prior", "no label"),
+        *(_format_row(*row) for row in scores.compare_baselines()),
         *(f"  warning: {warning}" for warning in results.warnings),
     ]
     return "\n".join(lines)
 
 
-def _line(name: str, *cells: str | float | None) -> str:
+def _format_row(name: str, *cells: str | float | None) -> str:
     """Return one line of a table; an undefined score is a dash."""
     shown = ("-" if cell is None else cell if isinstance(cell, str) else f"{cell:.3f}" for cell in cells)
     return f"  {name:24}" + "".join(f"{cell:>12}" for cell in shown)

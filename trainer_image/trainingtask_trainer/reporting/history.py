@@ -1,4 +1,4 @@
-"""The run's row in the history, with its curve and its phases: written when it starts, now and then, and when it ends."""
+"""The sink to the run's row in the history, with its curve and its phases."""
 
 import dataclasses
 import logging
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from trainingtask_api import names
+from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Phase, TrainingReport
 from trainingtask_api.task import TrainingTask
 from trainingtask_history.engine import open_history
@@ -17,18 +18,17 @@ from trainingtask_history.rows import build_run
 from trainingtask_history.store import record
 from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError
+from trainingtask_trainer.reporting.background import MIN_HISTORY_INTERVAL, BackgroundSink, DeliveryError
 from trainingtask_trainer.reporting.progress import CurvePoint
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL = 10.0
-_PATIENCE = 10.0  # two tries to connect; after that the operator writes the row
+_FINAL_TIMEOUT = 10.0  # seconds for two tries to connect; then the operator writes the row
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Which run reports, beyond what the task itself says."""
+class RunOrigin:
+    """The part of a run's identity that its task does not hold."""
 
     task_uid: str
     image: str | None
@@ -36,7 +36,7 @@ class Origin:
 
 
 class HistorySink(BackgroundSink):
-    """Writes the row in a thread of its own; a database that is away delays nothing.
+    """Writes the row in a thread of its own; an unavailable database delays nothing.
 
     Parameters
     ----------
@@ -45,15 +45,15 @@ class HistorySink(BackgroundSink):
     task, origin
         The run.
     curve
-        Returns the run's curve so far, which only grows at its end.
+        Returns the run's curve so far; points are only ever appended.
     """
 
     def __init__(
-        self, url: str, task: TrainingTask, origin: Origin, curve: Callable[[], Sequence[CurvePoint]] = tuple
+        self, url: str, task: TrainingTask, origin: RunOrigin, curve: Callable[[], Sequence[CurvePoint]] = tuple
     ) -> None:
         # Connects on first use, which is in the thread. No pool: a role has few connections for all of a namespace.
         engine = open_history(url, pooled=False)
-        # On a cluster the operator owns the schema; a file on a laptop belongs to whoever comes first.
+        # On a cluster the operator migrates the schema; a file on a laptop is created by the first run.
         schema_missing = engine.dialect.name == "sqlite"
         self._task_uid = origin.task_uid
         self._phases: list[RunEvent] = []
@@ -61,7 +61,7 @@ class HistorySink(BackgroundSink):
 
         def deliver(report: TrainingReport) -> None:
             nonlocal schema_missing, written
-            run = row(task, origin, report)
+            run = build_row(task, origin, report)
             new = curve()[written:]
             try:
                 if schema_missing:
@@ -69,24 +69,24 @@ class HistorySink(BackgroundSink):
 
                     migrate(engine)
                     schema_missing = False
-                record(engine, run, events=list(self._phases), points=list(_points(run.id, new)))
+                record(engine, run, events=list(self._phases), points=list(_iter_points(run.id, new)))
             except HistoryError as error:
                 raise DeliveryError(str(error)) from error
             written += len(new)
 
-        super().__init__("the history", deliver, interval=_INTERVAL, patience=_PATIENCE)
+        super().__init__("the history", deliver, interval=MIN_HISTORY_INTERVAL, final_timeout=_FINAL_TIMEOUT)
 
     def send(self, report: TrainingReport) -> None:
         """Take the newest report."""
-        self._note_phase(report)
+        self._record_phase(report)
         super().send(report)
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Take the last report."""
-        self._note_phase(report)
-        super().finish(report, patience)
+        self._record_phase(report)
+        super().finish(report, timeout)
 
-    def _note_phase(self, report: TrainingReport) -> None:
+    def _record_phase(self, report: TrainingReport) -> None:
         if report.report_time and not (self._phases and self._phases[-1].reason == report.phase.value):
             key = run_id(self._task_uid, report.attempt)
             self._phases.append(
@@ -94,27 +94,27 @@ class HistorySink(BackgroundSink):
             )
 
 
-def _points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint]:
-    """Yield the values of a curve; the history's names are the fields'."""
+def _iter_points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint]:
+    """Yield the values of a curve under the names of its fields."""
     for point in curve:
         for name, value in dataclasses.asdict(point).items():
             if name != "step" and value is not None and math.isfinite(value):
                 yield MetricPoint(run_id=key, name=name, step=point.step, value=value)
 
 
-def history_sink(
+def create_history_sink(
     url: str | None, task: TrainingTask, task_uid: str, curve: Callable[[], Sequence[CurvePoint]]
 ) -> HistorySink | None:
-    """Return the sink for the run's row, None where the operator writes it.
+    """Return the sink for the run's row, None where the operator writes the row.
 
     Parameters
     ----------
     url
-        The user's choice; else the environment's; else, without a cluster, a file in the working directory.
+        Of the command line; by default that of the environment, else, without a cluster, a file in the working directory.
     task
-        The task that runs.
+        The task of the run.
     task_uid
-        Its uid, or one made up for this run on a laptop.
+        Its uid, or a random one without a cluster.
     curve
         Returns the run's curve so far.
 
@@ -128,19 +128,19 @@ def history_sink(
         if names.ENV_POD_NAME in os.environ:
             return None
         chosen = "sqlite:///trainingtask-history.db"
-    origin = Origin(task_uid, os.environ.get(names.ENV_IMAGE), os.environ.get(names.ENV_NODE_NAME))
+    origin = RunOrigin(task_uid, os.environ.get(names.ENV_IMAGE), os.environ.get(names.ENV_NODE_NAME))
     try:
         return HistorySink(chosen, task, origin, curve)
     except HistoryError as error:
-        if url is None:  # not this user's mistake, and no reason not to train: the operator writes the row
+        if url is None:  # not the user's choice: train, and let the operator write the row
             logger.warning("No history row is written by the trainer: %s", error)
             return None
-        raise UserError("InvalidHistory", str(error)) from error
+        raise UserError(Reason.INVALID_HISTORY, str(error)) from error
 
 
-def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingRun:
-    """Return the history row of a report. Interrupted is not final: the task goes on in another pod."""
-    status = _status(report)
+def build_row(task: TrainingTask, origin: RunOrigin, report: TrainingReport) -> TrainingRun:
+    """Return the history row of a report. `Interrupted` is not final: the task resumes in another pod."""
+    status = _get_run_status(report)
     final = status in (RunStatus.SUCCEEDED, RunStatus.FAILED)
     return build_run(
         task,
@@ -154,7 +154,7 @@ def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingR
         phase=report.phase.value,
         step=report.step,
         total_steps=report.total_steps,
-        eta=report.eta or "",  # None would leave what the report before said
+        eta=report.eta or "",  # None would keep the value of the last report
         report_time=report.report_time,
         error_reason=report.failure.reason if report.failure else None,
         error_message=report.failure.message if report.failure else None,
@@ -163,9 +163,9 @@ def row(task: TrainingTask, origin: Origin, report: TrainingReport) -> TrainingR
     )
 
 
-def _status(report: TrainingReport) -> RunStatus:
+def _get_run_status(report: TrainingReport) -> RunStatus:
     if report.phase == Phase.DONE:
         return RunStatus.SUCCEEDED
     if report.failure is None:
         return RunStatus.RUNNING
-    return RunStatus.INTERRUPTED if report.failure.reason == "Interrupted" else RunStatus.FAILED
+    return RunStatus.INTERRUPTED if report.failure.reason == Reason.INTERRUPTED else RunStatus.FAILED

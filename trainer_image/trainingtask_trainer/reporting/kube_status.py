@@ -1,4 +1,4 @@
-"""`status.training` of the task, by server-side apply: this writer owns that field and no other."""
+"""The sink to `status.training` of the task, by server-side apply: the only field that the trainer owns."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -7,16 +7,20 @@ from typing import Any
 from trainingtask_api import names
 from trainingtask_api.status import TrainingReport
 from trainingtask_api.task import Metadata
-from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable
+from trainingtask_trainer.reporting.background import (
+    MIN_STATUS_INTERVAL,
+    BackgroundSink,
+    DeliveryError,
+    PermanentDeliveryError,
+)
 
-_INTERVAL = 2.0
-_PATIENCE = 60.0
-_TIMEOUT = (3.0, 5.0)  # seconds to connect, to answer
+_FINAL_TIMEOUT = 60.0  # seconds
+_REQUEST_TIMEOUT = (3.0, 5.0)  # seconds to connect, and to answer
 
 Apply = Callable[[dict[str, Any]], None]
 
 
-def status_sink(metadata: Metadata, apply: Apply | None = None) -> BackgroundSink:
+def create_status_sink(metadata: Metadata, apply: Apply | None = None) -> BackgroundSink:
     """Return the sink that reports to the task's status.
 
     Parameters
@@ -24,21 +28,21 @@ def status_sink(metadata: Metadata, apply: Apply | None = None) -> BackgroundSin
     metadata
         Name, namespace and uid of the task.
     apply
-        Sends a patch and raises `DeliveryError`; the default talks to the API server of this pod's cluster.
+        Sends a patch and raises `DeliveryError`; the default sends it to the API server of this pod's cluster.
     """
     lazy = apply or _LazyApply(metadata)
     return BackgroundSink(
         "the task's status",
-        lambda report: lazy(patch(metadata, report)),
-        interval=_INTERVAL,
-        patience=_PATIENCE,
+        lambda report: lazy(build_patch(metadata, report)),
+        interval=MIN_STATUS_INTERVAL,
+        final_timeout=_FINAL_TIMEOUT,
     )
 
 
-def patch(metadata: Metadata, report: TrainingReport) -> dict[str, Any]:
+def build_patch(metadata: Metadata, report: TrainingReport) -> dict[str, Any]:
     """Return the server-side apply patch of a report.
 
-    The uid makes the API server refuse it when the task was deleted and another one took its name.
+    With the uid, the API server refuses it for a later task of the same name.
     """
     identity = {"name": metadata.name, "namespace": metadata.namespace}
     return {
@@ -50,7 +54,7 @@ def patch(metadata: Metadata, report: TrainingReport) -> dict[str, Any]:
 
 
 class _LazyApply:
-    """Builds the client on first use, in the sink's thread: its import takes seconds that training need not wait."""
+    """Creates the client on first use, in the sink's thread: importing it takes seconds."""
 
     def __init__(self, metadata: Metadata) -> None:
         self._metadata = metadata
@@ -58,23 +62,23 @@ class _LazyApply:
 
     def __call__(self, body: dict[str, Any]) -> None:
         if self._apply is None:
-            self._apply = _in_cluster(self._metadata)
+            self._apply = _create_in_cluster_apply(self._metadata)
         self._apply(body)
 
 
-def _in_cluster(metadata: Metadata) -> Apply:
+def _create_in_cluster_apply(metadata: Metadata) -> Apply:
     from kubernetes import client  # noqa: PLC0415
 
     config: Any = import_module("kubernetes.config")
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
-        return api_server(configuration, metadata)
+        return create_apply(configuration, metadata)
     except (config.ConfigException, OSError) as error:
         raise DeliveryError(str(error)) from error
 
 
-def api_server(configuration: Any, metadata: Metadata) -> Apply:
+def create_apply(configuration: Any, metadata: Metadata) -> Apply:
     """Return the function that applies a patch to the task's status at the API server of `configuration`."""
     from kubernetes import client  # noqa: PLC0415
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
@@ -94,13 +98,13 @@ def api_server(configuration: Any, metadata: Metadata) -> Apply:
                 field_manager=names.TRAINER_FIELD_MANAGER,
                 force=True,
                 _content_type="application/apply-patch+yaml",
-                _request_timeout=_TIMEOUT,
+                _request_timeout=_REQUEST_TIMEOUT,
             )
         except client.ApiException as error:
-            message = f"{error.status} {error.reason}: {_said(error.body)}"
-            # Anything else may pass: 403 too, until the operator has stored which pod is the task's.
+            message = f"{error.status} {error.reason}: {_truncate_body(error.body)}"
+            # All others may be temporary: 403 is, until the operator has stored which pod is the task's.
             if error.status == 404 or (error.status == 409 and "uid" in message.lower()):
-                raise Undeliverable(message) from error
+                raise PermanentDeliveryError(message) from error
             raise DeliveryError(message) from error
         except (HTTPError, OSError) as error:
             raise DeliveryError(type(error).__name__) from error
@@ -108,5 +112,5 @@ def api_server(configuration: Any, metadata: Metadata) -> Apply:
     return apply
 
 
-def _said(body: Any) -> str:
+def _truncate_body(body: Any) -> str:
     return str(body or "")[:300]

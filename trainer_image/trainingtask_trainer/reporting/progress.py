@@ -1,4 +1,4 @@
-"""The one seam through which a model tells how far it is."""
+"""The interface through which a model reports its progress."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """How far a training was at one optimiser step. The names are those of the history's curves."""
+    """Losses and scores at one optimizer step; the fields' names are those of the history's curves."""
 
     step: int
     training_loss: float | None = None
-    """Mean since the point before."""
+    """Mean since the last point."""
     learning_rate: float | None = None
     """Of this step."""
     validation_loss: float | None = None
@@ -21,29 +21,29 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Step:
-    """A point in a training."""
+    """The progress of a training."""
 
     epoch: int
     """Current epoch, from 1."""
     epochs: int
     step: int
-    """Optimiser steps done. The first one told starts the clock of rate and time left: loading weights is no training."""
+    """Optimizer steps done. Rate and time left count from the first report on, without the loading of weights."""
     total_steps: int
     rows: int
     """Training rows read so far, all epochs together."""
     loss: float | None
     """Latest training loss."""
     resumed_from: int | None = None
-    """Optimiser step of the checkpoint that this attempt went on from."""
+    """Optimizer step of the checkpoint that this attempt resumed from."""
     curve: Sequence[CurvePoint] = ()
-    """The curve so far; it only ever grows at its end."""
+    """The curve so far; points are only ever appended."""
 
 
 class Progress(Protocol):
-    """Called by a model before its first optimiser step, after each, and now and then while it validates."""
+    """Called by a model before its first optimizer step, after each, and before each batch of a validation."""
 
     def __call__(self, step: Step) -> None:
-        """Take the newest step and return at once.
+        """Take the newest step, without blocking.
 
         Raises
         ------

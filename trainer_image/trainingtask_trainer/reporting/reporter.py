@@ -1,4 +1,4 @@
-"""The one voice of a run: keeps the current report and hands each new one to its sinks."""
+"""The current report of a run, and its sinks, which get each new one."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -6,26 +6,26 @@ from typing import Any, Protocol
 
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_trainer.reporting.progress import CurvePoint, Step
-from trainingtask_trainer.runtime.memory import peak_bytes
-from trainingtask_trainer.runtime.signals import Interruption
+from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.runtime.signals import InterruptHandler
 
-# Well within the pod's grace period of a minute.
-_PATIENCE_AFTER_SIGTERM = 10.0
+# Within the pod's grace period of 60 s.
+_FINAL_TIMEOUT_AFTER_SIGTERM = 10.0
 
 
 class Sink(Protocol):
-    """A place that reports go to. Nothing here may raise or block, except `wait`."""
+    """A receiver of reports. No method may raise, and none but `wait` may block."""
 
     def send(self, report: TrainingReport) -> None:
         """Take the newest report."""
         ...
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
-        """Take the last report; give up on it after `patience` seconds (None: the sink's own limit)."""
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
+        """Take the last report, to be delivered within `timeout` seconds (None: the sink's own limit)."""
         ...
 
     def wait(self) -> None:
-        """Return when the last report is out, or given up."""
+        """Block until the last report is delivered or has timed out."""
         ...
 
 
@@ -35,34 +35,34 @@ def utc_now() -> datetime:
 
 
 class Reporter:
-    """Keeps the run's `TrainingReport` and its curve, and tells all sinks about each change."""
+    """Keeps the run's `TrainingReport` and its curve, and sends each change to all sinks."""
 
     def __init__(
         self,
         sinks: Sequence[Sink],
         attempt: int = 1,
-        interruption: Interruption | None = None,
+        interrupts: InterruptHandler | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._sinks = list(sinks)
-        self._interruption = interruption
+        self._interrupts = interrupts
         self._now = now
-        self._first: tuple[Step, datetime] | None = None  # of this attempt, and when it was told
+        self._first: tuple[Step, datetime] | None = None  # of this attempt, and its time
         self.curve: Sequence[CurvePoint] = ()
         start = now()
         self.report = TrainingReport(attempt=attempt, phase=Phase.STARTING, start_time=start, report_time=start)
 
-    def add(self, sink: Sink) -> None:
-        """Tell one more sink from now on, beginning with the current report."""
+    def add_sink(self, sink: Sink) -> None:
+        """Add a sink, and send it the current report."""
         self._sinks.append(sink)
         sink.send(self.report)
 
-    def phase(self, phase: Phase) -> None:
-        """Tell that the run enters a phase."""
+    def start_phase(self, phase: Phase) -> None:
+        """Report that the run enters a phase."""
         self._send(phase=phase, eta=None)
 
-    def step(self, step: Step) -> None:
-        """Tell how far the training is; rate and time left are means over this attempt's training so far."""
+    def report_step(self, step: Step) -> None:
+        """Report the progress; rate and time left are means over this attempt's training so far."""
         self.curve = step.curve
         if self._first is None:
             self._first = (step, self._now())
@@ -75,59 +75,59 @@ class Reporter:
             step=step.step,
             total_steps=step.total_steps,
             progress=f"{100 * step.step // max(1, step.total_steps)}%",
-            loss=None if step.loss is None else rounded(step.loss),
-            samples_per_second=rounded((step.rows - first.rows) / seconds) if seconds > 0 else None,
-            eta=None if left is None else in_words(left),
+            loss=None if step.loss is None else round_for_display(step.loss),
+            samples_per_second=round_for_display((step.rows - first.rows) / seconds) if seconds > 0 else None,
+            eta=None if left is None else format_duration(left),
             resumed_from_step=step.resumed_from,
         )
 
-    def succeeded(self, results: Results) -> None:
-        """Tell the end of a run that worked, and wait until everybody knows."""
+    def report_success(self, results: Results) -> None:
+        """Report the end of a successful run, and wait for the sinks."""
         micro_f1 = results.evaluation.micro.f1
         self._finish(
-            patience=None,
+            timeout=None,
             phase=Phase.DONE,
             progress="100%",
-            loss=rounded(results.training_loss),
-            samples_per_second=rounded(results.samples_per_second),
+            loss=round_for_display(results.training_loss),
+            samples_per_second=round_for_display(results.samples_per_second),
             score=None if micro_f1 is None else f"{micro_f1:.3f}",
             results=results,
         )
 
-    def failed(self, failure: Failure, exit_code: ExitCode) -> None:
-        """Tell the end of a run that did not work, and wait until everybody knows."""
-        patience = _PATIENCE_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
-        self._finish(patience=patience, phase=Phase.FAILED, failure=failure)
+    def report_failure(self, failure: Failure, exit_code: ExitCode) -> None:
+        """Report the end of a failed run, and wait for the sinks."""
+        timeout = _FINAL_TIMEOUT_AFTER_SIGTERM if exit_code == ExitCode.INTERRUPTED else None
+        self._finish(timeout=timeout, phase=Phase.FAILED, failure=failure)
 
     def _send(self, **changes: Any) -> None:
-        if self._interruption is not None:
-            self._interruption.check()
-        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_memory()})
+        if self._interrupts is not None:
+            self._interrupts.raise_if_received()
+        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_measure_memory()})
         for sink in self._sinks:
             sink.send(self.report)
 
-    def _finish(self, patience: float | None, **changes: Any) -> None:
+    def _finish(self, timeout: float | None, **changes: Any) -> None:
         now = self._now()
-        ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_memory()}
+        ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_measure_memory()}
         self.report = self.report.model_copy(update=ending)
-        # All at once, then wait: the patience of several sinks does not add up.
+        # All at once, then wait, so that the timeouts do not add up.
         for sink in self._sinks:
-            sink.finish(self.report, patience)
+            sink.finish(self.report, timeout)
         for sink in self._sinks:
             sink.wait()
 
 
-def _memory() -> dict[str, int]:
-    # Whoever is killed for its memory cannot tell how much it held: its last report does.
-    return {"peak_memory_bytes": peak_bytes()}
+def _measure_memory() -> dict[str, int]:
+    # In each report: a process that is killed for its memory cannot report it at its end.
+    return {"peak_memory_bytes": get_peak_bytes()}
 
 
-def rounded(value: float) -> float:
-    """Return a number with the four digits that a person reads of it; the results keep them all."""
+def round_for_display(value: float) -> float:
+    """Return a number rounded to four digits; the results keep all."""
     return float(f"{value:.4g}")
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration such as ``45s``, ``2m10s`` or ``1h05m``."""
     whole = round(seconds)
     if whole < 60:

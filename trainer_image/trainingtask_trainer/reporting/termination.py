@@ -1,4 +1,4 @@
-"""The container's last message, which Kubernetes keeps with the pod: the backstop when the API server was away."""
+"""The sink to the container's termination message, which Kubernetes keeps: the fallback when the API server was unavailable."""
 
 import json
 import logging
@@ -10,10 +10,10 @@ from trainingtask_api.status import TrainingReport
 logger = logging.getLogger(__name__)
 
 TERMINATION_LOG = Path("/dev/termination-log")
-LIMIT = 4096  # bytes; Kubernetes cuts what is longer, and cut JSON is no JSON
-# Parts of the results in the order in which they are given up: the longest first, which stands in the model's folder as
-# well; then what the spec and the image can tell.
-_EXPENDABLE = ("evaluation.perLabel", "arguments", "versions", "evaluation.undefined", "warnings")
+MAX_MESSAGE_BYTES = 4096  # Kubernetes truncates longer ones, and truncated JSON cannot be parsed
+# Parts of the results in the order in which they are removed: the longest first, which the model's folder has too; then
+# those that spec and image have.
+_REMOVABLE_PARTS = ("evaluation.perLabel", "arguments", "versions", "evaluation.undefined", "warnings")
 
 
 class TerminationSink:
@@ -25,13 +25,13 @@ class TerminationSink:
     def send(self, report: TrainingReport) -> None:
         """Do nothing: only the last report counts."""
 
-    def finish(self, report: TrainingReport, patience: float | None) -> None:
+    def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Write the report."""
-        del patience
+        del timeout
         if not self._path.exists():
             return
         try:
-            self._path.write_bytes(message(report))
+            self._path.write_bytes(encode_message(report))
         except OSError as error:
             logger.warning("The termination message could not be written: %s", error)
 
@@ -39,22 +39,22 @@ class TerminationSink:
         """Do nothing: `finish` has written."""
 
 
-def message(report: TrainingReport) -> bytes:
-    """Return the report as JSON of at most `LIMIT` bytes: a `TrainingReport` still, with its results as far as they fit."""
+def encode_message(report: TrainingReport) -> bytes:
+    """Return the report as JSON of at most `MAX_MESSAGE_BYTES`, with as much of its results as fits."""
     content = report.to_json()
     results = content.get("results", {})
-    for part in _EXPENDABLE:
-        if len(_encoded(content)) <= LIMIT:
+    for part in _REMOVABLE_PARTS:
+        if len(_encode_json(content)) <= MAX_MESSAGE_BYTES:
             break
         *section, name = part.split(".")
         (results.get(section[0], {}) if section else results).pop(name, None)
-    if len(_encoded(content)) > LIMIT:
+    if len(_encode_json(content)) > MAX_MESSAGE_BYTES:
         content.pop("results", None)
-    while len(_encoded(content)) > LIMIT:
+    while len(_encode_json(content)) > MAX_MESSAGE_BYTES:
         text = content["failure"]["message"]
         content["failure"]["message"] = text[: len(text) * 3 // 4]
-    return _encoded(content)
+    return _encode_json(content)
 
 
-def _encoded(content: dict[str, Any]) -> bytes:
+def _encode_json(content: dict[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

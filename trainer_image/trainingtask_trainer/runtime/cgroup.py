@@ -1,4 +1,4 @@
-"""How many cores this process may use, and telling the numeric libraries before they count the machine's."""
+"""The CPU limit of this process, and the thread counts of numeric libraries that follow from it."""
 
 import math
 import os
@@ -8,42 +8,42 @@ CGROUP = Path("/sys/fs/cgroup")
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def cpu_limit(cgroup: Path = CGROUP) -> int:
+def get_cpu_limit(cgroup: Path = CGROUP) -> int:
     """Return the number of cores this process may use: its affinity, cut by the container's quota, at least 1."""
     limits = [float(len(os.sched_getaffinity(0)))]
-    limits.extend(quota for quota in (_quota_v2(cgroup), _quota_v1(cgroup)) if quota is not None)
+    limits.extend(quota for quota in (_read_quota_v2(cgroup), _read_quota_v1(cgroup)) if quota is not None)
     return max(1, math.ceil(min(limits)))
 
 
 def limit_threads() -> int:
     """Set the thread counts that numeric libraries read when they are imported; return the number of cores.
 
-    Without it every library starts one thread per core of the node and they fight for the container's share.
+    By default every library starts one thread per core of the node, which then compete for the container's share.
     A variable that is already set wins.
     """
-    cores = cpu_limit()
+    cores = get_cpu_limit()
     for variable in _THREAD_VARIABLES:
         os.environ.setdefault(variable, str(cores))
     return cores
 
 
-def _quota_v2(cgroup: Path) -> float | None:
+def _read_quota_v2(cgroup: Path) -> float | None:
     """Return the cores of ``cpu.max``, which holds ``max 100000`` or ``200000 100000``."""
-    words = _words(cgroup / "cpu.max")
-    if len(words) != 2 or words[0] == "max":
+    fields = _read_fields(cgroup / "cpu.max")
+    if len(fields) != 2 or fields[0] == "max":
         return None
-    return int(words[0]) / int(words[1])
+    return int(fields[0]) / int(fields[1])
 
 
-def _quota_v1(cgroup: Path) -> float | None:
+def _read_quota_v1(cgroup: Path) -> float | None:
     """Return the cores of the version 1 files; a quota of -1 means none."""
-    quota, period = (_words(cgroup / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    quota, period = (_read_fields(cgroup / "cpu" / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     if not quota or not period or int(quota[0]) <= 0:
         return None
     return int(quota[0]) / int(period[0])
 
 
-def _words(path: Path) -> list[str]:
+def _read_fields(path: Path) -> list[str]:
     try:
         return path.read_text().split()
     except OSError:

@@ -1,19 +1,20 @@
-"""Where torch computes, and how loud transformers is about it."""
+"""The device of torch, and process-wide settings of torch and transformers."""
 
 from typing import Any
 
 import torch
 import transformers
 
+from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import Device
 from trainingtask_trainer.errors import Fault
 from trainingtask_trainer.runtime.memory import disable_malloc_trim
 
 
 def prepare_torch(device: Device) -> torch.device:
-    """Return the device of a task for torch, with memory and log of this process made ready for it.
+    """Return torch's device for a task, after setting up allocator, kernels and logging of this process.
 
-    transformers' own bars and advice are turned off: the run reports for itself.
+    transformers' own progress bars and warnings are turned off: the reporter shows the progress.
 
     Raises
     ------
@@ -28,10 +29,10 @@ def prepare_torch(device: Device) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise Fault(
-            "NoGPU",
+            Reason.NO_GPU,
             "device is 'gpu', but torch finds no usable GPU here: check the node's driver, the runtime class and "
             "that the trainer image is the one for GPUs",
         )
-    # cuDNN's attention is planned anew for each shape, a tenth of a second each time, and batches here have many shapes.
+    # cuDNN plans its attention for each shape, 0.1 s each time, and batches here have many shapes.
     torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device("cuda")

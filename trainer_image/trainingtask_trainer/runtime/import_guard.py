@@ -1,4 +1,4 @@
-"""Leaving out what a library imports without needing it."""
+"""Blocking of imports that a library makes but does not need here."""
 
 import sys
 from collections.abc import Iterator
@@ -6,12 +6,12 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without(package: str) -> Iterator[None]:
-    """Keep `package` from being imported, where it has not been: whoever asks for it takes it as not installed."""
+def block_import(package: str) -> Iterator[None]:
+    """Make imports of `package` fail as if it were not installed, unless it is imported already."""
     if package in sys.modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment] # the import system's word for "not importable"
+    sys.modules[package] = None  # type: ignore[assignment] # documented as "not importable"
     try:
         yield
     finally:
@@ -19,11 +19,11 @@ def without(package: str) -> Iterator[None]:
 
 
 @contextmanager
-def transformers_without(package: str) -> Iterator[None]:
-    """Keep the transformers library from importing `package`: it remembers whether that is installed, so ask it anew."""
-    from transformers import utils  # noqa: PLC0415 - for those who import it anyway
+def block_transformers_import(package: str) -> Iterator[None]:
+    """Block `package` for the transformers library too, which caches whether it is installed."""
+    from transformers import utils  # noqa: PLC0415 - heavy; its callers import it next
 
     if package not in sys.modules:
         getattr(utils, f"is_{package}_available").cache_clear()
-    with without(package):
+    with block_import(package):
         yield

@@ -1,4 +1,4 @@
-"""How much memory this process holds, held at most, and may hold; and keeping what it has."""
+"""Memory of this process: resident, peak and limit; and the allocator's trimming."""
 
 import ctypes
 import resource
@@ -8,17 +8,17 @@ from pathlib import Path
 from trainingtask_trainer.runtime.cgroup import CGROUP
 
 _KIB = 1024
-_NO_LIMIT = 1 << 62  # cgroup v1 says "none" with a number near 2**63
+_UNLIMITED_BYTES = 1 << 62  # cgroup v1 writes a number near 2**63 for no limit
 _PROC = Path("/proc/self")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _NEVER, _GIB = -1, 1 << 30
 
 
 def disable_malloc_trim() -> None:
-    """Let glibc keep what is freed for what is asked for next; elsewhere do nothing.
+    """Make glibc keep freed memory for later allocations; do nothing with other libraries.
 
-    A training asks for the same gigabytes in every step. Given back in between, each page of them costs a fault and
-    is zeroed anew (benchmarks/README.md).
+    A training allocates the same gigabytes in every step. Each page that was returned in between costs a fault and is
+    zeroed again (benchmarks/README.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # macOS and musl have none
     if mallopt is not None:
@@ -26,36 +26,36 @@ def disable_malloc_trim() -> None:
         mallopt(_M_MMAP_THRESHOLD, _GIB)
 
 
-def peak_bytes() -> int:
-    """Return the most resident memory that this process held at once."""
-    peak = _status("VmHWM")
+def get_peak_bytes() -> int:
+    """Return the peak of this process's resident memory."""
+    peak = _read_proc_status("VmHWM")
     if peak is not None:
         return peak
-    # getrusage also counts what the process was before exec; macOS, which has no /proc, answers in bytes.
+    # getrusage also counts the process before exec; macOS, which has no /proc, returns bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else _KIB)
 
 
-def resident_bytes() -> int | None:
-    """Return the resident memory of this process, None where the system does not say."""
-    return _status("VmRSS")
+def get_resident_bytes() -> int | None:
+    """Return the resident memory of this process, None where the system does not report it."""
+    return _read_proc_status("VmRSS")
 
 
-def limit_bytes(cgroup: Path = CGROUP) -> int | None:
+def get_limit_bytes(cgroup: Path = CGROUP) -> int | None:
     """Return the memory limit of this process's container or control group, None when there is none.
 
-    Above it the kernel kills the process, without a word to it.
+    Above it the kernel kills the process.
     """
     limits: list[int | None] = []
-    for mount, path in _groups(cgroup):
-        # A container sees its own group as the root; elsewhere each group above ours has a say too.
+    for mount, path in _find_memory_cgroups(cgroup):
+        # In a container its own group is the root; elsewhere the limits of parent groups count too.
         for folder in (mount / path, *(mount / path).parents):
-            limits.extend(_limit(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
+            limits.extend(_read_limit(folder / name) for name in ("memory.max", "memory.limit_in_bytes"))
             if folder == mount:
                 break
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _status(field: str) -> int | None:
+def _read_proc_status(field: str) -> int | None:
     try:
         lines = (_PROC / "status").read_text().splitlines()
     except FileNotFoundError:
@@ -63,8 +63,8 @@ def _status(field: str) -> int | None:
     return next((int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{field}:")), None)
 
 
-def _groups(cgroup: Path) -> list[tuple[Path, str]]:
-    """Return the mounts that control memory, each with the path of this process's group in it."""
+def _find_memory_cgroups(cgroup: Path) -> list[tuple[Path, str]]:
+    """Return the mounts of the memory controller, each with the path of this process's group in it."""
     try:
         lines = (_PROC / "cgroup").read_text().splitlines()
     except FileNotFoundError:
@@ -79,9 +79,9 @@ def _groups(cgroup: Path) -> list[tuple[Path, str]]:
     return groups
 
 
-def _limit(file: Path) -> int | None:
+def _read_limit(file: Path) -> int | None:
     try:
         text = file.read_text().strip()
     except OSError:
         return None
-    return int(text) if text != "max" and int(text) < _NO_LIMIT else None
+    return int(text) if text != "max" and int(text) < _UNLIMITED_BYTES else None

@@ -9,35 +9,35 @@ from typing import Any
 from trainingtask_trainer.errors import Interrupted
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# A pod is killed a minute after SIGTERM. What has not come to a good end by then must leave time for the last words.
-_PATIENCE = 30.0
+# A pod is killed 60 s after SIGTERM; the second half is for the last reports.
+_DEFER_SECONDS = 30.0
 
-_at_checks_only = False  # signals belong to the process
+_is_deferred = False  # global, as signal handlers are
 
 
 @contextmanager
 def defer_interrupts() -> Iterator[None]:
-    """Have `Interrupted` raised by the next `Interruption.check`, not in the middle of things, while entered.
+    """Have `Interrupted` raised by the next `InterruptHandler.raise_if_received` alone, while entered.
 
-    What takes longer than half a minute after the signal is interrupted where it stands.
+    30 s after the signal it is raised anyway, wherever the process is.
     """
-    global _at_checks_only  # noqa: PLW0603
-    _at_checks_only = True
+    global _is_deferred  # noqa: PLW0603
+    _is_deferred = True
     try:
         yield
     finally:
-        _at_checks_only = False
+        _is_deferred = False
 
 
-class Interruption:
-    """While entered, the first signal raises `Interrupted`; later ones are noted only, so that reports get out."""
+class InterruptHandler:
+    """While entered, the first signal raises `Interrupted`; later ones are ignored, so that reports are delivered."""
 
     def __init__(self) -> None:
         self._received: str | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Interruption":
-        handlers = {**dict.fromkeys(_SIGNALS, self._handle), signal.SIGALRM: self._give_up}
+    def __enter__(self) -> "InterruptHandler":
+        handlers = {**dict.fromkeys(_SIGNALS, self._handle), signal.SIGALRM: self._handle_alarm}
         self._previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
         return self
 
@@ -48,14 +48,14 @@ class Interruption:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal came and was to wait, or its exception got lost, as in a destructor."""
+    def raise_if_received(self) -> None:
+        """Raise `Interrupted` if a signal was deferred, or its exception was lost, as in a destructor."""
         if self._received is not None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise Interrupted(self._received)
 
-    def disarm(self) -> None:
-        """Let signals pass from now on: the run is over and only its last words are under way."""
+    def ignore_signals(self) -> None:
+        """Ignore signals from now on: the run is over, and its last reports are being delivered."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
@@ -63,9 +63,9 @@ class Interruption:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is None:
             self._received = signal.Signals(number).name
-            if not _at_checks_only:
+            if not _is_deferred:
                 raise Interrupted(self._received)
-            signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
+            signal.setitimer(signal.ITIMER_REAL, _DEFER_SECONDS)
 
-    def _give_up(self, number: int, frame: FrameType | None) -> None:
+    def _handle_alarm(self, number: int, frame: FrameType | None) -> None:
         raise Interrupted(self._received or signal.Signals(number).name)

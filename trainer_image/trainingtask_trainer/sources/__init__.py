@@ -1,1 +1,1 @@
-"""Where rows come from: files of several formats."""
+"""Readers of rows, one per file format."""

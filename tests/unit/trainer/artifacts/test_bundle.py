@@ -10,7 +10,7 @@ import pytest
 
 from support.results import RESULTS
 from trainingtask_trainer import registry
-from trainingtask_trainer.artifacts.bundle import Manifest, check_output, predict, save
+from trainingtask_trainer.artifacts.bundle import Manifest, predict, prepare_output_folder, save_bundle
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities
 
@@ -34,14 +34,14 @@ class FixedModel:
 
 
 def saved(folder: Path) -> Path:
-    save(folder, FixedModel(), None, manifest=MANIFEST, results=RESULTS, curve=())  # type: ignore[arg-type]
+    save_bundle(folder, FixedModel(), None, manifest=MANIFEST, results=RESULTS, curve=())  # type: ignore[arg-type]
     return folder
 
 
 def test_output_must_be_a_folder_in_the_claim(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"output.subPath '.' is the root of the claim"):
-        check_output(tmp_path, ".")
-    assert check_output(tmp_path, "team/model") == tmp_path / "team" / "model"
+        prepare_output_folder(tmp_path, ".")
+    assert prepare_output_folder(tmp_path, "team/model") == tmp_path / "team" / "model"
     assert list((tmp_path / "team").iterdir()) == []
 
 
@@ -50,12 +50,12 @@ def test_output_takes_the_place_of_an_earlier_model_and_of_nothing_else(tmp_path
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "trainingtask.json").touch()
     for path in ("empty", "model"):
-        assert check_output(tmp_path, path) == tmp_path / path
+        assert prepare_output_folder(tmp_path, path) == tmp_path / path
     (tmp_path / "team" / "data").mkdir(parents=True)
     (tmp_path / "file").touch()
     for path, there in (("team", "data/"), ("file", "a file")):
         with pytest.raises(UserError, match=f"output.subPath '{path}' is no trained model, but .*{there}") as caught:
-            check_output(tmp_path, path)
+            prepare_output_folder(tmp_path, path)
         assert caught.value.reason == "OutputOccupied"
     assert (tmp_path / "team" / "data").is_dir()
 
@@ -78,18 +78,20 @@ def test_saved_files_can_be_read_by_others(tmp_path: Path) -> None:
     assert json.loads((model / "results.json").read_text()) == RESULTS.to_json()
 
 
-def test_a_model_that_was_being_replaced_when_the_run_was_killed_is_put_back(tmp_path: Path) -> None:
+def test_a_model_that_a_killed_run_was_replacing_is_restored(tmp_path: Path) -> None:
     saved(tmp_path / "model").rename(tmp_path / ".model.previous")
-    assert check_output(tmp_path, "model") == tmp_path / "model"
+    assert prepare_output_folder(tmp_path, "model") == tmp_path / "model"
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (tmp_path / "model" / "weights").is_file()
     shutil.copytree(tmp_path / "model", tmp_path / ".model.previous")  # killed a moment later: the new one counts
     (tmp_path / "model" / "new").touch()
-    assert (check_output(tmp_path, "model") / "new").is_file()
+    assert (prepare_output_folder(tmp_path, "model") / "new").is_file()
 
 
 def test_each_label_is_predicted_from_its_own_threshold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "load_saved", lambda kind, name: {("models", "fixed"): FixedModel}[kind, name])
+    monkeypatch.setattr(
+        registry, "load_for_saved_model", lambda kind, name: {("models", "fixed"): FixedModel}[kind, name]
+    )
     [prediction] = predict(saved(tmp_path / "model"), ["a text"])
     assert prediction.text == "a text"
     assert list(prediction.labels.items()) == [("c", 0.9), ("b", 0.2)]  # 0.4 does not reach a's 0.5

@@ -7,32 +7,17 @@ import pickle
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from support.fine_tuning import fit, spec, stop_at
-from trainingtask_trainer.artifacts.bundle import check_output
+from support.hostile_models import Payload
+from trainingtask_trainer.artifacts.bundle import prepare_output_folder
 from trainingtask_trainer.errors import Interrupted, UserError
 from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
-from trainingtask_trainer.preprocessors.array_cache import LIMIT_BYTES, cached
+from trainingtask_trainer.preprocessors.array_cache import MAX_CACHE_BYTES, load_or_compute
 from trainingtask_trainer.volumes import Volumes
-
-
-class Payload:
-    """Touches the marker when it is unpickled."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.marker}",)
-
-
-@pytest.fixture
-def marker(tmp_path: Path) -> Path:
-    return tmp_path / "code-ran"
 
 
 @pytest.mark.parametrize("loop", ["trainer", "accelerate"])
@@ -84,7 +69,7 @@ def test_a_state_that_cannot_be_read_is_no_checkpoint(
 ) -> None:
     (tmp_path / "step-9").mkdir()
     forge(tmp_path / "step-9" / "training.json")
-    assert CheckpointFolder(tmp_path, "key").last() is None
+    assert CheckpointFolder(tmp_path, "key").find_last() is None
     assert f"The checkpoint {tmp_path / 'step-9'} is not used" in caplog.text
 
 
@@ -104,7 +89,7 @@ def write_entry(header: bytes) -> Callable[[Path], object]:
         write_entry(b"{'descr': ("),
         write_entry(b"{[]: 1}"),
         lambda path: path.write_bytes(hashlib.sha256(b"").digest()),
-        fill(LIMIT_BYTES + 1),
+        fill(MAX_CACHE_BYTES + 1),
         os.mkfifo,
     ],
     ids=["memory", "tokens", "type", "end", "large", "pipe"],
@@ -113,7 +98,7 @@ def test_a_forged_cache_entry_is_computed_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, forge: Callable[[Path], object]
 ) -> None:
     forge(tmp_path / "key.npz")
-    assert cached(tmp_path, "key", lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
+    assert load_or_compute(tmp_path, "key", lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
     assert f"The cache entry {tmp_path / 'key.npz'} is not used" in caplog.text
 
 
@@ -122,9 +107,9 @@ def test_a_cache_entry_of_pickles_runs_nothing(tmp_path: Path, marker: Path) -> 
     np.savez(buffer, ids=np.array([Payload(marker)], dtype=object))
     payload = buffer.getvalue()
     (tmp_path / "key.npz").write_bytes(hashlib.sha256(payload).digest() + payload)
-    assert cached(tmp_path, "key", lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
+    assert load_or_compute(tmp_path, "key", lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
     assert not marker.exists()
-    assert cached(tmp_path, "key", dict)["ids"].tolist() == [0, 1, 2], "the forged entry was replaced"
+    assert load_or_compute(tmp_path, "key", dict)["ids"].tolist() == [0, 1, 2], "the forged entry was replaced"
 
 
 @pytest.mark.parametrize(
@@ -137,10 +122,14 @@ def test_a_link_out_of_the_claim_is_not_written_through(tmp_path: Path, link: st
         (folder / "trainingtask.json").touch()
     (claim / link).parent.mkdir(parents=True)
     (claim / link).symlink_to(outside)
-    places = Volumes(dataset=claim, model=claim, output=claim)
+    volumes = Volumes(dataset=claim, model=claim, output=claim)
     with pytest.raises(
         UserError, match=f"leads out of the volume claim, to {outside}.*: remove the symbolic link"
     ) as refused:
-        check_output(claim, "team/model" if link == "team" else "model", (places.cache, places.checkpoints("uid")))
+        prepare_output_folder(
+            claim,
+            "team/model" if link == "team" else "model",
+            (volumes.cache_folder, volumes.get_checkpoint_folder("uid")),
+        )
     assert refused.value.reason == "OutputOccupied"
     assert sorted(path.name for path in outside.iterdir()) == ["model", "trainingtask.json"]

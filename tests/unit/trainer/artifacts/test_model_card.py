@@ -62,10 +62,10 @@ def test_pictures_stand_beside_the_card(tmp_path: Path) -> None:
 
 
 def test_a_long_curve_is_drawn_from_means() -> None:
-    from trainingtask_trainer.artifacts.plots import _means
+    from trainingtask_trainer.artifacts.plots import _average_groups
 
-    assert _means([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(2, 2.0), (3, 5.0)]
-    assert _means([], 0) == []
+    assert _average_groups([(1, 1.0), (2, 3.0), (3, 5.0)], 2) == [(2, 2.0), (3, 5.0)]
+    assert _average_groups([], 0) == []
 
 
 def test_a_model_without_a_curve_has_no_picture_of_it(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from trainingtask_api.dataset import Dataset
 from trainingtask_trainer.datasets.cross_validated import CrossValidated
-from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.errors import UserError
 
 CROSS_VALIDATED = Path(__file__).parents[4] / ".." / "shared" / "data" / "cross_validated"
@@ -122,7 +122,7 @@ def test_real_questions() -> None:
     assert (len(raw.train), len(raw.label_names)) == (2615, 859)
     assert any("Naïve" in text for text in raw.train.texts)
     assert not any("<p>" in text for text in raw.train.texts)
-    data = prepare(raw, wanted)
+    data = prepare_data(raw, wanted)
     assert len(data.label_names) == 8
-    shares = {name: split.labels.mean(axis=0) for name, split in data.splits().items()}
+    shares = {name: split.labels.mean(axis=0) for name, split in data.get_splits().items()}
     assert shares["test"] == pytest.approx(shares["train"], abs=0.01)

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from trainingtask_api.dataset import Dataset
-from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.datasets.table import Table
 from trainingtask_trainer.errors import UserError
 
@@ -103,7 +103,7 @@ def test_top_labels_forgive_rare_ones(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"only this row has label 'once'.*dataset.topLabels"):
         Table().load(table("data.csv"), tmp_path)
     spec = table("data.csv", topLabels=2)
-    assert prepare(Table().load(spec, tmp_path), spec).label_names == ("common", "often")
+    assert prepare_data(Table().load(spec, tmp_path), spec).label_names == ("common", "often")
 
 
 @pytest.mark.parametrize("labels", ["['a', 'b']", "[a]", '["a", null]', '["a" "b"]'])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from trainingtask_api.dataset import Dataset
-from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.datasets.table import Table
 from trainingtask_trainer.errors import UserError
 
@@ -125,7 +125,7 @@ def test_bad_data_is_named_with_its_place(tmp_path: Path, kind: str) -> None:
         (tmp_path / name).write_bytes(content)
     spec = Dataset.model_validate({"name": "table", "volumeClaim": "data", "path": ".", **bad.fields})
     with pytest.raises(UserError) as caught:
-        prepare(Table().load(spec, tmp_path), spec)
+        prepare_data(Table().load(spec, tmp_path), spec)
     print(f"{kind}: {caught.value.message}")
     assert caught.value.reason == bad.reason
     # A library's own words may follow.

@@ -12,7 +12,7 @@ from datasets.exceptions import DatasetNotFoundError
 
 from trainingtask_api.dataset import Dataset
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
-from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.errors import Fault, UserError
 
 
@@ -21,12 +21,12 @@ def emotions(path: str = ".", **fields: object) -> Dataset:
 
 
 def test_go_emotions_from_real_files(go_emotions: Path) -> None:
-    data = prepare(GoEmotions().load(emotions(go_emotions.name), go_emotions.parent), emotions())
-    assert [len(split) for split in data.splits().values()] == [43410, 5426, 5427]
+    data = prepare_data(GoEmotions().load(emotions(go_emotions.name), go_emotions.parent), emotions())
+    assert [len(split) for split in data.get_splits().values()] == [43410, 5426, 5427]
     assert (data.label_names[0], data.label_names[27]) == ("admiration", "neutral")
     assert data.train.labels.sum() / len(data.train) == pytest.approx(1.18, abs=0.01)
-    assert data.texts_in_train() == {"validation": 43, "test": 37}
-    assert data.warnings() == []
+    assert data.count_texts_in_train() == {"validation": 43, "test": 37}
+    assert data.list_warnings() == []
 
 
 def write_emotions(folder: Path, row: str) -> None:

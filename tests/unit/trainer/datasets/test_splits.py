@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from trainingtask_api.dataset import Dataset
-from trainingtask_trainer.datasets.base import RawData, Split, multi_hot
-from trainingtask_trainer.datasets.splits import prepare
+from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
+from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.datasets.support_tickets import LABELS, SupportTickets
 from trainingtask_trainer.errors import UserError
 
@@ -15,7 +15,7 @@ def rows(count: int, start: int = 0) -> Split:
     numbers = range(start, start + count)
     return Split(
         [str(number) for number in numbers],
-        multi_hot(([label for label in range(3) if number % (label + 1) == 0] for number in numbers), 3),
+        encode_multi_hot(([label for label in range(3) if number % (label + 1) == 0] for number in numbers), 3),
     )
 
 
@@ -27,22 +27,22 @@ RAW = RawData(("a", "b", "c"), rows(100), rows(20, 100), rows(30, 200))
 
 
 def test_official_splits_are_kept() -> None:
-    data = prepare(RAW, spec())
-    assert data.splits() == {"train": RAW.train, "validation": RAW.validation, "test": RAW.test}
+    data = prepare_data(RAW, spec())
+    assert data.get_splits() == {"train": RAW.train, "validation": RAW.validation, "test": RAW.test}
     assert data.fractions == {}
 
 
 def test_missing_splits_are_drawn_without_overlap() -> None:
-    data = prepare(RawData(RAW.label_names, rows(100)), spec(testFraction=0.25, validationFraction=0.2))
-    texts = [text for split in data.splits().values() for text in split.texts]
-    assert [len(split) for split in data.splits().values()] == [60, 15, 25]
+    data = prepare_data(RawData(RAW.label_names, rows(100)), spec(testFraction=0.25, validationFraction=0.2))
+    texts = [text for split in data.get_splits().values() for text in split.texts]
+    assert [len(split) for split in data.get_splits().values()] == [60, 15, 25]
     assert sorted(texts, key=int) == [str(number) for number in range(100)]
     assert data.fractions == {"dataset.testFraction": 0.25, "dataset.validationFraction": 0.2}
 
 
 def test_held_out_rows_have_their_share_of_every_label() -> None:
     # Three labels on 60, 50 and 5 of 500 rows: rows drawn without regard to labels would miss the shares.
-    data = prepare(RawData(("a", "b", "c"), rare_labels(500)), spec(testFraction=0.2, validationFraction=0.2))
+    data = prepare_data(RawData(("a", "b", "c"), rare_labels(500)), spec(testFraction=0.2, validationFraction=0.2))
     assert [split.labels.sum(axis=0).tolist() for split in (data.test, data.validation, data.train)] == [
         [12, 10, 1], [10, 8, 1], [38, 32, 3],
     ]  # fmt: skip
@@ -59,18 +59,18 @@ def rare_labels(count: int) -> Split:
 @pytest.mark.parametrize("seed", range(20))
 def test_a_label_of_two_rows_can_always_be_learned(seed: int) -> None:
     # 20 labels with two rows each: without care some pair is drawn whole with almost any seed.
-    pairs = Split([str(number) for number in range(40)], multi_hot(([number // 2] for number in range(40)), 20))
+    pairs = Split([str(number) for number in range(40)], encode_multi_hot(([number // 2] for number in range(40)), 20))
     names = tuple(str(label) for label in range(20))
-    data = prepare(RawData(names, pairs), spec(seed=seed, testFraction=0.4))
-    assert data.warnings() == []
+    data = prepare_data(RawData(names, pairs), spec(seed=seed, testFraction=0.4))
+    assert data.list_warnings() == []
     assert len(data.test) >= 8
 
 
 def test_labels_without_a_training_row_are_told() -> None:
     names = tuple(f"label{number}" for number in range(8))
     full = Split([str(number) for number in range(8)], np.eye(8, dtype=np.uint8))
-    data = prepare(RawData(names, full.take([0, 1]), full, full), spec())
-    assert data.warnings() == [
+    data = prepare_data(RawData(names, full.take([0, 1]), full, full), spec())
+    assert data.list_warnings() == [
         "6 of 8 labels have no training row and cannot be learned (label2, label3, label4, label5, label6, ...): "
         "use more rows, or let dataset.topLabels keep fewer labels"
     ]
@@ -78,47 +78,49 @@ def test_labels_without_a_training_row_are_told() -> None:
 
 def test_rows_whose_text_stands_in_the_training_rows_are_counted() -> None:
     repeated = rows(3, 98)  # 98 and 99 are training rows, 100 is none
-    assert prepare(RawData(RAW.label_names, RAW.train, repeated, rows(1)), spec()).texts_in_train() == {
+    assert prepare_data(RawData(RAW.label_names, RAW.train, repeated, rows(1)), spec()).count_texts_in_train() == {
         "validation": 2,
         "test": 1,
     }
 
 
-def test_of_many_labels_the_frequent_ones_have_their_share_and_all_a_training_row() -> None:
+def test_frequent_labels_are_stratified_and_all_keep_a_training_row() -> None:
     random = np.random.RandomState(0)
     labels = (random.random_sample((10_000, 1000)) < 0.1 / np.arange(1, 1001)).astype(np.uint8)
     names = tuple(str(label) for label in np.flatnonzero(labels.any(axis=0)))
     many = Split([str(number) for number in range(10_000)], labels[:, labels.any(axis=0)])
-    data = prepare(RawData(names, many), spec())
+    data = prepare_data(RawData(names, many), spec())
     assert len(data.test) == pytest.approx(2000, abs=20)
     shares = data.test.labels[:, :10].sum(axis=0) / many.labels[:, :10].sum(axis=0)
     assert shares == pytest.approx(0.2, abs=0.01)
-    assert data.warnings() == []
+    assert data.list_warnings() == []
 
 
 def test_sample_is_drawn_before_the_validation_rows() -> None:
-    data = prepare(RAW, spec(sampleSize=50, validationFraction=0.2))
+    data = prepare_data(RAW, spec(sampleSize=50, validationFraction=0.2))
     assert (len(data.train), len(data.validation), len(data.test)) == (40, 10, 30)
     assert set(data.train.texts + data.validation.texts) <= set(RAW.train.texts)
 
 
 def test_texts_and_labels_stay_together() -> None:
-    data = prepare(RAW, spec(sampleSize=50, validationFraction=0.2))
+    data = prepare_data(RAW, spec(sampleSize=50, validationFraction=0.2))
     for text, labels in zip(data.train.texts, data.train.labels, strict=True):
         assert list(labels) == [int(int(text) % (label + 1) == 0) for label in range(3)]
 
 
 def test_a_seed_draws_the_same_rows_for_ever() -> None:
     # Literal values: another version of numpy or of this code must not change what a seed means.
-    assert prepare(RAW, spec(sampleSize=10, seed=7)).train.texts == [
+    assert prepare_data(RAW, spec(sampleSize=10, seed=7)).train.texts == [
         "15", "22", "26", "37", "49", "71", "78", "86", "91", "93",
     ]  # fmt: skip
-    assert prepare(RAW, spec(sampleSize=10, seed=8)).train.texts != prepare(RAW, spec(sampleSize=10)).train.texts
+    assert (
+        prepare_data(RAW, spec(sampleSize=10, seed=8)).train.texts != prepare_data(RAW, spec(sampleSize=10)).train.texts
+    )
 
 
 def test_top_labels_keep_the_rows_that_carry_one() -> None:
     train = Split(["x", "y", "z", "xz"], np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 1]], dtype=np.uint8))
-    data = prepare(RawData(("a", "b", "c"), train, train, train), spec(topLabels=2))
+    data = prepare_data(RawData(("a", "b", "c"), train, train, train), spec(topLabels=2))
     assert data.label_names == ("a", "c")
     assert data.train.texts == data.test.texts == ["x", "z", "xz"]
     assert data.test.labels.tolist() == [[1, 0], [0, 1], [1, 1]]
@@ -126,29 +128,31 @@ def test_top_labels_keep_the_rows_that_carry_one() -> None:
 
 def test_too_few_rows_are_refused() -> None:
     with pytest.raises(UserError, match=r"dataset.testFraction 0.2 of 1 rows leaves none to train on"):
-        prepare(RawData(("a", "b", "c"), rows(1)), spec())
+        prepare_data(RawData(("a", "b", "c"), rows(1)), spec())
 
 
 def test_rows_without_any_label_are_refused() -> None:
     blank = Split(["x"] * 4, np.zeros((4, 2), dtype=np.uint8))
     with pytest.raises(UserError, match="none of the 4 training rows carries a label"):
-        prepare(RawData(("a", "b"), blank, blank, blank), spec())
+        prepare_data(RawData(("a", "b"), blank, blank, blank), spec())
 
 
 def test_fingerprint_sees_every_text_label_and_border() -> None:
-    base = prepare(RAW, spec()).fingerprint()
-    assert base == prepare(RAW, spec()).fingerprint()
+    base = prepare_data(RAW, spec()).compute_fingerprint()
+    assert base == prepare_data(RAW, spec()).compute_fingerprint()
     text = Split([*RAW.train.texts[:-1], "other"], RAW.train.labels)
     flipped = Split(RAW.train.texts, RAW.train.labels ^ 1)
     moved = Split(["01", *RAW.train.texts[2:], "x"], RAW.train.labels)
-    others = [prepare(RawData(RAW.label_names, s, RAW.validation, RAW.test), spec()) for s in (text, flipped, moved)]
-    assert len({base, *(data.fingerprint() for data in others)}) == 4
+    others = [
+        prepare_data(RawData(RAW.label_names, s, RAW.validation, RAW.test), spec()) for s in (text, flipped, moved)
+    ]
+    assert len({base, *(data.compute_fingerprint() for data in others)}) == 4
 
 
 def test_support_tickets_are_the_same_everywhere() -> None:
     # Held here literally, so that the image's Python and a laptop's must agree.
-    data = prepare(SupportTickets().load(spec(), Path()), spec())
-    assert data.fingerprint() == "06bcc9fc7b4f2cc43c87adef0e28b123a9dfcdb43708c24da92328074dbe4ef1"
+    data = prepare_data(SupportTickets().load(spec(), Path()), spec())
+    assert data.compute_fingerprint() == "06bcc9fc7b4f2cc43c87adef0e28b123a9dfcdb43708c24da92328074dbe4ef1"
     assert data.label_names == LABELS
     assert len(data.train) + len(data.validation) + len(data.test) == 1500
     assert (data.test.labels.sum(axis=0) >= 10).all()

@@ -7,11 +7,11 @@ from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.scores import EvaluationResult
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
-from trainingtask_trainer.datasets.splits import prepare
-from trainingtask_trainer.evaluation.evaluator import Evaluation, Scored, evaluate
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
-from trainingtask_trainer.models.base import label_prior
+from trainingtask_trainer.datasets.splits import prepare_data
+from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
+from trainingtask_trainer.evaluation.metrics import Probabilities, estimate_label_prior
 
 NAMES = ("a", "b", "c")
 TRUTH = np.array([[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 1, 0]], dtype=np.uint8)
@@ -25,9 +25,9 @@ def evaluated(
     probabilities: Probabilities = PROBABILITIES,
     spec: EvaluationSpec | None = HALF,
     train: LabelMatrix = TRUTH,
-    validation: Scored | None = None,
+    validation: ScoredRows | None = None,
 ) -> Evaluation:
-    test = Scored(truth, probabilities)
+    test = ScoredRows(truth, probabilities)
     return evaluate(spec, NAMES, train_labels=train, validation=validation or test, test=test, seconds=2.0)
 
 
@@ -122,7 +122,7 @@ def test_a_model_no_better_than_the_baselines_is_warned_about() -> None:
 
 
 def test_thresholds_come_from_the_validation_rows_alone() -> None:
-    validation = Scored(TRUTH, PROBABILITIES)
+    validation = ScoredRows(TRUTH, PROBABILITIES)
     other = evaluated(1 - TRUTH, PROBABILITIES[::-1], PER_LABEL, validation=validation)
     assert other.thresholds.values.tolist() == evaluated(spec=PER_LABEL).thresholds.values.tolist()
     assert [score.threshold for score in other.test.per_label] == other.thresholds.values.tolist()
@@ -135,7 +135,7 @@ def test_labels_with_few_validation_rows_are_named() -> None:
     truth = np.tile(TRUTH, (8, 1))
     truth[:, 2] = 0
     truth[3:, 1] = 0  # one row is left
-    validation = Scored(truth, np.tile(PROBABILITIES, (8, 1)))
+    validation = ScoredRows(truth, np.tile(PROBABILITIES, (8, 1)))
     warnings = evaluated(spec=PER_LABEL, validation=validation).warnings
     assert [warning.split(":")[0] for warning in warnings] == [
         "no validation row carries c",
@@ -149,7 +149,7 @@ def test_a_thousand_labels_are_the_most_that_are_listed() -> None:
     truth = np.eye(labels, dtype=np.uint8)
     truth[5] = 0  # the label that is left out
     truth[1000, :2] = 1
-    rows = Scored(truth, truth * 0.8 + 0.1)
+    rows = ScoredRows(truth, truth * 0.8 + 0.1)
     names = [f"label-{label}" for label in range(labels)]
     scores = evaluate(None, names, train_labels=truth, validation=rows, test=rows, seconds=1.0).test
     assert [score.label for score in scores.per_label] == names[:5] + names[6:]
@@ -159,10 +159,12 @@ def test_a_thousand_labels_are_the_most_that_are_listed() -> None:
 
 def test_baselines_on_real_rows(go_emotions: Path) -> None:
     spec = DatasetSpec(name="go_emotions", volume_claim="data", path=go_emotions.name)
-    data = prepare(GoEmotions().load(spec, go_emotions.parent), spec)
+    data = prepare_data(GoEmotions().load(spec, go_emotions.parent), spec)
     train, names = data.train.labels, data.label_names
-    prior = label_prior(train)
-    validation, test = (Scored(split.labels, np.tile(prior, (len(split), 1))) for split in (data.validation, data.test))
+    prior = estimate_label_prior(train)
+    validation, test = (
+        ScoredRows(split.labels, np.tile(prior, (len(split), 1))) for split in (data.validation, data.test)
+    )
     result = evaluate(None, names, train_labels=train, validation=validation, test=test, seconds=1.0)
     assert result.test.all_zero.accuracy_thresh == pytest.approx(0.958, abs=0.001)
     assert result.test.label_prior.micro_f1 == pytest.approx(0.30, abs=0.005)  # predicts 'neutral' for every row
@@ -175,7 +177,7 @@ def test_baselines_on_real_rows(go_emotions: Path) -> None:
 def test_large_data_takes_seconds(shape: tuple[int, int]) -> None:
     random = np.random.RandomState(0)
     truth = (random.random_sample(shape) < 0.04).astype(np.uint8)
-    rows = Scored(truth, np.clip(0.3 * truth + 0.7 * random.random_sample(shape), 0, 1))
+    rows = ScoredRows(truth, np.clip(0.3 * truth + 0.7 * random.random_sample(shape), 0, 1))
     names = [str(label) for label in range(shape[1])]
     result = evaluate(PER_LABEL, names, train_labels=truth, validation=rows, test=rows, seconds=1.0)
     assert len(result.test.per_label) == shape[1]

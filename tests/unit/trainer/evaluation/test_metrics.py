@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation import metrics
 from trainingtask_trainer.evaluation.metrics import Decisions
 
@@ -14,7 +15,7 @@ AXES = {"micro": None, "macro": 0, "samples": 1}
 
 
 @st.composite
-def scored(draw: st.DrawFn) -> tuple[metrics.LabelMatrix, metrics.Probabilities]:
+def scored(draw: st.DrawFn) -> tuple[LabelMatrix, metrics.Probabilities]:
     """Return small matrices with many equal probabilities, empty rows and empty labels."""
     rows, labels = draw(st.integers(1, 9)), draw(st.integers(2, 4))
     cells = draw(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), min_size=rows * labels, max_size=rows * labels))
@@ -41,12 +42,12 @@ def test_decisions_by_hand() -> None:
     assert_allclose(per_label.precision, [2 / 3, 1, np.nan])  # the third is never predicted
     assert_allclose(per_label.recall, [1, 1 / 2, 0])
     assert_allclose(per_label.f1, [4 / 5, 2 / 3, 0])
-    assert metrics.mean(per_label.precision) == pytest.approx(5 / 6)
-    assert metrics.mean(per_label.f1, per_label.support) == pytest.approx((2 * 4 / 5 + 2 * 2 / 3 + 0) / 5)
+    assert metrics.average_defined(per_label.precision) == pytest.approx(5 / 6)
+    assert metrics.average_defined(per_label.f1, per_label.support) == pytest.approx((2 * 4 / 5 + 2 * 2 / 3 + 0) / 5)
 
 
 def test_rankings_by_hand() -> None:
-    areas = [metrics.roc_auc(metrics.rank(TRUTH[:, label], PROBABILITIES[:, label])) for label in range(3)]
+    areas = [metrics.roc_auc(metrics.rank_decisions(TRUTH[:, label], PROBABILITIES[:, label])) for label in range(3)]
     # Label 0 ranks both its rows first, label 1 too; label 2 ranks its row second of four.
     assert areas == pytest.approx([1, 1, 2 / 3])
     assert metrics.mean_average_precision(TRUTH, PROBABILITIES) == pytest.approx((1 + 1 + 1 / 2) / 3)
@@ -56,7 +57,7 @@ def test_rankings_by_hand() -> None:
 
 @given(scored())
 def test_decisions_are_those_of_scikit_learn(
-    data: tuple[metrics.LabelMatrix, metrics.Probabilities],
+    data: tuple[LabelMatrix, metrics.Probabilities],
 ) -> None:
     truth, probabilities = data
     predicted = (probabilities >= 0.5).astype(np.uint8)
@@ -65,7 +66,10 @@ def test_decisions_are_those_of_scikit_learn(
         expected = sklearn.metrics.precision_recall_fscore_support(
             truth, predicted, average=average, zero_division=np.nan
         )
-        ours = [metrics.mean(np.atleast_1d(part)) for part in (decisions.precision, decisions.recall, decisions.f1)]
+        ours = [
+            metrics.average_defined(np.atleast_1d(part))
+            for part in (decisions.precision, decisions.recall, decisions.f1)
+        ]
         assert_allclose([np.nan if value is None else value for value in ours], expected[:3])
     per_label = Decisions.of(truth, predicted, axis=0)
     expected = sklearn.metrics.precision_recall_fscore_support(truth, predicted, average=None, zero_division=np.nan)
@@ -75,15 +79,15 @@ def test_decisions_are_those_of_scikit_learn(
         expected = sklearn.metrics.precision_recall_fscore_support(
             truth, predicted, average="weighted", zero_division=np.nan
         )
-        assert metrics.mean(per_label.f1, per_label.support) == pytest.approx(expected[2])
-        assert metrics.mean(per_label.recall, per_label.support) == pytest.approx(expected[1])
+        assert metrics.average_defined(per_label.f1, per_label.support) == pytest.approx(expected[2])
+        assert metrics.average_defined(per_label.recall, per_label.support) == pytest.approx(expected[1])
     assert metrics.subset_accuracy(truth, predicted) == pytest.approx(sklearn.metrics.accuracy_score(truth, predicted))
     hamming = sklearn.metrics.hamming_loss(truth, predicted)
     assert metrics.accuracy_thresh(truth, predicted) == pytest.approx(1 - hamming)
 
 
 @given(scored())
-def test_rankings_are_those_of_scikit_learn(data: tuple[metrics.LabelMatrix, metrics.Probabilities]) -> None:
+def test_rankings_are_those_of_scikit_learn(data: tuple[LabelMatrix, metrics.Probabilities]) -> None:
     truth, probabilities = data
     precisions, areas = metrics.ranking_scores(truth, probabilities)
     for label in range(truth.shape[1]):
@@ -104,10 +108,10 @@ def test_rankings_are_those_of_scikit_learn(data: tuple[metrics.LabelMatrix, met
     assert np.isnan(by_row[~labelled]).all()
     if labelled.any():
         expected = sklearn.metrics.label_ranking_average_precision_score(truth[labelled], probabilities[labelled])
-        assert metrics.mean(by_row) == pytest.approx(expected)
+        assert metrics.average_defined(by_row) == pytest.approx(expected)
 
 
 def test_a_mean_of_nothing_is_none() -> None:
-    assert metrics.mean(np.array([np.nan, np.nan])) is None
-    assert metrics.mean(np.array([0.5, np.nan]), np.array([0, 3])) is None
+    assert metrics.average_defined(np.array([np.nan, np.nan])) is None
+    assert metrics.average_defined(np.array([0.5, np.nan]), np.array([0, 3])) is None
     assert metrics.mean_average_precision(np.zeros((2, 2), dtype=np.uint8), np.ones((2, 2))) is None

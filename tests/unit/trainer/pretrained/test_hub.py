@@ -9,7 +9,7 @@ import pytest
 
 from trainingtask_api.model import Model
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.pretrained.checkpoint import checkpoint_folder
+from trainingtask_trainer.pretrained.checkpoint import fetch_checkpoint
 
 
 class _Refusal(BaseHTTPRequestHandler):
@@ -57,12 +57,12 @@ def test_what_the_hub_refuses_is_a_mistake(
 ) -> None:
     hub.status, hub.code = status, code
     with pytest.raises(UserError, match=f"checkpoint 'someone/model' at revision 'main'.*{sentence}") as caught:
-        checkpoint_folder(Model(name="bert", checkpoint="someone/model"), tmp_path)
+        fetch_checkpoint(Model(name="bert", checkpoint="someone/model"), tmp_path)
     assert caught.value.reason == "ModelUnavailable"
 
 
 def test_a_hub_in_trouble_is_a_fault(hub: type[_Refusal], tmp_path: Path) -> None:
     hub.status, hub.code = 500, ""
     with pytest.raises(Fault, match="the hub could not be reached for checkpoint 'someone/model'") as caught:
-        checkpoint_folder(Model(name="bert", checkpoint="someone/model"), tmp_path)
+        fetch_checkpoint(Model(name="bert", checkpoint="someone/model"), tmp_path)
     assert caught.value.reason == "HubUnavailable"

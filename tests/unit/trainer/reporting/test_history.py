@@ -24,7 +24,7 @@ from trainingtask_history.queries import get_events, get_metrics, get_run
 from trainingtask_history.tables import TrainingRun, run_id
 from trainingtask_trainer.errors import Interrupted, diagnose
 from trainingtask_trainer.reporting import history
-from trainingtask_trainer.reporting.history import HistorySink, Origin, history_sink
+from trainingtask_trainer.reporting.history import HistorySink, RunOrigin, create_history_sink
 from trainingtask_trainer.reporting.progress import CurvePoint
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -51,7 +51,7 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def finish(url: str, make_task: Callable[..., TrainingTask]) -> Callable[[TrainingReport], TrainingRun]:
     def finish(last: TrainingReport) -> TrainingRun:
-        sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", "image:1", "node-1"))
+        sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", "image:1", "node-1"))
         sink.send(report(Phase.STARTING))
         sink.finish(last, None)
         sink.wait()
@@ -80,7 +80,7 @@ def test_row_is_written_although_the_database_was_away_at_the_start(
     url: str, tmp_path: Path, make_task: Callable[..., TrainingTask]
 ) -> None:
     (tmp_path / "history.db").mkdir()  # a folder is no database
-    sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", None, None))
+    sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", None, None))
     sink.send(report(Phase.STARTING))
     sink.send(report(Phase.TRAINING))
     time.sleep(0.2)
@@ -109,9 +109,9 @@ def test_row_of_an_interruption_is_not(finish: Callable[[TrainingReport], Traini
 def test_curve_and_phases_are_written_as_they_grow(
     url: str, make_task: Callable[..., TrainingTask], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history, "_INTERVAL", 0.0)
+    monkeypatch.setattr(history, "MIN_HISTORY_INTERVAL", 0.0)
     curve = [CurvePoint(1, training_loss=0.5, learning_rate=1e-3)]
-    sink = HistorySink(url, make_task(CLASSICAL), Origin("uid-1", None, None), lambda: curve)
+    sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", None, None), lambda: curve)
     sink.send(report(Phase.TRAINING, step=1, total_steps=4, eta="3s", report_time=NOW))
     engine = open_history(url)
     key = run_id("uid-1", 1)
@@ -146,5 +146,5 @@ def test_in_a_pod_without_a_usable_url_the_operator_writes_the_row(
 ) -> None:
     monkeypatch.setenv(names.ENV_POD_NAME, "a-pod")
     monkeypatch.setenv(names.ENV_HISTORY_URL, url or "")
-    assert history_sink(None, make_task(CLASSICAL), "uid-1", tuple) is None
+    assert create_history_sink(None, make_task(CLASSICAL), "uid-1", tuple) is None
     assert "hunter2" not in caplog.text

@@ -16,11 +16,16 @@ from support.results import RESULTS
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_api.task import Metadata
 from trainingtask_trainer.reporting import kube_status, termination
-from trainingtask_trainer.reporting.background import BackgroundSink, DeliveryError, Undeliverable, interval_after
+from trainingtask_trainer.reporting.background import (
+    BackgroundSink,
+    DeliveryError,
+    PermanentDeliveryError,
+    compute_interval,
+)
 from trainingtask_trainer.reporting.console import ConsoleSink
-from trainingtask_trainer.reporting.kube_status import api_server, status_sink
+from trainingtask_trainer.reporting.kube_status import create_apply, create_status_sink
 from trainingtask_trainer.reporting.progress import Step
-from trainingtask_trainer.reporting.reporter import Reporter, in_words
+from trainingtask_trainer.reporting.reporter import Reporter, format_duration
 
 METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -52,7 +57,7 @@ class Receiver:
 class TestBackgroundSink:
     def test_newest_report_wins_and_the_last_does_not_wait(self) -> None:
         receiver = Receiver()
-        sink = BackgroundSink("test", receiver, interval=60, patience=5)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=5)
         sink.send(report(step=0))
         assert receiver.taken.wait(5)
         for step in range(1, 50):
@@ -63,15 +68,15 @@ class TestBackgroundSink:
 
     def test_last_report_is_tried_again(self) -> None:
         receiver = Receiver(failures=2)
-        sink = BackgroundSink("test", receiver, interval=60, patience=20)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=20)
         sink.finish(report(Phase.DONE), None)
         sink.wait()
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
 
     def test_last_report_is_not_held_up_by_an_outage_before_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trainingtask_trainer.reporting.background._FIRST_BACKOFF", 60.0)
+        monkeypatch.setattr("trainingtask_trainer.reporting.background._INITIAL_BACKOFF", 60.0)
         receiver = Receiver(failures=1)
-        sink = BackgroundSink("test", receiver, interval=60, patience=20)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=20)
         sink.send(report())
         while not receiver.calls:
             time.sleep(0.01)
@@ -82,7 +87,7 @@ class TestBackgroundSink:
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
 
     def test_last_report_is_given_up_in_time(self, caplog: pytest.LogCaptureFixture) -> None:
-        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, patience=60)
+        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, final_timeout=60)
         sink.finish(report(Phase.DONE), 0.3)
         started = time.monotonic()
         sink.wait()
@@ -91,7 +96,7 @@ class TestBackgroundSink:
 
     def test_a_receiver_that_hangs_holds_nobody_up(self) -> None:
         never = threading.Event()
-        sink = BackgroundSink("test", lambda _: never.wait(), interval=0, patience=0.2)  # type: ignore[arg-type, return-value]
+        sink = BackgroundSink("test", lambda _: never.wait(), interval=0, final_timeout=0.2)  # type: ignore[arg-type, return-value]
         started = time.monotonic()
         for step in range(100):
             sink.send(report(step=step))
@@ -102,8 +107,8 @@ class TestBackgroundSink:
         never.set()
 
     def test_a_receiver_that_is_gone_is_left_alone(self) -> None:
-        receiver = Receiver(failures=1000, error=Undeliverable("deleted"))
-        sink = BackgroundSink("test", receiver, interval=0, patience=20)
+        receiver = Receiver(failures=1000, error=PermanentDeliveryError("deleted"))
+        sink = BackgroundSink("test", receiver, interval=0, final_timeout=20)
         sink.finish(report(Phase.DONE), None)
         started = time.monotonic()
         sink.wait()
@@ -151,7 +156,7 @@ def server() -> Iterator[ApiServer]:
 def sink_to(server: ApiServer) -> BackgroundSink:
     configuration = kubernetes.client.Configuration()
     configuration.host = f"http://127.0.0.1:{server.server_port}"
-    return status_sink(METADATA, api_server(configuration, METADATA))
+    return create_status_sink(METADATA, create_apply(configuration, METADATA))
 
 
 class TestStatus:
@@ -186,24 +191,24 @@ class TestStatus:
         configuration = kubernetes.client.Configuration()
         configuration.host = "http://127.0.0.1:9"
         with pytest.raises(DeliveryError):
-            api_server(configuration, METADATA)({})
+            create_apply(configuration, METADATA)({})
 
     def test_outside_a_cluster_is_no_crash(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         with pytest.raises(DeliveryError, match="Service host/port is not set"):
-            kube_status._in_cluster(METADATA)
+            kube_status._create_in_cluster_apply(METADATA)
 
 
 def said(results: Results) -> TrainingReport:
-    text = termination.message(report(Phase.DONE, results=results, score="0.545"))
-    assert len(text) <= termination.LIMIT
+    text = termination.encode_message(report(Phase.DONE, results=results, score="0.545"))
+    assert len(text) <= termination.MAX_MESSAGE_BYTES
     return TrainingReport.model_validate_json(text)
 
 
 class TestTermination:
     def test_small_report_is_kept_whole(self) -> None:
         whole = report(Phase.DONE, results=RESULTS, score="0.545", finish_time=NOW)
-        assert TrainingReport.model_validate_json(termination.message(whole)) == whole
+        assert TrainingReport.model_validate_json(termination.encode_message(whole)) == whole
 
     def test_results_give_way_and_json_stays_json(self) -> None:
         label = RESULTS.evaluation.per_label[0]
@@ -219,8 +224,8 @@ class TestTermination:
 
     def test_long_failure_is_cut_to_fit(self) -> None:
         failure = FAILURE.model_copy(update={"message": "\N{SNOWMAN}" * 2048})
-        text = termination.message(report(Phase.FAILED, failure=failure))
-        assert len(text) <= termination.LIMIT
+        text = termination.encode_message(report(Phase.FAILED, failure=failure))
+        assert len(text) <= termination.MAX_MESSAGE_BYTES
         said = TrainingReport.model_validate_json(text)
         assert said.failure is not None
         assert said.failure.message.startswith("\N{SNOWMAN}" * 900)
@@ -236,38 +241,38 @@ class TestTermination:
 
 
 class TestReporter:
-    def test_rate_and_time_left_are_those_of_this_attempt_without_the_loading_of_weights(self) -> None:
+    def test_rate_and_time_left_leave_out_the_loading_of_weights(self) -> None:
         time_now = NOW
         reporter = Reporter([], now=lambda: time_now)
-        reporter.phase(Phase.TRAINING)
+        reporter.start_phase(Phase.TRAINING)
         time_now += timedelta(seconds=100)  # the weights are loaded
-        reporter.step(Step(epoch=1, epochs=2, step=40, total_steps=100, rows=320, loss=None, resumed_from=40))
+        reporter.report_step(Step(epoch=1, epochs=2, step=40, total_steps=100, rows=320, loss=None, resumed_from=40))
         assert (reporter.report.progress, reporter.report.eta, reporter.report.samples_per_second) == (
             "40%",
             None,
             None,
         )
         time_now += timedelta(seconds=10)
-        reporter.step(Step(epoch=2, epochs=2, step=60, total_steps=100, rows=480, loss=1 / 3, resumed_from=40))
+        reporter.report_step(Step(epoch=2, epochs=2, step=60, total_steps=100, rows=480, loss=1 / 3, resumed_from=40))
         assert (reporter.report.progress, reporter.report.eta, reporter.report.samples_per_second) == ("60%", "20s", 16)
         assert (reporter.report.loss, reporter.report.resumed_from_step) == (0.3333, 40)
 
     def test_a_late_sink_hears_where_things_stand(self) -> None:
         console = io.StringIO()
         reporter = Reporter([])
-        reporter.phase(Phase.LOADING)
-        reporter.add(ConsoleSink(console, console))
+        reporter.start_phase(Phase.LOADING)
+        reporter.add_sink(ConsoleSink(console, console))
         assert console.getvalue() == "Loading\n"
 
     def test_log_gets_few_lines_and_the_scores(self) -> None:
         output, progress = io.StringIO(), io.StringIO()
         reporter = Reporter([ConsoleSink(output, progress)])
-        reporter.phase(Phase.TRAINING)
+        reporter.start_phase(Phase.TRAINING)
         for step in range(1, 1001):
-            reporter.step(Step(epoch=1, epochs=1, step=step, total_steps=1000, rows=step, loss=0.25))
+            reporter.report_step(Step(epoch=1, epochs=1, step=step, total_steps=1000, rows=step, loss=0.25))
         assert len(progress.getvalue().splitlines()) <= 4
         assert "100% epoch 1/1 step 1000/1000, loss 0.2500" in progress.getvalue()
-        reporter.succeeded(RESULTS)
+        reporter.report_success(RESULTS)
         said = [line.split() for line in output.getvalue().splitlines()]
         assert ["micro", "0.500", "0.600", "0.545"] in said
         assert ["macro", "-", "0.500", "0.440"] in said
@@ -280,25 +285,25 @@ class TestReporter:
 
         terminal = Terminal()
         reporter = Reporter([ConsoleSink(terminal, terminal)])
-        reporter.phase(Phase.TRAINING)
+        reporter.start_phase(Phase.TRAINING)
         for step in (1, 2):
-            reporter.step(Step(epoch=1, epochs=1, step=step, total_steps=2, rows=step, loss=0.25))
-        reporter.phase(Phase.EVALUATING)
+            reporter.report_step(Step(epoch=1, epochs=1, step=step, total_steps=2, rows=step, loss=0.25))
+        reporter.start_phase(Phase.EVALUATING)
         assert "0/2" in terminal.getvalue()
         assert terminal.getvalue().endswith("Evaluating\n")
 
     def test_failure_is_a_sentence_on_the_console(self) -> None:
         output, progress = io.StringIO(), io.StringIO()
-        Reporter([ConsoleSink(output, progress)]).failed(FAILURE, ExitCode.USER_ERROR)
+        Reporter([ConsoleSink(output, progress)]).report_failure(FAILURE, ExitCode.USER_ERROR)
         assert progress.getvalue() == "InvalidData: Loading failed: no rows\n"
         assert output.getvalue() == ""
 
 
 @pytest.mark.parametrize(("age", "shortest", "interval"), [(0, 2, 2), (300, 2, 5), (36_000, 2, 10), (36_000, 60, 60)])
 def test_a_long_training_is_told_about_more_seldom(age: float, shortest: float, interval: float) -> None:
-    assert interval_after(age, shortest) == interval
+    assert compute_interval(age, shortest) == interval
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0s"), (59, "59s"), (130, "2m10s"), (3900, "1h05m")])
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert in_words(seconds) == words
+    assert format_duration(seconds) == words

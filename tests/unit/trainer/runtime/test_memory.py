@@ -18,8 +18,8 @@ TRAIN = """
 import os, sys, torch
 from transformers import BertConfig, BertForSequenceClassification
 from trainingtask_trainer.runtime import memory
-from trainingtask_trainer.models.transformers.memory_budget import max_tokens
-from trainingtask_trainer.models.transformers.batch_planning import micro_batches
+from trainingtask_trainer.models.transformers.memory_budget import estimate_max_tokens
+from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 
 def train(guarded):
     torch.set_num_threads(1)
@@ -29,11 +29,11 @@ def train(guarded):
     )
     optimiser = torch.optim.AdamW(model.parameters())
     rows, lengths = range(512), [64] * 512
-    parts = micro_batches(rows, lengths, max_tokens=max_tokens(model, 64) if guarded else None)
+    parts = split_for_padding(rows, lengths, max_tokens=estimate_max_tokens(model, 64) if guarded else None)
     for part in parts:
         model(input_ids=torch.ones((len(part), 64), dtype=torch.long)).logits.sum().backward()
     optimiser.step()
-    print(len(parts), memory.limit_bytes(), memory.peak_bytes(), flush=True)
+    print(len(parts), memory.get_limit_bytes(), memory.get_peak_bytes(), flush=True)
 
 for guarded in (False, True):
     child = os.fork()
@@ -49,10 +49,10 @@ for guarded in (False, True):
 def test_peak_counts_what_was_held_for_a_moment() -> None:
     program = """
 from trainingtask_trainer.runtime import memory
-before = memory.peak_bytes()
+before = memory.get_peak_bytes()
 held = bytearray(b"x") * (300 << 20)
 del held
-print(before, memory.peak_bytes(), memory.resident_bytes())
+print(before, memory.get_peak_bytes(), memory.get_resident_bytes())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     before, peak, resident = map(int, done.stdout.split())
@@ -104,7 +104,7 @@ def test_the_limit_is_that_of_the_container(
     proc.mkdir()
     (proc / "cgroup").write_text("4:memory:/not/there\n0::/own/group\n")
     monkeypatch.setattr(memory, "_PROC", proc)
-    assert memory.limit_bytes(tmp_path / "cgroup") == limit
+    assert memory.get_limit_bytes(tmp_path / "cgroup") == limit
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def group() -> Iterator[Path]:
     folder.rmdir()
 
 
-def test_a_batch_that_would_not_fit_is_cut_before_the_kernel_kills_the_process(group: Path) -> None:
+def test_a_batch_that_would_not_fit_is_split_before_the_kernel_kills(group: Path) -> None:
     command = [sys.executable, "-c", TRAIN, str(group / "cgroup.procs")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     killed, told, ended = done.stdout.splitlines()

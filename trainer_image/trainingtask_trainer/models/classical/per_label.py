@@ -1,8 +1,8 @@
 """One estimator per label, side by side or in a chain.
 
 Over 0/1 labels scikit-learn's `OneVsRestClassifier` and `MultiOutputClassifier` fit the same estimators, one per
-column, and its `ClassifierChain` appends the columns before. So does this, in a loop that can tell how far it is, and
-without the chain's detour through a slow matrix format.
+column, and its `ClassifierChain` appends the columns before. So does this, in a loop that
+reports its progress, and without the chain's conversion to a slow matrix format.
 """
 
 import warnings
@@ -16,72 +16,72 @@ from scipy import sparse
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
-from trainingtask_trainer.evaluation.metrics import LabelMatrix
+from trainingtask_trainer.datasets.base import LabelMatrix
 
 Matrix = NDArray[np.float64]
 
 
-def fit_each(estimator: Any, features: Any, labels: LabelMatrix, *, chain: bool) -> Iterator[Any]:
+def fit_per_label(estimator: Any, features: Any, labels: LabelMatrix, *, chain: bool) -> Iterator[Any]:
     """Yield a fitted clone of `estimator` per label, shape of `labels` [rows, labels].
 
-    In a chain, the estimator of a label also reads the labels before it, in the order of the columns.
+    In a chain, the labels before a label are features of its estimator, in the order of the columns.
     """
     for label in range(labels.shape[1]):
-        read = _append(features, labels[:, :label]) if chain else features
-        with warning_filters_kept():
+        read = _append_labels(features, labels[:, :label]) if chain else features
+        with restore_warning_filters():
             fitted = clone(estimator).fit(read, labels[:, label])
         yield fitted
 
 
-def values(estimators: list[Any], features: Any, *, chain: bool) -> Matrix:
-    """Return each label's decision value, else its probability, shape [rows, labels].
+def predict_per_label(estimators: list[Any], features: Any, *, chain: bool) -> Matrix:
+    """Return the probability of each label, else its decision value, shape [rows, labels].
 
-    In a chain, the labels before are those that were decided.
+    In a chain, the labels before a label are the predicted ones.
     """
     result = np.empty((features.shape[0], len(estimators)))
     decided = np.zeros(result.shape, dtype=np.uint8)
     for label, estimator in enumerate(estimators):
-        read = _append(features, decided[:, :label]) if chain else features
-        with warning_filters_kept():
-            result[:, label] = _value(estimator)(read)
-        decided[:, label] = result[:, label] > _boundary(estimator)
+        read = _append_labels(features, decided[:, :label]) if chain else features
+        with restore_warning_filters():
+            result[:, label] = _get_score_function(estimator)(read)
+        decided[:, label] = result[:, label] > _get_decision_boundary(estimator)
     return result
 
 
-def sigmoid(values: Matrix, labels: LabelMatrix) -> tuple[float, float]:
+def fit_sigmoid(values: Matrix, labels: LabelMatrix) -> tuple[float, float]:
     """Return slope and intercept of the sigmoid that turns decision values into probabilities (Platt, 1999).
 
-    One sigmoid for all labels, so that the order of any two decision values stays, and with it every F1 at a tuned
-    threshold. Two numbers learnt from rows x labels decisions leave thresholds tuned on the same rows as honest as
-    they were. The two sides of the margin stand in for labels that no row carries, or all.
+    One sigmoid for all labels, which keeps the order of decision values, and with it every F1 at a tuned threshold.
+    Two parameters from rows x labels decisions do not overfit thresholds that are tuned on the same rows. One
+    artificial decision on each side of the margin allows for labels that no row carries, or all.
     """
     inputs = np.append(values.ravel(), [1.0, -1.0])
     truth = np.append(labels.ravel(), [1, 0])
     fitted = LogisticRegression(C=1.0).fit(inputs[:, np.newaxis], truth)
-    # Decision values that rank the validation rows worse than chance keep their order all the same.
+    # Positive, so that the order stays even where the validation rows are ranked worse than chance.
     return max(float(fitted.coef_[0, 0]), 1e-3), float(fitted.intercept_[0])
 
 
 @contextmanager
-def warning_filters_kept() -> Iterator[None]:
-    """Restore the warning filters: the threads of a forest each change the process's and put them back in any order."""
+def restore_warning_filters() -> Iterator[None]:
+    """Restore the process's warning filters on exit: a forest's threads change and restore them in any order."""
     with warnings.catch_warnings():
         yield
 
 
-def _append(features: Any, labels: LabelMatrix) -> Any:
+def _append_labels(features: Any, labels: LabelMatrix) -> Any:
     if sparse.issparse(features):
         columns = sparse.csc_matrix(labels, dtype=features.dtype).asformat(features.format)
         return sparse.hstack([features, columns], format=features.format)
     return np.hstack([features, labels.astype(features.dtype)])
 
 
-def _value(estimator: Any) -> Callable[[Any], NDArray[np.float64]]:
+def _get_score_function(estimator: Any) -> Callable[[Any], NDArray[np.float64]]:
     if hasattr(estimator, "predict_proba"):
         return lambda features: estimator.predict_proba(features)[:, 1]
     decide: Callable[[Any], NDArray[np.float64]] = estimator.decision_function
     return decide
 
 
-def _boundary(estimator: Any) -> float:
+def _get_decision_boundary(estimator: Any) -> float:
     return 0.5 if hasattr(estimator, "predict_proba") else 0.0

@@ -1,7 +1,7 @@
-"""Reading and writing skops files without paying for torch.
+"""Reading and writing of skops files, with a check of all that is read, and without importing torch.
 
 skops imports every module below `sklearn` to find the types it trusts, and one of those is a wrapper around torch:
-seconds and hundreds of MiB for nothing. Without torch that module is skipped, as where torch is not installed.
+seconds and hundreds of MiB for nothing. With the import blocked, that module is skipped.
 """
 
 import zipfile
@@ -23,66 +23,64 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
-from trainingtask_trainer.runtime.import_guard import without
+from trainingtask_trainer.runtime.import_guard import block_import
 
-# What classical models hold beside the types that skops trusts by itself. Both are arrays and nothing else, so that
-# reading them runs no code of the file's.
-_TRUSTED = [
-    "scipy.sparse._csr.csr_matrix",  # the training rows that knn searches; read without pickle
+# Types beside those that skops trusts by default. Both are plain arrays, so that reading them runs no code.
+_TRUSTED_TYPES = [
+    "scipy.sparse._csr.csr_matrix",  # the training rows of knn; read without pickle
     "sklearn.tree._tree.Tree",  # a forest's trees
 ]
-# skops trusts every estimator of scikit-learn, and the compiled code of many follows the numbers in them without a look.
-# These work in Python and numpy, or `_check` looks at what their compiled code follows.
-_ESTIMATORS = (
+# skops trusts every estimator of scikit-learn, and compiled code of many uses their numbers as indexes, unchecked. Those
+# here run in Python and numpy, or `_check_value` checks their indexes.
+_ALLOWED_ESTIMATORS = (
     *(TfidfVectorizer, CountVectorizer, HashingVectorizer, TfidfTransformer),
     *(FeatureUnion, Pipeline, Normalizer, TruncatedSVD),
     *(LogisticRegression, LinearSVC, RandomForestClassifier, DecisionTreeClassifier),
     *(OneVsRestClassifier, MultinomialNB, LabelBinarizer),  # of examples/extension
 )
-_PLAIN = (str, bytes, bool, int, float, type, np.generic, np.dtype, type(None))
+_PLAIN_TYPES = (str, bytes, bool, int, float, type, np.generic, np.dtype, type(None))
 
 
 def dump(state: dict[str, Any], path: Path) -> None:
     """Write scikit-learn estimators and arrays into one file."""
-    with without("torch"):
+    with block_import("torch"):
         import skops.io  # noqa: PLC0415 - seconds
     skops.io.dump(state, path)
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read what `dump` has written.
+    """Read a file that `dump` has written.
 
     Raises
     ------
     skops.io.exceptions.UntrustedTypesFoundException
-        When the file holds a type that neither skops nor `_TRUSTED` names; nothing of it has been built then.
+        When the file holds a type that neither skops nor `_TRUSTED_TYPES` names; nothing of it has been built then.
     ValueError
-        When it is compressed, holds an estimator that no model here is made of, or a number in it would send
-        compiled code out of an array.
+        When it is compressed, holds another estimator than `_ALLOWED_ESTIMATORS`, or an index in it is out of bounds.
     """
     _check_size(path)
-    with without("torch"):
+    with block_import("torch"):
         import skops.io  # noqa: PLC0415
-    state: dict[str, Any] = skops.io.load(path, trusted=_TRUSTED)
-    _check(state, set())
+    state: dict[str, Any] = skops.io.load(path, trusted=_TRUSTED_TYPES)
+    _check_value(state, set())
     return state
 
 
 def _check_size(path: Path) -> None:
-    with zipfile.ZipFile(path) as archive:  # reading a part stops at the size that is written here
+    with zipfile.ZipFile(path) as archive:  # reading a part stops at this size
         unpacked = sum(part.file_size for part in archive.infolist())
     if unpacked > (size := path.stat().st_size):  # `dump` compresses nothing
         raise ValueError(f"{path.name} has {size} bytes and unpacks to {unpacked}: at most its own size is allowed")
 
 
-def _check(value: Any, seen: set[int]) -> None:
-    """Refuse what is, anywhere in `value`, no part of a model, or would send compiled code out of its arrays."""
-    if id(value) in seen or isinstance(value, _PLAIN):
+def _check_value(value: Any, seen: set[int]) -> None:
+    """Refuse a value that holds, at any depth, a type that is no part of a model, or an index out of bounds."""
+    if id(value) in seen or isinstance(value, _PLAIN_TYPES):
         return
     seen.add(id(value))
     parts: Iterable[Any] = ()
     if issparse(value):
-        if value.format != "csr":  # whatever the file calls it
+        if value.format != "csr":  # the file may name the class otherwise
             raise ValueError(f"a sparse matrix of format {value.format} where only csr is expected")
         value.check_format(full_check=True)
     elif isinstance(value, Tree):
@@ -93,21 +91,21 @@ def _check(value: Any, seen: set[int]) -> None:
         parts = value.values()
     elif isinstance(value, list | tuple | set):
         parts = value
-    elif type(value) in _ESTIMATORS:
-        parts = _parts(value)
+    elif type(value) in _ALLOWED_ESTIMATORS:
+        parts = _check_estimator(value)
     else:
         raise ValueError(
             f"it holds a {type(value).__module__}.{type(value).__qualname__}, where a vectorizer or an estimator is "
-            f"expected: {', '.join(known.__name__ for known in _ESTIMATORS)}"
+            f"expected: {', '.join(known.__name__ for known in _ALLOWED_ESTIMATORS)}"
         )
     for part in parts:
-        _check(part, seen)
+        _check_value(part, seen)
 
 
-def _parts(estimator: Any) -> list[Any]:
-    """Return what an estimator holds, after a look at what its compiled code follows."""
+def _check_estimator(estimator: Any) -> list[Any]:
+    """Check the indexes that an estimator's compiled code uses; return its attributes, to be checked next."""
     held = dict(vars(estimator))
-    _check_methods(estimator)
+    _check_no_method_replaced(estimator)
     if "vocabulary_" in held:
         vocabulary = held["vocabulary_"]
         if type(vocabulary) is not dict or sorted(vocabulary.values()) != list(range(len(vocabulary))):
@@ -120,12 +118,12 @@ def _parts(estimator: Any) -> list[Any]:
     for tree in held.pop("estimators_") if isinstance(estimator, RandomForestClassifier) else ():
         if type(tree) is not DecisionTreeClassifier or tree.tree_.n_features != held["n_features_in_"]:
             raise ValueError("a tree of a forest reads other features than the forest")
-        _check_methods(tree)
+        _check_no_method_replaced(tree)
         parts.extend(vars(tree).values())
     return [*parts, *held.values()]
 
 
-def _check_methods(estimator: Any) -> None:
+def _check_no_method_replaced(estimator: Any) -> None:
     if any(callable(getattr(type(estimator), name, None)) for name in vars(estimator)):
         raise ValueError(f"a value stands in the place of a method of {type(estimator).__name__}")
 

@@ -1,1 +1,1 @@
-"""Fine-tuning of transformers: what is read, how it is learnt, and what keeps it within its memory."""
+"""Fine-tuning of transformers: batches, losses, loops, checkpoints and the memory budget."""

@@ -1,23 +1,62 @@
-"""Which rows share a batch, and how a batch is cut by length so that little of it is padding."""
+"""The rows of each optimizer step: which share a batch, and how a batch is split by length into micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainingtask_api.training import Batching
+from trainingtask_trainer.models.transformers.settings import Settings
 
-# Rows of like length are looked for among this many batches of random rows: enough to leave little padding, and few
-# enough that each epoch mixes its batches anew.
+# Rows are grouped by length within this many batches: little padding, and each epoch still mixes its batches anew.
 _POOL_BATCHES = 50
-# What one more micro-batch costs, in tokens. On one core its weights are read and their gradients added once more:
+# The cost of one more micro-batch, in tokens. On one core its weights are read and their gradients added once more:
 # 38 to 110 tokens with DistilBERT's and MiniLM's sizes, in fp32 and bf16. On a GPU it is some hundred kernel launches, in
 # which an H100 reads 4,000 tokens with DistilBERT's and BERT's sizes in fp32, 32,000 to 43,000 in bf16; others read fewer.
 CPU_OVERHEAD_TOKENS = 50
 GPU_OVERHEAD_TOKENS = 8192
 
+StepRows = list[list[int]]
+"""The rows of one optimizer step, batch by batch."""
+SplitBatch = Callable[[Sequence[int], Sequence[int], int | None], list[list[int]]]
+"""Rows of a batch, tokens of each row of the data set and most tokens of a micro-batch, to the rows of micro-batches."""
 
-def batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: Batching) -> list[list[int]]:
+
+class BatchPlan:
+    """The rows of each optimizer step, the same for both loops; an epoch's need no plan of the epochs before."""
+
+    def __init__(
+        self, lengths: Sequence[int], settings: Settings, split_batch: SplitBatch, max_tokens: int | None
+    ) -> None:
+        """Plan for rows of these lengths in tokens; no micro-batch has more than `max_tokens`, padding counted."""
+        self._lengths = lengths
+        self._settings = settings
+        self._split_batch = split_batch
+        self._max_tokens = max_tokens
+        rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
+        self.steps_per_epoch = -(-len(lengths) // rows_per_step)
+        self.total_steps = self.steps_per_epoch * settings.epochs
+
+    def plan_epoch(self, epoch: int) -> list[StepRows]:
+        """Return the rows of each step of an epoch, counted from 0."""
+        settings = self._settings
+        seed = int(np.random.SeedSequence([settings.seed, epoch]).generate_state(1)[0])
+        batches = plan_batches(self._lengths, settings.batch_size, seed, settings.batching)
+        size = settings.gradient_accumulation_steps
+        return [batches[start : start + size] for start in range(0, len(batches), size)]
+
+    def split_step(self, step: StepRows) -> list[list[int]]:
+        """Return the rows of each micro-batch of a step."""
+        return [rows for batch in step for rows in self._split_batch(batch, self._lengths, self._max_tokens)]
+
+    def iter_remaining_steps(self, step: int) -> Iterator[list[list[int]]]:
+        """Yield the micro-batches of each step of the running epoch from `step` on, which counts all epochs."""
+        epoch, done = divmod(step, self.steps_per_epoch)
+        for rows in self.plan_epoch(epoch)[done:]:
+            yield self.split_step(rows)
+
+
+def plan_batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: Batching) -> list[list[int]]:
     """Return the rows of each batch of one epoch; every row is in one of them, once.
 
     Parameters
@@ -25,7 +64,7 @@ def batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: 
     lengths
         Tokens of each row.
     batch_size
-        Rows per batch; the batch with what is left over has fewer.
+        Rows per batch; the batch with the remainder has fewer.
     epoch_seed
         The same seed gives the same batches, with every version of numpy (`RandomState` is frozen, NEP 19).
     batching
@@ -34,25 +73,25 @@ def batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: 
     random = np.random.RandomState(epoch_seed)
     order = random.permutation(len(lengths))
     if batching == Batching.LENGTH_SPLIT:
-        return _cut(order, batch_size)
+        return _chunk(order, batch_size)
     tokens = np.asarray(lengths)
     grouped: list[list[int]] = []
-    for pool in _cut(order, batch_size * _POOL_BATCHES):
+    for pool in _chunk(order, batch_size * _POOL_BATCHES):
         by_length = np.argsort(tokens[pool], kind="stable")
-        grouped.extend(_cut(np.asarray(pool)[by_length], batch_size))
+        grouped.extend(_chunk(np.asarray(pool)[by_length], batch_size))
     return [grouped[index] for index in random.permutation(len(grouped))]
 
 
-def micro_batches(
+def split_for_padding(
     rows: Sequence[int],
     lengths: Sequence[int],
     *,
     max_tokens: int | None = None,
     overhead_tokens: int = CPU_OVERHEAD_TOKENS,
 ) -> list[list[int]]:
-    """Cut one batch into micro-batches of like length; every row is in one of them, once.
+    """Split one batch into micro-batches of like length; every row is in one of them, once.
 
-    Of all ways to cut the rows sorted by length this is the one with the least cost: tokens with their padding, plus
+    Of all splits of the rows sorted by length this has the least cost: tokens with their padding, plus
     `overhead_tokens` for each micro-batch. (Dynamic programming over the sorted rows, quadratic in their number.)
 
     Parameters
@@ -64,16 +103,16 @@ def micro_batches(
     max_tokens
         Most tokens of a micro-batch, padding counted; a row that is longer is a micro-batch of its own.
     overhead_tokens
-        What one more micro-batch costs, in tokens.
+        Cost of one more micro-batch, in tokens.
 
     Returns
     -------
-    Micro-batches from the longest to the shortest: what does not fit into memory shows at once.
+    Micro-batches from the longest to the shortest, so that one that does not fit into memory fails first.
     """
     in_order = sorted(rows, key=lambda row: lengths[row])
     tokens = np.array([lengths[row] for row in in_order], dtype=np.int64)
     count = len(in_order)
-    cost: NDArray[np.int64] = np.zeros(count + 1, dtype=np.int64)  # of the shortest rows, cut at best
+    cost: NDArray[np.int64] = np.zeros(count + 1, dtype=np.int64)  # of the shortest rows, in their best split
     start = np.zeros(count + 1, dtype=np.int64)  # of the last micro-batch among them
     for end in range(1, count + 1):
         longest = int(tokens[end - 1])
@@ -82,29 +121,29 @@ def micro_batches(
         best = int(candidates.argmin())
         start[end] = first + best
         cost[end] = candidates[best] + overhead_tokens
-    cuts = []
+    parts = []
     end = count
     while end > 0:
-        cuts.append(in_order[start[end] : end])
+        parts.append(in_order[start[end] : end])
         end = int(start[end])
-    return cuts
+    return parts
 
 
-def packed_batches(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None) -> list[list[int]]:
-    """Cut one batch into micro-batches that are packed, not padded (see `packing`): as few as `max_tokens` allows.
+def split_for_packing(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None) -> list[list[int]]:
+    """Split one batch into micro-batches that are packed (see `packed_attention`): as few as `max_tokens` allows.
 
-    Parameters and micro-batches are those of `micro_batches`.
+    Parameters and returned micro-batches are those of `split_for_padding`.
     """
-    cuts: list[list[int]] = []
+    parts: list[list[int]] = []
     tokens = 0
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
         tokens += lengths[row]
-        if not cuts or (max_tokens is not None and tokens > max_tokens):
-            cuts.append([])
+        if not parts or (max_tokens is not None and tokens > max_tokens):
+            parts.append([])
             tokens = lengths[row]
-        cuts[-1].append(row)
-    return cuts
+        parts[-1].append(row)
+    return parts
 
 
-def _cut(rows: NDArray[np.int64], size: int) -> list[list[int]]:
+def _chunk(rows: NDArray[np.int64], size: int) -> list[list[int]]:
     return [rows[begin : begin + size].tolist() for begin in range(0, len(rows), size)]

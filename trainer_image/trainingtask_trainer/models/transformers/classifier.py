@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from trainingtask_trainer.runtime.import_guard import transformers_without
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.runtime.import_guard import block_transformers_import
 
-with transformers_without("scipy"):  # a twelfth of the time to the first step, for the losses of object detectors
+with block_transformers_import("scipy"):  # used by losses of object detectors; 8 % of the time to the first step
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -24,22 +25,23 @@ from trainingtask_api.status import Scalar
 from trainingtask_api.training import Loop
 from trainingtask_trainer.errors import Fault
 from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
-from trainingtask_trainer.models.base import Fitted, Predictor, TrainingRows
+from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.transformers import memory_budget
+from trainingtask_trainer.models.transformers.batch_planning import BatchPlan
 from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
-from trainingtask_trainer.models.transformers.collation import Inputs, Plan, Rows
-from trainingtask_trainer.models.transformers.inference import probabilities
-from trainingtask_trainer.models.transformers.losses import loss_of, starting_bias
-from trainingtask_trainer.models.transformers.optimization import Settings
-from trainingtask_trainer.models.transformers.training_state import Session, State
+from trainingtask_trainer.models.transformers.collation import Collator, MicroBatchDataset
+from trainingtask_trainer.models.transformers.inference import predict_probabilities
+from trainingtask_trainer.models.transformers.losses import compute_initial_bias, create_loss_function
+from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.models.transformers.training_state import TrainingSession, TrainingState
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
 from trainingtask_trainer.pretrained.checkpoint import (
-    check_data,
+    check_is_data,
     check_weights,
-    checkpoint_folder,
-    checkpoint_name,
-    reading,
+    fetch_checkpoint,
+    get_checkpoint_name,
+    translate_read_errors,
 )
 from trainingtask_trainer.reporting.progress import Progress
 from trainingtask_trainer.runtime.device import prepare_torch
@@ -53,23 +55,23 @@ class Transformer:
     preprocessor: ClassVar[str] = "tokenizer"
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
 
-    def __init__(self, spec: TrainingTaskSpec, places: Volumes) -> None:
-        self._settings = Settings.of(spec.training, prepare_torch(spec.device).type == "cuda")
-        self._name = checkpoint_name(spec.model)
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        self._settings = Settings.from_spec(spec.training, prepare_torch(spec.device).type == "cuda")
+        self._name = get_checkpoint_name(spec.model)
         self._revision = spec.model.revision
-        self._folder = checkpoint_folder(spec.model, places.model)
+        self._folder = fetch_checkpoint(spec.model, volumes.model)
         self._max_tokens: int | None = None
         self._model: PreTrainedModel | None = None
-        self._inputs: Inputs | None = None
+        self._collator: Collator | None = None
 
     def arguments(self) -> dict[str, Scalar]:
-        """Return the arguments after all defaults."""
+        """Return the arguments after all defaults, by their path in the spec."""
         return {"model.checkpoint": self._name} | self._settings.arguments()
 
     def fit(
         self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
-    ) -> Fitted:
-        """Fine-tune on token ids, from the last checkpoint where there is one; keep the best epoch's weights.
+    ) -> FitResult:
+        """Fine-tune on token ids, resume from the last checkpoint where there is one; keep the best epoch's weights.
 
         Raises
         ------
@@ -79,65 +81,67 @@ class Transformer:
             When the process was asked to stop; a checkpoint is written first, where there is a folder for it.
         """
         settings = self._settings
-        tokenizer = _tokenizer_of(preprocessor)
+        tokenizer = _get_tokenizer(preprocessor)
         set_seed(settings.seed)  # before the head's weights are drawn
-        model = self._model = self._with_head(rows.label_names)
-        _start_at(model, starting_bias(settings, rows.labels))
-        torch.nn.Module.to(model, settings.device)  # mypy cannot see through the library's own `to`
+        model = self._model = self._load_pretrained(rows.label_names)
+        _set_output_bias(model, compute_initial_bias(settings, rows.labels))
+        torch.nn.Module.to(model, settings.device)  # the model's own `to` has no type
 
-        inputs = self._inputs = Inputs(model, tokenizer)
+        collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
-        max_tokens = self._max_tokens = memory_budget.max_tokens(model, max(lengths), settings.autocast_dtype)
+        max_tokens = self._max_tokens = memory_budget.estimate_max_tokens(model, max(lengths), settings.autocast_dtype)
 
         def validate(before_batch: Any) -> Probabilities:
-            return probabilities(
+            return predict_probabilities(
                 model,
-                inputs,
+                collator,
                 rows.validation_features,
                 dtype=settings.autocast_dtype,
                 max_tokens=max_tokens,
                 before_batch=before_batch,
             )
 
-        session = Session(
+        session = TrainingSession(
             model=model,
             settings=settings,
-            plan=Plan(lengths, settings, inputs, max_tokens),
-            rows=Rows(inputs, rows.features, rows.labels),
-            loss_function=loss_of(settings, rows.labels),
+            plan=BatchPlan(lengths, settings, collator.split, max_tokens),
+            dataset=MicroBatchDataset(collator, rows.features, rows.labels),
+            loss_function=create_loss_function(settings, rows.labels),
             validation_labels=rows.validation_labels,
             validate=validate,
             progress=progress,
-            checkpoints=None if checkpoints is None else CheckpointFolder(checkpoints, self._key(rows)),
+            checkpoints=None
+            if checkpoints is None
+            else CheckpointFolder(checkpoints, self._compute_checkpoint_key(rows)),
         )
         with defer_interrupts():
-            session.begin()
-            if not session.finished:
-                _loop(settings.loop)(model, session)
+            session.start()
+            if not session.is_finished:
+                _import_train_function(settings.loop)(model, session)
         session.restore_best()
-        resumed, spare = session.resumed_from, torch.cuda.device_count() - 1 if settings.on_gpu else 0
-        return Fitted(
+        spare_gpus = torch.cuda.device_count() - 1 if settings.on_gpu else 0
+        return FitResult(
             global_step=session.state.step,
             training_loss=session.training_loss,
             rows_seen=session.rows_seen,
             tokens_seen=session.tokens_seen,
             best_epoch=session.state.best_epoch,
-            resumed_from_step=None if resumed is None else resumed.state["step"],
+            resumed_from_step=session.resumed_step,
             curve=tuple(session.state.curve),
-            warnings=(f"{spare} of the pod's GPUs were not used: training runs on one",) if spare > 0 else (),
+            warnings=(f"{spare_gpus} of the pod's GPUs were not used: training runs on one",) if spare_gpus > 0 else (),
         )
 
     def predict(self, features: TokenIds) -> Probabilities:
         """Return probabilities of shape [rows, labels] in the order of the rows, in fp32 as the saved model will."""
-        assert self._model is not None and self._inputs is not None  # noqa: S101, PT018 - fit comes first
-        return probabilities(self._model, self._inputs, features, max_tokens=self._max_tokens)
+        assert self._model is not None and self._collator is not None  # noqa: S101, PT018 - fit comes first
+        return predict_probabilities(self._model, self._collator, features, max_tokens=self._max_tokens)
 
     def save(self, folder: Path, preprocessor: Preprocessor) -> None:
         """Write weights (safetensors), configuration with label names, and tokenizer."""
         assert self._model is not None  # noqa: S101 - fit comes first
-        tokenizer = _tokenizer_of(preprocessor)
-        assert isinstance(preprocessor, Tokenizer)  # noqa: S101 - checked by _tokenizer_of
-        tokenizer.model_max_length = preprocessor.max_length  # whoever loads it cuts where training did
+        tokenizer = _get_tokenizer(preprocessor)
+        assert isinstance(preprocessor, Tokenizer)  # noqa: S101 - checked by _get_tokenizer
+        tokenizer.model_max_length = preprocessor.max_length  # so that `load` truncates texts as training did
         self._model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
@@ -145,21 +149,21 @@ class Transformer:
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
         prepare_torch(Device.CPU)
-        check_data(folder, str(folder))
+        check_is_data(folder, str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
         )
-        inputs = Inputs(model, tokenizer)
+        collator = Collator(model, tokenizer)
 
         def predict(texts: Sequence[str]) -> Probabilities:
-            return probabilities(model, inputs, encode(tokenizer, texts, tokenizer.model_max_length))
+            return predict_probabilities(model, collator, encode(tokenizer, texts, tokenizer.model_max_length))
 
         return predict
 
-    def _with_head(self, label_names: Sequence[str]) -> PreTrainedModel:
+    def _load_pretrained(self, label_names: Sequence[str]) -> PreTrainedModel:
         model: PreTrainedModel
-        with reading(self._name, "is no usable sequence classifier"):
+        with translate_read_errors(self._name, "is no usable sequence classifier"):
             model, loading = AutoModelForSequenceClassification.from_pretrained(
                 self._folder,
                 num_labels=len(label_names),
@@ -177,38 +181,38 @@ class Transformer:
         check_weights(model, loading, self._name)
         return model
 
-    def _key(self, rows: TrainingRows) -> str:
-        """Return what tells this training from any other that a checkpoint may come from."""
-        state = [field.name for field in fields(State)]  # of another release: its checkpoints may lack a field
-        described = (self._name, self._revision, self._settings, list(rows.label_names), state)
-        digest = hashlib.sha256(repr(described).encode())
+    def _compute_checkpoint_key(self, rows: TrainingRows) -> str:
+        """Return the digest of all that this training depends on, which its checkpoints carry."""
+        state = [field.name for field in fields(TrainingState)]  # a checkpoint of another release may lack a field
+        parts = (self._name, self._revision, self._settings, list(rows.label_names), state)
+        digest = hashlib.sha256(repr(parts).encode())
         for features, labels in ((rows.features, rows.labels), (rows.validation_features, rows.validation_labels)):
             for array in (features.ids, features.ends, labels):
                 digest.update(array.tobytes())
         return digest.hexdigest()
 
 
-def _loop(loop: Loop) -> Any:
-    """Return the loop's `train`; importing Hugging Face's Trainer takes a while."""
+def _import_train_function(loop: Loop) -> Any:
+    """Return the loop's `train`; each loop imports libraries that the other does not need."""
     if loop == Loop.ACCELERATE:
         from trainingtask_trainer.models.transformers.loops import plain  # noqa: PLC0415
 
         return plain.train
-    with transformers_without("datasets"):  # and pandas with it: a tenth of the time to the first step
+    with block_transformers_import("datasets"):  # and with it pandas: a tenth of the time to the first step
         from trainingtask_trainer.models.transformers.loops import trainer  # noqa: PLC0415
 
     return trainer.train
 
 
-def _start_at(model: PreTrainedModel, bias: Floats) -> None:
-    """Set the bias of the output layer, which every family builds last and calls something else."""
+def _set_output_bias(model: PreTrainedModel, bias: Floats) -> None:
+    """Set the bias of the output layer, which is the last one in each family, under various names."""
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear)]
     if layers and layers[-1].out_features == len(bias) and layers[-1].bias is not None:
         with torch.no_grad():
             layers[-1].bias.copy_(torch.from_numpy(bias))
 
 
-def _tokenizer_of(preprocessor: Preprocessor) -> PreTrainedTokenizerBase:
+def _get_tokenizer(preprocessor: Preprocessor) -> PreTrainedTokenizerBase:
     if not isinstance(preprocessor, Tokenizer):
-        raise Fault("TrainerCrashed", f"{type(preprocessor).__name__} cannot feed a transformer")
+        raise Fault(Reason.TRAINER_CRASHED, f"{type(preprocessor).__name__} cannot feed a transformer")
     return preprocessor.tokenizer

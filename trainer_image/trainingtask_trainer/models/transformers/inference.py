@@ -1,4 +1,4 @@
-"""Probabilities from a transformer, batches sorted by length, which saves most of the padding."""
+"""Probabilities from a transformer, rows sorted by length, which saves most of the padding."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ import torch
 from transformers import PreTrainedModel
 
 from trainingtask_trainer.evaluation.metrics import Probabilities
-from trainingtask_trainer.models.transformers.collation import Inputs
+from trainingtask_trainer.models.transformers.collation import Collator
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 
-_ROWS = 64  # per batch
+_BATCH_ROWS = 64  # per batch
 
 
-def probabilities(
+def predict_probabilities(
     model: PreTrainedModel,
-    inputs: Inputs,
+    collator: Collator,
     token_ids: TokenIds,
     *,
     dtype: torch.dtype | None = None,
@@ -26,12 +26,12 @@ def probabilities(
 
     Parameters
     ----------
-    model, inputs
-        Made for each other.
+    model, collator
+        The collator is made for the model.
     token_ids
         The rows.
     dtype
-        Number format of the matrix multiplications, None for that of the weights.
+        Number format of the matrix multiplications under autocast, None for that of the weights.
     max_tokens
         Most tokens of a batch, padding counted; None: no limit.
     before_batch
@@ -46,9 +46,9 @@ def probabilities(
         while start < len(order):
             before_batch()
             longest = len(token_ids[order[start]])
-            size = _ROWS if max_tokens is None else max(1, min(_ROWS, max_tokens // longest))
+            size = _BATCH_ROWS if max_tokens is None else max(1, min(_BATCH_ROWS, max_tokens // longest))
             rows = order[start : start + size]
-            batch = inputs.of([token_ids[row] for row in rows])
+            batch = collator.collate([token_ids[row] for row in rows])
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             result[rows] = torch.sigmoid(logits.double()).cpu().numpy()
             start += size

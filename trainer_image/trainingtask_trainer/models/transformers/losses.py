@@ -1,7 +1,7 @@
-"""What a transformer's optimiser minimises, summed over rows and labels.
+"""The losses of transformers, summed over rows and labels.
 
-Sums, because a micro-batch does not know how many decisions its optimiser step has: the step divides by them once, so
-that its gradients are those of one large batch however it was cut.
+Sums, because the mean is over the whole optimizer step: the step divides by its decisions once, so that its gradients
+are those of one large batch, however it was split.
 """
 
 from collections.abc import Callable
@@ -11,21 +11,21 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainingtask_api.training import Loss
-from trainingtask_trainer.evaluation.metrics import Floats, LabelMatrix
-from trainingtask_trainer.models.base import label_prior
-from trainingtask_trainer.models.transformers.optimization import Settings
+from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.evaluation.metrics import Floats, estimate_label_prior
+from trainingtask_trainer.models.transformers.settings import Settings
 
 FOCAL_GAMMA = 2.0
 
 LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits and 0/1 labels, both of shape [rows, labels], to the sum over all of them."""
+"""Logits and 0/1 labels, both of shape [rows, labels], to the sum of the losses."""
 
 
-def loss_of(settings: Settings, labels: LabelMatrix) -> LossFunction:
+def create_loss_function(settings: Settings, labels: LabelMatrix) -> LossFunction:
     """Return the loss that the settings name; `labels` are those of the training rows."""
     if settings.loss == Loss.FOCAL:
-        return focal
-    weights = positive_weights(settings, labels)
+        return compute_focal_loss
+    weights = compute_positive_weights(settings, labels)
     pos_weight = None if weights is None else torch.from_numpy(weights).float().to(settings.device)
 
     def cross_entropy(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ def loss_of(settings: Settings, labels: LabelMatrix) -> LossFunction:
     return cross_entropy
 
 
-def focal(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+def compute_focal_loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """Return the sum of -(1 - p)^gamma log p, where p is the probability of the true decision.
 
     Equation 4 of Lin et al., "Focal Loss for Dense Object Detection", 2017 (arXiv:1708.02002), with gamma 2. Without
@@ -45,8 +45,8 @@ def focal(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     return (wrong**FOCAL_GAMMA * cross_entropy).sum()
 
 
-def positive_weights(settings: Settings, labels: LabelMatrix) -> Floats | None:
-    """Return negatives / positives of each label, shape [labels], None where every decision weighs the same.
+def compute_positive_weights(settings: Settings, labels: LabelMatrix) -> Floats | None:
+    """Return negatives / positives of each label, shape [labels], None where all decisions weigh the same.
 
     Either count is at least 1: a label without positives gets a finite weight, which then multiplies nothing.
     """
@@ -57,13 +57,12 @@ def positive_weights(settings: Settings, labels: LabelMatrix) -> Floats | None:
     return weights
 
 
-def starting_bias(settings: Settings, labels: LabelMatrix) -> Floats:
-    """Return the output bias that is best while the texts say nothing yet, shape [labels].
+def compute_initial_bias(settings: Settings, labels: LabelMatrix) -> Floats:
+    """Return the log-odds of each label's prior, shape [labels]: the best constant logits.
 
-    The log-odds of each label's prior: from 0 the first epochs only learn how rare labels are. Weighting the positives
-    by w moves the best constant answer by log w.
+    From 0 the first epochs only learn how rare labels are. Weighting the positives by w adds log w.
     """
-    prior = label_prior(labels)
+    prior = estimate_label_prior(labels)
     bias: Floats = np.log(prior / (1 - prior))
-    weights = positive_weights(settings, labels)
+    weights = compute_positive_weights(settings, labels)
     return bias if weights is None else bias + np.log(weights)

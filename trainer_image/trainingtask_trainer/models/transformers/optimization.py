@@ -1,98 +1,109 @@
-"""The hyperparameters of a transformer's training, after all defaults."""
+"""One optimizer step, as both loops take it: AdamW, its learning rate, and the gradients of several micro-batches."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
+from transformers import get_scheduler
 
-from trainingtask_api.status import Scalar
-from trainingtask_api.training import Batching, Loop, Loss, PosWeight, Precision, Scheduler, Training
+from trainingtask_api.training import Scheduler
+from trainingtask_trainer.models.transformers.collation import Batch
+from trainingtask_trainer.models.transformers.losses import LossFunction
+from trainingtask_trainer.models.transformers.settings import Settings
 
-DEFAULT_EPOCHS = 3
-DEFAULT_BATCH_SIZE = 32
-DEFAULT_LEARNING_RATE = 5e-5
-DEFAULT_WEIGHT_DECAY = 0.01
-DEFAULT_MAX_GRADIENT_NORM = 1.0
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a loop needs to know; the names are those of the `training` section."""
-
-    on_gpu: bool
-    epochs: int
-    batch_size: int
-    gradient_accumulation_steps: int
-    learning_rate: float
-    scheduler: Scheduler
-    warmup_fraction: float
-    weight_decay: float
-    max_gradient_norm: float
-    """0: gradients are left alone."""
-    loss: Loss
-    pos_weight: PosWeight | None
-    loop: Loop
-    precision: Precision
-    """As chosen: never `auto`."""
-    batching: Batching
-    early_stopping_patience: int | None
-    checkpoint_steps: int | None
-    """None: after each epoch."""
-    seed: int
-
-    @classmethod
-    def of(cls, training: Training, on_gpu: bool) -> "Settings":
-        """Return the settings of a task that trains on this machine."""
-        decay, norm = training.weight_decay, training.max_gradient_norm
-        return cls(
-            on_gpu=on_gpu,
-            epochs=training.epochs or DEFAULT_EPOCHS,
-            batch_size=training.batch_size or DEFAULT_BATCH_SIZE,
-            gradient_accumulation_steps=training.gradient_accumulation_steps or 1,
-            learning_rate=training.learning_rate or DEFAULT_LEARNING_RATE,
-            scheduler=training.scheduler or Scheduler.LINEAR,
-            warmup_fraction=training.warmup_fraction or 0.0,
-            weight_decay=DEFAULT_WEIGHT_DECAY if decay is None else decay,
-            max_gradient_norm=DEFAULT_MAX_GRADIENT_NORM if norm is None else norm,
-            loss=training.loss or Loss.BCE,
-            pos_weight=training.pos_weight,
-            loop=training.loop or Loop.TRAINER,
-            precision=_chosen(training.precision or Precision.AUTO, on_gpu),
-            batching=training.batching or Batching.LENGTH_SPLIT,
-            early_stopping_patience=training.early_stopping_patience,
-            checkpoint_steps=training.checkpoint_steps,
-            seed=training.seed,
-        )
-
-    @property
-    def device(self) -> torch.device:
-        """The one device that trains."""
-        return torch.device("cuda", 0) if self.on_gpu else torch.device("cpu")
-
-    @property
-    def autocast_dtype(self) -> torch.dtype | None:
-        """Number format of the matrix multiplications, None for fp32 throughout."""
-        return {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}.get(self.precision)
-
-    def arguments(self) -> dict[str, Scalar]:
-        """Return them by their path in the spec; the seed stands in the spec itself."""
-        named: dict[str, Scalar] = {
-            "epochs": self.epochs,
-            "batchSize": self.batch_size,
-            "gradientAccumulationSteps": self.gradient_accumulation_steps,
-            "learningRate": self.learning_rate,
-            "scheduler": self.scheduler.value,
-            "warmupFraction": self.warmup_fraction,
-            "weightDecay": self.weight_decay,
-            "maxGradientNorm": self.max_gradient_norm,
-            "loss": self.loss.value,
-            "loop": self.loop.value,
-            "precision": self.precision.value,
-            "batching": self.batching.value,
-        }
-        return {f"training.{name}": value for name, value in named.items()}
+# The library's names; its `constant` has no warm-up.
+_SCHEDULERS = {
+    Scheduler.LINEAR: "linear",
+    Scheduler.COSINE: "cosine",
+    Scheduler.CONSTANT: "constant_with_warmup",
+}
 
 
-def _chosen(precision: Precision, on_gpu: bool) -> Precision:
-    if precision != Precision.AUTO:
-        return precision
-    return Precision.BF16 if on_gpu and torch.cuda.is_bf16_supported(including_emulation=False) else Precision.FP32
+def create_optimizer_and_scheduler(
+    model: torch.nn.Module, settings: Settings, total_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """Return AdamW, without weight decay of biases and norms, and its learning rate over the steps."""
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (decayed if parameter.ndim > 1 and not name.endswith("bias") else free).append(parameter)
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+    return optimizer, _create_scheduler(optimizer, settings, total_steps)
+
+
+def create_learning_rate_function(settings: Settings, total_steps: int) -> Callable[[int], float]:
+    """Return the function from an optimizer step, counted from 1, to its learning rate."""
+    scheduler = _create_scheduler(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
+    (factor,) = scheduler.lr_lambdas
+    return lambda step: settings.learning_rate * factor(step - 1)
+
+
+def _create_scheduler(
+    optimizer: torch.optim.Optimizer, settings: Settings, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    warmup_steps = round(settings.warmup_fraction * total_steps)
+    scheduler: torch.optim.lr_scheduler.LambdaLR = get_scheduler(
+        _SCHEDULERS[settings.scheduler], optimizer, warmup_steps, total_steps
+    )
+    return scheduler
+
+
+def accumulate_gradients(
+    model: torch.nn.Module,
+    micro_batches: list[Batch],
+    loss_function: LossFunction,
+    backward: Callable[[torch.Tensor], None],
+) -> torch.Tensor:
+    """Add the gradients of one optimizer step, whose micro-batches count as one large batch.
+
+    Returns
+    -------
+    Mean loss over the rows and labels of the step; on a GPU reading it waits for the step.
+
+    Raises
+    ------
+    torch.OutOfMemoryError
+        When a single row does not fit on the GPU. Otherwise the largest micro-batches are halved and the step is
+        repeated.
+    """
+    while True:
+        try:
+            return _backpropagate(model, micro_batches, loss_function, backward)
+        except torch.OutOfMemoryError:
+            smaller = _halve_largest(micro_batches)
+            if len(smaller) == len(micro_batches):
+                raise
+        micro_batches = smaller
+        model.zero_grad()
+
+
+def _backpropagate(
+    model: torch.nn.Module,
+    micro_batches: list[Batch],
+    loss_function: LossFunction,
+    backward: Callable[[torch.Tensor], None],
+) -> torch.Tensor:
+    decisions = sum(batch["labels"].numel() for batch in micro_batches)
+    total = torch.zeros((), device=micro_batches[0]["labels"].device)
+    for batch in micro_batches:
+        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        loss = loss_function(outputs.logits.float(), batch["labels"]) / decisions
+        backward(loss)
+        total += loss.detach()
+    return total
+
+
+def _halve_largest(micro_batches: list[Batch]) -> list[Batch]:
+    """Return the micro-batches, those of more than half the tokens of the largest split in two."""
+    most = max(batch["input_ids"].numel() for batch in micro_batches)
+    halved: list[Batch] = []
+    for batch in micro_batches:
+        rows = len(batch["labels"])
+        parts = 2 if rows > 1 and batch["input_ids"].numel() > most // 2 else 1
+        for part in range(parts):
+            cut = slice(part * rows // parts, (part + 1) * rows // parts)
+            halved.append({name: tensor[cut] for name, tensor in batch.items()})
+    return halved

@@ -1,4 +1,4 @@
-"""What both loops share around their steps: progress, validation, the best epoch's weights, checkpoints."""
+"""The state that both loops share around their steps: progress, validation, the best epoch's weights, checkpoints."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,33 +11,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import Interrupted, UserError
-from trainingtask_trainer.evaluation.metrics import (
-    LabelMatrix,
-    Probabilities,
-    binary_cross_entropy,
-    mean_average_precision,
-)
+from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy, mean_average_precision
+from trainingtask_trainer.models.transformers.batch_planning import BatchPlan
 from trainingtask_trainer.models.transformers.checkpointing import Checkpoint, CheckpointFolder
-from trainingtask_trainer.models.transformers.collation import Plan, Rows
+from trainingtask_trainer.models.transformers.collation import MicroBatchDataset
 from trainingtask_trainer.models.transformers.losses import LossFunction
-from trainingtask_trainer.models.transformers.optimization import Settings
-from trainingtask_trainer.models.transformers.step_sampling import learning_rates
+from trainingtask_trainer.models.transformers.optimization import create_learning_rate_function
+from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress, Step
 
 WEIGHTS_FILE = "model.safetensors"
-"""Of a checkpoint; both libraries look for this name."""
-_BEST_FILE = "best.safetensors"
-_LOSS_EVERY = 10  # steps; reading the loss makes a GPU wait
-_CURVE_LOSSES, _CURVE_EPOCHS = 400, 100  # at most about as many points
+"""Of a checkpoint; accelerate and transformers both load this name."""
+_BEST_WEIGHTS_FILE = "best.safetensors"
+_LOSS_INTERVAL = 10  # steps; reading a loss waits for the GPU
+_MAX_LOSS_POINTS, _MAX_EPOCH_POINTS = 400, 100  # at most about as many points
 
 Validate = Callable[[Callable[[], None]], Probabilities]
-"""Probabilities of the validation rows with the present weights; calls its argument before each batch."""
+"""Returns the probabilities of the validation rows with the present weights; calls its argument before each batch."""
 
 
 @dataclass
-class State:
-    """How far a training is: all that is neither weights, optimiser nor random numbers. Stands in each checkpoint."""
+class TrainingState:
+    """The part of a checkpoint that is neither weights, optimizer nor random numbers. The field names are its format."""
 
     step: int = 0
     rows: int = 0
@@ -51,22 +49,24 @@ class State:
     """Losses since the curve's last point."""
 
     @classmethod
-    def read(cls, stored: dict[str, Any]) -> "State":
+    def from_checkpoint(cls, stored: dict[str, Any]) -> "TrainingState":
         """Return the state in a checkpoint."""
         return cls(**stored | {"curve": [CurvePoint(**point) for point in stored["curve"]]})
 
 
-class Session:
-    """One training, possibly gone on with.
+class TrainingSession:
+    """One training, from its start or from a checkpoint.
 
     A loop drives it::
 
-    while not session.finished:
-        for micro_batches in session.plan.remaining(session.state.step):
-            ...  # one optimiser step
-            session.took_step(loss, rows, tokens)
-            if session.end_step(): ...  # write into `session.checkpoint()`
-        if session.end_epoch(): ...  # write into `session.checkpoint()`
+        while not session.is_finished:
+            for micro_batches in session.plan.iter_remaining_steps(session.state.step):
+                ...  # one optimizer step
+                session.record_step(loss, rows, tokens)
+                if session.end_step():
+                    ...  # write into `session.write_checkpoint()`
+            if session.end_epoch():
+                ...  # write into `session.write_checkpoint()`
     """
 
     def __init__(
@@ -74,8 +74,8 @@ class Session:
         *,
         model: PreTrainedModel,
         settings: Settings,
-        plan: Plan,
-        rows: Rows,
+        plan: BatchPlan,
+        dataset: MicroBatchDataset,
         loss_function: LossFunction,
         validation_labels: LabelMatrix,
         validate: Validate,
@@ -84,9 +84,9 @@ class Session:
     ) -> None:
         self.settings = settings
         self.plan = plan
-        self.rows = rows
+        self.dataset = dataset
         self.loss_function = loss_function
-        self.state = State()
+        self.state = TrainingState()
         self.resumed_from: Checkpoint | None = None
         self.rows_seen = 0
         self.tokens_seen = 0
@@ -95,25 +95,25 @@ class Session:
         self._validate = validate
         self._progress = progress
         self._checkpoints = checkpoints
-        self._unread: list[tuple[int, torch.Tensor]] = []  # rows and loss of the latest steps
-        self._learning_rate = learning_rates(settings, plan.total_steps)
+        self._pending_losses: list[tuple[int, torch.Tensor]] = []  # rows and loss of the latest steps
+        self._get_learning_rate = create_learning_rate_function(settings, plan.total_steps)
         self._loss: float | None = None
-        self._best: dict[str, torch.Tensor] | None = None
-        """The best epoch's weights; None while there are none, and when the model's own are."""
+        self._best_weights: dict[str, torch.Tensor] | None = None
+        """None before the first validation, and while the model's own weights are the best."""
         self._interruption: Interrupted | None = None
 
     @property
-    def finished(self) -> bool:
-        """Whether all epochs are done, or enough of them did not get better."""
+    def is_finished(self) -> bool:
+        """Whether all epochs are done, or as many as the patience allows did not improve."""
         done, patience = self.state.epochs_validated, self.settings.early_stopping_patience
         return done == self.settings.epochs or (
             patience is not None and self.state.best_epoch is not None and done - self.state.best_epoch >= patience
         )
 
     @property
-    def scratch(self) -> Path | None:
-        """A folder on the volume of the checkpoints, None where there are none."""
-        return self._checkpoints.scratch() if self._checkpoints else None
+    def resumed_step(self) -> int | None:
+        """The optimizer step of the checkpoint that the training resumed from, None without one."""
+        return None if self.resumed_from is None else int(self.resumed_from.state["step"])
 
     @property
     def epoch(self) -> int:
@@ -122,33 +122,37 @@ class Session:
 
     @property
     def training_loss(self) -> float:
-        """The mean over all rows so far, each when it was read."""
+        """The mean over all rows so far, each with the weights of its step."""
         return self.state.loss_sum / max(1, self.state.rows)
 
-    def begin(self) -> None:
-        """Go on from the last checkpoint, where there is one, and tell the progress.
+    def make_scratch_folder(self) -> Path | None:
+        """Return an empty folder on the volume of the checkpoints, None where there are none."""
+        return self._checkpoints.make_scratch_folder() if self._checkpoints else None
 
-        The model gets its weights here; what else a loop needs it loads itself from `resumed_from`.
+    def start(self) -> None:
+        """Load weights and state of the last checkpoint, where there is one, and report the progress.
+
+        A loop loads the rest (optimizer, random numbers) itself from `resumed_from`.
         """
-        self.resumed_from = self._checkpoints.last() if self._checkpoints else None
+        self.resumed_from = self._checkpoints.find_last() if self._checkpoints else None
         if self.resumed_from is not None:
-            self.state = State.read(self.resumed_from.state)
+            self.state = TrainingState.from_checkpoint(self.resumed_from.state)
             self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE))
-            best = self.resumed_from.folder / _BEST_FILE
-            self._best = load_file(best) if best.exists() else None
-        self._tell()
+            best = self.resumed_from.folder / _BEST_WEIGHTS_FILE
+            self._best_weights = load_file(best) if best.exists() else None
+        self._report_progress()
         if self.state.step == self.plan.steps_per_epoch * (self.state.epochs_validated + 1):
-            self._end_epoch()  # the training was interrupted between an epoch and its validation
+            self._validate_epoch()  # the training was interrupted between an epoch and its validation
 
-    def took_step(self, loss: torch.Tensor, rows: int, tokens: int) -> None:
-        """Take note of what an optimiser step read, and of its mean loss."""
+    def record_step(self, loss: torch.Tensor, rows: int, tokens: int) -> None:
+        """Record what an optimizer step read, and its mean loss, which is not read yet."""
         self.state.rows += rows
         self.rows_seen += rows
         self.tokens_seen += tokens
-        self._unread.append((rows, loss))
+        self._pending_losses.append((rows, loss))
 
     def end_step(self) -> bool:
-        """Tell the progress after an optimiser step; return whether to write a checkpoint.
+        """Report the progress after an optimizer step; return whether to write a checkpoint.
 
         Raises
         ------
@@ -157,47 +161,47 @@ class Session:
         """
         state = self.state
         state.step += 1
-        if not self.settings.on_gpu or state.step % _LOSS_EVERY == 0 or self._loss is None:
-            self._read_losses()
+        if not self.settings.on_gpu or state.step % _LOSS_INTERVAL == 0 or self._loss is None:
+            self._collect_losses()
         every = self.settings.checkpoint_steps
-        return self._unless_interrupted(self._tell) or (
+        return self._is_interrupted_by(self._report_progress) or (
             self._checkpoints is not None and every is not None and state.step % every == 0
         )
 
     def end_epoch(self) -> bool:
         """Validate, keep the weights if they are the best so far; return whether to write a checkpoint."""
-        self._read_losses()
-        return self._unless_interrupted(self._end_epoch) or (
+        self._collect_losses()
+        return self._is_interrupted_by(self._validate_epoch) or (
             self._checkpoints is not None and self.settings.checkpoint_steps is None
         )
 
     @contextmanager
-    def checkpoint(self) -> Iterator[Path]:
-        """Give a folder to write the model (`WEIGHTS_FILE`), the optimiser and the random numbers' state into.
+    def write_checkpoint(self) -> Iterator[Path]:
+        """Yield a folder for the model (`WEIGHTS_FILE`), the optimizer and the random numbers' state.
 
         Raises
         ------
         Interrupted
-            Afterwards, if that is why.
+            Once the checkpoint is written, where an interruption was the reason for it.
         """
-        assert self._checkpoints is not None  # noqa: S101 - else nobody is told to write one
-        self._read_losses()
+        assert self._checkpoints is not None  # noqa: S101 - `end_step` and `end_epoch` return False without them
+        self._collect_losses()
         with self._checkpoints.write(self.state.step, asdict(self.state)) as folder:
             yield folder
-            if self._best is not None:
-                save_file(self._best, folder / _BEST_FILE)
+            if self._best_weights is not None:
+                save_file(self._best_weights, folder / _BEST_WEIGHTS_FILE)
         if self._interruption is not None:
             raise self._interruption
 
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch."""
-        if self._best is not None:
-            self._model.load_state_dict(self._best)
+        if self._best_weights is not None:
+            self._model.load_state_dict(self._best_weights)
 
-    def _unless_interrupted(self, act: Callable[[], None]) -> bool:
-        """Act; return whether that was interrupted and a checkpoint comes first."""
+    def _is_interrupted_by(self, action: Callable[[], None]) -> bool:
+        """Run `action`; return whether it was interrupted, which `write_checkpoint` raises again."""
         try:
-            act()
+            action()
         except Interrupted as interruption:
             if self._checkpoints is None:
                 raise
@@ -205,40 +209,40 @@ class Session:
             return True
         return False
 
-    def _end_epoch(self) -> None:
-        probabilities = self._validate(self._tell)
+    def _validate_epoch(self) -> None:
+        probabilities = self._validate(self._report_progress)
         state, labels = self.state, self._validation_labels
         loss, precision = binary_cross_entropy(labels, probabilities), mean_average_precision(labels, probabilities)
         state.epochs_validated += 1
-        score = -loss if precision is None else precision  # no validation row carries any label
+        score = -loss if precision is None else precision  # None: no validation row carries any label
         if score > state.best_score:
             state.best_score, state.best_epoch = score, state.epochs_validated
-            last = state.epochs_validated == self.settings.epochs
+            is_last = state.epochs_validated == self.settings.epochs
             # A copy, because the next epoch changes the model's own.
-            self._best = (
-                None if last else {name: tensor.cpu().clone() for name, tensor in self._model.state_dict().items()}
+            self._best_weights = (
+                None if is_last else {name: tensor.cpu().clone() for name, tensor in self._model.state_dict().items()}
             )
-        if state.epochs_validated % math.ceil(self.settings.epochs / _CURVE_EPOCHS) == 0:
+        if state.epochs_validated % math.ceil(self.settings.epochs / _MAX_EPOCH_POINTS) == 0:
             state.curve.append(CurvePoint(state.step, validation_loss=loss, mean_average_precision=precision))
 
-    def _read_losses(self) -> None:
+    def _collect_losses(self) -> None:
         state = self.state
-        unread, self._unread = self._unread, []
-        for step, (rows, loss) in enumerate(unread, start=state.step - len(unread) + 1):
+        pending, self._pending_losses = self._pending_losses, []
+        for step, (rows, loss) in enumerate(pending, start=state.step - len(pending) + 1):
             self._loss = loss.item()
             if not math.isfinite(self._loss):
                 raise UserError(
-                    "NonFiniteLoss",
+                    Reason.NON_FINITE_LOSS,
                     f"the loss is {self._loss} at step {step}: lower training.learningRate or look at the data",
                 )
             state.loss_sum += self._loss * rows
             state.curve_losses.append(self._loss)
-            if step % math.ceil(self.plan.total_steps / _CURVE_LOSSES) == 0:
+            if step % math.ceil(self.plan.total_steps / _MAX_LOSS_POINTS) == 0:
                 mean = sum(state.curve_losses) / len(state.curve_losses)
-                state.curve.append(CurvePoint(step, training_loss=mean, learning_rate=self._learning_rate(step)))
+                state.curve.append(CurvePoint(step, training_loss=mean, learning_rate=self._get_learning_rate(step)))
                 state.curve_losses.clear()
 
-    def _tell(self) -> None:
+    def _report_progress(self) -> None:
         step = self.state.step
         self._progress(
             Step(
@@ -248,7 +252,7 @@ class Session:
                 total_steps=self.plan.total_steps,
                 rows=self.state.rows,
                 loss=self._loss,
-                resumed_from=None if self.resumed_from is None else self.resumed_from.state["step"],
+                resumed_from=self.resumed_step,
                 curve=self.state.curve,
             )
         )

@@ -24,16 +24,17 @@ from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS
 from trainingtask_api.dataset import Dataset
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
-from trainingtask_trainer.datasets.base import Split
+from trainingtask_trainer.datasets.base import LabelMatrix, Split
 from trainingtask_trainer.datasets.support_tickets import SupportTickets
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
-from trainingtask_trainer.evaluation.metrics import LabelMatrix, Probabilities
-from trainingtask_trainer.models.base import Fitted, TrainingRows
-from trainingtask_trainer.models.classical.estimators import MODEL_FILE, Classical, LogisticRegression
+from trainingtask_trainer.evaluation.metrics import Probabilities
+from trainingtask_trainer.models.base import FitResult, TrainingRows
+from trainingtask_trainer.models.classical.base import MODEL_FILE, Classical
+from trainingtask_trainer.models.classical.estimators import LogisticRegression
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
 from trainingtask_trainer.reporting.progress import Step
-from trainingtask_trainer.runtime.cgroup import cpu_limit
-from trainingtask_trainer.runtime.signals import Interruption
+from trainingtask_trainer.runtime.cgroup import get_cpu_limit
+from trainingtask_trainer.runtime.signals import InterruptHandler
 from trainingtask_trainer.volumes import Volumes
 
 Make = Callable[..., TrainingTask]
@@ -64,15 +65,15 @@ def spec_of(model: str, strategy: str | None = None, **training: Any) -> dict[st
 class Run:
     """A model that was fitted on texts, as a run does it; the first 100 rows are its validation rows."""
 
-    def __init__(self, task: TrainingTask, places: Volumes, texts: list[str], labels: LabelMatrix) -> None:
+    def __init__(self, task: TrainingTask, volumes: Volumes, texts: list[str], labels: LabelMatrix) -> None:
         self.steps: list[Step] = []
-        self.tfidf = Tfidf(task.spec, places)
+        self.tfidf = Tfidf(task.spec, volumes)
         self.tfidf.fit(texts)
         self.features = self.tfidf.transform(texts)
-        self.model: Classical = registry.load("models", task.spec.model.name)(task.spec, places)
+        self.model: Classical = registry.load("models", task.spec.model.name)(task.spec, volumes)
         names = [str(index) for index in range(labels.shape[1])]
         rows = TrainingRows(self.features, labels, self.features[:100], labels[:100], names)
-        self.fitted: Fitted = self.model.fit(rows, self.tfidf, self.steps.append, None)
+        self.fitted: FitResult = self.model.fit(rows, self.tfidf, self.steps.append, None)
 
     def predict(self, texts: list[str]) -> Probabilities:
         return self.model.predict(self.tfidf.transform(texts))
@@ -86,9 +87,9 @@ def best_f1(truth: LabelMatrix, probabilities: Probabilities) -> float:
 
 @pytest.mark.parametrize(("model", "strategy"), KINDS)
 def test_learns_saves_and_predicts_the_same(
-    make_task: Make, places: Volumes, tmp_path: Path, tickets: Split, model: str, strategy: str
+    make_task: Make, volumes: Volumes, tmp_path: Path, tickets: Split, model: str, strategy: str
 ) -> None:
-    run = Run(make_task(spec_of(model, strategy)), places, tickets.texts[:1000], tickets.labels[:1000])
+    run = Run(make_task(spec_of(model, strategy)), volumes, tickets.texts[:1000], tickets.labels[:1000])
     unseen = tickets.texts[1000:]
     probabilities = run.predict(unseen)
     assert 0 <= probabilities.min() < probabilities.max() <= 1
@@ -105,11 +106,11 @@ def test_learns_saves_and_predicts_the_same(
 @pytest.mark.parametrize(("model", "strategy"), KINDS)
 @pytest.mark.parametrize("varying", [0, 1, 2])
 def test_constant_labels_do_not_crash(
-    make_task: Make, places: Volumes, model: str, strategy: str, varying: int
+    make_task: Make, volumes: Volumes, model: str, strategy: str, varying: int
 ) -> None:
     columns = [["apple" in text for text in TEXTS], ["plum" in text for text in TEXTS]][:varying]
     labels = np.column_stack([*columns, np.zeros(len(TEXTS)), np.ones(len(TEXTS))]).astype(np.uint8)
-    run = Run(make_task(spec_of(model, strategy)), places, TEXTS, labels)
+    run = Run(make_task(spec_of(model, strategy)), volumes, TEXTS, labels)
     probabilities = run.predict(TEXTS)
     assert ((probabilities > 0.4) == labels).all()
     assert np.isfinite(run.fitted.training_loss)
@@ -138,10 +139,10 @@ def plain_values(classifier: Any, features: Any) -> Any:
 
 @pytest.mark.parametrize(("model", "strategy"), KINDS)
 def test_is_the_model_of_plain_scikit_learn(
-    make_task: Make, places: Volumes, tickets: Split, model: str, strategy: str
+    make_task: Make, volumes: Volumes, tickets: Split, model: str, strategy: str
 ) -> None:
     labels = tickets.labels[:600]
-    run = Run(make_task(spec_of(model, strategy)), places, tickets.texts[:600], labels)
+    run = Run(make_task(spec_of(model, strategy)), volumes, tickets.texts[:600], labels)
     unseen = run.tfidf.transform(tickets.texts[600:800])
     expected = plain_values(plain(model, strategy).fit(run.features, labels), unseen)
     found = run.model.predict(unseen)
@@ -158,19 +159,19 @@ def test_is_the_model_of_plain_scikit_learn(
 
 
 @pytest.mark.parametrize(("model", "strategy"), KINDS)
-def test_tells_how_far_it_is(make_task: Make, places: Volumes, tickets: Split, model: str, strategy: str) -> None:
-    run = Run(make_task(spec_of(model, strategy)), places, tickets.texts[:200], tickets.labels[:200])
+def test_tells_how_far_it_is(make_task: Make, volumes: Volumes, tickets: Split, model: str, strategy: str) -> None:
+    run = Run(make_task(spec_of(model, strategy)), volumes, tickets.texts[:200], tickets.labels[:200])
     if model == "knn":
         assert run.steps == []  # nothing to wait for
         return
     parts = 20 if strategy == "native" else tickets.labels.shape[1]
-    per_step = min(20, 2 * cpu_limit()) if strategy == "native" else 1
+    per_step = min(20, 2 * get_cpu_limit()) if strategy == "native" else 1
     assert [step.step for step in run.steps] == [0, *range(per_step, parts, per_step), parts]
     assert {step.total_steps for step in run.steps} == {parts}
     assert (run.steps[0].rows, run.steps[-1].rows) == (0, 200)
 
 
-def test_a_long_fit_stops_when_told(make_task: Make, places: Volumes, tickets: Split) -> None:
+def test_a_long_fit_stops_when_told(make_task: Make, volumes: Volumes, tickets: Split) -> None:
     steps: list[Step] = []
 
     def progress(step: Step) -> None:
@@ -179,30 +180,30 @@ def test_a_long_fit_stops_when_told(make_task: Make, places: Volumes, tickets: S
             threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
     spec = make_task(spec_of("random_forest", trees=10_000)).spec
-    tfidf, model = Tfidf(spec, places), registry.load("models", "random_forest")(spec, places)
+    tfidf, model = Tfidf(spec, volumes), registry.load("models", "random_forest")(spec, volumes)
     tfidf.fit(tickets.texts)
     features = tfidf.transform(tickets.texts)
     rows = TrainingRows(features, tickets.labels, features, tickets.labels, [])
-    with Interruption(), pytest.raises(Interrupted):
+    with InterruptHandler(), pytest.raises(Interrupted):
         model.fit(rows, tfidf, progress, None)
     assert len(steps) > 1
     assert steps[-1].step < 5000
 
 
-def test_balanced_weights_find_more_of_a_rare_label(make_task: Make, places: Volumes, tickets: Split) -> None:
+def test_balanced_weights_find_more_of_a_rare_label(make_task: Make, volumes: Volumes, tickets: Split) -> None:
     texts = tickets.texts[:400]
     labels = tickets.labels[:400, :2].copy()
     labels[np.flatnonzero(labels[:, 0])[5:], 0] = 0  # rare
     for model, strategy in [kind for kind in KINDS if kind[0] != "knn"]:
-        usual = Run(make_task(spec_of(model, strategy)), places, texts, labels)
-        balanced = Run(make_task(spec_of(model, strategy, posWeight="balanced")), places, texts, labels)
+        usual = Run(make_task(spec_of(model, strategy)), volumes, texts, labels)
+        balanced = Run(make_task(spec_of(model, strategy, posWeight="balanced")), volumes, texts, labels)
         found = [(run.predict(texts)[:, 0] > 0.2).sum() for run in (usual, balanced)]
         assert found[0] < found[1], (model, strategy)
         native_forest = (model, strategy) == ("random_forest", "native")
         assert any("'one_vs_rest'" in warning for warning in balanced.fitted.warnings) == native_forest
 
 
-def test_hyperparameters_come_from_the_spec(make_task: Make, places: Volumes) -> None:
+def test_hyperparameters_come_from_the_spec(make_task: Make, volumes: Volumes) -> None:
     labels = np.array([["apple" in text, "plum" in text] for text in TEXTS], dtype=np.uint8)
     wanted = {
         "random_forest": ({"trees": 7}, "training.trees", 7),
@@ -211,20 +212,20 @@ def test_hyperparameters_come_from_the_spec(make_task: Make, places: Volumes) ->
         "logistic_regression": ({"inverseRegularization": 2.5}, "training.inverseRegularization", 2.5),
     }
     for model, (training, path, value) in wanted.items():
-        run = Run(make_task(spec_of(model, **training)), places, TEXTS, labels)
+        run = Run(make_task(spec_of(model, **training)), volumes, TEXTS, labels)
         assert run.model.arguments()[path] == value
-        usual = Run(make_task(spec_of(model)), places, TEXTS, labels)
+        usual = Run(make_task(spec_of(model)), volumes, TEXTS, labels)
         assert not np.allclose(run.predict(TEXTS), usual.predict(TEXTS)), model
 
 
-def test_more_neighbours_than_rows_are_refused(make_task: Make, places: Volumes) -> None:
+def test_more_neighbours_than_rows_are_refused(make_task: Make, volumes: Volumes) -> None:
     labels = np.array([["apple" in text] for text in TEXTS], dtype=np.uint8)
     with pytest.raises(UserError, match="neighbors 19 is more than the 18 training rows"):
-        Run(make_task(spec_of("knn", neighbors=19)), places, TEXTS, labels)
+        Run(make_task(spec_of("knn", neighbors=19)), volumes, TEXTS, labels)
 
 
-def test_decision_values_become_probabilities_that_fit(make_task: Make, places: Volumes, tickets: Split) -> None:
-    run = Run(make_task(spec_of("linear_svc")), places, tickets.texts[:800], tickets.labels[:800])
+def test_decision_values_become_probabilities_that_fit(make_task: Make, volumes: Volumes, tickets: Split) -> None:
+    run = Run(make_task(spec_of("linear_svc")), volumes, tickets.texts[:800], tickets.labels[:800])
     probabilities, truth = run.predict(tickets.texts[800:]), tickets.labels[800:]
     for low in (0.0, 0.2, 0.8):
         inside = (probabilities >= low) & (probabilities < low + 0.2)
@@ -232,9 +233,9 @@ def test_decision_values_become_probabilities_that_fit(make_task: Make, places: 
         assert abs(truth[inside].mean() - probabilities[inside].mean()) < 0.12
 
 
-def test_validation_rows_without_any_label_calibrate_too(make_task: Make, places: Volumes, tickets: Split) -> None:
+def test_validation_rows_without_any_label_calibrate_too(make_task: Make, volumes: Volumes, tickets: Split) -> None:
     task = make_task(spec_of("linear_svc"))
-    tfidf, model = Tfidf(task.spec, places), registry.load("models", "linear_svc")(task.spec, places)
+    tfidf, model = Tfidf(task.spec, volumes), registry.load("models", "linear_svc")(task.spec, volumes)
     tfidf.fit(tickets.texts[:300])
     features, labels = tfidf.transform(tickets.texts[:300]), tickets.labels[:300]
     nothing = np.zeros_like(labels[:10])
@@ -250,27 +251,27 @@ def test_a_model_file_with_foreign_types_is_refused(tmp_path: Path) -> None:
         LogisticRegression.load(tmp_path)
 
 
-def test_a_preprocessor_that_cannot_be_saved_is_named(make_task: Make, places: Volumes, tmp_path: Path) -> None:
+def test_a_preprocessor_that_cannot_be_saved_is_named(make_task: Make, volumes: Volumes, tmp_path: Path) -> None:
     class Lengths:
         def transform(self, texts: list[str]) -> Any:
             return csr_matrix([[len(text)] for text in texts])
 
-    model = LogisticRegression(make_task(CLASSICAL).spec, places)
+    model = LogisticRegression(make_task(CLASSICAL).spec, volumes)
     with pytest.raises(Fault, match="Lengths has neither a `vectorizer` nor `save` and `load`"):
         model.save(tmp_path, Lengths())  # type: ignore[arg-type]
 
 
-def test_texts_without_a_shared_term_are_refused(make_task: Make, places: Volumes) -> None:
-    tfidf = Tfidf(make_task(CLASSICAL).spec, places)
+def test_texts_without_a_shared_term_are_refused(make_task: Make, volumes: Volumes) -> None:
+    tfidf = Tfidf(make_task(CLASSICAL).spec, volumes)
     with pytest.raises(UserError, match="no term stands in 2 of the 2 training texts"):
         tfidf.fit(["apple", "plum"])
 
 
-def test_tfidf_follows_the_spec(make_task: Make, places: Volumes) -> None:
+def test_tfidf_follows_the_spec(make_task: Make, volumes: Volumes) -> None:
     task = make_task(
         changed(CLASSICAL, preprocessor__ngramMax=1, preprocessor__minDocumentFrequency=1, preprocessor__maxFeatures=10)
     )
-    tfidf = Tfidf(task.spec, places)
+    tfidf = Tfidf(task.spec, volumes)
     tfidf.fit(TEXTS)
     assert sorted(tfidf.vectorizer.vocabulary_) == ["apple", "pear", "plum"]
     assert json.loads(json.dumps(tfidf.arguments())) == {
@@ -281,16 +282,16 @@ def test_tfidf_follows_the_spec(make_task: Make, places: Volumes) -> None:
     }
 
 
-def test_tfidf_keeps_what_is_no_long_word(make_task: Make, places: Volumes) -> None:
-    tfidf = Tfidf(make_task(changed(CLASSICAL, preprocessor__ngramMax=1)).spec, places)
+def test_tfidf_keeps_what_is_no_long_word(make_task: Make, volumes: Volumes) -> None:
+    tfidf = Tfidf(make_task(changed(CLASSICAL, preprocessor__ngramMax=1)).spec, volumes)
     tfidf.fit(["I am :( 😀", "I am :( 😀"])
     assert sorted(tfidf.vectorizer.vocabulary_) == ["(", ":", "am", "i", "😀"]
 
 
-def test_character_ngrams_stand_beside_words(make_task: Make, places: Volumes, tmp_path: Path) -> None:
+def test_character_ngrams_stand_beside_words(make_task: Make, volumes: Volumes, tmp_path: Path) -> None:
     spec = changed(CLASSICAL, preprocessor__characterNgramMax=3)
     labels = np.array([["apple" in text, "plum" in text] for text in TEXTS], dtype=np.uint8)
-    run = Run(make_task(spec), places, TEXTS, labels)
+    run = Run(make_task(spec), volumes, TEXTS, labels)
     names = set(run.tfidf.vectorizer.get_feature_names_out())
     assert {"words__apple", "words__apple pear", "characters__pp", "characters__app"} <= names
     assert not any(name.startswith("characters__appl") for name in names)
@@ -302,9 +303,9 @@ def test_character_ngrams_stand_beside_words(make_task: Make, places: Volumes, t
 
 
 def test_the_training_texts_are_cut_into_terms_once(
-    make_task: Make, places: Volumes, monkeypatch: pytest.MonkeyPatch
+    make_task: Make, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tfidf = Tfidf(make_task(CLASSICAL).spec, places)
+    tfidf = Tfidf(make_task(CLASSICAL).spec, volumes)
     tfidf.fit(TEXTS)
     again = tfidf.vectorizer.transform(TEXTS)
     monkeypatch.setattr(tfidf.vectorizer, "transform", None)

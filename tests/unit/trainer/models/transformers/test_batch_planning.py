@@ -5,32 +5,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainingtask_api.training import Batching
-from trainingtask_trainer.models.transformers.batch_planning import batches, micro_batches, packed_batches
+from trainingtask_trainer.models.transformers.batch_planning import plan_batches, split_for_packing, split_for_padding
 
 LENGTHS = st.lists(st.integers(1, 512), min_size=1, max_size=60)
 
 
 @given(LENGTHS, st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from(Batching))
 def test_an_epoch_reads_every_row_once(lengths: list[int], size: int, seed: int, batching: Batching) -> None:
-    cut = batches(lengths, size, seed, batching)
+    cut = plan_batches(lengths, size, seed, batching)
     assert sorted(row for batch in cut for row in batch) == list(range(len(lengths)))
     assert sorted(map(len, cut))[1:] == [size] * (len(cut) - 1)
-    assert cut == batches(lengths, size, seed, batching)
+    assert cut == plan_batches(lengths, size, seed, batching)
 
 
 def test_another_epoch_has_another_order() -> None:
     lengths = [row % 50 + 1 for row in range(1000)]
     for batching in Batching:
-        assert batches(lengths, 8, 0, batching) != batches(lengths, 8, 1, batching)
+        assert plan_batches(lengths, 8, 0, batching) != plan_batches(lengths, 8, 1, batching)
 
 
 def test_the_order_is_the_same_with_every_version_of_numpy() -> None:
-    assert batches([5] * 6, 4, 7, Batching.LENGTH_SPLIT) == [[3, 5, 0, 2], [1, 4]]
+    assert plan_batches([5] * 6, 4, 7, Batching.LENGTH_SPLIT) == [[3, 5, 0, 2], [1, 4]]
 
 
 def test_grouped_rows_are_of_like_length_and_their_batches_in_no_order() -> None:
     lengths = [1 + (row * 37) % 100 for row in range(3200)]
-    grouped = batches(lengths, 32, 0, Batching.LENGTH_GROUPED)
+    grouped = plan_batches(lengths, 32, 0, Batching.LENGTH_GROUPED)
     spans = [max(lengths[row] for row in batch) - min(lengths[row] for row in batch) for batch in grouped]
     assert max(spans) <= 5
     longest = [max(lengths[row] for row in batch) for batch in grouped]
@@ -40,7 +40,7 @@ def test_grouped_rows_are_of_like_length_and_their_batches_in_no_order() -> None
 
 @given(LENGTHS, st.none() | st.integers(1, 4096))
 def test_micro_batches_hold_every_row_once_and_never_too_many_tokens(lengths: list[int], limit: int | None) -> None:
-    for cut, padded in ((micro_batches, True), (packed_batches, False)):
+    for cut, padded in ((split_for_padding, True), (split_for_packing, False)):
         parts = cut(range(len(lengths)), lengths, max_tokens=limit)
         assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
         for part in parts:
@@ -63,20 +63,20 @@ def test_no_other_cut_costs_less(lengths: list[int], overhead: int, limit: int |
         for size in range(count)
         for cuts in combinations(range(1, count), size)
     )
-    ours = micro_batches(range(count), lengths, max_tokens=limit, overhead_tokens=overhead)
+    ours = split_for_padding(range(count), lengths, max_tokens=limit, overhead_tokens=overhead)
     assert cost([[lengths[row] for row in part] for part in ours]) == cheapest
 
 
 def test_the_longest_come_first() -> None:
     lengths = [4, 100, 5, 101, 4]
-    assert [sorted(part) for part in micro_batches([0, 1, 2, 3, 4], lengths)] == [[1, 3], [0, 2, 4]]
-    assert packed_batches([0, 1, 2, 3, 4], lengths, max_tokens=110) == [[3], [1, 2, 0], [4]]
+    assert [sorted(part) for part in split_for_padding([0, 1, 2, 3, 4], lengths)] == [[1, 3], [0, 2, 4]]
+    assert split_for_packing([0, 1, 2, 3, 4], lengths, max_tokens=110) == [[3], [1, 2, 0], [4]]
 
 
 def test_rows_are_those_of_the_data_set() -> None:
-    assert micro_batches([7, 3], [9] * 8) == [[7, 3]]
+    assert split_for_padding([7, 3], [9] * 8) == [[7, 3]]
 
 
-@pytest.mark.parametrize("cut", [micro_batches, packed_batches])
+@pytest.mark.parametrize("cut", [split_for_padding, split_for_packing])
 def test_nothing_to_cut(cut: type) -> None:
     assert cut([], []) == []

@@ -19,14 +19,14 @@ from safetensors.numpy import load_file, save_file
 from support.fine_tuning import LABELS, Run, assert_same_numbers, fit, spec, stop_at
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Interrupted
-from trainingtask_trainer.models.transformers import training_state as session_module
-from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder, discard
+from trainingtask_trainer.models.transformers import training_state
+from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder, remove_checkpoints
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime import signals
-from trainingtask_trainer.runtime.signals import Interruption, defer_interrupts
+from trainingtask_trainer.runtime.signals import InterruptHandler, defer_interrupts
 
-LOOPS = ("trainer", "accelerate")
+LOOPS = ("accelerate", "trainer")
 STEPS = 21  # three epochs of seven
 
 
@@ -46,15 +46,15 @@ def uninterrupted(loop: str, models: Path) -> Run:
 @pytest.fixture
 def falling_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make the first epoch the best: its weights have to get across the interruption."""
-    monkeypatch.setattr(session_module, "mean_average_precision", lambda *_: None)
+    monkeypatch.setattr(training_state, "mean_average_precision", lambda *_: None)
     losses = {7: 0.1, 14: 0.2, 21: 0.3}
 
-    def score(self: session_module.Session) -> None:
-        monkeypatch.setattr(session_module, "binary_cross_entropy", lambda *_: losses[self.state.step])
+    def score(self: training_state.TrainingSession) -> None:
+        monkeypatch.setattr(training_state, "binary_cross_entropy", lambda *_: losses[self.state.step])
         end_epoch(self)
 
-    end_epoch = session_module.Session._end_epoch
-    monkeypatch.setattr(session_module.Session, "_end_epoch", score)
+    end_epoch = training_state.TrainingSession._validate_epoch
+    monkeypatch.setattr(training_state.TrainingSession, "_validate_epoch", score)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -146,14 +146,14 @@ def test_a_finished_training_is_not_trained_again(tiny_models: Path, tmp_path: P
     again = fit(long("trainer"), tiny_models, checkpoints=tmp_path)
     assert_same_numbers(again, whole)
     assert (again.fitted.resumed_from_step, again.fitted.rows_seen) == (STEPS, 0)
-    discard(tmp_path)
+    remove_checkpoints(tmp_path)
     assert not tmp_path.exists()
-    discard(tmp_path)
+    remove_checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize(
     "other",
-    [{"learningRate": 0.02}, {"seed": 1}, {"loop": "accelerate"}, {"posWeight": "balanced"}, {"batching": "length_grouped"}],
+    [{"learningRate": 0.02}, {"seed": 1}, {"loop": "trainer"}, {"posWeight": "balanced"}, {"batching": "length_grouped"}],
 )  # fmt: skip
 def test_a_checkpoint_of_another_spec_is_left_alone(tiny_models: Path, tmp_path: Path, other: dict[str, Any]) -> None:
     fit(spec(epochs=1), tiny_models, checkpoints=tmp_path)
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_other_labels_is_left_alone(tiny_models: Path, tmp_path:
 
 def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "uid", "key")
-    assert folder.last() is None
+    assert folder.find_last() is None
     with folder.write(3, {"step": 3}) as partial:
         (partial / "weights").write_text("3")
 
@@ -183,10 +183,10 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
 
     with pytest.raises(Killed):
         write_and_die()
-    last = folder.last()
+    last = folder.find_last()
     assert last is not None
     assert (last.state, (last.folder / "weights").read_text()) == ({"step": 3}, "3")
-    assert CheckpointFolder(tmp_path / "uid", "other key").last() is None
+    assert CheckpointFolder(tmp_path / "uid", "other key").find_last() is None
     with folder.write(7, {"step": 7}) as partial:
         assert list(partial.iterdir()) == []
     assert [path.name for path in (tmp_path / "uid").iterdir()] == ["step-7"]
@@ -200,27 +200,27 @@ def test_a_step_that_is_written_again_is_never_missing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
     assert (tmp_path / "step-3" / "weights").read_text() == "second"
     (tmp_path / "step-3").rename(tmp_path / "step-3-replaced")  # killed between the two renames
-    last = folder.last()
+    last = folder.find_last()
     assert last is not None
     assert last.state == {"step": 3}
 
 
 def test_a_signal_waits_for_the_next_check() -> None:
-    with Interruption() as signals, defer_interrupts():
+    with InterruptHandler() as signals, defer_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="SIGTERM"):
-            signals.check()
+            signals.raise_if_received()
 
 
 def test_a_signal_does_not_wait_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signals, "_PATIENCE", 0.05)
+    monkeypatch.setattr(signals, "_DEFER_SECONDS", 0.05)
 
     def step_without_end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         while True:
             signal.pause()
 
-    with Interruption(), defer_interrupts(), pytest.raises(Interrupted, match="SIGTERM"):
+    with InterruptHandler(), defer_interrupts(), pytest.raises(Interrupted, match="SIGTERM"):
         step_without_end()
 
 
@@ -229,7 +229,7 @@ KILLED = """
 import os, signal, sys
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.reporting.reporter import Reporter
-Reporter.step = lambda self, step: step.step == int(sys.argv[1]) and os.kill(os.getpid(), signal.SIGKILL)
+Reporter.report_step = lambda self, step: step.step == int(sys.argv[1]) and os.kill(os.getpid(), signal.SIGKILL)
 main(sys.argv[2:])
 """
 
@@ -267,7 +267,7 @@ def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
     # It had no time for another checkpoint. SIGTERM gives some.
     kept = (killed - 1) // every * every
     assert [folder.name for folder in checkpoints.glob("step-*")] == [f"step-{kept}"]
-    tell = Reporter.step
+    tell = Reporter.report_step
 
     def step(self: Reporter, now: Step) -> None:
         if now.step == told:
@@ -275,7 +275,7 @@ def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
         tell(self, now)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Reporter, "step", step)
+        patch.setattr(Reporter, "report_step", step)
         assert run("stopped") == 128 + signal.SIGTERM
     resumed = results("stopped")
     assert resumed["resumedFromStep"] == told

@@ -17,13 +17,16 @@ from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.evaluation.metrics import mean_average_precision
 from trainingtask_trainer.models.transformers.classifier import Transformer
-from trainingtask_trainer.models.transformers.collation import pad
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import Tokenizer
-from trainingtask_trainer.pretrained.checkpoint import BASE_CHECKPOINTS, reading, text_limit
+from trainingtask_trainer.pretrained.checkpoint import get_max_text_tokens, translate_read_errors
 from trainingtask_trainer.volumes import Volumes
 
 # model.name, and the tiny checkpoint for it
-FAMILIES = [*((family, family) for family in BASE_CHECKPOINTS), ("auto", "modernbert")]
+FAMILIES = [
+    ("auto", "modernbert"),
+    *((family, family) for family in ("albert", "bert", "distilbert", "roberta", "xlnet")),
+]
 OUTPUT_LAYERS = {
     "albert": "classifier",
     "bert": "classifier",
@@ -78,8 +81,8 @@ def test_a_text_means_the_same_alone_and_in_any_company(tiny_models: Path, name:
 
 
 def test_xlnet_reads_left_padded_rows_that_end_in_their_own_segment(tiny_models: Path, make_task: Make) -> None:
-    places = Volumes(tiny_models, tiny_models, tiny_models / "out")
-    tokenizer = Tokenizer(make_task(spec("xlnet")).spec, places)
+    volumes = Volumes(tiny_models, tiny_models, tiny_models / "out")
+    tokenizer = Tokenizer(make_task(spec("xlnet")).spec, volumes)
     batch = pad(tokenizer.tokenizer, list(tokenizer.transform(["slow", "the page"])))
     assert tokenizer.tokenizer.convert_ids_to_tokens(batch["input_ids"][0].tolist()) == [
         "<pad>", "\u2581slow", "<sep>", "<cls>",
@@ -95,9 +98,9 @@ def test_same_seed_same_numbers_other_seed_others(tiny_models: Path) -> None:
     assert not np.allclose(first, other)
 
 
-def test_arguments_are_all_resolved(tiny_models: Path, make_task: Make, places: Volumes) -> None:
+def test_arguments_are_all_resolved(tiny_models: Path, make_task: Make, volumes: Volumes) -> None:
     task = make_task(spec("bert") | {"training": {}})
-    arguments = Transformer(task.spec, Volumes(places.dataset, tiny_models, places.output)).arguments()
+    arguments = Transformer(task.spec, Volumes(volumes.dataset, tiny_models, volumes.output)).arguments()
     assert arguments == {
         "model.checkpoint": "bert",
         "training.epochs": 3,
@@ -109,16 +112,16 @@ def test_arguments_are_all_resolved(tiny_models: Path, make_task: Make, places: 
         "training.weightDecay": 0.01,
         "training.maxGradientNorm": 1.0,
         "training.loss": "bce",
-        "training.loop": "trainer",
+        "training.loop": "accelerate",
         "training.precision": "fp32",  # what `auto` is on a CPU
         "training.batching": "length_split",
     }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_device_gpu_without_a_gpu_is_a_fault(make_task: Make, places: Volumes) -> None:
+def test_device_gpu_without_a_gpu_is_a_fault(make_task: Make, volumes: Volumes) -> None:
     with pytest.raises(Fault, match="device is 'gpu', but torch finds no usable GPU") as caught:
-        Transformer(make_task(spec() | {"device": "gpu"}).spec, places)
+        Transformer(make_task(spec() | {"device": "gpu"}).spec, volumes)
     assert caught.value.reason == "NoGPU"
 
 
@@ -169,7 +172,7 @@ def test_a_broken_file_is_the_users_and_a_broken_volume_is_not(tiny_models: Path
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(UserError, match=r"checkpoint 'bert' is no usable sequence classifier: .*not fully covered"):
         fit(spec(), tmp_path)
-    with pytest.raises(OSError, match="Stale file handle"), reading("bert", "is broken"):
+    with pytest.raises(OSError, match="Stale file handle"), translate_read_errors("bert", "is broken"):
         raise OSError(errno.ESTALE, "Stale file handle")
 
 
@@ -195,23 +198,23 @@ def test_a_checkpoint_with_code_of_its_own_is_refused_and_the_code_not_run(
     (folder / "tokenizer.json").write_bytes((tiny_models / "bert" / "tokenizer.json").read_bytes())
     model = Transformer(make_task(spec("auto", "model")).spec, Volumes(tmp_path, tmp_path, tmp_path))
     with pytest.raises(UserError, match="checkpoint 'model' is no usable sequence classifier"):
-        model._with_head(["a", "b"])
+        model._load_pretrained(["a", "b"])
     assert not list(tmp_path.rglob("ran"))
 
 
 def test_texts_are_cut_and_the_limit_is_the_checkpoints(make_task: Make, tiny_models: Path) -> None:
-    places = Volumes(tiny_models, tiny_models, tiny_models / "out")
-    assert Tokenizer(make_task(spec()).spec, places).max_length == 64
-    short = Tokenizer(make_task(changed(spec(), preprocessor__maxLength=5)).spec, places)
+    volumes = Volumes(tiny_models, tiny_models, tiny_models / "out")
+    assert Tokenizer(make_task(spec()).spec, volumes).max_length == 64
+    short = Tokenizer(make_task(changed(spec(), preprocessor__maxLength=5)).spec, volumes)
     assert [len(ids) for ids in short.transform(["slow", "slow the page charged guide"])] == [3, 5]
     with pytest.raises(UserError, match=r"preprocessor.maxLength 65 is more than the 64 tokens that checkpoint 'bert'"):
-        Tokenizer(make_task(changed(spec(), preprocessor__maxLength=65)).spec, places)
+        Tokenizer(make_task(changed(spec(), preprocessor__maxLength=65)).spec, volumes)
 
 
 @pytest.mark.parametrize(("family", "limit"), [("roberta", 64), ("xlnet", None), ("albert", 64)])
 def test_text_limit_of_a_family(make_task: Make, tiny_models: Path, family: str, limit: int | None) -> None:
     tokenizer = Tokenizer(make_task(spec(family)).spec, Volumes(tiny_models, tiny_models, tiny_models / "out"))
-    assert text_limit(tiny_models / family, tokenizer.tokenizer) == limit
+    assert get_max_text_tokens(tiny_models / family, tokenizer.tokenizer) == limit
     assert tokenizer.max_length == (limit or 128)
 
 

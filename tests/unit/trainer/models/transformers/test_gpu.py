@@ -14,20 +14,19 @@ from support.tiny_models import FAMILIES
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
 from trainingtask_trainer.errors import Interrupted
-from trainingtask_trainer.models.transformers import memory_budget
-from trainingtask_trainer.models.transformers import step_sampling as steps_module
-from trainingtask_trainer.models.transformers.batch_planning import micro_batches
+from trainingtask_trainer.models.transformers import memory_budget, optimization
+from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 from trainingtask_trainer.models.transformers.classifier import Transformer
-from trainingtask_trainer.models.transformers.collation import Batch, on_device
-from trainingtask_trainer.models.transformers.losses import loss_of
-from trainingtask_trainer.models.transformers.optimization import Settings
+from trainingtask_trainer.models.transformers.collation import Batch, move_to_device
+from trainingtask_trainer.models.transformers.losses import create_loss_function
+from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.preprocessors.embedding import Embedding
 from trainingtask_trainer.volumes import Volumes
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
 
 GIB = 1 << 30
-LOOPS = ("trainer", "accelerate")
+LOOPS = ("accelerate", "trainer")
 
 
 def task(family: str = "bert", checkpoint: str | None = None, device: str = "gpu", **training: Any) -> dict[str, Any]:
@@ -94,13 +93,13 @@ def large() -> tuple[Any, Batch]:
     config = BertConfig(vocab_size=1000, num_labels=3, **sizes)
     model = BertForSequenceClassification(config).to("cuda").train(False)
     labels = (torch.rand(512, 3) < 0.5).float()
-    return model, on_device([{"input_ids": torch.randint(1000, (512, 64)), "labels": labels}], model.device)[0]
+    return model, move_to_device([{"input_ids": torch.randint(1000, (512, 64)), "labels": labels}], model.device)[0]
 
 
 def gradients(model: Any, batches: list[Batch]) -> tuple[float, list[torch.Tensor]]:
     model.zero_grad()
-    loss_function = loss_of(Settings.of(Training(), on_gpu=True), LABELS)
-    loss = steps_module.accumulate_gradients(model, batches, loss_function, torch.Tensor.backward)
+    loss_function = create_loss_function(Settings.from_spec(Training(), on_gpu=True), LABELS)
+    loss = optimization.accumulate_gradients(model, batches, loss_function, torch.Tensor.backward)
     return loss.item(), [parameter.grad.clone() for parameter in model.parameters()]
 
 
@@ -108,13 +107,13 @@ def gradients(model: Any, batches: list[Batch]) -> tuple[float, list[torch.Tenso
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Return how many micro-batches there were each time that memory had run out."""
     seen: list[int] = []
-    halved = steps_module._halved
+    halved = optimization._halve_largest
 
     def spy(batches: list[Batch]) -> list[Batch]:
         seen.append(len(batches))
         return halved(batches)
 
-    monkeypatch.setattr(steps_module, "_halved", spy)
+    monkeypatch.setattr(optimization, "_halve_largest", spy)
     return seen
 
 
@@ -142,8 +141,10 @@ def test_micro_batches_are_planned_for_the_memory_that_is_free(
     model, batch = large
     torch.cuda.empty_cache()
     free, total = torch.cuda.mem_get_info()
-    taken = torch.empty(int(free - memory_budget._RESERVE * total - 2 * GIB), dtype=torch.uint8, device=model.device)
-    parts = micro_batches(range(512), [64] * 512, max_tokens=memory_budget.max_tokens(model, 64, dtype))
+    taken = torch.empty(
+        int(free - memory_budget._RESERVED_FRACTION * total - 2 * GIB), dtype=torch.uint8, device=model.device
+    )
+    parts = split_for_padding(range(512), [64] * 512, max_tokens=memory_budget.estimate_max_tokens(model, 64, dtype))
     assert 1 < len(parts) < 32
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -161,7 +162,7 @@ def test_a_model_that_was_trained_on_a_gpu_answers_on_a_cpu(tiny_models: Path, t
 
 
 def test_embeddings_are_those_of_a_cpu(
-    tiny_models: Path, make_task: Callable[..., TrainingTask], places: Volumes
+    tiny_models: Path, make_task: Callable[..., TrainingTask], volumes: Volumes
 ) -> None:
     vectors = []
     for device in ("gpu", "cpu"):
@@ -171,6 +172,6 @@ def test_embeddings_are_those_of_a_cpu(
             "model": {"name": "logistic_regression"},
             "device": device,
         }
-        own = Volumes(places.dataset, places.model, places.output / device, tiny_models)
+        own = Volumes(volumes.dataset, volumes.model, volumes.output / device, tiny_models)
         vectors.append(Embedding(make_task(described).spec, own).transform(TEXTS))
     np.testing.assert_allclose(*vectors, atol=1e-5)

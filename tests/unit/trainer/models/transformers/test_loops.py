@@ -12,20 +12,23 @@ from support.fine_tuning import LABELS, NAMES, TEXTS, InDoublePrecision, Run, fi
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.models.transformers import classifier
-from trainingtask_trainer.models.transformers import collation as inputs_module
-from trainingtask_trainer.models.transformers import training_state as session_module
-from trainingtask_trainer.models.transformers.batch_planning import micro_batches
+from trainingtask_trainer.models.transformers import classifier, training_state
+from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 from trainingtask_trainer.models.transformers.classifier import Transformer
-from trainingtask_trainer.models.transformers.collation import Batch, pad
-from trainingtask_trainer.models.transformers.losses import focal, loss_of, starting_bias
-from trainingtask_trainer.models.transformers.optimization import Settings
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, optimiser_and_scheduler
+from trainingtask_trainer.models.transformers.collation import Batch, Collator, MicroBatchDataset
+from trainingtask_trainer.models.transformers.losses import (
+    compute_focal_loss,
+    compute_initial_bias,
+    create_loss_function,
+)
+from trainingtask_trainer.models.transformers.optimization import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import Tokenizer
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.volumes import Volumes
 
-LOOPS = ("trainer", "accelerate")
+LOOPS = ("accelerate", "trainer")
 
 
 class Losses(list[float]):
@@ -42,13 +45,13 @@ class Losses(list[float]):
 @pytest.fixture
 def losses(monkeypatch: pytest.MonkeyPatch) -> Losses:
     seen = Losses()
-    took_step = session_module.Session.took_step
+    record_step = training_state.TrainingSession.record_step
 
-    def spy(self: session_module.Session, loss: torch.Tensor, rows: int, tokens: int) -> None:
+    def spy(self: training_state.TrainingSession, loss: torch.Tensor, rows: int, tokens: int) -> None:
         seen.append(loss.item())
-        took_step(self, loss, rows, tokens)
+        record_step(self, loss, rows, tokens)
 
-    monkeypatch.setattr(session_module.Session, "took_step", spy)
+    monkeypatch.setattr(training_state.TrainingSession, "record_step", spy)
     return seen
 
 
@@ -98,10 +101,10 @@ def test_accumulated_batches_are_one_large_batch(
 @pytest.mark.parametrize("family", ["albert", "bert", "distilbert", "roberta", "xlnet", "modernbert"])
 def test_gradients_are_those_of_one_padded_batch(tiny_models: Path, family: str) -> None:
     name = "auto" if family == "modernbert" else family
-    places = Volumes(tiny_models, tiny_models, tiny_models / "out")
+    volumes = Volumes(tiny_models, tiny_models, tiny_models / "out")
     task = {"metadata": {"name": "t"}, "apiVersion": "trainingtask.dev/v1alpha1", "kind": "TrainingTask"}
     parsed = TrainingTask.model_validate(task | {"spec": spec(name, family)})
-    tokenizer = Tokenizer(parsed.spec, places)
+    tokenizer = Tokenizer(parsed.spec, volumes)
     ids = list(tokenizer.transform(TEXTS[:7]))
     labels = torch.from_numpy(LABELS[:7].astype(np.float32))
 
@@ -116,11 +119,11 @@ def test_gradients_are_those_of_one_padded_batch(tiny_models: Path, family: str)
     expected.backward()
 
     cut = model()
-    reader = inputs_module.Inputs(cut, tokenizer.tokenizer)
-    rows = reader.cut(range(7), [len(text) for text in ids], max_tokens=16)
+    collator = Collator(cut, tokenizer.tokenizer)
+    rows = collator.split(range(7), [len(text) for text in ids], max_tokens=16)
     assert len(rows) > 1
-    batches = [reader.of([ids[row] for row in part]) | {"labels": labels[part]} for part in rows]
-    loss_function = loss_of(Settings.of(Training(), on_gpu=False), LABELS)
+    batches = [collator.collate([ids[row] for row in part]) | {"labels": labels[part]} for part in rows]
+    loss_function = create_loss_function(Settings.from_spec(Training(), on_gpu=False), LABELS)
     loss = accumulate_gradients(cut, batches, loss_function, lambda part: part.backward())
 
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -148,7 +151,7 @@ def test_a_micro_batch_that_does_not_fit_on_a_gpu_is_cut_further() -> None:
         {"input_ids": data[:2], "labels": labels[:2]},
         {"input_ids": data[2:], "labels": labels[2:]},
     ]
-    loss_function = loss_of(Settings.of(Training(), on_gpu=False), LABELS)
+    loss_function = create_loss_function(Settings.from_spec(Training(), on_gpu=False), LABELS)
     loss = accumulate_gradients(model, batches, loss_function, lambda part: part.backward())
     expected = torch.nn.functional.binary_cross_entropy_with_logits(data @ model.weight.T + model.bias, labels)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -170,7 +173,7 @@ def test_auto_says_what_precision_it_chose(
     monkeypatch: pytest.MonkeyPatch, on_gpu: bool, has_bf16: bool, chosen: str
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
-    settings = Settings.of(Training(), on_gpu=on_gpu)
+    settings = Settings.from_spec(Training(), on_gpu=on_gpu)
     assert settings.arguments()["training.precision"] == chosen
     assert settings.autocast_dtype == (torch.bfloat16 if chosen == "bf16" else None)
 
@@ -185,8 +188,8 @@ def test_auto_says_what_precision_it_chose(
 )
 def test_the_learning_rate_rises_and_falls(scheduler: str, expected: list[float]) -> None:
     training = Training.model_validate({"scheduler": scheduler, "warmupFraction": 0.34, "learningRate": 0.1})
-    settings = Settings.of(training, on_gpu=False)
-    optimiser, schedule = optimiser_and_scheduler(torch.nn.Linear(1, 1), settings, total_steps=6)
+    settings = Settings.from_spec(training, on_gpu=False)
+    optimiser, schedule = create_optimizer_and_scheduler(torch.nn.Linear(1, 1), settings, total_steps=6)
     rates = []
     for _ in expected:
         rates.append(optimiser.param_groups[0]["lr"] / 0.1)
@@ -197,7 +200,7 @@ def test_the_learning_rate_rises_and_falls(scheduler: str, expected: list[float]
 
 def test_weight_decay_lets_biases_and_norms_alone(tiny_models: Path) -> None:
     model = AutoModelForSequenceClassification.from_pretrained(tiny_models / "xlnet")
-    optimiser, _ = optimiser_and_scheduler(model, Settings.of(Training(), on_gpu=False), 1)
+    optimiser, _ = create_optimizer_and_scheduler(model, Settings.from_spec(Training(), on_gpu=False), 1)
     decayed, free = optimiser.param_groups
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.01, 0.0)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -210,21 +213,25 @@ def test_losses_against_their_formulas() -> None:
     logits = torch.tensor([[0.5, -2.0, 3.0], [0.0, 1.0, -30.0]], dtype=torch.float64)
     truth = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]], dtype=torch.float64)
     p = torch.where(truth == 1, torch.sigmoid(logits), torch.sigmoid(-logits))
-    assert focal(logits, truth).item() == pytest.approx((-((1 - p) ** 2) * p.log()).sum().item())
+    assert compute_focal_loss(logits, truth).item() == pytest.approx((-((1 - p) ** 2) * p.log()).sum().item())
 
     labels = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1], [0, 0, 1]], dtype=np.uint8)
-    balanced = Settings.of(Training.model_validate({"posWeight": "balanced"}), on_gpu=False)
+    balanced = Settings.from_spec(Training.model_validate({"posWeight": "balanced"}), on_gpu=False)
     weights = torch.tensor([3.0, 4.0, 1 / 3])  # without a positive: as if there were one
     expected = -(torch.where(truth == 1, weights.double(), 1.0) * p.log()).sum()
-    assert loss_of(balanced, labels)(logits.float(), truth.float()).item() == pytest.approx(expected.item(), rel=1e-6)
-    plain = Settings.of(Training(), on_gpu=False)
-    assert loss_of(plain, labels)(logits, truth).item() == pytest.approx(-p.log().sum().item())
+    assert create_loss_function(balanced, labels)(logits.float(), truth.float()).item() == pytest.approx(
+        expected.item(), rel=1e-6
+    )
+    plain = Settings.from_spec(Training(), on_gpu=False)
+    assert create_loss_function(plain, labels)(logits, truth).item() == pytest.approx(-p.log().sum().item())
 
     prior = np.array([1.5, 0.5, 3.5]) / 5
-    np.testing.assert_allclose(starting_bias(plain, labels), np.log(prior / (1 - prior)))
+    np.testing.assert_allclose(compute_initial_bias(plain, labels), np.log(prior / (1 - prior)))
     # Balanced, the best constant answer is close to even odds.
     np.testing.assert_allclose(
-        starting_bias(balanced, labels), np.log(prior / (1 - prior)) + np.log(weights.double().numpy()), rtol=1e-6
+        compute_initial_bias(balanced, labels),
+        np.log(prior / (1 - prior)) + np.log(weights.double().numpy()),
+        rtol=1e-6,
     )
 
 
@@ -242,7 +249,7 @@ def test_gradients_are_clipped(tiny_models: Path, loop: str) -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, scores: list[float | None]) -> None:
     """Let the validation after each epoch come out with these scores."""
     script = iter(scores)
-    monkeypatch.setattr(session_module, "mean_average_precision", lambda truth, probabilities: next(script))
+    monkeypatch.setattr(training_state, "mean_average_precision", lambda truth, probabilities: next(script))
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -250,13 +257,13 @@ def test_the_best_epochs_weights_are_kept_and_patience_ends_the_training(
     tiny_models: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
     by_epoch: list[dict[str, Any]] = []
-    end_epoch = session_module.Session._end_epoch
+    end_epoch = training_state.TrainingSession._validate_epoch
 
-    def spy(self: session_module.Session) -> None:
+    def spy(self: training_state.TrainingSession) -> None:
         end_epoch(self)
         by_epoch.append({name: tensor.numpy().copy() for name, tensor in self._model.state_dict().items()})
 
-    monkeypatch.setattr(session_module.Session, "_end_epoch", spy)
+    monkeypatch.setattr(training_state.TrainingSession, "_validate_epoch", spy)
     scripted(monkeypatch, [0.2, 0.7, 0.7, 0.1, 0.9])
     run = fit(spec(loop=loop, epochs=5, earlyStoppingPatience=2), tiny_models)
     assert (run.fitted.best_epoch, run.fitted.global_step, len(by_epoch)) == (2, 28, 4)  # of equal ones the first
@@ -275,7 +282,7 @@ def test_without_a_positive_validation_label_the_loss_decides(
 ) -> None:
     scripted(monkeypatch, [None] * 3)
     losses = iter([0.5, 0.3, 0.4])
-    monkeypatch.setattr(session_module, "binary_cross_entropy", lambda truth, probabilities: next(losses))
+    monkeypatch.setattr(training_state, "binary_cross_entropy", lambda truth, probabilities: next(losses))
     assert fit(spec(epochs=3), tiny_models).fitted.best_epoch == 2
 
 
@@ -301,8 +308,8 @@ def test_what_is_told_of_the_training(tiny_models: Path, monkeypatch: pytest.Mon
 
 
 def test_the_curve_of_a_long_training_is_short(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "_CURVE_LOSSES", 20)
-    monkeypatch.setattr(session_module, "_CURVE_EPOCHS", 5)
+    monkeypatch.setattr(training_state, "_MAX_LOSS_POINTS", 20)
+    monkeypatch.setattr(training_state, "_MAX_EPOCH_POINTS", 5)
     curve = fit(spec("distilbert", epochs=6, batchSize=10, loop="accelerate"), tiny_models).fitted.curve
     assert len(curve) == 24 / 2 + 6 / 2  # one point for two steps, and for two epochs
     assert curve[-1].step == 24
@@ -312,7 +319,9 @@ def test_the_curve_of_a_long_training_is_short(tiny_models: Path, monkeypatch: p
 def test_a_loss_that_is_no_number_is_not_tried_again(
     tiny_models: Path, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
-    monkeypatch.setattr(classifier, "loss_of", lambda *_: lambda logits, truth: logits.sum() * float("nan"))
+    monkeypatch.setattr(
+        classifier, "create_loss_function", lambda *_: lambda logits, truth: logits.sum() * float("nan")
+    )
     with pytest.raises(UserError, match=r"the loss is nan at step 1: lower training.learningRate") as caught:
         fit(spec(loop=loop), tiny_models)
     assert caught.value.reason == "NonFiniteLoss"
@@ -332,8 +341,8 @@ def test_the_labels_stay_beside_their_texts(tiny_models: Path, make_task: Any) -
     tokenizer = Tokenizer(make_task(spec("xlnet")).spec, Volumes(tiny_models, tiny_models, tiny_models / "out"))
     model = AutoModelForSequenceClassification.from_pretrained(tiny_models / "xlnet", num_labels=len(NAMES))
     ids = tokenizer.transform(TEXTS)
-    rows = inputs_module.Rows(inputs_module.Inputs(model, tokenizer.tokenizer), ids, LABELS)
-    for cut in micro_batches(range(len(TEXTS)), ids.lengths):
+    rows = MicroBatchDataset(Collator(model, tokenizer.tokenizer), ids, LABELS)
+    for cut in split_for_padding(range(len(TEXTS)), ids.lengths):
         batch = rows[cut]
         for place, row in enumerate(cut):
             assert batch["input_ids"][place][batch["attention_mask"][place] == 1].tolist() == ids[row]

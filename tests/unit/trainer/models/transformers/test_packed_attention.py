@@ -69,7 +69,7 @@ def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str, a
     assert packed_attention.can_pack(model.config)
     expected, expected_gradients = gradients(model, padded(model.config))
     assert expected.std(dim=0).min() > 0.1
-    packed_attention.enable(model)
+    packed_attention.enable_packing(model)
     for inputs in (packed_attention.pack(TEXTS, model.config), padded(model.config)):
         logits, found = gradients(model, inputs)
         torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)
@@ -109,7 +109,9 @@ def test_attention_is_the_same_with_hardly_any_dropout(dropout: float) -> None:
     lengths = [3, 3, 7, 20]
     parts = torch.randn(3, 1, 2, sum(lengths), 8, generator=_GENERATOR, dtype=torch.double)
     borders = torch.tensor([0, *lengths]).cumsum(0)
-    found, _ = packed_attention._attention(torch.nn.Identity(), *parts, None, dropout=dropout, cu_seq_lens_q=borders)
+    found, _ = packed_attention._forward_attention(
+        torch.nn.Identity(), *parts, None, dropout=dropout, cu_seq_lens_q=borders
+    )
     attend = torch.nn.functional.scaled_dot_product_attention
     expected = [attend(*text).transpose(1, 2) for text in parts.split(lengths, dim=3)]
     torch.testing.assert_close(found, torch.cat(expected, dim=1))
@@ -117,7 +119,7 @@ def test_attention_is_the_same_with_hardly_any_dropout(dropout: float) -> None:
 
 def test_a_text_is_not_read_by_its_neighbours() -> None:
     model = model_of("bert")
-    packed_attention.enable(model)
+    packed_attention.enable_packing(model)
     other = [TEXTS[0], [9] * len(TEXTS[1]), *TEXTS[2:]]
     logits, changed = (model(**packed_attention.pack(texts, model.config)).logits for texts in (TEXTS, other))
     assert not torch.allclose(logits[1], changed[1])
@@ -126,7 +128,7 @@ def test_a_text_is_not_read_by_its_neighbours() -> None:
 
 def test_a_saved_model_knows_nothing_of_it(tmp_path: Path, read_json: Callable[[Path], Any]) -> None:
     model = model_of("bert")
-    packed_attention.enable(model)
+    packed_attention.enable_packing(model)
     model.save_pretrained(tmp_path)
     assert "texts" not in str(read_json(tmp_path / "config.json"))
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).double().train(False)

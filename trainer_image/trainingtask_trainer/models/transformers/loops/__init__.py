@@ -1,1 +1,1 @@
-"""Training loops: the plain one, and transformers' Trainer."""
+"""Training loops: the plain one, which is the default, and Hugging Face's Trainer."""

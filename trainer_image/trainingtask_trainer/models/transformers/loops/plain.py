@@ -1,42 +1,45 @@
-"""The plain loop: all that a training does, in the order in which it happens. `Accelerator` brings the precision."""
+"""The plain loop, the default: all that a training does, in the order in which it happens.
+
+accelerate's `Accelerator` adds mixed precision, and saves the optimizer and the random numbers.
+"""
 
 from accelerate import Accelerator
 from transformers import PreTrainedModel, set_seed
 
-from trainingtask_trainer.models.transformers.collation import count, on_device
-from trainingtask_trainer.models.transformers.step_sampling import accumulate_gradients, optimiser_and_scheduler
-from trainingtask_trainer.models.transformers.training_state import Session
+from trainingtask_trainer.models.transformers.collation import count_rows_and_tokens, move_to_device
+from trainingtask_trainer.models.transformers.optimization import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.training_state import TrainingSession
 
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
-def train(model: PreTrainedModel, session: Session) -> None:
+def train(model: PreTrainedModel, session: TrainingSession) -> None:
     """Train until the session is finished."""
     settings = session.settings
     set_seed(settings.seed)
     accelerator = Accelerator(mixed_precision=_MIXED_PRECISION[settings.precision.value], cpu=not settings.on_gpu)
-    optimiser, scheduler = optimiser_and_scheduler(model, settings, session.plan.total_steps)
-    model, optimiser, scheduler = accelerator.prepare(model, optimiser, scheduler)
+    optimizer, scheduler = create_optimizer_and_scheduler(model, settings, session.plan.total_steps)
+    model, optimizer, scheduler = accelerator.prepare(model, optimizer, scheduler)
     if session.resumed_from is not None:
         accelerator.load_state(str(session.resumed_from.folder))
 
     def write_checkpoint() -> None:
-        with session.checkpoint() as folder:
+        with session.write_checkpoint() as folder:
             accelerator.save_state(str(folder))
 
-    while not session.finished:
-        for micro_batches in session.plan.remaining(session.state.step):
+    while not session.is_finished:
+        for micro_batches in session.plan.iter_remaining_steps(session.state.step):
             model.train()
-            batches = [session.rows[rows] for rows in micro_batches]
+            batches = [session.dataset[rows] for rows in micro_batches]
             loss = accumulate_gradients(
-                model, on_device(batches, accelerator.device), session.loss_function, accelerator.backward
+                model, move_to_device(batches, accelerator.device), session.loss_function, accelerator.backward
             )
             if settings.max_gradient_norm > 0:
                 accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
-            optimiser.step()
+            optimizer.step()
             scheduler.step()
-            optimiser.zero_grad()
-            session.took_step(loss, *count(batches))
+            optimizer.zero_grad()
+            session.record_step(loss, *count_rows_and_tokens(batches))
             if session.end_step():
                 write_checkpoint()
         if session.end_epoch():
