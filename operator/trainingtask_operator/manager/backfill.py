@@ -17,24 +17,24 @@ class Backfill:
     tasks: ObjectStore
     queue: WorkQueue[Key]
     recorder: Recorder
-    _unchecked: dict[Key, None] = field(default_factory=dict, init=False)  # in order
+    _pending: dict[Key, None] = field(default_factory=dict, init=False)  # in order
     _wake_up: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def add(self, keys: Iterable[Key]) -> None:
         """Enqueue finished tasks for the lookup."""
-        self._unchecked |= dict.fromkeys(keys)
+        self._pending |= dict.fromkeys(keys)
         self._wake_up.set()
 
     def discard(self, key: Key) -> None:
         """Drop a deleted task."""
-        self._unchecked.pop(key, None)
+        self._pending.pop(key, None)
 
     async def run(self) -> None:
         """Query the history for the tasks, in batches, until cancelled."""
         while True:
             self._wake_up.clear()
-            while self._unchecked:
-                keys = list(self._unchecked)[:BATCH_ROWS]
+            while self._pending:
+                keys = list(self._pending)[:BATCH_ROWS]
                 batch = [(key, task) for key in keys for task in self.tasks.get(key, [])]
                 recorded = await self.recorder.find_recorded([task for _, task in batch])
                 for key, task in batch:

@@ -143,12 +143,12 @@ def test_missing_data_is_the_same_sentence_everywhere(
     sentence = (
         "Loading failed: dataset.path 'mine/tickets.csv' does not exist in volume claim 'data' (mine/tickets.csv): "
     )
-    told = capsys.readouterr().err
-    assert f"DatasetNotFound: {sentence}" in told
+    printed = capsys.readouterr().err
+    assert f"DatasetNotFound: {sentence}" in printed
     assert not caplog.records  # no traceback
     row = row_in(tmp_path / "trainingtask-history.db")
     assert (row["status"], row["error_reason"], row["attempt"]) == ("Failed", "DatasetNotFound", 3)
-    assert row["error_message"] in told
+    assert row["error_message"] in printed
     assert row["finish_time"] is not None
 
 

@@ -117,12 +117,12 @@ def test_summaries_come_from_the_source(code: Path) -> None:
     (code / "documented.py").write_text(
         'class Known:\n    """First line.\n\n    More.\n    """\nclass Quiet: ...\n1 / 0\n'
     )
-    said = {
+    summaries = {
         value: registry.read_summary(EntryPoint("x", value, "trainingtask.models"))
         for value in ("documented:Known", "documented:Quiet", "documented:None", "no_such:X", "json.decoder.no:X", "math:X")
     }  # fmt: skip
-    assert said.pop("documented:Known") == "First line."
-    assert set(said.values()) == {""}
+    assert summaries.pop("documented:Known") == "First line."
+    assert set(summaries.values()) == {""}
 
 
 def test_list_says_what_each_name_is_and_imports_none_of_it() -> None:

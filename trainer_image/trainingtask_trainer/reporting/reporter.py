@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from trainingtask_api.formatting import format_time_left
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_trainer.reporting.progress import CurvePoint, Step
 from trainingtask_trainer.runtime.memory import get_peak_bytes
@@ -77,7 +78,7 @@ class Reporter:
             progress=f"{100 * step.step // max(1, step.total_steps)}%",
             loss=None if step.loss is None else round_for_display(step.loss),
             samples_per_second=round_for_display((step.rows - first.rows) / seconds) if seconds > 0 else None,
-            eta=None if left is None else format_duration(left),
+            eta=None if left is None else format_time_left(left),
             resumed_from_step=step.resumed_from,
         )
 
@@ -125,13 +126,3 @@ def _measure_memory() -> dict[str, int]:
 def round_for_display(value: float) -> float:
     """Return a number rounded to four digits; the results keep all."""
     return float(f"{value:.4g}")
-
-
-def format_duration(seconds: float) -> str:
-    """Return a duration such as ``45s``, ``2m10s`` or ``1h05m``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -13,6 +13,7 @@ import kubernetes.client
 import pytest
 
 from support.results import RESULTS
+from trainingtask_api.formatting import format_time_left
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
 from trainingtask_api.task import Metadata
 from trainingtask_trainer.reporting import kube_status, termination
@@ -25,7 +26,7 @@ from trainingtask_trainer.reporting.background import (
 from trainingtask_trainer.reporting.console import ConsoleSink
 from trainingtask_trainer.reporting.kube_status import create_apply, create_status_sink
 from trainingtask_trainer.reporting.progress import Step
-from trainingtask_trainer.reporting.reporter import Reporter, format_duration
+from trainingtask_trainer.reporting.reporter import Reporter
 
 METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -37,7 +38,7 @@ def report(phase: Phase = Phase.TRAINING, **fields: Any) -> TrainingReport:
 
 
 class Receiver:
-    """Takes reports, after failing as often as told."""
+    """Takes reports, after failing a given number of times."""
 
     def __init__(self, failures: int = 0, error: Exception | None = None) -> None:
         self.reports: list[TrainingReport] = []
@@ -117,7 +118,7 @@ class TestBackgroundSink:
 
 
 class ApiServer(ThreadingHTTPServer):
-    """Keeps the patches it gets; answers with the statuses it is told, then with 200."""
+    """Keeps the patches it gets; answers with the given statuses, then with 200."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _ApiHandler)
@@ -199,7 +200,7 @@ class TestStatus:
             kube_status._create_in_cluster_apply(METADATA)
 
 
-def said(results: Results) -> TrainingReport:
+def read_message(results: Results) -> TrainingReport:
     text = termination.encode_message(report(Phase.DONE, results=results, score="0.545"))
     assert len(text) <= termination.MAX_MESSAGE_BYTES
     return TrainingReport.model_validate_json(text)
@@ -215,20 +216,20 @@ class TestTermination:
         evaluation = RESULTS.evaluation.model_copy(update={"per_label": [label] * 60})
         long = RESULTS.model_copy(update={"evaluation": evaluation})
         shorter = RESULTS.evaluation.model_copy(update={"per_label": []})
-        assert said(long).results == RESULTS.model_copy(update={"evaluation": shorter})
+        assert read_message(long).results == RESULTS.model_copy(update={"evaluation": shorter})
         arguments = {f"argument{number}": "x" * 100 for number in range(60)}
         longer = long.model_copy(update={"arguments": arguments})
-        assert said(longer).results == RESULTS.model_copy(update={"evaluation": shorter, "arguments": {}})
+        assert read_message(longer).results == RESULTS.model_copy(update={"evaluation": shorter, "arguments": {}})
         huge = longer.model_copy(update={"data_fingerprint": "x" * 5000})
-        assert (said(huge).results, said(huge).score) == (None, "0.545")
+        assert (read_message(huge).results, read_message(huge).score) == (None, "0.545")
 
     def test_long_failure_is_cut_to_fit(self) -> None:
         failure = FAILURE.model_copy(update={"message": "\N{SNOWMAN}" * 2048})
         text = termination.encode_message(report(Phase.FAILED, failure=failure))
         assert len(text) <= termination.MAX_MESSAGE_BYTES
-        said = TrainingReport.model_validate_json(text)
-        assert said.failure is not None
-        assert said.failure.message.startswith("\N{SNOWMAN}" * 900)
+        failed = TrainingReport.model_validate_json(text)
+        assert failed.failure is not None
+        assert failed.failure.message.startswith("\N{SNOWMAN}" * 900)
 
     def test_written_only_where_the_file_is(self, tmp_path: Path) -> None:
         path = tmp_path / "termination-log"
@@ -273,10 +274,10 @@ class TestReporter:
         assert len(progress.getvalue().splitlines()) <= 4
         assert "100% epoch 1/1 step 1000/1000, loss 0.2500" in progress.getvalue()
         reporter.report_success(RESULTS)
-        said = [line.split() for line in output.getvalue().splitlines()]
-        assert ["micro", "0.500", "0.600", "0.545"] in said
-        assert ["macro", "-", "0.500", "0.440"] in said
-        assert ["micro-F1", "0.545", "0.300", "0.000"] in said
+        rows = [line.split() for line in output.getvalue().splitlines()]
+        assert ["micro", "0.500", "0.600", "0.545"] in rows
+        assert ["macro", "-", "0.500", "0.440"] in rows
+        assert ["micro-F1", "0.545", "0.300", "0.000"] in rows
 
     def test_terminal_gets_a_bar(self) -> None:
         class Terminal(io.StringIO):
@@ -306,4 +307,4 @@ def test_a_long_training_is_told_about_more_seldom(age: float, shortest: float, 
 
 @pytest.mark.parametrize(("seconds", "words"), [(0.4, "0s"), (59, "59s"), (130, "2m10s"), (3900, "1h05m")])
 def test_durations_in_words(seconds: float, words: str) -> None:
-    assert format_duration(seconds) == words
+    assert format_time_left(seconds) == words

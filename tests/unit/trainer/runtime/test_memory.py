@@ -130,9 +130,9 @@ def group() -> Iterator[Path]:
 def test_a_batch_that_would_not_fit_is_split_before_the_kernel_kills(group: Path) -> None:
     command = [sys.executable, "-c", TRAIN, str(group / "cgroup.procs")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    killed, told, ended = done.stdout.splitlines()
+    killed, guarded, ended = done.stdout.splitlines()
     assert (int(killed), int(ended)) == (-9, 0), done.stderr
-    parts, limit, peak = map(int, told.split())
+    parts, limit, peak = map(int, guarded.split())
     assert limit == LIMIT
     assert parts > 1
     assert LIMIT * 0.5 < peak < LIMIT  # cut, but no finer than needed

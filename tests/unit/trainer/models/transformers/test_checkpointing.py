@@ -63,13 +63,13 @@ def test_stopped_at_any_step(tiny_models: Path, tmp_path: Path, loop: str, step:
     whole = uninterrupted(loop, tiny_models)
     with pytest.raises(Interrupted):
         fit(long(loop), tiny_models, progress=stop_at(step, Interrupted("SIGTERM")), checkpoints=tmp_path)
-    told: list[Step] = []
-    resumed = fit(long(loop), tiny_models, progress=told.append, checkpoints=tmp_path)
+    reported: list[Step] = []
+    resumed = fit(long(loop), tiny_models, progress=reported.append, checkpoints=tmp_path)
     assert_same_numbers(resumed, whole)
     expected = step or None  # before the first step there is nothing to keep
     assert resumed.fitted.resumed_from_step == expected
-    assert {said.resumed_from for said in told} == {expected}
-    assert (told[0].step, told[0].rows) == (step, whole.fitted.rows_seen - resumed.fitted.rows_seen)
+    assert {step.resumed_from for step in reported} == {expected}
+    assert (reported[0].step, reported[0].rows) == (step, whole.fitted.rows_seen - resumed.fitted.rows_seen)
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -246,7 +246,7 @@ def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
     }
     path = write_task(task, "killed")
     checkpoints = tmp_path / "stopped" / ".trainingtask" / "checkpoints" / "killed"
-    killed, told = sorted(random.Random(4).sample(range(every + 1, 34), 2))  # of 36 or so
+    killed, reported = sorted(random.Random(4).sample(range(every + 1, 34), 2))  # of 36 or so
 
     def arguments(output: str) -> list[str]:
         history = f"--history=sqlite:///{tmp_path / 'history.db'}"
@@ -270,7 +270,7 @@ def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
     tell = Reporter.report_step
 
     def step(self: Reporter, now: Step) -> None:
-        if now.step == told:
+        if now.step == reported:
             os.kill(os.getpid(), signal.SIGTERM)
         tell(self, now)
 
@@ -278,7 +278,7 @@ def test_a_process_that_is_killed_and_one_that_is_told_to_stop(
         patch.setattr(Reporter, "report_step", step)
         assert run("stopped") == 128 + signal.SIGTERM
     resumed = results("stopped")
-    assert resumed["resumedFromStep"] == told
+    assert resumed["resumedFromStep"] == reported
     assert not checkpoints.exists()
 
     whole = results("whole")

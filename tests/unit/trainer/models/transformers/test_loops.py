@@ -288,18 +288,18 @@ def test_without_a_positive_validation_label_the_loss_decides(
 
 def test_what_is_told_of_the_training(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.25, 0.5])
-    told: list[Step] = []
-    run = fit(spec(epochs=2, batchSize=10), tiny_models, progress=told.append)
-    steps = list(dict.fromkeys((step.epoch, step.step, step.rows) for step in told))
+    reported: list[Step] = []
+    run = fit(spec(epochs=2, batchSize=10), tiny_models, progress=reported.append)
+    steps = list(dict.fromkeys((step.epoch, step.step, step.rows) for step in reported))
     assert steps == [
         (1, 0, 0), (1, 1, 10), (1, 2, 20), (1, 3, 30), (1, 4, 40), (2, 5, 50), (2, 6, 60), (2, 7, 70), (2, 8, 80),
     ]  # fmt: skip
-    assert {(step.epochs, step.total_steps, step.resumed_from) for step in told} == {(2, 8, None)}
-    assert [step.loss is None for step in told] == [True] + [False] * (len(told) - 1)
+    assert {(step.epochs, step.total_steps, step.resumed_from) for step in reported} == {(2, 8, None)}
+    assert [step.loss is None for step in reported] == [True] + [False] * (len(reported) - 1)
 
     fitted = run.fitted
     assert (fitted.rows_seen, fitted.tokens_seen) == (80, 2 * sum(run.features.lengths))
-    by_step = {step.step: step.loss for step in told if step.step}
+    by_step = {step.step: step.loss for step in reported if step.step}
     assert fitted.training_loss == pytest.approx(np.mean(list(by_step.values())))
     points = [(point.step, point.training_loss) for point in fitted.curve if point.training_loss is not None]
     assert points == list(by_step.items())
