@@ -17,7 +17,7 @@ class DatasetCapabilities:
     Attributes
     ----------
     fields
-        Those of the `dataset` section's fields config, includeAnswers, hub, path and columns that it reads.
+        Those of the `dataset` section's fields config, includeAnswers, hub, path, columns, format and onBadRow that it reads.
     is_path_required
         It exists in the user's files only.
     """
@@ -48,7 +48,7 @@ class ModelCapabilities:
 DATASETS: Final[Mapping[str, DatasetCapabilities]] = {
     "go_emotions": DatasetCapabilities(("config", "hub", "path")),
     "cross_validated": DatasetCapabilities(("includeAnswers", "path"), is_path_required=True),
-    "table": DatasetCapabilities(("path", "columns"), is_path_required=True),
+    "table": DatasetCapabilities(("path", "columns", "format", "onBadRow"), is_path_required=True),
     "support_tickets": DatasetCapabilities(),
 }
 

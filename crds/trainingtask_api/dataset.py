@@ -9,6 +9,7 @@ from pydantic.alias_generators import to_snake
 from trainingtask_api.capabilities import DATASETS
 from trainingtask_api.fields import (
     ColumnName,
+    Encoding,
     Fraction,
     HubId,
     IndicatorName,
@@ -39,12 +40,56 @@ class HubSource(Contract):
     )
 
 
+class LabelFormat(StrEnum):
+    """How the labels of a row stand in one cell."""
+
+    DELIMITED = "delimited"
+    LIST = "list"
+    MULTI_HOT = "multi_hot"
+    CHOICES = "choices"
+    SINGLE = "single"
+
+
+class OnBadRow(StrEnum):
+    """What a row that cannot be read does to the training."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class FileFormat(Contract):
+    """What the files of a table do not say of themselves."""
+
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = Field(
+        None,
+        description="What separates the columns of a csv or tsv file. Default: found in the header, of ',', ';', tab and '|'.",
+    )
+    encoding: Encoding | None = Field(
+        None,
+        description="Encoding of text files, such as 'cp1250'. Default: UTF-8, UTF-16 and Western European cp1252 are recognised.",
+    )
+    sheet: Annotated[str, Field(min_length=1, max_length=31)] | None = Field(
+        None, description="Sheet of an xlsx file. Default: the first."
+    )
+
+
 class TableColumns(Contract):
-    """The columns of a table that hold the text and the labels."""
+    """The columns of a table that hold the text and the labels, found in spite of case and blanks around their names."""
 
     text: ColumnName = Field("text", description="Column that holds the text.")
+    texts: Annotated[list[IndicatorName], Field(min_length=2, max_length=16)] | None = Field(
+        None, description="Instead of `text`: several columns whose texts are joined by line breaks, in this order."
+    )
     labels: ColumnName | None = Field(
-        None, description="Column that holds all labels of a row: a delimited string or a list. Default: 'labels'."
+        None,
+        description="Column that holds all labels of a row: a delimited string, a list (also as JSON or as Python writes it), a 0/1 vector, or Label Studio's choices. Default: 'labels', else 'label'.",
+    )
+    label_format: LabelFormat | None = Field(
+        None,
+        description="Format of the cells of the `labels` column. 'single': one label, whatever separators are in it. Default: found from the cells.",
+    )
+    label_names: Annotated[list[IndicatorName], Field(min_length=2, max_length=500)] | None = Field(
+        None, description="Names of the positions of the 0/1 vectors in the `labels` column."
     )
     indicators: Annotated[list[IndicatorName], Field(min_length=2, max_length=500)] | None = Field(
         None, description="Instead of `labels`: one column per label, with 0 or 1 in each row."
@@ -58,6 +103,28 @@ class TableColumns(Contract):
             "!(has(self.labels) && has(self.indicators))",
             "dataset.columns.labels and dataset.columns.indicators exclude each other: name one label column or the indicator columns",
             lambda columns: columns.labels is None or columns.indicators is None,
+        ),
+        Rule(
+            "!has(self.indicators) || !(has(self.labelNames) || has(self.labelFormat))",
+            "dataset.columns.labelNames and dataset.columns.labelFormat are for a label column: remove them, or dataset.columns.indicators",
+            lambda columns: (
+                columns.indicators is None or (columns.label_names is None and columns.label_format is None)
+            ),
+        ),
+        Rule(
+            "!has(self.labelNames) || !has(self.labelFormat) || self.labelFormat == 'multi_hot'",
+            "dataset.columns.labelNames is for dataset.columns.labelFormat 'multi_hot': remove one of them",
+            lambda columns: columns.label_names is None or columns.label_format in (None, LabelFormat.MULTI_HOT),
+        ),
+        Rule(
+            "!has(self.labelFormat) || self.labelFormat != 'multi_hot' || has(self.labelNames)",
+            "dataset.columns.labelNames is required for dataset.columns.labelFormat 'multi_hot'",
+            lambda columns: columns.label_format is not LabelFormat.MULTI_HOT or columns.label_names is not None,
+        ),
+        Rule(
+            "!has(self.texts) || self.text == 'text'",
+            "dataset.columns.text and dataset.columns.texts exclude each other: name one text column or several",
+            lambda columns: columns.texts is None or columns.text == "text",
         ),
     )
 
@@ -109,6 +176,11 @@ class Dataset(Contract):
         None, description="File or folder of the data, relative to the root of `volumeClaim`."
     )
     columns: TableColumns | None = Field(None, description="Columns of a `table`.")
+    format: FileFormat | None = Field(None, description="Format of the files of a `table`, where it is not found.")
+    on_bad_row: OnBadRow | None = Field(
+        None,
+        description="table: 'fail' when a row cannot be read, after all have been counted; 'skip' such rows, with a warning in the results. Default: fail.",
+    )
     sample_size: Annotated[int, Field(ge=10, le=100_000_000)] | None = Field(
         None, description="Train on this many rows, drawn from the training rows with `seed`. Default: all rows."
     )
@@ -145,6 +217,8 @@ class Dataset(Contract):
         _refuse_unread("includeAnswers", "is for dataset.name 'cross_validated': remove it"),
         *(_refuse_source(name) for name, known in DATASETS.items() if not {"path", "hub"} & set(known.fields)),
         _refuse_unread("columns", "is for tables: remove it, or use dataset.name 'table'"),
+        _refuse_unread("format", "is for tables: remove it, or use dataset.name 'table'"),
+        _refuse_unread("onBadRow", "is for tables: remove it, or use dataset.name 'table'"),
         Rule(
             "(has(self.validationFraction) ? self.validationFraction : 0.1) + (has(self.testFraction) ? self.testFraction : 0.2) < 1.0",
             "dataset.validationFraction (default 0.1) and dataset.testFraction (default 0.2) must add up to less than 1: no row would be left to train on",

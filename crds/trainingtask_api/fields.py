@@ -84,6 +84,11 @@ Revision = Annotated[
         r"^[A-Za-z0-9][A-Za-z0-9._/-]*$", "must be a branch, a tag or a commit of the hub repository, such as 'main'"
     ),
 ]
+Encoding = Annotated[
+    str,
+    Field(min_length=1, max_length=40),
+    match_pattern(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "must be the name of a text encoding, such as 'utf-8' or 'cp1250'"),
+]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 IndicatorName = Annotated[str, Field(min_length=1, max_length=100)]  # up to 500 in a pod's annotation
 Fraction = Annotated[float, Field(gt=0, lt=1)]

@@ -9,6 +9,7 @@ from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import Manifest, prepare_output_folder, save_bundle
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
+from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
 from trainingtask_trainer.models.base import Model, TrainingRows
 from trainingtask_trainer.models.transformers.checkpointing import remove_checkpoints
@@ -16,6 +17,8 @@ from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
 from trainingtask_trainer.volumes import Volumes
+
+_MAX_WARNINGS = 16
 
 
 def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
@@ -100,12 +103,14 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         test_texts_in_train=repeated["test"],
         validation=evaluation.validation,
         evaluation=evaluation.test,
-        warnings=[
-            *data.list_warnings(),
-            *_describe_repeated_texts(repeated, data),
-            *fitted.warnings,
-            *evaluation.warnings,
-        ],
+        warnings=_limit(
+            [
+                *data.list_warnings(),
+                *_describe_repeated_texts(repeated, data),
+                *fitted.warnings,
+                *evaluation.warnings,
+            ]
+        ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
         versions=provenance.collect_versions((*dataset.packages, *model.packages)),
         model_path=str(output.relative_to(volumes.output)) if output else None,
@@ -118,6 +123,7 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
             preprocessor=preprocessor_name,
             labels=data.label_names,
             thresholds=tuple(evaluation.thresholds.values.tolist()),
+            text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
         save_bundle(output, model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
     if checkpoints is not None:
@@ -132,3 +138,10 @@ def _describe_repeated_texts(repeated: dict[str, int], data: PreparedData) -> li
         f"{repeated[name]} of {len(split)} {name} rows" for name, split in data.get_splits().items() if name in repeated
     )
     return [f"{counts} have a text that stands in the training rows as well: remembering it is enough there"]
+
+
+def _limit(warnings: list[str]) -> list[str]:
+    """Return warnings as the status has room for them."""
+    cut = [text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[: MAX_MESSAGE_LENGTH - 3]}..." for text in warnings]
+    kept = _MAX_WARNINGS - 1
+    return cut if len(cut) <= _MAX_WARNINGS else [*cut[:kept], f"{len(cut) - kept} more warnings"]

@@ -15,18 +15,19 @@ import joblib  # type: ignore[import-untyped]
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from trainingtask_api.fields import RegisteredName
+from trainingtask_api.fields import IndicatorName, RegisteredName
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Results
 from trainingtask_api.task import describe_errors
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_card import write_card
-from trainingtask_trainer.errors import Fault, TrainerError, UserError, describe_with_location
+from trainingtask_trainer.errors import Fault, TrainerError, UserError, describe_with_location, join_names
 from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
+from trainingtask_trainer.sources.columns import join_texts
 from trainingtask_trainer.volumes import describe_contents, fsync_path
 
 MANIFEST_FILE = "trainingtask.json"
@@ -49,6 +50,8 @@ class Manifest(BaseModel):
     labels: Annotated[tuple[_Label, ...], Field(min_length=1, max_length=100_000)]
     thresholds: tuple[_Threshold, ...]
     """One per label: the probability from which it is predicted."""
+    text_columns: Annotated[tuple[IndicatorName, ...], Field(max_length=16)] = ()
+    """The columns that a row's text was joined from; none for a text of one column."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def save_bundle(
     for file in partial.iterdir():
         if not file.stat().st_mode & 0o040:  # safetensors writes 0600; a server may run as another user
             file.chmod(0o644)
-    _write_json(partial / MANIFEST_FILE, manifest.model_dump())
+    _write_json(partial / MANIFEST_FILE, manifest.model_dump(exclude_defaults=True))
     _write_json(partial / RESULTS_FILE, results.to_json())
     for path in (*partial.rglob("*"), partial):  # before the checkpoints are removed
         fsync_path(path)
@@ -163,8 +166,10 @@ def _write_json(path: Path, content: object) -> None:
         file.write("\n")
 
 
-def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
-    """Return the labels of each text: those whose probability reaches their threshold.
+def predict(folder: Path, rows: Sequence[str]) -> list[Prediction]:
+    """Return the labels of each row: those whose probability reaches their threshold.
+
+    A row is a text. For a model of several text columns it may be a JSON object with these.
 
     The folder may be untrusted: no code in it is run.
 
@@ -174,6 +179,7 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
         When `folder` holds no saved model, a broken one, or one that needs code.
     """
     manifest = _read_manifest(folder)
+    texts = [_read_row(row, manifest.text_columns) for row in rows]
     model: type[Model] = registry.load_for_saved_model("models", manifest.model)
     try:
         with joblib.parallel_config(backend="threading"):  # an `n_jobs` in the files must not start processes
@@ -191,6 +197,30 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
         chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]
         predictions.append(Prediction(text, {manifest.labels[index]: float(row[index]) for index in chosen}))
     return predictions
+
+
+def _read_row(row: str, columns: Sequence[str]) -> str:
+    """Return the text of a row: of a JSON object, its text columns joined as those of the training rows were.
+
+    Raises
+    ------
+    UserError
+        When an object has text in none of the columns.
+    """
+    if not columns or not row.lstrip().startswith("{"):
+        return row
+    try:
+        cells = json.loads(row)
+    except ValueError:
+        return row
+    text = join_texts(cells.get(column) for column in columns)
+    if not text:
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"a JSON object for this model has text under {join_names(columns, limit=16)}; this one has"
+            f" {join_names(list(cells)) or 'nothing'}",
+        )
+    return text
 
 
 def _read_manifest(folder: Path) -> Manifest:

@@ -1,7 +1,7 @@
 """The protocol of data sets, and the rows that they return."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -41,6 +41,8 @@ class RawData:
     train: Split
     validation: Split | None = None
     test: Split | None = None
+    warnings: tuple[str, ...] = field(default=(), kw_only=True)
+    """What a reader of the scores must know of how the data was read."""
 
 
 class Dataset(Protocol):

@@ -10,16 +10,18 @@ All tags are labels, sorted by name; many are rare, so `dataset.topLabels` is ad
 
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.files import Row, get_cell, read_delimited
+from trainingtask_trainer.sources.columns import some
+from trainingtask_trainer.sources.data_files import DataFile
+from trainingtask_trainer.sources.delimited import read_delimited
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
 # Errors in the file itself; all others of SQLite are faults of the machine.
@@ -79,25 +81,29 @@ def _iter_rows(source: Path, table: str, *columns: str) -> Iterator[tuple[str, l
                 Reason.DATASET_NOT_FOUND,
                 f"dataset.path ({source}) needs {file.name}, or be the SQLite file; it holds {describe_contents(source)}",
             )
-        place, rows = str(file), read_delimited(file, encoding="latin-1")
+        rows = read_delimited(DataFile(file), [(column,) for column in columns], ",", "latin-1").rows()
     else:
-        place, rows = f"{source}, table {table}", _iter_sqlite_rows(source, table)
-    for number, row in rows:
-        where = f"{place}, row {number}"
-        values = [get_cell(row, column, where) for column in columns]
+        rows = _iter_sqlite_rows(source, table, columns)
+    for where, values in rows:
         yield where, ["" if value is None else str(value) for value in values]
 
 
-def _iter_sqlite_rows(file: Path, table: str) -> Iterator[Row]:
+def _iter_sqlite_rows(file: Path, table: str, columns: Sequence[str]) -> Iterator[tuple[str, tuple[Any, ...]]]:
     # Immutable: the volume is mounted read-only, where SQLite could not make its lock files.
+    where = f"{file}, table {table}"
     address = f"{file.absolute().as_uri()}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(address, uri=True)) as database:
             database.row_factory = sqlite3.Row
             database.text_factory = lambda text: text.decode("utf-8", "replace")
             for number, row in enumerate(database.execute(f"SELECT * FROM {table}"), start=1):  # noqa: S608 - our names
-                yield number, dict(row)
+                missing = [column for column in columns if column not in row.keys()]  # noqa: SIM118 - a Row has no `in`
+                if missing:
+                    raise UserError(
+                        Reason.INVALID_DATA, f"{where}: no column '{missing[0]}', only {some(row.keys(), 20)}"
+                    )
+                yield f"{where}, row {number}", tuple(row[column] for column in columns)
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in _BAD_FILE_CODES:
             raise
-        raise UserError(Reason.INVALID_DATA, f"{file}, table {table}: SQLite says '{error}'") from error
+        raise UserError(Reason.INVALID_DATA, f"{where}: SQLite says '{error}'") from error

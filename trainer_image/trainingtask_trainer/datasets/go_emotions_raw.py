@@ -17,7 +17,10 @@ from typing import Any
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
+from trainingtask_trainer.sources.columnar import read_columnar
+from trainingtask_trainer.sources.columns import indicator, is_text, shown, some
+from trainingtask_trainer.sources.data_files import DataFile
+from trainingtask_trainer.sources.delimited import read_delimited
 from trainingtask_trainer.volumes import describe_contents
 
 _NON_LABEL_COLUMNS = {
@@ -38,8 +41,10 @@ def read_rows(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             f"dataset.path ({folder}) with dataset.config 'raw' needs {' or '.join(_FILE_PATTERNS)}; it holds {there}",
         )
     for file in files:
-        for number, row in READERS[file.suffix](file):
-            yield f"{file}, row {number}", row
+        part = DataFile(file)
+        columns = read_delimited(part, None, ",", "utf-8-sig") if part.kind == ".csv" else read_columnar(part, None)
+        for where, cells in columns.rows():
+            yield where, dict(zip(columns.cells, cells, strict=True))
 
 
 def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
@@ -59,11 +64,18 @@ def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
     raters: dict[str, dict[int, set[Any]]] = defaultdict(lambda: defaultdict(set))
     for where, row in rows:
         names = names or tuple(column for column in row if column not in _NON_LABEL_COLUMNS)
-        chosen = raters[get_text(row, "text", where)]
-        rater = get_cell(row, "rater_id", where)
+        for column in ("text", "rater_id", *names):
+            if column not in row:
+                raise UserError(Reason.INVALID_DATA, f"{where}: no column '{column}', only {some(list(row), 20)}")
+        if not is_text(row["text"]):
+            raise UserError(Reason.INVALID_DATA, f"{where}, column 'text': {shown(row['text'])} is not a text")
+        chosen = raters[row["text"]]
         for index, name in enumerate(names):
-            if is_set(row, name, where):
-                chosen[index].add(rater)
+            value = indicator(row[name])
+            if value is None:
+                raise UserError(Reason.INVALID_DATA, f"{where}, column '{name}': {shown(row[name])} is neither 0 nor 1")
+            if value:
+                chosen[index].add(row["rater_id"])
     if len(names) < 2:
         raise UserError(Reason.INVALID_DATA, f"the rows have {len(names)} label columns, at least 2 are needed")
     labels = {

@@ -32,6 +32,8 @@ class PreparedData:
     test: Split
     fractions: dict[str, float] = field(default_factory=dict)
     """The fractions that were held out, by their path in the spec; without those of the source's own splits."""
+    notes: tuple[str, ...] = ()
+    """What the reader of the data found that a reader of the scores must know."""
 
     def get_splits(self) -> dict[str, Split]:
         """Return the splits by name."""
@@ -49,11 +51,12 @@ class PreparedData:
         """Return a warning about labels without a training row."""
         absent = [self.label_names[index] for index in np.flatnonzero(~self.train.labels.any(axis=0))]
         if not absent:
-            return []
+            return list(self.notes)
         shown = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
         return [
+            *self.notes,
             f"{len(absent)} of {len(self.label_names)} labels have no training row and cannot be learned ({shown}): "
-            "use more rows, or let dataset.topLabels keep fewer labels"
+            "use more rows, or let dataset.topLabels keep fewer labels",
         ]
 
     def compute_fingerprint(self) -> str:
@@ -101,7 +104,7 @@ def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
         fraction = spec.validation_fraction or DEFAULT_VALIDATION_FRACTION
         fractions["dataset.validationFraction"] = fraction
         train, validation = _hold_out(train, fraction, random, "dataset.validationFraction")
-    data = PreparedData(raw.label_names, train, validation, test, fractions)
+    data = PreparedData(raw.label_names, train, validation, test, fractions, raw.warnings)
     for name, split in data.get_splits().items():
         if len(split) == 0:
             raise UserError(Reason.INVALID_DATA, f"the {name} split has no rows")

@@ -1,161 +1,248 @@
-"""A file of the user's own: csv, tsv, jsonl or parquet, with a text column and label columns.
+"""A table of the user's own: files of any of the usual formats, with text columns and label columns.
 
-A file is one split, from which validation and test rows are drawn; a folder holds ``train``, and if there are any
-``validation`` (or ``dev``) and ``test``, all with the same ending or each with its own.
-The labels of a row stand in one column, as a delimited string or as a list (in csv and tsv a JSON list), or in one
-column per label. A label needs two rows, one to learn from and one to score on; with `dataset.topLabels` only the
-labels that are kept do.
+A file is one split, from which validation and test rows are drawn; a folder or a zip archive holds ``train`` and, if
+there are any, ``validation`` and ``test``, each as one file, as numbered parts or as a folder.
+The labels of a row stand in one column, see `label_cells`, or in one column per label. A label needs two rows, one to
+learn from and one to score on; with `dataset.topLabels` only the labels that are kept do.
 """
 
-import json
-from collections import Counter
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
-from trainingtask_api.dataset import TableColumns
+from trainingtask_api.dataset import FileFormat, OnBadRow, TableColumns
 from trainingtask_api.reasons import Reason
-from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
-from trainingtask_trainer.errors import UserError, join_names
-from trainingtask_trainer.sources.files import READERS, get_cell, get_text, is_set
-from trainingtask_trainer.volumes import describe_contents, resolve_path
+from trainingtask_trainer.datasets.base import LabelMatrix, RawData, Split
+from trainingtask_trainer.datasets.label_cells import LabelColumn, parse_labels
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.sources.columns import BadRow, Columns, indicator, is_text, join_texts, shown, some
+from trainingtask_trainer.sources.data_files import DataFile, files_of
+from trainingtask_trainer.sources.files import read_columns
+from trainingtask_trainer.volumes import resolve_path
 
-_SPLIT_FILES = {"train": ("train",), "validation": ("validation", "dev"), "test": ("test",)}
+_LABEL_COLUMNS = ("labels", "label")
+_SHOWN_ROWS = 10
 
 
-class _Row(NamedTuple):
-    where: str
-    text: str
-    labels: list[str]
+@dataclass
+class _File:
+    """The usable rows of a file: their texts, and their labels in one of two forms."""
+
+    columns: Columns
+    texts: list[str]
+    rows: NDArray[np.intp] | slice
+    """Positions of the usable rows in `columns`."""
+    labels: LabelColumn | None
+    indicators: LabelMatrix | None
+
+    def matrix(self, names: Sequence[str]) -> LabelMatrix:
+        """Return the labels of the usable rows as a 0/1 matrix of shape [rows, names]."""
+        if self.indicators is not None:
+            return self.indicators[self.rows]
+        assert self.labels is not None  # noqa: S101 - a file has one of the two
+        return self.labels.matrix(names, self.rows)
+
+    def label_set(self) -> set[str]:
+        """Return the labels that its usable rows carry, by their names in a label column."""
+        return self.labels.names(self.rows) if self.labels is not None else set()
+
+    def count_with(self, labels: set[str]) -> int:
+        """Return how many of its usable rows carry one of these labels."""
+        return self.labels.count_with(labels, self.rows) if self.labels is not None else 0
 
 
 class Table:
-    """Rows of your own csv, tsv, jsonl or parquet file, or of a folder with one file per split."""
+    """Rows of your own file, or of a folder with a file per split."""
 
-    packages: ClassVar[tuple[str, ...]] = ("iterative-stratification", "pyarrow")
+    packages: ClassVar[tuple[str, ...]] = ("iterative-stratification", "pyarrow", "python-calamine")
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
         """Read the file, or the splits in the folder."""
-        columns = spec.columns or TableColumns()
-        assert spec.path is not None  # noqa: S101 - a rule of the CRD: a table has a path
+        columns, form = spec.columns or TableColumns(), spec.format or FileFormat()
+        assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path
         path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
-        files = _find_split_files(path) if path.is_dir() else {"train": path}
-        rows = {name: _read_rows(file, columns) for name, file in files.items()}
-        train_counts = Counter(label for row in rows["train"] for label in row.labels)
-        names = tuple(columns.indicators or sorted(train_counts))
-        if len(names) < 2:
-            raise UserError(
-                Reason.INVALID_DATA,
-                f"{files['train']}, column '{_get_label_column(columns)}': {len(names)} labels ({', '.join(names)}), "
-                "at least 2 are needed",
-            )
-        kept = sorted(names, key=lambda name: -train_counts[name])[: spec.top_labels]
-        _check_labels(rows, kept, train_counts, columns)
-        splits = {name: _build_split(part, names, columns) for name, part in rows.items()}
-        return RawData(names, splits["train"], splits.get("validation"), splits.get("test"))
-
-
-def _find_split_files(folder: Path) -> dict[str, Path]:
-    found = {}
-    for split, stems in _SPLIT_FILES.items():
-        files = [folder / f"{stem}{ending}" for stem in stems for ending in READERS]
-        there = [file for file in files if file.is_file()]
-        if len(there) > 1:
-            raise UserError(
-                Reason.INVALID_DATA, f"{folder} holds several {split} files: {', '.join(f.name for f in there)}"
-            )
-        if there:
-            found[split] = there[0]
-    if "train" not in found:
-        raise UserError(
-            Reason.DATASET_NOT_FOUND,
-            f"{folder} holds no train file (train{', train'.join(READERS)}); it holds {describe_contents(folder)}",
+        files, unread = files_of(path)
+        bad: dict[str, BadRow] = {}
+        read = {split: [_read(file, columns, form, bad) for file in parts] for split, parts in files.items()}
+        found = [note for parts in read.values() for part in parts for note in part.columns.notes]
+        notes = (
+            ["; ".join(found[:3]) + (f"; and {len(found) - 3} more files" if len(found) > 3 else "")] if found else []
         )
-    return found
+        notes += _check_bad_rows(
+            bad.values(), sum(len(part.texts) for parts in read.values() for part in parts), spec.on_bad_row
+        )
+        for split, parts in read.items():
+            if not any(part.texts for part in parts):
+                raise UserError(Reason.INVALID_DATA, f"{files[split][0].name} has no rows")
+        if unread:
+            shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
+            notes.append(f"files of {path} that were not read: {shown}")
+        names = _names(read["train"], columns)
+        splits = {split: _split(parts, names) for split, parts in read.items()}
+        _check_labels(read, splits, names, spec.top_labels, columns)
+        notes += _unseen_labels(read, names)
+        return RawData(names, splits["train"], splits.get("validation"), splits.get("test"), warnings=tuple(notes))
 
 
-def _read_rows(path: Path, columns: TableColumns) -> list[_Row]:
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise UserError(Reason.INVALID_DATA, f"{path} ends in '{path.suffix}', which is none of {', '.join(READERS)}")
-    rows = []
-    for number, row in reader(path):
-        where = f"{path}, row {number}"
-        rows.append(_Row(where, get_text(row, columns.text, where), _parse_labels(row, columns, where)))
-    if not rows:
-        raise UserError(Reason.INVALID_DATA, f"{path} has no rows")
-    return rows
+def _read(file: DataFile, columns: TableColumns, form: FileFormat, bad: dict[str, BadRow]) -> _File:
+    """Read a file's texts and labels; add the rows that cannot be used to `bad`, by their place."""
+    texts = columns.texts or [columns.text]
+    labels = columns.indicators or ([columns.labels] if columns.labels else [])
+    wanted: list[tuple[str, ...]] = [(name,) for name in (*texts, *labels)]
+    read = read_columns(file, wanted if labels else [*wanted, _LABEL_COLUMNS], form)
+    found = list(read.bad)
+    joined = _texts(read, texts, found)
+    column = matrix = None
+    if columns.indicators:
+        matrix = _indicators(read, columns.indicators, found)
+    else:
+        column = parse_labels(
+            read,
+            columns.labels or _LABEL_COLUMNS[0],
+            delimiter=columns.delimiter,
+            form=columns.label_format,
+            names=columns.label_names,
+        )
+        found += column.bad
+    for row in found:
+        bad.setdefault(row.where, row)
+    unusable = {row.row for row in found if row.row is not None}
+    rows = np.asarray([row for row in range(len(read)) if row not in unusable], dtype=np.intp) if unusable else None
+    if rows is None:
+        return _File(read, joined, slice(None), column, matrix)
+    return _File(read, [joined[row] for row in rows], rows, column, matrix)
+
+
+def _texts(read: Columns, names: Sequence[str], bad: list[BadRow]) -> list[str]:
+    """Return the text of each row, several columns joined by line breaks; a row without any is bad."""
+    if len(names) == 1:
+        cells = read.cells[names[0]]
+        with contextlib.suppress(TypeError):  # one that is no string
+            if all(map(str.strip, cells)):
+                return cells
+        for row, cell in enumerate(cells):
+            if not is_text(cell):
+                bad.append(BadRow(read.where(row), f"{shown(cell)} is not a text", names[0], row))
+        return cells
+    texts = []
+    for row, parts in enumerate(zip(*(read.cells[name] for name in names), strict=True)):
+        for name, part in zip(names, parts, strict=True):
+            if part is not None and not isinstance(part, str):
+                bad.append(BadRow(read.where(row), f"{shown(part)} is not a text", name, row))
+        text = join_texts(parts)
+        if not text:
+            bad.append(
+                BadRow(read.where(row), f"none of the columns {', '.join(map(repr, names))} holds a text", None, row)
+            )
+        texts.append(text)
+    return texts
+
+
+def _indicators(read: Columns, names: Sequence[str], bad: list[BadRow]) -> LabelMatrix:
+    """Return the 0/1 matrix of the indicator columns, of shape [rows, names]; a cell that is neither makes its row bad."""
+    matrix = np.zeros((len(read), len(names)), dtype=np.uint8)
+    for position, name in enumerate(names):
+        for row, cell in enumerate(read.cells[name]):
+            value = indicator(cell)
+            if value is None:
+                bad.append(BadRow(read.where(row), f"{shown(cell)} is neither 0 nor 1", name, row))
+            else:
+                matrix[row, position] = value
+    return matrix
+
+
+def _check_bad_rows(bad: Collection[BadRow], good: int, policy: OnBadRow | None) -> list[str]:
+    """Return a warning of skipped rows; raise UserError when there are any and none may be."""
+    if not bad:
+        return []
+    several = f"{len(bad)} of {len(bad) + good} rows cannot be read" if len(bad) > 1 else "1 row cannot be read"
+    first = "; ".join(str(row) for row in list(bad)[:_SHOWN_ROWS])
+    more = f"; and {len(bad) - _SHOWN_ROWS} more" if len(bad) > _SHOWN_ROWS else ""
+    if policy is OnBadRow.SKIP and good:
+        return [f"{several} and {'were' if len(bad) > 1 else 'was'} skipped: {first}{more}"]
+    if len(bad) == 1:
+        raise UserError(Reason.INVALID_DATA, first)
+    raise UserError(Reason.INVALID_DATA, f"{several}: {first}{more}. Mend them, or let dataset.onBadRow skip them")
+
+
+def _names(train: Sequence[_File], columns: TableColumns) -> tuple[str, ...]:
+    """Return the label names: those that the task gives, else those of the training rows in alphabetical order."""
+    given = columns.indicators or columns.label_names
+    names = tuple(given) if given else tuple(sorted(set().union(*(file.label_set() for file in train))))
+    if len(names) < 2:
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"{train[0].columns.file}, column {_label_column(columns)!r}: {len(names)} labels ({', '.join(names)}), "
+            "at least 2 are needed",
+        )
+    return names
 
 
 def _check_labels(
-    rows: dict[str, list[_Row]], names: Sequence[str], train_counts: Counter[str], columns: TableColumns
+    files: dict[str, list[_File]],
+    splits: dict[str, Split],
+    names: Sequence[str],
+    top_labels: int | None,
+    columns: TableColumns,
 ) -> None:
     """Refuse labels that cannot be both learned and scored."""
-    absent = [name for name in names if not train_counts[name]]
+    train = splits["train"].labels.sum(axis=0, dtype=np.int64)
+    kept = np.argsort(-train, kind="stable")[:top_labels]
+    given = "indicators" if columns.indicators else "labelNames"
+    absent = [names[index] for index in np.sort(kept) if not train[index]]
     if absent:
-        shown = join_names([f"'{name}'" for name in absent])
         raise UserError(
             Reason.INVALID_DATA,
-            f"dataset.columns.indicators: no training row has label {shown}: add rows, or remove the name",
+            f"dataset.columns.{given}: no training row has label {some(absent)}: add rows, or remove the name",
         )
-    counts = Counter(label for part in rows.values() for row in part for label in row.labels)
-    single = {name for name in names if counts[name] == 1}
-    if single:
-        row, label = next((row, label) for row in rows["train"] for label in row.labels if label in single)
-        others = f" (so it is with {len(single) - 1} more)" if len(single) > 1 else ""
-        raise UserError(
-            Reason.INVALID_DATA,
-            f"{row.where}, column '{label if columns.indicators else _get_label_column(columns)}': only this row has label "
-            f"'{label}'{others}; a row to learn from and a row to score on are needed: add rows, remove the label, "
-            "or let dataset.topLabels keep fewer labels",
-        )
-
-
-def _build_split(rows: list[_Row], names: Sequence[str], columns: TableColumns) -> Split:
-    index = {name: position for position, name in enumerate(names)}
-    for row in rows:
-        for label in row.labels:
-            if label not in index:
-                raise UserError(
-                    Reason.INVALID_DATA,
-                    f"{row.where}, column '{_get_label_column(columns)}': "
-                    f"label '{label}' does not occur in the training rows: remove it, or add a training row that carries it",
-                )
-    return Split(
-        [row.text for row in rows],
-        encode_multi_hot(([index[label] for label in row.labels] for row in rows), len(names)),
+    counts = np.sum([split.labels.sum(axis=0, dtype=np.int64) for split in splits.values()], axis=0)
+    single = [index for index in kept if counts[index] == 1]
+    if not single:
+        return
+    rows = {index: int(np.flatnonzero(splits["train"].labels[:, index])[0]) for index in single}
+    index, row = min(rows.items(), key=lambda item: item[1])
+    others = f" (so it is with {len(single) - 1} more)" if len(single) > 1 else ""
+    raise UserError(
+        Reason.INVALID_DATA,
+        f"{_where(files['train'], row)}, column {names[index] if columns.indicators else _label_column(columns)!r}: only"
+        f" this row has label '{names[index]}'{others}; a row to learn from and a row to score on are needed: add rows,"
+        " remove the label, or let dataset.topLabels keep fewer labels",
     )
 
 
-def _get_label_column(columns: TableColumns) -> str:
-    return columns.labels or "labels"
+def _where(files: Sequence[_File], row: int) -> str:
+    for file in files:
+        if row < len(file.texts):
+            return file.columns.where(row if isinstance(file.rows, slice) else int(file.rows[row]))
+        row -= len(file.texts)
+    raise IndexError(row)
 
 
-def _parse_labels(row: dict[str, Any], columns: TableColumns, where: str) -> list[str]:
-    if columns.indicators:
-        return [name for name in columns.indicators if is_set(row, name, where)]
-    column = _get_label_column(columns)
-    value = get_cell(row, column, where)
-    if isinstance(value, str):
-        # Splitting a JSON list would put its brackets and quotes into the labels.
-        values = (
-            _parse_json_list(value) if value.startswith("[") and value.endswith("]") else value.split(columns.delimiter)
-        )
-    else:
-        values = value
-    if not isinstance(values, list) or not all(isinstance(label, str | int) for label in values):
-        raise UserError(
-            Reason.INVALID_DATA,
-            f"{where}, column '{column}': {value!r} is neither a list of labels nor a delimited string; "
-            'in csv and tsv a list is written as ["a", "b"]',
-        )
-    labels = (str(label).strip() for label in values)
-    return list(dict.fromkeys(label for label in labels if label))
+def _split(files: Sequence[_File], names: Sequence[str]) -> Split:
+    texts = files[0].texts if len(files) == 1 else [text for file in files for text in file.texts]
+    matrices = [file.matrix(names) for file in files]
+    return Split(texts, matrices[0] if len(matrices) == 1 else np.concatenate(matrices))
 
 
-def _parse_json_list(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return None
+def _unseen_labels(files: dict[str, list[_File]], names: Sequence[str]) -> list[str]:
+    """Return a warning for each split with labels that no training row carries: they cannot be learned, nor scored."""
+    notes = []
+    for split, parts in files.items():
+        unseen = {label for part in parts for label in part.label_set()}.difference(names)
+        if unseen:
+            count = sum(part.count_with(unseen) for part in parts)
+            notes.append(
+                f"{count} rows of the {split} split carry {len(unseen)} labels that no training row has"
+                f" ({some(sorted(unseen))}): these labels are left out of it"
+            )
+    return notes
+
+
+def _label_column(columns: TableColumns) -> str:
+    return columns.labels or _LABEL_COLUMNS[0]

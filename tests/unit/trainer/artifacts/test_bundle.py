@@ -95,3 +95,15 @@ def test_each_label_is_predicted_from_its_own_threshold(tmp_path: Path, monkeypa
     [prediction] = predict(saved(tmp_path / "model"), ["a text"])
     assert prediction.text == "a text"
     assert list(prediction.labels.items()) == [("c", 0.9), ("b", 0.2)]  # 0.4 does not reach a's 0.5
+
+
+def test_a_model_of_several_text_columns_reads_json_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load_for_saved_model", lambda kind, name: FixedModel)
+    manifest = MANIFEST.model_copy(update={"text_columns": ("subject", "body")})
+    save_bundle(tmp_path / "m", FixedModel(), None, manifest=manifest, results=RESULTS, curve=())  # type: ignore[arg-type]
+    rows = ['{"body": "b", "subject": "a", "id": 1}', '{"subject": null, "body": "b"}', "plain", "{not JSON"]
+    assert [prediction.text for prediction in predict(tmp_path / "m", rows)] == ["a\nb", "b", "plain", "{not JSON"]
+    with pytest.raises(UserError, match="has text under subject, body; this one has text"):
+        predict(tmp_path / "m", ['{"text": "x"}'])
+    saved(tmp_path / "one")
+    assert predict(tmp_path / "one", rows[:1])[0].text == rows[0]  # of a model of one column, text is text

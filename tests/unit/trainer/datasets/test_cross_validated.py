@@ -79,10 +79,10 @@ def test_the_sqlite_file_is_read_where_nothing_may_be_written(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "old", "new", "sentence"),
     [
-        ("Questions", "Body", "Text", "Questions.csv, row 4: no column 'Body', only Id, OwnerUserId"),
+        ("Questions", "Body", "Text", "Questions.csv: no column 'Body', only 'Id', 'OwnerUserId'"),
         ("Questions", "30,7", "6,7", "Questions.csv, row 7, column 'Id': question 6 is there twice"),
         ("Tags", "6,bayesian", "6, ", "Tags.csv, row 3, column 'Tag': ' ' is not a tag"),
-        ("Tags", "6,bayesian", "6", "Tags.csv, row 3: the number of columns is not the header's 2"),
+        ("Tags", "6,bayesian", "6", "Tags.csv, row 3: 1 cells, and the header has 2 columns"),
         ("Tags", "6,", "7,", "Ids of Questions and of Tags have 1 tags in common, at least 2 are needed"),
     ],
 )

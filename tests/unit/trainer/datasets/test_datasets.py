@@ -106,8 +106,8 @@ def test_top_labels_forgive_rare_ones(tmp_path: Path) -> None:
     assert prepare_data(Table().load(spec, tmp_path), spec).label_names == ("common", "often")
 
 
-@pytest.mark.parametrize("labels", ["['a', 'b']", "[a]", '["a", null]', '["a" "b"]'])
-def test_what_looks_like_a_list_is_one_or_is_refused(tmp_path: Path, labels: str) -> None:
+@pytest.mark.parametrize("labels", ["[a]", '["a", null]', '["a", 0.5]'])
+def test_what_looks_like_a_list_and_is_none_is_refused(tmp_path: Path, labels: str) -> None:
     write(tmp_path / "data.csv", [{"text": "x", "labels": labels}])
-    with pytest.raises(UserError, match=r"""row 2, column 'labels': .* a list is written as \["a", "b"\]"""):
+    with pytest.raises(UserError, match=r"row 2, column 'labels': .* (looks like a list, and is none|is no list)"):
         Table().load(table("data.csv"), tmp_path)

@@ -1,0 +1,293 @@
+"""Files as other tools write them, and what is read of them."""
+
+import csv
+import gzip
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+
+from support import specs
+from trainingtask_api.dataset import Dataset
+from trainingtask_api.task import TrainingTask
+from trainingtask_trainer.datasets.base import RawData
+from trainingtask_trainer.datasets.table import Table
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.pipeline import train
+from trainingtask_trainer.reporting.reporter import Reporter
+from trainingtask_trainer.volumes import Volumes
+
+ROWS = [("one, two", "a;b"), ('say "three"', "b"), ("vier für fünf", ""), ("five", "a")]
+MATRIX = [[1, 1], [0, 1], [0, 0], [1, 0]]
+TEXTS = [text for text, _ in ROWS]
+COLUMNS = {"delimiter": ";"}
+
+
+def load(root: Path, path: str, **fields: object) -> RawData:
+    return Table().load(Dataset.model_validate({"name": "table", "volumeClaim": "d", "path": path, **fields}), root)
+
+
+def delimited(separator: str = ",", header: tuple[str, str] = ("text", "labels")) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=separator).writerows([header, *ROWS])
+    return text.getvalue()
+
+
+def objects() -> list[dict[str, str]]:
+    return [{"text": text, "labels": labels} for text, labels in ROWS]
+
+
+def zst(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+def archive(**members: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        for name, text in members.items():
+            written.writestr(name.replace("__", "."), text)
+    return file.getvalue()
+
+
+def parquet() -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(objects()), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def arrow(new: Callable[..., object]) -> bytes:
+    table, sink = pa.Table.from_pylist(objects()), pa.BufferOutputStream()
+    with new(sink, table.schema) as writer:  # type: ignore[attr-defined]
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def spreadsheet(**sheets: list[tuple[object, ...]]) -> bytes:
+    """Return an xlsx file of these sheets, as small as readers accept it."""
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    documents = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    packages = "http://schemas.openxmlformats.org/package/2006/relationships"
+
+    def cell(value: object) -> str:
+        if value == "":
+            return "<c/>"
+        return f"<c><v>{value}</v></c>" if isinstance(value, int) else f'<c t="inlineStr"><is><t>{value}</t></is></c>'
+
+    parts = {
+        "_rels/.rels": f'<Relationships xmlns="{packages}"><Relationship Id="a" Type="{documents}/officeDocument" Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{documents}"><sheets>'
+        + "".join(f'<sheet name="{name}" sheetId="{n}" r:id="s{n}"/>' for n, name in enumerate(sheets, 1))
+        + "</sheets></workbook>",
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{packages}">'
+        + "".join(
+            f'<Relationship Id="s{n}" Type="{documents}/worksheet" Target="worksheets/{n}.xml"/>'
+            for n in range(1, len(sheets) + 1)
+        )
+        + "</Relationships>",
+    }
+    for number, rows in enumerate(sheets.values(), 1):
+        lines = "".join(f"<row>{''.join(map(cell, row))}</row>" for row in rows)
+        parts[f"xl/worksheets/{number}.xml"] = f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData></worksheet>'
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as written:
+        for name, text in parts.items():
+            written.writestr(name, text)
+    return file.getvalue()
+
+
+FILES: dict[str, tuple[str, bytes]] = {
+    "comma": ("d.csv", delimited().encode()),
+    "semicolon": ("d.csv", delimited(";").encode()),
+    "tab in csv": ("d.csv", delimited("\t").encode()),
+    "pipe": ("d.csv", delimited("|").encode()),
+    "quotes in tsv": ("d.tsv", delimited("\t").encode()),
+    "no quotes in tsv": ("d.tsv", "".join(f"{text}\t{labels}\n" for text, labels in [("text", "labels"), *ROWS]).encode()),
+    "tab ending": ("d.tab", delimited("\t").encode()),
+    "UTF-8 with a mark": ("d.csv", b"\xef\xbb\xbf" + delimited().encode()),
+    "UTF-16": ("d.csv", delimited().encode("utf-16")),
+    "UTF-16 without a mark": ("d.csv", delimited().encode("utf-16-be")),
+    "cp1252": ("d.csv", delimited().encode("cp1252")),
+    "case and blanks in the header": ("d.csv", delimited(header=(" Text", "LABELS ")).encode()),
+    "upper case ending": ("D.CSV", delimited().encode()),
+    "JSON lines": ("d.jsonl", "".join(json.dumps(row) + "\n" for row in objects()).encode()),
+    "JSON lines in UTF-16": ("d.ndjson", "".join(json.dumps(row) + "\n" for row in objects()).encode("utf-16")),
+    "a JSON array": ("d.json", json.dumps(objects(), indent=1).encode()),
+    "gzip": ("d.csv.gz", gzip.compress(delimited().encode())),
+    "zstandard": ("d.jsonl.zst", zst("".join(json.dumps(row) + "\n" for row in objects()).encode())),
+    "zip": ("d.zip", archive(data__csv=delimited())),
+    "zip with what macOS adds": ("d.zip", archive(data__csv=delimited(), **{"__MACOSX/._data__csv": "x"})),
+    "parquet": ("d.parquet", parquet()),
+    "gzipped parquet": ("d.parquet.gz", gzip.compress(parquet())),
+    "a spreadsheet": ("d.xlsx", spreadsheet(Data=[("text", "labels"), *ROWS])),
+    "an arrow file": ("d.arrow", arrow(pa.ipc.new_file)),
+    "an arrow stream": ("d.arrow", arrow(pa.ipc.new_stream)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_file_is_read_as_it_is(tmp_path: Path, kind: str) -> None:
+    name, content = FILES[kind]
+    (tmp_path / name).write_bytes(content)
+    data = load(tmp_path, name, columns=COLUMNS)
+    assert (data.label_names, data.train.texts) == (("a", "b"), TEXTS)
+    assert data.train.labels.tolist() == MATRIX
+
+
+SPLITS = {
+    "names of every kind": (["Training.csv", "val.csv", "eval.csv"], (4, 4, 4)),
+    "valid": (["train.csv", "valid.csv"], (4, 4, None)),
+    "the hub's parts": (
+        ["train-00000-of-00002.csv", "train-00001-of-00002.csv", "test-00000-of-00001.csv"],
+        (8, None, 4),
+    ),
+    "Spark's folder": (["part-00000-1a2b-c000.csv", "part-00001-1a2b-c000.csv", "_SUCCESS"], (8, None, None)),
+    "a folder per split": (["train/part-0.csv", "train/part-1.csv", "test/0000.csv"], (8, None, 4)),
+    "one file of any name": (["tickets.csv", "README.md"], (4, None, None)),
+}
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_splits_are_found_by_the_names_of_files(tmp_path: Path, kind: str) -> None:
+    names, lengths = SPLITS[kind]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(delimited() if name.endswith(".csv") else "")
+    data = load(tmp_path, ".", columns=COLUMNS)
+    assert tuple(split and len(split) for split in (data.train, data.validation, data.test)) == lengths
+    assert data.warnings == ()
+
+
+def test_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    for name in ("train.csv", "labels.json", "old-train.csv", "notes.txt"):
+        (tmp_path / name).write_text(delimited())
+    assert load(tmp_path, ".", columns=COLUMNS).warnings == (
+        f"files of {tmp_path} that were not read: labels.json, notes.txt, old-train.csv",
+    )
+
+
+def test_an_encoding_other_than_utf8_is_told(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_bytes(delimited().encode("cp1252"))
+    assert load(tmp_path, "d.csv", columns=COLUMNS).warnings == (f"{tmp_path}/d.csv was read as cp1252",)
+    (tmp_path / "d.csv").write_bytes(delimited().encode("cp1250"))
+    assert load(tmp_path, "d.csv", columns=COLUMNS, format={"encoding": "cp1250"}).train.texts == TEXTS
+
+
+def test_only_the_wanted_columns_are_read(tmp_path: Path) -> None:
+    years = pa.array([2**55] * 4, pa.timestamp("us"))  # no date that Python knows
+    pq.write_table(pa.Table.from_pylist(objects()).append_column("created", years), tmp_path / "d.parquet")
+    assert load(tmp_path, "d.parquet", columns=COLUMNS).train.texts == TEXTS
+
+
+def test_a_spreadsheet_has_sheets_numbers_and_blank_rows(tmp_path: Path) -> None:
+    rows = [("labels", "text"), (3, "x"), (), ("", "y"), (7, "z")]
+    (tmp_path / "d.xlsx").write_bytes(spreadsheet(Notes=[("a",)], Data=[*rows, *rows[1:]]))
+    data = load(tmp_path, "d.xlsx", format={"sheet": "Data"})
+    assert (data.label_names, data.train.texts) == (("3", "7"), ["x", "y", "z", "x", "y", "z"])
+    assert data.train.labels.tolist() == [[1, 0], [0, 0], [0, 1]] * 2
+    with pytest.raises(UserError, match="has no sheet 'data', only 'Notes', 'Data'"):
+        load(tmp_path, "d.xlsx", format={"sheet": "data"})
+    (tmp_path / "d.xlsx").write_bytes(spreadsheet(Data=[("text", "labels"), *ROWS], Notes=[("a",)]))
+    assert load(tmp_path, "d.xlsx", columns=COLUMNS).warnings == (
+        f"{tmp_path}/d.xlsx: sheet 'Data' was read, and not 'Notes'",
+    )
+
+
+def test_several_text_columns_become_one_text(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("subject,body,labels\nA,b,x\n,c,y\nD,,x\nE,f,y\n")
+    assert load(tmp_path, "d.csv", columns={"texts": ["subject", "body"]}).train.texts == ["A\nb", "c", "D", "E\nf"]
+
+
+def test_a_stray_quote_in_tsv_is_text(tmp_path: Path) -> None:
+    (tmp_path / "d.tsv").write_text('text\tlabels\n"Hi team\ta\nsay "x"\tb\n"done"\ta\nlast"\tb\n')
+    assert load(tmp_path, "d.tsv").train.texts == ['"Hi team', 'say "x"', '"done"', 'last"']
+
+
+BAD = {
+    "a quote that never ends": ("d.csv", b'text,labels\nx,a\n"y,b\nz,a\n', "d.csv, row 4: unexpected end of data"),
+    "a quote within a cell": ("d.csv", b'text,labels\nx,a\n"y" z,b\n', "d.csv, row 3: ',' expected after '\"'"),
+    "two columns of a name": ("d.csv", b"text,labels,Labels \nx,a,b\n", ""),
+    "a column that is not there": ("d.csv", b"Text;tags\nx;a\n", "d.csv: no column 'labels', only 'Text', 'tags'"),
+    "columns that differ in case alone": ("d.csv", b"TEXT,Text,labels\nx,y,a\n", "d.csv: 2 columns are called 'text'"),
+    "Central European bytes": ("d.csv", "text,labels\nzażółć,a\nx,b\n".encode("cp1250"), "its encoding cannot be told"),
+    "Cyrillic bytes": ("d.csv", b"text,labels\n\xef\xf0\xe8\xe2\xe5\xf2,a\nx,b\n", "its encoding cannot be told"),
+    "a picture": ("d.csv", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + bytes(range(256)), "it is not a text file"),
+    "damaged gzip": ("d.csv.gz", gzip.compress(delimited().encode())[:-20], "d.csv.gz is damaged"),
+    "damaged zstandard": ("d.csv.zst", b"nonsense" * 20, "d.csv.zst is damaged"),
+    "damaged zip": ("d.zip", b"nonsense", "d.zip is not a zip archive"),
+    "a JSON object": ("d.json", b'{"text": ["x"]}', "holds no JSON array of objects, but an object with the keys 'text'"),
+    "JSON lines as JSON": ("d.json", b'{"text": "x"}\n{"text": "y"}\n', "a file with one object per line ends in .jsonl"),
+    "an empty file": ("d.csv", b"", "d.csv is empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path, kind: str) -> None:
+    name, content, sentence = BAD[kind]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, name, columns=COLUMNS)
+    assert sentence in caught.value.message
+
+
+def test_a_part_that_is_missing_is_named(tmp_path: Path) -> None:
+    for part in (0, 2):
+        (tmp_path / f"train-{part:05}-of-00003.csv").write_text(delimited())
+    with pytest.raises(UserError, match=r"train split: part 1 of 3 is missing"):
+        load(tmp_path, ".")
+
+
+def test_all_bad_rows_are_counted_and_ten_are_named(tmp_path: Path) -> None:
+    good = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(20))
+    (tmp_path / "d.csv").write_text("text,labels\n" + good + "only text\n" * 3 + ",a\n" * 9)
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, "d.csv")
+    assert caught.value.message.startswith("12 of 32 rows cannot be read: ")
+    assert (
+        f"{tmp_path}/d.csv, row 22: 1 cells, and the header has 2 columns ('text', 'labels'); " in caught.value.message
+    )
+    assert f"{tmp_path}/d.csv, row 31, column 'text': '' is not a text; and 2 more." in caught.value.message
+    data = load(tmp_path, "d.csv", onBadRow="skip")
+    assert len(data.train) == 20
+    assert data.warnings[0].startswith("12 of 32 rows cannot be read and were skipped: ")
+
+
+def test_line_numbers_count_the_lines_of_cells(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text('text,labels\n"two\nlines",a\n\nx\ny,b\n"three\r\nlines\nhere",a\n,b\n')
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, "d.csv")
+    assert "row 5: 1 cells" in caught.value.message
+    assert "row 10, column 'text'" in caught.value.message
+
+
+def test_labels_unseen_in_training_are_left_out_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,labels\nx,a\ny,b\nz,a\nw,b\n")
+    (tmp_path / "test.csv").write_text('text,labels\nx,"a,zebra"\ny,zebra\nz,b\n')
+    data = load(tmp_path, ".")
+    assert data.test is not None
+    assert data.test.labels.tolist() == [[1, 0], [0, 0], [0, 1]]
+    assert data.warnings == (
+        "2 rows of the test split carry 1 labels that no training row has ('zebra'): these labels are left out of it",
+    )
+
+
+def test_hundreds_of_notes_fit_into_the_results(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 50)
+    folder.mkdir()
+    rows = "text,labels\n" + "x,a\ny,b\ncr\xe8me,a\n" * 3 + "only text\n" * 30
+    for part in range(100):
+        (folder / f"part-{part:05}.csv").write_text(rows, encoding="cp1252")
+    task = {"dataset": {"name": "table", "volumeClaim": "d", "path": folder.name, "onBadRow": "skip"}}
+    manifest = specs.task("notes", {**task, "model": {"name": "logistic_regression"}})
+    results = train(TrainingTask.model_validate(manifest), Volumes(tmp_path, tmp_path, tmp_path), Reporter([]))
+    assert "and 97 more files" in results.warnings[0]
+    assert results.warnings[1].startswith("3000 of 3900 rows cannot be read and were skipped: ")
+    assert results.warnings[1].endswith("...")

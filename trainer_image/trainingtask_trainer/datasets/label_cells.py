@@ -1,0 +1,266 @@
+"""Cells of a label column -> labels: delimited strings, lists (native, JSON, Python's repr), 0/1 vectors, Label Studio's choices.
+
+The format is found from all cells together, and no cell is split that looks like another one.
+"""
+
+import ast
+import io
+import json
+import re
+import tokenize
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainingtask_api.dataset import LabelFormat
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.datasets.base import LabelMatrix, encode_multi_hot
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.sources.columns import BadRow, Columns, shown
+
+_MOST_CHARACTERS = 100_000  # of a cell that is parsed as a list
+_VECTOR = re.compile(r"\[\s*[01]\.?(?:[\s,]+[01]\.?)*\s*\]")  # as numpy prints one, too
+
+
+class _Look(StrEnum):
+    """What a cell looks like, as a message says it."""
+
+    TEXT = "a delimited string"
+    LIST = "a list"
+    CHOICES = "Label Studio's choices"
+
+
+@dataclass(frozen=True)
+class _Cell:
+    look: _Look | None = None
+    """None: no labels."""
+    values: tuple[str, ...] = ()
+    why: str = ""
+    """What is wrong with it."""
+
+
+@dataclass
+class LabelColumn:
+    """Labels of the rows of a file.
+
+    Attributes
+    ----------
+    codes
+        Position of each row's labels in `sets`, of shape [rows]; -1 for a row that is in `bad`.
+    sets
+        The different sets of labels that rows carry.
+    bad
+        Rows whose cell cannot be read.
+    """
+
+    codes: NDArray[np.int32]
+    sets: list[tuple[str, ...]]
+    bad: list[BadRow]
+
+    def matrix(self, names: Sequence[str], rows: NDArray[np.intp] | slice) -> LabelMatrix:
+        """Return the labels of these rows as a 0/1 matrix of shape [rows, names]; other labels are left out."""
+        index = {name: position for position, name in enumerate(names)}
+        sets = encode_multi_hot(
+            ([index[label] for label in labels if label in index] for labels in self.sets), len(names)
+        )
+        return sets[self.codes[rows]]
+
+    def names(self, rows: NDArray[np.intp] | slice) -> set[str]:
+        """Return the labels that these rows carry."""
+        return {label for code in np.unique(self.codes[rows]) for label in self.sets[code]}
+
+    def count_with(self, labels: set[str], rows: NDArray[np.intp] | slice) -> int:
+        """Return how many of these rows carry one of the labels."""
+        return int(np.isin(self.codes[rows], [c for c, carried in enumerate(self.sets) if labels & set(carried)]).sum())
+
+
+def parse_labels(
+    columns: Columns, column: str, *, delimiter: str, form: LabelFormat | None, names: Sequence[str] | None
+) -> LabelColumn:
+    """Return the labels in the cells of a column.
+
+    Parameters
+    ----------
+    columns, column
+        The file, and which of its columns.
+    delimiter
+        Separates the labels of a delimited string.
+    form
+        Format of the cells; None: found from them.
+    names
+        Labels of the positions of a 0/1 vector.
+
+    Raises
+    ------
+    UserError
+        When the cells look like several formats, or like 0/1 vectors whose names are not given.
+    """
+    codes, values = _factorize(columns.cells[column])
+    cells = [_look(value) for value in values]
+    found = form or _format_of(cells, values, codes, columns, column, delimiter=delimiter, named=names is not None)
+    sets, bad_codes = [], {}
+    for code, cell in enumerate(cells):
+        labels, why = _labels(cell, found, delimiter, names)
+        sets.append(labels)
+        if why:
+            bad_codes[code] = f"{shown(values[code])} {why}"
+    bad = []
+    if bad_codes:
+        for row in np.flatnonzero(np.isin(codes, list(bad_codes))).tolist():
+            bad.append(BadRow(columns.where(row), bad_codes[int(codes[row])], column, row))
+            codes[row] = -1
+        sets.append(())  # what -1 stands for
+    return LabelColumn(codes, sets, bad)
+
+
+def _factorize(cells: Sequence[Any]) -> tuple[NDArray[np.int32], list[Any]]:
+    """Return the position of each cell's value among the different values, of shape [rows], and these."""
+    # Equal values of several types, such as 1 and True, are different cells; lists have no hash.
+    keys = cells if all(type(cell) is str for cell in cells) else [(type(cell), repr(cell)) for cell in cells]
+    index = {key: code for code, key in enumerate(dict.fromkeys(keys))}
+    codes = np.fromiter(map(index.__getitem__, keys), dtype=np.int32, count=len(cells))
+    first = np.unique(codes, return_index=True)[1]
+    return codes, [cells[row] for row in first]
+
+
+def _look(value: Any) -> _Cell:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return _Cell()
+    if isinstance(value, str):
+        text = value.strip()
+        return _look_of_literal(text) if text[0] in "[({" and text[-1] in "])}" else _Cell(_Look.TEXT, (text,))
+    if isinstance(value, dict):
+        choices = value.get("choices")
+        choices = [choices] if isinstance(choices, str) else choices
+        if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
+            return _Cell(_Look.CHOICES, _unique(choices))
+        return _Cell(why="is no list of labels")
+    if isinstance(value, list | tuple | set | frozenset):
+        items = list(value)
+        if items and all(
+            isinstance(item, dict) for item in items
+        ):  # of several annotators' choices, or several fields'
+            parts = [_look(item) for item in items]
+            if all(part.look is _Look.CHOICES for part in parts):
+                return _Cell(_Look.CHOICES, _unique(label for part in parts for label in part.values))
+        if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
+            return _Cell(why="is no list of labels")
+        return _Cell(_Look.LIST, tuple(map(str, items))) if items else _Cell()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _Cell(_Look.TEXT, (str(value),))
+    return _Cell(why="is neither a list of labels nor a delimited string")
+
+
+def _look_of_literal(text: str) -> _Cell:
+    """Return what a string is that looks like a list, a tuple, a set or an object."""
+    if len(text) > _MOST_CHARACTERS:
+        return _Cell(why=f"has {len(text)} characters, at most {_MOST_CHARACTERS} are read as a list")
+    if _VECTOR.fullmatch(text):
+        return _Cell(_Look.LIST, tuple(re.findall("[01]", text)))
+    for read in (json.loads, _python_list):
+        try:
+            return _look(read(text))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return _Cell(_Look.TEXT, (text,), why="looks like a list, and is none that JSON or Python reads")
+
+
+def _python_list(text: str) -> list[Any]:
+    """Return the items of a list, a tuple or a set as Python prints it, or of an array as numpy does, without commas.
+
+    Raises
+    ------
+    ValueError, SyntaxError
+        When there is anything in it but text and numbers.
+    """
+    items = []
+    for token in tokenize.generate_tokens(io.StringIO(text[1:-1]).readline):
+        if token.type in (tokenize.STRING, tokenize.NUMBER):
+            items.append(ast.literal_eval(token.string))
+        elif token.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER) and token.string != ",":
+            raise ValueError(f"{token.string!r} in a list")
+    return items
+
+
+def _format_of(
+    cells: Sequence[_Cell],
+    values: Sequence[Any],
+    codes: NDArray[np.int32],
+    columns: Columns,
+    column: str,
+    *,
+    delimiter: str,
+    named: bool,
+) -> LabelFormat:
+    looks: dict[_Look, list[int]] = {}
+    for code, cell in enumerate(cells):
+        if cell.look is not None and not cell.why:
+            looks.setdefault(cell.look, []).append(code)
+    if named:
+        return LabelFormat.MULTI_HOT
+    split = [code for code in looks.get(_Look.TEXT, []) if delimiter in cells[code].values[0]]
+    if _Look.LIST in looks and (split or _Look.CHOICES in looks):
+        others = split or looks[_Look.CHOICES]
+        first = np.unique(codes, return_index=True)[1]  # the first row of each
+        examples = [
+            f"{shown(values[code])} (row {columns.numbers[first[code]]}) is {cells[code].look}"
+            for code in (looks[_Look.LIST][0], *others[:1], *looks[_Look.LIST][1:], *others[1:])[:3]
+        ]
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"{columns.file}, column {column!r} holds labels in several formats: {', '.join(examples)}: write all in one, or"
+            " name it in dataset.columns.labelFormat and let dataset.onBadRow skip the others",
+        )
+    if _Look.CHOICES in looks:
+        return LabelFormat.CHOICES
+    found = LabelFormat.LIST if _Look.LIST in looks else LabelFormat.DELIMITED
+    filled = [code for look in looks.values() for code in look]
+    vectors = {_labels(cells[code], found, delimiter, None, unique=False)[0] for code in filled}
+    if len({len(vector) for vector in vectors}) == 1 and _is_vector(vectors):
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"{columns.file}, column {column!r}: {shown(values[filled[0]])} looks like a 0/1 vector over"
+            f" {len(next(iter(vectors)))} labels: give their names in dataset.columns.labelNames; if there is a column for each"
+            " label, name these in dataset.columns.indicators; if 0 and 1 are labels, set dataset.columns.labelFormat",
+        )
+    return found
+
+
+def _is_vector(sets: set[tuple[str, ...]]) -> bool:
+    return all(len(labels) > 1 and {"0", "1"} >= set(labels) for labels in sets)
+
+
+def _labels(
+    cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str] | None, *, unique: bool = True
+) -> tuple[tuple[str, ...], str]:
+    """Return the labels of a cell in this format, and what is wrong with it."""
+    values = cell.values
+    if cell.look is None:
+        return (), cell.why
+    if form is LabelFormat.MULTI_HOT:
+        if cell.look is _Look.TEXT:
+            values = tuple(re.findall(r"[^\s,;|]+", cell.values[0]))
+        names = names or ()
+        if len(values) != len(names) or not {"0", "1"} >= set(values):
+            return (), f"is no vector of {len(names)} times 0 or 1, as dataset.columns.labelNames has names"
+        return tuple(name for name, value in zip(names, values, strict=True) if value == "1"), ""
+    if cell.look is _Look.TEXT:
+        if form is LabelFormat.DELIMITED:
+            values = tuple(cell.values[0].split(delimiter))
+        elif form is LabelFormat.LIST and delimiter in cell.values[0]:
+            return (), "is no list"
+        why = "" if form is LabelFormat.SINGLE else cell.why
+    else:
+        expected = (
+            _Look.LIST if form is LabelFormat.LIST else _Look.CHOICES if form is LabelFormat.CHOICES else _Look.TEXT
+        )
+        why = "" if cell.look is expected else f"is {cell.look}, and dataset.columns.labelFormat is '{form}'"
+    return (_unique(values) if unique else tuple(map(str.strip, values))), why
+
+
+def _unique(labels: Any) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label for label in map(str.strip, labels) if label))

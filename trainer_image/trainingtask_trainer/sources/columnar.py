@@ -1,0 +1,52 @@
+"""Columnar files: parquet and arrow (also feather). Only the wanted columns are read."""
+
+from array import array
+from typing import Any
+
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.sources.columns import Columns, Wanted, positions_of
+from trainingtask_trainer.sources.data_files import DataFile
+
+
+def read_columnar(file: DataFile, wanted: Wanted | None) -> Columns:
+    """Return the wanted columns of a parquet or an arrow file; rows are counted from 1.
+
+    Raises
+    ------
+    UserError
+        When it is none, or a column is not there.
+    """
+    import pyarrow  # noqa: PLC0415 - text files need none of it
+
+    what = "a parquet" if file.kind == ".parquet" else "an arrow"
+    try:
+        with file.open_seekable() as opened:
+            table, names = (_parquet if file.kind == ".parquet" else _arrow)(opened, wanted, file.name)
+            cells = {key: table.column(name).to_pylist() for key, name in names.items()}
+    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
+            raise
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
+    return Columns(file.name, cells, array("q", range(1, table.num_rows + 1)))
+
+
+def _parquet(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[str, str]]:
+    import pyarrow.parquet  # noqa: PLC0415
+
+    with pyarrow.parquet.ParquetFile(opened) as parquet:
+        header = parquet.schema_arrow.names
+        names = {column: header[at] for column, at in positions_of(wanted, header, name).items()}
+        return parquet.read(columns=list(dict.fromkeys(names.values()))), names
+
+
+def _arrow(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[str, str]]:
+    """Read an arrow file, or a stream, which `datasets` writes under the same ending."""
+    import pyarrow.ipc  # noqa: PLC0415
+
+    is_file = opened.read(6) == b"ARROW1"
+    opened.seek(0)
+    with (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(opened) as reader:
+        header = reader.schema.names
+        names = {column: header[at] for column, at in positions_of(wanted, header, name).items()}
+        return reader.read_all().select(list(dict.fromkeys(names.values()))), names

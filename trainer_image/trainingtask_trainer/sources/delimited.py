@@ -1,0 +1,163 @@
+"""Delimited text: csv (RFC 4180: a quote in a quoted cell is written twice) and tsv, which has no quoting.
+
+A tab-separated file that was written by a csv writer has quotes around cells; it is read as such where every cell that
+begins with a quote is one in whole.
+"""
+
+import csv
+import io
+import itertools
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.sources import encoding
+from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, plain_name, positions_of, some
+from trainingtask_trainer.sources.data_files import DataFile
+
+SEPARATORS = (",", ";", "\t", "|")
+_BATCH = 50_000
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None, codec: str | None) -> Columns:
+    """Return the wanted columns of a delimited text file with a header line.
+
+    Parameters
+    ----------
+    file
+        The file.
+    wanted
+        Names of the columns.
+    separator, codec
+        As the task names them; None: found.
+
+    Raises
+    ------
+    UserError
+        When the encoding cannot be told, a column is not there, or no separator makes columns of the header.
+    """
+    csv.field_size_limit(sys.maxsize)  # a long text is no error
+    found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
+    separator = separator or ("\t" if file.kind == ".tsv" else _find_separator(file, found, wanted))
+    is_quoted = file.kind != ".tsv" or _has_quoted_cells(file, found, separator)
+    columns = Columns(file.name, {})
+    if codec is None and not found.startswith("utf-8"):
+        columns.notes.append(f"{file.name} was read as {found}")
+    try:
+        with open_text(file, found) as text:
+            quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
+            _read(wanted, columns, csv.reader(text, delimiter=separator, quoting=quoting, strict=True))
+    except UnicodeDecodeError as error:
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {found} text: {error}") from error
+    return columns
+
+
+@contextmanager
+def open_text(file: DataFile, codec: str) -> Iterator[io.TextIOWrapper]:
+    """Open a file as text, with its line ends as they are."""
+    with file.open() as binary, io.TextIOWrapper(binary, encoding=codec, newline="") as text:
+        yield text
+
+
+def _read(wanted: Wanted | None, columns: Columns, reader: Any) -> None:
+    header = next(reader, None)
+    if header is None:
+        raise UserError(Reason.INVALID_DATA, f"{columns.file} is empty")
+    header[0] = header[0].removeprefix("\ufeff")
+    positions = positions_of(wanted, header, columns.file)
+    columns.cells = {name: [] for name in positions}
+    for rows, numbers, error in _batches(reader):
+        if error:
+            columns.bad.append(BadRow(f"{columns.file}, row {reader.line_num}", error))
+        if set(map(len, rows)) - {len(header)}:
+            rows, numbers = _of_full_length(rows, numbers, header, columns)  # noqa: PLW2901
+        columns.numbers.extend(numbers)
+        for name, position in positions.items():
+            columns.cells[name].extend([row[position] for row in rows])
+
+
+def _batches(reader: Any) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
+    """Yield rows, their line numbers, and what is wrong with the row that comes after them."""
+    while True:
+        first = reader.line_num + 1
+        rows: list[list[str]] = []
+        error = ""
+        try:
+            rows.extend(itertools.islice(reader, _BATCH))  # those before an error stay
+        except csv.Error as problem:
+            error = str(problem)
+        if not rows and not error:
+            return
+        numbers: Sequence[int] = range(first, first + len(rows))
+        if error or reader.line_num != first + len(rows) - 1 or not all(rows):  # cells of several lines, blank lines
+            ends = itertools.accumulate(1 + sum(_line_breaks(cell) for cell in row) for row in rows)
+            numbers = [first - 1 + end for end in ends]
+            kept = [index for index, row in enumerate(rows) if row]
+            rows, numbers = [rows[index] for index in kept], [numbers[index] for index in kept]
+        yield rows, numbers, error
+
+
+def _line_breaks(cell: str) -> int:
+    return cell.count("\n") + cell.count("\r") - cell.count("\r\n")
+
+
+def _of_full_length(
+    rows: list[list[str]], numbers: Sequence[int], header: Sequence[str], columns: Columns
+) -> tuple[list[list[str]], Sequence[int]]:
+    full, kept = [], []
+    for row, number in zip(rows, numbers, strict=True):
+        if len(row) == len(header):
+            full.append(row)
+            kept.append(number)
+        else:
+            why = f"{len(row)} cells, and the header has {len(header)} columns ({some(header)})"
+            columns.bad.append(BadRow(f"{columns.file}, row {number}", why))
+    return full, kept
+
+
+def _find_separator(file: DataFile, codec: str, wanted: Wanted | None) -> str:
+    """Return the separator that makes the wanted columns out of the header."""
+    try:
+        with open_text(file, codec) as text:
+            line = text.readline().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
+    if not line.strip():
+        raise UserError(
+            Reason.INVALID_DATA, f"{file.name} is empty, or begins with a blank line where its header should be"
+        )
+
+    def columns_by(separator: str) -> list[str]:
+        return [plain_name(name) for name in next(csv.reader([line.strip("\r\n")], delimiter=separator))]
+
+    fitting = [
+        separator
+        for separator in SEPARATORS
+        if all(set(map(plain_name, names)) & set(columns_by(separator)) for names in wanted or ())
+    ]
+    if fitting:
+        return fitting[0]
+    return max(SEPARATORS, key=lambda separator: len(columns_by(separator)))  # its columns are named in the message
+
+
+def _has_quoted_cells(file: DataFile, codec: str, separator: str) -> bool:
+    """Return whether a tab-separated file was written with quotes: no cell that begins with one is anything else."""
+    found = False
+    try:
+        with open_text(file, codec) as text:
+            for line in text:
+                if '"' not in line:
+                    continue
+                for cell in line.rstrip("\r\n").split(separator):
+                    if cell.startswith('"'):
+                        if not _QUOTED.fullmatch(cell):
+                            return False
+                        found = True
+    except UnicodeDecodeError as error:
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
+    return found

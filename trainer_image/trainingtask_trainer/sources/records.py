@@ -1,0 +1,114 @@
+"""JSON: a file with one object per line (jsonl), and a file that holds one array of objects (json)."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.sources import encoding
+from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, plain_name, positions_of
+from trainingtask_trainer.sources.data_files import DataFile
+from trainingtask_trainer.sources.delimited import open_text
+
+_ABSENT = object()
+
+
+def read_json_lines(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
+    """Return the wanted keys of a file with one JSON object per line; a key that a line lacks is null.
+
+    Raises
+    ------
+    UserError
+        When the encoding cannot be told, or no object has a wanted key.
+    """
+    found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
+    columns = Columns(file.name, {names[0]: [] for names in wanted})
+    lines = _lines(file, found, columns)
+    return _collect(lines, wanted, columns)
+
+
+def _lines(file: DataFile, codec: str, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+    with open_text(file, codec) as text:
+        for number, line in enumerate(text, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.removeprefix("\ufeff") if number == 1 else line)
+            except json.JSONDecodeError as error:
+                columns.bad.append(BadRow(f"{columns.file}, row {number}", f"not JSON: {error}"))
+                continue
+            if not isinstance(row, dict):
+                columns.bad.append(BadRow(f"{columns.file}, row {number}", "not a JSON object"))
+                continue
+            try:
+                if "\\u" in line:  # JSON can write half of a surrogate pair, which is no character
+                    json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError as error:
+                columns.bad.append(BadRow(f"{columns.file}, row {number}", f"not Unicode text: {error}"))
+                continue
+            yield number, row
+
+
+def read_json(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
+    """Return the wanted keys of the objects in a file that holds one JSON array; rows are counted from 1.
+
+    Raises
+    ------
+    UserError
+        When it does not, the encoding cannot be told, or no object has a wanted key.
+    """
+    found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
+    with open_text(file, found) as text:
+        try:
+            rows = json.load(text)
+        except json.JSONDecodeError as error:
+            hint = "; a file with one object per line ends in .jsonl" if error.msg == "Extra data" else ""
+            raise UserError(Reason.INVALID_DATA, f"{file.name} is not JSON: {error}{hint}") from error
+    if not isinstance(rows, list):
+        raise UserError(Reason.INVALID_DATA, f"{file.name} holds no JSON array of objects, but {_kind(rows)}")
+    columns = Columns(file.name, {names[0]: [] for names in wanted})
+
+    def objects() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, row in enumerate(rows, start=1):
+            if isinstance(row, dict):
+                yield number, row
+            else:
+                columns.bad.append(BadRow(f"{columns.file}, row {number}", "not a JSON object"))
+
+    return _collect(objects(), wanted, columns)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"an object with the keys {', '.join(map(repr, list(value)[:5]))}"
+    return f"a {type(value).__name__}"
+
+
+def _collect(rows: Iterator[tuple[int, dict[str, Any]]], wanted: Wanted, columns: Columns) -> Columns:
+    seen: dict[str, None] = {}
+    missing = {names[0]: names for names in wanted}
+    for number, row in rows:
+        columns.numbers.append(number)
+        for names in wanted:
+            key = names[0]
+            value = row[key] if key in row else _by_other_name(row, names)
+            if value is _ABSENT:
+                columns.cells[key].append(None)
+            else:
+                columns.cells[key].append(value)
+                missing.pop(key, None)
+        if missing:
+            seen.update(dict.fromkeys(row))
+    if missing and len(columns):
+        positions_of(list(missing.values()), list(seen), columns.file)
+    return columns
+
+
+def _by_other_name(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+    """Return the value of a key that differs from one of the names in case and blanks alone."""
+    for name in map(plain_name, names):
+        found = [key for key in row if plain_name(key) == name]
+        if len(found) == 1:
+            return row[found[0]]
+    return _ABSENT
