@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
 
-.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-reading bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -56,6 +56,9 @@ reference: crd ## Write docs/reference and the next steps of docs/reasons.md fro
 
 results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need be, and write it (hours on two cores)
 	$(BIN)/python benchmarks/results/make_results.py
+
+bench-reading: $(VENV)/ready ## Read tables of up to 5,000,000 rows beside pyarrow's csv reader (ten minutes, 6 GiB)
+	$(BIN)/python benchmarks/reading/bench.py $(BENCH)
 
 bench-classical: $(VENV)/ready ## Classical models against plain scikit-learn on GoEmotions (half an hour on two cores)
 	$(BIN)/python benchmarks/classical/bench.py

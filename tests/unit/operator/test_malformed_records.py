@@ -211,7 +211,7 @@ async def test_a_malformed_finished_task_ends_no_loop(mutations: list[tuple[int,
     for _ in range(20):
         await asyncio.sleep(0)
     assert not running.done()
-    assert not manager.backfill._unchecked
+    assert not manager.backfill._pending
     running.cancel()
 
 

@@ -1,5 +1,6 @@
 """The protocol of data sets, and the rows that they return."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,8 @@ class Dataset(Protocol):
 def encode_multi_hot(rows: Iterable[Sequence[int]], labels: int) -> LabelMatrix:
     """Return the label indexes of each row as a 0/1 matrix of shape [rows, labels]."""
     rows = list(rows)
+    lengths = np.fromiter(map(len, rows), dtype=np.intp, count=len(rows))
+    columns = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.intp, count=int(lengths.sum()))
     matrix = np.zeros((len(rows), labels), dtype=np.uint8)
-    for row, indexes in enumerate(rows):
-        matrix[row, list(indexes)] = 1
+    matrix[np.repeat(np.arange(len(rows)), lengths), columns] = 1
     return matrix

@@ -219,24 +219,26 @@ def _format_of(
         return LabelFormat.CHOICES
     found = LabelFormat.LIST if _Look.LIST in looks else LabelFormat.DELIMITED
     filled = [code for look in looks.values() for code in look]
-    vectors = {_labels(cells[code], found, delimiter, None, unique=False)[0] for code in filled}
-    if len({len(vector) for vector in vectors}) == 1 and _is_vector(vectors):
+    width = len(_split(cells[filled[0]], delimiter)) if filled else 0
+    if width > 1 and all(_is_vector(_split(cells[code], delimiter), width) for code in filled):
         raise UserError(
             Reason.INVALID_DATA,
             f"{columns.file}, column {column!r}: {shown(values[filled[0]])} looks like a 0/1 vector over"
-            f" {len(next(iter(vectors)))} labels: give their names in dataset.columns.labelNames; if there is a column for each"
+            f" {width} labels: give their names in dataset.columns.labelNames; if there is a column for each"
             " label, name these in dataset.columns.indicators; if 0 and 1 are labels, set dataset.columns.labelFormat",
         )
     return found
 
 
-def _is_vector(sets: set[tuple[str, ...]]) -> bool:
-    return all(len(labels) > 1 and {"0", "1"} >= set(labels) for labels in sets)
+def _split(cell: _Cell, delimiter: str) -> tuple[str, ...]:
+    return tuple(cell.values[0].split(delimiter)) if cell.look is _Look.TEXT else cell.values
 
 
-def _labels(
-    cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str] | None, *, unique: bool = True
-) -> tuple[tuple[str, ...], str]:
+def _is_vector(values: tuple[str, ...], width: int) -> bool:
+    return len(values) == width and {"0", "1"} >= set(map(str.strip, values))
+
+
+def _labels(cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
     """Return the labels of a cell in this format, and what is wrong with it."""
     values = cell.values
     if cell.look is None:
@@ -250,7 +252,7 @@ def _labels(
         return tuple(name for name, value in zip(names, values, strict=True) if value == "1"), ""
     if cell.look is _Look.TEXT:
         if form is LabelFormat.DELIMITED:
-            values = tuple(cell.values[0].split(delimiter))
+            values = _split(cell, delimiter)
         elif form is LabelFormat.LIST and delimiter in cell.values[0]:
             return (), "is no list"
         why = "" if form is LabelFormat.SINGLE else cell.why
@@ -259,7 +261,7 @@ def _labels(
             _Look.LIST if form is LabelFormat.LIST else _Look.CHOICES if form is LabelFormat.CHOICES else _Look.TEXT
         )
         why = "" if cell.look is expected else f"is {cell.look}, and dataset.columns.labelFormat is '{form}'"
-    return (_unique(values) if unique else tuple(map(str.strip, values))), why
+    return _unique(values), why
 
 
 def _unique(labels: Any) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources import encoding
+from trainingtask_trainer.sources.arrow_csv import read_plain_csv
 from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, plain_name, positions_of, some
 from trainingtask_trainer.sources.data_files import DataFile
 
@@ -45,6 +46,9 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
     found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
     separator = separator or ("\t" if file.kind == ".tsv" else _find_separator(file, found, wanted))
     is_quoted = file.kind != ".tsv" or _has_quoted_cells(file, found, separator)
+    plain = found.startswith("utf-8") and read_plain_csv(file, wanted, separator, is_quoted=is_quoted)
+    if plain:
+        return plain
     columns = Columns(file.name, {})
     if codec is None and not found.startswith("utf-8"):
         columns.notes.append(f"{file.name} was read as {found}")
@@ -52,6 +56,8 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
         with open_text(file, found) as text:
             quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
             _read(wanted, columns, csv.reader(text, delimiter=separator, quoting=quoting, strict=True))
+    except csv.Error as error:  # in the header; of later rows each is counted
+        raise UserError(Reason.INVALID_DATA, f"{file.name}, header: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {found} text: {error}") from error
     return columns

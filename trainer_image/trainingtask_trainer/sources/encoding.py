@@ -14,6 +14,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 
 _BLOCK = 1 << 20
+_MIN_UTF16_NULS = 0.05  # of all bytes at the start of a file, whose header is ASCII for the most part
 _PUNCTUATION = "‘’‚“”„…–—•·°§€£©®™²½«»‹›\xa0"  # noqa: RUF001 - as they are written
 _ALPHABETS = {
     "French": "àâæçéèêëîïôœùûü",
@@ -50,11 +51,18 @@ def detect(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: st
     for bom, encoding in _BOMS:
         if start.startswith(bom):
             return encoding
-    if b"\0" in start:
-        # ASCII in UTF-16 has a NUL in every other byte: in the second one where the low byte comes first.
-        return _checked(open_binary, "utf-16-le" if start[1::2].count(0) >= start[::2].count(0) else "utf-16-be", name)
+    # ASCII in UTF-16 has a NUL in every other byte: in the second one where the low byte comes first.
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if min(even, odd) == 0 and max(even, odd) > len(start) * _MIN_UTF16_NULS:
+        utf16 = "utf-16-le" if odd else "utf-16-be"
+        if _decodes(open_binary, utf16):
+            return utf16
     if _decodes(open_binary, "utf-8"):
         return "utf-8"
+    if even or odd:
+        raise UserError(
+            Reason.INVALID_DATA, f"{name} holds NUL bytes and is neither UTF-8 nor UTF-16: it is not a text file"
+        )
     return _single_byte(open_binary, name)
 
 
@@ -81,12 +89,6 @@ def _decodes(open_binary: Callable[[], AbstractContextManager[BinaryIO]], encodi
         except UnicodeDecodeError:
             return False
     return True
-
-
-def _checked(open_binary: Callable[[], AbstractContextManager[BinaryIO]], encoding: str, name: str) -> str:
-    if not _decodes(open_binary, encoding):
-        raise UserError(Reason.INVALID_DATA, f"{name} holds NUL bytes and is not UTF-16 either: it is not a text file")
-    return encoding
 
 
 def _single_byte(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> str:

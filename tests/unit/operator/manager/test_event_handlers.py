@@ -99,7 +99,7 @@ async def test_a_standby_enqueues_unfinished_tasks_once_it_leads(
     assert await drain(manager.queue) == []
     manager.on_started_leading()
     assert await drain(manager.queue) == ["open"]
-    assert list(manager.backfill._unchecked) == [("n", "over")], "the history is queried first"
+    assert list(manager.backfill._pending) == [("n", "over")], "the history is queried first"
 
 
 async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager) -> None:

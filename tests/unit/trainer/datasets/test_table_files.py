@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from support import specs
 from trainingtask_api.dataset import Dataset
@@ -21,6 +23,9 @@ from trainingtask_trainer.datasets.table import Table
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pipeline import train
 from trainingtask_trainer.reporting.reporter import Reporter
+from trainingtask_trainer.sources import delimited as delimited_module
+from trainingtask_trainer.sources.data_files import DataFile
+from trainingtask_trainer.sources.delimited import read_delimited
 from trainingtask_trainer.volumes import Volumes
 
 ROWS = [("one, two", "a;b"), ('say "three"', "b"), ("vier für fünf", ""), ("five", "a")]
@@ -291,3 +296,41 @@ def test_hundreds_of_notes_fit_into_the_results(tmp_path: Path) -> None:
     assert "and 97 more files" in results.warnings[0]
     assert results.warnings[1].startswith("3000 of 3900 rows cannot be read and were skipped: ")
     assert results.warnings[1].endswith("...")
+
+
+CELL = st.text(alphabet='ab",;\n\r\t\x00 é', max_size=6)
+
+
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.lists(CELL, min_size=2, max_size=2), max_size=4),
+    is_written=st.booleans(),
+    end=st.sampled_from(["\n", "\r\n", ""]),
+    ending=st.sampled_from(["csv", "tsv"]),
+)
+def test_pyarrow_reads_what_pythons_csv_module_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[list[str]], is_written: bool, end: str, ending: str
+) -> None:
+    """Rows as a csv writer quotes them, and the same characters in no order at all."""
+    separator = "," if ending == "csv" else "\t"
+    text = io.StringIO(newline="")
+    text.write(f"a{separator}b\n")
+    if is_written:
+        csv.writer(text, delimiter=separator, lineterminator=end or "\n").writerows(rows)
+    else:
+        text.write((end or "\n").join(separator.join(row) for row in rows) + end)
+    path = tmp_path / f"d.{ending}"
+    path.write_bytes(text.getvalue().encode())
+    wanted = [("a",), ("b",)]
+
+    def read() -> object:
+        try:
+            found = read_delimited(DataFile(path), wanted, separator, None)
+        except UserError as error:
+            return error.message
+        return found.cells, list(found.numbers), found.bad
+
+    fast = read()
+    with monkeypatch.context() as patch:
+        patch.setattr(delimited_module, "read_plain_csv", lambda *_, **__: None)
+        assert read() == fast
