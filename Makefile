@@ -40,7 +40,7 @@ bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 run
 screenshots: $(VENV)/ready ## Pictures of the runs pages, in screenshots/
 	$(BIN)/python hack/screenshots.py
 
-lint: $(VENV)/ready ## Format, lint, check types and which room imports which
+lint: $(VENV)/ready ## Format, lint, check types and imports
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 bench-trainer: $(VENV)/ready ## Time the transformers' training against padded batches
