@@ -23,7 +23,11 @@ from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources.columns import BadRow, Columns, shown
 
 _MOST_CHARACTERS = 100_000  # of a cell that is parsed as a list
-_VECTOR = re.compile(r"\[\s*[01]\.?(?:[\s,]+[01]\.?)*\s*\]")  # as numpy prints one, too
+_VECTOR = re.compile(r"\[\s*[01](?:\.0*)?(?:[\s,]+[01](?:\.0*)?)*\s*\]")  # as numpy prints one, too
+_NUMBERS = re.compile(r"[^\s,;|]+")
+_EMPTY = ("", "set()", "frozenset()")
+_WRAPPED = re.compile(r"(?:frozenset|array|Index)\(([\[({].*?[\])}])(?:, dtype=.*)?\)", re.DOTALL)
+_SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")  # as numpy 2 prints the items of a list
 
 
 class _Look(StrEnum):
@@ -100,11 +104,12 @@ def parse_labels(
         When the cells look like several formats, or like 0/1 vectors whose names are not given.
     """
     codes, values = _factorize(columns.cells[column])
-    cells = [_look(value) for value in values]
+    # A single label is taken as it is; everything else may be a list that is written as text.
+    cells = [_look(value, is_literal=form is not LabelFormat.SINGLE) for value in values]
     found = form or _format_of(cells, values, codes, columns, column, delimiter=delimiter, named=names is not None)
     sets, bad_codes = [], {}
     for code, cell in enumerate(cells):
-        labels, why = _labels(cell, found, delimiter, names)
+        labels, why = _labels(cell, found, delimiter, names, is_named=form is not None)
         sets.append(labels)
         if why:
             bad_codes[code] = f"{shown(values[code])} {why}"
@@ -127,12 +132,15 @@ def _factorize(cells: Sequence[Any]) -> tuple[NDArray[np.int32], list[Any]]:
     return codes, [cells[row] for row in first]
 
 
-def _look(value: Any) -> _Cell:
-    if value is None or (isinstance(value, str) and not value.strip()):
+def _look(value: Any, *, is_literal: bool = True) -> _Cell:
+    if value is None or value != value or (isinstance(value, str) and value.strip() in _EMPTY):  # noqa: PLR0124 - NaN
         return _Cell()
     if isinstance(value, str):
         text = value.strip()
-        return _look_of_literal(text) if text[0] in "[({" and text[-1] in "])}" else _Cell(_Look.TEXT, (text,))
+        wrapped = _WRAPPED.fullmatch(text)
+        text = _SCALAR.sub(r"\1", wrapped[1] if wrapped else text)
+        is_literal = is_literal and text[0] in "[({" and text[-1] in "])}"
+        return _look_of_literal(text) if is_literal else _Cell(_Look.TEXT, (text,))
     if isinstance(value, dict):
         choices = value.get("choices")
         choices = [choices] if isinstance(choices, str) else choices
@@ -140,19 +148,30 @@ def _look(value: Any) -> _Cell:
             return _Cell(_Look.CHOICES, _unique(choices))
         return _Cell(why="is no list of labels")
     if isinstance(value, list | tuple | set | frozenset):
-        items = list(value)
-        if items and all(
-            isinstance(item, dict) for item in items
-        ):  # of several annotators' choices, or several fields'
-            parts = [_look(item) for item in items]
-            if all(part.look is _Look.CHOICES for part in parts):
-                return _Cell(_Look.CHOICES, _unique(label for part in parts for label in part.values))
-        if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
-            return _Cell(why="is no list of labels")
-        return _Cell(_Look.LIST, tuple(map(str, items))) if items else _Cell()
-    if isinstance(value, int) and not isinstance(value, bool):
+        return _look_of_list(list(value))
+    if isinstance(value, int):
         return _Cell(_Look.TEXT, (str(value),))
+    if isinstance(value, float) and value.is_integer():
+        return _Cell(_Look.TEXT, (str(int(value)),))
     return _Cell(why="is neither a list of labels nor a delimited string")
+
+
+def _look_of_list(items: list[Any]) -> _Cell:
+    if items and all(isinstance(item, dict) for item in items):  # choices of several annotators, or of several fields
+        parts = [_look(item) for item in items]
+        if all(part.look is _Look.CHOICES for part in parts):
+            return _Cell(_Look.CHOICES, _unique(label for part in parts for label in part.values))
+    values = []
+    for item in items:
+        if isinstance(item, bool) or (isinstance(item, float) and item.is_integer()):
+            values.append(str(int(item)))
+        elif isinstance(item, str | int):
+            values.append(str(item))
+        else:
+            return _Cell(why="is no list of labels")
+    if any("\ud800" <= character <= "\udfff" for value in values for character in value):
+        return _Cell(why="is not Unicode text")  # JSON can write half of a surrogate pair
+    return _Cell(_Look.LIST, tuple(values)) if values else _Cell()
 
 
 def _look_of_literal(text: str) -> _Cell:
@@ -160,13 +179,16 @@ def _look_of_literal(text: str) -> _Cell:
     if len(text) > _MOST_CHARACTERS:
         return _Cell(why=f"has {len(text)} characters, at most {_MOST_CHARACTERS} are read as a list")
     if _VECTOR.fullmatch(text):
-        return _Cell(_Look.LIST, tuple(re.findall("[01]", text)))
+        return _Cell(_Look.LIST, tuple(re.findall(r"(?<![\d.])[01]", text)))
     for read in (json.loads, _python_list):
         try:
             return _look(read(text))
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
             continue
-    return _Cell(_Look.TEXT, (text,), why="looks like a list, and is none that JSON or Python reads")
+    why = (
+        "looks like a list, and is none that JSON or Python reads: quote its items, or set dataset.columns.labelFormat"
+    )
+    return _Cell(_Look.TEXT, (text,), why=why)
 
 
 def _python_list(text: str) -> list[Any]:
@@ -174,13 +196,17 @@ def _python_list(text: str) -> list[Any]:
 
     Raises
     ------
-    ValueError, SyntaxError
+    ValueError, SyntaxError, tokenize.TokenError
         When there is anything in it but text and numbers.
     """
     items = []
-    for token in tokenize.generate_tokens(io.StringIO(text[1:-1]).readline):
+    end = (0, 0)
+    for token in tokenize.generate_tokens(io.StringIO(" ".join(text[1:-1].split())).readline):
         if token.type in (tokenize.STRING, tokenize.NUMBER):
+            if token.start == end:
+                raise ValueError(f"nothing between items before {token.string!r}")  # such as 01
             items.append(ast.literal_eval(token.string))
+            end = token.end
         elif token.type not in (tokenize.NEWLINE, tokenize.NL, tokenize.ENDMARKER) and token.string != ",":
             raise ValueError(f"{token.string!r} in a list")
     return items
@@ -219,11 +245,14 @@ def _format_of(
         return LabelFormat.CHOICES
     found = LabelFormat.LIST if _Look.LIST in looks else LabelFormat.DELIMITED
     filled = [code for look in looks.values() for code in look]
-    width = len(_split(cells[filled[0]], delimiter)) if filled else 0
-    if width > 1 and all(_is_vector(_split(cells[code], delimiter), width) for code in filled):
+    vectors = [vector for code in filled if (vector := _vector_in(cells[code]))]
+    widths = {len(vector) for vector in vectors}
+    # A label set has no label twice.
+    if any(len(vector) > len(set(vector)) for vector in vectors) or (len(vectors) == len(filled) and len(widths) == 1):
+        width = max(widths)
         raise UserError(
             Reason.INVALID_DATA,
-            f"{columns.file}, column {column!r}: {shown(values[filled[0]])} looks like a 0/1 vector over"
+            f"{columns.file}, column {column!r}: {shown(values[next(code for code in filled if _vector_in(cells[code]))])} looks like a 0/1 vector over"
             f" {width} labels: give their names in dataset.columns.labelNames; if there is a column for each"
             " label, name these in dataset.columns.indicators; if 0 and 1 are labels, set dataset.columns.labelFormat",
         )
@@ -234,18 +263,22 @@ def _split(cell: _Cell, delimiter: str) -> tuple[str, ...]:
     return tuple(cell.values[0].split(delimiter)) if cell.look is _Look.TEXT else cell.values
 
 
-def _is_vector(values: tuple[str, ...], width: int) -> bool:
-    return len(values) == width and {"0", "1"} >= set(map(str.strip, values))
+def _vector_in(cell: _Cell) -> tuple[str, ...]:
+    """Return the 0s and 1s of a cell that holds two or more and nothing else."""
+    values = tuple(_NUMBERS.findall(cell.values[0])) if cell.look is _Look.TEXT else cell.values
+    return values if len(values) > 1 and {"0", "1"} >= set(values) else ()
 
 
-def _labels(cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str] | None) -> tuple[tuple[str, ...], str]:
+def _labels(
+    cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str] | None, *, is_named: bool
+) -> tuple[tuple[str, ...], str]:
     """Return the labels of a cell in this format, and what is wrong with it."""
     values = cell.values
     if cell.look is None:
         return (), cell.why
     if form is LabelFormat.MULTI_HOT:
         if cell.look is _Look.TEXT:
-            values = tuple(re.findall(r"[^\s,;|]+", cell.values[0]))
+            values = tuple(_NUMBERS.findall(cell.values[0]))
         names = names or ()
         if len(values) != len(names) or not {"0", "1"} >= set(values):
             return (), f"is no vector of {len(names)} times 0 or 1, as dataset.columns.labelNames has names"
@@ -255,7 +288,8 @@ def _labels(cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str]
             values = _split(cell, delimiter)
         elif form is LabelFormat.LIST and delimiter in cell.values[0]:
             return (), "is no list"
-        why = "" if form is LabelFormat.SINGLE else cell.why
+        # Where the task says that cells are text, one that is no list after all is text.
+        why = "" if is_named and form in (LabelFormat.SINGLE, LabelFormat.DELIMITED) else cell.why
     else:
         expected = (
             _Look.LIST if form is LabelFormat.LIST else _Look.CHOICES if form is LabelFormat.CHOICES else _Look.TEXT

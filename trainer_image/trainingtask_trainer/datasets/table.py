@@ -28,6 +28,7 @@ from trainingtask_trainer.volumes import resolve_path
 
 _LABEL_COLUMNS = ("labels", "label")
 _SHOWN_ROWS = 10
+_NULLS = ("nan", "none", "null", "na", "n/a", "<na>", "\\n")
 
 
 @dataclass
@@ -87,6 +88,8 @@ class Table:
         splits = {split: _split(parts, names) for split, parts in read.items()}
         _check_labels(read, splits, names, spec.top_labels, columns)
         notes += _unseen_labels(read, names)
+        if odd := [name for name in names if name.casefold() in _NULLS]:
+            notes.append(f"labels {some(odd)} look like missing values: leave the cells empty if they are")
         return RawData(names, splits["train"], splits.get("validation"), splits.get("test"), warnings=tuple(notes))
 
 

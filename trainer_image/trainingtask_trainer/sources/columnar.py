@@ -1,5 +1,6 @@
 """Columnar files: parquet and arrow (also feather). Only the wanted columns are read."""
 
+import json
 from array import array
 from typing import Any
 
@@ -23,12 +24,27 @@ def read_columnar(file: DataFile, wanted: Wanted | None) -> Columns:
     try:
         with file.open_seekable() as opened:
             table, names = (_parquet if file.kind == ".parquet" else _arrow)(opened, wanted, file.name)
-            cells = {key: table.column(name).to_pylist() for key, name in names.items()}
+            cells = {key: _name_labels(table.column(name).to_pylist(), table, name) for key, name in names.items()}
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
             raise
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
     return Columns(file.name, cells, array("q", range(1, table.num_rows + 1)))
+
+
+def _name_labels(cells: list[Any], table: Any, column: str) -> list[Any]:
+    """Return cells with the names of labels for their numbers, where `datasets` has put them into the schema."""
+    try:
+        feature = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][column]
+        names = feature.get("names") or feature["feature"]["names"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return cells
+    index = dict(enumerate(names))  # -1 stands for no label
+
+    def name_of(cell: Any) -> Any:
+        return [index[item] for item in cell if item in index] if isinstance(cell, list) else index.get(cell)
+
+    return [name_of(cell) for cell in cells]
 
 
 def _parquet(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[str, str]]:

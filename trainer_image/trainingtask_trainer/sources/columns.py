@@ -96,6 +96,11 @@ def positions_of(wanted: Wanted | None, header: Sequence[str], file: str) -> dic
     plain = [plain_name(name) for name in header]
     found = {}
     for names in wanted:
+        if len(there := [name for name in names if plain_name(name) in plain]) > 1:
+            raise UserError(
+                Reason.INVALID_DATA,
+                f"{file} has the columns {some(there)}: name the one to read in dataset.columns.labels",
+            )
         for name in names:
             same = header if name in header else plain
             count = same.count(name if same is header else plain_name(name))

@@ -29,7 +29,8 @@ _SPLITS = {
     "evaluation": "test",
 }
 # As the hub and Spark number the parts of a split: train-00000-of-00002, part-00000-<uuid>-c000.
-_OF = re.compile(r"(?P<name>.*?)[-_.]?(?P<part>\d{1,6})-of-(?P<parts>\d{1,6})")
+_OF = re.compile(r"(?P<name>.*?)[-_.]?(?P<part>\d{1,6})-of-(?P<parts>\d{1,6})(?:-[0-9a-f]{8,40})?")
+_NUMBERED = re.compile(r"(?P<name>[a-z]+)[-_.]?\d{1,8}", re.ASCII)
 _PART = re.compile(r"(?:part|shard|chunk|data)[-_.]?\d.*|\d{1,8}", re.ASCII)
 
 
@@ -103,6 +104,13 @@ def reading(file: DataFile) -> Iterator[None]:
     """Turn what a damaged compressed file raises into a UserError."""
     try:
         yield
+    except (RuntimeError, NotImplementedError) as error:
+        if file.member is None:
+            raise
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"{file.name} cannot be unpacked: {error}: write the archive with deflate and no password",
+        ) from error
     except (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is damaged: {error}") from error
     except OSError as error:
@@ -130,7 +138,7 @@ def files_of(path: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
         found, folder = _members(path), str(path)
     else:
         found, folder = _entries(path), str(path)
-    known = [file for file in found if file.kind in KINDS]
+    known = [file for file in found if file.kind in KINDS and not _is_marker(file)]
     splits: dict[str, list[DataFile]] = {}
     for file in known:
         split = _split_of(file, path)
@@ -148,6 +156,9 @@ def files_of(path: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
         )
     for split, files in splits.items():
         _check_parts(folder, split, files)
+        splits[split] = [
+            file for file in files if file.member or file.path.stat().st_size
+        ] or files  # Spark's empty parts
     used = {file for files in splits.values() for file in files}
     return splits, [_relative(file, path) for file in found if file not in used and not _is_marker(file)]
 
@@ -182,22 +193,33 @@ def _is_hidden(path: Path) -> bool:
 def _is_marker(file: DataFile) -> bool:
     """Return whether a file is what other tools write beside rows: `_SUCCESS`, `_metadata`, a description."""
     name = Path(file.member or file.path.name).name
-    return name.startswith("_") or name in ("README.md", "dataset_infos.json", "dataset_info.json", "state.json")
+    return name.startswith("_") or name in (
+        "README.md",
+        "dataset_infos.json",
+        "dataset_info.json",
+        "dataset_dict.json",
+        "state.json",
+    )
 
 
 def _split_of(file: DataFile, root: Path) -> str | None:
     if _is_marker(file):
         return None
     inside = Path(file.member) if file.member else file.path.relative_to(root)
-    numbered = _OF.fullmatch(file.stem)
+    numbered = _OF.fullmatch(file.stem) or _NUMBERED.fullmatch(file.stem)
     name = numbered["name"] if numbered else file.stem
     if name in _SPLITS:
         return _SPLITS[name]
-    return _SPLITS.get(inside.parts[-2].lower()) if len(inside.parts) > 1 and _is_part(file) else None
+    return _SPLITS.get(inside.parts[-2].lower()) if len(inside.parts) > 1 else None
 
 
 def _is_part(file: DataFile) -> bool:
-    return not _is_marker(file) and bool(_PART.fullmatch(file.stem) or _OF.fullmatch(file.stem))
+    return not _is_marker(file) and bool(_PART.fullmatch(file.stem) or _OF.fullmatch(file.stem) or _is_numbered(file))
+
+
+def _is_numbered(file: DataFile) -> bool:
+    numbered = _NUMBERED.fullmatch(file.stem)
+    return numbered is not None and numbered["name"] in _SPLITS
 
 
 def _check_parts(folder: str, split: str, files: Sequence[DataFile]) -> None:

@@ -77,17 +77,22 @@ def _read(wanted: Wanted | None, columns: Columns, reader: Any) -> None:
     header[0] = header[0].removeprefix("\ufeff")
     positions = positions_of(wanted, header, columns.file)
     columns.cells = {name: [] for name in positions}
-    for rows, numbers, error in _batches(reader):
+    for rows, numbers, error in _batches(reader, columns.file):
         if error:
             columns.bad.append(BadRow(f"{columns.file}, row {reader.line_num}", error))
         if set(map(len, rows)) - {len(header)}:
             rows, numbers = _of_full_length(rows, numbers, header, columns)  # noqa: PLW2901
+        if header in rows or not all(map(any, rows)):  # what `cat` leaves of other files; what Excel leaves at the end
+            repeated = [number for row, number in zip(rows, numbers, strict=True) if row == header]
+            columns.bad.extend(BadRow(f"{columns.file}, row {number}", "repeats the header") for number in repeated)
+            kept = [index for index, row in enumerate(rows) if any(row) and row != header]
+            rows, numbers = [rows[index] for index in kept], [numbers[index] for index in kept]  # noqa: PLW2901
         columns.numbers.extend(numbers)
         for name, position in positions.items():
             columns.cells[name].extend([row[position] for row in rows])
 
 
-def _batches(reader: Any) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
+def _batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
     """Yield rows, their line numbers, and what is wrong with the row that comes after them."""
     while True:
         first = reader.line_num + 1
@@ -97,6 +102,15 @@ def _batches(reader: Any) -> Iterator[tuple[list[list[str]], Sequence[int], str]
             rows.extend(itertools.islice(reader, _BATCH))  # those before an error stay
         except csv.Error as problem:
             error = str(problem)
+            start = first + sum(1 + sum(map(_line_breaks, row)) for row in rows)
+            if reader.line_num > start:  # also where bad rows are skipped: nobody knows how many these are
+                raise UserError(
+                    Reason.INVALID_DATA,
+                    f"{file}, row {start}: a quote that opens here closes nowhere, or within a cell in row"
+                    f" {reader.line_num}: write each quote in a quoted cell twice",
+                ) from problem
+            if "expected after" in error:
+                error = "a quote closes before the cell ends: write a quote in a cell twice (a backslash is no escape)"
         if not rows and not error:
             return
         numbers: Sequence[int] = range(first, first + len(rows))
@@ -152,18 +166,36 @@ def _find_separator(file: DataFile, codec: str, wanted: Wanted | None) -> str:
 
 
 def _has_quoted_cells(file: DataFile, codec: str, separator: str) -> bool:
-    """Return whether a tab-separated file was written with quotes: no cell that begins with one is anything else."""
-    found = False
+    """Return whether a tab-separated file was written with quotes.
+
+    It was when each cell that begins with a quote is quoted in whole; else when its rows have as many cells as the header
+    with quotes, and have not without.
+    """
+    cells = [
+        cell
+        for line in _iter_lines(file, codec)
+        if '"' in line
+        for cell in line.rstrip("\r\n").split(separator)
+        if cell.startswith('"')
+    ]
+    if not cells or all(map(_QUOTED.fullmatch, cells)):
+        return bool(cells)
+    return not _is_uniform(file, codec, separator, csv.QUOTE_NONE) and _is_uniform(
+        file, codec, separator, csv.QUOTE_MINIMAL
+    )
+
+
+def _is_uniform(file: DataFile, codec: str, separator: str, quoting: Literal[0, 3]) -> bool:
+    rows = csv.reader(_iter_lines(file, codec), delimiter=separator, quoting=quoting, strict=True)
+    try:
+        return len({len(row) for row in rows if row}) == 1
+    except csv.Error:
+        return False
+
+
+def _iter_lines(file: DataFile, codec: str) -> Iterator[str]:
     try:
         with open_text(file, codec) as text:
-            for line in text:
-                if '"' not in line:
-                    continue
-                for cell in line.rstrip("\r\n").split(separator):
-                    if cell.startswith('"'):
-                        if not _QUOTED.fullmatch(cell):
-                            return False
-                        found = True
+            yield from text
     except UnicodeDecodeError as error:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
-    return found

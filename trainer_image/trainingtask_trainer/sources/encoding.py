@@ -70,7 +70,7 @@ def named(codec: str) -> str:
     """Return the codec of this name; raise UserError when there is none for text."""
     try:
         if codecs.lookup(codec)._is_text_encoding:
-            return codec
+            return "utf-8-sig" if codecs.lookup(codec).name == "utf-8" else codec
     except LookupError:
         pass
     raise UserError(

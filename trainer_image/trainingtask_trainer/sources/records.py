@@ -35,19 +35,24 @@ def _lines(file: DataFile, codec: str, columns: Columns) -> Iterator[tuple[int, 
                 continue
             try:
                 row = json.loads(line.removeprefix("\ufeff") if number == 1 else line)
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 columns.bad.append(BadRow(f"{columns.file}, row {number}", f"not JSON: {error}"))
                 continue
             if not isinstance(row, dict):
                 columns.bad.append(BadRow(f"{columns.file}, row {number}", "not a JSON object"))
                 continue
-            try:
-                if "\\u" in line:  # JSON can write half of a surrogate pair, which is no character
-                    json.dumps(row, ensure_ascii=False).encode()
-            except UnicodeEncodeError as error:
-                columns.bad.append(BadRow(f"{columns.file}, row {number}", f"not Unicode text: {error}"))
-                continue
-            yield number, row
+            if "\\u" not in line or _is_unicode(row, number, columns):
+                yield number, row
+
+
+def _is_unicode(row: dict[str, Any], number: int, columns: Columns) -> bool:
+    """Return whether a row can be encoded: JSON can write half of a surrogate pair, which is no character."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        columns.bad.append(BadRow(f"{columns.file}, row {number}", f"not Unicode text: {error}"))
+        return False
+    return True
 
 
 def read_json(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
@@ -60,19 +65,24 @@ def read_json(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
     """
     found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
     with open_text(file, found) as text:
-        try:
-            rows = json.load(text)
-        except json.JSONDecodeError as error:
-            hint = "; a file with one object per line ends in .jsonl" if error.msg == "Extra data" else ""
-            raise UserError(Reason.INVALID_DATA, f"{file.name} is not JSON: {error}{hint}") from error
+        content = text.read().removeprefix("\ufeff")
+    try:
+        rows = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":  # an object in each line
+            return read_json_lines(file, wanted, codec)
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not JSON: {error}") from error
     if not isinstance(rows, list):
-        raise UserError(Reason.INVALID_DATA, f"{file.name} holds no JSON array of objects, but {_kind(rows)}")
+        raise UserError(
+            Reason.INVALID_DATA, f"{file.name} holds no JSON array of objects, but {_kind(rows)}: write the array alone"
+        )
     columns = Columns(file.name, {names[0]: [] for names in wanted})
 
     def objects() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, row in enumerate(rows, start=1):
             if isinstance(row, dict):
-                yield number, row
+                if "\\u" not in content or _is_unicode(row, number, columns):
+                    yield number, row
             else:
                 columns.bad.append(BadRow(f"{columns.file}, row {number}", "not a JSON object"))
 
@@ -100,6 +110,11 @@ def _collect(rows: Iterator[tuple[int, dict[str, Any]]], wanted: Wanted, columns
                 missing.pop(key, None)
         if missing:
             seen.update(dict.fromkeys(row))
+    if missing and {"annotations", "data"} <= set(seen):
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"{columns.file} is Label Studio's full export, which is nested: export JSON-MIN or CSV",
+        )
     if missing and len(columns):
         positions_of(list(missing.values()), list(seen), columns.file)
     return columns

@@ -20,7 +20,7 @@ def labels_of(column: LabelColumn) -> list[tuple[str, ...]]:
     return [column.sets[code] for code in column.codes]
 
 
-EMPTY = [None, "", "  ", [], "[]", "()"]
+EMPTY = [None, "", "  ", [], "[]", "()", "set()", "frozenset()", float("nan")]
 READ: dict[str, tuple[list[Any], list[tuple[str, ...]]]] = {
     "a delimited string": (["a, b", "b"], [("a", "b"), ("b",)]),
     "a list": ([["a", "b"], ["b"]], [("a", "b"), ("b",)]),
@@ -31,6 +31,11 @@ READ: dict[str, tuple[list[Any], list[tuple[str, ...]]]] = {
     "Python's list": (["['a', 'it\\'s']", "['b']"], [("a", "it's"), ("b",)]),
     "Python's tuple and set": (["('a', 'b')", "('b',)", "{'a'}"], [("a", "b"), ("b",), ("a",)]),
     "numpy's array": (["['a' 'b']", "['b']"], [("a", "b"), ("b",)]),
+    "numpy's array in several lines": (["[ 'a'\n 'b']", "[ 1 12]"], [("a", "b"), ("1", "12")]),
+    "numpy's scalars": (["[np.str_('a'), np.str_('b')]", "[np.int64(3)]"], [("a", "b"), ("3",)]),
+    "a frozen set and an array": (["frozenset({'a'})", "array(['b'], dtype=object)"], [("a",), ("b",)]),
+    "whole floats": ([3.0, 7.0], [("3",), ("7",)]),
+    "booleans": ([True, False], [("True",), ("False",)]),
     "Label Studio's choices": (['{"choices": ["a", "b"]}', "c, d"], [("a", "b"), ("c, d",)]),
     "Label Studio's minimal JSON": ([{"choices": ["a", "b"]}, "b"], [("a", "b"), ("b",)]),
     "several annotators' choices": ([[{"choices": ["a"]}, {"choices": ["a", "b"]}]], [("a", "b")]),
@@ -46,7 +51,17 @@ def test_labels_are_read_in_every_format(kind: str) -> None:
     assert labels_of(column) == [*expected, *[()] * len(EMPTY)]
 
 
-VECTORS = [[1, 0, 1], "[1, 0, 1]", "[1. 0. 1.]", "1 0 1", "1,0,1", "(1, 0, 1)"]
+VECTORS = [
+    [1, 0, 1],
+    [1.0, 0.0, 1.0],
+    [True, False, True],
+    "[1.0, 0.0, 1.0]",
+    "[1, 0, 1]",
+    "[1. 0. 1.]",
+    "1 0 1",
+    "1,0,1",
+    "(1, 0, 1)",
+]
 
 
 @pytest.mark.parametrize("cell", VECTORS, ids=str)
@@ -54,9 +69,13 @@ def test_vectors_are_labels_once_they_have_names(cell: Any) -> None:
     assert labels_of(parse([cell, None], names=["x", "y", "z"])) == [("x", "z"), ()]
 
 
-@pytest.mark.parametrize("cells", [[[1, 0], [0, 1]], ["[1, 0]", "[0, 1]"], ["1,0", "0,1"]], ids=str)
+@pytest.mark.parametrize(
+    "cells",
+    [[[1, 0], [0, 1]], ["[1, 0]", "[0, 1]"], ["1,0", "0,1"], ["1 0", "0 1"], [[1, 0, 0], [0, 1]], [[1, 0, 1], [2, 0]]],
+    ids=str,
+)
 def test_vectors_without_names_are_no_labels(cells: list[Any]) -> None:
-    with pytest.raises(UserError, match="looks like a 0/1 vector over 2 labels: give their names"):
+    with pytest.raises(UserError, match=r"looks like a 0/1 vector over . labels: give their names"):
         parse(cells)
     assert labels_of(
         parse(cells, LabelFormat.DELIMITED if "," in cells[0] and "[" not in cells[0] else LabelFormat.LIST)
@@ -79,6 +98,9 @@ BROKEN = {
     "[['a'], ['b']]": "looks like a list, and is none",
     "[" * 5000 + "]" * 5000: "looks like a list, and is none",
     "[__import__('os')]": "looks like a list, and is none",
+    "['''a]": "looks like a list, and is none",
+    "[01, 02]": "looks like a list, and is none",
+    '["\\ud83d", "b"]': "is not Unicode text",
 }
 
 
@@ -93,6 +115,8 @@ def test_what_looks_like_a_list_and_is_none_makes_the_row_bad(cell: str, why: st
 
 def test_the_format_that_a_task_names_is_kept() -> None:
     assert labels_of(parse(["a,b", "[draft]"], LabelFormat.SINGLE)) == [("a,b",), ("[draft]",)]
+    assert labels_of(parse(["(2020)", "[1, 2]"], LabelFormat.SINGLE)) == [("(2020)",), ("[1, 2]",)]
+    assert labels_of(parse(["[draft]", "a,b"], LabelFormat.DELIMITED)) == [("[draft]",), ("a", "b")]
     column = parse(["a,b", '["a", "b"]'], LabelFormat.DELIMITED)
     assert [row.why for row in column.bad] == [
         "'[\"a\", \"b\"]' is a list, and dataset.columns.labelFormat is 'delimited'"

@@ -132,6 +132,8 @@ FILES: dict[str, tuple[str, bytes]] = {
     "zip with what macOS adds": ("d.zip", archive(data__csv=delimited(), **{"__MACOSX/._data__csv": "x"})),
     "parquet": ("d.parquet", parquet()),
     "gzipped parquet": ("d.parquet.gz", gzip.compress(parquet())),
+    "an object in each line of .json": ("d.json", "".join(json.dumps(row) + "\n" for row in objects()).encode()),
+    "blank rows at the end": ("d.csv", delimited().encode() + b",\n,\n"),
     "a spreadsheet": ("d.xlsx", spreadsheet(Data=[("text", "labels"), *ROWS])),
     "an arrow file": ("d.arrow", arrow(pa.ipc.new_file)),
     "an arrow stream": ("d.arrow", arrow(pa.ipc.new_stream)),
@@ -155,6 +157,10 @@ SPLITS = {
         (8, None, 4),
     ),
     "Spark's folder": (["part-00000-1a2b-c000.csv", "part-00001-1a2b-c000.csv", "_SUCCESS"], (8, None, None)),
+    "numbers after a split's name": (["train_1.csv", "train_2.csv", "val.csv"], (8, 4, None)),
+    "names with a hash": (["data/train-00000-of-00001-8a1b2c3d4e5f6789.csv"], (4, None, None)),
+    "a file of any name in a split's folder": (["train/tickets.csv", "test/tickets.csv"], (4, None, 4)),
+    "what datasets saves": (["data-00000-of-00001.csv", "state.json", "dataset_info.json"], (4, None, None)),
     "a folder per split": (["train/part-0.csv", "train/part-1.csv", "test/0000.csv"], (8, None, 4)),
     "one file of any name": (["tickets.csv", "README.md"], (4, None, None)),
 }
@@ -217,8 +223,8 @@ def test_a_stray_quote_in_tsv_is_text(tmp_path: Path) -> None:
 
 
 BAD = {
-    "a quote that never ends": ("d.csv", b'text,labels\nx,a\n"y,b\nz,a\n', "d.csv, row 4: unexpected end of data"),
-    "a quote within a cell": ("d.csv", b'text,labels\nx,a\n"y" z,b\n', "d.csv, row 3: ',' expected after '\"'"),
+    "a quote that never ends": ("d.csv", b'text,labels\nx,a\n"y,b\nz,a\n', "d.csv, row 3: a quote that opens here closes nowhere"),
+    "a quote within a cell": ("d.csv", b'text,labels\nx,a\n"y" z,b\n', "d.csv, row 3: a quote closes before the cell ends"),
     "two columns of a name": ("d.csv", b"text,labels,Labels \nx,a,b\n", ""),
     "a column that is not there": ("d.csv", b"Text;tags\nx;a\n", "d.csv: no column 'labels', only 'Text', 'tags'"),
     "columns that differ in case alone": ("d.csv", b"TEXT,Text,labels\nx,y,a\n", "d.csv: 2 columns are called 'text'"),
@@ -229,7 +235,11 @@ BAD = {
     "damaged zstandard": ("d.csv.zst", b"nonsense" * 20, "d.csv.zst is damaged"),
     "damaged zip": ("d.zip", b"nonsense", "d.zip is not a zip archive"),
     "a JSON object": ("d.json", b'{"text": ["x"]}', "holds no JSON array of objects, but an object with the keys 'text'"),
-    "JSON lines as JSON": ("d.json", b'{"text": "x"}\n{"text": "y"}\n', "a file with one object per line ends in .jsonl"),
+    "Label Studio's full export": ("d.json", b'[{"id": 1, "data": {}, "annotations": []}]', "is nested: export JSON-MIN or CSV"),
+    "half a character": ("d.json", b'[{"text": "x \\ud83d", "labels": "a"}]', "d.json, row 1: not Unicode text"),
+    "a number that is too long": ("d.jsonl", b'{"text": ' + b"1" * 5000 + b"}", "d.jsonl, row 1: not JSON"),
+    "brackets without end": ("d.jsonl", b'{"text": ' + b"[" * 100_000 + b"}", "d.jsonl, row 1: not JSON"),
+    "two label columns": ("d.csv", b"text,label,labels\nx,a,b\n", "has the columns 'labels', 'label': name the one to read"),
     "an empty file": ("d.csv", b"", "d.csv is empty"),
 }  # fmt: skip
 
@@ -263,6 +273,51 @@ def test_all_bad_rows_are_counted_and_ten_are_named(tmp_path: Path) -> None:
     data = load(tmp_path, "d.csv", onBadRow="skip")
     assert len(data.train) == 20
     assert data.warnings[0].startswith("12 of 32 rows cannot be read and were skipped: ")
+
+
+def test_rows_that_a_stray_quote_swallows_are_never_skipped(tmp_path: Path) -> None:
+    rows = "".join(f"text {number},{'ab'[number % 2]}\n" for number in range(100))
+    for end in ("", 'he said "no",a\n'):
+        (tmp_path / "d.csv").write_text(f'text,labels\nx,a\n"y,b\n{rows}{end}')
+        with pytest.raises(
+            UserError, match=r"d.csv, row 3: a quote that opens here closes nowhere, or within a cell in row"
+        ):
+            load(tmp_path, "d.csv", onBadRow="skip")
+
+
+def test_a_header_that_is_repeated_is_no_row(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("text,labels\nx,a\ny,b\ntext,labels\nz,a\nw,b\n")
+    assert load(tmp_path, "d.csv", onBadRow="skip").train.texts == ["x", "y", "z", "w"]
+
+
+def test_an_empty_part_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "part-00000.csv").write_text("")
+    (tmp_path / "part-00001.csv").write_text(delimited())
+    assert load(tmp_path, ".", columns=COLUMNS).train.texts == TEXTS
+
+
+def test_quoted_cells_of_several_lines_are_read_in_tsv(tmp_path: Path) -> None:
+    (tmp_path / "d.tsv").write_text('text\tlabels\n"two\nlines"\ta\n"tab\there"\tb\n"say ""x"""\t"a;b"\n')
+    assert load(tmp_path, "d.tsv", columns=COLUMNS).train.texts == ["two\nlines", "tab\there", 'say "x"']
+
+
+def test_numbers_of_class_labels_become_names(tmp_path: Path) -> None:
+    names = {"_type": "ClassLabel", "names": ["bad", "good"]}
+    for kind, cells, feature in (
+        ("label", [0, 1, -1, 1, 0], names),
+        ("labels", [[0], [1, 0], [], [1], [1]], {"feature": names}),
+    ):
+        info = json.dumps({"info": {"features": {kind: feature}}}).encode()
+        table = pa.table({"text": list("vwxyz"), kind: cells}).replace_schema_metadata({b"huggingface": info})
+        pq.write_table(table, tmp_path / f"{kind}.parquet")
+        assert load(tmp_path, f"{kind}.parquet").label_names == ("bad", "good")
+
+
+def test_labels_that_look_like_missing_values_are_told(tmp_path: Path) -> None:
+    (tmp_path / "d.csv").write_text("text,labels\nx,a\ny,nan\nz,a\nw,nan\n")
+    assert load(tmp_path, "d.csv").warnings == (
+        "labels 'nan' look like missing values: leave the cells empty if they are",
+    )
 
 
 def test_line_numbers_count_the_lines_of_cells(tmp_path: Path) -> None:
