@@ -8,7 +8,8 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -298,5 +299,6 @@ def _labels(
     return _unique(values), why
 
 
-def _unique(labels: Any) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(label for label in map(str.strip, labels) if label))
+def _unique(labels: Iterable[str]) -> tuple[str, ...]:
+    """Return labels once each; the same letters in another encoding of accents are the same label."""
+    return tuple(dict.fromkeys(unicodedata.normalize("NFC", label) for label in map(str.strip, labels) if label))

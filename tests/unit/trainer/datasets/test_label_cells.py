@@ -39,6 +39,7 @@ READ: dict[str, tuple[list[Any], list[tuple[str, ...]]]] = {
     "Label Studio's choices": (['{"choices": ["a", "b"]}', "c, d"], [("a", "b"), ("c, d",)]),
     "Label Studio's minimal JSON": ([{"choices": ["a", "b"]}, "b"], [("a", "b"), ("b",)]),
     "several annotators' choices": ([[{"choices": ["a"]}, {"choices": ["a", "b"]}]], [("a", "b")]),
+    "an accent in two ways": (["caf\u00e9", "cafe\u0301"], [("caf\u00e9",), ("caf\u00e9",)]),
     "a label that is there twice": (["a,a", "b"], [("a",), ("b",)]),
 }  # fmt: skip
 
