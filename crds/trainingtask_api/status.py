@@ -14,6 +14,8 @@ from trainingtask_api.scores import EvaluationResult, MessageText, ShortText, Va
 
 Scalar = str | int | float | bool
 
+MAX_WARNINGS = 16
+
 
 class ExitCode(IntEnum):
     """Exit codes of the trainer, for the Job's failure policy: a user's mistake is never retried."""
@@ -62,7 +64,7 @@ class Results(Contract):
     )
     validation: ValidationScores = Field(description="Scores on the validation rows.")
     evaluation: EvaluationResult = Field(description="Scores on the test rows.")
-    warnings: Annotated[list[MessageText], Field(max_length=16)] = Field(
+    warnings: Annotated[list[MessageText], Field(max_length=MAX_WARNINGS)] = Field(
         [], description="What a reader of the scores must know."
     )
     arguments: Annotated[dict[str, Scalar], Field(max_length=64)] = Field(

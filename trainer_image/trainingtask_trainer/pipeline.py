@@ -2,7 +2,7 @@
 
 import time
 
-from trainingtask_api.status import Phase, Results
+from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
@@ -17,8 +17,6 @@ from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
 from trainingtask_trainer.volumes import Volumes
-
-_MAX_WARNINGS = 16
 
 
 def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
@@ -103,7 +101,7 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         test_texts_in_train=repeated["test"],
         validation=evaluation.validation,
         evaluation=evaluation.test,
-        warnings=_limit(
+        warnings=_truncate_warnings(
             [
                 *data.list_warnings(),
                 *_describe_repeated_texts(repeated, data),
@@ -140,8 +138,8 @@ def _describe_repeated_texts(repeated: dict[str, int], data: PreparedData) -> li
     return [f"{counts} have a text that stands in the training rows as well: remembering it is enough there"]
 
 
-def _limit(warnings: list[str]) -> list[str]:
+def _truncate_warnings(warnings: list[str]) -> list[str]:
     """Return warnings as the status has room for them."""
     cut = [text if len(text) <= MAX_MESSAGE_LENGTH else f"{text[: MAX_MESSAGE_LENGTH - 3]}..." for text in warnings]
-    kept = _MAX_WARNINGS - 1
-    return cut if len(cut) <= _MAX_WARNINGS else [*cut[:kept], f"{len(cut) - kept} more warnings"]
+    kept = MAX_WARNINGS - 1
+    return cut if len(cut) <= MAX_WARNINGS else [*cut[:kept], f"{len(cut) - kept} more warnings"]

@@ -19,7 +19,7 @@ from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import some
+from trainingtask_trainer.sources.columns import quote_names
 from trainingtask_trainer.sources.data_files import DataFile
 from trainingtask_trainer.sources.delimited import read_delimited
 from trainingtask_trainer.volumes import describe_contents, resolve_path
@@ -100,7 +100,7 @@ def _iter_sqlite_rows(file: Path, table: str, columns: Sequence[str]) -> Iterato
                 missing = [column for column in columns if column not in row.keys()]  # noqa: SIM118 - a Row has no `in`
                 if missing:
                     raise UserError(
-                        Reason.INVALID_DATA, f"{where}: no column '{missing[0]}', only {some(row.keys(), 20)}"
+                        Reason.INVALID_DATA, f"{where}: no column '{missing[0]}', only {quote_names(row.keys(), 20)}"
                     )
                 yield f"{where}, row {number}", tuple(row[column] for column in columns)
     except sqlite3.DatabaseError as error:

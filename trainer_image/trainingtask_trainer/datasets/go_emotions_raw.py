@@ -18,7 +18,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources.columnar import read_columnar
-from trainingtask_trainer.sources.columns import indicator, is_text, shown, some
+from trainingtask_trainer.sources.columns import format_cell, is_text, parse_indicator, quote_names
 from trainingtask_trainer.sources.data_files import DataFile
 from trainingtask_trainer.sources.delimited import read_delimited
 from trainingtask_trainer.volumes import describe_contents
@@ -66,14 +66,18 @@ def keep_agreed_labels(rows: Iterable[tuple[str, dict[str, Any]]]) -> RawData:
         names = names or tuple(column for column in row if column not in _NON_LABEL_COLUMNS)
         for column in ("text", "rater_id", *names):
             if column not in row:
-                raise UserError(Reason.INVALID_DATA, f"{where}: no column '{column}', only {some(list(row), 20)}")
+                raise UserError(
+                    Reason.INVALID_DATA, f"{where}: no column '{column}', only {quote_names(list(row), 20)}"
+                )
         if not is_text(row["text"]):
-            raise UserError(Reason.INVALID_DATA, f"{where}, column 'text': {shown(row['text'])} is not a text")
+            raise UserError(Reason.INVALID_DATA, f"{where}, column 'text': {format_cell(row['text'])} is not a text")
         chosen = raters[row["text"]]
         for index, name in enumerate(names):
-            value = indicator(row[name])
+            value = parse_indicator(row[name])
             if value is None:
-                raise UserError(Reason.INVALID_DATA, f"{where}, column '{name}': {shown(row[name])} is neither 0 nor 1")
+                raise UserError(
+                    Reason.INVALID_DATA, f"{where}, column '{name}': {format_cell(row[name])} is neither 0 nor 1"
+                )
             if value:
                 chosen[index].add(row["rater_id"])
     if len(names) < 2:

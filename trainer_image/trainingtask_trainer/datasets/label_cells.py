@@ -21,7 +21,7 @@ from trainingtask_api.dataset import LabelFormat
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import LabelMatrix, encode_multi_hot
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import BadRow, Columns, shown
+from trainingtask_trainer.sources.columns import BadRow, Columns, format_cell
 
 _MOST_CHARACTERS = 100_000  # of a cell that is parsed as a list
 _VECTOR = re.compile(r"\[\s*[01](?:\.0*)?(?:[\s,]+[01](?:\.0*)?)*\s*\]")  # as numpy prints one, too
@@ -31,8 +31,8 @@ _WRAPPED = re.compile(r"(?:frozenset|array|Index)\(([\[({].*?[\])}])(?:, dtype=.
 _SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")  # as numpy 2 prints the items of a list
 
 
-class _Look(StrEnum):
-    """What a cell looks like, as a message says it."""
+class _CellKind(StrEnum):
+    """x, as a message says it."""
 
     TEXT = "a delimited string"
     LIST = "a list"
@@ -41,7 +41,7 @@ class _Look(StrEnum):
 
 @dataclass(frozen=True)
 class _Cell:
-    look: _Look | None = None
+    kind: _CellKind | None = None
     """None: no labels."""
     values: tuple[str, ...] = ()
     why: str = ""
@@ -106,14 +106,14 @@ def parse_labels(
     """
     codes, values = _factorize(columns.cells[column])
     # A single label is taken as it is; everything else may be a list that is written as text.
-    cells = [_look(value, is_literal=form is not LabelFormat.SINGLE) for value in values]
-    found = form or _format_of(cells, values, codes, columns, column, delimiter=delimiter, named=names is not None)
+    cells = [_classify(value, is_literal=form is not LabelFormat.SINGLE) for value in values]
+    found = form or _detect_format(cells, values, codes, columns, column, delimiter=delimiter, named=names is not None)
     sets, bad_codes = [], {}
     for code, cell in enumerate(cells):
-        labels, why = _labels(cell, found, delimiter, names, is_named=form is not None)
+        labels, why = _extract_labels(cell, found, delimiter, names, is_named=form is not None)
         sets.append(labels)
         if why:
-            bad_codes[code] = f"{shown(values[code])} {why}"
+            bad_codes[code] = f"{format_cell(values[code])} {why}"
     bad = []
     if bad_codes:
         for row in np.flatnonzero(np.isin(codes, list(bad_codes))).tolist():
@@ -133,35 +133,36 @@ def _factorize(cells: Sequence[Any]) -> tuple[NDArray[np.int32], list[Any]]:
     return codes, [cells[row] for row in first]
 
 
-def _look(value: Any, *, is_literal: bool = True) -> _Cell:
+def _classify(value: Any, *, is_literal: bool = True) -> _Cell:
     if value is None or value != value or (isinstance(value, str) and value.strip() in _EMPTY):  # noqa: PLR0124 - NaN
         return _Cell()
     if isinstance(value, str):
         text = value.strip()
         wrapped = _WRAPPED.fullmatch(text)
-        text = _SCALAR.sub(r"\1", wrapped[1] if wrapped else text)
-        is_literal = is_literal and text[0] in "[({" and text[-1] in "])}"
-        return _look_of_literal(text) if is_literal else _Cell(_Look.TEXT, (text,))
+        literal = wrapped[1] if wrapped else text
+        if is_literal and literal[0] in "[({" and literal[-1] in "])}":
+            return _classify_literal(_SCALAR.sub(r"\1", literal))
+        return _Cell(_CellKind.TEXT, (text,))
     if isinstance(value, dict):
         choices = value.get("choices")
         choices = [choices] if isinstance(choices, str) else choices
         if isinstance(choices, list) and all(isinstance(choice, str) for choice in choices):
-            return _Cell(_Look.CHOICES, _unique(choices))
+            return _Cell(_CellKind.CHOICES, _normalize_labels(choices))
         return _Cell(why="is no list of labels")
     if isinstance(value, list | tuple | set | frozenset):
-        return _look_of_list(list(value))
+        return _classify_list(list(value))
     if isinstance(value, int):
-        return _Cell(_Look.TEXT, (str(value),))
+        return _Cell(_CellKind.TEXT, (str(value),))
     if isinstance(value, float) and value.is_integer():
-        return _Cell(_Look.TEXT, (str(int(value)),))
+        return _Cell(_CellKind.TEXT, (str(int(value)),))
     return _Cell(why="is neither a list of labels nor a delimited string")
 
 
-def _look_of_list(items: list[Any]) -> _Cell:
+def _classify_list(items: list[Any]) -> _Cell:
     if items and all(isinstance(item, dict) for item in items):  # choices of several annotators, or of several fields
-        parts = [_look(item) for item in items]
-        if all(part.look is _Look.CHOICES for part in parts):
-            return _Cell(_Look.CHOICES, _unique(label for part in parts for label in part.values))
+        parts = [_classify(item) for item in items]
+        if all(part.kind is _CellKind.CHOICES for part in parts):
+            return _Cell(_CellKind.CHOICES, _normalize_labels(label for part in parts for label in part.values))
     values = []
     for item in items:
         if isinstance(item, bool) or (isinstance(item, float) and item.is_integer()):
@@ -172,27 +173,27 @@ def _look_of_list(items: list[Any]) -> _Cell:
             return _Cell(why="is no list of labels")
     if any("\ud800" <= character <= "\udfff" for value in values for character in value):
         return _Cell(why="is not Unicode text")  # JSON can write half of a surrogate pair
-    return _Cell(_Look.LIST, tuple(values)) if values else _Cell()
+    return _Cell(_CellKind.LIST, tuple(values)) if values else _Cell()
 
 
-def _look_of_literal(text: str) -> _Cell:
+def _classify_literal(text: str) -> _Cell:
     """Return what a string is that looks like a list, a tuple, a set or an object."""
     if len(text) > _MOST_CHARACTERS:
         return _Cell(why=f"has {len(text)} characters, at most {_MOST_CHARACTERS} are read as a list")
     if _VECTOR.fullmatch(text):
-        return _Cell(_Look.LIST, tuple(re.findall(r"(?<![\d.])[01]", text)))
-    for read in (json.loads, _python_list):
+        return _Cell(_CellKind.LIST, tuple(re.findall(r"(?<![\d.])[01]", text)))
+    for read in (json.loads, _parse_python_list):
         try:
-            return _look(read(text))
+            return _classify(read(text))
         except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
             continue
     why = (
         "looks like a list, and is none that JSON or Python reads: quote its items, or set dataset.columns.labelFormat"
     )
-    return _Cell(_Look.TEXT, (text,), why=why)
+    return _Cell(_CellKind.TEXT, (text,), why=why)
 
 
-def _python_list(text: str) -> list[Any]:
+def _parse_python_list(text: str) -> list[Any]:
     """Return the items of a list, a tuple or a set as Python prints it, or of an array as numpy does, without commas.
 
     Raises
@@ -213,7 +214,7 @@ def _python_list(text: str) -> list[Any]:
     return items
 
 
-def _format_of(
+def _detect_format(
     cells: Sequence[_Cell],
     values: Sequence[Any],
     codes: NDArray[np.int32],
@@ -223,82 +224,86 @@ def _format_of(
     delimiter: str,
     named: bool,
 ) -> LabelFormat:
-    looks: dict[_Look, list[int]] = {}
+    kinds: dict[_CellKind, list[int]] = {}
     for code, cell in enumerate(cells):
-        if cell.look is not None and not cell.why:
-            looks.setdefault(cell.look, []).append(code)
+        if cell.kind is not None and not cell.why:
+            kinds.setdefault(cell.kind, []).append(code)
     if named:
         return LabelFormat.MULTI_HOT
-    split = [code for code in looks.get(_Look.TEXT, []) if delimiter in cells[code].values[0]]
-    if _Look.LIST in looks and (split or _Look.CHOICES in looks):
-        others = split or looks[_Look.CHOICES]
+    split = [code for code in kinds.get(_CellKind.TEXT, []) if delimiter in cells[code].values[0]]
+    if _CellKind.LIST in kinds and (split or _CellKind.CHOICES in kinds):
+        others = split or kinds[_CellKind.CHOICES]
         first = np.unique(codes, return_index=True)[1]  # the first row of each
         examples = [
-            f"{shown(values[code])} (row {columns.numbers[first[code]]}) is {cells[code].look}"
-            for code in (looks[_Look.LIST][0], *others[:1], *looks[_Look.LIST][1:], *others[1:])[:3]
+            f"{format_cell(values[code])} (row {columns.numbers[first[code]]}) is {cells[code].kind}"
+            for code in (kinds[_CellKind.LIST][0], *others[:1], *kinds[_CellKind.LIST][1:], *others[1:])[:3]
         ]
         raise UserError(
             Reason.INVALID_DATA,
             f"{columns.file}, column {column!r} holds labels in several formats: {', '.join(examples)}: write all in one, or"
             " name it in dataset.columns.labelFormat and let dataset.onBadRow skip the others",
         )
-    if _Look.CHOICES in looks:
+    if _CellKind.CHOICES in kinds:
         return LabelFormat.CHOICES
-    found = LabelFormat.LIST if _Look.LIST in looks else LabelFormat.DELIMITED
-    filled = [code for look in looks.values() for code in look]
-    vectors = [vector for code in filled if (vector := _vector_in(cells[code]))]
+    found = LabelFormat.LIST if _CellKind.LIST in kinds else LabelFormat.DELIMITED
+    filled = [code for kind in kinds.values() for code in kind]
+    vectors = [vector for code in filled if (vector := _parse_vector(cells[code]))]
     widths = {len(vector) for vector in vectors}
     # A label set has no label twice.
     if any(len(vector) > len(set(vector)) for vector in vectors) or (len(vectors) == len(filled) and len(widths) == 1):
         width = max(widths)
         raise UserError(
             Reason.INVALID_DATA,
-            f"{columns.file}, column {column!r}: {shown(values[next(code for code in filled if _vector_in(cells[code]))])} looks like a 0/1 vector over"
+            f"{columns.file}, column {column!r}: {format_cell(values[next(code for code in filled if _parse_vector(cells[code]))])} looks like a 0/1 vector over"
             f" {width} labels: give their names in dataset.columns.labelNames; if there is a column for each"
             " label, name these in dataset.columns.indicators; if 0 and 1 are labels, set dataset.columns.labelFormat",
         )
     return found
 
 
-def _split(cell: _Cell, delimiter: str) -> tuple[str, ...]:
-    return tuple(cell.values[0].split(delimiter)) if cell.look is _Look.TEXT else cell.values
+def _split_text(cell: _Cell, delimiter: str) -> tuple[str, ...]:
+    return tuple(cell.values[0].split(delimiter)) if cell.kind is _CellKind.TEXT else cell.values
 
 
-def _vector_in(cell: _Cell) -> tuple[str, ...]:
+def _parse_vector(cell: _Cell) -> tuple[str, ...]:
     """Return the 0s and 1s of a cell that holds two or more and nothing else."""
-    values = tuple(_NUMBERS.findall(cell.values[0])) if cell.look is _Look.TEXT else cell.values
+    values = tuple(_NUMBERS.findall(cell.values[0])) if cell.kind is _CellKind.TEXT else cell.values
     return values if len(values) > 1 and {"0", "1"} >= set(values) else ()
 
 
-def _labels(
+def _extract_labels(
     cell: _Cell, form: LabelFormat, delimiter: str, names: Sequence[str] | None, *, is_named: bool
 ) -> tuple[tuple[str, ...], str]:
     """Return the labels of a cell in this format, and what is wrong with it."""
     values = cell.values
-    if cell.look is None:
+    if cell.kind is None:
         return (), cell.why
     if form is LabelFormat.MULTI_HOT:
-        if cell.look is _Look.TEXT:
+        if cell.kind is _CellKind.TEXT:
             values = tuple(_NUMBERS.findall(cell.values[0]))
         names = names or ()
         if len(values) != len(names) or not {"0", "1"} >= set(values):
             return (), f"is no vector of {len(names)} times 0 or 1, as dataset.columns.labelNames has names"
         return tuple(name for name, value in zip(names, values, strict=True) if value == "1"), ""
-    if cell.look is _Look.TEXT:
+    if cell.kind is _CellKind.TEXT:
         if form is LabelFormat.DELIMITED:
-            values = _split(cell, delimiter)
+            values = _split_text(cell, delimiter)
         elif form is LabelFormat.LIST and delimiter in cell.values[0]:
             return (), "is no list"
         # Where the task says that cells are text, one that is no list after all is text.
         why = "" if is_named and form in (LabelFormat.SINGLE, LabelFormat.DELIMITED) else cell.why
     else:
         expected = (
-            _Look.LIST if form is LabelFormat.LIST else _Look.CHOICES if form is LabelFormat.CHOICES else _Look.TEXT
+            _CellKind.LIST
+            if form is LabelFormat.LIST
+            else _CellKind.CHOICES
+            if form is LabelFormat.CHOICES
+            else _CellKind.TEXT
         )
-        why = "" if cell.look is expected else f"is {cell.look}, and dataset.columns.labelFormat is '{form}'"
-    return _unique(values), why
+        why = "" if cell.kind is expected else f"is {cell.kind}, and dataset.columns.labelFormat is '{form}'"
+    return _normalize_labels(values), why
 
 
-def _unique(labels: Iterable[str]) -> tuple[str, ...]:
+def _normalize_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Return labels once each; the same letters in another encoding of accents are the same label."""
     return tuple(dict.fromkeys(unicodedata.normalize("NFC", label) for label in map(str.strip, labels) if label))

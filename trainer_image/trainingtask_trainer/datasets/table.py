@@ -20,9 +20,17 @@ from trainingtask_api.dataset import FileFormat, OnBadRow, TableColumns
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import LabelMatrix, RawData, Split
 from trainingtask_trainer.datasets.label_cells import LabelColumn, parse_labels
-from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import BadRow, Columns, indicator, is_text, join_texts, shown, some
-from trainingtask_trainer.sources.data_files import DataFile, files_of
+from trainingtask_trainer.errors import UserError, join_names
+from trainingtask_trainer.sources.columns import (
+    BadRow,
+    Columns,
+    format_cell,
+    is_text,
+    join_texts,
+    parse_indicator,
+    quote_names,
+)
+from trainingtask_trainer.sources.data_files import DataFile, find_split_files
 from trainingtask_trainer.sources.files import read_columns
 from trainingtask_trainer.volumes import resolve_path
 
@@ -68,9 +76,9 @@ class Table:
         columns, form = spec.columns or TableColumns(), spec.format or FileFormat()
         assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path
         path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
-        files, unread = files_of(path)
+        files, unread = find_split_files(path)
         bad: dict[str, BadRow] = {}
-        read = {split: [_read(file, columns, form, bad) for file in parts] for split, parts in files.items()}
+        read = {split: [_read_file(file, columns, form, bad) for file in parts] for split, parts in files.items()}
         found = [note for parts in read.values() for part in parts for note in part.columns.notes]
         notes = (
             ["; ".join(found[:3]) + (f"; and {len(found) - 3} more files" if len(found) > 3 else "")] if found else []
@@ -82,28 +90,27 @@ class Table:
             if not any(part.texts for part in parts):
                 raise UserError(Reason.INVALID_DATA, f"{files[split][0].name} has no rows")
         if unread:
-            shown = ", ".join(unread[:5]) + (f" and {len(unread) - 5} more" if len(unread) > 5 else "")
-            notes.append(f"files of {path} that were not read: {shown}")
-        names = _names(read["train"], columns)
-        splits = {split: _split(parts, names) for split, parts in read.items()}
+            notes.append(f"files of {path} that were not read: {join_names(unread)}")
+        names = _list_label_names(read["train"], columns)
+        splits = {split: _build_split(parts, names) for split, parts in read.items()}
         _check_labels(read, splits, names, spec.top_labels, columns)
-        notes += _unseen_labels(read, names)
+        notes += _describe_unseen_labels(read, names)
         if odd := [name for name in names if name.casefold() in _NULLS]:
-            notes.append(f"labels {some(odd)} look like missing values: leave the cells empty if they are")
+            notes.append(f"labels {quote_names(odd)} look like missing values: leave the cells empty if they are")
         return RawData(names, splits["train"], splits.get("validation"), splits.get("test"), warnings=tuple(notes))
 
 
-def _read(file: DataFile, columns: TableColumns, form: FileFormat, bad: dict[str, BadRow]) -> _File:
+def _read_file(file: DataFile, columns: TableColumns, form: FileFormat, bad: dict[str, BadRow]) -> _File:
     """Read a file's texts and labels; add the rows that cannot be used to `bad`, by their place."""
     texts = columns.texts or [columns.text]
     labels = columns.indicators or ([columns.labels] if columns.labels else [])
     wanted: list[tuple[str, ...]] = [(name,) for name in (*texts, *labels)]
     read = read_columns(file, wanted if labels else [*wanted, _LABEL_COLUMNS], form)
     found = list(read.bad)
-    joined = _texts(read, texts, found)
+    joined = _join_text_columns(read, texts, found)
     column = matrix = None
     if columns.indicators:
-        matrix = _indicators(read, columns.indicators, found)
+        matrix = _parse_indicators(read, columns.indicators, found)
     else:
         column = parse_labels(
             read,
@@ -122,7 +129,7 @@ def _read(file: DataFile, columns: TableColumns, form: FileFormat, bad: dict[str
     return _File(read, [joined[row] for row in rows], rows, column, matrix)
 
 
-def _texts(read: Columns, names: Sequence[str], bad: list[BadRow]) -> list[str]:
+def _join_text_columns(read: Columns, names: Sequence[str], bad: list[BadRow]) -> list[str]:
     """Return the text of each row, several columns joined by line breaks; a row without any is bad."""
     if len(names) == 1:
         cells = read.cells[names[0]]
@@ -131,13 +138,13 @@ def _texts(read: Columns, names: Sequence[str], bad: list[BadRow]) -> list[str]:
                 return cells
         for row, cell in enumerate(cells):
             if not is_text(cell):
-                bad.append(BadRow(read.where(row), f"{shown(cell)} is not a text", names[0], row))
+                bad.append(BadRow(read.where(row), f"{format_cell(cell)} is not a text", names[0], row))
         return cells
     texts = []
     for row, parts in enumerate(zip(*(read.cells[name] for name in names), strict=True)):
         for name, part in zip(names, parts, strict=True):
             if part is not None and not isinstance(part, str):
-                bad.append(BadRow(read.where(row), f"{shown(part)} is not a text", name, row))
+                bad.append(BadRow(read.where(row), f"{format_cell(part)} is not a text", name, row))
         text = join_texts(parts)
         if not text:
             bad.append(
@@ -147,14 +154,14 @@ def _texts(read: Columns, names: Sequence[str], bad: list[BadRow]) -> list[str]:
     return texts
 
 
-def _indicators(read: Columns, names: Sequence[str], bad: list[BadRow]) -> LabelMatrix:
+def _parse_indicators(read: Columns, names: Sequence[str], bad: list[BadRow]) -> LabelMatrix:
     """Return the 0/1 matrix of the indicator columns, of shape [rows, names]; a cell that is neither makes its row bad."""
     matrix = np.zeros((len(read), len(names)), dtype=np.uint8)
     for position, name in enumerate(names):
         for row, cell in enumerate(read.cells[name]):
-            value = indicator(cell)
+            value = parse_indicator(cell)
             if value is None:
-                bad.append(BadRow(read.where(row), f"{shown(cell)} is neither 0 nor 1", name, row))
+                bad.append(BadRow(read.where(row), f"{format_cell(cell)} is neither 0 nor 1", name, row))
             else:
                 matrix[row, position] = value
     return matrix
@@ -174,14 +181,14 @@ def _check_bad_rows(bad: Collection[BadRow], good: int, policy: OnBadRow | None)
     raise UserError(Reason.INVALID_DATA, f"{several}: {first}{more}. Mend them, or let dataset.onBadRow skip them")
 
 
-def _names(train: Sequence[_File], columns: TableColumns) -> tuple[str, ...]:
+def _list_label_names(train: Sequence[_File], columns: TableColumns) -> tuple[str, ...]:
     """Return the label names: those that the task gives, else those of the training rows in alphabetical order."""
     given = columns.indicators or columns.label_names
     names = tuple(given) if given else tuple(sorted(set().union(*(file.label_set() for file in train))))
     if len(names) < 2:
         raise UserError(
             Reason.INVALID_DATA,
-            f"{train[0].columns.file}, column {_label_column(columns)!r}: {len(names)} labels ({', '.join(names)}), "
+            f"{train[0].columns.file}, column {_get_label_column(columns)!r}: {len(names)} labels ({', '.join(names)}), "
             "at least 2 are needed",
         )
     return names
@@ -202,7 +209,7 @@ def _check_labels(
     if absent:
         raise UserError(
             Reason.INVALID_DATA,
-            f"dataset.columns.{given}: no training row has label {some(absent)}: add rows, or remove the name",
+            f"dataset.columns.{given}: no training row has label {quote_names(absent)}: add rows, or remove the name",
         )
     counts = np.sum([split.labels.sum(axis=0, dtype=np.int64) for split in splits.values()], axis=0)
     single = [index for index in kept if counts[index] == 1]
@@ -213,13 +220,13 @@ def _check_labels(
     others = f" (so it is with {len(single) - 1} more)" if len(single) > 1 else ""
     raise UserError(
         Reason.INVALID_DATA,
-        f"{_where(files['train'], row)}, column {names[index] if columns.indicators else _label_column(columns)!r}: only"
+        f"{_locate_row(files['train'], row)}, column {names[index] if columns.indicators else _get_label_column(columns)!r}: only"
         f" this row has label '{names[index]}'{others}; a row to learn from and a row to score on are needed: add rows,"
         " remove the label, or let dataset.topLabels keep fewer labels",
     )
 
 
-def _where(files: Sequence[_File], row: int) -> str:
+def _locate_row(files: Sequence[_File], row: int) -> str:
     for file in files:
         if row < len(file.texts):
             return file.columns.where(row if isinstance(file.rows, slice) else int(file.rows[row]))
@@ -227,13 +234,13 @@ def _where(files: Sequence[_File], row: int) -> str:
     raise IndexError(row)
 
 
-def _split(files: Sequence[_File], names: Sequence[str]) -> Split:
+def _build_split(files: Sequence[_File], names: Sequence[str]) -> Split:
     texts = files[0].texts if len(files) == 1 else [text for file in files for text in file.texts]
     matrices = [file.matrix(names) for file in files]
     return Split(texts, matrices[0] if len(matrices) == 1 else np.concatenate(matrices))
 
 
-def _unseen_labels(files: dict[str, list[_File]], names: Sequence[str]) -> list[str]:
+def _describe_unseen_labels(files: dict[str, list[_File]], names: Sequence[str]) -> list[str]:
     """Return a warning for each split with labels that no training row carries: they cannot be learned, nor scored."""
     notes = []
     for split, parts in files.items():
@@ -242,10 +249,10 @@ def _unseen_labels(files: dict[str, list[_File]], names: Sequence[str]) -> list[
             count = sum(part.count_with(unseen) for part in parts)
             notes.append(
                 f"{count} rows of the {split} split carry {len(unseen)} labels that no training row has"
-                f" ({some(sorted(unseen))}): these labels are left out of it"
+                f" ({quote_names(sorted(unseen))}): these labels are left out of it"
             )
     return notes
 
 
-def _label_column(columns: TableColumns) -> str:
+def _get_label_column(columns: TableColumns) -> str:
     return columns.labels or _LABEL_COLUMNS[0]

@@ -7,7 +7,7 @@ from array import array
 
 import numpy as np
 
-from trainingtask_trainer.sources.columns import Columns, Wanted, positions_of
+from trainingtask_trainer.sources.columns import Columns, Wanted, find_columns
 from trainingtask_trainer.sources.data_files import DataFile
 
 _BLOCK_BYTES = 8 << 20
@@ -33,7 +33,7 @@ def read_plain_csv(file: DataFile, wanted: Wanted | None, separator: str, *, is_
         header = opened.readline()
     try:
         names = pyarrow.csv.read_csv(pyarrow.BufferReader(header), parse_options=parsing).column_names
-        positions = positions_of(wanted, names, file.name)
+        positions = find_columns(wanted, names, file.name)
         # By position, because a name may stand twice in the header.
         keys = [str(position) for position in range(len(names))]
         reading = pyarrow.csv.ReadOptions(column_names=keys, skip_rows=1)

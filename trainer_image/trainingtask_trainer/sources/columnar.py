@@ -6,7 +6,7 @@ from typing import Any
 
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import Columns, Wanted, positions_of
+from trainingtask_trainer.sources.columns import Columns, Wanted, find_columns
 from trainingtask_trainer.sources.data_files import DataFile
 
 
@@ -52,7 +52,7 @@ def _parquet(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[s
 
     with pyarrow.parquet.ParquetFile(opened) as parquet:
         header = parquet.schema_arrow.names
-        names = {column: header[at] for column, at in positions_of(wanted, header, name).items()}
+        names = {column: header[at] for column, at in find_columns(wanted, header, name).items()}
         return parquet.read(columns=list(dict.fromkeys(names.values()))), names
 
 
@@ -64,5 +64,5 @@ def _arrow(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[str
     opened.seek(0)
     with (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(opened) as reader:
         header = reader.schema.names
-        names = {column: header[at] for column, at in positions_of(wanted, header, name).items()}
+        names = {column: header[at] for column, at in find_columns(wanted, header, name).items()}
         return reader.read_all().select(list(dict.fromkeys(names.values()))), names

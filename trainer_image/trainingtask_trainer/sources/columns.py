@@ -83,7 +83,7 @@ Wanted = Sequence[tuple[str, ...]]
 """The columns to read, each with the names that it may have; the first one stands for it."""
 
 
-def positions_of(wanted: Wanted | None, header: Sequence[str], file: str) -> dict[str, int]:
+def find_columns(wanted: Wanted | None, header: Sequence[str], file: str) -> dict[str, int]:
     """Return the position of each wanted column (None: of all) in a header, in spite of case and blanks around it.
 
     Raises
@@ -93,42 +93,42 @@ def positions_of(wanted: Wanted | None, header: Sequence[str], file: str) -> dic
     """
     if wanted is None:
         return {name: position for position, name in enumerate(header)}
-    plain = [plain_name(name) for name in header]
+    plain = [normalize_name(name) for name in header]
     found = {}
     for names in wanted:
-        if len(there := [name for name in names if plain_name(name) in plain]) > 1:
+        if len(there := [name for name in names if normalize_name(name) in plain]) > 1:
             raise UserError(
                 Reason.INVALID_DATA,
-                f"{file} has the columns {some(there)}: name the one to read in dataset.columns.labels",
+                f"{file} has the columns {quote_names(there)}: name the one to read in dataset.columns.labels",
             )
         for name in names:
             same = header if name in header else plain
-            count = same.count(name if same is header else plain_name(name))
+            count = same.count(name if same is header else normalize_name(name))
             if count > 1:
                 raise UserError(
                     Reason.INVALID_DATA,
                     f"{file}: {count} columns are called '{name}': rename them, or remove all but one",
                 )
             if count == 1:
-                found[names[0]] = same.index(name if same is header else plain_name(name))
+                found[names[0]] = same.index(name if same is header else normalize_name(name))
                 break
         else:
-            raise UserError(Reason.INVALID_DATA, f"{file}: no column '{names[0]}', only {some(header, 20)}")
+            raise UserError(Reason.INVALID_DATA, f"{file}: no column '{names[0]}', only {quote_names(header, 20)}")
     return found
 
 
-def plain_name(name: str) -> str:
-    """Return a column's name without what does not matter in it."""
+def normalize_name(name: str) -> str:
+    """Return a column's name in lower case, without blanks around it."""
     return name.strip().casefold()
 
 
-def some(names: Sequence[str], limit: int = 5) -> str:
+def quote_names(names: Sequence[str], limit: int = 5) -> str:
     """Return names for a message, in quotes, so that blanks show."""
     quoted = ", ".join(f"'{name[:80]}'" for name in names[:limit])
     return quoted + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def shown(value: Any, limit: int = 80) -> str:
+def format_cell(value: Any, limit: int = 80) -> str:
     """Return a cell for a message."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
@@ -138,7 +138,7 @@ def shown(value: Any, limit: int = 80) -> str:
 _SWITCH = {1: 1, 0: 0, "1": 1, "0": 0, "1.0": 1, "0.0": 0, "true": 1, "false": 0}
 
 
-def indicator(value: Any) -> int | None:
+def parse_indicator(value: Any) -> int | None:
     """Return the 0 or 1 that a cell of an indicator column holds, None when it holds neither."""
     key = value.strip().lower() if isinstance(value, str) else value
     return _SWITCH.get(key) if isinstance(key, Hashable) else None

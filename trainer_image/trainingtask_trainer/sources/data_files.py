@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from trainingtask_api.reasons import Reason
-from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.errors import UserError, join_names
 
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".xlsx")
 _OTHER_NAMES = {".tab": ".tsv", ".ndjson": ".jsonl", ".pq": ".parquet", ".feather": ".arrow"}
@@ -100,12 +100,12 @@ class DataFile:
 
 
 @contextmanager
-def reading(file: DataFile) -> Iterator[None]:
-    """Turn what a damaged compressed file raises into a UserError."""
+def translate_archive_errors(file: DataFile) -> Iterator[None]:
+    """Raise UserError for a damaged compressed file, and for an archive that cannot be unpacked."""
     try:
         yield
-    except (RuntimeError, NotImplementedError) as error:
-        if file.member is None:
+    except RuntimeError as error:  # a password; NotImplementedError: another compression than deflate
+        if file.member is None or isinstance(error, RecursionError):
             raise
         raise UserError(
             Reason.INVALID_DATA,
@@ -119,7 +119,7 @@ def reading(file: DataFile) -> Iterator[None]:
         raise
 
 
-def files_of(path: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
+def find_split_files(path: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
     """Return the files of each split in a file, an archive or a folder, and the names of the files that are left.
 
     A single file is the training split, and so are all files of a folder of which none has a split's name, if they are
@@ -135,20 +135,20 @@ def files_of(path: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
             file = DataFile(path)
             _check_kind(file)
             return {"train": [file]}, []
-        found, folder = _members(path), str(path)
+        found, folder = _list_members(path), str(path)
     else:
-        found, folder = _entries(path), str(path)
+        found, folder = _list_folder(path), str(path)
     known = [file for file in found if file.kind in KINDS and not _is_marker(file)]
     splits: dict[str, list[DataFile]] = {}
     for file in known:
-        split = _split_of(file, path)
+        split = _get_split(file, path)
         if split:
             splits.setdefault(split, []).append(file)
     if not splits and known and (len(known) == 1 or all(_is_part(file) for file in known)):
         splits["train"] = known
     if "train" not in splits:
-        names = [_relative(file, path) for file in found]
-        there = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "") or "no file"
+        names = [_get_relative_name(file, path) for file in found]
+        there = join_names(names, limit=10) or "no file"
         raise UserError(
             Reason.DATASET_NOT_FOUND,
             f"{folder} holds no train file (train{', train'.join(KINDS)}, also as .gz, .zst, numbered parts or a folder);"
@@ -160,7 +160,7 @@ def files_of(path: Path) -> tuple[dict[str, list[DataFile]], list[str]]:
             file for file in files if file.member or file.path.stat().st_size
         ] or files  # Spark's empty parts
     used = {file for files in splits.values() for file in files}
-    return splits, [_relative(file, path) for file in found if file not in used and not _is_marker(file)]
+    return splits, [_get_relative_name(file, path) for file in found if file not in used and not _is_marker(file)]
 
 
 def _check_kind(file: DataFile) -> None:
@@ -171,7 +171,7 @@ def _check_kind(file: DataFile) -> None:
         )
 
 
-def _members(archive: Path) -> list[DataFile]:
+def _list_members(archive: Path) -> list[DataFile]:
     try:
         with zipfile.ZipFile(archive) as file:
             names = sorted(info.filename for info in file.infolist() if not info.is_dir())
@@ -180,7 +180,7 @@ def _members(archive: Path) -> list[DataFile]:
     return [DataFile(archive, name) for name in names if not _is_hidden(Path(name))]
 
 
-def _entries(folder: Path) -> list[DataFile]:
+def _list_folder(folder: Path) -> list[DataFile]:
     """Return the files of a folder and of its folders, one level deep, in the order of their names."""
     paths = sorted(entry for entry in (*folder.glob("*"), *folder.glob("*/*")) if entry.is_file())
     return [DataFile(path) for path in paths if not _is_hidden(path.relative_to(folder))]
@@ -202,9 +202,7 @@ def _is_marker(file: DataFile) -> bool:
     )
 
 
-def _split_of(file: DataFile, root: Path) -> str | None:
-    if _is_marker(file):
-        return None
+def _get_split(file: DataFile, root: Path) -> str | None:
     inside = Path(file.member) if file.member else file.path.relative_to(root)
     numbered = _OF.fullmatch(file.stem) or _NUMBERED.fullmatch(file.stem)
     name = numbered["name"] if numbered else file.stem
@@ -214,7 +212,7 @@ def _split_of(file: DataFile, root: Path) -> str | None:
 
 
 def _is_part(file: DataFile) -> bool:
-    return not _is_marker(file) and bool(_PART.fullmatch(file.stem) or _OF.fullmatch(file.stem) or _is_numbered(file))
+    return bool(_PART.fullmatch(file.stem) or _OF.fullmatch(file.stem) or _is_numbered(file))
 
 
 def _is_numbered(file: DataFile) -> bool:
@@ -232,18 +230,19 @@ def _check_parts(folder: str, split: str, files: Sequence[DataFile]) -> None:
             which = (
                 f"part {missing[0]} of {max(totals)} is missing" if missing else "its parts are of several numberings"
             )
-            raise UserError(Reason.INVALID_DATA, f"{folder}, {split} split: {which}; it has {_names(files)}")
+            raise UserError(Reason.INVALID_DATA, f"{folder}, {split} split: {which}; it has {_join_file_names(files)}")
         return
     if len(files) > 1 and not all(_is_part(file) for file in files):
-        raise UserError(Reason.INVALID_DATA, f"{folder} holds several {split} files: {_names(files)}")
+        raise UserError(Reason.INVALID_DATA, f"{folder} holds several {split} files: {_join_file_names(files)}")
     if len({file.kind for file in files}) > 1:
-        raise UserError(Reason.INVALID_DATA, f"{folder} holds {split} files of several formats: {_names(files)}")
+        raise UserError(
+            Reason.INVALID_DATA, f"{folder} holds {split} files of several formats: {_join_file_names(files)}"
+        )
 
 
-def _names(files: Sequence[DataFile], limit: int = 5) -> str:
-    names = [Path(file.member or file.path.name).name for file in files]
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+def _join_file_names(files: Sequence[DataFile]) -> str:
+    return join_names([Path(file.member or file.path.name).name for file in files])
 
 
-def _relative(file: DataFile, root: Path) -> str:
+def _get_relative_name(file: DataFile, root: Path) -> str:
     return file.member or str(file.path.relative_to(root))

@@ -17,7 +17,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources import encoding
 from trainingtask_trainer.sources.arrow_csv import read_plain_csv
-from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, plain_name, positions_of, some
+from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, find_columns, normalize_name, quote_names
 from trainingtask_trainer.sources.data_files import DataFile
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -43,9 +43,9 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
         When the encoding cannot be told, a column is not there, or no separator makes columns of the header.
     """
     csv.field_size_limit(sys.maxsize)  # a long text is no error
-    found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
+    found = encoding.check_codec(codec) if codec else encoding.detect_encoding(file.open, file.name)
     separator = separator or ("\t" if file.kind == ".tsv" else _find_separator(file, found, wanted))
-    is_quoted = file.kind != ".tsv" or _has_quoted_cells(file, found, separator)
+    is_quoted = file.kind != ".tsv" or _is_quoted_tsv(file, found, separator)
     plain = found.startswith("utf-8") and read_plain_csv(file, wanted, separator, is_quoted=is_quoted)
     if plain:
         return plain
@@ -55,7 +55,7 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
     try:
         with open_text(file, found) as text:
             quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-            _read(wanted, columns, csv.reader(text, delimiter=separator, quoting=quoting, strict=True))
+            _read_rows(wanted, columns, csv.reader(text, delimiter=separator, quoting=quoting, strict=True))
     except csv.Error as error:  # in the header; of later rows each is counted
         raise UserError(Reason.INVALID_DATA, f"{file.name}, header: {error}") from error
     except UnicodeDecodeError as error:
@@ -70,18 +70,18 @@ def open_text(file: DataFile, codec: str) -> Iterator[io.TextIOWrapper]:
         yield text
 
 
-def _read(wanted: Wanted | None, columns: Columns, reader: Any) -> None:
+def _read_rows(wanted: Wanted | None, columns: Columns, reader: Any) -> None:
     header = next(reader, None)
     if header is None:
         raise UserError(Reason.INVALID_DATA, f"{columns.file} is empty")
     header[0] = header[0].removeprefix("\ufeff")
-    positions = positions_of(wanted, header, columns.file)
+    positions = find_columns(wanted, header, columns.file)
     columns.cells = {name: [] for name in positions}
-    for rows, numbers, error in _batches(reader, columns.file):
+    for rows, numbers, error in _iter_batches(reader, columns.file):
         if error:
             columns.bad.append(BadRow(f"{columns.file}, row {reader.line_num}", error))
         if set(map(len, rows)) - {len(header)}:
-            rows, numbers = _of_full_length(rows, numbers, header, columns)  # noqa: PLW2901
+            rows, numbers = _drop_ragged_rows(rows, numbers, header, columns)  # noqa: PLW2901
         if header in rows or not all(map(any, rows)):  # what `cat` leaves of other files; what Excel leaves at the end
             repeated = [number for row, number in zip(rows, numbers, strict=True) if row == header]
             columns.bad.extend(BadRow(f"{columns.file}, row {number}", "repeats the header") for number in repeated)
@@ -92,7 +92,7 @@ def _read(wanted: Wanted | None, columns: Columns, reader: Any) -> None:
             columns.cells[name].extend([row[position] for row in rows])
 
 
-def _batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
+def _iter_batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
     """Yield rows, their line numbers, and what is wrong with the row that comes after them."""
     while True:
         first = reader.line_num + 1
@@ -102,8 +102,8 @@ def _batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Sequence
             rows.extend(itertools.islice(reader, _BATCH))  # those before an error stay
         except csv.Error as problem:
             error = str(problem)
-            start = first + sum(1 + sum(map(_line_breaks, row)) for row in rows)
-            if reader.line_num > start:  # also where bad rows are skipped: nobody knows how many these are
+            start = first + sum(1 + sum(map(_count_line_breaks, row)) for row in rows)
+            if reader.line_num > start:  # fails under onBadRow: skip as well: the rows within are lost
                 raise UserError(
                     Reason.INVALID_DATA,
                     f"{file}, row {start}: a quote that opens here closes nowhere, or within a cell in row"
@@ -115,18 +115,18 @@ def _batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Sequence
             return
         numbers: Sequence[int] = range(first, first + len(rows))
         if error or reader.line_num != first + len(rows) - 1 or not all(rows):  # cells of several lines, blank lines
-            ends = itertools.accumulate(1 + sum(_line_breaks(cell) for cell in row) for row in rows)
+            ends = itertools.accumulate(1 + sum(_count_line_breaks(cell) for cell in row) for row in rows)
             numbers = [first - 1 + end for end in ends]
             kept = [index for index, row in enumerate(rows) if row]
             rows, numbers = [rows[index] for index in kept], [numbers[index] for index in kept]
         yield rows, numbers, error
 
 
-def _line_breaks(cell: str) -> int:
+def _count_line_breaks(cell: str) -> int:
     return cell.count("\n") + cell.count("\r") - cell.count("\r\n")
 
 
-def _of_full_length(
+def _drop_ragged_rows(
     rows: list[list[str]], numbers: Sequence[int], header: Sequence[str], columns: Columns
 ) -> tuple[list[list[str]], Sequence[int]]:
     full, kept = [], []
@@ -135,7 +135,7 @@ def _of_full_length(
             full.append(row)
             kept.append(number)
         else:
-            why = f"{len(row)} cells, and the header has {len(header)} columns ({some(header)})"
+            why = f"{len(row)} cells, and the header has {len(header)} columns ({quote_names(header)})"
             columns.bad.append(BadRow(f"{columns.file}, row {number}", why))
     return full, kept
 
@@ -153,19 +153,19 @@ def _find_separator(file: DataFile, codec: str, wanted: Wanted | None) -> str:
         )
 
     def columns_by(separator: str) -> list[str]:
-        return [plain_name(name) for name in next(csv.reader([line.strip("\r\n")], delimiter=separator))]
+        return [normalize_name(name) for name in next(csv.reader([line.strip("\r\n")], delimiter=separator))]
 
     fitting = [
         separator
         for separator in SEPARATORS
-        if all(set(map(plain_name, names)) & set(columns_by(separator)) for names in wanted or ())
+        if all(set(map(normalize_name, names)) & set(columns_by(separator)) for names in wanted or ())
     ]
     if fitting:
         return fitting[0]
     return max(SEPARATORS, key=lambda separator: len(columns_by(separator)))  # its columns are named in the message
 
 
-def _has_quoted_cells(file: DataFile, codec: str, separator: str) -> bool:
+def _is_quoted_tsv(file: DataFile, codec: str, separator: str) -> bool:
     """Return whether a tab-separated file was written with quotes.
 
     It was when each cell that begins with a quote is quoted in whole; else when its rows have as many cells as the header

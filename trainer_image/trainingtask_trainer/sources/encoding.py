@@ -31,7 +31,7 @@ _ALPHABETS = {
 _BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
 
-def detect(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> str:
+def detect_encoding(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> str:
     """Return the encoding of a text file, as a codec's name.
 
     Parameters
@@ -63,10 +63,10 @@ def detect(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: st
         raise UserError(
             Reason.INVALID_DATA, f"{name} holds NUL bytes and is neither UTF-8 nor UTF-16: it is not a text file"
         )
-    return _single_byte(open_binary, name)
+    return _detect_single_byte(open_binary, name)
 
 
-def named(codec: str) -> str:
+def check_codec(codec: str) -> str:
     """Return the codec of this name; raise UserError when there is none for text."""
     try:
         if codecs.lookup(codec)._is_text_encoding:
@@ -91,9 +91,9 @@ def _decodes(open_binary: Callable[[], AbstractContextManager[BinaryIO]], encodi
     return True
 
 
-def _single_byte(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> str:
+def _detect_single_byte(open_binary: Callable[[], AbstractContextManager[BinaryIO]], name: str) -> str:
     with open_binary() as file:
-        found = sorted({byte for block in iter(lambda: file.read(_BLOCK), b"") for byte in _beyond_ascii(block)})
+        found = sorted({byte for block in iter(lambda: file.read(_BLOCK), b"") for byte in _list_high_bytes(block)})
     shown = bytes(found)
     try:
         letters = set(shown.decode("cp1252").lower()) - set(_PUNCTUATION)
@@ -109,7 +109,7 @@ def _single_byte(open_binary: Callable[[], AbstractContextManager[BinaryIO]], na
     )
 
 
-def _beyond_ascii(block: bytes) -> bytes:
+def _list_high_bytes(block: bytes) -> bytes:
     return bytes(set(re.sub(rb"[\x00-\x7f]+", b"", block)))
 
 

@@ -3,7 +3,7 @@
 from trainingtask_api.dataset import FileFormat
 from trainingtask_trainer.sources.columnar import read_columnar
 from trainingtask_trainer.sources.columns import Columns, Wanted
-from trainingtask_trainer.sources.data_files import DataFile, reading
+from trainingtask_trainer.sources.data_files import DataFile, translate_archive_errors
 from trainingtask_trainer.sources.delimited import read_delimited
 from trainingtask_trainer.sources.records import read_json, read_json_lines
 from trainingtask_trainer.sources.spreadsheet import read_spreadsheet
@@ -17,7 +17,7 @@ def read_columns(file: DataFile, wanted: Wanted, form: FileFormat) -> Columns:
     UserError
         When the file cannot be read as what its ending says, or has no such column.
     """
-    with reading(file):
+    with translate_archive_errors(file):
         match file.kind:
             case ".csv" | ".tsv":
                 return read_delimited(file, wanted, form.separator, form.encoding)

@@ -7,7 +7,7 @@ from typing import Any
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources import encoding
-from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, plain_name, positions_of
+from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, find_columns, normalize_name
 from trainingtask_trainer.sources.data_files import DataFile
 from trainingtask_trainer.sources.delimited import open_text
 
@@ -22,13 +22,13 @@ def read_json_lines(file: DataFile, wanted: Wanted, codec: str | None) -> Column
     UserError
         When the encoding cannot be told, or no object has a wanted key.
     """
-    found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
+    found = encoding.check_codec(codec) if codec else encoding.detect_encoding(file.open, file.name)
     columns = Columns(file.name, {names[0]: [] for names in wanted})
-    lines = _lines(file, found, columns)
+    lines = _iter_objects(file, found, columns)
     return _collect(lines, wanted, columns)
 
 
-def _lines(file: DataFile, codec: str, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
+def _iter_objects(file: DataFile, codec: str, columns: Columns) -> Iterator[tuple[int, dict[str, Any]]]:
     with open_text(file, codec) as text:
         for number, line in enumerate(text, start=1):
             if not line.strip():
@@ -63,7 +63,7 @@ def read_json(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
     UserError
         When it does not, the encoding cannot be told, or no object has a wanted key.
     """
-    found = encoding.named(codec) if codec else encoding.detect(file.open, file.name)
+    found = encoding.check_codec(codec) if codec else encoding.detect_encoding(file.open, file.name)
     with open_text(file, found) as text:
         content = text.read().removeprefix("\ufeff")
     try:
@@ -74,7 +74,8 @@ def read_json(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not JSON: {error}") from error
     if not isinstance(rows, list):
         raise UserError(
-            Reason.INVALID_DATA, f"{file.name} holds no JSON array of objects, but {_kind(rows)}: write the array alone"
+            Reason.INVALID_DATA,
+            f"{file.name} holds no JSON array of objects, but {_describe_value(rows)}: write the array alone",
         )
     columns = Columns(file.name, {names[0]: [] for names in wanted})
 
@@ -89,7 +90,7 @@ def read_json(file: DataFile, wanted: Wanted, codec: str | None) -> Columns:
     return _collect(objects(), wanted, columns)
 
 
-def _kind(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     if isinstance(value, dict):
         return f"an object with the keys {', '.join(map(repr, list(value)[:5]))}"
     return f"a {type(value).__name__}"
@@ -102,7 +103,7 @@ def _collect(rows: Iterator[tuple[int, dict[str, Any]]], wanted: Wanted, columns
         columns.numbers.append(number)
         for names in wanted:
             key = names[0]
-            value = row[key] if key in row else _by_other_name(row, names)
+            value = row[key] if key in row else _find_by_normalized_name(row, names)
             if value is _ABSENT:
                 columns.cells[key].append(None)
             else:
@@ -116,14 +117,14 @@ def _collect(rows: Iterator[tuple[int, dict[str, Any]]], wanted: Wanted, columns
             f"{columns.file} is Label Studio's full export, which is nested: export JSON-MIN or CSV",
         )
     if missing and len(columns):
-        positions_of(list(missing.values()), list(seen), columns.file)
+        find_columns(list(missing.values()), list(seen), columns.file)
     return columns
 
 
-def _by_other_name(row: dict[str, Any], names: tuple[str, ...]) -> Any:
+def _find_by_normalized_name(row: dict[str, Any], names: tuple[str, ...]) -> Any:
     """Return the value of a key that differs from one of the names in case and blanks alone."""
-    for name in map(plain_name, names):
-        found = [key for key in row if plain_name(key) == name]
+    for name in map(normalize_name, names):
+        found = [key for key in row if normalize_name(key) == name]
         if len(found) == 1:
             return row[found[0]]
     return _ABSENT

@@ -4,7 +4,7 @@ from typing import Any
 
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import Columns, Wanted, positions_of, some
+from trainingtask_trainer.sources.columns import Columns, Wanted, find_columns, quote_names
 from trainingtask_trainer.sources.data_files import DataFile
 
 
@@ -22,14 +22,16 @@ def read_spreadsheet(file: DataFile, wanted: Wanted, sheet: str | None) -> Colum
         with file.open_seekable() as opened:
             book = CalamineWorkbook.from_filelike(opened)
         if sheet is not None and sheet not in book.sheet_names:
-            raise UserError(Reason.INVALID_DATA, f"{file.name} has no sheet {sheet!r}, only {some(book.sheet_names)}")
+            raise UserError(
+                Reason.INVALID_DATA, f"{file.name} has no sheet {sheet!r}, only {quote_names(book.sheet_names)}"
+            )
         name = book.sheet_names[0] if sheet is None else sheet
         rows = book.get_sheet_by_name(name).to_python(skip_empty_area=False)
     except CalamineError as error:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not a spreadsheet that can be read: {error}") from error
     if not rows:
         raise UserError(Reason.INVALID_DATA, f"{file.name}, sheet {name!r} is empty")
-    positions = positions_of(wanted, [str(cell) for cell in rows[0]], file.name)
+    positions = find_columns(wanted, [str(cell) for cell in rows[0]], file.name)
     columns = Columns(file.name, {names[0]: [] for names in wanted})
     for number, row in enumerate(rows[1:], start=2):
         if any(cell != "" for cell in row):
@@ -37,7 +39,7 @@ def read_spreadsheet(file: DataFile, wanted: Wanted, sheet: str | None) -> Colum
             for column, position in positions.items():
                 columns.cells[column].append(_value(row[position]))
     if sheet is None and len(book.sheet_names) > 1:
-        columns.notes.append(f"{file.name}: sheet {name!r} was read, and not {some(book.sheet_names[1:])}")
+        columns.notes.append(f"{file.name}: sheet {name!r} was read, and not {quote_names(book.sheet_names[1:])}")
     return columns
 
 

@@ -117,6 +117,7 @@ def test_what_looks_like_a_list_and_is_none_makes_the_row_bad(cell: str, why: st
 def test_the_format_that_a_task_names_is_kept() -> None:
     assert labels_of(parse(["a,b", "[draft]"], LabelFormat.SINGLE)) == [("a,b",), ("[draft]",)]
     assert labels_of(parse(["(2020)", "[1, 2]"], LabelFormat.SINGLE)) == [("(2020)",), ("[1, 2]",)]
+    assert labels_of(parse(["array([x])", "np.f(x)"], LabelFormat.SINGLE)) == [("array([x])",), ("np.f(x)",)]
     assert labels_of(parse(["[draft]", "a,b"], LabelFormat.DELIMITED)) == [("[draft]",), ("a", "b")]
     column = parse(["a,b", '["a", "b"]'], LabelFormat.DELIMITED)
     assert [row.why for row in column.bad] == [
