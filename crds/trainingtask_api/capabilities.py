@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+SOURCE_FIELDS: Final = ("path", "uri", "hub")
 _TOKENIZER, _TFIDF = "tokenizer", "tfidf"
 
 
@@ -17,13 +18,19 @@ class DatasetCapabilities:
     Attributes
     ----------
     fields
-        Those of the `dataset` section's fields config, includeAnswers, hub, path, columns, format and onBadRow that it reads.
-    is_path_required
-        It exists in the user's files only.
+        Those of the `dataset` section's fields config, includeAnswers, hub, path, uri, columns, format and onBadRow that
+        it reads.
+    is_source_required
+        It has no source of its own: the task names one.
     """
 
     fields: tuple[str, ...] = ()
-    is_path_required: bool = False
+    is_source_required: bool = False
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The fields that name where the data comes from."""
+        return tuple(field for field in SOURCE_FIELDS if field in self.fields)
 
 
 @dataclass(frozen=True)
@@ -46,9 +53,9 @@ class ModelCapabilities:
 
 
 DATASETS: Final[Mapping[str, DatasetCapabilities]] = {
-    "go_emotions": DatasetCapabilities(("config", "hub", "path")),
-    "cross_validated": DatasetCapabilities(("includeAnswers", "path"), is_path_required=True),
-    "table": DatasetCapabilities(("path", "columns", "format", "onBadRow"), is_path_required=True),
+    "go_emotions": DatasetCapabilities(("config", "hub", "path", "uri")),
+    "cross_validated": DatasetCapabilities(("includeAnswers", "path", "uri"), is_source_required=True),
+    "table": DatasetCapabilities(("path", "uri", "hub", "columns", "format", "onBadRow"), is_source_required=True),
     "support_tickets": DatasetCapabilities(),
 }
 
@@ -56,7 +63,7 @@ DATASETS: Final[Mapping[str, DatasetCapabilities]] = {
 PREPROCESSORS: Final[Mapping[str, tuple[str, ...]]] = {
     _TOKENIZER: ("maxLength",),
     _TFIDF: ("ngramMax", "characterNgramMax", "minDocumentFrequency", "maxFeatures"),
-    "embedding": ("maxLength", "checkpoint", "revision", "volumeClaim"),
+    "embedding": ("maxLength", "checkpoint", "revision", "volumeClaim", "uri"),
 }
 
 _TRANSFORMER = ModelCapabilities(

@@ -6,19 +6,22 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 from pydantic.alias_generators import to_snake
 
-from trainingtask_api.capabilities import DATASETS
+from trainingtask_api.capabilities import DATASETS, SOURCE_FIELDS
 from trainingtask_api.fields import (
     ColumnName,
     Encoding,
     Fraction,
+    HubConfig,
     HubId,
+    HubSplit,
     IndicatorName,
     ObjectName,
     RegisteredName,
     RelativePath,
     Revision,
     Seed,
-    quote_names,
+    Uri,
+    count_fields,
     to_cel_list,
 )
 from trainingtask_api.rules import Contract, Rule
@@ -31,12 +34,28 @@ class Config(StrEnum):
     RAW = "raw"
 
 
+class HubSplits(Contract):
+    """Which splits of a hub data set are used for what."""
+
+    train: HubSplit = Field("train", description="The split to train on.")
+    validation: HubSplit | None = Field(
+        None, description="The split to tune thresholds on. Default: held out from the training rows."
+    )
+    test: HubSplit | None = Field(None, description="The split to score on. Default: held out from the training rows.")
+
+
 class HubSource(Contract):
     """A data set on a hub."""
 
     id: HubId = Field(description="Id of the data set on the hub, such as 'google-research-datasets/go_emotions'.")
+    config: HubConfig | None = Field(
+        None, description="table: the configuration, for a data set with several. Default: the only one."
+    )
     revision: Revision = Field(
         "main", description="Branch, tag or commit. Pin a commit to train on the same data for ever."
+    )
+    splits: HubSplits | None = Field(
+        None, description="table: the names of the splits. Default: found by the usual names."
     )
 
 
@@ -129,8 +148,11 @@ class TableColumns(Contract):
     )
 
 
-# Reversed: the order of the released CRD.
-_FROM_FILES = tuple(name for name in sorted(DATASETS, reverse=True) if DATASETS[name].is_path_required)
+_SOURCE_WORDS = {
+    "path": "dataset.volumeClaim with dataset.path",
+    "uri": "dataset.uri",
+    "hub": "dataset.hub",
+}
 
 
 def _refuse_unread(field: str, remedy: str) -> Rule:
@@ -147,9 +169,29 @@ def _refuse_unread(field: str, remedy: str) -> Rule:
 def _refuse_source(name: str) -> Rule:
     """Return the rule that the generated data set of this name is given no files."""
     return Rule(
-        f"self.name != '{name}' || !(has(self.path) || has(self.hub))",
-        f"dataset.name '{name}' is generated: remove dataset.path, dataset.volumeClaim and dataset.hub",
-        lambda dataset: dataset.name != name or (dataset.path is None and dataset.hub is None),
+        f"self.name != '{name}' || {count_fields(SOURCE_FIELDS)} == 0",
+        f"dataset.name '{name}' is generated: remove dataset.path, dataset.volumeClaim, dataset.uri and dataset.hub",
+        lambda dataset: dataset.name != name or not dataset.count_sources(),
+    )
+
+
+def _require_source(name: str) -> Rule:
+    """Return the rule that a built-in data set without a source of its own is given one."""
+    sources = DATASETS[name].sources
+    *first, last = (_SOURCE_WORDS[field] for field in sources)
+    return Rule(
+        f"self.name != '{name}' || {count_fields(sources)} > 0",
+        f"dataset.name '{name}' needs the place of its data: {', '.join(first)} or {last} is required",
+        lambda dataset: dataset.name != name or dataset.count_sources(sources) > 0,
+    )
+
+
+def _refuse_hub(name: str) -> Rule:
+    """Return the rule that the built-in data set of this name is read from files alone."""
+    return Rule(
+        f"self.name != '{name}' || !has(self.hub)",
+        f"dataset.name '{name}' is not on a hub: name dataset.volumeClaim with dataset.path, or dataset.uri",
+        lambda dataset: dataset.name != name or dataset.hub is None,
     )
 
 
@@ -174,6 +216,10 @@ class Dataset(Contract):
     )
     path: RelativePath | None = Field(
         None, description="File or folder of the data, relative to the root of `volumeClaim`."
+    )
+    uri: Uri | None = Field(
+        None,
+        description="File, or prefix of several, in an object store (s3://, gs://, az://), or a file at https://.",
     )
     columns: TableColumns | None = Field(None, description="Columns of a `table`.")
     format: FileFormat | None = Field(None, description="Format of the files of a `table`, where it is not found.")
@@ -204,14 +250,25 @@ class Dataset(Contract):
             lambda dataset: (dataset.path is None) == (dataset.volume_claim is None),
         ),
         Rule(
-            "!(has(self.hub) && has(self.path))",
-            "dataset.hub and dataset.path exclude each other: the data comes from a hub or from a volume claim",
-            lambda dataset: dataset.hub is None or dataset.path is None,
+            f"{count_fields(SOURCE_FIELDS)} <= 1",
+            "dataset.path, dataset.uri and dataset.hub exclude each other: the data comes from a volume claim, an address or a hub",
+            lambda dataset: dataset.count_sources() <= 1,
+        ),
+        *(_require_source(name) for name, known in DATASETS.items() if known.is_source_required),
+        *(_refuse_hub(name) for name, known in DATASETS.items() if known.sources and "hub" not in known.sources),
+        Rule(
+            "self.name != 'go_emotions' || !has(self.hub) || !(has(self.hub.config) || has(self.hub.splits))",
+            "dataset.hub.config and dataset.hub.splits are for dataset.name 'table': use dataset.config",
+            lambda dataset: (
+                dataset.name != "go_emotions"
+                or dataset.hub is None
+                or (dataset.hub.config is None and dataset.hub.splits is None)
+            ),
         ),
         Rule(
-            f"!(self.name in {to_cel_list(_FROM_FILES)}) || has(self.path)",
-            f"dataset.path and dataset.volumeClaim are required for dataset.name {quote_names(_FROM_FILES)}",
-            lambda dataset: dataset.name not in _FROM_FILES or dataset.path is not None,
+            "!(has(self.format) && has(self.hub))",
+            "dataset.format is for files: remove it, a data set on a hub has a format of its own",
+            lambda dataset: dataset.format is None or dataset.hub is None,
         ),
         _refuse_unread("config", "is for dataset.name 'go_emotions': remove it"),
         _refuse_unread("includeAnswers", "is for dataset.name 'cross_validated': remove it"),
@@ -225,3 +282,7 @@ class Dataset(Contract):
             lambda dataset: (dataset.validation_fraction or 0.1) + (dataset.test_fraction or 0.2) < 1.0,
         ),
     )
+
+    def count_sources(self, fields: tuple[str, ...] = SOURCE_FIELDS) -> int:
+        """Return how many of these fields name a source."""
+        return sum(getattr(self, field) is not None for field in fields)

@@ -27,6 +27,11 @@ def quote_names(names: tuple[str, ...]) -> str:
     return " and ".join(repr(name) for name in names)
 
 
+def count_fields(fields: tuple[str, ...]) -> str:
+    """Return the CEL expression of how many of these fields of an object are set."""
+    return " + ".join(f"(has(self.{field}) ? 1 : 0)" for field in fields)
+
+
 def refuse_field(field: str, section: str, name: str, refused: tuple[str, ...], reason: str) -> Rule:
     """Return the rule of a spec that it has no `section.field` when the value at the path `name` is one of `refused`."""
     attribute = to_snake(field)
@@ -88,6 +93,47 @@ Encoding = Annotated[
     str,
     Field(min_length=1, max_length=40),
     match_pattern(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", "must be the name of a text encoding, such as 'utf-8' or 'cp1250'"),
+]
+Uri = Annotated[
+    str,
+    Field(min_length=1, max_length=1024),
+    match_pattern(
+        r"^((s3|gs|az)://[A-Za-z0-9][-A-Za-z0-9._]*(/[^\x00-\x1f]*)?|https://[^/?#@\s]+(/[^#\s]*)?)$",
+        "must be an address of an object store or a web server: 's3://bucket/path', 'gs://bucket/path', 'az://container/path' or 'https://host/path', without a user and password",
+    ),
+    Rule(
+        "!self.split('/').exists(part, part == '..' || part == '.')",
+        "must be an address without '.' and '..' in its path",
+        lambda uri: not {"..", "."} & set(uri.split("/")),
+    ),
+]
+StoreUri = Annotated[
+    Uri,
+    Rule(
+        "!self.startsWith('https:')",
+        "must be an address of an object store, 's3://bucket/path', 'gs://bucket/path' or 'az://container/path': a web server cannot be written",
+        lambda uri: not uri.startswith("https:"),
+    ),
+    match_pattern(
+        r"^[a-z0-9]+://[^/]+/+[^/]", "must name a folder in the bucket: its root itself cannot be replaced by a model"
+    ),
+]
+HubRepository = Annotated[
+    str,
+    Field(min_length=3, max_length=200),
+    match_pattern(r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$", "must be a hub repository: 'owner/name'"),
+]
+HubConfig = Annotated[
+    str,
+    Field(min_length=1, max_length=100),
+    match_pattern(
+        r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", "must be a configuration of the hub data set, such as 'default' or 'en'"
+    ),
+]
+HubSplit = Annotated[
+    str,
+    Field(min_length=1, max_length=100),
+    match_pattern(r"^[A-Za-z0-9_][A-Za-z0-9_.]*$", "must be a split of the hub data set, such as 'train'"),
 ]
 ColumnName = Annotated[str, Field(min_length=1, max_length=200)]
 IndicatorName = Annotated[str, Field(min_length=1, max_length=100)]  # up to 500 in a pod's annotation

@@ -14,7 +14,7 @@ from trainingtask_api.capabilities import (
     TRANSFORMER_FAMILIES,
     group_by_field,
 )
-from trainingtask_api.fields import HUB_ID_PATTERN, ObjectName, RegisteredName, Revision, quote_names, to_cel_list
+from trainingtask_api.fields import HUB_ID_PATTERN, ObjectName, RegisteredName, Revision, Uri, quote_names, to_cel_list
 from trainingtask_api.rules import Contract, Rule
 
 PREPROCESSOR_FIELDS = group_by_field(PREPROCESSORS)
@@ -53,6 +53,14 @@ def _build_checkpoint_rules(name: str) -> tuple[Rule, ...]:
             f"{name}.revision is for a hub checkpoint: remove it, or remove {name}.volumeClaim",
             lambda section: section.revision is None or section.volume_claim is None,
         ),
+        Rule(
+            "!has(self.uri) || !(has(self.checkpoint) || has(self.revision) || has(self.volumeClaim))",
+            f"{name}.uri excludes {name}.checkpoint, {name}.revision and {name}.volumeClaim: the checkpoint comes from an address, a hub or a volume claim",
+            lambda section: (
+                section.uri is None
+                or (section.checkpoint, section.revision, section.volume_claim) == (None, None, None)
+            ),
+        ),
     )
 
 
@@ -71,9 +79,19 @@ class Preprocessor(Contract):
         None,
         description="Registered preprocessor: 'tokenizer', 'tfidf', 'embedding' (a frozen encoder, for classical models), or a class as 'module:Class'. Default: what the model needs.",
     )
-    max_length: Annotated[int, Field(ge=4, le=32_768)] | None = Field(
+    max_length: (
+        Annotated[
+            int | Annotated[str, Field(max_length=4)],
+            Rule(
+                "type(self) == int ? self >= 4 && self <= 32768 : self == 'auto'",
+                "must be a number of tokens from 4 to 32768, or 'auto'",
+                lambda value: 4 <= value <= 32_768 if isinstance(value, int) else value == "auto",
+            ),
+        ]
+        | None
+    ) = Field(
         None,
-        description="tokenizer and embedding: longest text in tokens; longer ones are cut. Default: 128, or the checkpoint's own limit if lower.",
+        description="tokenizer and embedding: longest text in tokens; longer ones are cut. 'auto': as long as 95 % of the training texts are, within the checkpoint's own limit. Default: 128, or that limit if lower.",
     )
     ngram_max: Annotated[int, Field(ge=1, le=5)] | None = Field(
         None, description="tfidf: longest word n-gram. Default: 2."
@@ -98,13 +116,17 @@ class Preprocessor(Contract):
     volume_claim: ObjectName | None = Field(
         None, description="embedding: PersistentVolumeClaim that holds the encoder; mounted read-only."
     )
+    uri: Uri | None = Field(
+        None,
+        description="embedding: instead of `checkpoint`, the prefix of the encoder's files in an object store (s3://, gs://, az://), or a .zip or .tar.gz of them at https://.",
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         *(_refuse_unread(field, readers) for field, readers in PREPROCESSOR_FIELDS.items()),
         Rule(
-            "!has(self.name) || self.name != 'embedding' || has(self.checkpoint)",
-            "preprocessor.checkpoint is required for preprocessor.name 'embedding': the encoder that turns texts into vectors",
-            lambda section: section.name != "embedding" or section.checkpoint is not None,
+            "!has(self.name) || self.name != 'embedding' || has(self.checkpoint) || has(self.uri)",
+            "preprocessor.checkpoint or preprocessor.uri is required for preprocessor.name 'embedding': the encoder that turns texts into vectors",
+            lambda section: section.name != "embedding" or section.checkpoint is not None or section.uri is not None,
         ),
         *_build_checkpoint_rules("preprocessor"),
     )
@@ -137,6 +159,10 @@ class Model(Contract):
     volume_claim: ObjectName | None = Field(
         None, description="PersistentVolumeClaim that holds the checkpoint; mounted read-only."
     )
+    uri: Uri | None = Field(
+        None,
+        description="Instead of `checkpoint`: the prefix of the checkpoint's files in an object store (s3://, gs://, az://), or a .zip or .tar.gz of them at https://.",
+    )
     strategy: Strategy | None = Field(
         None,
         description="How a classical model serves many labels. Default: 'native' for random_forest and knn, else 'one_vs_rest'.",
@@ -154,15 +180,15 @@ class Model(Contract):
             lambda model: model.strategy != Strategy.NATIVE or model.name not in _NOT_NATIVE,
         ),
         Rule(
-            "self.name != 'auto' || has(self.checkpoint)",
-            "model.checkpoint is required for model.name 'auto': the family is read from it",
-            lambda model: model.name != "auto" or model.checkpoint is not None,
+            "self.name != 'auto' || has(self.checkpoint) || has(self.uri)",
+            "model.checkpoint or model.uri is required for model.name 'auto': the family is read from it",
+            lambda model: model.name != "auto" or model.checkpoint is not None or model.uri is not None,
         ),
         Rule(
-            f"!(has(self.checkpoint) || has(self.volumeClaim) || has(self.revision)) || !(self.name in {to_cel_list(CLASSICAL_MODELS)})",
-            "model.checkpoint, model.revision and model.volumeClaim are for transformers: a classical model starts from nothing, remove them",
+            f"!(has(self.checkpoint) || has(self.volumeClaim) || has(self.revision) || has(self.uri)) || !(self.name in {to_cel_list(CLASSICAL_MODELS)})",
+            "model.checkpoint, model.revision, model.volumeClaim and model.uri are for transformers: a classical model starts from nothing, remove them",
             lambda model: (
-                (model.checkpoint, model.volume_claim, model.revision) == (None, None, None)
+                (model.checkpoint, model.volume_claim, model.revision, model.uri) == (None, None, None, None)
                 or model.name not in CLASSICAL_MODELS
             ),
         ),

@@ -57,6 +57,9 @@ class Reason(StrEnum):
     UNKNOWN_NAME = "UnknownName"
     DATASET_NOT_FOUND = "DatasetNotFound"
     DATASET_UNAVAILABLE = "DatasetUnavailable"
+    SOURCE_NOT_FOUND = "SourceNotFound"
+    SOURCE_DENIED = "SourceDenied"
+    SOURCE_UNAVAILABLE = "SourceUnavailable"
     MODEL_UNAVAILABLE = "ModelUnavailable"
     MODEL_MISMATCH = "ModelMismatch"
     HUB_UNAVAILABLE = "HubUnavailable"
@@ -66,6 +69,8 @@ class Reason(StrEnum):
     NO_SPACE_LEFT = "NoSpaceLeft"
     OUTPUT_NOT_WRITABLE = "OutputNotWritable"
     OUTPUT_OCCUPIED = "OutputOccupied"
+    OUTPUT_DENIED = "OutputDenied"
+    OUTPUT_UNAVAILABLE = "OutputUnavailable"
     INVALID_HISTORY = "InvalidHistory"
     BROKEN_IMAGE = "BrokenImage"
 

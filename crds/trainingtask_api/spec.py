@@ -9,7 +9,17 @@ from pydantic.alias_generators import to_snake
 
 from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, PREPROCESSORS, TRANSFORMER_FAMILIES
 from trainingtask_api.dataset import Dataset
-from trainingtask_api.fields import ObjectName, RelativePath, match_pattern, quote_names, refuse_field, to_cel_list
+from trainingtask_api.fields import (
+    HubRepository,
+    ObjectName,
+    RelativePath,
+    StoreUri,
+    count_fields,
+    match_pattern,
+    quote_names,
+    refuse_field,
+    to_cel_list,
+)
 from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor
 from trainingtask_api.rules import Contract, Rule
 from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Precision, Training
@@ -75,11 +85,34 @@ OutputPath = Annotated[
 ]
 
 
-class Output(Contract):
-    """The destination of the trained model."""
+_DESTINATIONS = ("volumeClaim", "uri", "hub")
 
-    volume_claim: ObjectName = Field(description="PersistentVolumeClaim that receives the model.")
-    sub_path: OutputPath | None = Field(None, description="Folder in the claim. Default: the task's name.")
+
+class Output(Contract):
+    """The destination of the trained model, and of the checkpoints while it trains."""
+
+    volume_claim: ObjectName | None = Field(None, description="PersistentVolumeClaim that receives the model.")
+    sub_path: OutputPath | None = Field(None, description="Folder in `volumeClaim`. Default: the task's name.")
+    uri: StoreUri | None = Field(
+        None, description="Instead of `volumeClaim`: the folder in an object store (s3://, gs://, az://)."
+    )
+    hub: HubRepository | None = Field(
+        None,
+        description="Instead of `volumeClaim`: the model's repository on the hub, 'owner/name'; made private if it is not there yet.",
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            f"{count_fields(_DESTINATIONS)} == 1",
+            "output needs exactly one destination: output.volumeClaim, output.uri or output.hub",
+            lambda output: sum(getattr(output, to_snake(field)) is not None for field in _DESTINATIONS) == 1,
+        ),
+        Rule(
+            "!has(self.subPath) || has(self.volumeClaim)",
+            "output.subPath is a folder in output.volumeClaim: remove it, an address names its own folder",
+            lambda output: output.sub_path is None or output.volume_claim is not None,
+        ),
+    )
 
 
 class Code(Contract):
@@ -232,7 +265,7 @@ class TrainingTaskSpec(Contract):
     code: Code | None = Field(None, description="Python files of your own, for a name of the form 'module:Class'.")
     env: Annotated[list[EnvironmentSecret], Field(max_length=16)] | None = Field(
         None,
-        description="Environment variables from Secrets, such as a hub's access token.",
+        description="Environment variables from Secrets, such as a hub's access token or the keys of an object store.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 

@@ -15,6 +15,8 @@ from trainingtask_api.scores import EvaluationResult, MessageText, ShortText, Va
 Scalar = str | int | float | bool
 
 MAX_WARNINGS = 16
+MAX_SOURCES = 8
+MAX_SOURCE_OBJECTS = 32
 
 
 class ExitCode(IntEnum):
@@ -37,6 +39,43 @@ class Phase(StrEnum):
     SAVING = "Saving"
     DONE = "Done"
     FAILED = "Failed"
+
+
+class SourceObject(Contract):
+    """A file that was read from an object store, a web server or a hub."""
+
+    name: Annotated[str, Field(max_length=1024)] = Field(description="Path of the file below the source's address.")
+    size: int = Field(description="Bytes.")
+    etag: ShortText | None = Field(None, description="Entity tag that the server gave.")
+    version: ShortText | None = Field(None, description="Version that the store gave, where it keeps several.")
+
+
+class Source(Contract):
+    """Where a part of the training came from, and which state of it was read."""
+
+    field: ShortText = Field(description="Field of the spec that names it, such as 'dataset.uri'.")
+    address: Annotated[str, Field(max_length=1024)] = Field(
+        description="The uri without its query, or the id on the hub."
+    )
+    commit: ShortText | None = Field(None, description="Commit that the hub's revision was at.")
+    size: int | None = Field(None, description="Bytes of all files.")
+    object_count: int | None = Field(None, description="Number of files.")
+    objects: Annotated[list[SourceObject], Field(max_length=MAX_SOURCE_OBJECTS)] = Field(
+        [], description="The files; the first of them where there are many."
+    )
+    digest: ShortText | None = Field(
+        None, description="SHA-256 over names, sizes, entity tags and versions of all files."
+    )
+
+
+class TextLengths(Contract):
+    """Lengths of the training texts in tokens, before they are cut."""
+
+    p50: int = Field(description="Half of the texts are at most this long.")
+    p95: int = Field(description="95 % of the texts are at most this long.")
+    p99: int = Field(description="99 % of the texts are at most this long.")
+    max_length: int = Field(description="Longest text that the model reads; longer ones are cut.")
+    cut_fraction: float = Field(description="Fraction of the texts that are cut.")
 
 
 class Results(Contract):
@@ -76,6 +115,15 @@ class Results(Contract):
     model_path: Annotated[str, Field(max_length=1024)] | None = Field(
         None, description="Folder of the trained model in the output claim."
     )
+    model_uri: Annotated[str, Field(max_length=1024)] | None = Field(
+        None, description="Address of the trained model in an object store or on a hub."
+    )
+    text_lengths: TextLengths | None = Field(
+        None, description="Lengths of the training texts, for a preprocessor that counts tokens."
+    )
+    sources: Annotated[list[Source], Field(max_length=MAX_SOURCES)] = Field(
+        [], description="What was read from object stores, web servers and hubs."
+    )
 
 
 class Failure(Contract):
@@ -107,6 +155,12 @@ class TrainingReport(Contract):
     report_time: AwareDatetime | None = Field(None, description="When this was written.")
     start_time: AwareDatetime | None = Field(None, description="When this attempt started.")
     finish_time: AwareDatetime | None = Field(None, description="When this attempt ended.")
+    bytes_read: int | None = Field(None, description="Bytes read so far, in phase Loading.")
+    bytes_total: int | None = Field(None, description="Bytes to read in all, in phase Loading.")
+    rows_read: int | None = Field(None, description="Rows read, in phase Loading.")
+    sources: Annotated[list[Source], Field(max_length=MAX_SOURCES)] | None = Field(
+        None, description="What is read from object stores, web servers and hubs; later attempts read the same commits."
+    )
     results: Results | None = Field(None, description="Results of a finished training.")
     failure: Failure | None = Field(None, description="Why the training failed.")
 

@@ -40,6 +40,7 @@ class Embedding:
         wanted = spec.preprocessor or PreprocessorSpec()
         self._folder = fetch_encoder(wanted, volumes.preprocessor)
         self._name = wanted.checkpoint or ""
+        assert not isinstance(wanted.max_length, str)
         self._tokenizer, self._max_length = load_tokenizer(self._folder, self._name, wanted.max_length)
         self._cache = volumes.cache_folder
 

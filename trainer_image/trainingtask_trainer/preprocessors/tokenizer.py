@@ -66,6 +66,7 @@ class Tokenizer:
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
         folder = fetch_checkpoint(spec.model, volumes.model)
         wanted = spec.preprocessor.max_length if spec.preprocessor else None
+        assert not isinstance(wanted, str)
         self.tokenizer, self.max_length = load_tokenizer(folder, get_checkpoint_name(spec.model), wanted)
         self._folder = folder
         self._cache = volumes.cache_folder
