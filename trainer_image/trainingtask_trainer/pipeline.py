@@ -15,7 +15,7 @@ from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
 from trainingtask_trainer.models.base import Model, TrainingRows
 from trainingtask_trainer.models.transformers.checkpointing import remove_checkpoints
-from trainingtask_trainer.preprocessors.base import Preprocessor
+from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
 from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
@@ -95,6 +95,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
+    measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -116,12 +117,14 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
             [
                 *map(get_downloads().name_addresses, data.list_warnings()),
                 *_describe_repeated_texts(repeated, data),
+                *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
         versions=provenance.collect_versions((*dataset.packages, *model.packages)),
+        text_lengths=measured.text_lengths if measured else None,
         model_path=str(output.relative_to(volumes.output)) if output else None,
         sources=reporter.report.sources or [],
     )

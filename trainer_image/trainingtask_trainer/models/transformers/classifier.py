@@ -157,7 +157,7 @@ class Transformer:
         collator = Collator(model, tokenizer)
 
         def predict(texts: Sequence[str]) -> Probabilities:
-            return predict_probabilities(model, collator, encode(tokenizer, texts, tokenizer.model_max_length))
+            return predict_probabilities(model, collator, encode(tokenizer, texts, tokenizer.model_max_length)[0])
 
         return predict
 
