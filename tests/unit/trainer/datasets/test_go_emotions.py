@@ -84,10 +84,10 @@ def test_go_emotions_bad_parquet_is_a_mistake(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         pq.write_table(pa.table({"text": ["x", None], "labels": [[0], [1]]}), tmp_path / f"{split}.parquet")
     (tmp_path / "labels.txt").write_text("joy\nanger\n")
-    with pytest.raises(UserError, match="column 'text' has empty cells"):
+    with pytest.raises(UserError, match=r"column 'text' has empty cells"):
         GoEmotions().load(emotions(), tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="holds a broken parquet file"):
+    with pytest.raises(UserError, match=r"holds a broken parquet file"):
         GoEmotions().load(emotions(), tmp_path)
 
 
@@ -113,11 +113,11 @@ def test_go_emotions_from_the_hub(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_hub_errors_tell_a_mistake_from_a_fault(hub: Hub, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'google-research-datasets/go_emotions' at .* does not exist") as mistake:
+    with pytest.raises(UserError, match=r"'google-research-datasets/go_emotions' at .* does not exist") as mistake:
         GoEmotions().load(Dataset(name="go_emotions"), tmp_path)
     assert mistake.value.reason == "DatasetUnavailable"
     hub.outage = 503
-    with pytest.raises(Fault, match="could not be reached for dataset.hub 'google-research-datasets/go_") as fault:
+    with pytest.raises(Fault, match=r"could not be reached for dataset.hub 'google-research-datasets/go_") as fault:
         GoEmotions().load(Dataset(name="go_emotions"), tmp_path)
     assert fault.value.reason == "HubUnavailable"
 
@@ -189,5 +189,5 @@ def test_raw_names_what_is_wrong(tmp_path: Path) -> None:
 
 def test_raw_without_any_agreement_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([RATINGS[1], RATINGS[3]]), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="no two raters agree on a label of any of the 1 texts"):
+    with pytest.raises(UserError, match=r"no two raters agree on a label of any of the 1 texts"):
         GoEmotions().load(emotions(config="raw"), tmp_path)

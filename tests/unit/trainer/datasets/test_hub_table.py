@@ -123,14 +123,14 @@ def test_one_of_several_configurations_must_be_named(hub: Hub) -> None:
 
 def test_a_missing_column_is_named_with_those_that_are_there(hub: Hub) -> None:
     hub.add("datasets/me/rows", {"train.parquet": LISTS})
-    with pytest.raises(UserError, match="'me/rows', split 'train': no column 'y', only 'id', 'text', 'labels'"):
+    with pytest.raises(UserError, match=r"'me/rows', split 'train': no column 'y', only 'id', 'text', 'labels'"):
         load({"labels": "y"})
 
 
 def test_bad_rows_are_named_by_their_split(hub: Hub) -> None:
     rows = Rows.from_dict({"text": ["a", None, "c", "d"], "labels": [["x"], ["x"], ["y"], ["y"]]})
     hub.add("datasets/me/rows", {"train.parquet": to_parquet(rows)})
-    with pytest.raises(UserError, match="'me/rows', split 'train', row 2, column 'text': None is not a text"):
+    with pytest.raises(UserError, match=r"'me/rows', split 'train', row 2, column 'text': None is not a text"):
         load()
 
 
@@ -155,7 +155,7 @@ def test_data_files_of_its_own_are_read_alone(hub: Hub, files: dict[str, bytes],
 
 def test_a_gated_data_set_needs_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("datasets/me/rows", {"train.parquet": LISTS}, is_gated=True, token="secret")
-    with pytest.raises(UserError, match="is a gated dataset on the Hub.*pass HF_TOKEN through spec.env") as caught:
+    with pytest.raises(UserError, match=r"is a gated dataset on the Hub.*pass HF_TOKEN through spec.env") as caught:
         load()
     assert caught.value.reason == "DatasetUnavailable"
     monkeypatch.setenv("HF_TOKEN", "secret")
@@ -179,5 +179,5 @@ def test_in_an_outage_the_same_commit_is_read_from_the_cache(hub: Hub, monkeypat
     hub.outage = 503
     monkeypatch.setattr("trainingtask_trainer.storage.hub_client.MAX_WAIT", 0)
     assert load(revision=first).label_names == ("anger", "joy")
-    with pytest.raises(Fault, match="could not be reached for dataset.hub 'me/rows' at revision '0000"):
+    with pytest.raises(Fault, match=r"could not be reached for dataset.hub 'me/rows' at revision '0000"):
         load(revision="0" * 40)

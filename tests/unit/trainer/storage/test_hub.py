@@ -52,7 +52,7 @@ def test_a_checkpoint_is_downloaded_without_code(hub: Hub) -> None:
 
 def test_a_gated_model_needs_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("models/someone/model", WEIGHTS, is_gated=True, token="secret")
-    with pytest.raises(UserError, match="is gated: ask for access on the hub and pass HF_TOKEN through spec.env"):
+    with pytest.raises(UserError, match=r"is gated: ask for access on the hub and pass HF_TOKEN through spec.env"):
         download_checkpoint(MODEL, "main")
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert (download_checkpoint(MODEL, "main") / "config.json").is_file()
@@ -70,7 +70,7 @@ def test_an_outage_without_a_cache_is_a_fault_that_tells_the_wait(hub: Hub, paus
     with pytest.raises(Fault, match=r"'someone/model'.* \(tried for 15 s, the last answer: HTTP 503\); .*needs no hub"):
         resolve_revision(MODEL, "main")
     before = len(pauses)
-    with pytest.raises(Fault, match="tried for 0 s") as caught:  # the wait is over for all that is asked later
+    with pytest.raises(Fault, match=r"tried for 0 s") as caught:  # the wait is over for all that is asked later
         download_checkpoint(MODEL, "main")
     assert caught.value.reason == "HubUnavailable"
     assert len(pauses) == before
@@ -78,7 +78,7 @@ def test_an_outage_without_a_cache_is_a_fault_that_tells_the_wait(hub: Hub, paus
 
 def test_a_wait_beyond_the_limit_is_not_begun(hub: Hub, pauses: list[float]) -> None:
     hub.troubles = [(429, {"Retry-After": "86400"})]
-    with pytest.raises(Fault, match="the last answer: HTTP 429"):
+    with pytest.raises(Fault, match=r"the last answer: HTTP 429"):
         resolve_revision(MODEL, "main")
     assert pauses == []
 
@@ -119,7 +119,7 @@ def test_offline_the_cache_is_read_alone(hub: Hub, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert resolve_revision(MODEL, "main") == (commit, None)
     assert (download_checkpoint(MODEL, "main") / "config.json").is_file()
-    with pytest.raises(Fault, match="is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub"):
+    with pytest.raises(Fault, match=r"is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub"):
         resolve_revision(MODEL._replace(id="someone/else"), "main")
     assert hub.requests == []
 
@@ -128,7 +128,7 @@ def test_a_commit_that_is_none_is_refused(hub: Hub) -> None:
     repository = hub.add("models/someone/model", WEIGHTS)
     repository.commits["../../x"] = repository.commits[repository.main]
     repository.main = "../../x"
-    with pytest.raises(Fault, match="the hub gave no commit for checkpoint 'someone/model' at revision 'main'"):
+    with pytest.raises(Fault, match=r"the hub gave no commit for checkpoint 'someone/model' at revision 'main'"):
         resolve_revision(MODEL, "main")
 
 
