@@ -16,6 +16,7 @@ OPERATOR_FIELD_MANAGER: Final = "trainingtask-operator"
 TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
 TRAINER_CONTAINER: Final = "trainer"
 TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
+TRAINER_IMAGE_ANNOTATION: Final = f"{GROUP}/trainer-image"  # of that account: the image of a CPU trainer, for helper pods
 TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
 TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
 TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file
@@ -43,6 +44,7 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 ENV_FAILURE_COUNT: Final = "TRAININGTASK_FAILURE_COUNT"
 ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
+ENV_ALLOW_PRIVATE_REDIRECTS: Final = "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"  # true: https:// may lead to private addresses
 
 # Environment of the operator.
 ENV_LEASE: Final = "TRAININGTASK_LEASE"  # namespace/name; set: only the replica that holds it acts
@@ -55,8 +57,11 @@ ENV_METRICS_PORT: Final = "TRAININGTASK_METRICS_PORT"
 TASK_DIR: Final = "/etc/trainingtask"
 TASK_FILE: Final = f"{TASK_DIR}/task.yaml"
 HISTORY_CA_DIR: Final = "/etc/trainingtask-history"
+CA_BUNDLE_DIR: Final = "/etc/trainingtask-ca"  # the certificate authorities that an admin gives all trainers
+CA_BUNDLE_FILE: Final = f"{CA_BUNDLE_DIR}/ca.crt"
 CODE_DIR: Final = "/etc/trainingtask-code"  # Python files of the ConfigMap that a task names
 DATASET_DIR: Final = "/mnt/dataset"
 MODEL_DIR: Final = "/mnt/model"
 PREPROCESSOR_DIR: Final = "/mnt/preprocessor"
 OUTPUT_DIR: Final = "/mnt/output"
+HUB_CACHE_DIR: Final = "/mnt/huggingface"  # the claim of downloads that the trainers of a namespace share

@@ -227,7 +227,7 @@ def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
     _add_claims(task, volumes, mounts)
-    if task.spec.output is None:  # a scratch folder at the same path
+    if task.spec.output is None or task.spec.output.volume_claim is None:  # a scratch folder at the same path
         volumes.append({"name": "output", **scratch})
         mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
     if task.spec.code is not None:
