@@ -1,0 +1,76 @@
+"""A web server whose answers a test gives, for what a real one does not do on demand."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request: method, path with query, headers in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer; with `cut`, the connection breaks after that many bytes of the body."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None
+
+
+@dataclass
+class HttpServer:
+    """A server on this machine: the requests that it got, and the function that answers them."""
+
+    port: int
+    answer: Callable[[Request], Answer]
+    requests: list[Request] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        """The root of the server."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def serve_http(answer: Callable[[Request], Answer] = lambda _: Answer(404)) -> Iterator[HttpServer]:
+    """Run a server that answers as `answer`, which a test may replace."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            request = Request(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
+            self.rfile.read(int(request.headers.get("content-length", 0)))
+            state.requests.append(request)
+            reply = state.answer(request)
+            self.send_response(reply.status)
+            for key, value in {"Content-Length": str(len(reply.body)), **reply.headers}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(reply.body[: reply.cut])
+            self.close_connection = self.close_connection or reply.cut is not None
+
+        do_HEAD = do_PUT = do_POST = do_DELETE = do_GET  # noqa: N815 - the names of the base class
+
+        def log_message(self, *_: object) -> None:
+            """Write nothing to the test's output."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        state = HttpServer(server.server_address[1], answer)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield state
+        finally:
+            server.shutdown()
+            thread.join()

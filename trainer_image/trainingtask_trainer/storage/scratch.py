@@ -1,0 +1,18 @@
+"""The space on the node's disk that downloads go to."""
+
+import shutil
+from pathlib import Path
+
+from trainingtask_api.formatting import format_size
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer.errors import Fault
+
+
+def check_free_space(folder: Path, needed: int, what: str) -> None:
+    """Raise Fault when the disk of a folder has no room for `needed` bytes; `what` names the download."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise Fault(
+            Reason.NO_SPACE_LEFT,
+            f"{what} has {format_size(needed)}, and {folder} has {format_size(free)} free: raise resources.storage",
+        )
