@@ -1,10 +1,18 @@
 """A web server whose answers a test gives, for what a real one does not do on demand."""
 
+import datetime
+import ipaddress
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 
 @dataclass(frozen=True)
@@ -32,17 +40,20 @@ class HttpServer:
 
     port: int
     answer: Callable[[Request], Answer]
+    scheme: str = "http"
     requests: list[Request] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         """The root of the server."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
 
 @contextmanager
-def serve_http(answer: Callable[[Request], Answer] = lambda _: Answer(404)) -> Iterator[HttpServer]:
-    """Run a server that answers as `answer`, which a test may replace."""
+def serve_http(
+    answer: Callable[[Request], Answer] = lambda _: Answer(404), certificate: Path | None = None
+) -> Iterator[HttpServer]:
+    """Run a server that answers as `answer`, which a test may replace; with a certificate, at ``https://``."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -67,6 +78,11 @@ def serve_http(answer: Callable[[Request], Answer] = lambda _: Answer(404)) -> I
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         state = HttpServer(server.server_address[1], answer)
+        if certificate is not None:
+            state.scheme = "https"
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
@@ -74,3 +90,22 @@ def serve_http(answer: Callable[[Request], Answer] = lambda _: Answer(404)) -> I
         finally:
             server.shutdown()
             thread.join()
+
+
+def write_certificate(path: Path) -> Path:
+    """Write a certificate for 127.0.0.1 that no CA has signed, with its key, and return the path."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(address, critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    path.write_bytes(certificate.public_bytes(pem) + secret)
+    return path

@@ -15,7 +15,7 @@ from obstore.exceptions import BaseError
 from obstore.store import from_url
 
 from trainingtask_trainer.errors import Fault, UserError, join_names
-from trainingtask_trainer.storage.scratch import check_free_space
+from trainingtask_trainer.storage.scratch import check_free_space, is_file_name
 from trainingtask_trainer.storage.store_errors import (
     METADATA_HOSTS,
     SOURCE_REASONS,
@@ -263,7 +263,7 @@ class ObjectStore:
         parents = {str(parent) for entry in objects for parent in PurePosixPath(entry.name).parents}
         chosen = []
         for entry in objects:
-            if not _is_file_name(entry.name) or (entry.name in parents and entry.size):
+            if not is_file_name(entry.name) or (entry.name in parents and entry.size):
                 raise UserError(
                     self._location.reasons.not_found,
                     f"{self._location}: '{entry.name}' cannot be the name of a file beside the others: remove that object",
@@ -317,12 +317,6 @@ class ObjectStore:
 
 def _to_object(meta: "ObjectMeta", name: str) -> StoredObject:
     return StoredObject(name, meta["size"], meta["e_tag"], meta["version"], meta["path"])
-
-
-def _is_file_name(name: str) -> bool:
-    """Return whether a name from the server is one of a file below a folder."""
-    parts = name.split("/")
-    return all(part not in ("", ".", "..") and part.isprintable() and len(os.fsencode(part)) <= 255 for part in parts)
 
 
 def _is_http_wanted(scheme: str) -> bool:

@@ -39,12 +39,13 @@ class _NoObserver:
         pass
 
 
-_current: ContextVar[Observer] = ContextVar("observer", default=_NoObserver())
+_NO_OBSERVER = _NoObserver()
+_current: ContextVar[Observer] = ContextVar("observer")
 
 
 def get_observer() -> Observer:
     """Return the observer of this run; one that does nothing outside of a run."""
-    return _current.get()
+    return _current.get(_NO_OBSERVER)
 
 
 @contextmanager
