@@ -16,9 +16,7 @@ OPERATOR_FIELD_MANAGER: Final = "trainingtask-operator"
 TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
 TRAINER_CONTAINER: Final = "trainer"
 TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
-TRAINER_IMAGE_ANNOTATION: Final = (
-    f"{GROUP}/trainer-image"  # of that account: the image of a CPU trainer, for helper pods
-)
+TRAINER_IMAGE_ANNOTATION: Final = f"{GROUP}/trainer-image"  # of that account; for helper pods of the CLI
 TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
 TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
 TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file
@@ -46,9 +44,8 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 ENV_FAILURE_COUNT: Final = "TRAININGTASK_FAILURE_COUNT"
 ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
-ENV_ALLOW_PRIVATE_REDIRECTS: Final = (
-    "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"  # true: https:// may lead to private addresses
-)
+# "true": a web server may redirect a download to an address of the cluster's own network.
+ENV_ALLOW_PRIVATE_REDIRECTS: Final = "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"
 
 # Environment of the operator.
 ENV_LEASE: Final = "TRAININGTASK_LEASE"  # namespace/name; set: only the replica that holds it acts
