@@ -16,6 +16,9 @@ OPERATOR_FIELD_MANAGER: Final = "trainingtask-operator"
 TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
 TRAINER_CONTAINER: Final = "trainer"
 TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
+TRAINER_IMAGE_ANNOTATION: Final = (
+    f"{GROUP}/trainer-image"  # of that account: the image of a CPU trainer, for helper pods
+)
 TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
 TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
 TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file
@@ -60,3 +63,6 @@ DATASET_DIR: Final = "/mnt/dataset"
 MODEL_DIR: Final = "/mnt/model"
 PREPROCESSOR_DIR: Final = "/mnt/preprocessor"
 OUTPUT_DIR: Final = "/mnt/output"
+
+# The file by which a folder is known as a trained model.
+MODEL_MANIFEST_FILE: Final = "trainingtask.json"

@@ -15,6 +15,7 @@ import joblib  # type: ignore[import-untyped]
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainingtask_api import names
 from trainingtask_api.fields import IndicatorName, RegisteredName
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Results
@@ -30,7 +31,7 @@ from trainingtask_trainer.reporting.progress import CurvePoint
 from trainingtask_trainer.sources.columns import join_texts
 from trainingtask_trainer.volumes import describe_contents, fsync_path
 
-MANIFEST_FILE = "trainingtask.json"
+MANIFEST_FILE = names.MODEL_MANIFEST_FILE
 RESULTS_FILE = "results.json"
 _MAX_MANIFEST_BYTES = 32 << 20
 
