@@ -115,7 +115,7 @@ def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, opt
     task = cluster.get_task(name)
     output = _get_output(task)
     source = _get_claim_folder(task, output)
-    texts = [" ".join(text.split("\n")) for text in texts or sys.stdin if text.strip()]  # the trainer reads one a line
+    texts = [" ".join(text.splitlines()) for text in texts or sys.stdin if text.strip()]  # the trainer reads one a line
     if not texts:
         raise UsageError("there are no texts: name some, or write them to the standard input, one a line")
     memory = get_path(get_spec(task), "resources", "memory") or _PREDICTING_MEMORY
