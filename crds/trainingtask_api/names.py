@@ -46,6 +46,8 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 ENV_FAILURE_COUNT: Final = "TRAININGTASK_FAILURE_COUNT"
 ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
+# "true": a web server may redirect a download to an address of the cluster's own network.
+ENV_ALLOW_PRIVATE_REDIRECTS: Final = "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"
 
 # Environment of the operator.
 ENV_LEASE: Final = "TRAININGTASK_LEASE"  # namespace/name; set: only the replica that holds it acts

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     predict = commands.add_parser("predict", help="label texts with a trained model")
-    predict.add_argument("model", type=Path, help="folder of the trained model")
+    predict.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
     predict.add_argument(
         "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
@@ -147,9 +147,14 @@ def _predict(options: argparse.Namespace) -> int:
     limit_threads()
     _add_code(options)
     from trainingtask_trainer.artifacts.bundle import predict  # noqa: PLC0415
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
-    for prediction in predict(options.model, texts) if texts else []:
+    if not texts:
+        return ExitCode.SUCCESS
+    with fetch_model(options.model) as folder:
+        predictions = predict(folder, texts)
+    for prediction in predictions:
         if options.json:
             labels = [{"label": label, "probability": value} for label, value in prediction.labels.items()]
             print(json.dumps({"text": prediction.text, "labels": labels}, ensure_ascii=False))

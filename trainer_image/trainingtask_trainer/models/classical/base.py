@@ -19,6 +19,7 @@ from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.classical import per_label, skops_files
 from trainingtask_trainer.preprocessors.base import HasVectorizer, Preprocessor, Saveable
 from trainingtask_trainer.reporting.progress import Progress, Step
+from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.volumes import Volumes
 
 MODEL_FILE = "model.skops"
@@ -55,7 +56,7 @@ class Classical(ABC):
         return {"model.strategy": self._strategy.value, **chain, **self._own_arguments()}
 
     def fit(
-        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
+        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: FolderStore | None
     ) -> FitResult:
         """Learn the labels that vary; report progress by label, and within a native forest by trees."""
         del preprocessor, checkpoints

@@ -16,7 +16,7 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import Interrupted, UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy, mean_average_precision
 from trainingtask_trainer.models.transformers.batch_planning import BatchPlan
-from trainingtask_trainer.models.transformers.checkpointing import Checkpoint, CheckpointFolder
+from trainingtask_trainer.models.transformers.checkpointing import Checkpoint, CheckpointStore
 from trainingtask_trainer.models.transformers.collation import MicroBatchDataset
 from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.optimization import create_learning_rate_function
@@ -80,12 +80,14 @@ class TrainingSession:
         validation_labels: LabelMatrix,
         validate: Validate,
         progress: Progress,
-        checkpoints: CheckpointFolder | None,
+        checkpoints: CheckpointStore | None,
+        scratch: Path,
     ) -> None:
         self.settings = settings
         self.plan = plan
         self.dataset = dataset
         self.loss_function = loss_function
+        self.scratch = scratch
         self.state = TrainingState()
         self.resumed_from: Checkpoint | None = None
         self.rows_seen = 0
@@ -124,10 +126,6 @@ class TrainingSession:
     def training_loss(self) -> float:
         """The mean over all rows so far, each with the weights of its step."""
         return self.state.loss_sum / max(1, self.state.rows)
-
-    def make_scratch_folder(self) -> Path | None:
-        """Return an empty folder on the volume of the checkpoints, None where there are none."""
-        return self._checkpoints.make_scratch_folder() if self._checkpoints else None
 
     def start(self) -> None:
         """Load weights and state of the last checkpoint, where there is one, and report the progress.
