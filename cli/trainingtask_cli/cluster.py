@@ -16,8 +16,8 @@ from trainingtask_cli.api_errors import Request, build_connection_error, build_r
 from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
 from trainingtask_cli.parsing import Object
 
-_TASKS = f"/apis/{names.GROUP}/{names.VERSION}"
-_CORE = "/api/v1"
+_API_PATHS = {names.PLURAL: f"/apis/{names.GROUP}/{names.VERSION}", "jobs": "/apis/batch/v1"}
+_CORE_PATH = "/api/v1"
 _PAGE_SIZE = 500
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
@@ -61,7 +61,7 @@ class Cluster:
         return self.create(names.PLURAL, manifest)
 
     def get(self, plural: str, name: str) -> Object:
-        """Return a task, or an object of the core API group such as one of the `pods`."""
+        """Return a task, a Job, or an object of the core API group such as one of the `pods`."""
         return self._request_json("GET", Request("get", plural, self.namespace, name))
 
     def create(self, plural: str, manifest: Object) -> Object:
@@ -185,7 +185,7 @@ class Cluster:
         """
         parameters = {"namespace": request.namespace, "name": request.name if method != "POST" else None}
         path = (
-            (_TASKS if request.plural == names.PLURAL else _CORE)
+            _API_PATHS.get(request.plural, _CORE_PATH)
             + ("/namespaces/{namespace}" if parameters["namespace"] else "")
             + f"/{request.plural}"
             + ("/{name}" if parameters["name"] else "")

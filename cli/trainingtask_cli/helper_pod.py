@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
@@ -26,7 +26,22 @@ ARCHIVE_FILE = "/etc/trainingtask-cli/archive.py"
 
 _CONTAINER = "helper"
 _ARCHIVE_ANNOTATION = f"{names.GROUP}/archive"
+_TRAINER_LABELS = (f"{names.GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/", "controller-uid", "job-name")
+_TRAINER_VARIABLES = ("TRAININGTASK_", "HOME", "HF_HOME")  # of an attempt, and folders that are not mounted
 _USER = 1000  # the trainer's, which reads and writes the same claims
+_POD_SECURITY_CONTEXT = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "runAsGroup": _USER,
+    "fsGroup": _USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_CONTAINER_SECURITY_CONTEXT = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 _DEADLINE_SECONDS = 4 * 3600  # after which a pod ends whose command was killed
 _POLL_SECONDS = 1
 # Causes that waiting does not remove.
@@ -45,51 +60,24 @@ class HelperPod:
     image: str
     claim: str | None = None
     is_read_only: bool = True
-    environment: Sequence[Object] = ()
-    memory: str = "256Mi"
+    memory: str = "512Mi"
+    template: Object = field(default_factory=dict)
+    """A trainer's pod template, whose access to stores and hubs it has."""
 
     def build_manifest(self) -> Object:
         """Return a pod that only waits, under the restricted Pod Security Standard."""
-        archive_file = {
-            "path": Path(ARCHIVE_FILE).name,
-            "fieldRef": {"fieldPath": f"metadata.annotations['{_ARCHIVE_ANNOTATION}']"},
-        }
-        volumes: list[Object] = [
-            {"name": "archive", "downwardAPI": {"items": [archive_file]}},
-            {"name": "tmp", "emptyDir": {}},
-        ]
-        mounts: list[Object] = [
-            {"name": "archive", "mountPath": str(Path(ARCHIVE_FILE).parent), "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the only writable folder of a read-only root file system
-        ]
-        if self.claim is not None:
-            volumes.append(
-                {"name": "claim", "persistentVolumeClaim": {"claimName": self.claim, "readOnly": self.is_read_only}}
-            )
-            mounts.append({"name": "claim", "mountPath": CLAIM_DIR, "readOnly": self.is_read_only})
-        container = {
-            "name": _CONTAINER,
-            "image": self.image,
-            "command": ["sleep", "infinity"],
-            "workingDir": "/tmp",  # noqa: S108
-            "env": [{"name": "HOME", "value": "/tmp"}, *self.environment],  # noqa: S108
-            "resources": {
-                "requests": {"cpu": "100m", "memory": self.memory},
-                "limits": {"cpu": "2", "memory": self.memory},
-            },
-            "volumeMounts": mounts,
-            "securityContext": {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            },
-        }
+        volumes, mounts = self._build_volumes()
+        trainer = get_trainer(self.template)
+        environment = [entry for entry in trainer.get("env") or () if not entry["name"].startswith(_TRAINER_VARIABLES)]
+        labels = get_path(self.template, "metadata", "labels") or {}
         return {
             "apiVersion": "v1",
             "kind": "Pod",
             "metadata": {
                 "name": f"trainingtask-{self.purpose}-{secrets.token_hex(4)}",
-                "labels": {"app.kubernetes.io/managed-by": "kubectl-trainingtask"},
+                # Such as those by which a cloud gives an identity to pods; the pod is none of the task's.
+                "labels": {key: value for key, value in labels.items() if not key.startswith(_TRAINER_LABELS)}
+                | {"app.kubernetes.io/managed-by": "kubectl-trainingtask"},
                 "annotations": {_ARCHIVE_ANNOTATION: Path(archive.__file__).read_text(encoding="utf-8")},
             },
             "spec": {
@@ -99,18 +87,55 @@ class HelperPod:
                 "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
-                "securityContext": {
-                    "runAsNonRoot": True,
-                    "runAsUser": _USER,
-                    "runAsGroup": _USER,
-                    "fsGroup": _USER,
-                    "fsGroupChangePolicy": "OnRootMismatch",
-                    "seccompProfile": {"type": "RuntimeDefault"},
-                },
-                "containers": [container],
+                "securityContext": _POD_SECURITY_CONTEXT,
+                "containers": [
+                    {
+                        "name": _CONTAINER,
+                        "image": self.image,
+                        "command": ["sleep", "infinity"],
+                        "workingDir": "/tmp",  # noqa: S108 - the only writable folder of a read-only root file system
+                        "env": [*environment, {"name": "HOME", "value": "/tmp"}],  # noqa: S108
+                        "envFrom": trainer.get("envFrom") or [],
+                        "resources": {
+                            "requests": {"cpu": "100m", "memory": self.memory},
+                            "limits": {"cpu": "2", "memory": self.memory},
+                        },
+                        "volumeMounts": mounts,
+                        "securityContext": _CONTAINER_SECURITY_CONTEXT,
+                    }
+                ],
                 "volumes": volumes,
             },
         }
+
+    def _build_volumes(self) -> tuple[list[Object], list[Object]]:
+        """Return the pod's volumes and the container's mounts."""
+        path = f"metadata.annotations['{_ARCHIVE_ANNOTATION}']"
+        module = {"path": Path(ARCHIVE_FILE).name, "fieldRef": {"fieldPath": path}}
+        volumes: list[Object] = [
+            {"name": "archive", "downwardAPI": {"items": [module]}},
+            {"name": "tmp", "emptyDir": {}},
+        ]
+        mounts: list[Object] = [
+            {"name": "archive", "mountPath": str(Path(ARCHIVE_FILE).parent), "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+        ]
+        if self.claim is not None:
+            claim = {"claimName": self.claim, "readOnly": self.is_read_only}
+            volumes.append({"name": "claim", "persistentVolumeClaim": claim})
+            mounts.append({"name": "claim", "mountPath": CLAIM_DIR, "readOnly": self.is_read_only})
+        trainer_volumes = {volume["name"]: volume for volume in get_path(self.template, "spec", "volumes") or ()}
+        for mount in get_trainer(self.template).get("volumeMounts") or ():
+            if mount["mountPath"] == names.CA_BUNDLE_DIR:
+                volumes.append(trainer_volumes[mount["name"]])
+                mounts.append(mount)
+        return volumes, mounts
+
+
+def get_trainer(template: Object) -> Object:
+    """Return the trainer's container of a pod template, {} without one."""
+    containers: list[Object] = get_path(template, "spec", "containers") or []
+    return next((container for container in containers if container["name"] == names.TRAINER_CONTAINER), {})
 
 
 @contextmanager
@@ -143,7 +168,8 @@ def _wait_until_running(cluster: Cluster, name: str, timeout: float) -> None:
         if get_path(pod, "status", "phase") in ("Failed", "Succeeded"):
             why = get_path(pod, "status", "message") or get_path(pod, "status", "reason") or "no cause is known"
             raise CommandError(f"pod {name} has ended before it was used: {why}")
-        reason, message = find_waiting_cause(pod) or _find_event(cluster, pod) or ("Pending", "no cause is known yet")
+        event = _find_event(cluster, pod) if _get_container_statuses(pod) else None  # of its node, if it has one
+        reason, message = find_waiting_cause(pod) or event or ("Pending", "no cause is known yet")
         cause = format_cell(f"{reason}: {message}")
         if reason in _FINAL_CAUSES:
             raise CommandError(f"pod {name} cannot start. {cause}")

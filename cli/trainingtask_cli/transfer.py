@@ -1,12 +1,11 @@
 """The commands `upload`, `download` and `predict`, which reach a volume claim through a helper pod."""
 
 import os
-import shlex
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import typer
@@ -22,14 +21,16 @@ from trainingtask_cli.archive import find_files, read_archive, write_archive
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.describe import describe_condition
 from trainingtask_cli.errors import CommandError, NotFoundError, UsageError
-from trainingtask_cli.helper_pod import ARCHIVE_FILE, CLAIM_DIR, HelperPod, run_helper_pod
+from trainingtask_cli.helper_pod import ARCHIVE_FILE, CLAIM_DIR, HelperPod, get_trainer, run_helper_pod
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import Table, print_sections, to_csv, to_document
 from trainingtask_cli.parsing import Object, get_spec, parse_status
 
 __all__ = ["Cluster", "download", "predict", "upload"]
 
-_PREDICTING_MEMORY = "2Gi"  # as the chart's default for a trainer
+_DEFAULT_MEMORY = "2Gi"  # as the chart's default for a trainer
+_TRAINER = ("python", "-P", "-m", "trainingtask_trainer")
+_FETCHED = "/tmp/model"  # noqa: S108 - in the pod
 
 
 @dataclass(frozen=True)
@@ -83,27 +84,29 @@ def upload(
 
 def download(cluster: Cluster, name: str, folder: Path | None, options: PodOptions, *, is_forced: bool) -> None:
     """Copy the trained model of a task into a new folder."""
-    task = cluster.get_task(name)
-    output = _get_output(task)
+    model = _find_model(cluster, cluster.get_task(name))
     folder = (folder or Path(name)).absolute()
-    if output.get("hub"):
-        _print_command("hf", "download", str(output["hub"]), "--local-dir", str(folder))
-        return
     _check_replaceable(folder, is_forced=is_forced)
-    source = _get_claim_folder(task, output)
-    image = _find_image(cluster, options, task)
+    pod = HelperPod("download", _find_image(cluster, options, model.image), model.claim, template=model.template)
     with (
         _report_file_errors(),
         tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
     ):
         partial = Path(temporary) / "model"
         partial.mkdir()
-        with (
-            run_helper_pod(cluster, HelperPod("download", image, output["volumeClaim"]), options.timeout) as pod,
-            _show_progress(None) as on_bytes,
-            pod.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
-        ):
-            files = read_archive(stdout, partial, on_bytes)
+        with run_helper_pod(cluster, pod, options.timeout) as running:
+            source = model.address
+            if model.claim is None:
+                source = _FETCHED
+                with running.execute(*_TRAINER, "download", model.address, source):
+                    pass
+            with (
+                _show_progress(None) as on_bytes,
+                running.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
+            ):
+                files = read_archive(stdout, partial, on_bytes)
+        if names.MODEL_MANIFEST_FILE not in files:
+            raise CommandError(f"there is no model of {name} any more: {names.MODEL_MANIFEST_FILE} is missing")
         if folder.exists():
             folder.rename(Path(temporary) / "previous")
         partial.rename(folder)
@@ -112,22 +115,59 @@ def download(cluster: Cluster, name: str, folder: Path | None, options: PodOptio
 
 def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, options: PodOptions) -> None:
     """Print the labels that the trained model of a task gives to texts."""
-    task = cluster.get_task(name)
-    output = _get_output(task)
-    source = _get_claim_folder(task, output)
+    model = _find_model(cluster, cluster.get_task(name))
     texts = [" ".join(text.splitlines()) for text in texts or sys.stdin if text.strip()]  # the trainer reads one a line
     if not texts:
         raise UsageError("there are no texts: name some, or write them to the standard input, one a line")
-    memory = get_path(get_spec(task), "resources", "memory") or _PREDICTING_MEMORY
-    pod = HelperPod("predict", _find_image(cluster, options, task), output["volumeClaim"], memory=str(memory))
+    image = _find_image(cluster, options, model.image)
+    pod = HelperPod("predict", image, model.claim, memory=model.memory, template=model.template)
     with (
         run_helper_pod(cluster, pod, options.timeout) as running,
-        running.execute("python", "-P", "-m", "trainingtask_trainer", "predict", source, "--json") as (stdin, stdout),
+        running.execute(*_TRAINER, "predict", model.address, "--json") as (stdin, stdout),
     ):
         stdin.write("".join(f"{text}\n" for text in texts).encode())
         stdin.close()
         printed = stdout.read()
     _print_predictions(_parse_predictions(printed, len(texts)), form)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Where the trained model of a task is, and what a pod needs that uses it."""
+
+    address: str
+    """Its folder, as a helper pod mounts it, or its address in an object store or on a hub."""
+    claim: str | None
+    image: str | None
+    """The task's own."""
+    memory: str
+    template: Object = field(default_factory=dict)
+    """The pod template of the task's Job, for access to the store."""
+
+
+def _find_model(cluster: Cluster, task: Object) -> SavedModel:
+    """Return the model of a task.
+
+    Raises
+    ------
+    CommandError
+        When there is none, or no access to it.
+    """
+    name, spec, output = task["metadata"]["name"], get_spec(task), _get_output(task)
+    image, memory = spec.get("image"), get_path(spec, "resources", "memory") or _DEFAULT_MEMORY
+    if claim := output.get("volumeClaim"):
+        return SavedModel(_join_path(output.get("subPath") or name, "spec.output.subPath"), claim, image, str(memory))
+    address = output.get("uri") or f"hf://{output.get('hub')}"
+    try:
+        job = cluster.get("jobs", parse_status(task).job_name or name)
+    except NotFoundError as error:
+        raise CommandError(
+            f"{error}, whose access to {address} would be used: read it with rights of your own, as by"
+            f" `trainingtask-trainer predict {address}` or `trainingtask-trainer download {address} FOLDER`"
+        ) from None
+    template = get_path(job, "spec", "template") or {}
+    image = image or get_trainer(template).get("image")
+    return SavedModel(str(address), None, image, str(memory), template)
 
 
 def _get_output(task: Object) -> Object:
@@ -152,13 +192,6 @@ def _get_output(task: Object) -> Object:
     return output
 
 
-def _get_claim_folder(task: Object, output: Object) -> str:
-    """Return the model's folder, as a helper pod mounts it."""
-    if not output.get("volumeClaim"):
-        raise CommandError(f"the model of {task['metadata']['name']} is at {output.get('uri') or output.get('hub')}")
-    return _join_path(output.get("subPath") or task["metadata"]["name"], "spec.output.subPath")
-
-
 def _join_path(folder: str, field: str) -> str:
     """Return a folder of the claim, as a helper pod mounts it."""
     try:
@@ -168,7 +201,7 @@ def _join_path(folder: str, field: str) -> str:
     return str(PurePosixPath(CLAIM_DIR, folder))
 
 
-def _find_image(cluster: Cluster, options: PodOptions, task: Object | None = None) -> str:
+def _find_image(cluster: Cluster, options: PodOptions, own: str | None = None) -> str:
     """Return the image for helper pods: of the command, else of the task, else of the namespace.
 
     Raises
@@ -183,11 +216,7 @@ def _find_image(cluster: Cluster, options: PodOptions, task: Object | None = Non
             f"{error}: namespace {cluster.namespace} is not prepared for trainers: name another one (-n), or have it"
             " added to the chart's trainer.namespaces"
         ) from None
-    image = (
-        options.image
-        or get_path(get_spec(task or {}), "image")
-        or get_path(account, "metadata", "annotations", names.TRAINER_IMAGE_ANNOTATION)
-    )
+    image = options.image or own or get_path(account, "metadata", "annotations", names.TRAINER_IMAGE_ANNOTATION)
     if not image:
         raise CommandError(
             f"the ServiceAccount {names.TRAINER_SERVICE_ACCOUNT} of namespace {cluster.namespace} does not name the"
@@ -250,11 +279,6 @@ def _show_progress(total: int | None) -> Iterator[Callable[[int], None]]:
 
 def _count_files(files: Collection[object]) -> str:
     return "1 file" if len(files) == 1 else f"{len(files)} files"
-
-
-def _print_command(*command: str) -> None:
-    typer.echo("this command copies the model, with your own rights there:", err=True)
-    typer.echo(shlex.join(command))
 
 
 def _parse_predictions(printed: bytes, expected: int) -> list[Prediction]:

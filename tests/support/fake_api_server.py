@@ -45,7 +45,7 @@ class FakeApiServer:
         """Namespace and name -> task, in the order of creation."""
         self.pods: list[Object] = []
         self.objects: dict[tuple[str, str], Object] = {}
-        """Plural and name -> object of the core API group that is created, read or deleted by its name."""
+        """Plural and name -> Job, or object of the core API group, that is created, read or deleted by its name."""
         self.events: list[Object] = []
         self.new_pod_status: Object = {}
         """The status of pods that are created."""
@@ -97,7 +97,7 @@ class FakeApiServer:
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         if url.path.startswith(TASKS):
             return self._answer_tasks(request, url.path, query)
-        if url.path.startswith("/api/v1/namespaces/"):
+        if url.path.startswith(("/api/v1/namespaces/", "/apis/batch/v1/namespaces/")):
             return self._answer_core(request, url.path, query)
         if request.token != OWN_TOKEN:
             return 401, status(401, "Unauthorized", "Unauthorized")
@@ -156,7 +156,7 @@ class FakeApiServer:
         return 201, self.add(task | {"metadata": task["metadata"] | given})
 
     def _answer_core(self, request: Request, path: str, query: dict[str, str]) -> Answer:
-        plural, *names_ = [unquote(part) for part in path.split("/")[5:]]
+        plural, *names_ = [unquote(part) for part in path.partition("/namespaces/")[2].split("/")[1:]]
         if request.method == "POST":
             created: Object = {**(request.body or {}), **({"status": self.new_pod_status} if plural == "pods" else {})}
             created["metadata"]["uid"] = f"uid-{created['metadata']['name']}"

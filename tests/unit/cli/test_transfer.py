@@ -30,12 +30,14 @@ if (folder / "error").exists():
     sys.stderr.write(message)
     sys.exit(int(code))
 command = sys.argv[sys.argv.index("--") + 1:]
-if command[2] == "-m":
+if command[2:5] == ["-m", "trainingtask_trainer", "download"]:
+    assert command[6] == "/tmp/model"
+elif command[2] == "-m":
     for line in sys.stdin.read().splitlines():
         labels = [] if line == "none" else [dict(label=label, probability=1 / len(label)) for label in line.split()]
         print(json.dumps(dict(text=line, labels=labels)))
 else:
-    places = {{{archive_file!r}: {archive!r}}}
+    places = {{{archive_file!r}: {archive!r}, "/tmp/model": str(folder / "claim" / "tickets")}}
     mapped = [places.get(part, part.replace({claim!r}, str(folder / "claim"))) for part in command]
     os.execv({python!r}, [{python!r}, "-I", *mapped[1:]])
 """
@@ -277,12 +279,80 @@ class TestDownload:
         assert cli("download", "tickets").exit_code == 0
         assert (tmp_path / "tickets" / "nested").is_dir()
 
-    def test_the_hubs_own_command_is_printed(
-        self, cli: Cli, server: Any, claim: Path, make: SimpleNamespace, tmp_path: Path
+
+@pytest.fixture
+def stored(server: Any, make: SimpleNamespace, trained: Path) -> Any:
+    """A task whose model is in an object store; return its Job."""
+    output = {"uri": "s3://bucket/tickets"}
+    server.add(make.task("tickets", "Succeeded", spec={"output": output}, jobName="tickets-1"))
+    container = {
+        "name": "trainer",
+        "image": "registry/trainer:7",
+        "env": [
+            {"name": "TRAININGTASK_HISTORY_URL", "value": "secret"},
+            {"name": "HOME", "value": "/tmp"},
+            {"name": "AWS_ENDPOINT_URL", "value": "http://store"},
+        ],
+        "envFrom": [{"secretRef": {"name": "store-keys", "optional": True}}],
+        "volumeMounts": [
+            {"name": "claim-0", "mountPath": "/mnt/dataset"},
+            {"name": "ca-bundle", "mountPath": names.CA_BUNDLE_DIR, "readOnly": True},
+        ],
+    }
+    volumes = [
+        {"name": "claim-0", "persistentVolumeClaim": {}},
+        {"name": "ca-bundle", "configMap": {"name": "authorities"}},
+    ]
+    labels = {"trainingtask.dev/task-uid": "uid", "batch.kubernetes.io/job-name": "tickets-1", "cloud/identity": "yes"}
+    job = {
+        "metadata": {"name": "tickets-1"},
+        "spec": {"template": {"metadata": {"labels": labels}, "spec": {"containers": [container], "volumes": volumes}}},
+    }
+    server.objects["jobs", "tickets-1"] = job
+    return job
+
+
+class TestStored:
+    """A model in an object store or on a hub is read with the access that its trainer had."""
+
+    def test_it_is_downloaded_through_the_pod(self, cli: Cli, stored: Any, trained: Path, tmp_path: Path) -> None:
+        result = cli("download", "tickets")
+        assert result.exit_code == 0, result.stderr
+        assert (tmp_path / "tickets" / "nested" / "weights").is_file()
+
+    def test_it_predicts_where_it_is(self, cli: Cli, stored: Any, trained: Path) -> None:
+        assert cli("predict", "tickets", "a").exit_code == 0
+        arguments = json.loads((trained.parents[1] / "arguments.json").read_text())
+        assert arguments[-3:] == ["predict", "s3://bucket/tickets", "--json"]
+
+    def test_the_pod_has_the_trainers_access_and_none_of_its_labels(self, cli: Cli, server: Any, stored: Any) -> None:
+        assert cli("predict", "tickets", "a").exit_code == 0
+        [pod] = get_pods(server)
+        [container] = pod["spec"]["containers"]
+        assert container["image"] == "registry/trainer:7"
+        assert container["env"] == [
+            {"name": "AWS_ENDPOINT_URL", "value": "http://store"},
+            {"name": "HOME", "value": "/tmp"},
+        ]
+        assert container["envFrom"] == [{"secretRef": {"name": "store-keys", "optional": True}}]
+        assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["archive", "tmp", "ca-bundle"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {"archive", "tmp", "ca-bundle"}
+        labels = {"cloud/identity": "yes", "app.kubernetes.io/managed-by": "kubectl-trainingtask"}
+        assert pod["metadata"]["labels"] == labels
+
+    def test_a_hub_has_an_address_too(
+        self, cli: Cli, server: Any, stored: Any, make: SimpleNamespace, trained: Path
     ) -> None:
-        server.add(make.task("tickets", "Succeeded", spec={"output": {"hub": "me/tickets"}}))
-        result = cli("download", "tickets", "--to=my model")
-        assert result.stdout == f"hf download me/tickets --local-dir '{tmp_path / 'my model'}'\n"
+        server.add(make.task("tickets", "Succeeded", spec={"output": {"hub": "me/tickets"}}, jobName="tickets-1"))
+        assert cli("predict", "tickets", "a").exit_code == 0
+        arguments = json.loads((trained.parents[1] / "arguments.json").read_text())
+        assert arguments[-2] == "hf://me/tickets"
+
+    @pytest.mark.parametrize("command", [["download", "tickets"], ["predict", "tickets", "a text"]], ids=["get", "ask"])
+    def test_without_the_job_there_is_no_access(self, command: list[str], cli: Cli, server: Any, stored: Any) -> None:
+        del server.objects["jobs", "tickets-1"]
+        sentence = get_sentence(cli(*command))
+        assert sentence.startswith('jobs "tickets-1" not found, whose access to s3://bucket/tickets would be used')
         assert get_pods(server) == []
 
 
