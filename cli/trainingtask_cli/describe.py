@@ -28,6 +28,16 @@ def build_sections(task: Object, now: datetime) -> list[Section]:
     ]
 
 
+def describe_condition(task: Object) -> str:
+    """Return reason and message of the task's state in words."""
+    condition = primary_condition(parse_status(task))
+    return (
+        f"{condition.reason}: {condition.message}"
+        if condition
+        else "The operator has not looked at it yet: is it running?"
+    )
+
+
 def _list_facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
     spec = get_spec(task)
     condition = primary_condition(status)
