@@ -82,6 +82,7 @@ class Transformer:
         """
         settings = self._settings
         tokenizer = _get_tokenizer(preprocessor)
+        memory_budget.check_weights_fit(self._folder, settings.device, settings.autocast_dtype)
         set_seed(settings.seed)  # before the head's weights are drawn
         model = self._model = self._load_pretrained(rows.label_names)
         _set_output_bias(model, compute_initial_bias(settings, rows.labels))
@@ -89,7 +90,8 @@ class Transformer:
 
         collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
-        max_tokens = self._max_tokens = memory_budget.estimate_max_tokens(model, max(lengths), settings.autocast_dtype)
+        memory = memory_budget.plan_memory(model, max(lengths), settings.autocast_dtype)
+        max_tokens = self._max_tokens = memory.max_tokens
 
         def validate(before_batch: Any) -> Probabilities:
             return predict_probabilities(
@@ -113,6 +115,7 @@ class Transformer:
             checkpoints=None
             if checkpoints is None
             else CheckpointFolder(checkpoints, self._compute_checkpoint_key(rows)),
+            is_best_on_disk=memory.is_best_on_disk,
         )
         with defer_interrupts():
             session.start()
