@@ -15,14 +15,12 @@ from safetensors import SafetensorError
 from trainingtask_api.model import Model as ModelSpec
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.reasons import Reason
-from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pretrained.families import get_family
-from trainingtask_trainer.storage.archives import ENDINGS, unpack_checkpoint
+from trainingtask_trainer.storage.archives import CHECKPOINT_FILES, ENDINGS, unpack_checkpoint
 from trainingtask_trainer.storage.downloads import get_downloads, remove_query
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# Weights as safetensors alone: some other formats run code when they are read.
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report 10^30
 
 
@@ -89,7 +87,14 @@ def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Pa
         return _fetch_address(section, spec.uri)
     if spec.volume_claim is not None:
         return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, Reason.MODEL_UNAVAILABLE)
-    return _download(name, spec.revision or "main", section)
+    return _download(section, name, spec.revision or "main")
+
+
+@lru_cache  # called for the tokenizer and for the model
+def _download(section: str, name: str, revision: str) -> Path:
+    from trainingtask_trainer.storage.hub import Repository, download_checkpoint  # noqa: PLC0415 - unused with a claim
+
+    return download_checkpoint(Repository(f"{section}.checkpoint", name), revision)
 
 
 def _fetch_address(section: str, uri: str) -> Path:
@@ -111,7 +116,7 @@ def _fetch_address(section: str, uri: str) -> Path:
 
 
 def _is_wanted(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _FILES) and "/" not in name
+    return any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES) and "/" not in name
 
 
 @contextmanager
@@ -220,42 +225,3 @@ def _check_family(model: ModelSpec, folder: Path, name: str) -> None:
 
 def _has_model_name(family: str | None) -> bool:
     return get_family(family).default_checkpoint is not None
-
-
-@lru_cache  # called for the tokenizer and for the model
-def _download(name: str, revision: str, section: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - unused with a folder in a claim
-    from huggingface_hub.errors import (  # noqa: PLC0415
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    where = f"checkpoint '{name}' at revision '{revision}'"
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
-    except GatedRepoError as error:
-        raise UserError(
-            Reason.MODEL_UNAVAILABLE, f"{where} is gated: ask for access on the hub and pass HF_TOKEN through spec.env"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise UserError(
-            Reason.MODEL_UNAVAILABLE, f"{where} does not exist on the hub, or is private and HF_TOKEN is missing"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(Reason.MODEL_UNAVAILABLE, f"{where}: the hub knows no such revision") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, ConnectionError) as error:
-        response_error = (
-            error if isinstance(error, HfHubHTTPError) else error.__cause__
-        )  # of the hub, tried before the cache
-        if isinstance(response_error, HfHubHTTPError) and response_error.response.status_code in (401, 403):
-            raise UserError(
-                Reason.MODEL_UNAVAILABLE, f"{where}: the hub refuses access, check the HF_TOKEN in spec.env"
-            ) from error
-        raise Fault(
-            Reason.HUB_UNAVAILABLE,
-            f"the hub could not be reached for {where} ({type(error.__cause__ or error).__name__}); "
-            f"a checkpoint in {section}.volumeClaim needs no hub",
-        ) from error
