@@ -1,7 +1,9 @@
 """A run from top to bottom: load, preprocess, fit, evaluate, save."""
 
 import time
+from pathlib import Path
 
+from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
@@ -16,6 +18,8 @@ from trainingtask_trainer.models.transformers.checkpointing import remove_checkp
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
+from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
 
 
@@ -36,6 +40,11 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
+    with observe_downloads(reporter), open_downloads():
+        return _run_phases(task, volumes, reporter)
+
+
+def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -55,7 +64,9 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         output = prepare_output_folder(volumes.output, path, (volumes.cache_folder, checkpoints))
 
     reporter.start_phase(Phase.LOADING)
-    data = prepare_data(dataset.load(spec.dataset, volumes.dataset), spec.dataset)
+    raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
+    reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
+    data = prepare_data(raw, spec.dataset)
 
     reporter.start_phase(Phase.PREPROCESSING)
     preprocessor.fit(data.train.texts)
@@ -103,7 +114,8 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         evaluation=evaluation.test,
         warnings=_truncate_warnings(
             [
-                *data.list_warnings(),
+                *reporter.warnings,
+                *map(get_downloads().name_addresses, data.list_warnings()),
                 *_describe_repeated_texts(repeated, data),
                 *fitted.warnings,
                 *evaluation.warnings,
@@ -112,6 +124,7 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
         versions=provenance.collect_versions((*dataset.packages, *model.packages)),
         model_path=str(output.relative_to(volumes.output)) if output else None,
+        sources=reporter.report.sources or [],
     )
     provenance.check_finite(results)
     if output is not None:
@@ -127,6 +140,14 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     if checkpoints is not None:
         remove_checkpoints(checkpoints)
     return results
+
+
+def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:
+    """Return the section and the root folder that the data set reads from; what `uri` names is downloaded first."""
+    if spec.uri is None:
+        return spec, root
+    path = get_downloads().fetch(spec.uri, "dataset.uri")
+    return spec.model_copy(update={"path": path.name}), path.parent
 
 
 def _describe_repeated_texts(repeated: dict[str, int], data: PreparedData) -> list[str]:
