@@ -178,7 +178,7 @@ def create_apply(configuration: Any, metadata: Metadata) -> Apply:
             raise DeliveryError(message) from error
         except (HTTPError, OSError) as error:
             raise DeliveryError(type(error).__name__) from error
-        return task
+        return dict(task)
 
     return apply
 
