@@ -1,5 +1,6 @@
 """A run from top to bottom: load, preprocess, fit, evaluate, save."""
 
+import tempfile
 import time
 from pathlib import Path
 
@@ -8,16 +9,17 @@ from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
-from trainingtask_trainer.artifacts.bundle import Manifest, prepare_output_folder, save_bundle
+from trainingtask_trainer.artifacts.bundle import Manifest, write_bundle
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
 from trainingtask_trainer.models.base import Model, TrainingRows
-from trainingtask_trainer.models.transformers.checkpointing import remove_checkpoints
-from trainingtask_trainer.preprocessors.base import Preprocessor
+from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
+from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.storage.destination import create_destination
 from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
 from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
@@ -57,11 +59,12 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     model = model_class(spec, volumes)
     preprocessor: Preprocessor = registry.load("preprocessors", preprocessor_name)(spec, volumes)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
-    output = checkpoints = None
-    if spec.output:
-        checkpoints = volumes.get_checkpoint_folder(task.metadata.uid or task.metadata.name)
-        path = spec.output.sub_path or task.metadata.name
-        output = prepare_output_folder(volumes.output, path, (volumes.cache_folder, checkpoints))
+    name = task.metadata.name
+    destination = (
+        create_destination(spec.output, volumes.output, name, task.metadata.uid or name) if spec.output else None
+    )
+    if destination is not None:
+        destination.check()
 
     reporter.start_phase(Phase.LOADING)
     raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
@@ -77,7 +80,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     rows = TrainingRows(
         features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
     )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    fitted = model.fit(rows, preprocessor, reporter.report_step, destination.checkpoints if destination else None)
     runtime = time.perf_counter() - started
 
     reporter.start_phase(Phase.EVALUATING)
@@ -95,6 +98,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
+    measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -117,28 +121,32 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
                 *reporter.warnings,
                 *map(get_downloads().name_addresses, data.list_warnings()),
                 *_describe_repeated_texts(repeated, data),
+                *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
         versions=provenance.collect_versions((*dataset.packages, *model.packages)),
-        model_path=str(output.relative_to(volumes.output)) if output else None,
+        model_path=destination and destination.model_path,
+        model_uri=destination and destination.model_uri,
+        text_lengths=measured.text_lengths if measured else None,
         sources=reporter.report.sources or [],
     )
     provenance.check_finite(results)
-    if output is not None:
+    if destination is not None:
         manifest = Manifest(
-            task=task.metadata.name,
+            task=name,
             model=spec.model.name,
             preprocessor=preprocessor_name,
             labels=data.label_names,
             thresholds=tuple(evaluation.thresholds.values.tolist()),
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
-        save_bundle(output, model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-    if checkpoints is not None:
-        remove_checkpoints(checkpoints)
+        with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+            write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
+            destination.publish(Path(folder))
+        destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
 
 

@@ -16,12 +16,10 @@ from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pretrained.families import get_family
-from trainingtask_trainer.storage.archives import ENDINGS, unpack_checkpoint
+from trainingtask_trainer.storage.archives import CHECKPOINT_FILES, ENDINGS, unpack_checkpoint
 from trainingtask_trainer.storage.downloads import get_downloads, remove_query
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
-# Weights as safetensors alone: some other formats run code when they are read.
-_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report 10^30
 
 
@@ -90,7 +88,7 @@ def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Pa
         return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, Reason.MODEL_UNAVAILABLE)
     from trainingtask_trainer.storage.hub import Repository, download_checkpoint  # noqa: PLC0415 - unused with a claim
 
-    return download_checkpoint(Repository(f"{section}.checkpoint", name), spec.revision or "main", _FILES)
+    return download_checkpoint(Repository(f"{section}.checkpoint", name), spec.revision or "main")
 
 
 def _fetch_address(section: str, uri: str) -> Path:
@@ -112,7 +110,7 @@ def _fetch_address(section: str, uri: str) -> Path:
 
 
 def _is_wanted(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in _FILES) and "/" not in name
+    return any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES) and "/" not in name
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.storage.scratch import check_free_space, is_file_name
 
+# Weights as safetensors alone: some other formats run code when they are read.
+CHECKPOINT_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 ENDINGS = (".zip", ".tar.gz", ".tgz")
 _MARKER = "config.json"
 _MAX_MEMBERS = 10_000

@@ -25,6 +25,7 @@ from huggingface_hub.errors import (
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Source
 from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.storage.archives import CHECKPOINT_FILES
 from trainingtask_trainer.storage.hub_client import HubSilentError, install_client
 from trainingtask_trainer.storage.observer import get_observer
 
@@ -118,8 +119,8 @@ def _resolve(repository: Repository, revision: str, *, is_cached: bool) -> str:
     return commit
 
 
-def download_checkpoint(repository: Repository, revision: str, patterns: list[str]) -> Path:
-    """Return a folder with the files that match one of `patterns`, from the cache where the hub does not answer.
+def download_checkpoint(repository: Repository, revision: str) -> Path:
+    """Return the folder with the files of a checkpoint, from the cache where the hub does not answer.
 
     Raises
     ------
@@ -131,15 +132,16 @@ def download_checkpoint(repository: Repository, revision: str, patterns: list[st
     commit = resolve_revision(repository, revision)
     with translate_hub_errors(repository, revision):
         try:
-            return _download(repository, commit, patterns, is_cached=is_offline_mode())
+            return _download(repository, commit, is_cached=is_offline_mode())
         except HubSilentError as silence:
             try:
-                return _download(repository, commit, patterns, is_cached=True)
+                return _download(repository, commit, is_cached=True)
             except LocalEntryNotFoundError:
                 raise silence from None
 
 
-def _download(repository: Repository, commit: str, patterns: list[str], *, is_cached: bool) -> Path:
+def _download(repository: Repository, commit: str, *, is_cached: bool) -> Path:
+    patterns = list(CHECKPOINT_FILES)
     return Path(snapshot_download(repository.id, revision=commit, allow_patterns=patterns, local_files_only=is_cached))
 
 

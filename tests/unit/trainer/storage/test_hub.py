@@ -25,7 +25,7 @@ WEIGHTS = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weig
 
 
 def download(revision: str = "main") -> Path:
-    return download_checkpoint(MODEL, revision, ["*.json", "*.safetensors"])
+    return download_checkpoint(MODEL, revision)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import sys
 from trainingtask_trainer.storage.hub import Repository, download_checkpoint
 from trainingtask_trainer.storage import hub_client
 hub_client.MAX_WAIT = 0
-print(download_checkpoint(Repository("model.checkpoint", "someone/model"), "main", ["*.json"]))
+print(download_checkpoint(Repository("model.checkpoint", "someone/model"), "main"))
 """
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
