@@ -140,7 +140,7 @@ def _classify(value: Any, *, is_literal: bool = True) -> _Cell:
         return _Cell()
     if isinstance(value, str):
         text = value.strip()
-        wrapped = _WRAPPED.fullmatch(text)
+        wrapped = _WRAPPED.fullmatch(text) if text[-1] == ")" else None
         literal = wrapped[1] if wrapped else text
         if is_literal and literal[0] in "[({" and literal[-1] in "])}":
             return _classify_literal(_SCALAR.sub(r"\1", literal))
