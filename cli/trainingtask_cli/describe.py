@@ -28,6 +28,16 @@ def build_sections(task: Object, now: datetime) -> list[Section]:
     ]
 
 
+def describe_condition(task: Object) -> str:
+    """Return reason and message of the task's state in words."""
+    condition = primary_condition(parse_status(task))
+    return (
+        f"{condition.reason}: {condition.message}"
+        if condition
+        else "The operator has not looked at it yet: is it running?"
+    )
+
+
 def _list_facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
     spec = get_spec(task)
     condition = primary_condition(status)
@@ -67,6 +77,7 @@ def _list_report_facts(report: TrainingReport) -> dict[str, Cell]:
         "Peak memory": None if report.peak_memory_bytes is None else format_size(report.peak_memory_bytes),
         "Resumed from": None if report.resumed_from_step is None else f"step {report.resumed_from_step}",
         "Model path": results.model_path if results else None,
+        "Model address": results.model_uri if results else None,
         "Trained on": f"{results.train_rows} rows in {format_age(results.runtime_seconds)}" if results else None,
         "Text lengths": _format_lengths(results.text_lengths) if results and results.text_lengths else None,
     }

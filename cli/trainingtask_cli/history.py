@@ -204,6 +204,7 @@ def _list_facts(run: Run, now: datetime) -> list[tuple[Cell, ...]]:
         "Node": run.get("node"),
         "Image": run.get("trainer_image"),
         "Model path": get_path(run, "training_result", "model_path"),
+        "Model address": get_path(run, "training_result", "model_uri"),
     }
     return [(f"{name}:", value) for name, value in facts.items() if value not in (None, "")]
 

@@ -18,6 +18,8 @@ from trainingtask_trainer.models.base import FitResult, TrainingRows
 from trainingtask_trainer.models.transformers.classifier import Transformer
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer
 from trainingtask_trainer.reporting.progress import Progress, Step
+from trainingtask_trainer.storage.claim_folder import ClaimFolder
+from trainingtask_trainer.storage.folder_store import FolderStore, ManifestLastStore
 from trainingtask_trainer.volumes import Volumes
 
 NAMES = ("speed", "money", "access")
@@ -63,22 +65,28 @@ class Run:
         return {name: tensor.cpu().numpy() for name, tensor in self.model._model.state_dict().items()}
 
 
+def open_checkpoints(folder: Path) -> FolderStore:
+    """Return the checkpoints in a folder of an output claim."""
+    return ManifestLastStore(ClaimFolder(folder.parent, folder.name, "output.subPath"), "output.subPath")
+
+
 def fit(
     spec: dict[str, Any],
     models: Path,
     *,
     labels: LabelMatrix = LABELS,
     progress: Progress = lambda step: None,
-    checkpoints: Path | None = None,
+    checkpoints: FolderStore | Path | None = None,
     kind: type[Transformer] = Transformer,
 ) -> Run:
-    """Train on `TEXTS`, which are the validation rows too."""
+    """Train on `TEXTS`, which are the validation rows too; a path of checkpoints is a folder of an output claim."""
     AcceleratorState._reset_state(reset_partial_state=True)  # outside tests a process trains once, in one precision
     task = TrainingTask.model_validate(manifest("a-task", spec))
     volumes = Volumes(models, models, models / "out")
     model, tokenizer = kind(task.spec, volumes), Tokenizer(task.spec, volumes)
     features = tokenizer.transform(TEXTS)
-    fitted = model.fit(TrainingRows(features, labels, features, labels, NAMES), tokenizer, progress, checkpoints)
+    store = open_checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
+    fitted = model.fit(TrainingRows(features, labels, features, labels, NAMES), tokenizer, progress, store)
     return Run(model, tokenizer, features, fitted, model.predict(features))
 
 

@@ -1,21 +1,27 @@
 """A run from top to bottom: load, preprocess, fit, evaluate, save."""
 
+import tempfile
 import time
+from pathlib import Path
 
+from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
-from trainingtask_trainer.artifacts.bundle import Manifest, prepare_output_folder, save_bundle
+from trainingtask_trainer.artifacts.bundle import Manifest, write_bundle
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
 from trainingtask_trainer.models.base import Model, TrainingRows
-from trainingtask_trainer.models.transformers.checkpointing import remove_checkpoints
+from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.storage.destination import create_destination
+from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
+from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
 
 
@@ -36,6 +42,11 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
+    with observe_downloads(reporter), open_downloads():
+        return _run_phases(task, volumes, reporter)
+
+
+def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -48,14 +59,17 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     model = model_class(spec, volumes)
     preprocessor: Preprocessor = registry.load("preprocessors", preprocessor_name)(spec, volumes)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
-    output = checkpoints = None
-    if spec.output:
-        checkpoints = volumes.get_checkpoint_folder(task.metadata.uid or task.metadata.name)
-        path = spec.output.sub_path or task.metadata.name
-        output = prepare_output_folder(volumes.output, path, (volumes.cache_folder, checkpoints))
+    name = task.metadata.name
+    destination = (
+        create_destination(spec.output, volumes.output, name, task.metadata.uid or name) if spec.output else None
+    )
+    if destination is not None:
+        destination.check()
 
     reporter.start_phase(Phase.LOADING)
-    data = prepare_data(dataset.load(spec.dataset, volumes.dataset), spec.dataset)
+    raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
+    reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
+    data = prepare_data(raw, spec.dataset)
 
     reporter.start_phase(Phase.PREPROCESSING)
     preprocessor.fit(data.train.texts)
@@ -66,7 +80,7 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     rows = TrainingRows(
         features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
     )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    fitted = model.fit(rows, preprocessor, reporter.report_step, destination.checkpoints if destination else None)
     runtime = time.perf_counter() - started
 
     reporter.start_phase(Phase.EVALUATING)
@@ -104,7 +118,7 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         evaluation=evaluation.test,
         warnings=_truncate_warnings(
             [
-                *data.list_warnings(),
+                *map(get_downloads().name_addresses, data.list_warnings()),
                 *_describe_repeated_texts(repeated, data),
                 *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
@@ -113,23 +127,34 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
         versions=provenance.collect_versions((*dataset.packages, *model.packages)),
+        model_path=destination and destination.model_path,
+        model_uri=destination and destination.model_uri,
         text_lengths=measured.text_lengths if measured else None,
-        model_path=str(output.relative_to(volumes.output)) if output else None,
+        sources=reporter.report.sources or [],
     )
     provenance.check_finite(results)
-    if output is not None:
+    if destination is not None:
         manifest = Manifest(
-            task=task.metadata.name,
+            task=name,
             model=spec.model.name,
             preprocessor=preprocessor_name,
             labels=data.label_names,
             thresholds=tuple(evaluation.thresholds.values.tolist()),
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
-        save_bundle(output, model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-    if checkpoints is not None:
-        remove_checkpoints(checkpoints)
+        with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+            write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
+            destination.publish(Path(folder))
+        destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:
+    """Return the section and the root folder that the data set reads from; what `uri` names is downloaded first."""
+    if spec.uri is None:
+        return spec, root
+    path = get_downloads().fetch(spec.uri, "dataset.uri")
+    return spec.model_copy(update={"path": path.name}), path.parent
 
 
 def _describe_repeated_texts(repeated: dict[str, int], data: PreparedData) -> list[str]:

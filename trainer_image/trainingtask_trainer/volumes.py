@@ -26,10 +26,6 @@ class Volumes:
         """The folder of token ids and embeddings, which tasks share; it may not exist yet."""
         return self.output / STATE_DIR / "cache"
 
-    def get_checkpoint_folder(self, task_uid: str) -> Path:
-        """Return the folder of a task's checkpoints; it may not exist yet."""
-        return self.output / STATE_DIR / "checkpoints" / task_uid
-
     @classmethod
     def from_environment(cls) -> "Volumes":
         """Return the mounts in a pod, else the working directory and ``out/``."""
@@ -86,12 +82,3 @@ def describe_contents(folder: Path, limit: int = 10) -> str:
     visible = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
     entries = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in visible)
     return join_names(entries, limit) or "nothing"
-
-
-def fsync_path(path: Path) -> None:
-    """Wait until a file or a folder is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,6 +14,7 @@ from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.classical import skops_files
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
 from trainingtask_trainer.reporting.progress import Progress
+from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.volumes import Volumes
 
 SMOOTHING = 0.1
@@ -34,7 +35,9 @@ class NaiveBayes:
         """Return the arguments after all defaults; they go into the results."""
         return {"model.smoothing": SMOOTHING}
 
-    def fit(self, rows: TrainingRows, preprocessor: Tfidf, progress: Progress, checkpoints: Path | None) -> FitResult:
+    def fit(
+        self, rows: TrainingRows, preprocessor: Tfidf, progress: Progress, checkpoints: FolderStore | None
+    ) -> FitResult:
         """Fit one classifier per label."""
         self._classifier.fit(rows.features, rows.labels)
         loss = binary_cross_entropy(rows.labels, self.predict(rows.features))

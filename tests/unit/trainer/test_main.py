@@ -70,7 +70,7 @@ def test_classical_model_from_task_to_prediction_without_torch(
         f"{results['validationTextsInTrain']} of {results['validationRows']} validation rows and "
     )
     assert f"  micro-F1 {results['evaluation']['micro']['f1']:27.3f}" in done.stdout
-    assert (tmp_path / "out" / "tickets" / "README.md").read_text().startswith("# tickets\n")
+    assert (tmp_path / "out" / "tickets" / "README.md").read_text().startswith("---\nlibrary_name: sklearn\n")
 
     row = row_in(tmp_path / "trainingtask-history.db")
     assert (row["name"], row["status"], row["attempt"]) == ("tickets", "Succeeded", 1)

@@ -1,11 +1,9 @@
-"""A saved model: a folder that is either complete or not there.
+"""A saved model: a folder of files, which is one once its manifest is there.
 
 ``trainingtask.json`` (the manifest for `predict`), ``results.json``, the model card, and the files of the model's kind.
 """
 
-import errno
 import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,17 +19,18 @@ from trainingtask_api.status import Results
 from trainingtask_api.task import describe_errors
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_card import write_card
-from trainingtask_trainer.errors import Fault, TrainerError, UserError, describe_with_location, join_names
+from trainingtask_trainer.errors import TrainerError, UserError, describe_with_location, join_names
 from trainingtask_trainer.evaluation import thresholds
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
 from trainingtask_trainer.sources.columns import join_texts
-from trainingtask_trainer.volumes import describe_contents, fsync_path
+from trainingtask_trainer.storage.folder_store import MODEL_MANIFEST
+from trainingtask_trainer.volumes import describe_contents
 
-MANIFEST_FILE = "trainingtask.json"
 RESULTS_FILE = "results.json"
+CONFIG_FILE = "config.json"
 _MAX_MANIFEST_BYTES = 32 << 20
 
 _Label = Annotated[str, Field(max_length=200)]
@@ -62,7 +61,7 @@ class Prediction:
     labels: dict[str, float]
 
 
-def save_bundle(
+def write_bundle(
     folder: Path,
     model: Model,
     preprocessor: Preprocessor,
@@ -71,93 +70,18 @@ def save_bundle(
     results: Results,
     curve: Sequence[CurvePoint],
 ) -> None:
-    """Write the model into `folder`, which replaces an earlier model.
-
-    All files are written beside it and the finished folder is renamed, so that a half-saved model is never loaded.
-
-    Raises
-    ------
-    Fault
-        When the volume cannot be written.
-    """
-    partial = _make_partial_folder(folder)
-    previous = _get_previous_folder(folder)
-    model.save(partial, preprocessor)
-    write_card(partial, manifest.task, results, curve)
-    for file in partial.iterdir():
-        if not file.stat().st_mode & 0o040:  # safetensors writes 0600; a server may run as another user
-            file.chmod(0o644)
-    _write_json(partial / MANIFEST_FILE, manifest.model_dump(exclude_defaults=True))
-    _write_json(partial / RESULTS_FILE, results.to_json())
-    for path in (*partial.rglob("*"), partial):  # before the checkpoints are removed
-        fsync_path(path)
-    shutil.rmtree(previous, ignore_errors=True)
-    if folder.exists():
-        folder.rename(
-            previous
-        )  # a folder that is not empty cannot be replaced in one step: `prepare_output_folder` repairs
-    partial.rename(folder)
-    fsync_path(folder.parent)
-    shutil.rmtree(previous, ignore_errors=True)
+    """Write the files of a saved model into `folder`, which is empty."""
+    model.save(folder, preprocessor)
+    write_card(folder, manifest.task, results, curve)
+    _add_thresholds(folder / CONFIG_FILE, manifest.thresholds)
+    _write_json(folder / RESULTS_FILE, results.to_json())
+    _write_json(folder / MODEL_MANIFEST, manifest.model_dump(exclude_defaults=True))
 
 
-def prepare_output_folder(root: Path, path: str, others: Sequence[Path] = ()) -> Path:
-    """Return the output folder, after a check before the training that it can be written.
-
-    `others` are the other folders on the claim that the training writes.
-
-    Raises
-    ------
-    UserError
-        When `path` is the root itself, which cannot be replaced as a whole, something else than an earlier model, or
-        leads out of the root by a symbolic link.
-    Fault
-        When the volume cannot be written.
-    """
-    folder = root / path
-    if folder == root:
-        raise UserError(Reason.INVALID_SPEC, f"output.subPath '{path}' is the root of the claim: name a folder in it")
-    for written in (folder, *others):
-        if not written.resolve().is_relative_to(root.resolve()):
-            raise UserError(
-                Reason.OUTPUT_OCCUPIED,
-                f"output.subPath '{path}': {written} leads out of the volume claim, to {written.resolve()}: "
-                "remove the symbolic link",
-            )
-    if not folder.exists() and _get_previous_folder(folder).is_dir():
-        _get_previous_folder(folder).rename(folder)  # a run was killed between two renames
-    if (
-        folder.exists()
-        and not (folder / MANIFEST_FILE).is_file()
-        and not (folder.is_dir() and not any(folder.iterdir()))
-    ):
-        there = describe_contents(folder) if folder.is_dir() else "a file"
-        raise UserError(
-            Reason.OUTPUT_OCCUPIED,
-            f"output.subPath '{path}' is no trained model, but {there}: the model would replace it, name another folder",
-        )
-    _make_partial_folder(folder).rmdir()
-    return folder
-
-
-def _get_previous_folder(folder: Path) -> Path:
-    """Return the folder of the earlier model while it is replaced."""
-    return folder.with_name(f".{folder.name}.previous")
-
-
-def _make_partial_folder(folder: Path) -> Path:
-    """Return an empty folder beside `folder`, after removing that of a killed run."""
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Fault(
-                Reason.OUTPUT_NOT_WRITABLE, f"the output folder {folder.parent} cannot be written: {error}"
-            ) from error
-        raise
-    return partial
+def _add_thresholds(config: Path, values: Sequence[float]) -> None:
+    """Write the thresholds, in the order of `id2label`, into a transformer's configuration for tools that read no manifest."""
+    if config.is_file():
+        _write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "thresholds": list(values)})
 
 
 def _write_json(path: Path, content: object) -> None:
@@ -231,22 +155,24 @@ def _read_manifest(folder: Path) -> Manifest:
     UserError
         When `folder` holds no saved model, or a manifest that breaks its bounds.
     """
-    path = folder / MANIFEST_FILE
+    path = folder / MODEL_MANIFEST
     if not path.is_file():
         there = f"it holds {describe_contents(folder)}" if folder.is_dir() else "there is no such folder"
-        raise UserError(Reason.MODEL_UNAVAILABLE, f"{folder} is not a saved model, {MANIFEST_FILE} is missing: {there}")
+        raise UserError(
+            Reason.MODEL_UNAVAILABLE, f"{folder} is not a saved model, {MODEL_MANIFEST} is missing: {there}"
+        )
     if (size := path.stat().st_size) > _MAX_MANIFEST_BYTES:
         raise _create_invalid_bundle_error(
-            folder, f"{MANIFEST_FILE} has {size} bytes, at most {_MAX_MANIFEST_BYTES} are allowed"
+            folder, f"{MODEL_MANIFEST} has {size} bytes, at most {_MAX_MANIFEST_BYTES} are allowed"
         )
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = describe_errors(error).partition("\n")[0]
-        raise _create_invalid_bundle_error(folder, f"{MANIFEST_FILE}: {first}") from error
+        raise _create_invalid_bundle_error(folder, f"{MODEL_MANIFEST}: {first}") from error
     if len(manifest.labels) != len(manifest.thresholds):
         counts = f"{len(manifest.labels)} labels and {len(manifest.thresholds)} thresholds"
-        raise _create_invalid_bundle_error(folder, f"{MANIFEST_FILE} has {counts}: one threshold per label is allowed")
+        raise _create_invalid_bundle_error(folder, f"{MODEL_MANIFEST} has {counts}: one threshold per label is allowed")
     return manifest
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 
 from trainingtask_api.status import Results, Scalar
+from trainingtask_trainer.artifacts.card_metadata import render_metadata
 from trainingtask_trainer.reporting.progress import CurvePoint
 
 CARD_FILE = "README.md"
@@ -36,7 +37,8 @@ def write_card(folder: Path, name: str, results: Results, curve: Sequence[CurveP
     if curve:
         plots.draw_curve(curve, folder / CURVE_FILE)
     plots.draw_label_scores(scores.per_label, scores.macro.f1, folder / LABELS_FILE)
-    (folder / CARD_FILE).write_text(render_card(name, results, has_curve=bool(curve)), encoding="utf-8")
+    card = render_metadata(name, results) + render_card(name, results, has_curve=bool(curve))
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
 
 def render_card(name: str, results: Results, *, has_curve: bool) -> str:

@@ -41,6 +41,8 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
             yield from _flatten(f"{prefix}.{key}", part)
     elif isinstance(value, list):
         yield prefix, ",".join(map(str, value))
+    elif prefix.endswith(".uri"):
+        yield prefix, value.partition("?")[0]  # the query of a signed address is a secret
     else:
         yield prefix, value
 

@@ -11,6 +11,7 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress
+from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.volumes import Volumes
 
 Predictor = Callable[[Sequence[str]], Probabilities]
@@ -67,7 +68,7 @@ class Model(Protocol):
         ...
 
     def fit(
-        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
+        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: FolderStore | None
     ) -> FitResult:
         """Train on the features of `preprocessor`.
 
@@ -80,7 +81,7 @@ class Model(Protocol):
         progress
             To be called with each step.
         checkpoints
-            This task's folder on the output claim, to resume from and write to; None without an output claim.
+            The store of this task's checkpoints, to resume from and write to; None without an output.
         """
         ...
 

@@ -19,6 +19,7 @@ from trainingtask_trainer.pretrained.checkpoint import (
     check_is_data,
     check_weights,
     fetch_encoder,
+    get_encoder_name,
     translate_read_errors,
 )
 from trainingtask_trainer.runtime.device import prepare_torch
@@ -39,7 +40,7 @@ class Embedding:
         self._device = prepare_torch(spec.device)
         wanted = spec.preprocessor or PreprocessorSpec()
         self._folder = fetch_encoder(wanted, volumes.preprocessor)
-        self._name = wanted.checkpoint or ""
+        self._name = get_encoder_name(wanted)
         self._cache = volumes.cache_folder
         self._texts = TextEncoder(self._folder, self._name, wanted.max_length, self._cache)
 

@@ -9,6 +9,7 @@ from tqdm import tqdm
 from trainingtask_api.status import Phase, Results, TrainingReport
 
 _LINE_INTERVAL = 5.0
+_DOWNLOAD_PHASES = (Phase.STARTING, Phase.LOADING)  # of a checkpoint, and of a data set
 
 
 class ConsoleSink:
@@ -20,6 +21,7 @@ class ConsoleSink:
         self._phase: Phase | None = None
         self._bar: Any = None  # tqdm's type is generic in its items, of which there are none
         self._last_line = 0.0
+        self._shown: str | None = None
 
     def send(self, report: TrainingReport) -> None:
         """Show the phase when it changes, and the steps of the training."""
@@ -31,7 +33,11 @@ class ConsoleSink:
             if self._progress.isatty():
                 self._update_bar(report)
             else:
-                self._print_line(report)
+                self._print_line(_describe_step(report), is_last=report.step == report.total_steps)
+        elif report.phase in _DOWNLOAD_PHASES and report.progress not in (None, self._shown):
+            self._shown = report.progress
+            is_end = report.rows_read is not None or report.bytes_read == report.bytes_total
+            self._print_line(f"{report.progress} read", is_last=is_end)
 
     def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Show the scores, or the failure."""
@@ -52,24 +58,28 @@ class ConsoleSink:
             self._bar.set_postfix_str(f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.4f}", refresh=False)
         self._bar.update((report.step or 0) - self._bar.n)
 
-    def _print_line(self, report: TrainingReport) -> None:
+    def _print_line(self, text: str, *, is_last: bool) -> None:
         now = time.monotonic()
-        if now - self._last_line < _LINE_INTERVAL and report.step != report.total_steps:
+        if now - self._last_line < _LINE_INTERVAL and not is_last:
             return
         self._last_line = now
-        parts = [f"{report.progress} epoch {report.epoch}/{report.epochs} step {report.step}/{report.total_steps}"]
-        if report.loss is not None:
-            parts.append(f"loss {report.loss:.4f}")
-        if report.samples_per_second is not None:
-            parts.append(f"{report.samples_per_second:.1f} rows/s")
-        if report.eta is not None:
-            parts.append(f"{report.eta} left")
-        print(", ".join(parts), file=self._progress, flush=True)
+        print(text, file=self._progress, flush=True)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _describe_step(report: TrainingReport) -> str:
+    parts = [f"{report.progress} epoch {report.epoch}/{report.epochs} step {report.step}/{report.total_steps}"]
+    if report.loss is not None:
+        parts.append(f"loss {report.loss:.4f}")
+    if report.samples_per_second is not None:
+        parts.append(f"{report.samples_per_second:.1f} rows/s")
+    if report.eta is not None:
+        parts.append(f"{report.eta} left")
+    return ", ".join(parts)
 
 
 def format_summary(results: Results) -> str:

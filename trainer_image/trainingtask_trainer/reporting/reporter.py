@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from trainingtask_api.formatting import format_time_left
-from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
+from trainingtask_api.formatting import format_size, format_time_left
+from trainingtask_api.status import MAX_SOURCES, ExitCode, Failure, Phase, Results, Source, TrainingReport
 from trainingtask_trainer.reporting.progress import CurvePoint, Step
 from trainingtask_trainer.runtime.memory import get_peak_bytes
 from trainingtask_trainer.runtime.signals import InterruptHandler
@@ -60,7 +60,29 @@ class Reporter:
 
     def start_phase(self, phase: Phase) -> None:
         """Report that the run enters a phase."""
+        if self.report.phase == Phase.LOADING:  # its progress is in bytes
+            self.report = self.report.model_copy(update={"progress": None})
         self._send(phase=phase, eta=None)
+
+    def report_loading(
+        self, bytes_read: int | None = None, bytes_total: int | None = None, rows: int | None = None
+    ) -> None:
+        """Report how much of a source has been read: the bytes while it is downloaded, then the rows in it."""
+        if bytes_read is not None:
+            total = "" if bytes_total is None else f" of {format_size(bytes_total)}"
+            self._send(bytes_read=bytes_read, bytes_total=bytes_total, progress=f"{format_size(bytes_read)}{total}")
+        if rows is not None:
+            self._send(rows_read=rows, progress=f"{rows} rows")
+
+    def report_source(self, source: Source) -> None:
+        """Report which state of a source is read; one of the same field is replaced."""
+        others = [known for known in self.report.sources or () if known.field != source.field]
+        self._send(sources=[*others, source][:MAX_SOURCES])
+
+    def raise_if_interrupted(self) -> None:
+        """Raise `Interrupted` when the process was asked to stop."""
+        if self._interrupts is not None:
+            self._interrupts.raise_if_received()
 
     def report_step(self, step: Step) -> None:
         """Report the progress; rate and time left are means over this attempt's training so far."""
@@ -101,8 +123,7 @@ class Reporter:
         self._finish(timeout=timeout, phase=Phase.FAILED, failure=failure)
 
     def _send(self, **changes: Any) -> None:
-        if self._interrupts is not None:
-            self._interrupts.raise_if_received()
+        self.raise_if_interrupted()
         self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_measure_memory()})
         for sink in self._sinks:
             sink.send(self.report)

@@ -169,6 +169,7 @@ def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
         "Text lengths": _describe_lengths(result) or formatting.ABSENT,
         "Test texts seen in training": formatting.format_number(get_number(result, "test_texts_in_train")),
         "Model folder": str(get_path(result, "model_path") or formatting.ABSENT),
+        "Model address": str(get_path(result, "model_uri") or formatting.ABSENT),
         "Data fingerprint": str(get_path(result, "data_fingerprint") or formatting.ABSENT),
     }
     return [(name, value) for name, value in facts.items() if value != formatting.ABSENT]

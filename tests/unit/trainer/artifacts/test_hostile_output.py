@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.fine_tuning import fit, spec, stop_at
+from support.fine_tuning import fit, open_checkpoints, spec, stop_at
 from support.hostile_models import Payload
-from trainingtask_trainer.artifacts.bundle import prepare_output_folder
+from trainingtask_api.spec import Output
 from trainingtask_trainer.errors import Interrupted, UserError
-from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
+from trainingtask_trainer.models.transformers.checkpointing import CheckpointStore
 from trainingtask_trainer.preprocessors.array_cache import MAX_CACHE_BYTES, load_or_compute
-from trainingtask_trainer.volumes import Volumes
+from trainingtask_trainer.storage.destination import create_destination
 
 
 @pytest.mark.parametrize("loop", ["trainer", "accelerate"])
@@ -67,10 +67,16 @@ def fill(size: int) -> Callable[[Path], object]:
 def test_a_state_that_cannot_be_read_is_no_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, forge: Callable[[Path], object]
 ) -> None:
-    (tmp_path / "step-9").mkdir()
-    forge(tmp_path / "step-9" / "training.json")
-    assert CheckpointFolder(tmp_path, "key").find_last() is None
-    assert f"The checkpoint {tmp_path / 'step-9'} is not used" in caplog.text
+    folder = tmp_path / "claim" / "step-9"
+    folder.mkdir(parents=True)
+    forge(folder / "training.json")
+    (tmp_path / "scratch").mkdir()
+    store = CheckpointStore(open_checkpoints(tmp_path / "claim"), "key", tmp_path / "scratch")
+    assert store.find_last() is None
+    assert ("The checkpoint step-9 is not used" in caplog.text) != (folder / "training.json").is_dir()
+    with store.write(10, {}):
+        pass
+    assert [path.name for path in (tmp_path / "claim").iterdir()] == ["step-10"]
 
 
 def write_entry(header: bytes) -> Callable[[Path], object]:
@@ -122,14 +128,28 @@ def test_a_link_out_of_the_claim_is_not_written_through(tmp_path: Path, link: st
         (folder / "trainingtask.json").touch()
     (claim / link).parent.mkdir(parents=True)
     (claim / link).symlink_to(outside)
-    volumes = Volumes(dataset=claim, model=claim, output=claim)
+    output = Output.model_validate({"volumeClaim": "c", "subPath": "team/model" if link == "team" else "model"})
     with pytest.raises(
         UserError, match=f"leads out of the volume claim, to {outside}.*: remove the symbolic link"
     ) as refused:
-        prepare_output_folder(
-            claim,
-            "team/model" if link == "team" else "model",
-            (volumes.cache_folder, volumes.get_checkpoint_folder("uid")),
-        )
+        create_destination(output, claim, "a-task", "uid")
     assert refused.value.reason == "OutputOccupied"
     assert sorted(path.name for path in outside.iterdir()) == ["model", "trainingtask.json"]
+
+
+def test_links_in_an_earlier_model_are_removed_and_not_followed(tmp_path: Path) -> None:
+    claim, outside, built = (tmp_path / name for name in ("claim", "outside", "built"))
+    for folder in (claim / "model", outside, built / "sub"):
+        folder.mkdir(parents=True)
+    for folder in (claim / "model", outside):
+        (folder / "trainingtask.json").write_text("mine")
+    (claim / "model" / "weights").symlink_to(outside / "trainingtask.json")
+    (claim / "model" / "sub").symlink_to(outside)
+    for file in (built / "weights", built / "sub" / "more", built / "trainingtask.json"):
+        file.write_text("new")
+    destination = create_destination(Output.model_validate({"volumeClaim": "c"}), claim, "model", "uid")
+    destination.check()
+    destination.publish(built)
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"trainingtask.json": "mine"}
+    assert (claim / "model" / "sub" / "more").read_text() == "new"
+    assert not any(path.is_symlink() for path in claim.rglob("*"))

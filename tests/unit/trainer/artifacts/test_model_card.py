@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+from huggingface_hub import ModelCard
 
 from support.results import RESULTS
 from trainingtask_api.scores import LabelScore
@@ -17,8 +18,42 @@ CURVE = (
 
 
 def written(folder: Path, results: Results = RESULTS, curve: tuple[CurvePoint, ...] = ()) -> list[str]:
+    """Write a card and return the lines below its metadata."""
     write_card(folder, "a-task", results, curve)
-    return (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = (folder / "README.md").read_text(encoding="utf-8").splitlines()
+    return lines[lines.index("---", 1) + 1 :]
+
+
+def test_the_metadata_is_what_the_hub_reads(tmp_path: Path) -> None:
+    arguments = RESULTS.arguments | {"model.checkpoint": "google-bert/bert-base-uncased", "dataset.hub.id": "me/mine"}
+    written(tmp_path, RESULTS.model_copy(update={"arguments": arguments}))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.library_name, data.pipeline_tag) == ("transformers", "text-classification")
+    assert (data.base_model, data.datasets) == ("google-bert/bert-base-uncased", ["me/mine"])
+    assert data.tags == ["multi-label-classification", "trainingtask"]
+    assert data.model_name == "a-task"
+    assert data.eval_results is not None
+    scores = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert scores["micro-F1"] == RESULTS.evaluation.micro.f1
+    assert {result.dataset_type for result in data.eval_results} == {"me/mine"}
+
+
+@pytest.mark.parametrize("elsewhere", [{"model.volumeClaim": "claim"}, {"model.uri": "s3://b/m"}])
+def test_a_checkpoint_that_is_not_on_a_hub_is_no_base_model(tmp_path: Path, elsewhere: dict[str, str]) -> None:
+    arguments = RESULTS.arguments | {"model.checkpoint": "bert", **elsewhere}
+    written(tmp_path, RESULTS.model_copy(update={"arguments": arguments}))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert (data.base_model, data.datasets) == (None, None)
+
+
+def test_names_of_labels_are_text_in_the_metadata(tmp_path: Path) -> None:
+    names = ["---", "a\n---\nlicense: mit", "!!python/object:os.system", "*x", "{a: b}", "yes", "1", "\u2028"]
+    labels = [LabelScore(label=name, support=1, threshold=0.5) for name in names]
+    evaluation = RESULTS.evaluation.model_copy(update={"per_label": labels})
+    written(tmp_path, RESULTS.model_copy(update={"evaluation": evaluation}))
+    data = ModelCard.load(tmp_path / "README.md").data
+    assert data.to_dict()["labels"] == names
+    assert data.license is None
 
 
 def test_card_says_what_the_model_is_and_how_well_it_works(tmp_path: Path) -> None:

@@ -1,114 +1,137 @@
-"""Checkpoints that a retry resumes from: folders that are either complete or not there."""
+"""Checkpoints that a retry resumes from: folders in a store that are either complete or not there."""
 
 import json
 import logging
 import re
 import shutil
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from trainingtask_trainer.volumes import fsync_path
+from trainingtask_trainer.errors import TrainerError, UserError
+from trainingtask_trainer.storage.folder_store import FolderStore
+from trainingtask_trainer.storage.object_store import StoredObject
 
-_STATE_FILE = "training.json"
-_PREFIX = "step-"
-_REPLACED = "-replaced"
-_NAME = re.compile(rf"{_PREFIX}[0-9]{{1,18}}(?:{_REPLACED})?")
-# Errors of reading a folder that no training wrote; those of a broken volume are not among them.
-_UNREADABLE_ERRORS = (
-    FileNotFoundError,
-    NotADirectoryError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    KeyError,
-    RecursionError,
-)
+CHECKPOINT_MANIFEST: Final = "training.json"
+"""Of a checkpoint: its key and the training's state."""
+_NAME = re.compile(r"step-(?P<step>[0-9]{1,18})(?:\.(?P<copy>[0-9]{1,9}))?")  # a step may be stored again
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_MAX_FILES = 100
 _MAX_STATE_BYTES = 32 << 20
+# Errors of reading a checkpoint that no training wrote; those of a broken store are not among them.
+_UNREADABLE_ERRORS = (UserError, ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on the volume."""
+    """A checkpoint, fetched from its store."""
 
     folder: Path
-    """Holds what the loop wrote, and `training.json`."""
+    """Holds what the loop wrote, and the manifest."""
     state: dict[str, Any]
 
 
-class CheckpointFolder:
-    """The checkpoints of one task, of which the last one is kept."""
+class CheckpointStore:
+    """The checkpoints of one task, of which the last one is kept.
 
-    def __init__(self, folder: Path, key: str) -> None:
-        """Use `folder`, which may not exist yet; only checkpoints of the same `key` are resumed from."""
-        self._folder = folder
+    Parameters
+    ----------
+    store
+        Holds a folder per checkpoint.
+    key
+        Only checkpoints of the same key are resumed from.
+    scratch
+        An existing folder on the node's disk.
+    """
+
+    def __init__(self, store: FolderStore, key: str, scratch: Path) -> None:
+        self._store = store
         self._key = key
-
-    def make_scratch_folder(self) -> Path:
-        """Return an empty folder from which files can be moved into a checkpoint."""
-        scratch = self._folder / ".scratch"
-        shutil.rmtree(scratch, ignore_errors=True)  # of an attempt that was killed
-        scratch.mkdir(parents=True)
-        return scratch
+        self._fetched = scratch / "fetched"
+        self._partial = scratch / "partial"
+        self._failures: list[str] = []
 
     def find_last(self) -> Checkpoint | None:
         """Return the last checkpoint of this training, None when there is none."""
-        for folder in self._list_complete():
+        for name, files in self._list_complete().items():
             try:
-                state = _read_state(folder / _STATE_FILE)
+                state = self._read_state(name)
                 if state.pop("key") == self._key:
-                    return Checkpoint(folder, state)
-            except _UNREADABLE_ERRORS as error:  # other tasks write to the claim as well
-                logger.warning("The checkpoint %s is not used: %s: %s", folder, type(error).__name__, error)
+                    return Checkpoint(self._fetch(name, files), state)
+            except _UNREADABLE_ERRORS as error:  # other tasks write to the store as well
+                logger.warning("The checkpoint %s is not used: %s: %s", name, type(error).__name__, error)
         return None
 
     @contextmanager
     def write(self, step: int, state: dict[str, Any]) -> Iterator[Path]:
-        """Yield an empty folder for the checkpoint of a step, which afterwards is the last one.
+        """Yield an empty folder for the checkpoint of a step, which afterwards is the last one in the store.
 
-        All is on the disk before the folder gets its name, so that a half-written one is never loaded.
+        A store that fails costs the checkpoint, not the training: see `list_warnings`.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        partial = self._folder / ".partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        earlier = list(self._list_complete())
-        yield partial
-        (partial / _STATE_FILE).write_text(json.dumps({"key": self._key, **state}), encoding="utf-8")
-        for path in partial.rglob("*"):
-            fsync_path(path)
-        fsync_path(partial)
-        final = self._folder / f"{_PREFIX}{step}"
-        if final.exists():  # of another training, or this step, written again while validating
-            final.rename(self._folder / f"{_PREFIX}{step}{_REPLACED}")
-        partial.rename(final)
-        fsync_path(self._folder)
-        for folder in [*earlier, *self._folder.glob(f"*{_REPLACED}")]:
-            if folder != final:
-                shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self._fetched, ignore_errors=True)  # the training has what it resumed from
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._partial.mkdir()
+        yield self._partial
+        (self._partial / CHECKPOINT_MANIFEST).write_text(json.dumps({"key": self._key, **state}), encoding="utf-8")
+        try:
+            self._put(step)
+        except TrainerError as error:
+            logger.warning("The checkpoint of step %d is not stored: %s", step, error.message)
+            self._failures.append(error.message)
+        finally:
+            shutil.rmtree(self._partial, ignore_errors=True)
 
-    def _list_complete(self) -> list[Path]:
-        """Return the folders of complete checkpoints, the last step first."""
+    def list_warnings(self) -> list[str]:
+        """Return the warnings for the results."""
+        if not self._failures:
+            return []
+        return [f"{len(self._failures)} checkpoints could not be stored, the last one because {self._failures[-1]}"]
 
-        def step(folder: Path) -> int:
-            return int(folder.name.removeprefix(_PREFIX).removesuffix(_REPLACED))
+    def _put(self, step: int) -> None:
+        """Store the written folder under a name that is not taken, by half a checkpoint neither, then remove all others."""
+        objects = self._store.list()
+        taken = {entry.name.partition("/")[0] for entry in objects}
+        candidates = [f"step-{step}", *(f"step-{step}.{copy}" for copy in range(1, len(taken) + 1))]
+        self._store.replace(self._partial, CHECKPOINT_MANIFEST, next(name for name in candidates if name not in taken))
+        try:
+            for name in sorted({entry.name.partition("/")[0] for entry in objects if "/" in entry.name}):
+                self._store.delete(CHECKPOINT_MANIFEST, name)
+        except TrainerError as error:
+            logger.warning("An earlier checkpoint stays until the next one is stored: %s", error.message)
 
-        folders = (path for path in self._folder.glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name))
-        return sorted(folders, key=step, reverse=True)
+    def _list_complete(self) -> dict[str, list[StoredObject]]:
+        """Return the files of each complete checkpoint, the last step first."""
+        folders: dict[str, list[StoredObject]] = {}
+        for entry in self._store.list():
+            folders.setdefault(entry.name.partition("/")[0], []).append(entry)
+        complete = [
+            (int(match["step"]), int(match["copy"] or 0), name)
+            for name, files in folders.items()
+            if (match := _NAME.fullmatch(name)) and f"{name}/{CHECKPOINT_MANIFEST}" in {file.name for file in files}
+        ]
+        return {name: folders[name] for _, _, name in sorted(complete, reverse=True)}
 
+    def _read_state(self, name: str) -> Any:
+        return json.loads(self._store.read(f"{name}/{CHECKPOINT_MANIFEST}", _MAX_STATE_BYTES))
 
-def _read_state(path: Path) -> Any:
-    status = path.lstat()
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_STATE_BYTES:  # reading a pipe would block
-        raise ValueError(f"{path.name} is no file of at most {_MAX_STATE_BYTES} bytes")
-    return json.loads(path.read_text(encoding="utf-8"))
+    def _fetch(self, name: str, files: list[StoredObject]) -> Path:
+        """Return a local folder with the files of a checkpoint.
 
-
-def remove_checkpoints(folder: Path) -> None:
-    """Remove a task's checkpoints, where there are any."""
-    shutil.rmtree(folder, ignore_errors=True)
+        Raises
+        ------
+        ValueError
+            When it holds what no training writes.
+        """
+        unexpected = [file.name for file in files if not _FILE_NAME.fullmatch(file.name.removeprefix(f"{name}/"))]
+        if unexpected or len(files) > _MAX_FILES:
+            raise ValueError(f"it holds {unexpected[0]!r}" if unexpected else f"it holds {len(files)} files")
+        shutil.rmtree(self._fetched, ignore_errors=True)
+        self._fetched.mkdir()
+        if (size := sum(file.size for file in files)) > (free := shutil.disk_usage(self._fetched).free):
+            raise ValueError(f"it has {size} bytes, and {free} are free in {self._fetched}")
+        self._store.download(files, self._fetched)
+        return self._fetched / name

@@ -1,6 +1,7 @@
 """Transformer encoders with a sequence-classification head, fine-tuned for many labels at once."""
 
 import hashlib
+import tempfile
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -28,7 +29,7 @@ from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
 from trainingtask_trainer.models.base import FitResult, Predictor, TrainingRows
 from trainingtask_trainer.models.transformers import memory_budget
 from trainingtask_trainer.models.transformers.batch_planning import BatchPlan
-from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder
+from trainingtask_trainer.models.transformers.checkpointing import CheckpointStore
 from trainingtask_trainer.models.transformers.collation import Collator, MicroBatchDataset
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.losses import compute_initial_bias, create_loss_function
@@ -46,6 +47,7 @@ from trainingtask_trainer.pretrained.checkpoint import (
 from trainingtask_trainer.reporting.progress import Progress
 from trainingtask_trainer.runtime.device import prepare_torch
 from trainingtask_trainer.runtime.signals import defer_interrupts
+from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.volumes import Volumes
 
 
@@ -69,7 +71,7 @@ class Transformer:
         return {"model.checkpoint": self._name} | self._settings.arguments()
 
     def fit(
-        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: Path | None
+        self, rows: TrainingRows, preprocessor: Preprocessor, progress: Progress, checkpoints: FolderStore | None
     ) -> FitResult:
         """Fine-tune on token ids, resume from the last checkpoint where there is one; keep the best epoch's weights.
 
@@ -82,6 +84,7 @@ class Transformer:
         """
         settings = self._settings
         tokenizer = _get_tokenizer(preprocessor)
+        memory_budget.check_weights_fit(self._folder, settings.device, settings.autocast_dtype)
         set_seed(settings.seed)  # before the head's weights are drawn
         model = self._model = self._load_pretrained(rows.label_names)
         _set_output_bias(model, compute_initial_bias(settings, rows.labels))
@@ -89,7 +92,8 @@ class Transformer:
 
         collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
-        max_tokens = self._max_tokens = memory_budget.estimate_max_tokens(model, max(lengths), settings.autocast_dtype)
+        memory = memory_budget.plan_memory(model, max(lengths), settings.autocast_dtype)
+        max_tokens = self._max_tokens = memory.max_tokens
 
         def validate(before_batch: Any) -> Probabilities:
             return predict_probabilities(
@@ -101,24 +105,28 @@ class Transformer:
                 before_batch=before_batch,
             )
 
-        session = TrainingSession(
-            model=model,
-            settings=settings,
-            plan=BatchPlan(lengths, settings, collator.split, max_tokens),
-            dataset=MicroBatchDataset(collator, rows.features, rows.labels),
-            loss_function=create_loss_function(settings, rows.labels),
-            validation_labels=rows.validation_labels,
-            validate=validate,
-            progress=progress,
-            checkpoints=None
-            if checkpoints is None
-            else CheckpointFolder(checkpoints, self._compute_checkpoint_key(rows)),
-        )
-        with defer_interrupts():
-            session.start()
-            if not session.is_finished:
-                _import_train_function(settings.loop)(model, session)
-        session.restore_best()
+        with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
+            store = None
+            if checkpoints is not None:
+                store = CheckpointStore(checkpoints, self._compute_checkpoint_key(rows), Path(scratch))
+            session = TrainingSession(
+                model=model,
+                settings=settings,
+                plan=BatchPlan(lengths, settings, collator.split, max_tokens),
+                dataset=MicroBatchDataset(collator, rows.features, rows.labels),
+                loss_function=create_loss_function(settings, rows.labels),
+                validation_labels=rows.validation_labels,
+                validate=validate,
+                progress=progress,
+                checkpoints=store,
+                scratch=Path(scratch),
+                is_best_on_disk=memory.is_best_on_disk,
+            )
+            with defer_interrupts():
+                session.start()
+                if not session.is_finished:
+                    _import_train_function(settings.loop)(model, session)
+            session.restore_best()
         spare_gpus = torch.cuda.device_count() - 1 if settings.on_gpu else 0
         return FitResult(
             global_step=session.state.step,
@@ -128,7 +136,10 @@ class Transformer:
             best_epoch=session.state.best_epoch,
             resumed_from_step=session.resumed_step,
             curve=tuple(session.state.curve),
-            warnings=(f"{spare_gpus} of the pod's GPUs were not used: training runs on one",) if spare_gpus > 0 else (),
+            warnings=(
+                *((f"{spare_gpus} of the pod's GPUs were not used: training runs on one",) if spare_gpus > 0 else ()),
+                *(store.list_warnings() if store else ()),
+            ),
         )
 
     def predict(self, features: TokenIds) -> Probabilities:

@@ -16,15 +16,16 @@ import pytest
 from accelerate.state import AcceleratorState
 from safetensors.numpy import load_file, save_file
 
-from support.fine_tuning import LABELS, Run, assert_same_numbers, fit, spec, stop_at
+from support.fine_tuning import LABELS, Run, assert_same_numbers, fit, open_checkpoints, spec, stop_at
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Interrupted
 from trainingtask_trainer.models.transformers import training_state
-from trainingtask_trainer.models.transformers.checkpointing import CheckpointFolder, remove_checkpoints
+from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST, CheckpointStore
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime import signals
 from trainingtask_trainer.runtime.signals import InterruptHandler, defer_interrupts
+from trainingtask_trainer.storage.claim_folder import ClaimFolder
 
 LOOPS = ("accelerate", "trainer")
 STEPS = 21  # three epochs of seven
@@ -146,9 +147,9 @@ def test_a_finished_training_is_not_trained_again(tiny_models: Path, tmp_path: P
     again = fit(long("trainer"), tiny_models, checkpoints=tmp_path)
     assert_same_numbers(again, whole)
     assert (again.fitted.resumed_from_step, again.fitted.rows_seen) == (STEPS, 0)
-    remove_checkpoints(tmp_path)
-    assert not tmp_path.exists()
-    remove_checkpoints(tmp_path)
+    for _ in range(2):
+        open_checkpoints(tmp_path).delete(CHECKPOINT_MANIFEST)
+        assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize(
@@ -170,39 +171,62 @@ def test_a_checkpoint_of_other_labels_is_left_alone(tiny_models: Path, tmp_path:
     assert fit(spec(epochs=1), tiny_models, labels=labels, checkpoints=tmp_path).fitted.resumed_from_step is None
 
 
-def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path) -> None:
-    folder = CheckpointFolder(tmp_path / "uid", "key")
-    assert folder.find_last() is None
-    with folder.write(3, {"step": 3}) as partial:
-        (partial / "weights").write_text("3")
+@pytest.fixture
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+def store_file(checkpoints: CheckpointStore, step: int, content: str) -> None:
+    with checkpoints.write(step, {"step": step}) as partial:
+        assert list(partial.iterdir()) == []
+        (partial / "weights").write_text(content)
+
+
+def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path, scratch: Path) -> None:
+    store = open_checkpoints(tmp_path / "uid")
+    checkpoints = CheckpointStore(store, "key", scratch)
+    assert checkpoints.find_last() is None
+    store_file(checkpoints, 3, "3")
 
     def write_and_die() -> None:
-        with folder.write(5, {"step": 5}) as partial:
+        with checkpoints.write(5, {"step": 5}) as partial:
             (partial / "weights").write_text("5, or a part of it")
             raise Killed
 
     with pytest.raises(Killed):
         write_and_die()
-    last = folder.find_last()
+    (tmp_path / "uid" / "step-9").mkdir()  # killed while it was stored
+    (tmp_path / "uid" / "step-9" / "weights").touch()
+    last = checkpoints.find_last()
     assert last is not None
     assert (last.state, (last.folder / "weights").read_text()) == ({"step": 3}, "3")
-    assert CheckpointFolder(tmp_path / "uid", "other key").find_last() is None
-    with folder.write(7, {"step": 7}) as partial:
-        assert list(partial.iterdir()) == []
-    assert [path.name for path in (tmp_path / "uid").iterdir()] == ["step-7"]
+    assert CheckpointStore(store, "other key", scratch).find_last() is None
+    store_file(checkpoints, 9, "9")
+    assert [path.name for path in (tmp_path / "uid").iterdir()] == ["step-9.1"]
 
 
-def test_a_step_that_is_written_again_is_never_missing(tmp_path: Path) -> None:
-    folder = CheckpointFolder(tmp_path, "key")
-    for content in ("first", "second"):
-        with folder.write(3, {"step": 3}) as partial:
-            (partial / "weights").write_text(content)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-3"]
-    assert (tmp_path / "step-3" / "weights").read_text() == "second"
-    (tmp_path / "step-3").rename(tmp_path / "step-3-replaced")  # killed between the two renames
-    last = folder.find_last()
-    assert last is not None
-    assert last.state == {"step": 3}
+def test_a_step_that_is_written_again_is_never_missing(
+    tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = CheckpointStore(open_checkpoints(tmp_path), "key", scratch)
+    store_file(checkpoints, 3, "first")
+    upload = ClaimFolder.upload
+
+    def die_at_the_manifest(self: ClaimFolder, file: Path, name: str) -> None:
+        if name.endswith(CHECKPOINT_MANIFEST):
+            raise Killed
+        upload(self, file, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ClaimFolder, "upload", die_at_the_manifest)
+        with pytest.raises(Killed):
+            store_file(checkpoints, 3, "half of the second")
+    for expected in ("first", "second"):
+        last = checkpoints.find_last()
+        assert last is not None
+        assert (last.folder / "weights").read_text() == expected
+        store_file(checkpoints, 3, "second")
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_signal_waits_for_the_next_check() -> None:

@@ -20,7 +20,7 @@ from trainingtask_trainer.models.transformers.training_state import WEIGHTS_FILE
 
 def train(model: PreTrainedModel, session: TrainingSession) -> None:
     """Train until the session is finished."""
-    with tempfile.TemporaryDirectory(dir=session.make_scratch_folder()) as scratch:
+    with tempfile.TemporaryDirectory(dir=session.scratch) as scratch:
         trainer = _StepTrainer(model, session, _build_training_arguments(session, scratch))
         resumed = session.resumed_from
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed.folder))
