@@ -136,7 +136,7 @@ def _iter_batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Seq
                     f" {reader.line_num}: write each quote in a quoted cell twice",
                 ) from problem
             if "expected after" in error:
-                error = "a quote closes before the cell ends: write a quote in a cell twice (a backslash is no escape)"
+                error = "a quote closes before the cell ends: write each quote in a cell twice"
         if not rows and not error:
             return
         numbers: Sequence[int] = range(first, first + len(rows))
