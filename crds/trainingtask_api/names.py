@@ -24,6 +24,9 @@ TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it 
 FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-failure-count"
 IGNORED_FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
 
+# The file by which a folder is known as a trained model.
+MODEL_MANIFEST_FILE: Final = "trainingtask.json"
+
 # Kueue: labels of its Jobs and of its Workloads.
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
 KUEUE_GROUP: Final = "kueue.x-k8s.io"

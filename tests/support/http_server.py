@@ -17,11 +17,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 @dataclass(frozen=True)
 class Request:
-    """A request: method, path with query, headers in lower case."""
+    """A request: method, path with query, headers in lower case, body."""
 
     method: str
     path: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def serve_http(
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            request = Request(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
-            self.rfile.read(int(request.headers.get("content-length", 0)))
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+            request = Request(self.command, self.path, headers, body)
             state.requests.append(request)
             reply = state.answer(request)
             self.send_response(reply.status)

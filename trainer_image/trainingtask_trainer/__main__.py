@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``predict`` and ``list``. Slow imports are deferred until they are needed."""
+"""The command line: ``run``, ``predict``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
 
 import sys
 
@@ -10,6 +10,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that libraries start
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    commands = {"run": _run, "predict": _predict, "list": _list}
+    commands = {"run": _run, "predict": _predict, "download": _download, "list": _list}
     try:
         return commands[options.command](options)
     except TrainerError as error:
@@ -67,6 +68,10 @@ def _parser() -> argparse.ArgumentParser:
         "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
     )
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
+
+    download = commands.add_parser("download", help="copy a trained model from an object store or a hub")
+    download.add_argument("model", help="its s3://, gs://, az:// or hf:// address")
+    download.add_argument("folder", type=Path, help="the new folder")
 
     commands.add_parser("list", help="show the data sets, preprocessors and models that this image offers")
     return parser
@@ -161,6 +166,14 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _download(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    with fetch_model(options.model) as folder:
+        shutil.copytree(folder, options.folder)
     return ExitCode.SUCCESS
 
 

@@ -1,6 +1,6 @@
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ import hypothesis
 import pytest
 import yaml
 
+from support.hub_server import Hub, serve_hub, use_hub
 from support.specs import task as manifest
 from support.tiny_models import write_tiny_models
 from trainingtask_api.task import TrainingTask
@@ -63,3 +64,11 @@ def go_emotions() -> Path:
 @pytest.fixture
 def read_json() -> Callable[[Path], Any]:
     return lambda path: json.loads(path.read_text())
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """Serve a hub without repositories, which the libraries ask; their caches are empty."""
+    with serve_hub() as served:
+        use_hub(monkeypatch, served, tmp_path / "hub-cache")
+        yield served

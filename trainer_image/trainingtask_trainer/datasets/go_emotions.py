@@ -15,7 +15,7 @@ from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets import go_emotions_raw
 from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
-from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
 HUB_ID = "google-research-datasets/go_emotions"
@@ -175,21 +175,6 @@ def _load_raw_from_hub(hub: HubSource) -> RawData:
 
 def _load_hub_splits(hub: HubSource, config: Config) -> Any:
     """Return a data set of the hub by split."""
-    import datasets  # noqa: PLC0415 - heavy; used for the hub alone
-    from datasets.exceptions import DatasetNotFoundError  # noqa: PLC0415
+    from trainingtask_trainer.datasets.hub_splits import load_hub_splits  # noqa: PLC0415 - heavy; used for the hub alone
 
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(hub.id, config.value, revision=hub.revision)
-    except DatasetNotFoundError as error:
-        raise UserError(
-            Reason.DATASET_UNAVAILABLE, f"dataset.hub '{hub.id}' at revision '{hub.revision}' cannot be had: {error}"
-        ) from error
-    except ValueError as error:  # no such configuration
-        raise UserError(
-            Reason.DATASET_UNAVAILABLE, f"dataset.hub '{hub.id}' is not laid out as go_emotions: {error}"
-        ) from error
-    except ConnectionError as error:
-        raise Fault(
-            Reason.HUB_UNAVAILABLE, f"the hub could not be reached for '{hub.id}' ({error}); dataset.path needs no hub"
-        ) from error
+    return load_hub_splits(hub, config.value, "dataset.config")

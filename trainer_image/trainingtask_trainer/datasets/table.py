@@ -1,4 +1,4 @@
-"""A table of the user's own: files of any of the usual formats, with text columns and label columns.
+"""A table of the user's own: files of any of the usual formats, or a data set of the hub, with text and label columns.
 
 A file is one split, from which validation and test rows are drawn; a folder or a zip archive holds ``train`` and, if
 there are any, ``validation`` and ``test``, each as one file, as numbered parts or as a folder.
@@ -7,8 +7,9 @@ learn from and one to score on; with `dataset.topLabels` only the labels that ar
 """
 
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,26 +17,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
-from trainingtask_api.dataset import FileFormat, OnBadRow, TableColumns
+from trainingtask_api.dataset import FileFormat, HubSource, OnBadRow, TableColumns
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.datasets.base import LabelMatrix, RawData, Split
+from trainingtask_trainer.datasets.hub_table import open_hub_table
 from trainingtask_trainer.datasets.label_cells import LabelColumn, parse_labels
 from trainingtask_trainer.errors import UserError, join_names
 from trainingtask_trainer.sources.columns import (
     BadRow,
     Columns,
+    Wanted,
     format_cell,
     is_text,
     join_texts,
     parse_indicator,
     quote_names,
 )
-from trainingtask_trainer.sources.data_files import DataFile, find_split_files
+from trainingtask_trainer.sources.data_files import find_split_files
 from trainingtask_trainer.sources.files import read_columns
 from trainingtask_trainer.volumes import resolve_path
 
 _LABEL_COLUMNS = ("labels", "label")
 _SHOWN_ROWS = 10
+Reader = Callable[[Wanted], Columns]
+"""Reads the wanted columns of a file or of a split."""
 _NULLS = ("nan", "none", "null", "na", "n/a", "<na>", "\\n")
 
 
@@ -72,25 +77,20 @@ class Table:
     packages: ClassVar[tuple[str, ...]] = ("iterative-stratification", "pyarrow", "python-calamine")
 
     def load(self, spec: DatasetSpec, root: Path) -> RawData:
-        """Read the file, or the splits in the folder."""
-        columns, form = spec.columns or TableColumns(), spec.format or FileFormat()
-        assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path
-        path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
-        files, unread = find_split_files(path)
+        """Read the file, the splits in the folder, or those on the hub."""
+        columns = spec.columns or TableColumns()
+        readers, notes = _open_files(spec, root) if spec.hub is None else _open_hub(spec.hub)
         bad: dict[str, BadRow] = {}
-        read = {split: [_read_file(file, columns, form, bad) for file in parts] for split, parts in files.items()}
+        read = {split: [_read_file(reader, columns, bad) for reader in parts] for split, parts in readers.items()}
         found = [note for parts in read.values() for part in parts for note in part.columns.notes]
-        notes = (
-            ["; ".join(found[:3]) + (f"; and {len(found) - 3} more files" if len(found) > 3 else "")] if found else []
-        )
+        if found:
+            notes.append("; ".join(found[:3]) + (f"; and {len(found) - 3} more files" if len(found) > 3 else ""))
         notes += _check_bad_rows(
             bad.values(), sum(len(part.texts) for parts in read.values() for part in parts), spec.on_bad_row
         )
-        for split, parts in read.items():
+        for parts in read.values():
             if not any(part.texts for part in parts):
-                raise UserError(Reason.INVALID_DATA, f"{files[split][0].name} has no rows")
-        if unread:
-            notes.append(f"files of {path} that were not read: {join_names(unread)}")
+                raise UserError(Reason.INVALID_DATA, f"{parts[0].columns.file} has no rows")
         names = _list_label_names(read["train"], columns)
         splits = {split: _build_split(parts, names) for split, parts in read.items()}
         _check_labels(read, splits, names, spec.top_labels, columns)
@@ -100,12 +100,31 @@ class Table:
         return RawData(names, splits["train"], splits.get("validation"), splits.get("test"), warnings=tuple(notes))
 
 
-def _read_file(file: DataFile, columns: TableColumns, form: FileFormat, bad: dict[str, BadRow]) -> _File:
+def _open_files(spec: DatasetSpec, root: Path) -> tuple[dict[str, list[Reader]], list[str]]:
+    """Return what reads the files of each split, and a warning of the files that are left."""
+    assert spec.path is not None  # noqa: S101 - a rule of the contract: a table has a path or a hub
+    path = resolve_path(root, spec.path, "dataset.path", spec.volume_claim, Reason.DATASET_NOT_FOUND)
+    files, unread = find_split_files(path)
+    form = spec.format or FileFormat()
+    readers: dict[str, list[Reader]] = {
+        split: [partial(read_columns, file, form=form) for file in parts] for split, parts in files.items()
+    }
+    return readers, [f"files of {path} that were not read: {join_names(unread)}"] if unread else []
+
+
+def _open_hub(hub: HubSource) -> tuple[dict[str, list[Reader]], list[str]]:
+    """Return what reads each split, and a warning of the splits that are left."""
+    splits, unread = open_hub_table(hub)
+    notes = [f"splits of dataset.hub '{hub.id}' that were not read: {join_names(unread)}"] if unread else []
+    return {split: [reader] for split, reader in splits.items()}, notes
+
+
+def _read_file(reader: Reader, columns: TableColumns, bad: dict[str, BadRow]) -> _File:
     """Read a file's texts and labels; add the rows that cannot be used to `bad`, by their place."""
     texts = columns.texts or [columns.text]
     labels = columns.indicators or ([columns.labels] if columns.labels else [])
     wanted: list[tuple[str, ...]] = [(name,) for name in (*texts, *labels)]
-    read = read_columns(file, wanted if labels else [*wanted, _LABEL_COLUMNS], form)
+    read = reader(wanted if labels else [*wanted, _LABEL_COLUMNS])
     found = list(read.bad)
     joined = _join_text_columns(read, texts, found)
     column = matrix = None

@@ -1,4 +1,4 @@
-"""Columnar files: parquet and arrow (also feather). Only the wanted columns are read."""
+"""Columnar data: parquet and arrow files (also feather), and tables of pyarrow. Only the wanted columns are read."""
 
 import json
 from array import array
@@ -23,13 +23,25 @@ def read_columnar(file: DataFile, wanted: Wanted | None) -> Columns:
     what = "a parquet" if file.kind == ".parquet" else "an arrow"
     try:
         with file.open_seekable() as opened:
-            table, names = (_parquet if file.kind == ".parquet" else _arrow)(opened, wanted, file.name)
-            cells = {key: _name_labels(table.column(name).to_pylist(), table, name) for key, name in names.items()}
+            return (_read_parquet if file.kind == ".parquet" else _read_arrow)(opened, wanted, file.name)
     except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
             raise
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
-    return Columns(file.name, cells, array("q", range(1, table.num_rows + 1)))
+
+
+def to_columns(table: Any, wanted: Wanted | None, name: str) -> Columns:
+    """Return the wanted columns of a pyarrow table, with the names of labels for their numbers.
+
+    Raises
+    ------
+    UserError
+        When a column is not there; `name` is what the message calls the table.
+    """
+    header = table.schema.names
+    at = find_columns(wanted, header, name)
+    cells = {key: _name_labels(table.column(column).to_pylist(), table, header[column]) for key, column in at.items()}
+    return Columns(name, cells, array("q", range(1, table.num_rows + 1)))
 
 
 def _name_labels(cells: list[Any], table: Any, column: str) -> list[Any]:
@@ -47,22 +59,20 @@ def _name_labels(cells: list[Any], table: Any, column: str) -> list[Any]:
     return [name_of(cell) for cell in cells]
 
 
-def _parquet(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[str, str]]:
+def _read_parquet(opened: Any, wanted: Wanted | None, name: str) -> Columns:
     import pyarrow.parquet  # noqa: PLC0415
 
     with pyarrow.parquet.ParquetFile(opened) as parquet:
         header = parquet.schema_arrow.names
-        names = {column: header[at] for column, at in find_columns(wanted, header, name).items()}
-        return parquet.read(columns=list(dict.fromkeys(names.values()))), names
+        columns = [header[at] for at in find_columns(wanted, header, name).values()]
+        return to_columns(parquet.read(columns=list(dict.fromkeys(columns))), wanted, name)
 
 
-def _arrow(opened: Any, wanted: Wanted | None, name: str) -> tuple[Any, dict[str, str]]:
+def _read_arrow(opened: Any, wanted: Wanted | None, name: str) -> Columns:
     """Read an arrow file, or a stream, which `datasets` writes under the same ending."""
     import pyarrow.ipc  # noqa: PLC0415
 
     is_file = opened.read(6) == b"ARROW1"
     opened.seek(0)
     with (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(opened) as reader:
-        header = reader.schema.names
-        names = {column: header[at] for column, at in find_columns(wanted, header, name).items()}
-        return reader.read_all().select(list(dict.fromkeys(names.values()))), names
+        return to_columns(reader.read_all(), wanted, name)

@@ -17,7 +17,7 @@ from trainingtask_trainer.errors import UserError, join_names
 KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow", ".xlsx")
 _OTHER_NAMES = {".tab": ".tsv", ".ndjson": ".jsonl", ".pq": ".parquet", ".feather": ".arrow"}
 _COMPRESSIONS = (".gz", ".zst")
-_SPLITS = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "validation": "validation",
@@ -206,9 +206,9 @@ def _get_split(file: DataFile, root: Path) -> str | None:
     inside = Path(file.member) if file.member else file.path.relative_to(root)
     numbered = _OF.fullmatch(file.stem) or _NUMBERED.fullmatch(file.stem)
     name = numbered["name"] if numbered else file.stem
-    if name in _SPLITS:
-        return _SPLITS[name]
-    return _SPLITS.get(inside.parts[-2].lower()) if len(inside.parts) > 1 else None
+    if name in SPLIT_NAMES:
+        return SPLIT_NAMES[name]
+    return SPLIT_NAMES.get(inside.parts[-2].lower()) if len(inside.parts) > 1 else None
 
 
 def _is_part(file: DataFile) -> bool:
@@ -217,7 +217,7 @@ def _is_part(file: DataFile) -> bool:
 
 def _is_numbered(file: DataFile) -> bool:
     numbered = _NUMBERED.fullmatch(file.stem)
-    return numbered is not None and numbered["name"] in _SPLITS
+    return numbered is not None and numbered["name"] in SPLIT_NAMES
 
 
 def _check_parts(folder: str, split: str, files: Sequence[DataFile]) -> None:

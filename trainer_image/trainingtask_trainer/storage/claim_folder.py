@@ -49,8 +49,6 @@ class ClaimFolder:
     def list(self, prefix: str = "") -> list[StoredObject]:
         """Return all but folders with something in them; those without have a name that ends with '/'."""
         start = self._locate(prefix) if prefix else self.check_inside()
-        if start.exists() and not start.is_dir():
-            raise UserError(Reason.OUTPUT_OCCUPIED, f"{self._field} is a file: name another folder")
         found = []
         for folder, folders, files in os.walk(start, onerror=_raise_unless_missing):
             here = Path(folder)
@@ -163,6 +161,10 @@ class ClaimFolder:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
+            if error.errno in (errno.ENOTDIR, errno.EEXIST):
+                raise UserError(
+                    Reason.OUTPUT_OCCUPIED, f"{self._field}: a file stands in the way of {path}: name another folder"
+                ) from error
             raise Fault(
                 Reason.OUTPUT_NOT_WRITABLE,
                 f"{self._field}: {path} cannot be {verb}: {error.strerror}; the file system has to let user {os.getuid()} "
@@ -171,7 +173,7 @@ class ClaimFolder:
 
 
 def _raise_unless_missing(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # not there yet, or removed by another run
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # not there yet, or removed by another run
         raise error
 
 

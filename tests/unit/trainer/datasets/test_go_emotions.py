@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets.exceptions import DatasetNotFoundError
 
+from support.hub_server import Hub, to_parquet, write_card
 from trainingtask_api.dataset import Dataset
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
 from trainingtask_trainer.datasets.splits import prepare_data
@@ -84,10 +84,10 @@ def test_go_emotions_bad_parquet_is_a_mistake(tmp_path: Path) -> None:
     for split in ("train", "validation", "test"):
         pq.write_table(pa.table({"text": ["x", None], "labels": [[0], [1]]}), tmp_path / f"{split}.parquet")
     (tmp_path / "labels.txt").write_text("joy\nanger\n")
-    with pytest.raises(UserError, match="column 'text' has empty cells"):
+    with pytest.raises(UserError, match=r"column 'text' has empty cells"):
         GoEmotions().load(emotions(), tmp_path)
     (tmp_path / "train.parquet").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="holds a broken parquet file"):
+    with pytest.raises(UserError, match=r"holds a broken parquet file"):
         GoEmotions().load(emotions(), tmp_path)
 
 
@@ -97,47 +97,29 @@ def test_go_emotions_in_an_unknown_layout_says_what_it_needs(tmp_path: Path) -> 
         GoEmotions().load(emotions(), tmp_path)
 
 
-def test_go_emotions_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_go_emotions_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     label = datasets.ClassLabel(names=["joy", "anger"])
     features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.List(label)})
-    rows = datasets.Dataset.from_dict({"text": ["x", "y"], "labels": [[0], [0, 1]]}, features=features)
-    asked = serve(monkeypatch, rows)
-    hub = {"id": "me/copy", "revision": "v1"}
-    data = GoEmotions().load(Dataset.model_validate({"name": "go_emotions", "hub": hub}), tmp_path)
-    assert asked == ["me/copy", "simplified", "v1"]
+    rows = to_parquet(datasets.Dataset.from_dict({"text": ["x", "y"], "labels": [[0], [0, 1]]}, features=features))
+    splits = {split: f"simplified/{split}-*" for split in ("train", "validation", "test")}
+    files = {f"simplified/{split}-00000-of-00001.parquet": rows for split in splits}
+    hub.add("datasets/me/copy", {"README.md": write_card({"raw": {"train": "raw/*"}, "simplified": splits}), **files,
+                                 "raw/train.parquet": rows})  # fmt: skip
+    data = GoEmotions().load(Dataset.model_validate({"name": "go_emotions", "hub": {"id": "me/copy"}}), tmp_path)
     assert data.label_names == ("joy", "anger")
     assert data.train.texts == ["x", "y"]
     assert data.train.labels.tolist() == [[1, 0], [1, 1]]
+    assert not any("raw/" in request for request in hub.requests if request.startswith("GET /datasets/"))
 
 
-def serve(monkeypatch: pytest.MonkeyPatch, rows: datasets.Dataset) -> list[object]:
-    """Let the hub have these rows in each split; return what it is asked for, once it is."""
-    asked: list[object] = []
-
-    def load_dataset(path: str, name: str, revision: str) -> object:
-        asked.extend([path, name, revision])
-        return datasets.DatasetDict({"train": rows, "validation": rows, "test": rows})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
-
-
-@pytest.mark.parametrize(
-    ("raised", "kind", "reason"),
-    [("missing", UserError, "DatasetUnavailable"), ("offline", Fault, "HubUnavailable")],
-)
-def test_hub_errors_tell_a_mistake_from_a_fault(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, raised: str, kind: type[Exception], reason: str
-) -> None:
-    errors = {"missing": DatasetNotFoundError("doesn't exist"), "offline": ConnectionError("no route")}
-
-    def load_dataset(*_: object, **__: object) -> None:
-        raise errors[raised]
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    with pytest.raises(kind, match="google-research-datasets/go_emotions") as caught:
+def test_hub_errors_tell_a_mistake_from_a_fault(hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'google-research-datasets/go_emotions' at .* does not exist") as mistake:
         GoEmotions().load(Dataset(name="go_emotions"), tmp_path)
-    assert getattr(caught.value, "reason", None) == reason
+    assert mistake.value.reason == "DatasetUnavailable"
+    hub.outage = 503
+    with pytest.raises(Fault, match=r"could not be reached for dataset.hub 'google-research-datasets/go_") as fault:
+        GoEmotions().load(Dataset(name="go_emotions"), tmp_path)
+    assert fault.value.reason == "HubUnavailable"
 
 
 RAW_COLUMNS = ("text", "id", "author", "subreddit", "link_id", "parent_id", "created_utc", "rater_id",
@@ -187,10 +169,11 @@ def test_raw_keeps_what_two_raters_of_a_text_chose(tmp_path: Path, layout: str, 
     assert (data.validation, data.test) == (None, None)
 
 
-def test_raw_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = serve(monkeypatch, datasets.Dataset.from_list(RATINGS))
+def test_raw_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+    files = {"README.md": write_card({"raw": {"train": "raw/*.parquet"}})}
+    files["raw/train.parquet"] = to_parquet(datasets.Dataset.from_list(RATINGS))
+    hub.add("datasets/google-research-datasets/go_emotions", files)
     data = GoEmotions().load(Dataset.model_validate({"name": "go_emotions", "config": "raw"}), tmp_path)
-    assert asked == ["google-research-datasets/go_emotions", "raw", "main"]
     assert dict(zip(data.train.texts, data.train.labels.tolist(), strict=True)) == AGREED
 
 
@@ -206,5 +189,5 @@ def test_raw_names_what_is_wrong(tmp_path: Path) -> None:
 
 def test_raw_without_any_agreement_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([RATINGS[1], RATINGS[3]]), tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="no two raters agree on a label of any of the 1 texts"):
+    with pytest.raises(UserError, match=r"no two raters agree on a label of any of the 1 texts"):
         GoEmotions().load(emotions(config="raw"), tmp_path)
