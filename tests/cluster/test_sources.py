@@ -98,7 +98,11 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {  # spec, reason and a p
     "unknown-key": (build_spec(None, env=name_keys("unknown")), "SourceDenied", "AWS_ACCESS_KEY_ID"),
     "expired-key": (build_spec(None, env=name_keys("expired")), "SourceDenied", "AWS_SESSION_TOKEN"),
     "no-bucket": (build_spec(None, dataset__uri="s3://not-a-bucket/a.csv"), "SourceNotFound", "'not-a-bucket'"),
-    "no-object": (build_spec(None, dataset__uri=f"s3://{BUCKET}/a.csv"), "SourceNotFound", "'a.csv'"),
+    "no-object": (
+        build_spec(None, dataset__uri=f"s3://{BUCKET}/a.csv"),
+        "SourceNotFound",
+        "there is no object of that name",
+    ),
     "no-output": (build_spec("model", output__uri="s3://not-a-bucket/a"), "OutputDenied", "'not-a-bucket'"),
     "no-output-key": (build_spec("model", env=name_keys("unknown")), "OutputDenied", "AWS_ACCESS_KEY_ID"),
 }
@@ -119,10 +123,11 @@ def mistakes(kubectl: Kubectl, store: tuple[S3Server, Bucket]) -> Iterator[None]
 def test_a_wrong_key_or_address_fails_at_once_with_the_next_step(kubectl: Kubectl, mistakes: None, name: str) -> None:
     _, reason, words = MISTAKES[name]
     kubectl.wait(name, "Failed")
-    assert kubectl.condition(name, "Failed")["reason"] == reason
+    failed = kubectl.condition(name, "Failed")
+    assert (failed["reason"], words in failed["message"]) == (reason, True), failed
     assert len(kubectl.status(name)["attempts"]) == 1, "a mistake is not tried again"
     described = " ".join(kubectl("describe", "trainingtask", name).split())
-    assert words in described
+    assert " ".join(failed["message"].split()) in described
     assert SECRET not in described
 
 
