@@ -24,10 +24,9 @@ from huggingface_hub.errors import (
 
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import Fault, UserError
+from trainingtask_trainer.storage.archives import CHECKPOINT_FILES
 from trainingtask_trainer.storage.hub_client import HubSilentError, install_client
 
-# Weights as safetensors alone: some other formats run code when they are read.
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 install_client()
@@ -138,7 +137,7 @@ def download_checkpoint(repository: Repository, revision: str) -> Path:
 def _download(repository: Repository, revision: str, *, is_cached: bool) -> Path:
     return Path(
         snapshot_download(
-            repository.id, revision=revision, allow_patterns=_CHECKPOINT_FILES, local_files_only=is_cached
+            repository.id, revision=revision, allow_patterns=list(CHECKPOINT_FILES), local_files_only=is_cached
         )
     )
 

@@ -143,7 +143,7 @@ class ObjectStore:
     ) -> None:
         self._location = Location(field, uri, reasons)
         self._check = check
-        self._key = uri.partition("://")[2].partition("/")[2].rstrip("/")
+        self.key = uri.partition("://")[2].partition("/")[2].rstrip("/")
         _check_identity(self._location)
         options: ClientConfig = {**TIMEOUTS, "allow_http": _is_http_wanted(self._location.scheme)}
         try:
@@ -155,7 +155,7 @@ class ObjectStore:
 
     def find(self) -> Objects:
         """Return the object that the uri names, else all under it; raise UserError when there is none."""
-        exact = [] if not self._key or self._location.uri.endswith("/") else self._run(self._head())
+        exact = [] if not self.key or self._location.uri.endswith("/") else self._run(self._head())
         if exact and exact[0].size:
             return exact
         if found := self.list() or exact:  # a folder may be an empty object, too
@@ -208,7 +208,7 @@ class ObjectStore:
         self._run(self._delete(names))
 
     def _join(self, name: str) -> str:
-        return "/".join(part for part in (self._key, name.rstrip("/")) if part)
+        return "/".join(part for part in (self.key, name.rstrip("/")) if part)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of `work`; its requests end with the first error, or when `check` raises."""
@@ -223,17 +223,17 @@ class ObjectStore:
         return asyncio.run(watch())
 
     async def _head(self) -> Objects:
-        name = PurePosixPath(self._key).name
+        name = PurePosixPath(self.key).name
         with translate_errors(self._location, name), suppress(FileNotFoundError):
-            return [_to_object(await obstore.head_async(self._store, self._key), name)]
+            return [_to_object(await obstore.head_async(self._store, self.key), name)]
         return []
 
     async def _list(self, prefix: str) -> Objects:
         objects: Objects = []
-        cut = len(self._key) + 1 if self._key else 0
+        cut = len(self.key) + 1 if self.key else 0
         with translate_errors(self._location):
             async for page in obstore.list(self._store, f"{prefix}/" if prefix else None, chunk_size=1000):
-                objects += [_to_object(meta, meta["path"][cut:]) for meta in page if meta["path"] != self._key]
+                objects += [_to_object(meta, meta["path"][cut:]) for meta in page if meta["path"] != self.key]
                 if len(objects) > _MAX_OBJECTS:
                     raise UserError(
                         self._location.reasons.not_found,
@@ -242,7 +242,7 @@ class ObjectStore:
         return sorted(objects, key=lambda entry: entry.name)
 
     async def _describe_parent(self) -> str:
-        parent = str(PurePosixPath(self._key).parent) if "/" in self._key else ""
+        parent = str(PurePosixPath(self.key).parent) if "/" in self.key else ""
         with translate_errors(self._location):
             found = await obstore.list_with_delimiter_async(self._store, f"{parent}/" if parent else None)
         names = [f"{PurePosixPath(path).name}/" for path in found["common_prefixes"]]
