@@ -66,7 +66,9 @@ def test_commands_of_the_plugin_exist(name: str) -> None:
     for command, arguments in re.findall(r"kubectl trainingtask ([a-z]+)\b([^`#|\n]*)", text):
         found = get_command(app).commands[command]  # type: ignore[attr-defined]
         known = {option for parameter in found.params for option in parameter.opts}
-        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", re.sub(r"'[^']*'|\"[^\"]*\"", "", arguments))) <= known, arguments
+        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", re.sub(r"'[^']*'|\"[^\"]*\"", "", arguments))) <= known, (
+            arguments
+        )
 
 
 @pytest.mark.parametrize("name", GUIDES)
