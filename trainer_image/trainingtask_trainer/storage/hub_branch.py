@@ -122,7 +122,7 @@ class HubBranch:
     @contextmanager
     def _access(self, verb: str) -> "Iterator[HfApi]":
         """Yield the hub's client, and translate its errors; their text may hold addresses with signatures."""
-        from httpx import HTTPError  # noqa: PLC0415
+        from httpx2 import HTTPError  # noqa: PLC0415
         from huggingface_hub import HfApi  # noqa: PLC0415
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
