@@ -25,7 +25,7 @@ def token_ids(name: str, rows: int, max_length: int, vocabulary: int) -> tuple[T
 
         texts = SETS[name]().load(Dataset(name=name, volume_claim="data", path=name), DATA).train.texts
         drawn = [texts[row] for row in random.permutation(len(texts))[:rows]]
-        ids = encode(AutoTokenizer.from_pretrained(get_model_path()), drawn, max_length)
+        ids, _ = encode(AutoTokenizer.from_pretrained(get_model_path()), drawn, max_length)
         return TokenIds(ids.ids % vocabulary, ids.ends), f"texts of {name}"
     lengths = np.minimum(np.interp(random.uniform(0, 100, rows), PERCENTILES, LENGTHS[name]).astype(int), max_length)
     random_ids = [random.randint(vocabulary, size=length).tolist() for length in lengths]

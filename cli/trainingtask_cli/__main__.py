@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415 - a command imports its modules when it runs, so that `--help` is fast
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -194,6 +195,73 @@ def submit(
         settings=settings or [],
         dry_run=dry_run,
     )
+
+
+@app.command()
+def upload(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Files, and folders with all in them.", show_default=False)
+    ],
+    *,
+    claim: Annotated[str, typer.Option(help="PersistentVolumeClaim to copy into.", show_default=False)],
+    path: Annotated[str, typer.Option(metavar="FOLDER", help="Folder of the claim.")] = ".",
+    create: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Create the claim with this size, such as 5Gi, if there is none.")
+    ] = None,
+    image: options.Image = None,
+    timeout: options.Timeout = 300,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Copy files into a volume claim, as data for tasks."""
+    from trainingtask_cli import transfer
+
+    cluster = transfer.Cluster(kubeconfig, context, namespace)
+    transfer.upload(cluster, files, claim, transfer.PodOptions(image, timeout), folder=path, size=create)
+
+
+@app.command()
+def download(
+    name: options.Name,
+    *,
+    to: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The new folder. Default: the task's name.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a model that is there.")] = False,
+    image: options.Image = None,
+    timeout: options.Timeout = 300,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Copy the trained model of a task to this machine."""
+    from trainingtask_cli import transfer
+
+    cluster = transfer.Cluster(kubeconfig, context, namespace)
+    transfer.download(cluster, name, to, transfer.PodOptions(image, timeout), is_forced=force)
+
+
+@app.command()
+def predict(
+    name: options.Name,
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TEXT...]", help="Texts. Default: each line of standard input.", show_default=False),
+    ] = None,
+    *,
+    output: Annotated[
+        Format, typer.Option("-o", "--output", help="json, yaml and csv have the probabilities unrounded.")
+    ] = Format.TABLE,
+    image: options.Image = None,
+    timeout: options.Timeout = 300,
+    namespace: options.Namespace = None,
+    context: options.Context = None,
+    kubeconfig: options.Kubeconfig = None,
+) -> None:
+    """Label texts with the trained model of a task."""
+    from trainingtask_cli import transfer
+
+    cluster = transfer.Cluster(kubeconfig, context, namespace)
+    transfer.predict(cluster, name, texts or [], output, transfer.PodOptions(image, timeout))
 
 
 @app.command()

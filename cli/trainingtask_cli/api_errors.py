@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
+from trainingtask_api import names
+from trainingtask_cli.errors import CommandError, GoneError, NotFoundError, TemporaryError
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Request:
     plural: str  # such as "trainingtasks"
     namespace: str | None = None
     name: str | None = None
+    subresource: str = ""  # such as "log"
 
 
 def build_response_error(request: Request, status: int, body: str) -> CommandError:
@@ -30,8 +32,8 @@ def build_response_error(request: Request, status: int, body: str) -> CommandErr
     if status == 403:
         return CommandError(f"{message}: ask whoever runs the cluster for that right, or name another namespace (-n)")
     if status == 404:
-        return CommandError(_describe_not_found(request, status_object, message))
-    if status == 409 and status_object.get("reason") == "AlreadyExists":
+        return NotFoundError(_describe_not_found(request, status_object, message))
+    if status == 409 and request.plural == names.PLURAL and status_object.get("reason") == "AlreadyExists":
         return CommandError(
             f"there is a TrainingTask {request.name!r} in namespace {request.namespace!r} already: choose another name,"
             f" or delete that one first (`kubectl trainingtask cancel {request.name} -n {request.namespace}`)"
@@ -58,7 +60,7 @@ def build_connection_error(server: str, cause: str) -> TemporaryError:
 def _describe_not_found(request: Request, status_object: Mapping[str, Any], message: str) -> str:
     details = status_object.get("details")
     missing = details.get("name") if isinstance(details, Mapping) else None
-    if request.plural == "pods":
+    if request.subresource == "log":
         return f"{message}: the pod is gone, `kubectl trainingtask history` keeps the last lines of its log"
     if not missing:
         return (
@@ -67,6 +69,8 @@ def _describe_not_found(request: Request, status_object: Mapping[str, Any], mess
         )
     if missing != request.name:
         return f"{message}: choose another namespace (-n), or have it created"
+    if request.plural != names.PLURAL:
+        return message
     return (
         f"there is no TrainingTask {request.name!r} in namespace {request.namespace!r}: `kubectl trainingtask list -A`"
         " shows the tasks there are, `kubectl trainingtask history` those there were"

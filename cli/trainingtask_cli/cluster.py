@@ -1,4 +1,4 @@
-"""The API server as the commands use it: tasks, their pods and their logs, as plain objects.
+"""The API server as the commands use it: tasks, pods, logs and other objects of a namespace, as plain objects.
 
 The kubernetes client takes a second to import, so it is imported by the first use alone.
 """
@@ -16,8 +16,8 @@ from trainingtask_cli.api_errors import Request, build_connection_error, build_r
 from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
 from trainingtask_cli.parsing import Object
 
-_TASKS = f"/apis/{names.GROUP}/{names.VERSION}"
-_PODS = "/api/v1"
+_API_PATHS = {names.PLURAL: f"/apis/{names.GROUP}/{names.VERSION}", "jobs": "/apis/batch/v1"}
+_CORE_PATH = "/api/v1"
 _PAGE_SIZE = 500
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
@@ -31,6 +31,7 @@ class Cluster:
 
     def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None) -> None:
         self._configuration, own_namespace = _load_configuration(kubeconfig, context)
+        self._kubectl_flags = {"kubeconfig": kubeconfig, "context": context}
         self.namespace: str = namespace or own_namespace or "default"
         from kubernetes.client import ApiClient  # noqa: PLC0415 - see above
 
@@ -42,18 +43,41 @@ class Cluster:
         scheme, _, token = str(header).partition(" ")
         return token.strip() or None if scheme.lower() == "bearer" else None
 
+    def build_kubectl_command(self, *arguments: str) -> list[str]:
+        """Return a kubectl command on the same namespace of the same cluster."""
+        flags = {**self._kubectl_flags, "namespace": self.namespace}
+        return ["kubectl", *(f"--{flag}={value}" for flag, value in flags.items() if value), *arguments]
+
     def list_tasks(self, *, all_namespaces: bool = False) -> list[Object]:
         """Return the tasks of the namespace, or of all namespaces."""
         return self._list_tasks(all_namespaces)[0]
 
     def get_task(self, name: str) -> Object:
         """Return one task."""
-        return self._request_json("GET", Request("get", names.PLURAL, self.namespace, name))
+        return self.get(names.PLURAL, name)
 
     def create_task(self, manifest: Object) -> Object:
         """Create a task."""
-        request = Request("create", names.PLURAL, self.namespace, manifest["metadata"]["name"])
+        return self.create(names.PLURAL, manifest)
+
+    def get(self, plural: str, name: str) -> Object:
+        """Return a task, a Job, or an object of the core API group such as one of the `pods`."""
+        return self._request_json("GET", Request("get", plural, self.namespace, name))
+
+    def create(self, plural: str, manifest: Object) -> Object:
+        """Create a task, or an object of the core API group."""
+        request = Request("create", plural, self.namespace, manifest["metadata"].get("name"))
         return self._request_json("POST", request, body=manifest)
+
+    def delete_pod(self, name: str) -> None:
+        """Delete a pod."""
+        self._request_json("DELETE", Request("delete", "pods", self.namespace, name))
+
+    def list_pod_events(self, pod: Object) -> list[Object]:
+        """Return the events of a pod."""
+        query = {"fieldSelector": f"involvedObject.uid={pod['metadata']['uid']}"}
+        events: list[Object] = self._request_json("GET", Request("list", "events", self.namespace), query)["items"]
+        return events
 
     def delete_task(self, task: Object) -> None:
         """Delete this task with its Job and pods, but no later one of the same name."""
@@ -71,11 +95,11 @@ class Cluster:
 
     def stream_log(self, pod: str, *, follow: bool = False) -> Iterator[bytes]:
         """Yield the trainer's log in chunks."""
-        request = Request("get", "pods", self.namespace, pod)
+        request = Request("get", "pods", self.namespace, pod, "log")
         query = {"container": names.TRAINER_CONTAINER, "follow": str(follow).lower()}
         timeout = None if follow else _READ_SECONDS
         with _translate_client_errors(self._server):
-            yield from self._send("GET", request, query, timeout=timeout, subresource="/log").stream(2**16)
+            yield from self._send("GET", request, query, timeout=timeout).stream(2**16)
 
     def watch_tasks(self, *, all_namespaces: bool = False, pause: float = 1.0) -> Iterator[dict[str, Object]]:
         """Yield the tasks by uid, first as listed, then after every event; never ends by itself.
@@ -151,7 +175,6 @@ class Cluster:
         *,
         body: Any = None,
         timeout: float | None = _READ_SECONDS,
-        subresource: str = "",
     ) -> Any:
         """Return the response of a successful request, not read yet, as urllib3's HTTPResponse.
 
@@ -162,11 +185,11 @@ class Cluster:
         """
         parameters = {"namespace": request.namespace, "name": request.name if method != "POST" else None}
         path = (
-            (_PODS if request.plural == "pods" else _TASKS)
+            _API_PATHS.get(request.plural, _CORE_PATH)
             + ("/namespaces/{namespace}" if parameters["namespace"] else "")
             + f"/{request.plural}"
             + ("/{name}" if parameters["name"] else "")
-            + subresource
+            + (f"/{request.subresource}" if request.subresource else "")
         )
         serialized = self._client.param_serialize(
             method,

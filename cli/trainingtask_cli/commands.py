@@ -13,11 +13,11 @@ import typer
 from trainingtask_api import names
 from trainingtask_api.nested import get_path
 from trainingtask_cli.cluster import Cluster
-from trainingtask_cli.describe import build_sections
+from trainingtask_cli.describe import build_sections, describe_condition
 from trainingtask_cli.errors import CommandError, UsageError
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import print_sections, strip_managed_fields, to_csv, to_document
-from trainingtask_cli.parsing import Object, get_state, parse_status, primary_condition
+from trainingtask_cli.parsing import Object, get_state, parse_status
 from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
 from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, has_same_data
 from trainingtask_cli.watch import follow_tasks, print_changes, run_live_table
@@ -68,14 +68,14 @@ def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
         raise CommandError(_explain_missing_pod(task))
     pod_name = pod["metadata"]["name"]
     if get_path(pod, "status", "phase") == "Pending":
-        raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {_describe_condition(task)}")
+        raise CommandError(f"pod {pod_name} has not started, so it has no log yet. {describe_condition(task)}")
     with contextlib.suppress(KeyboardInterrupt):
         written = 0
         for chunk in cluster.stream_log(pod_name, follow=follow):
             written += sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
         if not written:
-            _print_note(f"pod {pod_name} has written nothing. {_describe_condition(task)}")
+            _print_note(f"pod {pod_name} has written nothing. {describe_condition(task)}")
 
 
 def describe(cluster: Cluster, name: str, form: Format) -> None:
@@ -197,20 +197,11 @@ def _explain_missing_pod(task: Object) -> str:
     status = parse_status(task)
     name = task["metadata"]["name"]
     if status.start_time is None and status.finished_at is None:
-        return f"{name} has no pod yet. {_describe_condition(task)}"
+        return f"{name} has no pod yet. {describe_condition(task)}"
     from trainingtask_history.tables import run_id  # noqa: PLC0415 - it imports SQLAlchemy
 
     run = run_id(task["metadata"]["uid"], status.attempt or 1)
     return (
         f"{name} has no pod any more. `kubectl trainingtask history {run}` shows its record, which keeps the last lines"
         " of the log of an attempt that failed"
-    )
-
-
-def _describe_condition(task: Object) -> str:
-    condition = primary_condition(parse_status(task))
-    return (
-        f"{condition.reason}: {condition.message}"
-        if condition
-        else "The operator has not looked at it yet: is it running?"
     )

@@ -6,6 +6,7 @@ from typing import Any
 from trainingtask_api import EvaluationResult, TrainingReport, TrainingTaskStatus
 from trainingtask_api.formatting import format_age, format_size
 from trainingtask_api.nested import get_path
+from trainingtask_api.status import TextLengths
 from trainingtask_cli.formatting import Cell, format_elapsed, format_time, format_time_and_age
 from trainingtask_cli.output import Table
 from trainingtask_cli.parsing import Object, get_spec, parse_status, primary_condition
@@ -25,6 +26,16 @@ def build_sections(task: Object, now: datetime) -> list[Section]:
         *_build_attempts(status, now),
         *(build_score_sections(results.evaluation, results.warnings) if results else []),
     ]
+
+
+def describe_condition(task: Object) -> str:
+    """Return reason and message of the task's state in words."""
+    condition = primary_condition(parse_status(task))
+    return (
+        f"{condition.reason}: {condition.message}"
+        if condition
+        else "The operator has not looked at it yet: is it running?"
+    )
 
 
 def _list_facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list[tuple[Cell, ...]]:
@@ -68,7 +79,16 @@ def _list_report_facts(report: TrainingReport) -> dict[str, Cell]:
         "Model path": results.model_path if results else None,
         "Model address": results.model_uri if results else None,
         "Trained on": f"{results.train_rows} rows in {format_age(results.runtime_seconds)}" if results else None,
+        "Text lengths": _format_lengths(results.text_lengths) if results and results.text_lengths else None,
     }
+
+
+def _format_lengths(lengths: TextLengths) -> str:
+    """Return the training texts' lengths in one phrase."""
+    return (
+        f"p50 {lengths.p50}, p95 {lengths.p95}, p99 {lengths.p99} tokens; {lengths.cut_fraction:.1%} cut to"
+        f" {lengths.max_length}"
+    )
 
 
 def _format_source(part: Any, field: str) -> str | None:

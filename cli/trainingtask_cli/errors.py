@@ -3,6 +3,7 @@
 ::
 
     CommandError           the request was refused or failed: exit code 1
+    ├── NotFoundError      there is no such object
     ├── TemporaryError     no answer, or not now: the same request may succeed later
     └── GoneError          the resource version has expired: list again
     UsageError             wrong arguments: exit code 2
@@ -11,6 +12,10 @@
 
 class CommandError(Exception):
     """A request was refused or failed; the message has the cause and the next step."""
+
+
+class NotFoundError(CommandError):
+    """There is no such object."""
 
 
 class TemporaryError(CommandError):

@@ -33,3 +33,9 @@ AnyNames = Annotated[
     list[str] | None,
     typer.Argument(metavar="[NAME...]", help="Names of TrainingTasks. Default: all.", show_default=False),
 ]
+Image = Annotated[
+    str | None, typer.Option("--image", help="Image of the helper pod. Default: the trainer's, as the chart names it.")
+]
+Timeout = Annotated[
+    int, typer.Option("--timeout", metavar="SECONDS", min=1, help="How long to wait for the helper pod to start.")
+]

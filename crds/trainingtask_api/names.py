@@ -16,12 +16,16 @@ OPERATOR_FIELD_MANAGER: Final = "trainingtask-operator"
 TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
 TRAINER_CONTAINER: Final = "trainer"
 TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
+TRAINER_IMAGE_ANNOTATION: Final = f"{GROUP}/trainer-image"  # of that account; for helper pods of the CLI
 TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
 TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
 TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file
 # Set by Kubernetes on the pods of an Indexed Job with a backoff limit per index; attempt = 1 + their sum.
 FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-failure-count"
 IGNORED_FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
+
+# The file by which a folder is known as a trained model.
+MODEL_MANIFEST_FILE: Final = "trainingtask.json"
 
 # Kueue: labels of its Jobs and of its Workloads.
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
@@ -57,8 +61,11 @@ ENV_METRICS_PORT: Final = "TRAININGTASK_METRICS_PORT"
 TASK_DIR: Final = "/etc/trainingtask"
 TASK_FILE: Final = f"{TASK_DIR}/task.yaml"
 HISTORY_CA_DIR: Final = "/etc/trainingtask-history"
+CA_BUNDLE_DIR: Final = "/etc/trainingtask-ca"  # the certificate authorities that an admin gives all trainers
+CA_BUNDLE_FILE: Final = f"{CA_BUNDLE_DIR}/ca.crt"
 CODE_DIR: Final = "/etc/trainingtask-code"  # Python files of the ConfigMap that a task names
 DATASET_DIR: Final = "/mnt/dataset"
 MODEL_DIR: Final = "/mnt/model"
 PREPROCESSOR_DIR: Final = "/mnt/preprocessor"
 OUTPUT_DIR: Final = "/mnt/output"
+HUB_CACHE_DIR: Final = "/mnt/huggingface"  # the claim of downloads that the trainers of a namespace share

@@ -64,6 +64,7 @@ class Reason(StrEnum):
     MODEL_MISMATCH = "ModelMismatch"
     HUB_UNAVAILABLE = "HubUnavailable"
     NON_FINITE_LOSS = "NonFiniteLoss"
+    INSUFFICIENT_MEMORY = "InsufficientMemory"
     OUT_OF_MEMORY = "OutOfMemory"
     NO_GPU = "NoGPU"
     NO_SPACE_LEFT = "NoSpaceLeft"

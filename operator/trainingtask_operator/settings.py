@@ -45,10 +45,67 @@ class DeviceProfile(DeviceSettings):
     device: Device
 
 
+class SecretKey(_Section):
+    """A key of a Secret in each task's namespace; without a name there is none."""
+
+    name: str = ""
+    key: str = "token"
+
+
+class HubCache(_Section):
+    """The claim in each task's namespace that keeps downloads for all its trainers; '' for a folder per pod."""
+
+    claim: str = ""
+
+
 class HubSettings(_Section):
     """Access to the hub of models and data sets."""
 
     offline: bool = False
+    endpoint: str = Field("", description="Address of a mirror; '' is the public hub.")
+    token_secret: SecretKey = SecretKey()
+    cache: HubCache = HubCache()
+
+
+class EnvironmentVariable(_Section):
+    """A variable of all trainers."""
+
+    name: str
+    value: str
+
+
+class ObjectReference(_Section):
+    """An object in each task's namespace."""
+
+    name: str
+
+
+class EnvironmentSource(_Section):
+    """A Secret or a ConfigMap whose keys are variables of all trainers of its namespace."""
+
+    secret_ref: ObjectReference | None = None
+    config_map_ref: ObjectReference | None = None
+
+
+class ProxySettings(_Section):
+    """The proxies of trainers; '' for none."""
+
+    http: str = ""
+    https: str = ""
+    no_proxy: list[str] = Field([], description="Hosts that are asked directly, beside those of the cluster.")
+
+
+class CaBundle(_Section):
+    """The certificate authorities that trainers trust, in each task's namespace; without a name those of the image."""
+
+    config_map: str = ""
+    secret: str = ""
+    key: str = "ca.crt"
+
+    @property
+    def is_given(self) -> bool:
+        """Return whether there is one."""
+        return bool(self.config_map or self.secret)
 
 
 class HistorySettings(_Section):
@@ -66,6 +123,12 @@ class Settings(_Section):
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: list[dict[str, str]] = []
     hub: HubSettings = HubSettings()
+    env: list[EnvironmentVariable] = []
+    env_from: list[EnvironmentSource] = []
+    pod_labels: dict[str, str] = {}
+    proxy: ProxySettings = ProxySettings()
+    ca_bundle: CaBundle = CaBundle()
+    allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")
     history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
     profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")

@@ -17,8 +17,10 @@ import pytest
 
 from support.fake_nodes import PROFILES
 from support.kubectl import Kubectl, Refused, eventually, forward_port, run
+from support.plugin import Cli, create_cli
 from support.reason_tasks import apply_task, broken, empty_hub, nodes
-from support.release import NAMESPACE, POSTGRES, RELEASE, SYSTEM
+from support.release import NAMESPACE, POSTGRES, RELEASE, STORE_SETTINGS, SYSTEM
+from support.s3_server import REGION
 from support.trainer_tokens import ReportAs, reporter
 
 __all__ = ["apply_task", "broken", "empty_hub", "nodes"]
@@ -71,6 +73,9 @@ def release() -> datetime:
         "helm", "upgrade", "--install", RELEASE, chart, f"--namespace={SYSTEM}", f"--set=trainer.namespaces={{{namespaces}}}",
         # The local cluster's kubelet does not measure its disk; the fake nodes with GPUs have one.
         "--set-string=trainer.devices.cpu.resources.storage=",
+        # For the tests of stores, which create the ConfigMap; a namespace may be without it.
+        f"--set-json=trainer.envFrom={json.dumps([{'configMapRef': {'name': STORE_SETTINGS}}])}",
+        f"--set-json=trainer.env={json.dumps([{'name': 'AWS_REGION', 'value': REGION}])}",
         "--set=kueue.enabled=true", "--set=web.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
         *values, "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
@@ -95,6 +100,12 @@ def system(release: datetime) -> Kubectl:
 @pytest.fixture(scope="session")
 def kubectl(release: datetime) -> Kubectl:
     return Kubectl(NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def cli(kubectl: Kubectl) -> Cli:
+    """Return a function that runs a command of the plugin in the tests' namespace."""
+    return create_cli(kubectl.namespace)
 
 
 @pytest.fixture(scope="module")

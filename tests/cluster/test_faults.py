@@ -1,20 +1,18 @@
 """Faults on the cluster, each test named by its fault. Killed means SIGKILL."""
 
-import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from support import specs
 from support.kubectl import Kubectl, Refused, eventually
 from support.release import OPERATOR, POSTGRES
 from support.tiny_models import write_tiny_models
+from support.trainer_processes import kill_trainer
 from support.trainer_tokens import ReportAs, bound_token
-from trainingtask_api import names
 
 Apply = Callable[..., str]
 FinalRow = Callable[..., dict[str, Any]]
@@ -132,28 +130,9 @@ def test_postgres_stopped_during_a_run(kubectl: Kubectl, system: Kubectl, task: 
     )
 
 
-def wait_for_step(kubectl: Kubectl, task: str, least: int) -> int:
-    """Wait until the training of a task has reached a step; return its step."""
-    return eventually(
-        f"step {least}", lambda: (s := kubectl.status(task).get("training", {}).get("step", 0)) >= least and s, 120
-    )
-
-
-def kill_trainer(pod: str) -> None:
-    """SIGKILL a trainer from outside of its pod, where it is process 1 and ignores the signal."""
-    trainers = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):  # it has ended, or belongs to the kernel
-            if process.environ().get(names.ENV_POD_NAME) == pod:
-                trainers.append(process)
-    assert trainers
-    for process in trainers:
-        process.kill()
-
-
 def test_trainer_killed_resumes_from_its_checkpoint(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any]) -> None:
     name = task("killed", specs.changed(slow_spec, runPolicy__retries=1))
-    reached = wait_for_step(kubectl, name, 10)
+    reached = kubectl.wait_for_step(name, 10)
     (pod,) = kubectl.pods(name)
     kill_trainer(pod["metadata"]["name"])
     resumed = eventually("resumes", lambda: kubectl.status(name)["training"].get("resumedFromStep"), 120)
@@ -200,7 +179,7 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
         )
 
     (first,) = kubectl.pods(slow_task)
-    reached = wait_for_step(kubectl, slow_task, 10)
+    reached = kubectl.wait_for_step(slow_task, 10)
     suspend(True)
     eventually("no pods", lambda: not kubectl.pods(slow_task), 120)
     assert kubectl.status(slow_task)["state"] == "Suspended"

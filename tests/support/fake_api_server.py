@@ -44,6 +44,11 @@ class FakeApiServer:
         self.tasks: dict[tuple[str, str], Object] = {}
         """Namespace and name -> task, in the order of creation."""
         self.pods: list[Object] = []
+        self.objects: dict[tuple[str, str], Object] = {}
+        """Plural and name -> Job, or object of the core API group, that is created, read or deleted by its name."""
+        self.events: list[Object] = []
+        self.new_pod_status: Object = {}
+        """The status of pods that are created."""
         self.logs: dict[str, bytes] = {}
         self.watches: Queue[list[Object]] = Queue()
         """Lists of events: a watch sends the next list, waits for it up to 10 s, and ends."""
@@ -92,8 +97,8 @@ class FakeApiServer:
         query = {key: values[0] for key, values in parse_qs(url.query).items()}
         if url.path.startswith(TASKS):
             return self._answer_tasks(request, url.path, query)
-        if url.path.startswith("/api/v1/namespaces/"):
-            return self._answer_pods(url.path, query)
+        if url.path.startswith(("/api/v1/namespaces/", "/apis/batch/v1/namespaces/")):
+            return self._answer_core(request, url.path, query)
         if request.token != OWN_TOKEN:
             return 401, status(401, "Unauthorized", "Unauthorized")
         if url.path.endswith("reviews"):
@@ -150,11 +155,25 @@ class FakeApiServer:
         given = {"namespace": namespace, "uid": str(uuid.uuid4()), "creationTimestamp": "2026-05-04T12:00:00Z"}
         return 201, self.add(task | {"metadata": task["metadata"] | given})
 
-    def _answer_pods(self, path: str, query: dict[str, str]) -> Answer:
-        if path.endswith("/log"):
-            return 200, self.logs[path.split("/")[-2]]
+    def _answer_core(self, request: Request, path: str, query: dict[str, str]) -> Answer:
+        plural, *names_ = [unquote(part) for part in path.partition("/namespaces/")[2].split("/")[1:]]
+        if request.method == "POST":
+            created: Object = {**(request.body or {}), **({"status": self.new_pod_status} if plural == "pods" else {})}
+            created["metadata"]["uid"] = f"uid-{created['metadata']['name']}"
+            self.objects[plural, created["metadata"]["name"]] = created
+            return 201, created
+        if not names_:
+            return 200, {"items": self.events if plural == "events" else self._find_pods(query)}
+        if names_[1:] == ["log"]:
+            return 200, self.logs[names_[0]]
+        key = plural, names_[0]
+        if key not in self.objects:
+            return 404, status(404, "NotFound", f'{plural} "{key[1]}" not found', name=key[1], kind=plural)
+        return 200, self.objects.pop(key) if request.method == "DELETE" else self.objects[key]
+
+    def _find_pods(self, query: dict[str, str]) -> list[Object]:
         label, _, value = query["labelSelector"].partition("=")
-        return 200, {"items": [pod for pod in self.pods if pod["metadata"]["labels"].get(label) == value]}
+        return [pod for pod in self.pods if pod["metadata"]["labels"].get(label) == value]
 
     def _list_page(self, kind: str, items: list[Object], query: dict[str, str]) -> Answer:
         start = int(query.get("continue", 0))

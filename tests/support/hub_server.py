@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -180,14 +181,18 @@ def _describe(path: str, content: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def serve_hub() -> Iterator[Hub]:
-    """Serve a hub while entered."""
+def serve_hub(certificate: Path | None = None) -> Iterator[Hub]:
+    """Serve a hub while entered; with a certificate, at ``https://``."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = False  # server_close waits for the threads
-    thread = threading.Thread(target=server.serve_forever)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
+    hub.address = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}"
     try:
         yield hub
     finally:

@@ -73,6 +73,11 @@ class Kubectl:
         found: list[Manifest] = json.loads(self("get", kind, f"--selector={selector}", "--output=json"))["items"]
         return found
 
+    def get_node_address(self) -> str:
+        """Return the address of a node; on the local cluster pods reach this machine at it."""
+        addresses = [address for node in self.find("nodes") for address in node["status"].get("addresses", [])]
+        return str(next(address["address"] for address in addresses if address["type"] == "InternalIP"))
+
     def status(self, name: str) -> Manifest:
         status: Manifest = self.get("trainingtask", name).get("status", {})
         return status
@@ -100,6 +105,15 @@ class Kubectl:
 
     def jobs(self, task: str) -> list[Manifest]:
         return self.find("jobs", f"trainingtask.dev/task-name={task}")
+
+    def wait_for_step(self, name: str, least: int) -> int:
+        """Wait until the training of a task has reached a step; return its step."""
+
+        def reached() -> int | None:
+            step: int = self.status(name).get("training", {}).get("step", 0)
+            return step if step >= least else None
+
+        return eventually(f"step {least} of {name}", reached, 120)
 
     def wait_for_training(self, name: str, timeout: float = 180) -> None:
         """Wait until the trainer of a task is training; fail at once when the task has failed."""

@@ -106,8 +106,7 @@ class EmptyHub(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def empty_hub(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
     """Yield the environment variable that directs a trainer to an empty hub on this machine."""
-    addresses = [address for found in kubectl.find("nodes") for address in found["status"].get("addresses", [])]
-    host = next(address["address"] for address in addresses if address["type"] == "InternalIP")
+    host = kubectl.get_node_address()
     server = ThreadingHTTPServer((host, 0), EmptyHub)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

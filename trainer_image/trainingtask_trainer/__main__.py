@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``predict`` and ``list``. Slow imports are deferred until they are needed."""
+"""The command line: ``run``, ``predict``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
 
 import sys
 
@@ -10,8 +10,10 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that libraries start
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    commands = {"run": _run, "predict": _predict, "list": _list}
+    commands = {"run": _run, "predict": _predict, "download": _download, "list": _list}
     try:
         return commands[options.command](options)
     except TrainerError as error:
@@ -67,6 +69,10 @@ def _parser() -> argparse.ArgumentParser:
         "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
     )
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
+
+    download = commands.add_parser("download", help="copy a trained model from an object store or a hub")
+    download.add_argument("model", help="its s3://, gs://, az:// or hf:// address")
+    download.add_argument("folder", type=Path, help="the new folder")
 
     commands.add_parser("list", help="show the data sets, preprocessors and models that this image offers")
     return parser
@@ -126,10 +132,12 @@ def _add_code(options: argparse.Namespace) -> None:
 
 def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
     from trainingtask_trainer.reporting.history import create_history_sink  # noqa: PLC0415
-    from trainingtask_trainer.reporting.kube_status import create_status_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.kube_status import EarlierSources, create_status_sink  # noqa: PLC0415
 
     if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        yield create_status_sink(task.metadata)
+        earlier: EarlierSources = Future()
+        reporter.earlier_sources = earlier
+        yield create_status_sink(task.metadata, earlier=earlier)
     history = create_history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
     if history is not None:
         yield history
@@ -161,6 +169,14 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _download(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    with fetch_model(options.model) as folder:
+        shutil.copytree(folder, options.folder)
     return ExitCode.SUCCESS
 
 

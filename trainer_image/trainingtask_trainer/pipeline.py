@@ -4,6 +4,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
@@ -15,10 +16,12 @@ from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
 from trainingtask_trainer.models.base import Model, TrainingRows
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
-from trainingtask_trainer.preprocessors.base import Preprocessor
+from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
 from trainingtask_trainer.storage.destination import create_destination
+from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
+from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
 
 
@@ -39,6 +42,11 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
+    with observe_downloads(reporter), open_downloads():
+        return _run_phases(task, volumes, reporter)
+
+
+def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -59,7 +67,9 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         destination.check()
 
     reporter.start_phase(Phase.LOADING)
-    data = prepare_data(dataset.load(spec.dataset, volumes.dataset), spec.dataset)
+    raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
+    reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
+    data = prepare_data(raw, spec.dataset)
 
     reporter.start_phase(Phase.PREPROCESSING)
     preprocessor.fit(data.train.texts)
@@ -88,6 +98,7 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
+    measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -107,8 +118,10 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         evaluation=evaluation.test,
         warnings=_truncate_warnings(
             [
-                *data.list_warnings(),
+                *reporter.warnings,
+                *map(get_downloads().name_addresses, data.list_warnings()),
                 *_describe_repeated_texts(repeated, data),
+                *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
             ]
@@ -117,6 +130,8 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         versions=provenance.collect_versions((*dataset.packages, *model.packages)),
         model_path=destination and destination.model_path,
         model_uri=destination and destination.model_uri,
+        text_lengths=measured.text_lengths if measured else None,
+        sources=reporter.report.sources or [],
     )
     provenance.check_finite(results)
     if destination is not None:
@@ -133,6 +148,14 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
             destination.publish(Path(folder))
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:
+    """Return the section and the root folder that the data set reads from; what `uri` names is downloaded first."""
+    if spec.uri is None:
+        return spec, root
+    path = get_downloads().fetch(spec.uri, "dataset.uri")
+    return spec.model_copy(update={"path": path.name}), path.parent
 
 
 def _describe_repeated_texts(repeated: dict[str, int], data: PreparedData) -> list[str]:

@@ -79,8 +79,13 @@ secret:
 namespaces: {{ toJson .Values.trainer.namespaces }}
 imagePullPolicy: {{ .Values.trainer.imagePullPolicy }}
 imagePullSecrets: {{ toJson .Values.trainer.imagePullSecrets }}
-hub:
-  offline: {{ .Values.trainer.hub.offline }}
+hub: {{ toJson .Values.trainer.hub }}
+env: {{ toJson .Values.trainer.env }}
+envFrom: {{ toJson .Values.trainer.envFrom }}
+podLabels: {{ toJson .Values.trainer.podLabels }}
+proxy: {{ toJson .Values.trainer.proxy }}
+caBundle: {{ toJson .Values.trainer.caBundle }}
+allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
 history:
   retentionDays: {{ .Values.history.retentionDays }}
 devices:

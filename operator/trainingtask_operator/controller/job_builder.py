@@ -2,12 +2,14 @@
 
 import hashlib
 import re
+from pathlib import PurePosixPath
 
 from pydantic_core import to_json
 
 from trainingtask_api import Device, ExitCode, TrainingTask, names
+from trainingtask_operator.controller.pod_environment import build_environment, build_environment_sources
 from trainingtask_operator.kube_objects import Object
-from trainingtask_operator.settings import DeviceSettings, Settings, get_device_settings
+from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
 
 # The image's unprivileged user; fsGroup lets it write to a freshly provisioned volume.
 TRAINER_USER = 1000
@@ -72,7 +74,10 @@ def build_job(task: TrainingTask, settings: Settings) -> Object:
         # Kueue requires that a Job of its queues is created suspended, and starts it when there is quota.
         "suspend": policy.suspend or policy.queue_name is not None,
         "template": {
-            "metadata": {"labels": build_labels(task), "annotations": _build_task_annotation(task)},
+            "metadata": {
+                "labels": settings.pod_labels | build_labels(task),
+                "annotations": _build_task_annotation(task),
+            },
             "spec": _build_pod_spec(task, settings),
         },
     }
@@ -116,7 +121,8 @@ def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
 def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
     device = get_device_settings(task, settings)
     resources = _build_resources(task, device)
-    volumes, mounts = _build_volumes(task, resources["limits"].get("ephemeral-storage"))
+    volumes, mounts = _build_volumes(task, settings, resources["limits"].get("ephemeral-storage"))
+    image = task.spec.image or device.image
     spec: Object = {
         "restartPolicy": "Never",
         "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
@@ -126,7 +132,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
         "containers": [
             {
                 "name": names.TRAINER_CONTAINER,
-                "image": task.spec.image or device.image,
+                "image": image,
                 "imagePullPolicy": settings.image_pull_policy,
                 "command": ["python", "-P", "-m", "trainingtask_trainer", "run", names.TASK_FILE],
                 "args": [
@@ -137,7 +143,8 @@ def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
                     f"--output-dir={names.OUTPUT_DIR}",
                 ],
                 "workingDir": "/tmp",  # noqa: S108 - the only writable folder of a read-only root file system
-                "env": _build_environment(task, settings),
+                "env": build_environment(task, settings, image),
+                "envFrom": build_environment_sources(settings),
                 "resources": resources,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -173,42 +180,13 @@ def _build_resources(task: TrainingTask, device: DeviceSettings) -> Object:
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def _build_environment(task: TrainingTask, settings: Settings) -> list[Object]:
-    def field(name: str, path: str) -> Object:
-        return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
-
-    image = task.spec.image or get_device_settings(task, settings).image
-    environment: list[Object] = [
-        field(names.ENV_POD_NAME, "metadata.name"),
-        field(names.ENV_NODE_NAME, "spec.nodeName"),
-        field(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']"),
-        field(names.ENV_IGNORED_FAILURE_COUNT, f"metadata.annotations['{names.IGNORED_FAILURE_COUNT_ANNOTATION}']"),
-        {"name": names.ENV_IMAGE, "value": image},
-        {
-            "name": names.ENV_HISTORY_URL,
-            "valueFrom": {
-                "secretKeyRef": {"name": names.HISTORY_SECRET, "key": names.HISTORY_SECRET_KEY, "optional": True}
-            },
-        },
-        {"name": "HOME", "value": "/tmp"},  # noqa: S108
-        {"name": "HF_HOME", "value": "/tmp/huggingface"},  # noqa: S108
-        {"name": "PYTHONUNBUFFERED", "value": "1"},
-    ]
-    if settings.hub.offline:
-        environment.append({"name": "HF_HUB_OFFLINE", "value": "1"})
-    for secret in task.spec.env or []:
-        reference = {"name": secret.secret_key_ref.name, "key": secret.secret_key_ref.key}
-        environment.append({"name": secret.name, "valueFrom": {"secretKeyRef": reference}})
-    return environment
-
-
-def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object], list[Object]]:
+def _build_volumes(task: TrainingTask, settings: Settings, storage: str | None) -> tuple[list[Object], list[Object]]:
     """Return the pod's volumes and the container's mounts.
 
     Parameters
     ----------
-    task
-        The task.
+    task, settings
+        The task, and the admin's settings.
     storage
         Size limit of each scratch folder; the container's limit of the same size bounds them all together.
     """
@@ -227,13 +205,29 @@ def _build_volumes(task: TrainingTask, storage: str | None) -> tuple[list[Object
         {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
     ]
     _add_claims(task, volumes, mounts)
-    if task.spec.output is None:  # a scratch folder at the same path
+    if task.spec.output is None or task.spec.output.volume_claim is None:  # a scratch folder at the same path
         volumes.append({"name": "output", **scratch})
         mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
     if task.spec.code is not None:
         volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})
         mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
+    if bundle := _build_ca_bundle(settings.ca_bundle):
+        volumes.append(bundle)
+        mounts.append({"name": bundle["name"], "mountPath": names.CA_BUNDLE_DIR, "readOnly": True})
+    if claim := settings.hub.cache.claim:
+        volumes.append({"name": "hub-cache", "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": "hub-cache", "mountPath": names.HUB_CACHE_DIR})
     return volumes, mounts
+
+
+def _build_ca_bundle(bundle: CaBundle) -> Object | None:
+    """Return the volume of the admin's certificate authorities, if there are some."""
+    items = [{"key": bundle.key, "path": PurePosixPath(names.CA_BUNDLE_FILE).name}]
+    if bundle.config_map:
+        return {"name": "ca-bundle", "configMap": {"name": bundle.config_map, "items": items}}
+    if bundle.secret:
+        return {"name": "ca-bundle", "secret": {"secretName": bundle.secret, "items": items}}
+    return None
 
 
 def _add_claims(task: TrainingTask, volumes: list[Object], mounts: list[Object]) -> None:

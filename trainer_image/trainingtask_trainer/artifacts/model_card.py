@@ -54,6 +54,7 @@ def render_card(name: str, results: Results, *, has_curve: bool) -> str:
         name=name,
         results=results,
         training_facts=_list_training_facts(results),
+        length_facts=_list_length_facts(results),
         has_curve=has_curve,
         curve_file=CURVE_FILE,
         labels_file=LABELS_FILE,
@@ -88,3 +89,17 @@ def _list_training_facts(results: Results) -> list[tuple[str, Cell]]:
         ("peak memory, MiB", None if results.peak_memory_bytes is None else results.peak_memory_bytes >> 20),
     ]
     return [fact for fact in facts if fact[1] is not None]
+
+
+def _list_length_facts(results: Results) -> list[tuple[str, Cell]]:
+    """Return names and values of the training texts' lengths."""
+    lengths = results.text_lengths
+    if lengths is None:
+        return []
+    return [
+        ("tokens of a training text: half have at most", lengths.p50),
+        ("tokens of a training text: 95 % have at most", lengths.p95),
+        ("tokens of a training text: 99 % have at most", lengths.p99),
+        ("tokens that the model reads; longer texts are cut", lengths.max_length),
+        ("training texts that are cut", f"{lengths.cut_fraction:.1%}"),
+    ]

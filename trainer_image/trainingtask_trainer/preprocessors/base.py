@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from trainingtask_api.spec import TrainingTaskSpec
-from trainingtask_api.status import Scalar
+from trainingtask_api.status import Scalar, TextLengths
 from trainingtask_trainer.volumes import Volumes
 
 
@@ -48,4 +48,18 @@ class Saveable(Protocol):
     @staticmethod
     def load(folder: Path) -> Callable[[Sequence[str]], Any]:
         """Return the function from texts to features; runs no code from the folder."""
+        ...
+
+
+@runtime_checkable
+class HasTextLengths(Protocol):
+    """A preprocessor that counts and cuts tokens, and knows since `fit` how long the training texts are."""
+
+    @property
+    def text_lengths(self) -> TextLengths | None:
+        """Return the lengths of the training texts, None before `fit`."""
+        ...
+
+    def list_warnings(self) -> list[str]:
+        """Return warnings about the training texts that are cut."""
         ...

@@ -11,14 +11,15 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import Device, TrainingTaskSpec
-from trainingtask_api.status import Scalar
+from trainingtask_api.status import Scalar, TextLengths
 from trainingtask_trainer.preprocessors.array_cache import compute_key, load_or_compute
 from trainingtask_trainer.preprocessors.padding import pad
-from trainingtask_trainer.preprocessors.tokenizer import encode, load_tokenizer
+from trainingtask_trainer.preprocessors.tokenizer import TextEncoder, TokenIds, encode
 from trainingtask_trainer.pretrained.checkpoint import (
     check_is_data,
     check_weights,
     fetch_encoder,
+    get_encoder_name,
     translate_read_errors,
 )
 from trainingtask_trainer.runtime.device import prepare_torch
@@ -39,36 +40,47 @@ class Embedding:
         self._device = prepare_torch(spec.device)
         wanted = spec.preprocessor or PreprocessorSpec()
         self._folder = fetch_encoder(wanted, volumes.preprocessor)
-        self._name = wanted.checkpoint or ""
-        assert not isinstance(wanted.max_length, str)
-        self._tokenizer, self._max_length = load_tokenizer(self._folder, self._name, wanted.max_length)
+        self._name = get_encoder_name(wanted)
         self._cache = volumes.cache_folder
+        self._texts = TextEncoder(self._folder, self._name, wanted.max_length, self._cache)
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Do nothing: the encoder is frozen."""
+        """Measure the training texts; the encoder is frozen."""
+        self._texts.fit(texts)
+
+    @property
+    def text_lengths(self) -> TextLengths | None:
+        """Return the lengths of the training texts, None before `fit`."""
+        return self._texts.text_lengths
+
+    def list_warnings(self) -> list[str]:
+        """Return a warning when many training texts are cut."""
+        return self._texts.list_warnings()
 
     def transform(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors of these texts, shape [texts, hidden size]."""
         versions = (version(package) for package in ("trainingtask", "transformers", "torch"))
-        settings = ("embedding", self._max_length, *versions, self._device.type)
+        settings = ("embedding", self._texts.max_length, *versions, self._device.type)
         files = [path for path in self._folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".safetensors"}]
 
         def compute() -> dict[str, Vectors]:
             encoder = _load_encoder(self._folder, self._name, self._device)
-            return {"vectors": _compute_vectors(encoder, self._tokenizer, texts, self._max_length)}
+            return {"vectors": _compute_vectors(encoder, self._texts.tokenizer, self._texts.transform(texts))}
 
         vectors: Vectors = load_or_compute(self._cache, compute_key(settings, texts, files), compute)["vectors"]
         return vectors
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
-        return {"checkpoint": self._name, "maxLength": self._max_length, "pooling": "mean"}
+        return {"checkpoint": self._name, "maxLength": self._texts.max_length, "pooling": "mean"}
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer: a saved model needs no other folder."""
-        self._tokenizer.model_max_length = self._max_length  # so that `load` truncates texts as training did
+        self._texts.tokenizer.model_max_length = (
+            self._texts.max_length
+        )  # so that `load` truncates texts as training did
         _load_encoder(self._folder, self._name, self._device).save_pretrained(folder)
-        self._tokenizer.save_pretrained(folder)
+        self._texts.tokenizer.save_pretrained(folder)
 
     @staticmethod
     def load(folder: Path) -> Callable[[Sequence[str]], Vectors]:
@@ -77,7 +89,9 @@ class Embedding:
         check_is_data(folder, str(folder))
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         encoder = _load_encoder(folder, str(folder), device)
-        return lambda texts: _compute_vectors(encoder, tokenizer, texts, tokenizer.model_max_length)
+        return lambda texts: _compute_vectors(
+            encoder, tokenizer, encode(tokenizer, texts, tokenizer.model_max_length)[0]
+        )
 
 
 def _load_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedModel:
@@ -96,11 +110,9 @@ def _load_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedMo
     return encoder
 
 
-def _compute_vectors(
-    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int
-) -> Vectors:
+def _compute_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_ids: TokenIds) -> Vectors:
     """Return unit vectors in the order of the texts; texts of like length share a batch, so that little is padding."""
-    ids = list(encode(tokenizer, texts, max_length))
+    ids = list(token_ids)
     order = sorted(range(len(ids)), key=lambda text: len(ids[text]), reverse=True)
     result: Vectors = np.empty((len(ids), int(encoder.config.hidden_size)), dtype=np.float32)
     start = 0

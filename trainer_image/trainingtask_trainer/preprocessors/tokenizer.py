@@ -1,5 +1,6 @@
 """The tokenizer of a transformer's checkpoint, which truncates long texts; padding is up to the batch."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -10,9 +11,16 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
-from trainingtask_api.status import Scalar
+from trainingtask_api.status import Scalar, TextLengths
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.preprocessors.array_cache import compute_key, load_or_compute
+from trainingtask_trainer.preprocessors.array_cache import Arrays, compute_key, load_or_compute
+from trainingtask_trainer.preprocessors.text_lengths import (
+    MOST_TOKENS,
+    Lengths,
+    choose_max_length,
+    describe_cut_texts,
+    summarize,
+)
 from trainingtask_trainer.pretrained.checkpoint import (
     fetch_checkpoint,
     get_checkpoint_name,
@@ -22,6 +30,7 @@ from trainingtask_trainer.pretrained.checkpoint import (
 from trainingtask_trainer.volumes import Volumes
 
 DEFAULT_MAX_LENGTH = 128
+_BATCH_TEXTS = 8192  # tokenized at once: the library's objects take a kilobyte a text and more
 # The files of a checkpoint that a tokenizer may read.
 _TOKENIZER_SUFFIXES = {".json", ".txt", ".model"}
 
@@ -40,6 +49,16 @@ class TokenIds:
         ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
         total = int(ends[-1]) if len(ends) else 0
         return cls(np.fromiter((token for text in texts for token in text), np.int32, total), ends)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["TokenIds"]) -> "TokenIds":
+        """Return the token ids of the texts of all parts, in their order."""
+        starts = itertools.accumulate((len(part.ids) for part in parts), initial=0)
+        empty = cls.from_lists([])
+        return cls(
+            np.concatenate([empty.ids, *(part.ids for part in parts)]),
+            np.concatenate([empty.ends, *(part.ends + start for part, start in zip(parts, starts, strict=False))]),
+        )
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -60,46 +79,83 @@ class TokenIds:
         return lengths
 
 
-class Tokenizer:
-    """Token ids with the special tokens of the checkpoint, at most `max_length` of them."""
+class TextEncoder:
+    """A checkpoint's tokenizer with the most tokens of a text, which `fit` may choose.
 
-    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
-        folder = fetch_checkpoint(spec.model, volumes.model)
-        wanted = spec.preprocessor.max_length if spec.preprocessor else None
-        assert not isinstance(wanted, str)
-        self.tokenizer, self.max_length = load_tokenizer(folder, get_checkpoint_name(spec.model), wanted)
+    Attributes
+    ----------
+    tokenizer
+        The tokenizer.
+    limit
+        Most tokens of a text that the checkpoint can read, None where it has no limit.
+    max_length
+        Most tokens of a text; with 'auto' the limit until `fit`.
+    text_lengths
+        Lengths of the training texts, from `fit`.
+    """
+
+    def __init__(self, folder: Path, name: str, wanted: int | str | None, cache: Path) -> None:
+        """Load the tokenizer of checkpoint `name`; `wanted` is `preprocessor.maxLength`."""
+        self.tokenizer = load_tokenizer(folder, name)
+        self.limit = get_max_text_tokens(folder, self.tokenizer)
+        self.max_length = _get_max_length(wanted, self.limit, name)
+        self.text_lengths: TextLengths | None = None
+        self._is_auto = isinstance(wanted, str)
         self._folder = folder
-        self._cache = volumes.cache_folder
+        self._cache = cache
+        self._fitted: tuple[Sequence[str], TokenIds] | None = None
 
     def fit(self, texts: Sequence[str]) -> None:
-        """Do nothing: the vocabulary comes with the checkpoint."""
+        """Measure the training texts, choose the most tokens of a text if the task leaves it open, and encode them."""
+        encoded, lengths = self._encode(texts)
+        if self._is_auto:
+            self.max_length = choose_max_length(lengths, self.max_length)
+            encoded, _ = self._encode(texts)
+        self.text_lengths = summarize(lengths, self.max_length)
+        self._fitted = texts, encoded
 
     def transform(self, texts: Sequence[str]) -> TokenIds:
         """Return the token ids of each text, from the cache where they are in it."""
+        if self._fitted is not None and texts is self._fitted[0]:
+            return self._fitted[1]
+        return self._encode(texts)[0]
 
-        def tokenize() -> dict[str, NDArray[np.int32] | NDArray[np.int64]]:
-            encoded = encode(self.tokenizer, texts, self.max_length)
-            return {"ids": encoded.ids, "ends": encoded.ends}
+    def list_warnings(self) -> list[str]:
+        """Return a warning when many training texts are cut."""
+        return describe_cut_texts(self.text_lengths, self.limit) if self.text_lengths else []
 
-        arrays = load_or_compute(self._cache, self._compute_cache_key(texts), tokenize)
-        return TokenIds(arrays["ids"], arrays["ends"])
+    def _encode(self, texts: Sequence[str]) -> tuple[TokenIds, Lengths]:
+        settings = ("tokens", version("trainingtask"), self.max_length, version("transformers"), version("tokenizers"))
+        key = compute_key(settings, texts, _list_tokenizer_files(self._folder))
+
+        def tokenize() -> Arrays:
+            encoded, lengths = encode(self.tokenizer, texts, self.max_length)
+            return {"ids": encoded.ids, "ends": encoded.ends, "lengths": lengths}
+
+        arrays = load_or_compute(self._cache, key, tokenize)
+        return TokenIds(arrays["ids"], arrays["ends"]), arrays["lengths"]
+
+
+class Tokenizer(TextEncoder):
+    """Token ids with the special tokens of the checkpoint, at most `max_length` of them."""
+
+    def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        wanted = spec.preprocessor.max_length if spec.preprocessor else None
+        folder = fetch_checkpoint(spec.model, volumes.model)
+        super().__init__(folder, get_checkpoint_name(spec.model), wanted, volumes.cache_folder)
 
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
         return {"maxLength": self.max_length}
 
-    def _compute_cache_key(self, texts: Sequence[str]) -> str:
-        settings = ("tokens", version("trainingtask"), self.max_length, version("transformers"), version("tokenizers"))
-        return compute_key(settings, texts, _list_tokenizer_files(self._folder))
 
-
-def load_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[PreTrainedTokenizerBase, int]:
-    """Return the tokenizer of checkpoint `name`, and the most tokens of a text: `max_length`, else the default.
+def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of checkpoint `name`.
 
     Raises
     ------
     UserError
-        When there is no tokenizer, it cannot pad, or the checkpoint cannot read texts of `max_length`.
+        When there is no tokenizer, or it cannot pad.
     """
     with translate_read_errors(name, "has no usable tokenizer"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -107,19 +163,38 @@ def load_tokenizer(folder: Path, name: str, max_length: int | None) -> tuple[Pre
         raise UserError(
             Reason.MODEL_MISMATCH, f"checkpoint '{name}' has no padding token, which an encoder needs: use another"
         )
-    limit = get_max_text_tokens(folder, tokenizer)
-    if max_length is not None and limit is not None and max_length > limit:
+    return tokenizer
+
+
+def _get_max_length(wanted: int | str | None, limit: int | None, name: str) -> int:
+    """Return the most tokens of a text, for 'auto' the most that it can become."""
+    if isinstance(wanted, int) and limit is not None and wanted > limit:
         raise UserError(
             Reason.INVALID_SPEC,
-            f"preprocessor.maxLength {max_length} is more than the {limit} tokens that checkpoint '{name}' can read",
+            f"preprocessor.maxLength {wanted} is more than the {limit} tokens that checkpoint '{name}' can read",
         )
-    return tokenizer, max_length or min(DEFAULT_MAX_LENGTH, limit or DEFAULT_MAX_LENGTH)
+    if isinstance(wanted, int):
+        return wanted
+    most = DEFAULT_MAX_LENGTH if wanted is None else MOST_TOKENS
+    return min(most, limit or most)
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> TokenIds:
-    """Return the token ids of each text, cut to `max_length`, unpadded."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=max_length, return_attention_mask=False)
-    return TokenIds.from_lists(encoded["input_ids"])
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int) -> tuple[TokenIds, Lengths]:
+    """Return the token ids of each text, cut to `max_length`, unpadded, and the tokens of each text before it is cut."""
+    parts: list[TokenIds] = []
+    lengths: list[int] = []
+    special = tokenizer.num_special_tokens_to_add()
+    for start in range(0, len(texts), _BATCH_TEXTS):
+        batch = list(texts[start : start + _BATCH_TEXTS])
+        encoded = tokenizer(
+            batch, truncation=True, max_length=max_length, return_attention_mask=False, return_token_type_ids=False
+        )
+        parts.append(TokenIds.from_lists(encoded["input_ids"]))
+        if encoded.encodings is None:  # a tokenizer in Python keeps nothing of what it cuts
+            lengths += map(len, tokenizer(batch, return_attention_mask=False, verbose=False)["input_ids"])
+        else:
+            lengths += [len(e) + sum(len(rest) - special for rest in e.overflowing) for e in encoded.encodings]
+    return TokenIds.concatenate(parts), np.asarray(lengths, dtype=np.int64)
 
 
 def _list_tokenizer_files(folder: Path) -> list[Path]:

@@ -1,10 +1,11 @@
-"""The pretrained checkpoint of a task: a folder in its volume claim, or a download from the hub."""
+"""The pretrained checkpoint of a task: a folder in its volume claim, or a download from an address or from the hub."""
 
 import errno
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,37 @@ from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pretrained.families import get_family
+from trainingtask_trainer.storage.archives import CHECKPOINT_FILES, ENDINGS, unpack_checkpoint
+from trainingtask_trainer.storage.downloads import get_downloads, remove_query
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
 _UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report 10^30
 
 
 def get_checkpoint_name(model: ModelSpec) -> str:
-    """Return the checkpoint's name in the task, else the family's default.
+    """Return the checkpoint's name or address in the task, else the family's default.
 
     Raises
     ------
     UserError
         When the family has no default and the task names none.
     """
+    if model.uri is not None:
+        return remove_query(model.uri)
     name = model.checkpoint or get_family(model.name).default_checkpoint
     if name is None:
         raise UserError(Reason.INVALID_SPEC, f"model.checkpoint is required for model.name '{model.name}'")
     return name
 
 
-@lru_cache  # called for the tokenizer and for the model
+def get_encoder_name(preprocessor: PreprocessorSpec) -> str:
+    """Return the name or address of an embedding's encoder; raise UserError when the task names none."""
+    name = preprocessor.checkpoint or remove_query(preprocessor.uri or "")
+    if not name:
+        raise UserError(Reason.INVALID_SPEC, "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
+    return name
+
+
 def fetch_checkpoint(model: ModelSpec, root: Path) -> Path:
     """Return the folder that holds the checkpoint, downloaded first if it comes from the hub.
 
@@ -63,20 +75,42 @@ def fetch_encoder(preprocessor: PreprocessorSpec, root: Path) -> Path:
 
     `root` is the folder that stands for `preprocessor.volumeClaim`.
     """
-    name = preprocessor.checkpoint
-    if name is None:
-        raise UserError(Reason.INVALID_SPEC, "preprocessor.checkpoint is required for preprocessor.name 'embedding'")
+    name = get_encoder_name(preprocessor)
     folder = _fetch("preprocessor", preprocessor, name, root)
     check_is_data(folder, name)
     return folder
 
 
 def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Path) -> Path:
+    if spec.uri is not None:
+        return _fetch_address(section, spec.uri)
     if spec.volume_claim is not None:
         return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, Reason.MODEL_UNAVAILABLE)
     from trainingtask_trainer.storage.hub import Repository, download_checkpoint  # noqa: PLC0415 - unused with a claim
 
     return download_checkpoint(Repository(f"{section}.checkpoint", name), spec.revision or "main")
+
+
+def _fetch_address(section: str, uri: str) -> Path:
+    """Return the folder of the checkpoint's files under a prefix, or of those in an archive."""
+    field = f"{section}.uri"
+    path = get_downloads().fetch(uri, field, _is_wanted)
+    if path.is_dir():
+        return path
+    what = f"{field} '{remove_query(uri)}'"
+    if not path.name.lower().endswith(ENDINGS):
+        raise UserError(
+            Reason.MODEL_UNAVAILABLE,
+            f"{what} is a file: name the prefix of a checkpoint's files, or an archive of them ({', '.join(ENDINGS)})",
+        )
+    folder = Path(tempfile.mkdtemp(dir=path.parent))
+    unpack_checkpoint(path, folder, what, _is_wanted)
+    path.unlink()
+    return folder.rename(path)  # the path that stands for the address, in messages and for the next caller
+
+
+def _is_wanted(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES) and "/" not in name
 
 
 @contextmanager

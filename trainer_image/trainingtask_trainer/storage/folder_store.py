@@ -8,13 +8,14 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from trainingtask_api.names import MODEL_MANIFEST_FILE
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import Fault, UserError, join_names
 from trainingtask_trainer.storage.object_store import StoredObject
 from trainingtask_trainer.storage.store_errors import StoreReasons
 from trainingtask_trainer.volumes import STATE_DIR
 
-MODEL_MANIFEST: Final = "trainingtask.json"
+MODEL_MANIFEST: Final = MODEL_MANIFEST_FILE
 OUTPUT_REASONS: Final = StoreReasons(
     not_found=Reason.OUTPUT_DENIED, denied=Reason.OUTPUT_DENIED, unavailable=Reason.OUTPUT_UNAVAILABLE
 )

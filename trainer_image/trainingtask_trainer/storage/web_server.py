@@ -155,8 +155,7 @@ class _Download:
 
     def _check_redirect(self, url: httpx.URL, target: httpx.URL) -> None:
         """Refuse a redirect that leads from https to http, or to a private address."""
-        is_scheme_kept = target.scheme == "https" or target.scheme == url.scheme
-        if not is_scheme_kept:
+        if target.scheme not in ("https", url.scheme):
             raise UserError(
                 Reason.SOURCE_DENIED,
                 f"{self._what}: it redirects to '{target.scheme}://{target.host}': https is needed",

@@ -53,6 +53,7 @@ NEXT_STEPS: dict[str, str] = {
     Reason.HUB_UNAVAILABLE: "None, or use a claim.",
     Reason.SOURCE_UNAVAILABLE: "None: it is tried again.",
     Reason.OUTPUT_UNAVAILABLE: "None: it is tried again, from the last checkpoint that was stored.",
+    Reason.INSUFFICIENT_MEMORY: "Set `resources.memory` to what the message names, or use a smaller checkpoint.",
     Reason.OUT_OF_MEMORY: "Raise `resources.memory`, or lower `training.batchSize`.",
     Reason.NO_SPACE_LEFT: "Make room in the output claim.",
     Reason.OUTPUT_NOT_WRITABLE: "Check the claim's rights.",

@@ -166,9 +166,19 @@ def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
         "Resumed from step": formatting.format_number(get_number(result, "resumed_from_step")),
         "Final training loss": formatting.format_number(get_number(result, "training_loss")),
         "Validation micro-F1": formatting.format_score(get_number(result, "validation", "micro_f1")),
+        "Text lengths": _describe_lengths(result) or formatting.ABSENT,
         "Test texts seen in training": formatting.format_number(get_number(result, "test_texts_in_train")),
         "Model folder": str(get_path(result, "model_path") or formatting.ABSENT),
         "Model address": str(get_path(result, "model_uri") or formatting.ABSENT),
         "Data fingerprint": str(get_path(result, "data_fingerprint") or formatting.ABSENT),
     }
     return [(name, value) for name, value in facts.items() if value != formatting.ABSENT]
+
+
+def _describe_lengths(result: Any) -> str | None:
+    """Return the training texts' lengths as one phrase, None where a figure is missing."""
+    keys = ("p50", "p95", "p99", "max_length", "cut_fraction")
+    p50, p95, p99, most, cut = (get_number(result, "text_lengths", key) for key in keys)
+    if p50 is None or p95 is None or p99 is None or most is None or cut is None:
+        return None
+    return f"p50 {p50:.0f}, p95 {p95:.0f}, p99 {p99:.0f} tokens; {cut:.1%} cut to {most:.0f}"

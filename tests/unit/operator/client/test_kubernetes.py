@@ -5,8 +5,10 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from urllib.parse import unquote
 
+import kopf
 import pytest
 from aiohttp import web
 from hypothesis import example, given
@@ -18,6 +20,7 @@ from trainingtask_api import names
 from trainingtask_operator.client import kubernetes
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.kubernetes import LOG_BYTES, LOG_LINES, KubernetesClient, connect
+from trainingtask_operator.handlers import login
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -212,3 +215,26 @@ async def test_no_request_is_made_for_an_invalid_name(hostile: str) -> None:
             with pytest.raises(ClusterError, match="cannot be a part of a path"):
                 await client.read_log_tail(namespace, name)
     assert requested == []
+
+
+async def test_the_api_server_is_never_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"path": request.path})
+
+    for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")  # nobody listens there
+    async with serving(answer) as (client, _):
+        assert (await client.get_job("n", "j"))["path"] == "/apis/batch/v1/namespaces/n/jobs/j"
+
+
+def test_kopf_reads_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = {
+        "current-context": "a",
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}],
+        "clusters": [{"name": "a", "cluster": {"server": "http://api.example.com"}}],
+        "users": [{"name": "a", "user": {}}],
+    }
+    (tmp_path / "kubeconfig").write_text(json.dumps(config))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    credentials = login(settings=kopf.OperatorSettings())
+    assert (credentials.server, credentials.trust_env) == ("http://api.example.com", False)

@@ -180,9 +180,16 @@ def test_code_is_mounted_where_the_trainer_looks_for_it(settings: Settings) -> N
     assert f"--code-dir={names.CODE_DIR}" in container_of(job)["args"]
 
 
-def test_without_a_claim_the_output_goes_to_scratch_space(settings: Settings) -> None:
-    volumes = {volume["name"]: volume for volume in pod_of(build(settings, specs.CLASSICAL))["volumes"]}
+@pytest.mark.parametrize("output", [None, {"uri": "s3://models/mine"}, {"hub": "me/mine"}])
+def test_without_a_claim_the_output_goes_to_scratch_space(settings: Settings, output: dict[str, str] | None) -> None:
+    spec = specs.changed(specs.CLASSICAL, output=output) if output else specs.CLASSICAL
+    volumes = {volume["name"]: volume for volume in pod_of(build(settings, spec))["volumes"]}
     assert volumes["output"] == {"name": "output", "emptyDir": {}}
+
+
+def test_sources_at_an_address_need_no_claim(settings: Settings) -> None:
+    spec = {"dataset": {"name": "table", "uri": "s3://data/a.csv"}, "model": {"name": "auto", "uri": "s3://data/model"}}
+    assert not [volume for volume in pod_of(build(settings, spec))["volumes"] if "persistentVolumeClaim" in volume]
 
 
 def test_the_pod_meets_the_restricted_pod_security_standard(settings: Settings) -> None:

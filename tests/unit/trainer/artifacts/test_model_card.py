@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard
 
 from support.results import RESULTS
 from trainingtask_api.scores import LabelScore
-from trainingtask_api.status import Results
+from trainingtask_api.status import Results, TextLengths
 from trainingtask_trainer.artifacts.model_card import write_card
 from trainingtask_trainer.reporting.progress import CurvePoint
 
@@ -79,6 +79,14 @@ def test_warnings_and_what_only_some_models_know(tmp_path: Path) -> None:
     lines = written(tmp_path, RESULTS.model_copy(update=more))
     assert "- too \\<good\\>" in lines
     assert {"| peak memory, MiB | 5 |", "| epoch of the kept weights | 2 |", "| resumed from step | 7 |"} < set(lines)
+
+
+def test_what_is_cut_is_told(tmp_path: Path) -> None:
+    lengths = TextLengths(p50=20, p95=100, p99=150, max_length=64, cut_fraction=0.126)
+    lines = written(tmp_path, RESULTS.model_copy(update={"text_lengths": lengths}))
+    assert "| tokens of a training text: 95 % have at most | 100 |" in lines
+    assert "| training texts that are cut | 12.6% |" in lines
+    assert not any("tokens of a training text" in line for line in written(tmp_path))
 
 
 def test_names_are_text_and_no_markdown(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.models.base import TrainingRows
 from trainingtask_trainer.models.classical.estimators import Knn, LogisticRegression
+from trainingtask_trainer.pipeline import train
 from trainingtask_trainer.preprocessors import embedding
 from trainingtask_trainer.preprocessors.embedding import Embedding
+from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.volumes import Volumes
 
 Make = Callable[..., TrainingTask]
@@ -84,6 +86,33 @@ def test_texts_are_encoded_once(make_task: Make, tiny: Volumes, monkeypatch: pyt
     assert not np.allclose(first, others)  # cut elsewhere: another entry
     monkeypatch.setattr(embedding, "_load_encoder", None)
     np.testing.assert_array_equal(Embedding(spec, tiny).transform(TEXTS), first)
+
+
+def test_auto_cuts_texts_in_training_and_in_the_saved_model(make_task: Make, tiny: Volumes, tmp_path: Path) -> None:
+    made = Embedding(make_task(embedding_spec("bert", maxLength="auto")).spec, tiny)
+    texts = ["page " * words for words in range(1, 21)]
+    made.fit(texts)
+    assert made.arguments()["maxLength"] == 21
+    assert made.text_lengths is not None
+    assert made.text_lengths.cut_fraction == 0.05
+    assert made.list_warnings() == []
+    made.save(tmp_path)
+    longer = [*texts, "page " * 40]
+    np.testing.assert_allclose(Embedding.load(tmp_path)(longer), made.transform(longer), atol=1e-5)
+    np.testing.assert_array_equal(made.transform(longer)[-1], made.transform(texts)[-1])
+
+
+@pytest.mark.parametrize(("wanted", "warned"), [(8, True), ("auto", False)])
+def test_results_tell_what_is_cut(make_task: Make, tiny: Volumes, wanted: int | str, warned: bool) -> None:
+    task = make_task(changed(embedding_spec("xlnet", maxLength=wanted), dataset__sampleSize=60))
+    results = train(task, tiny, Reporter([]))
+    lengths = results.text_lengths
+    assert lengths is not None
+    assert results.arguments["preprocessor.maxLength"] == lengths.max_length == (8 if wanted == 8 else lengths.p95)
+    assert (
+        any(f"set preprocessor.maxLength to {lengths.p95} or 'auto'" in warning for warning in results.warnings)
+        == warned
+    )
 
 
 def test_mistakes_name_the_field(make_task: Make, tiny: Volumes) -> None:

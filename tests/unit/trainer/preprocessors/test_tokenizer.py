@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import CanineTokenizer
 
 from support.specs import changed
+from support.tiny_models import FAMILIES
+from trainingtask_api.status import TextLengths
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode, load_tokenizer
 from trainingtask_trainer.volumes import Volumes
 
 TEXTS = ["slow", "the page charged", "", "password guide the page"]
@@ -42,7 +45,7 @@ def test_token_ids_are_those_of_a_list() -> None:
 def test_second_time_comes_from_the_cache(
     tokenizer: Tokenizer, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = list(encode(tokenizer.tokenizer, TEXTS, tokenizer.max_length))
+    expected = list(encode(tokenizer.tokenizer, TEXTS, tokenizer.max_length)[0])
     assert list(tokenizer.transform(TEXTS)) == expected
     assert len(list(volumes.cache_folder.iterdir())) == 1
     monkeypatch.setattr("trainingtask_trainer.preprocessors.tokenizer.encode", None)
@@ -66,6 +69,75 @@ def test_other_texts_lengths_and_vocabularies_are_other_entries(
     changed_words = Tokenizer(make_task(SPEC).spec, replace(volumes, model=tmp_path)).transform(TEXTS)
     assert changed_words.lengths != tokenizer.transform(TEXTS).lengths
     assert len(list(volumes.cache_folder.iterdir())) == 4
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_texts_are_measured_and_cut_as_the_library_cuts(
+    tiny_models: Path, family: str, side: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainingtask_trainer.preprocessors.tokenizer._BATCH_TEXTS", 2)  # the last one is not full
+    library = load_tokenizer(tiny_models / family, family)
+    library.truncation_side = side
+    texts = [*TEXTS, "the page " * 20]
+    for max_length in (4, 5, 9, 64):
+        found, lengths = encode(library, texts, max_length)
+        assert list(found) == library(texts, truncation=True, max_length=max_length)["input_ids"]
+        assert lengths.tolist() == [len(ids) for ids in library(texts)["input_ids"]]
+
+
+def test_a_tokenizer_in_python_measures_and_cuts_as_well() -> None:
+    library = CanineTokenizer()
+    found, lengths = encode(library, ["slow", "a long page"], 6)
+    assert list(found) == library(["slow", "a long page"], truncation=True, max_length=6)["input_ids"]
+    assert lengths.tolist() == [6, 13]
+
+
+def test_auto_takes_the_length_that_95_percent_have(make_task: Make, tiny_models: Path, volumes: Volumes) -> None:
+    texts = ["page " * words for words in range(1, 41)]
+    found = Tokenizer(
+        make_task(changed(SPEC, preprocessor__maxLength="auto")).spec, replace(volumes, model=tiny_models)
+    )
+    assert found.max_length == 64  # all that the checkpoint can read, until the texts are known
+    found.fit(texts)
+    assert found.arguments() == {"maxLength": 40}  # 38 words and two special tokens
+    assert found.text_lengths == TextLengths(p50=22, p95=40, p99=42, max_length=40, cut_fraction=0.05)
+    assert found.list_warnings() == []
+    assert max(found.transform(texts).lengths) == 40
+    assert found.transform([texts[-1]]).lengths == [40]
+
+
+@pytest.mark.parametrize(("words", "expected"), [(0, 4), (1, 4), (2, 4), (3, 5), (62, 64), (63, 64), (500, 64)])
+def test_auto_stays_within_the_limits(
+    make_task: Make, tiny_models: Path, volumes: Volumes, words: int, expected: int
+) -> None:
+    spec = make_task(changed(SPEC, preprocessor__maxLength="auto")).spec
+    found = Tokenizer(spec, replace(volumes, model=tiny_models))
+    found.fit(["page " * words] * 3)
+    assert found.max_length == expected
+
+
+def test_auto_without_a_limit_takes_what_is_there(make_task: Make, tiny_models: Path, volumes: Volumes) -> None:
+    spec = make_task(
+        changed(
+            SPEC, model={"name": "xlnet", "volumeClaim": "m", "checkpoint": "xlnet"}, preprocessor__maxLength="auto"
+        )
+    ).spec
+    found = Tokenizer(spec, replace(volumes, model=tiny_models))
+    found.fit(["page " * 1000] * 3)
+    assert found.max_length == 1002
+
+
+def test_fitting_again_takes_ids_and_lengths_from_the_cache(
+    make_task: Make, tiny_models: Path, volumes: Volumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = make_task(changed(SPEC, preprocessor__maxLength="auto")).spec
+    first, second = (Tokenizer(spec, replace(volumes, model=tiny_models)) for _ in range(2))
+    first.fit(TEXTS)
+    monkeypatch.setattr("trainingtask_trainer.preprocessors.tokenizer.encode", None)
+    second.fit(TEXTS)
+    assert second.text_lengths == first.text_lengths
+    assert list(second.transform(TEXTS)) == list(first.transform(TEXTS))
 
 
 def threads(cores: set[int], environment: dict[str, str]) -> int:

@@ -1,5 +1,6 @@
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ TRAIN = """
 import os, sys, torch
 from transformers import BertConfig, BertForSequenceClassification
 from trainingtask_trainer.runtime import memory
-from trainingtask_trainer.models.transformers.memory_budget import estimate_max_tokens
+from trainingtask_trainer.models.transformers.memory_budget import plan_memory
 from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 
 def train(guarded):
@@ -29,7 +30,7 @@ def train(guarded):
     )
     optimiser = torch.optim.AdamW(model.parameters())
     rows, lengths = range(512), [64] * 512
-    parts = split_for_padding(rows, lengths, max_tokens=estimate_max_tokens(model, 64) if guarded else None)
+    parts = split_for_padding(rows, lengths, max_tokens=plan_memory(model, 64).max_tokens if guarded else None)
     for part in parts:
         model(input_ids=torch.ones((len(part), 64), dtype=torch.long)).logits.sum().backward()
     optimiser.step()
@@ -43,6 +44,48 @@ for guarded in (False, True):
         train(guarded)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+# Many weights, 48 million. The argument is the limit of the group; what is printed is the peak, or why it is refused.
+TRAIN_WEIGHTS = """
+import sys, torch
+from pathlib import Path
+from safetensors.torch import save_file
+from transformers import BertConfig, BertForSequenceClassification
+from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.models.transformers.best_weights import BestWeights
+from trainingtask_trainer.models.transformers.memory_budget import check_weights_fit, plan_memory
+from trainingtask_trainer.runtime import memory
+
+torch.set_num_threads(1)
+memory.disable_malloc_trim()
+config = BertConfig(hidden_size=512, num_hidden_layers=10, num_attention_heads=8, intermediate_size=2048)
+with torch.device("meta"):
+    shapes = {name: tensor.shape for name, tensor in BertForSequenceClassification(config).state_dict().items()}
+folder = Path(sys.argv[2])
+if not (folder / "model.safetensors").exists():
+    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    sys.exit()
+with open(sys.argv[1], "w") as processes:
+    processes.write(str(__import__("os").getpid()))
+try:
+    check_weights_fit(folder, torch.device("cpu"))
+    model = BertForSequenceClassification(config)
+    plan = plan_memory(model, 128)
+except UserError as error:
+    print("refused", error.reason, error.message)
+    sys.exit()
+best = BestWeights(folder if plan.is_best_on_disk else None)
+optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+rows = min(8, plan.max_tokens // 128)
+for _ in range(2):
+    model(input_ids=torch.ones((rows, 128), dtype=torch.long)).logits.sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    best.keep(model)
+best.restore(model)
+print("trained", plan.is_best_on_disk, rows, memory.get_peak_bytes())
 """
 
 
@@ -136,3 +179,25 @@ def test_a_batch_that_would_not_fit_is_split_before_the_kernel_kills(group: Path
     assert limit == LIMIT
     assert parts > 1
     assert LIMIT * 0.5 < peak < LIMIT  # cut, but no finer than needed
+
+
+def test_a_limit_below_the_need_is_refused_with_one_that_is_enough(group: Path, tmp_path: Path) -> None:
+    def train(limit: int) -> list[str]:
+        (group / ("memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes")).write_text(str(limit))
+        command = [sys.executable, "-c", TRAIN_WEIGHTS, str(group / "cgroup.procs"), str(tmp_path)]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(" ", 1)
+
+    train(LIMIT)  # writes the weights
+    # Too little for the weights, for one row beside them, and for the best epoch's copy.
+    limit, needs = 512 << 20, []
+    while (answer := train(limit))[0] == "refused":
+        assert answer[1].startswith("InsufficientMemory"), answer
+        needs.append(int(re.search(r"set resources.memory to '(\d+)Mi' or more", answer[1])[1]) << 20)
+        assert limit < needs[-1]
+        limit = needs[-1]
+    assert 1 <= len(needs) <= 2
+    kept_on_disk, rows, peak = answer[1].split()
+    assert kept_on_disk == "True"
+    assert int(rows) >= 1
+    assert limit * 0.5 < int(peak) < limit
+    assert train(2 * limit)[1].startswith("False 8 ")

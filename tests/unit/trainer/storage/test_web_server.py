@@ -109,7 +109,9 @@ def test_failing_servers_are_faults_after_retries(status: int, http_server: Http
     assert len(http_server.requests) > 1
 
 
-@pytest.mark.parametrize("after", ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)])
+@pytest.mark.parametrize(
+    "after", ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)], ids=["seconds", "date"]
+)
 def test_a_retry_after_beyond_the_limit_ends_the_retries(after: str, http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: Answer(429, headers={"Retry-After": after})
     with pytest.raises(Fault, match="it answers 429"):
@@ -184,7 +186,7 @@ def test_a_circle_of_redirects_is_refused(http_server: HttpServer, tmp_path: Pat
 )  # fmt: skip
 def test_redirects_to_private_addresses_are_refused(host: str, http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: redirect(f"http://{host}:{http_server.port}/secret?token=s3cret")
-    with pytest.raises(UserError, match="it redirects to '.*', a private address") as raised:
+    with pytest.raises(UserError, match=r"it redirects to '.*', a private address") as raised:
         download(f"{http_server.url}/rows.csv", tmp_path)
     assert raised.value.reason == Reason.SOURCE_DENIED
     assert "s3cret" not in str(raised.value)
@@ -216,9 +218,11 @@ def test_a_redirect_from_https_to_http_is_refused(
 ) -> None:
     certificate = write_certificate(tmp_path / "ca.pem")
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    with serve_http(lambda _: redirect(f"{http_server.url}/rows.csv"), certificate) as server:
-        with pytest.raises(UserError, match=r"it redirects to 'http://127.0.0.1': https is needed"):
-            download(f"{server.url}/rows.csv", tmp_path)
+    with (
+        serve_http(lambda _: redirect(f"{http_server.url}/rows.csv"), certificate) as server,
+        pytest.raises(UserError, match=r"it redirects to 'http://127.0.0.1': https is needed"),
+    ):
+        download(f"{server.url}/rows.csv", tmp_path)
     assert not http_server.requests
 
 
@@ -230,9 +234,9 @@ def test_the_ca_of_ssl_cert_file_is_trusted(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("AWS_SKIP_SIGNATURE", "true")
     with serve_http(lambda _: Answer(body=b"<ListBucketResult/>"), certificate) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
-        with pytest.raises(Fault, match="its certificate is not trusted.*SSL_CERT_FILE"):
+        with pytest.raises(Fault, match=r"its certificate is not trusted.*SSL_CERT_FILE"):
             download(f"{server.url}/rows.csv", tmp_path)
-        with pytest.raises(Fault, match="its certificate is not trusted.*SSL_CERT_FILE"):
+        with pytest.raises(Fault, match=r"its certificate is not trusted.*SSL_CERT_FILE"):
             ObjectStore("s3://bucket", "dataset.uri").list()
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         download(f"{server.url}/rows.csv", tmp_path)
@@ -241,7 +245,7 @@ def test_the_ca_of_ssl_cert_file_is_trusted(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_larger_than_the_disk_does_not_start(http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: Answer(body=b"text", headers={"Content-Length": str(2**62)}, cut=4)
-    with pytest.raises(Fault, match="free: raise resources.storage") as raised:
+    with pytest.raises(Fault, match=r"free: raise resources.storage") as raised:
         download(f"{http_server.url}/rows.csv", tmp_path)
     assert raised.value.reason == Reason.NO_SPACE_LEFT
 

@@ -53,3 +53,10 @@ def test_malformed_scores_are_skipped(result: dict[str, Any]) -> None:
     assert score_tables.get_warnings(run) == []
     assert [name for name, _ in score_tables.list_training_facts(run)] == []
     assert compare_view.compare_labels([run, run]) is not None
+
+
+def test_what_is_cut_is_told() -> None:
+    lengths = {"p50": 20, "p95": 100, "p99": 150, "max_length": 64, "cut_fraction": 0.126}
+    facts = score_tables.list_training_facts(detail(training_result={"text_lengths": lengths}))
+    assert facts == [("Text lengths", "p50 20, p95 100, p99 150 tokens; 12.6% cut to 64")]
+    assert score_tables.list_training_facts(detail(training_result={"text_lengths": lengths | {"p95": "x"}})) == []

@@ -2,11 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from trainingtask_api.model import Strategy
 from trainingtask_api.reasons import Reason
@@ -64,9 +64,7 @@ class Classical(ABC):
         varying = np.flatnonzero(labels.any(axis=0) & ~labels.all(axis=0))
         self._state = {"varying": varying, "prior": estimate_label_prior(labels)}
         if varying.size:
-            # The solvers' vectors are short: threads of the linear algebra would mostly synchronise.
-            with threadpool_limits(1, user_api="blas"):
-                self._state["fitted"] = self._fit(rows, varying, _create_part_reporter(progress, len(labels)))
+            self._state["fitted"] = self._fit(rows, varying, _create_part_reporter(progress, len(labels)))
         sample = np.random.default_rng(self._training.seed).permutation(len(labels))[:_LOSS_ROWS]
         return FitResult(
             global_step=self._count_steps(self._state["fitted"]) if varying.size else 0,
@@ -132,13 +130,17 @@ class Classical(ABC):
         return ()
 
     def _fit_per_label(
-        self, estimator: Any, rows: TrainingRows, varying: Any, report_part: PartReporter
+        self, estimator: Any, rows: TrainingRows, varying: Any, report_part: PartReporter, processes: int = 1
     ) -> FittedState:
         estimators: list[Any] = []
         report_part(0, varying.size)
-        for fitted in per_label.fit_per_label(estimator, rows.features, rows.labels[:, varying], chain=self._is_chain):
-            estimators.append(fitted)
-            report_part(len(estimators), varying.size)
+        fits = per_label.fit_per_label(
+            estimator, rows.features, rows.labels[:, varying], chain=self._is_chain, processes=processes
+        )
+        with closing(fits):
+            for fitted in fits:
+                estimators.append(fitted)
+                report_part(len(estimators), varying.size)
         return {"estimators": estimators, "chain": self._is_chain}
 
 

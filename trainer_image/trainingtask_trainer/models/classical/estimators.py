@@ -45,7 +45,8 @@ class LogisticRegression(Classical):
         return {"training.inverseRegularization": self._estimator.C}
 
     def _fit(self, rows: TrainingRows, varying: Any, report_part: PartReporter) -> FittedState:
-        return self._fit_per_label(self._estimator, rows, varying, report_part)
+        processes = per_label.count_processes(rows.features, varying.size, get_cpu_limit())
+        return self._fit_per_label(self._estimator, rows, varying, report_part, processes)
 
     @staticmethod
     def _predict(fitted: FittedState, features: Any) -> Probabilities:
@@ -70,7 +71,8 @@ class LinearSvc(Classical):
         }
 
     def _fit(self, rows: TrainingRows, varying: Any, report_part: PartReporter) -> FittedState:
-        fitted = self._fit_per_label(self._estimator, rows, varying, report_part)
+        processes = per_label.count_processes(rows.features, varying.size, get_cpu_limit())
+        fitted = self._fit_per_label(self._estimator, rows, varying, report_part, processes)
         decisions = per_label.predict_per_label(fitted["estimators"], rows.validation_features, chain=self._is_chain)
         slope, intercept = per_label.fit_sigmoid(decisions, rows.validation_labels[:, varying])
         return fitted | {"slope": slope, "intercept": intercept}

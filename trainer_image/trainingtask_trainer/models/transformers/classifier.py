@@ -84,6 +84,7 @@ class Transformer:
         """
         settings = self._settings
         tokenizer = _get_tokenizer(preprocessor)
+        memory_budget.check_weights_fit(self._folder, settings.device, settings.autocast_dtype)
         set_seed(settings.seed)  # before the head's weights are drawn
         model = self._model = self._load_pretrained(rows.label_names)
         _set_output_bias(model, compute_initial_bias(settings, rows.labels))
@@ -91,7 +92,8 @@ class Transformer:
 
         collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
-        max_tokens = self._max_tokens = memory_budget.estimate_max_tokens(model, max(lengths), settings.autocast_dtype)
+        memory = memory_budget.plan_memory(model, max(lengths), settings.autocast_dtype)
+        max_tokens = self._max_tokens = memory.max_tokens
 
         def validate(before_batch: Any) -> Probabilities:
             return predict_probabilities(
@@ -118,12 +120,13 @@ class Transformer:
                 progress=progress,
                 checkpoints=store,
                 scratch=Path(scratch),
+                is_best_on_disk=memory.is_best_on_disk,
             )
             with defer_interrupts():
                 session.start()
                 if not session.is_finished:
                     _import_train_function(settings.loop)(model, session)
-        session.restore_best()
+            session.restore_best()
         spare_gpus = torch.cuda.device_count() - 1 if settings.on_gpu else 0
         return FitResult(
             global_step=session.state.step,
@@ -165,7 +168,7 @@ class Transformer:
         collator = Collator(model, tokenizer)
 
         def predict(texts: Sequence[str]) -> Probabilities:
-            return predict_probabilities(model, collator, encode(tokenizer, texts, tokenizer.model_max_length))
+            return predict_probabilities(model, collator, encode(tokenizer, texts, tokenizer.model_max_length)[0])
 
         return predict
 

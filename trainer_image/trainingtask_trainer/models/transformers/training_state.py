@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from trainingtask_api.reasons import Reason
@@ -16,6 +16,7 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import Interrupted, UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities, binary_cross_entropy, mean_average_precision
 from trainingtask_trainer.models.transformers.batch_planning import BatchPlan
+from trainingtask_trainer.models.transformers.best_weights import BestWeights
 from trainingtask_trainer.models.transformers.checkpointing import Checkpoint, CheckpointStore
 from trainingtask_trainer.models.transformers.collation import MicroBatchDataset
 from trainingtask_trainer.models.transformers.losses import LossFunction
@@ -82,6 +83,7 @@ class TrainingSession:
         progress: Progress,
         checkpoints: CheckpointStore | None,
         scratch: Path,
+        is_best_on_disk: bool = False,
     ) -> None:
         self.settings = settings
         self.plan = plan
@@ -100,8 +102,7 @@ class TrainingSession:
         self._pending_losses: list[tuple[int, torch.Tensor]] = []  # rows and loss of the latest steps
         self._get_learning_rate = create_learning_rate_function(settings, plan.total_steps)
         self._loss: float | None = None
-        self._best_weights: dict[str, torch.Tensor] | None = None
-        """None before the first validation, and while the model's own weights are the best."""
+        self._best_weights = BestWeights(scratch if is_best_on_disk else None)
         self._interruption: Interrupted | None = None
 
     @property
@@ -137,7 +138,8 @@ class TrainingSession:
             self.state = TrainingState.from_checkpoint(self.resumed_from.state)
             self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE))
             best = self.resumed_from.folder / _BEST_WEIGHTS_FILE
-            self._best_weights = load_file(best) if best.exists() else None
+            if best.exists():
+                self._best_weights.read(best)
         self._report_progress()
         if self.state.step == self.plan.steps_per_epoch * (self.state.epochs_validated + 1):
             self._validate_epoch()  # the training was interrupted between an epoch and its validation
@@ -186,15 +188,14 @@ class TrainingSession:
         self._collect_losses()
         with self._checkpoints.write(self.state.step, asdict(self.state)) as folder:
             yield folder
-            if self._best_weights is not None:
-                save_file(self._best_weights, folder / _BEST_WEIGHTS_FILE)
+            if not self._best_weights.is_empty:
+                self._best_weights.write(folder / _BEST_WEIGHTS_FILE)
         if self._interruption is not None:
             raise self._interruption
 
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch."""
-        if self._best_weights is not None:
-            self._model.load_state_dict(self._best_weights)
+        self._best_weights.restore(self._model)
 
     def _is_interrupted_by(self, action: Callable[[], None]) -> bool:
         """Run `action`; return whether it was interrupted, which `write_checkpoint` raises again."""
@@ -215,11 +216,10 @@ class TrainingSession:
         score = -loss if precision is None else precision  # None: no validation row carries any label
         if score > state.best_score:
             state.best_score, state.best_epoch = score, state.epochs_validated
-            is_last = state.epochs_validated == self.settings.epochs
-            # A copy, because the next epoch changes the model's own.
-            self._best_weights = (
-                None if is_last else {name: tensor.cpu().clone() for name, tensor in self._model.state_dict().items()}
-            )
+            if state.epochs_validated == self.settings.epochs:
+                self._best_weights.clear()
+            else:  # the next epoch changes the model's own
+                self._best_weights.keep(self._model)
         if state.epochs_validated % math.ceil(self.settings.epochs / _MAX_EPOCH_POINTS) == 0:
             state.curve.append(CurvePoint(state.step, validation_loss=loss, mean_average_precision=precision))
 

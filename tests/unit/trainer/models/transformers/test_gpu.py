@@ -144,7 +144,7 @@ def test_micro_batches_are_planned_for_the_memory_that_is_free(
     taken = torch.empty(
         int(free - memory_budget._RESERVED_FRACTION * total - 2 * GIB), dtype=torch.uint8, device=model.device
     )
-    parts = split_for_padding(range(512), [64] * 512, max_tokens=memory_budget.estimate_max_tokens(model, 64, dtype))
+    parts = split_for_padding(range(512), [64] * 512, max_tokens=memory_budget.plan_memory(model, 64, dtype).max_tokens)
     assert 1 < len(parts) < 32
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()

@@ -1,0 +1,306 @@
+"""The commands `upload`, `download` and `predict`, which reach a volume claim through a helper pod."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import typer
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
+
+from trainingtask_api import names
+from trainingtask_api.fields import RelativePath
+from trainingtask_api.formatting import format_size
+from trainingtask_api.nested import get_path
+from trainingtask_cli.archive import find_files, read_archive, write_archive
+from trainingtask_cli.cluster import Cluster
+from trainingtask_cli.describe import describe_condition
+from trainingtask_cli.errors import CommandError, NotFoundError, UsageError
+from trainingtask_cli.helper_pod import ARCHIVE_FILE, CLAIM_DIR, HelperPod, get_trainer, run_helper_pod
+from trainingtask_cli.options import Format
+from trainingtask_cli.output import Table, print_sections, to_csv, to_document
+from trainingtask_cli.parsing import Object, get_spec, parse_status
+
+__all__ = ["Cluster", "download", "predict", "upload"]
+
+_DEFAULT_MEMORY = "2Gi"  # as the chart's default for a trainer
+_TRAINER = ("python", "-P", "-m", "trainingtask_trainer")
+_FETCHED = "/tmp/model"  # noqa: S108 - in the pod
+
+
+@dataclass(frozen=True)
+class PodOptions:
+    """How helper pods are started."""
+
+    image: str | None
+    timeout: float
+    """Seconds to wait until one runs."""
+
+
+class LabelProbability(BaseModel):
+    """A predicted label."""
+
+    label: str
+    probability: float
+
+
+class Prediction(BaseModel):
+    """A text with its labels, most probable first, as the trainer prints it."""
+
+    text: str
+    labels: list[LabelProbability]
+
+
+def upload(
+    cluster: Cluster, files: Sequence[Path], claim: str, options: PodOptions, *, folder: str, size: str | None
+) -> None:
+    """Copy files and folders into a folder of a claim, which is created with `size` if it is not there."""
+    target = _join_path(folder, "--path")
+    with _report_file_errors():
+        paths = [Path(os.path.abspath(file)) for file in files]  # with names, also of `.`
+        if len({path.name for path in paths}) < len(paths):
+            raise UsageError("two of the files have one name: upload them one by one, to different folders (--path)")
+        found = find_files(paths)
+        total = sum(path.stat().st_size for path in found.values())
+        if not found:
+            raise UsageError("there are no files in these folders: name files, or folders that hold some")
+        image = _find_image(cluster, options)
+        _prepare_claim(cluster, claim, size)
+        with (
+            run_helper_pod(cluster, HelperPod("upload", image, claim, is_read_only=False), options.timeout) as pod,
+            _show_progress(total) as on_bytes,
+            pod.execute("python", "-P", ARCHIVE_FILE, "receive", target) as (stdin, _),
+        ):
+            write_archive(found, stdin, on_bytes)
+    typer.echo(f"{_count_files(found)} ({format_size(total)}) uploaded to volume claim {claim}")
+    for path in paths:
+        typer.echo(f"dataset: {{volumeClaim: {claim}, path: {PurePosixPath(folder, path.name)}}}")
+
+
+def download(cluster: Cluster, name: str, folder: Path | None, options: PodOptions, *, is_forced: bool) -> None:
+    """Copy the trained model of a task into a new folder."""
+    model = _find_model(cluster, cluster.get_task(name))
+    folder = (folder or Path(name)).absolute()
+    _check_replaceable(folder, is_forced=is_forced)
+    pod = HelperPod("download", _find_image(cluster, options, model.image), model.claim, template=model.template)
+    with (
+        _report_file_errors(),
+        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
+    ):
+        partial = Path(temporary) / "model"
+        partial.mkdir()
+        with run_helper_pod(cluster, pod, options.timeout) as running:
+            source = model.address
+            if model.claim is None:
+                source = _FETCHED
+                with running.execute(*_TRAINER, "download", model.address, source):
+                    pass
+            with (
+                _show_progress(None) as on_bytes,
+                running.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
+            ):
+                files = read_archive(stdout, partial, on_bytes)
+        if names.MODEL_MANIFEST_FILE not in files:
+            raise CommandError(f"there is no model of {name} any more: {names.MODEL_MANIFEST_FILE} is missing")
+        if folder.exists():
+            folder.rename(Path(temporary) / "previous")
+        partial.rename(folder)
+    typer.echo(f"{_count_files(files)} of {name} downloaded to {folder}")
+
+
+def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, options: PodOptions) -> None:
+    """Print the labels that the trained model of a task gives to texts."""
+    model = _find_model(cluster, cluster.get_task(name))
+    texts = [" ".join(text.splitlines()) for text in texts or sys.stdin if text.strip()]  # the trainer reads one a line
+    if not texts:
+        raise UsageError("there are no texts: name some, or write them to the standard input, one a line")
+    image = _find_image(cluster, options, model.image)
+    pod = HelperPod("predict", image, model.claim, memory=model.memory, template=model.template)
+    with (
+        run_helper_pod(cluster, pod, options.timeout) as running,
+        running.execute(*_TRAINER, "predict", model.address, "--json") as (stdin, stdout),
+    ):
+        stdin.write("".join(f"{text}\n" for text in texts).encode())
+        stdin.close()
+        printed = stdout.read()
+    _print_predictions(_parse_predictions(printed, len(texts)), form)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Where the trained model of a task is, and what a pod needs that uses it."""
+
+    address: str
+    """Its folder, as a helper pod mounts it, or its address in an object store or on a hub."""
+    claim: str | None
+    image: str | None
+    """The task's own."""
+    memory: str
+    template: Object = field(default_factory=dict)
+    """The pod template of the task's Job, for access to the store."""
+
+
+def _find_model(cluster: Cluster, task: Object) -> SavedModel:
+    """Return the model of a task.
+
+    Raises
+    ------
+    CommandError
+        When there is none, or no access to it.
+    """
+    name, spec, output = task["metadata"]["name"], get_spec(task), _get_output(task)
+    image, memory = spec.get("image"), get_path(spec, "resources", "memory") or _DEFAULT_MEMORY
+    if claim := output.get("volumeClaim"):
+        return SavedModel(_join_path(output.get("subPath") or name, "spec.output.subPath"), claim, image, str(memory))
+    address = output.get("uri") or f"hf://{output.get('hub')}"
+    try:
+        job = cluster.get("jobs", parse_status(task).job_name or name)
+    except NotFoundError as error:
+        raise CommandError(
+            f"{error}, whose access to {address} would be used: read it with rights of your own, as by"
+            f" `trainingtask-trainer predict {address}` or `trainingtask-trainer download {address} FOLDER`"
+        ) from None
+    template = get_path(job, "spec", "template") or {}
+    image = image or get_trainer(template).get("image")
+    return SavedModel(str(address), None, image, str(memory), template)
+
+
+def _get_output(task: Object) -> Object:
+    """Return `spec.output` of a task that has trained its model.
+
+    Raises
+    ------
+    CommandError
+        When there is no model.
+    """
+    name, status = task["metadata"]["name"], parse_status(task)
+    if status.finished_at is None:
+        raise CommandError(f"{name} has no model yet. {describe_condition(task)} (kubectl trainingtask watch {name})")
+    if not status.is_true("Complete"):
+        raise CommandError(f"{name} has failed and left no model. {describe_condition(task)}")
+    output = get_path(get_spec(task), "output")
+    if not isinstance(output, dict) or not output:
+        raise CommandError(
+            f"{name} has no spec.output, so its model was deleted with its pod: train it again with a destination, such"
+            " as output.volumeClaim"
+        )
+    return output
+
+
+def _join_path(folder: str, field: str) -> str:
+    """Return a folder of the claim, as a helper pod mounts it."""
+    try:
+        TypeAdapter(RelativePath).validate_python(folder)
+    except ValidationError as error:
+        raise UsageError(f"{field}: {folder!r} {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    return str(PurePosixPath(CLAIM_DIR, folder))
+
+
+def _find_image(cluster: Cluster, options: PodOptions, own: str | None = None) -> str:
+    """Return the image for helper pods: of the command, else of the task, else of the namespace.
+
+    Raises
+    ------
+    CommandError
+        When the namespace is not prepared for trainers, whose account the pod has.
+    """
+    try:
+        account = cluster.get("serviceaccounts", names.TRAINER_SERVICE_ACCOUNT)
+    except NotFoundError as error:
+        raise CommandError(
+            f"{error}: namespace {cluster.namespace} is not prepared for trainers: name another one (-n), or have it"
+            " added to the chart's trainer.namespaces"
+        ) from None
+    image = options.image or own or get_path(account, "metadata", "annotations", names.TRAINER_IMAGE_ANNOTATION)
+    if not image:
+        raise CommandError(
+            f"the ServiceAccount {names.TRAINER_SERVICE_ACCOUNT} of namespace {cluster.namespace} does not name the"
+            f" trainer's image ({names.TRAINER_IMAGE_ANNOTATION}): have the chart upgraded, or name it with --image"
+        )
+    return str(image)
+
+
+def _prepare_claim(cluster: Cluster, claim: str, size: str | None) -> None:
+    """Create a claim that does not exist.
+
+    Raises
+    ------
+    CommandError
+        When it does not exist and no size is given.
+    """
+    try:
+        cluster.get("persistentvolumeclaims", claim)
+    except NotFoundError as error:
+        if size is None:
+            raise CommandError(
+                f"{error} in namespace {cluster.namespace}: add --create 5Gi to create it with that size, or name"
+                " another claim (`kubectl get persistentvolumeclaims` lists them)"
+            ) from None
+        spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+        metadata = {"name": claim}
+        manifest = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+        cluster.create("persistentvolumeclaims", manifest)
+        typer.echo(f"persistentvolumeclaim {claim} created")
+
+
+def _check_replaceable(folder: Path, *, is_forced: bool) -> None:
+    """Refuse a folder that exists, unless it is a model that may be replaced."""
+    if not folder.exists():
+        return
+    if not is_forced:
+        raise CommandError(f"{folder} exists already: name another folder with --to, or replace it with --force")
+    if not (folder / names.MODEL_MANIFEST_FILE).is_file():
+        raise CommandError(f"{folder} is no trained model, which --force replaces: name another folder with --to")
+
+
+@contextmanager
+def _report_file_errors() -> Iterator[None]:
+    """Turn errors of this machine's files into sentences."""
+    try:
+        yield
+    except OSError as error:
+        raise CommandError(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
+
+
+@contextmanager
+def _show_progress(total: int | None) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal while the block runs; yield the function that advances it by a number of bytes."""
+    console = Console(stderr=True)
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        bar = progress.add_task("", total=total)
+        yield lambda count: progress.advance(bar, count)
+
+
+def _count_files(files: Collection[object]) -> str:
+    return "1 file" if len(files) == 1 else f"{len(files)} files"
+
+
+def _parse_predictions(printed: bytes, expected: int) -> list[Prediction]:
+    """Return the predictions that the trainer has printed, one a line."""
+    try:
+        predictions = [Prediction.model_validate_json(line) for line in printed.splitlines()]
+    except ValidationError:
+        predictions = []
+    if len(predictions) != expected:
+        raise CommandError("the trainer's image printed no predictions: name one of this release with --image")
+    return predictions
+
+
+def _print_predictions(predictions: Sequence[Prediction], form: Format) -> None:
+    if form is Format.TABLE:
+        rows = [
+            (", ".join(f"{found.label} ({found.probability:.2f})" for found in prediction.labels), prediction.text)
+            for prediction in predictions
+        ]
+        print_sections(Table(("LABELS", "TEXT"), list(rows)))
+    elif form is Format.CSV:
+        cells = ((one.text, found.label, found.probability) for one in predictions for found in one.labels)
+        sys.stdout.write(to_csv(("text", "label", "probability"), cells))
+    else:
+        sys.stdout.write(to_document(form, [prediction.model_dump() for prediction in predictions]))

@@ -1,0 +1,91 @@
+"""The environment of a trainer's container: the operator's variables, the admin's for all trainers, and the task's. Pure."""
+
+from collections.abc import Iterator
+
+from trainingtask_api import TrainingTask, names
+from trainingtask_operator.kube_objects import Object
+from trainingtask_operator.settings import HubSettings, ProxySettings, Settings
+
+# Asked directly in every cluster: this pod, Services, the API server, and the clouds' servers of a pod's credentials.
+# The kubelet fills in the variable. httpx compares whole addresses only, so no address ranges.
+_NEVER_PROXIED = (
+    "localhost",
+    "127.0.0.1",
+    "$(KUBERNETES_SERVICE_HOST)",
+    ".svc",
+    ".cluster.local",
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "metadata.google.internal",
+)
+
+
+def build_environment(task: TrainingTask, settings: Settings, image: str) -> list[Object]:
+    """Return the variables: of several with one name the task's, before the admin's, before the operator's."""
+    variables: list[Object] = [
+        *_iterate_own(image),
+        _variable(names.ENV_ALLOW_PRIVATE_REDIRECTS, str(settings.allow_private_redirects).lower()),
+        *_iterate_hub(settings.hub),
+        *_iterate_proxy(settings.proxy),
+        *_iterate_ca_bundle(settings),
+        *(_variable(variable.name, variable.value) for variable in settings.env),
+        *(_secret(env.name, env.secret_key_ref.name, env.secret_key_ref.key) for env in task.spec.env or ()),
+    ]
+    return list({variable["name"]: variable for variable in variables}.values())
+
+
+def build_environment_sources(settings: Settings) -> list[Object]:
+    """Return the Secrets and ConfigMaps whose keys are variables; a namespace may be without them."""
+    sources = (source.model_dump(by_alias=True, exclude_none=True) for source in settings.env_from)
+    return [{kind: reference | {"optional": True} for kind, reference in source.items()} for source in sources]
+
+
+def _variable(name: str, value: str) -> Object:
+    return {"name": name, "value": value}
+
+
+def _field(name: str, path: str) -> Object:
+    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _secret(name: str, secret: str, key: str, **optional: bool) -> Object:
+    return {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": key, **optional}}}
+
+
+def _iterate_own(image: str) -> Iterator[Object]:
+    yield _field(names.ENV_POD_NAME, "metadata.name")
+    yield _field(names.ENV_NODE_NAME, "spec.nodeName")
+    yield _field(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']")
+    yield _field(names.ENV_IGNORED_FAILURE_COUNT, f"metadata.annotations['{names.IGNORED_FAILURE_COUNT_ANNOTATION}']")
+    yield _variable(names.ENV_IMAGE, image)
+    yield _secret(names.ENV_HISTORY_URL, names.HISTORY_SECRET, names.HISTORY_SECRET_KEY, optional=True)
+    yield _variable("HOME", "/tmp")  # noqa: S108
+    yield _variable("PYTHONUNBUFFERED", "1")
+
+
+def _iterate_hub(hub: HubSettings) -> Iterator[Object]:
+    yield _variable("HF_HOME", names.HUB_CACHE_DIR if hub.cache.claim else "/tmp/huggingface")  # noqa: S108
+    if hub.offline:
+        yield _variable("HF_HUB_OFFLINE", "1")
+    if hub.endpoint:
+        yield _variable("HF_ENDPOINT", hub.endpoint)
+    if hub.token_secret.name:
+        yield _secret("HF_TOKEN", hub.token_secret.name, hub.token_secret.key, optional=True)
+
+
+def _iterate_proxy(proxy: ProxySettings) -> Iterator[Object]:
+    """Yield the variables in capitals alone: Python prefers small letters, which a task's `env` cannot have."""
+    if not (proxy.http or proxy.https):
+        return
+    if proxy.http:
+        yield _variable("HTTP_PROXY", proxy.http)
+    if proxy.https:
+        yield _variable("HTTPS_PROXY", proxy.https)
+    yield _variable("NO_PROXY", ",".join([*_NEVER_PROXIED, *proxy.no_proxy]))
+
+
+def _iterate_ca_bundle(settings: Settings) -> Iterator[Object]:
+    if settings.ca_bundle.is_given:
+        yield _variable("SSL_CERT_FILE", names.CA_BUNDLE_FILE)  # httpx, huggingface_hub, obstore
+        yield _variable("REQUESTS_CA_BUNDLE", names.CA_BUNDLE_FILE)  # requests, as datasets and users' code have it

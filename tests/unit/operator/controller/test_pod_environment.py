@@ -1,0 +1,109 @@
+"""The variables of a trainer's container, and which writer's win."""
+
+from typing import Any
+
+import pytest
+
+from support import specs
+from trainingtask_api import TrainingTask, names
+from trainingtask_operator.controller.job_builder import build_job
+from trainingtask_operator.settings import Settings
+
+
+def build_pod(settings: Settings, changes: dict[str, Any], **task: Any) -> Any:
+    """Return the pod template of a task under these changes of the settings."""
+    changed = Settings.model_validate(settings.model_dump(by_alias=True) | changes)
+    manifest = specs.task("a-task", specs.changed(specs.CLASSICAL, **task))
+    manifest["metadata"]["uid"] = "uid-1"
+    return build_job(TrainingTask.model_validate(manifest), changed)["spec"]["template"]
+
+
+def build_container(settings: Settings, changes: dict[str, Any], **task: Any) -> Any:
+    return build_pod(settings, changes, **task)["spec"]["containers"][0]
+
+
+def variables_of(container: Any) -> dict[str, Any]:
+    return {variable["name"]: variable.get("value", variable.get("valueFrom")) for variable in container["env"]}
+
+
+def secret_key(name: str, key: str, **optional: bool) -> dict[str, Any]:
+    return {"secretKeyRef": {"name": name, "key": key, **optional}}
+
+
+def test_by_default_no_proxy_hub_or_authority_is_set(settings: Settings) -> None:
+    variables = variables_of(build_container(settings, {}))
+    assert set(variables) == {
+        names.ENV_POD_NAME, names.ENV_NODE_NAME, names.ENV_FAILURE_COUNT, names.ENV_IGNORED_FAILURE_COUNT,
+        names.ENV_IMAGE, names.ENV_HISTORY_URL, names.ENV_ALLOW_PRIVATE_REDIRECTS, "HOME", "HF_HOME", "PYTHONUNBUFFERED",
+    }  # fmt: skip
+    assert variables["HF_HOME"].startswith(variables["HOME"])
+
+
+def test_a_tasks_variable_wins_over_the_admins(settings: Settings) -> None:
+    settings_changes = {
+        "env": [{"name": "AWS_REGION", "value": "eu-west-1"}, {"name": "HF_TOKEN", "value": "admin"}],
+        "hub": {"tokenSecret": {"name": "hub", "key": "token"}},
+    }
+    env = [{"name": "HF_TOKEN", "secretKeyRef": {"name": "mine", "key": "hf"}}]
+    container = build_container(settings, settings_changes, env=env)
+    variables = variables_of(container)
+    assert (variables["AWS_REGION"], variables["HF_TOKEN"]) == ("eu-west-1", secret_key("mine", "hf"))
+    assert len(variables) == len(container["env"])
+
+
+def test_a_namespace_may_be_without_the_admins_secrets(settings: Settings) -> None:
+    sources = [{"secretRef": {"name": "store"}}, {"configMapRef": {"name": "store-settings"}}]
+    container = build_container(settings, {"envFrom": sources, "hub": {"tokenSecret": {"name": "hub", "key": "token"}}})
+    assert container["envFrom"] == [
+        {"secretRef": {"name": "store", "optional": True}},
+        {"configMapRef": {"name": "store-settings", "optional": True}},
+    ]
+    assert variables_of(container)["HF_TOKEN"] == secret_key("hub", "token", optional=True)
+
+
+def test_a_secret_of_variables_cannot_allow_private_redirects(settings: Settings) -> None:
+    for allowed, value in ((False, "false"), (True, "true")):
+        variables = variables_of(build_container(settings, {"allowPrivateRedirects": allowed}))
+        assert variables[names.ENV_ALLOW_PRIVATE_REDIRECTS] == value
+
+
+def test_a_mirror_and_a_shared_cache_are_the_hubs(settings: Settings) -> None:
+    hub = {"endpoint": "https://hub.example.com", "cache": {"claim": "downloads"}}
+    pod = build_pod(settings, {"hub": hub})["spec"]
+    variables = variables_of(pod["containers"][0])
+    assert (variables["HF_ENDPOINT"], variables["HF_HOME"]) == ("https://hub.example.com", names.HUB_CACHE_DIR)
+    assert {"name": "hub-cache", "persistentVolumeClaim": {"claimName": "downloads"}} in pod["volumes"]
+    assert {"name": "hub-cache", "mountPath": names.HUB_CACHE_DIR} in pod["containers"][0]["volumeMounts"]
+
+
+def test_the_cluster_is_never_asked_through_a_proxy(settings: Settings) -> None:
+    proxy = {"https": "http://proxy.example.com:3128", "noProxy": [".example.com"]}
+    variables = variables_of(build_container(settings, {"proxy": proxy}))
+    assert variables["HTTPS_PROXY"] == "http://proxy.example.com:3128"
+    assert "HTTP_PROXY" not in variables
+    excluded = variables["NO_PROXY"].split(",")
+    assert {"$(KUBERNETES_SERVICE_HOST)", ".svc", "169.254.169.254", ".example.com"} <= set(excluded)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "source"),
+    [
+        ({"configMap": "roots"}, {"configMap": {"name": "roots"}}),
+        ({"secret": "roots", "key": "tls.pem"}, {"secret": {"secretName": "roots"}}),
+    ],
+)
+def test_the_admins_authorities_are_mounted_read_only(settings: Settings, bundle: Any, source: Any) -> None:
+    pod = build_pod(settings, {"caBundle": bundle})["spec"]
+    ((kind, reference),) = source.items()
+    items = [{"key": bundle.get("key", "ca.crt"), "path": "ca.crt"}]
+    assert {"name": "ca-bundle", kind: reference | {"items": items}} in pod["volumes"]
+    mount = {"name": "ca-bundle", "mountPath": names.CA_BUNDLE_DIR, "readOnly": True}
+    assert mount in pod["containers"][0]["volumeMounts"]
+    variables = variables_of(pod["containers"][0])
+    assert variables["SSL_CERT_FILE"] == variables["REQUESTS_CA_BUNDLE"] == f"{names.CA_BUNDLE_DIR}/ca.crt"
+
+
+def test_a_pod_label_never_replaces_the_operators(settings: Settings) -> None:
+    labels = {"azure.workload.identity/use": "true", names.TASK_UID_LABEL: "another"}
+    found = build_pod(settings, {"podLabels": labels})["metadata"]["labels"]
+    assert (found["azure.workload.identity/use"], found[names.TASK_UID_LABEL]) == ("true", "uid-1")

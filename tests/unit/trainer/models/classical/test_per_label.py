@@ -1,0 +1,51 @@
+import numpy as np
+import psutil
+import pytest
+from scipy import sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import LinearSVC
+
+from trainingtask_trainer.models.classical.per_label import count_processes, fit_per_label
+
+RANDOM = np.random.default_rng(0)
+DENSE = RANDOM.random((300, 40)).astype(np.float32)
+SPARSE = sparse.csr_matrix(np.where(DENSE > 0.8, DENSE, 0))
+LABELS = (RANDOM.random((300, 6)) < 0.3).astype(np.uint8)
+
+
+FITS = {
+    "logistic regression": (LogisticRegression(solver="newton-cg"), SPARSE, False),
+    "chain of support vector machines": (LinearSVC(random_state=3), DENSE, True),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_processes_fit_the_same_models_to_the_bit(name: str) -> None:
+    estimator, features, chain = FITS[name]
+    here, there = (list(fit_per_label(estimator, features, LABELS, chain=chain, processes=count)) for count in (1, 2))
+    assert len(here) == len(there) == LABELS.shape[1]
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one.coef_, other.coef_)
+        np.testing.assert_array_equal(one.intercept_, other.intercept_)
+        np.testing.assert_array_equal(one.n_iter_, other.n_iter_)
+
+
+def test_no_process_is_left_when_fits_end_early() -> None:
+    before = set(psutil.Process().children())
+    fits = fit_per_label(LinearSVC(random_state=3), SPARSE, LABELS, chain=False, processes=2)
+    next(fits)
+    started = set(psutil.Process().children()) - before
+    fits.close()
+    gone, alive = psutil.wait_procs(started, timeout=30)
+    assert len(gone) >= 2
+    assert all("resource_tracker" in " ".join(process.cmdline()) for process in alive)
+
+
+def test_processes_are_started_for_long_fits_alone() -> None:
+    assert count_processes(SPARSE, labels=6, cores=4) == 1
+    many = sparse.csr_matrix((np.ones(1_000_000), np.zeros(1_000_000), [0, 1_000_000]), shape=(1, 1))
+    assert count_processes(many, labels=20, cores=4) == 1
+    assert count_processes(many, labels=200, cores=4) == 4
+    assert count_processes(many, labels=200, cores=1) == 1
+    dense = np.broadcast_to(np.float32(1), (1_000_000, 384))
+    assert count_processes(dense, labels=2, cores=4) == 2
