@@ -135,6 +135,10 @@ def is_first_read(request: tuple[str, str]) -> bool:
     return request == ("GET", f"/{BUCKET}/tickets.csv")
 
 
+def is_weights(request: tuple[str, str]) -> bool:
+    return request == ("GET", f"/{BUCKET}/bert/model.safetensors")
+
+
 def is_checkpoint(request: tuple[str, str]) -> bool:
     return request[0] in ("PUT", "POST") and "checkpoint" in request[1]
 
@@ -145,7 +149,8 @@ def is_model(request: tuple[str, str]) -> bool:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("phase", "breaks_at"), [("loading", is_first_read), ("training", is_checkpoint), ("saving", is_model)]
+    ("phase", "breaks_at"),
+    [("loading", is_first_read), ("preprocessing", is_weights), ("training", is_checkpoint), ("saving", is_model)],
 )
 def test_a_minute_without_the_server_loses_nothing(
     kubectl: Kubectl, task: Apply, store: tuple[S3Server, Bucket], phase: str, breaks_at: Any
