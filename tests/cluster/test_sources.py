@@ -171,10 +171,10 @@ def test_a_slow_server_is_waited_for_and_its_bytes_are_told(
 ) -> None:
     server, bucket = store
     rows = TICKETS.read_text(encoding="utf-8").splitlines(keepends=True)
-    content = "".join([rows[0], *rows[1:] * 40]).encode()
+    content = "".join([rows[0], *rows[1:] * 800]).encode()  # 18 MB, in half a minute
     bucket.put({"large.csv": content})
     server.slow_path = f"/{BUCKET}/large.csv"
-    name = task("slow-server", build_spec("models/slow", dataset__uri=f"s3://{BUCKET}/large.csv"))
+    name = task("slow-server", build_spec(None, dataset__uri=f"s3://{BUCKET}/large.csv", dataset__sampleSize=200))
 
     def is_loading() -> bool:
         training = kubectl.status(name).get("training", {})
