@@ -17,6 +17,7 @@ import pytest
 
 from support.fake_nodes import PROFILES
 from support.kubectl import Kubectl, Refused, eventually, forward_port, run
+from support.plugin import Cli, create_cli
 from support.reason_tasks import apply_task, broken, empty_hub, nodes
 from support.release import NAMESPACE, POSTGRES, RELEASE, STORE_SETTINGS, SYSTEM
 from support.s3_server import REGION
@@ -99,6 +100,12 @@ def system(release: datetime) -> Kubectl:
 @pytest.fixture(scope="session")
 def kubectl(release: datetime) -> Kubectl:
     return Kubectl(NAMESPACE)
+
+
+@pytest.fixture(scope="session")
+def cli(kubectl: Kubectl) -> Cli:
+    """Return a function that runs a command of the plugin in the tests' namespace."""
+    return create_cli(kubectl.namespace)
 
 
 @pytest.fixture(scope="module")

@@ -179,12 +179,17 @@ def test_roles_have_no_secrets_wildcards_or_escalation(mode: str) -> None:
 
 
 def test_every_trainer_namespace_is_prepared() -> None:
-    manifests = render("--set=trainer.namespaces={a,b}", "--set=trainer.devices.cpu.image=reg/cpu:1")
+    manifests = render(
+        "--set=trainer.namespaces={a,b}",
+        "--set=trainer.devices.cpu.image=reg/cpu:1",
+        "--set=trainer.imagePullSecrets[0].name=pull",
+    )
 
     assert of_kind(manifests, "Namespace") == []
     for namespace in ("a", "b"):
         account = named(manifests, "ServiceAccount", names.TRAINER_SERVICE_ACCOUNT, namespace)
         assert account["metadata"]["annotations"] == {names.TRAINER_IMAGE_ANNOTATION: "reg/cpu:1"}
+        assert account["imagePullSecrets"] == [{"name": "pull"}]
         binding = named(manifests, "RoleBinding", "trainingtask-trainer", namespace)
         assert binding["subjects"] == [
             {"kind": "ServiceAccount", "name": names.TRAINER_SERVICE_ACCOUNT, "namespace": namespace}

@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,42 +17,15 @@ import pytest
 import yaml
 
 from support.kubectl import Kubectl, eventually, forward_port
+from support.plugin import ENVIRONMENT, Cli, get_output, write_kubeconfig
 from support.release import RELEASE, SYSTEM
 
-# kubectl finds the plugin in the environment of these tests.
-ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "160"}
 FLAGS = (
     "--dataset=support_tickets",
     "--model=logistic_regression",
     "--set=resources.cpu=500m",
     "--set=dataset.sampleSize=300",
 )
-Run = subprocess.CompletedProcess[str]
-Cli = Callable[..., Run]
-
-
-@pytest.fixture(scope="module")
-def cli(kubectl: Kubectl) -> Cli:
-    """Return a function that runs a command of the plugin in the tests' namespace."""
-
-    def run(command: str, *arguments: str, environment: dict[str, str] | None = None) -> Run:
-        line = ["kubectl", "trainingtask", command, *arguments]
-        if not any(
-            argument.startswith(("-n", "--namespace", "-A", "--database", "--server")) for argument in arguments
-        ):
-            line.append(f"--namespace={kubectl.namespace}")
-        return subprocess.run(
-            line, capture_output=True, text=True, timeout=300, check=False, env=ENVIRONMENT | (environment or {})
-        )
-
-    return run
-
-
-def get_output(run: Run) -> str:
-    """Return the output of a command; fail if the command did."""
-    assert run.returncode == 0, run.stderr
-    assert "\x1b" not in run.stdout
-    return run.stdout
 
 
 def split_lines(text: str) -> list[list[str]]:
@@ -224,15 +196,6 @@ def test_missing_rights_and_bad_tokens_are_reported(cli: Cli, kubectl: Kubectl, 
     run = cli("list", f"--kubeconfig={write_kubeconfig(kubectl, 'made-up', tmp_path)}")
     assert (run.returncode, run.stdout) == (1, "")
     assert "the API server does not know who you are: log in again" in run.stderr
-
-
-def write_kubeconfig(kubectl: Kubectl, token: str, folder: Path) -> Path:
-    """Write a kubeconfig for the same cluster with a token; return its path."""
-    config = yaml.safe_load(kubectl("config", "view", "--raw", "--minify", "--flatten"))
-    config["users"][0]["user"] = {"token": token}
-    path = folder / f"kubeconfig-{len(list(folder.iterdir()))}"
-    path.write_text(yaml.safe_dump(config))
-    return path
 
 
 @pytest.fixture(scope="module")

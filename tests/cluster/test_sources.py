@@ -10,6 +10,7 @@ import pytest
 from support import specs
 from support.kubectl import Kubectl, eventually
 from support.object_store import Bucket
+from support.plugin import Cli, get_output
 from support.release import STORE_SETTINGS
 from support.s3_server import EXPIRED_KEY_ID, KEY_ID, SECRET, S3Server, serve_s3
 from support.tiny_models import write_tiny_models
@@ -82,7 +83,9 @@ def list_folder(bucket: Bucket, folder: str) -> set[str]:
     return {key.removeprefix(f"{folder}/") for key in bucket.read() if key.startswith(f"{folder}/")}
 
 
-def test_trains_from_a_bucket_into_a_bucket(kubectl: Kubectl, task: Apply, store: tuple[S3Server, Bucket]) -> None:
+def test_trains_from_a_bucket_into_a_bucket(
+    kubectl: Kubectl, task: Apply, store: tuple[S3Server, Bucket], cli: Cli, tmp_path: Path
+) -> None:
     _, bucket = store
     kubectl.wait(task("from-s3", build_spec("models/from-s3")), "Complete")
     results = read_results(kubectl, "from-s3")
@@ -91,7 +94,12 @@ def test_trains_from_a_bucket_into_a_bucket(kubectl: Kubectl, task: Apply, store
     assert (source["field"], source["address"]) == ("dataset.uri", TABLE["uri"])
     (stored,) = source["objects"]
     assert stored["etag"] == bucket.client.head_object(Bucket=BUCKET, Key="tickets.csv")["ETag"]
-    assert "trainingtask.json" in list_folder(bucket, "models/from-s3")
+    stored_names = list_folder(bucket, "models/from-s3")
+    assert "trainingtask.json" in stored_names
+    # The plugin reads the model with the trainer's keys: this machine has none.
+    assert "billing" in get_output(cli("predict", "from-s3", "My card was charged twice"))
+    get_output(cli("download", "from-s3", folder=tmp_path))
+    assert {path.name for path in (tmp_path / "from-s3").iterdir()} == stored_names
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {  # spec, reason and a part of the message by task

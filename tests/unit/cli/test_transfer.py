@@ -5,8 +5,11 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -238,6 +241,28 @@ class TestWaiting:
         forbidden = make.status(403, "Forbidden", "pods is forbidden: exceeded quota")
         server.respond = lambda method, path: (403, forbidden) if method == "POST" else None
         assert get_sentence(upload()).startswith("pods is forbidden: exceeded quota: ask whoever runs the cluster")
+
+
+def test_ctrl_c_deletes_the_pod(kubeconfig: Path, server: Any, claim: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("a")
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
+    server.new_pod_status = {"phase": "Pending", "conditions": [condition]}
+    # A shell's background processes ignore the signal, and this child would inherit that.
+    foreground = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        [sys.executable, "-m", "trainingtask_cli", "upload", "a.csv", "--claim=data"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=foreground,  # noqa: PLW1509 - sets a signal, no more
+    ) as uploading:
+        assert uploading.stderr is not None
+        assert uploading.stderr.readline().startswith("starting pod")
+        assert uploading.stderr.readline().startswith("waiting for pod")
+        uploading.send_signal(signal.SIGINT)
+        uploading.communicate(timeout=30)
+    assert uploading.returncode not in (0, None)
+    assert len(get_pods(server)) == 1
+    assert not [key for key in server.objects if key[0] == "pods"]
 
 
 class TestDownload:

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from support import specs
 from trainingtask_api import TrainingTask, TrainingTaskSpec
+from trainingtask_cli.__main__ import app
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = (folder for folder in ROOT.iterdir() if folder.is_dir() and not folder.name.startswith("."))
@@ -56,6 +58,17 @@ def test_make_targets_exist(name: str) -> None:
     targets = set(re.findall(r"^([.\w/$()-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     named = re.findall(r"(?:`|^)make ([a-z][a-z-]*)", TEXTS[name], re.MULTILINE)
     assert set(named) <= targets
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_commands_of_the_plugin_exist(name: str) -> None:
+    text = TEXTS[name].replace("\\\n", " ")
+    for command, arguments in re.findall(r"kubectl trainingtask ([a-z]+)\b([^`#|\n]*)", text):
+        found = get_command(app).commands[command]  # type: ignore[attr-defined]
+        known = {option for parameter in found.params for option in parameter.opts}
+        assert set(re.findall(r"(?<!\S)--?[a-z][a-z-]*", re.sub(r"'[^']*'|\"[^\"]*\"", "", arguments))) <= known, (
+            arguments
+        )
 
 
 @pytest.mark.parametrize("name", GUIDES)

@@ -350,6 +350,9 @@ def test_a_task_stores_its_model_in_a_bucket_and_predicts_from_there(
     capsys.readouterr()
     assert main(["predict", uri, "the dashboard is very slow."]) == 0
     assert "performance" in capsys.readouterr().out
+    assert main(["download", uri, str(tmp_path / "copy")]) == 0
+    copied = {f"tickets/{path.name}": path.read_bytes() for path in (tmp_path / "copy").iterdir()}
+    assert copied == {key: content for key, content in objects.items() if key.startswith("tickets/")}
 
 
 @pytest.mark.parametrize(
