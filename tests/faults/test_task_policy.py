@@ -169,10 +169,10 @@ def test_without_values_the_clusters_own_priority_is_refused(default: PolicyName
     assert f"spec.runPolicy.priorityClassName '{name}' is refused: classes that begin with 'system-'" in refusal
 
 
-def test_without_code_only_the_hubs_token_may_be_set(kubeconfig: None) -> None:
+def test_without_code_only_tokens_and_keys_may_be_set(kubeconfig: None) -> None:
     namespace = create_policy_namespace("policy-no-code")
     namespace.enforce("--set=policy.code.configMaps=false")
-    namespace.create_dry_run(make_task(env=[secret("any")]))
+    namespace.create_dry_run(make_task(env=[secret("any"), secret("store", "AWS_SECRET_ACCESS_KEY")]))
     assert "spec.env 'LD_PRELOAD' is refused: allowed are HF_TOKEN" in namespace.get_refusal(
         make_task(env=[secret("any", "LD_PRELOAD")])
     )

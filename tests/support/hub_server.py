@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import pytest
 import yaml
 from huggingface_hub import constants, hf_api
 
+from support import hub_writes
 from trainingtask_trainer.storage import hub_client
 
 _API = re.compile(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
@@ -27,19 +29,27 @@ _FILE = re.compile(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
 @dataclass
 class Repository:
-    """A repository: its commits with their files, the branch `main`, and who may read it."""
+    """A repository: its commits with their files, the branch `main` and others, and who may read it."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    branches: dict[str, str] = field(default_factory=dict)
     main: str = ""
     is_gated: bool = False
     token: str | None = None
 
-    def commit(self, files: dict[str, bytes]) -> str:
-        """Add a commit with these files, have `main` point to it, and return it."""
-        digest = hashlib.sha1(repr((len(self.commits), sorted(files))).encode(), usedforsecurity=False)
-        self.main = digest.hexdigest()
-        self.commits[self.main] = files
-        return self.main
+    def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
+        """Add a commit with these files, have `main` or another branch point to it, and return it."""
+        digest = hashlib.sha1(repr((len(self.commits), sorted(files))).encode(), usedforsecurity=False).hexdigest()
+        self.commits[digest] = files
+        if branch == "main":
+            self.main = digest
+        else:
+            self.branches[branch] = digest
+        return digest
+
+    def find(self, revision: str | None) -> str:
+        """Return the commit of a revision; a commit is one itself."""
+        return self.main if revision in (None, "main") else self.branches.get(str(revision), str(revision))
 
 
 @dataclass
@@ -52,6 +62,10 @@ class Hub:
         Status and headers of the next answers.
     outage
         Status of all answers, while it is set.
+    writer
+        The token that may write; without one nobody may.
+    large_files
+        Contents by their SHA-256, uploaded and not yet committed.
     """
 
     address: str = ""
@@ -59,6 +73,8 @@ class Hub:
     troubles: list[tuple[int, dict[str, str]]] = field(default_factory=list)
     outage: int | None = None
     requests: list[str] = field(default_factory=list)
+    writer: str | None = None
+    large_files: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, kind_and_id: str, files: dict[str, bytes], **options: Any) -> Repository:
         """Add a repository with one commit."""
@@ -81,6 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self._handle(body)
 
+    do_PUT = do_DELETE = do_POST  # noqa: N815 - the names of the base class
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -92,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.troubles:
             status, headers = self.hub.troubles.pop(0)
             return self._send(status, headers=headers)
+        if (
+            answer := hub_writes.answer(self.hub, self.command, path, self.headers.get("Authorization"), body)
+        ) is not None:
+            return self._send(answer[0], json.dumps(answer[1]).encode(), {"Content-Type": "application/json"})
         if match := _API.fullmatch(path):
             kind, name, action, revision, rest = match.groups()
         elif match := _FILE.fullmatch(path):
@@ -104,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RepoNotFound")
         if repository.is_gated and action == "resolve" and not is_known:
             return self._refuse(401 if "Authorization" not in self.headers else 403, "GatedRepo")
-        commit = repository.main if revision in (None, "main") else revision
+        commit = repository.find(revision)
         if commit not in repository.commits:
             return self._refuse(404, "RevisionNotFound")
         files = repository.commits[commit]
@@ -159,14 +181,18 @@ def _describe(path: str, content: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def serve_hub() -> Iterator[Hub]:
-    """Serve a hub while entered."""
+def serve_hub(certificate: Path | None = None) -> Iterator[Hub]:
+    """Serve a hub while entered; with a certificate, at ``https://``."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = False  # server_close waits for the threads
-    thread = threading.Thread(target=server.serve_forever)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
+    hub.address = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}"
     try:
         yield hub
     finally:

@@ -87,7 +87,8 @@ class S3Server:
         if refusal := _check_key(environment.get("HTTP_AUTHORIZATION", "")):
             status, code = refusal
             start_response(status, [("Content-Type", "application/xml")])
-            yield f"<Error><Code>{code}</Code><Message>refused</Message></Error>".encode()
+            if request[0] != "HEAD":
+                yield f"<Error><Code>{code}</Code><Message>refused</Message></Error>".encode()
             return
         answer: Iterable[bytes] = self._moto(environment, start_response)
         for part in answer:

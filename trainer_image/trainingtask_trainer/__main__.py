@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,10 +132,12 @@ def _add_code(options: argparse.Namespace) -> None:
 
 def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
     from trainingtask_trainer.reporting.history import create_history_sink  # noqa: PLC0415
-    from trainingtask_trainer.reporting.kube_status import create_status_sink  # noqa: PLC0415
+    from trainingtask_trainer.reporting.kube_status import EarlierSources, create_status_sink  # noqa: PLC0415
 
     if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        yield create_status_sink(task.metadata)
+        earlier: EarlierSources = Future()
+        reporter.earlier_sources = earlier
+        yield create_status_sink(task.metadata, earlier=earlier)
     history = create_history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
     if history is not None:
         yield history

@@ -118,6 +118,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
         evaluation=evaluation.test,
         warnings=_truncate_warnings(
             [
+                *reporter.warnings,
                 *map(get_downloads().name_addresses, data.list_warnings()),
                 *_describe_repeated_texts(repeated, data),
                 *(measured.list_warnings() if measured else ()),

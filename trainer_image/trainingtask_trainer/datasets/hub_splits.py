@@ -41,7 +41,7 @@ def load_hub_splits(hub: HubSource, config: str | None, config_field: str = "dat
     datasets.disable_progress_bars()
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # it would tell the id to another server than the hub
     repository = Repository("dataset.hub", hub.id, is_dataset=True)
-    commit = resolve_revision(repository, hub.revision).commit
+    commit = resolve_revision(repository, hub.revision)
     with translate_hub_errors(repository, hub.revision):
         try:
             if is_offline_mode():

@@ -9,6 +9,7 @@ import json
 import re
 import tokenize
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,6 +27,7 @@ from trainingtask_trainer.sources.columns import BadRow, Columns, format_cell
 _MOST_CHARACTERS = 100_000  # of a cell that is parsed as a list
 _VECTOR = re.compile(r"\[\s*[01](?:\.0*)?(?:[\s,]+[01](?:\.0*)?)*\s*\]")  # as numpy prints one, too
 _NUMBERS = re.compile(r"[^\s,;|]+")
+_DELIMITERS = (",", ";", "|")
 _EMPTY = ("", "set()", "frozenset()")
 _WRAPPED = re.compile(r"(?:frozenset|array|Index)\(([\[({].*?[\])}])(?:, dtype=.*)?\)", re.DOTALL)
 _SCALAR = re.compile(r"np\.\w+\(([^()]*)\)")  # as numpy 2 prints the items of a list
@@ -138,7 +140,7 @@ def _classify(value: Any, *, is_literal: bool = True) -> _Cell:
         return _Cell()
     if isinstance(value, str):
         text = value.strip()
-        wrapped = _WRAPPED.fullmatch(text)
+        wrapped = _WRAPPED.fullmatch(text) if text[-1] == ")" else None
         literal = wrapped[1] if wrapped else text
         if is_literal and literal[0] in "[({" and literal[-1] in "])}":
             return _classify_literal(_SCALAR.sub(r"\1", literal))
@@ -163,6 +165,8 @@ def _classify_list(items: list[Any]) -> _Cell:
         parts = [_classify(item) for item in items]
         if all(part.kind is _CellKind.CHOICES for part in parts):
             return _Cell(_CellKind.CHOICES, _normalize_labels(label for part in parts for label in part.values))
+    if items and all(map(_is_span, items)):
+        return _Cell(why="holds spans within the text: export labels of whole texts (text classification)")
     values = []
     for item in items:
         if isinstance(item, bool) or (isinstance(item, float) and item.is_integer()):
@@ -174,6 +178,13 @@ def _classify_list(items: list[Any]) -> _Cell:
     if any("\ud800" <= character <= "\udfff" for value in values for character in value):
         return _Cell(why="is not Unicode text")  # JSON can write half of a surrogate pair
     return _Cell(_CellKind.LIST, tuple(values)) if values else _Cell()
+
+
+def _is_span(item: Any) -> bool:
+    """Return whether an item labels a part of a text, as doccano, Prodigy and Label Studio write it."""
+    if isinstance(item, dict):
+        return {"start", "end"} <= item.keys() or {"start_offset", "end_offset"} <= item.keys()
+    return isinstance(item, list | tuple) and [type(part) for part in item] == [int, int, str]
 
 
 def _classify_literal(text: str) -> _Cell:
@@ -258,7 +269,27 @@ def _detect_format(
             f" {width} labels: give their names in dataset.columns.labelNames; if there is a column for each"
             " label, name these in dataset.columns.indicators; if 0 and 1 are labels, set dataset.columns.labelFormat",
         )
+    if found is LabelFormat.DELIMITED and not split:
+        _check_other_delimiters([cells[code].values[0] for code in filled], columns, column, delimiter)
     return found
+
+
+def _check_other_delimiters(texts: Sequence[str], columns: Columns, column: str, delimiter: str) -> None:
+    """Refuse cells whose labels are separated by another delimiter than the one that the task names.
+
+    They are when the parts that it makes are found in several cells, as labels are.
+    """
+    for other in _DELIMITERS:
+        several = [text for text in texts if other in text] if other != delimiter else []
+        counts = Counter(part for text in texts for part in _normalize_labels(text.split(other)))
+        parts = {part for text in several for part in _normalize_labels(text.split(other))}
+        if len(several) > 1 and 2 * sum(counts[part] > 1 for part in parts) >= len(parts):
+            raise UserError(
+                Reason.INVALID_DATA,
+                f"{columns.file}, column {column!r}: {', '.join(map(format_cell, several[:3]))} look like several labels"
+                f" each: set dataset.columns.delimiter to '{other}' (it is '{delimiter}'), or"
+                " dataset.columns.labelFormat to 'single' if each is one label",
+            )
 
 
 def _split_text(cell: _Cell, delimiter: str) -> tuple[str, ...]:

@@ -140,7 +140,8 @@ def keep_top_labels(raw: RawData, count: int) -> RawData:
 
     train = narrow(raw.train)
     assert train is not None  # noqa: S101 - for the type checker: raw.train is never None
-    return RawData(tuple(raw.label_names[index] for index in kept), train, narrow(raw.validation), narrow(raw.test))
+    names = tuple(raw.label_names[index] for index in kept)
+    return RawData(names, train, narrow(raw.validation), narrow(raw.test), warnings=raw.warnings)
 
 
 def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name: str) -> tuple[Split, Split]:

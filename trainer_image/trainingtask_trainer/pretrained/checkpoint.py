@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +86,9 @@ def _fetch(section: str, spec: ModelSpec | PreprocessorSpec, name: str, root: Pa
         return _fetch_address(section, spec.uri)
     if spec.volume_claim is not None:
         return resolve_path(root, name, f"{section}.checkpoint", spec.volume_claim, Reason.MODEL_UNAVAILABLE)
-    return _download(section, name, spec.revision or "main")
-
-
-@lru_cache  # called for the tokenizer and for the model
-def _download(section: str, name: str, revision: str) -> Path:
     from trainingtask_trainer.storage.hub import Repository, download_checkpoint  # noqa: PLC0415 - unused with a claim
 
-    return download_checkpoint(Repository(f"{section}.checkpoint", name), revision)
+    return download_checkpoint(Repository(f"{section}.checkpoint", name), spec.revision or "main")
 
 
 def _fetch_address(section: str, uri: str) -> Path:

@@ -1,15 +1,19 @@
 """The current report of a run, and its sinks, which get each new one."""
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from trainingtask_api.formatting import format_size, format_time_left
 from trainingtask_api.status import MAX_SOURCES, ExitCode, Failure, Phase, Results, Source, TrainingReport
+from trainingtask_trainer.reporting.background import DeliveryError
+from trainingtask_trainer.reporting.kube_status import EarlierSources
 from trainingtask_trainer.reporting.progress import CurvePoint, Step
 from trainingtask_trainer.runtime.memory import get_peak_bytes
 from trainingtask_trainer.runtime.signals import InterruptHandler
 
+_EARLIER_TIMEOUT = 90.0  # seconds; the status is read for 60
 # Within the pod's grace period of 60 s.
 _FINAL_TIMEOUT_AFTER_SIGTERM = 10.0
 
@@ -50,6 +54,8 @@ class Reporter:
         self._now = now
         self._first: tuple[Step, datetime] | None = None  # of this attempt, and its time
         self.curve: Sequence[CurvePoint] = ()
+        self.warnings: list[str] = []
+        self.earlier_sources: EarlierSources | None = None  # outside a cluster there are none
         start = now()
         self.report = TrainingReport(attempt=attempt, phase=Phase.STARTING, start_time=start, report_time=start)
 
@@ -78,6 +84,32 @@ class Reporter:
         """Report which state of a source is read; one of the same field is replaced."""
         others = [known for known in self.report.sources or () if known.field != source.field]
         self._send(sources=[*others, source][:MAX_SOURCES])
+
+    def find_commit(self, field: str, address: str) -> str | None:
+        """Return the commit of a hub repository that this attempt or an earlier one has read, None when none has."""
+        known = next((source for source in self.report.sources or () if source.field == field), None)
+        sources = [known] if known else self._wait_for_earlier_sources()
+        return next((entry.commit for entry in sources if (entry.field, entry.address) == (field, address)), None)
+
+    def _wait_for_earlier_sources(self) -> Sequence[Source]:
+        end = time.monotonic() + _EARLIER_TIMEOUT
+        while self.earlier_sources is not None:
+            self.raise_if_interrupted()
+            try:
+                return self.earlier_sources.result(timeout=1)
+            except TimeoutError:
+                if time.monotonic() < end:
+                    continue
+                why = "no answer"
+            except DeliveryError as error:
+                why = str(error)
+            self.earlier_sources = None
+            self.add_warning(f"the task's status could not be read ({why}): commits of earlier attempts are not known")
+        return ()
+
+    def add_warning(self, text: str) -> None:
+        """Add a warning to the results."""
+        self.warnings.append(text)
 
     def raise_if_interrupted(self) -> None:
         """Raise `Interrupted` when the process was asked to stop."""

@@ -56,11 +56,16 @@ def _is_plain(file: DataFile, separator: bytes, *, is_quoted: bool) -> bool:
     with file.open() as opened:
         while block := opened.read(_BLOCK_BYTES):
             block += opened.readline()
-            if b"\0" in block or b"\n\n" in block or b"\n\r" in block or block.count(b"\r") != block.count(b"\r\n"):
+            if b"\0" in block or b"\n\n" in block or (b"\r" in block and not _has_windows_lines(block)):
                 return False
             if block[:1] in b"\r\n" or (is_quoted and not _is_well_quoted(block, separator)):
                 return False
     return True
+
+
+def _has_windows_lines(block: bytes) -> bool:
+    """Return whether each carriage return ends a line that is not blank."""
+    return b"\n\r" not in block and block.count(b"\r") == block.count(b"\r\n")
 
 
 def _is_well_quoted(block: bytes, separator: bytes) -> bool:

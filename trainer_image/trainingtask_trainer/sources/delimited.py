@@ -19,10 +19,12 @@ from trainingtask_trainer.sources import encoding
 from trainingtask_trainer.sources.arrow_csv import read_plain_csv
 from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, find_columns, normalize_name, quote_names
 from trainingtask_trainer.sources.data_files import DataFile
+from trainingtask_trainer.sources.quoting import Quoting, detect_quoting
 
 SEPARATORS = (",", ";", "\t", "|")
 _BATCH = 50_000
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
+_DECLARATION = re.compile(r'"?sep=(.)"?[\r\n]*')
 
 
 def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None, codec: str | None) -> Columns:
@@ -44,23 +46,47 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
     """
     csv.field_size_limit(sys.maxsize)  # a long text is no error
     found = encoding.check_codec(codec) if codec else encoding.detect_encoding(file.open, file.name)
-    separator = separator or ("\t" if file.kind == ".tsv" else _find_separator(file, found, wanted))
+    declared = _find_declared_separator(file, found)
+    separator = separator or declared or ("\t" if file.kind == ".tsv" else _find_separator(file, found, wanted))
     is_quoted = file.kind != ".tsv" or _is_quoted_tsv(file, found, separator)
-    plain = found.startswith("utf-8") and read_plain_csv(file, wanted, separator, is_quoted=is_quoted)
-    if plain:
+    is_plain = declared is None and found.startswith("utf-8")
+    if is_plain and (plain := read_plain_csv(file, wanted, separator, is_quoted=is_quoted)):
+        _note_single_quotes(plain)
         return plain
     columns = Columns(file.name, {})
     if codec is None and not found.startswith("utf-8"):
         columns.notes.append(f"{file.name} was read as {found}")
+    quoting = _detect_quoting(file, found, separator, int(declared is not None)) if is_quoted else None
+    if quoting and quoting != Quoting():
+        columns.notes.append(f"{file.name} was read with {quoting.describe()}")
     try:
         with open_text(file, found) as text:
-            quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if is_quoted else csv.QUOTE_NONE
-            _read_rows(wanted, columns, csv.reader(text, delimiter=separator, quoting=quoting, strict=True))
+            if quoting is None:
+                reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
+            else:
+                reader = quoting.read(text, separator)
+            if declared is not None:
+                next(reader)
+            _read_rows(wanted, columns, reader)
     except csv.Error as error:  # in the header; of later rows each is counted
         raise UserError(Reason.INVALID_DATA, f"{file.name}, header: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {found} text: {error}") from error
+    _note_single_quotes(columns)
     return columns
+
+
+def _detect_quoting(file: DataFile, codec: str, separator: str, skipped: int) -> Quoting:
+    return detect_quoting(lambda: itertools.islice(_iter_lines(file, codec), skipped, None), separator, file.name)
+
+
+def _note_single_quotes(columns: Columns) -> None:
+    """Add a note on columns whose cells all stand in single quotes, which are text in csv."""
+    for name, cells in columns.cells.items():
+        if cells and all(len(cell) > 1 and cell[0] == cell[-1] == "'" for cell in cells):
+            columns.notes.append(
+                f"{columns.file}, column '{name}': each cell is in single quotes, which are taken as text"
+            )
 
 
 @contextmanager
@@ -110,7 +136,7 @@ def _iter_batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Seq
                     f" {reader.line_num}: write each quote in a quoted cell twice",
                 ) from problem
             if "expected after" in error:
-                error = "a quote closes before the cell ends: write a quote in a cell twice (a backslash is no escape)"
+                error = "a quote closes before the cell ends: write each quote in a cell twice"
         if not rows and not error:
             return
         numbers: Sequence[int] = range(first, first + len(rows))
@@ -140,13 +166,19 @@ def _drop_ragged_rows(
     return full, kept
 
 
+def _find_declared_separator(file: DataFile, codec: str) -> str | None:
+    """Return the separator that a first line such as ``sep=;`` names, which Excel reads and others write for it."""
+    declared = _DECLARATION.fullmatch(_read_first_line(file, codec))
+    return declared[1] if declared else None
+
+
+def _read_first_line(file: DataFile, codec: str) -> str:
+    return next(_iter_lines(file, codec), "").removeprefix("\ufeff")
+
+
 def _find_separator(file: DataFile, codec: str, wanted: Wanted | None) -> str:
     """Return the separator that makes the wanted columns out of the header."""
-    try:
-        with open_text(file, codec) as text:
-            line = text.readline().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
+    line = _read_first_line(file, codec)
     if not line.strip():
         raise UserError(
             Reason.INVALID_DATA, f"{file.name} is empty, or begins with a blank line where its header should be"

@@ -7,7 +7,7 @@ from typing import Any
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.sources import encoding
-from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, find_columns, normalize_name
+from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, find_columns, format_cell, normalize_name
 from trainingtask_trainer.sources.data_files import DataFile
 from trainingtask_trainer.sources.delimited import open_text
 
@@ -99,7 +99,20 @@ def _describe_value(value: Any) -> str:
 def _collect(rows: Iterator[tuple[int, dict[str, Any]]], wanted: Wanted, columns: Columns) -> Columns:
     seen: dict[str, None] = {}
     missing = {names[0]: names for names in wanted}
+    several = [names for names in wanted if len(names) > 1]
+    shapes: set[tuple[str, ...]] = set()
     for number, row in rows:
+        if several and (keys := tuple(row)) not in shapes:
+            shapes.add(keys)
+            for names in several:
+                if len(there := [key for key in keys if normalize_name(key) in names]) > 1:
+                    find_columns([names], there, columns.file)  # refuses them, as in other formats
+        if "_task_hash" in row and row.get("answer") not in (None, "accept"):
+            why = (
+                f"Prodigy's answer is {format_cell(row['answer'])}: remove such rows, or let dataset.onBadRow skip them"
+            )
+            columns.bad.append(BadRow(f"{columns.file}, row {number}", why))
+            continue
         columns.numbers.append(number)
         for names in wanted:
             key = names[0]
@@ -115,6 +128,11 @@ def _collect(rows: Iterator[tuple[int, dict[str, Any]]], wanted: Wanted, columns
         raise UserError(
             Reason.INVALID_DATA,
             f"{columns.file} is Label Studio's full export, which is nested: export JSON-MIN or CSV",
+        )
+    if missing and "accept" in seen and any("labels" in names for names in missing.values()):
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"{columns.file} is Prodigy's export, whose labels are in 'accept': set dataset.columns.labels to 'accept'",
         )
     if missing and len(columns):
         find_columns(list(missing.values()), list(seen), columns.file)

@@ -23,9 +23,11 @@ from huggingface_hub.errors import (
 )
 
 from trainingtask_api.reasons import Reason
+from trainingtask_api.status import Source
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.storage.archives import CHECKPOINT_FILES
 from trainingtask_trainer.storage.hub_client import HubSilentError, install_client
+from trainingtask_trainer.storage.observer import get_observer
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -65,20 +67,15 @@ class Repository(NamedTuple):
         return f"{name} at revision '{revision}'"
 
 
-class ResolvedRevision(NamedTuple):
-    """The commit of a revision, and a warning when the hub itself could not be asked."""
-
-    commit: str
-    warning: str | None = None
-
-
 def is_commit(value: str) -> bool:
     """Return whether a revision is a full commit hash."""
     return _COMMIT.fullmatch(value) is not None
 
 
-def resolve_revision(repository: Repository, revision: str) -> ResolvedRevision:
-    """Return the commit that a branch or a tag is at; the one it was last known at when the hub does not answer.
+def resolve_revision(repository: Repository, revision: str) -> str:
+    """Return the commit that a branch or a tag is at, the same in all attempts of a task, and report it.
+
+    The hub is asked once; where it does not answer, the commit that it last gave is taken from the cache.
 
     Raises
     ------
@@ -87,22 +84,30 @@ def resolve_revision(repository: Repository, revision: str) -> ResolvedRevision:
     Fault
         When the hub does not answer, and the cache knows no commit.
     """
-    api = HfApi()
-    with translate_hub_errors(repository, revision):
+    observer = get_observer()
+    commit = revision if is_commit(revision) else observer.find_commit(repository.field, repository.id)
+    if commit is None:
+        with translate_hub_errors(repository, revision):
+            commit = _ask_hub(repository, revision)
+    observer.report_source(Source(field=repository.field, address=repository.id, commit=commit))
+    return commit
+
+
+def _ask_hub(repository: Repository, revision: str) -> str:
+    try:
+        return _resolve(repository, revision, is_cached=is_offline_mode())
+    except (HubSilentError, httpx2.TransportError) as silence:
         try:
-            commit = _resolve(api, repository, revision, is_cached=is_offline_mode())
-            return ResolvedRevision(commit)
-        except (HubSilentError, httpx2.TransportError) as silence:
-            try:
-                commit = _resolve(api, repository, revision, is_cached=True)
-            except RevisionResolutionError:
-                raise silence from None
+            commit = _resolve(repository, revision, is_cached=True)
+        except RevisionResolutionError:
+            raise silence from None
     where = repository.describe(revision)
-    return ResolvedRevision(commit, f"the hub did not answer for {where}: commit {commit} of the cache was taken")
+    get_observer().add_warning(f"the hub did not answer for {where}: commit {commit} of the cache was taken")
+    return commit
 
 
-def _resolve(api: HfApi, repository: Repository, revision: str, *, is_cached: bool) -> str:
-    resolved = api.resolve_revision(
+def _resolve(repository: Repository, revision: str, *, is_cached: bool) -> str:
+    resolved = HfApi().resolve_revision(
         repository.id, repo_type=repository.kind, revision=revision, local_files_only=is_cached
     )
     commit = str(resolved.resolved)
@@ -124,22 +129,20 @@ def download_checkpoint(repository: Repository, revision: str) -> Path:
     Fault
         When the hub does not answer, and the cache does not hold them.
     """
+    commit = resolve_revision(repository, revision)
     with translate_hub_errors(repository, revision):
         try:
-            return _download(repository, revision, is_cached=False)
+            return _download(repository, commit, is_cached=is_offline_mode())
         except HubSilentError as silence:
             try:
-                return _download(repository, revision, is_cached=True)
+                return _download(repository, commit, is_cached=True)
             except LocalEntryNotFoundError:
                 raise silence from None
 
 
-def _download(repository: Repository, revision: str, *, is_cached: bool) -> Path:
-    return Path(
-        snapshot_download(
-            repository.id, revision=revision, allow_patterns=list(CHECKPOINT_FILES), local_files_only=is_cached
-        )
-    )
+def _download(repository: Repository, commit: str, *, is_cached: bool) -> Path:
+    patterns = list(CHECKPOINT_FILES)
+    return Path(snapshot_download(repository.id, revision=commit, allow_patterns=patterns, local_files_only=is_cached))
 
 
 @contextmanager

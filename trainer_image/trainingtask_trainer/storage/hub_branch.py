@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.storage.folder_store import OUTPUT_REASONS
 from trainingtask_trainer.storage.object_store import StoredObject
+from trainingtask_trainer.storage.scratch import check_free_space, is_file_name
 from trainingtask_trainer.storage.store_errors import StoreReasons
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HUB_SCHEME: Final = "hf"
 MAIN: Final = "main"
+_REFUSALS = (400, 401, 403, 404, 409)
 _PROBE = ".trainingtask/probe"
 _GIT_FILES = {".gitattributes"}  # the hub writes it, and without it large files would be text
 
@@ -84,8 +86,9 @@ class HubBranch:
     def download(self, objects: Sequence[StoredObject], folder: Path) -> None:
         """Download files into a folder under their names."""
         for entry in objects:
-            if {"", ".", ".."} & set(entry.name.split("/")):
+            if not is_file_name(entry.name):
                 raise UserError(self._reasons.not_found, f"{self._where}: {entry.name!r} cannot be the name of a file")
+        check_free_space(folder, sum(entry.size for entry in objects), self._where)
         with self._access("read") as api:
             for entry in objects:
                 api.hf_hub_download(self._repository, entry.name, revision=self._branch, local_dir=folder)
@@ -122,20 +125,24 @@ class HubBranch:
     @contextmanager
     def _access(self, verb: str) -> "Iterator[HfApi]":
         """Yield the hub's client, and translate its errors; their text may hold addresses with signatures."""
-        from httpx import HTTPError  # noqa: PLC0415
+        import httpx2  # noqa: PLC0415
         from huggingface_hub import HfApi  # noqa: PLC0415
         from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
+        import trainingtask_trainer.storage.hub  # noqa: F401, PLC0415 - installs the client that waits for a busy hub
+        from trainingtask_trainer.storage.hub_client import HubSilentError  # noqa: PLC0415
+
         try:
             yield HfApi()
-        except (HfHubHTTPError, HTTPError, ConnectionError, RuntimeError) as error:
-            # The library wraps the errors of its upload threads.
+        # ValueError: an answer that is none of a hub's; RuntimeError: the library wraps the errors of its upload threads.
+        except (httpx2.HTTPError, HubSilentError, ConnectionError, ValueError, RuntimeError) as error:
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
             status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-            if status in (400, 401, 403, 404, 409):
+            if status in _REFUSALS:
                 raise UserError(
                     self._reasons.denied,
-                    f"{self._where} cannot be {verb}: the hub answers {status}; pass a token that may do it as HF_TOKEN through spec.env",
+                    f"{self._where} cannot be {verb}: the hub answers {status}; pass a token that may do it as HF_TOKEN "
+                    "through spec.env",
                 ) from cause
-            what = f"the hub answers {status}" if status else f"the hub cannot be reached ({type(cause).__name__})"
+            what = f"the hub answers {status}" if status else f"the hub gives no usable answer ({type(cause).__name__})"
             raise Fault(self._reasons.unavailable, f"{self._where} cannot be {verb}: {what}") from error

@@ -55,7 +55,7 @@ class PatientClient(httpx2.Client):
             try:
                 response = super().send(request, **options)
             except _LOST as error:
-                last = type(error).__name__
+                last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             else:
                 if response.status_code not in _TEMPORARY:
                     return response

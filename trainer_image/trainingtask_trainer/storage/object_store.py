@@ -1,14 +1,17 @@
 """The objects under a uri of an object store: list, read, download, upload, delete."""
 
-import asyncio
 import os
 import socket
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
+from operator import attrgetter
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from threading import Lock
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError
@@ -40,7 +43,7 @@ RETRY: "Final[RetryConfig]" = {
 # A large object may take hours on a slow link, a silent server may not.
 TIMEOUTS: "Final[ClientConfig]" = {"connect_timeout": "10s", "read_timeout": "60s", "timeout": "7d"}
 
-_PARALLEL_DOWNLOADS = 8
+_PARALLEL_REQUESTS = 8
 _DOWNLOAD_CHUNK = 2**20
 _UPLOAD_CHUNK = 16 * 2**20  # of at most 10,000: files of up to 156 GiB
 _PARALLEL_CHUNKS = 4
@@ -155,30 +158,30 @@ class ObjectStore:
 
     def find(self) -> Objects:
         """Return the object that the uri names, else all under it; raise UserError when there is none."""
-        exact = [] if not self.key or self._location.uri.endswith("/") else self._run(self._head())
+        exact = [] if not self.key or self._location.uri.endswith("/") else self._run(self._head)
         if exact and exact[0].size:
             return exact
         if found := self.list() or exact:  # a folder may be an empty object, too
             return found
         raise UserError(
             self._location.reasons.not_found,
-            f"{self._location}: there is no object of that name, and none under it; {self._run(self._describe_parent())}",
+            f"{self._location}: there is no object of that name, and none under it; {self._run(self._describe_parent)}",
         )
 
     def list(self, prefix: str = "") -> Objects:
         """Return the objects under the uri, or under a folder of it, in the order of their names."""
-        return self._run(self._list(self._join(prefix)))
+        return self._run(lambda: self._list(self._join(prefix)))
 
     def read(self, name: str, max_bytes: int) -> bytes:
         """Return the content of an object, which may have at most `max_bytes`."""
-        return self._run(self._read(name, max_bytes))
+        return self._run(lambda: self._read(name, max_bytes))
 
     def download(
         self, objects: Sequence[StoredObject], folder: Path, on_bytes: Callable[[int], None] = ignore
     ) -> Objects:
         """Write objects to files of their names in a folder, and return them as they were read.
 
-        `on_bytes` is called with the number of bytes of each part that was written.
+        `on_bytes` is called with the number of bytes that were written since the last call.
 
         Raises
         ------
@@ -192,68 +195,88 @@ class ObjectStore:
         for _, file in files:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch()
-        return self._run(self._download_all(files, on_bytes))
+        written = _Counter()
+        calls = [partial(self._download, entry, file, written) for entry, file in files]
+        return [*self._run_all(calls, lambda: on_bytes(written.take()), written.stop)]
 
     def upload(self, file: Path, name: str) -> None:
         """Write a file, in parts that are retried; an object of the same name is replaced when all are there."""
         file.stat()  # its absence is not reported as that of an object
-        self._run(self._put(name, file))
+        self._run(lambda: self._put(name, file))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small object, or replace it."""
-        self._run(self._put(name, content))
+        self._run(lambda: self._put(name, content))
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; one that does not exist is no error."""
-        self._run(self._delete(names))
+        self._run_all([partial(self._delete, name) for name in names])
 
     def _join(self, name: str) -> str:
         return "/".join(part for part in (self.key, name.rstrip("/")) if part)
 
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of `work`; its requests end with the first error, or when `check` raises."""
+    def _run(self, call: Callable[[], T]) -> T:
+        return self._run_all([call])[0]
 
-        async def watch() -> T:
-            task = asyncio.ensure_future(work)
-            while not task.done():
-                await asyncio.wait({task}, timeout=_POLL_SECONDS)
+    def _run_all(
+        self,
+        calls: "Sequence[Callable[[], T]]",
+        on_poll: Callable[[], None] = ignore,
+        stop: Callable[[], None] = ignore,
+    ) -> "Sequence[T]":
+        """Return the results of calls, several at a time; end with the first error, or when `check` raises.
+
+        The calls run in threads, because the library retries for minutes without looking at signals. Its functions for
+        asyncio would do, but abort one in five processes that end soon after (0.12).
+        """
+        pool = ThreadPoolExecutor(_PARALLEL_REQUESTS)
+        try:
+            futures = [pool.submit(call) for call in calls]
+            pending = set(futures)
+            while pending:
+                done, pending = wait(pending, _POLL_SECONDS, FIRST_EXCEPTION)
                 self._check()
-            return task.result()
+                on_poll()
+                for future in done:
+                    future.result()
+            return [future.result() for future in futures]
+        finally:
+            stop()
+            pool.shutdown(wait=False, cancel_futures=True)
 
-        return asyncio.run(watch())
-
-    async def _head(self) -> Objects:
+    def _head(self) -> Objects:
         name = PurePosixPath(self.key).name
         with translate_errors(self._location, name), suppress(FileNotFoundError):
-            return [_to_object(await obstore.head_async(self._store, self.key), name)]
+            return [_to_object(obstore.head(self._store, self.key), name)]
         return []
 
-    async def _list(self, prefix: str) -> Objects:
+    def _list(self, prefix: str) -> Objects:
         objects: Objects = []
         cut = len(self.key) + 1 if self.key else 0
         with translate_errors(self._location):
-            async for page in obstore.list(self._store, f"{prefix}/" if prefix else None, chunk_size=1000):
+            for page in obstore.list(self._store, f"{prefix}/" if prefix else None, chunk_size=1000):
                 objects += [_to_object(meta, meta["path"][cut:]) for meta in page if meta["path"] != self.key]
                 if len(objects) > _MAX_OBJECTS:
                     raise UserError(
                         self._location.reasons.not_found,
                         f"{self._location}: there are more than {_MAX_OBJECTS} objects under it: name a narrower prefix",
                     )
-        return sorted(objects, key=lambda entry: entry.name)
+        return sorted(objects, key=attrgetter("name"))
 
-    async def _describe_parent(self) -> str:
+    def _describe_parent(self) -> str:
         parent = str(PurePosixPath(self.key).parent) if "/" in self.key else ""
         with translate_errors(self._location):
-            found = await obstore.list_with_delimiter_async(self._store, f"{parent}/" if parent else None)
+            found = obstore.list_with_delimiter(self._store, f"{parent}/" if parent else None)
         names = [f"{PurePosixPath(path).name}/" for path in found["common_prefixes"]]
         names += [PurePosixPath(meta["path"]).name for meta in found["objects"]]
-        return f"'{'/'.join((self._location.bucket, *parent.split('/'))).rstrip('/')}' holds {join_names(sorted(names), 10) or 'nothing'}"
+        where = f"{self._location.bucket}/{parent}".rstrip("/")
+        return f"'{where}' holds {join_names(sorted(names), 10) or 'nothing'}"
 
-    async def _read(self, name: str, max_bytes: int) -> bytes:
+    def _read(self, name: str, max_bytes: int) -> bytes:
         with translate_errors(self._location, name):
-            result = await obstore.get_async(self._store, self._join(name))
+            result = obstore.get(self._store, self._join(name))
             if result.meta["size"] <= max_bytes:
-                return bytes(await result.bytes_async())
+                return bytes(result.bytes())
         raise UserError(
             self._location.reasons.not_found, f"{self._location}: '{name}' has more than the {max_bytes} bytes expected"
         )
@@ -261,36 +284,24 @@ class ObjectStore:
     def _choose_files(self, objects: Sequence[StoredObject], folder: Path) -> Files:
         """Return the file of each object; an empty object that stands for a folder has none."""
         parents = {str(parent) for entry in objects for parent in PurePosixPath(entry.name).parents}
-        chosen = []
         for entry in objects:
             if not is_file_name(entry.name) or (entry.name in parents and entry.size):
                 raise UserError(
                     self._location.reasons.not_found,
                     f"{self._location}: '{entry.name}' cannot be the name of a file beside the others: remove that object",
                 )
-            if entry.name not in parents:
-                chosen.append((entry, folder / entry.name))
-        return chosen
+        return [(entry, folder / entry.name) for entry in objects if entry.name not in parents]
 
-    async def _download_all(self, files: Files, on_bytes: Callable[[int], None]) -> Objects:
-        limit = asyncio.Semaphore(_PARALLEL_DOWNLOADS)
-
-        async def download(entry: StoredObject, file: Path) -> StoredObject:
-            async with limit:
-                return await self._download(entry, file, on_bytes)
-
-        return list(await asyncio.gather(*(download(entry, file) for entry, file in files)))
-
-    async def _download(self, entry: StoredObject, file: Path, on_bytes: Callable[[int], None]) -> StoredObject:
+    def _download(self, entry: StoredObject, file: Path, counter: "_Counter") -> StoredObject:
         if not entry.size:  # a store may list a folder as an empty object that cannot be read
             return entry
         written = 0
         with translate_errors(self._location, entry.name):
-            result = await obstore.get_async(self._store, entry.path, options={"if_match": entry.etag})
-            with file.open("wb") as target:
-                async for chunk in result.stream(_DOWNLOAD_CHUNK):
+            result = obstore.get(self._store, entry.path, options={"if_match": entry.etag})
+            with file.open("r+b") as target:  # which is not there any more after an interrupt
+                for chunk in result.stream(_DOWNLOAD_CHUNK):
                     written += target.write(chunk)
-                    on_bytes(len(chunk))
+                    counter.add(len(chunk))
         if written != entry.size:
             raise Fault(
                 self._location.reasons.unavailable,
@@ -299,24 +310,48 @@ class ObjectStore:
             )
         return replace(entry, version=result.meta["version"] or entry.version)
 
-    async def _put(self, name: str, content: Path | bytes) -> None:
+    def _put(self, name: str, content: Path | bytes) -> None:
         with translate_errors(self._location, name):
-            await obstore.put_async(
-                self._store,
-                self._join(name),
-                content,
-                chunk_size=_UPLOAD_CHUNK,
-                max_concurrency=_PARALLEL_CHUNKS,
+            obstore.put(
+                self._store, self._join(name), content, chunk_size=_UPLOAD_CHUNK, max_concurrency=_PARALLEL_CHUNKS
             )
 
-    async def _delete(self, names: Sequence[str]) -> None:
-        for name in names:
-            with translate_errors(self._location, name):
-                await obstore.delete_async(self._store, self._join(name))
+    def _delete(self, name: str) -> None:
+        with translate_errors(self._location, name), suppress(FileNotFoundError):
+            obstore.delete(self._store, self._join(name))
+
+
+class _Counter:
+    """The bytes that several threads have written."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._count = 0
+        self._is_stopped = False
+
+    def add(self, count: int) -> None:
+        """Count bytes; raise `CancelledError` once nobody waits for them."""
+        with self._lock:
+            self._count += count
+        if self._is_stopped:
+            raise CancelledError
+
+    def take(self) -> int:
+        """Return the bytes since the last call."""
+        with self._lock:
+            count, self._count = self._count, 0
+        return count
+
+    def stop(self) -> None:
+        """End the threads with their next bytes."""
+        self._is_stopped = True
 
 
 def _to_object(meta: "ObjectMeta", name: str) -> StoredObject:
-    return StoredObject(name, meta["size"], meta["e_tag"], meta["version"], meta["path"])
+    etag = meta["e_tag"]
+    if etag and not etag.endswith('"'):  # Azure's listing has none, its headers and If-Match do
+        etag = f'"{etag}"'
+    return StoredObject(name, meta["size"], etag, meta["version"], meta["path"])
 
 
 def _is_http_wanted(scheme: str) -> bool:

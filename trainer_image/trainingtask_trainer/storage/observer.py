@@ -21,6 +21,14 @@ class Observer(Protocol):
         """Report which state of a source is read; one of the same field is replaced."""
         ...
 
+    def find_commit(self, field: str, address: str) -> str | None:
+        """Return the commit of a hub repository that this attempt or an earlier one has read, None when none has."""
+        ...
+
+    def add_warning(self, text: str) -> None:
+        """Add a warning to the results."""
+        ...
+
     def raise_if_interrupted(self) -> None:
         """Raise `Interrupted` when the process was asked to stop."""
         ...
@@ -33,6 +41,12 @@ class _NoObserver:
         pass
 
     def report_source(self, source: Source) -> None:
+        pass
+
+    def find_commit(self, field: str, address: str) -> str | None:
+        return None
+
+    def add_warning(self, text: str) -> None:
         pass
 
     def raise_if_interrupted(self) -> None:

@@ -353,7 +353,7 @@ def test_hundreds_of_notes_fit_into_the_results(tmp_path: Path) -> None:
     assert results.warnings[1].endswith("...")
 
 
-CELL = st.text(alphabet='ab",;\n\r\t\x00 é', max_size=6)
+CELL = st.text(alphabet="ab\",;\n\r\t\x00 é\\'", max_size=6)
 
 
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

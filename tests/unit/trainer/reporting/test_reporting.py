@@ -3,6 +3,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from support.results import RESULTS
 from trainingtask_api.formatting import format_time_left
-from trainingtask_api.status import ExitCode, Failure, Phase, Results, TrainingReport
+from trainingtask_api.status import ExitCode, Failure, Phase, Results, Source, TrainingReport
 from trainingtask_api.task import Metadata
 from trainingtask_trainer.reporting import kube_status, termination
 from trainingtask_trainer.reporting.background import (
@@ -24,7 +25,7 @@ from trainingtask_trainer.reporting.background import (
     compute_interval,
 )
 from trainingtask_trainer.reporting.console import ConsoleSink
-from trainingtask_trainer.reporting.kube_status import create_apply, create_status_sink
+from trainingtask_trainer.reporting.kube_status import EarlierSources, create_apply, create_status_sink
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
 
@@ -154,10 +155,10 @@ def server() -> Iterator[ApiServer]:
         thread.join()
 
 
-def sink_to(server: ApiServer) -> BackgroundSink:
+def sink_to(server: ApiServer, earlier: EarlierSources | None = None) -> BackgroundSink:
     configuration = kubernetes.client.Configuration()
     configuration.host = f"http://127.0.0.1:{server.server_port}"
-    return create_status_sink(METADATA, create_apply(configuration, METADATA))
+    return create_status_sink(METADATA, create_apply(configuration, METADATA), earlier)
 
 
 class TestStatus:
@@ -165,7 +166,7 @@ class TestStatus:
         sink = sink_to(server)
         sink.finish(report(Phase.DONE, results=RESULTS, score="0.545"), None)
         sink.wait()
-        [(path, query, content_type, body)] = server.requests
+        _, (path, query, content_type, body) = server.requests
         assert path == "/apis/trainingtask.dev/v1alpha1/namespaces/team/trainingtasks/a-task/status"
         assert query == {"fieldManager": ["trainingtask-trainer"], "force": ["true"]}
         assert content_type == "application/apply-patch+yaml"
@@ -178,7 +179,49 @@ class TestStatus:
         sink = sink_to(server)
         sink.finish(report(Phase.DONE), None)
         sink.wait()
-        assert len(server.requests) == 3
+        assert len(server.requests) == 4  # with the one that reads
+
+    def test_commits_of_earlier_attempts_are_read_and_kept(self, server: ApiServer) -> None:
+        def source(field: str, commit: str | None) -> dict[str, Any]:
+            return {"field": field, "address": "a/b", "commit": commit, "objects": []}
+
+        kept, replaced = source("model.checkpoint", "a" * 40), source("dataset.hub", "b" * 40)
+        hostile = [source("preprocessor.checkpoint", "../../etc"), source("dataset.uri", None), {"field": 1}, "x"]
+        status = {"training": {"attempt": 1, "phase": "Failed", "sources": [*hostile, kept, replaced]}}
+        server.answers = [(200, json.dumps({"status": status}))]
+        earlier: EarlierSources = Future()
+        sink = sink_to(server, earlier)
+        own = Source(field="dataset.hub", address="a/b", commit="c" * 40)
+        sink.finish(report(Phase.LOADING, sources=[own]), None)
+        sink.wait()
+        assert [entry.field for entry in earlier.result()] == ["model.checkpoint", "dataset.hub"]
+        (_, query, content_type, read), (*_, applied) = server.requests
+        assert query == {"fieldManager": ["trainingtask-trainer-reader"], "force": ["true"], "dryRun": ["All"]}
+        assert content_type == "application/apply-patch+yaml"
+        assert read["status"] == {"training": {"attempt": 1, "phase": "Loading"}}
+        assert applied["status"]["training"]["sources"] == [own.to_json(), Source.model_validate(kept).to_json()]
+
+    def test_a_status_that_is_never_read_holds_up_no_report(
+        self, server: ApiServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(kube_status, "_READ_TIMEOUT", 0)
+        server.answers = [(500, "{}")]
+        earlier: EarlierSources = Future()
+        sink = sink_to(server, earlier)
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert isinstance(earlier.exception(), DeliveryError)
+        assert "sources" not in server.requests[-1][3]["status"]["training"]
+
+    def test_the_api_server_is_asked_without_a_proxy(self, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        sink = sink_to(server)
+        sink.finish(report(Phase.DONE), 5)
+        sink.wait()
+        assert len(server.requests) == 2
 
     @pytest.mark.parametrize("answer", [(404, "{}"), (409, '{"message": "Precondition failed: UID in precondition"}')])
     def test_leaves_another_task_of_the_name_alone(self, server: ApiServer, answer: tuple[int, str]) -> None:

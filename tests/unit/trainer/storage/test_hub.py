@@ -1,6 +1,8 @@
 """Errors and outages of a hub on this machine, as the real client sees them."""
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import huggingface_hub
@@ -9,13 +11,29 @@ from huggingface_hub import constants
 
 from support.hub_server import Hub
 from trainingtask_api.model import Model
+from trainingtask_api.status import Source
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.pretrained.checkpoint import fetch_checkpoint
+from trainingtask_trainer.reporting.background import DeliveryError
+from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.storage import hub_client
 from trainingtask_trainer.storage.hub import Repository, download_checkpoint, resolve_revision
+from trainingtask_trainer.storage.observer import observe_downloads
 
 MODEL = Repository("model.checkpoint", "someone/model")
 WEIGHTS = {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"weights", "run.py": b"raise SystemExit"}
+
+
+def download(revision: str = "main") -> Path:
+    return download_checkpoint(MODEL, revision)
+
+
+@pytest.fixture
+def reporter() -> Iterator[Reporter]:
+    """Return what a run would report."""
+    reporter = Reporter([])
+    with observe_downloads(reporter):
+        yield reporter
 
 
 @pytest.fixture
@@ -46,22 +64,22 @@ def test_a_refusal_of_the_hub_is_a_mistake(hub: Hub, tmp_path: Path, status: int
 
 def test_a_checkpoint_is_downloaded_without_code(hub: Hub) -> None:
     hub.add("models/someone/model", WEIGHTS)
-    folder = download_checkpoint(MODEL, "main")
+    folder = download()
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_a_gated_model_needs_the_token(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("models/someone/model", WEIGHTS, is_gated=True, token="secret")
     with pytest.raises(UserError, match=r"is gated: ask for access on the hub and pass HF_TOKEN through spec.env"):
-        download_checkpoint(MODEL, "main")
+        download()
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert (download_checkpoint(MODEL, "main") / "config.json").is_file()
+    assert (download() / "config.json").is_file()
 
 
 def test_the_client_waits_as_long_as_the_hub_asks(hub: Hub, pauses: list[float]) -> None:
     repository = hub.add("models/someone/model", WEIGHTS)
     hub.troubles = [(429, {"Retry-After": "7"}), (503, {}), (502, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"})]
-    assert resolve_revision(MODEL, "main") == (repository.main, None)
+    assert resolve_revision(MODEL, "main") == repository.main
     assert pauses == [7, 2, 4]
 
 
@@ -71,7 +89,7 @@ def test_an_outage_without_a_cache_is_a_fault_that_tells_the_wait(hub: Hub, paus
         resolve_revision(MODEL, "main")
     before = len(pauses)
     with pytest.raises(Fault, match=r"tried for 0 s") as caught:  # the wait is over for all that is asked later
-        download_checkpoint(MODEL, "main")
+        download()
     assert caught.value.reason == "HubUnavailable"
     assert len(pauses) == before
 
@@ -86,39 +104,67 @@ def test_a_wait_beyond_the_limit_is_not_begun(hub: Hub, pauses: list[float]) -> 
 @pytest.mark.usefixtures("pauses")
 def test_in_an_outage_the_cache_is_used_and_its_commit_named(hub: Hub) -> None:
     commit = hub.add("models/someone/model", WEIGHTS).main
-    folder = download_checkpoint(MODEL, "main")
+    folder = download()
     hub.outage = 500
-    resolved = resolve_revision(MODEL, "main")
-    assert resolved.commit == commit
-    assert resolved.warning is not None
-    assert f"commit {commit} of the cache was taken" in resolved.warning
-    assert download_checkpoint(MODEL, "main") == download_checkpoint(MODEL, commit) == folder
+    reporter = Reporter([])
+    with observe_downloads(reporter):
+        assert resolve_revision(MODEL, "main") == commit
+    assert reporter.warnings == [
+        f"the hub did not answer for checkpoint 'someone/model' at revision 'main': commit {commit} of the cache was taken"
+    ]
+    assert download() == download(commit) == folder
 
 
 def test_a_commit_in_the_cache_needs_no_hub(hub: Hub) -> None:
     commit = hub.add("models/someone/model", WEIGHTS).main
-    download_checkpoint(MODEL, commit)
+    download(commit)
     hub.requests.clear()
-    assert resolve_revision(MODEL, commit) == (commit, None)
-    download_checkpoint(MODEL, commit)
+    assert resolve_revision(MODEL, commit) == commit
+    download(commit)
     assert hub.requests == []
 
 
-def test_a_branch_that_moves_is_another_commit(hub: Hub) -> None:
+def test_a_run_asks_once_for_a_commit_and_reports_it(hub: Hub, reporter: Reporter) -> None:
     repository = hub.add("models/someone/model", WEIGHTS)
-    first = resolve_revision(MODEL, "main").commit
+    first = resolve_revision(MODEL, "main")
     repository.commit({"config.json": b"{}"})
-    second = resolve_revision(MODEL, "main").commit
-    assert first != second == repository.main
+    assert resolve_revision(MODEL, "main") == first
+    assert (download() / "model.safetensors").is_file()
+    assert reporter.report.sources == [Source(field="model.checkpoint", address="someone/model", commit=first)]
+
+
+def test_a_later_attempt_takes_the_commit_of_the_first(hub: Hub, reporter: Reporter) -> None:
+    repository = hub.add("models/someone/model", WEIGHTS)
+    first = repository.main
+    repository.commit({"config.json": b"{}"})
+    reporter.earlier_sources = Future()
+    reporter.earlier_sources.set_result(
+        [
+            Source(field="preprocessor.checkpoint", address="someone/model", commit="1" * 40),
+            Source(field="model.checkpoint", address="someone/other", commit="2" * 40),
+            Source(field="model.checkpoint", address="someone/model", commit=first),
+        ]
+    )
+    assert resolve_revision(MODEL, "main") == first
+
+
+def test_commits_that_are_not_known_are_resolved_anew(hub: Hub, reporter: Reporter) -> None:
+    repository = hub.add("models/someone/model", WEIGHTS)
+    reporter.earlier_sources = Future()
+    reporter.earlier_sources.set_exception(DeliveryError("403 Forbidden"))
+    assert resolve_revision(MODEL, "main") == repository.main
+    assert reporter.warnings == [
+        "the task's status could not be read (403 Forbidden): commits of earlier attempts are not known"
+    ]
 
 
 def test_offline_the_cache_is_read_alone(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = hub.add("models/someone/model", WEIGHTS).main
-    download_checkpoint(MODEL, "main")
+    download()
     hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert resolve_revision(MODEL, "main") == (commit, None)
-    assert (download_checkpoint(MODEL, "main") / "config.json").is_file()
+    assert resolve_revision(MODEL, "main") == commit
+    assert (download() / "config.json").is_file()
     with pytest.raises(Fault, match=r"is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub"):
         resolve_revision(MODEL._replace(id="someone/else"), "main")
     assert hub.requests == []
