@@ -19,10 +19,10 @@ from trainingtask_api.nested import get_path
 from trainingtask_cli.archive import find_files, read_archive, write_archive
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.errors import CommandError, NotFoundError, UsageError
-from trainingtask_cli.helper_pod import ARCHIVE_FILE, HelperPod, run_helper_pod
+from trainingtask_cli.helper_pod import ARCHIVE_FILE, HelperPod, RunningPod, run_helper_pod
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import Table, print_sections, to_csv, to_document
-from trainingtask_cli.saved_model import find_model, join_claim_path
+from trainingtask_cli.saved_model import SavedModel, find_model, join_claim_path
 
 __all__ = ["Cluster", "download", "predict", "upload"]
 
@@ -85,29 +85,33 @@ def download(cluster: Cluster, name: str, folder: Path | None, options: PodOptio
     folder = (folder or Path(name)).absolute()
     _check_replaceable(folder, is_forced=is_forced)
     pod = HelperPod("download", _find_image(cluster, options, model.image), model.claim, template=model.template)
-    with (
-        _report_file_errors(),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
-    ):
-        partial = Path(temporary) / "model"
-        partial.mkdir()
-        with run_helper_pod(cluster, pod, options.timeout) as running:
-            source = model.address
-            if model.claim is None:
-                source = _FETCHED
-                with running.execute(*_TRAINER, "download", model.address, source):
-                    pass
-            with (
-                _show_progress(None) as on_bytes,
-                running.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
-            ):
-                files = read_archive(stdout, partial, on_bytes)
-        if names.MODEL_MANIFEST_FILE not in files:
-            raise CommandError(f"there is no model of {name} any more: {names.MODEL_MANIFEST_FILE} is missing")
-        if folder.exists():
-            folder.rename(Path(temporary) / "previous")
-        partial.rename(folder)
+    with _report_file_errors():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            partial = Path(temporary) / "model"
+            partial.mkdir()
+            with run_helper_pod(cluster, pod, options.timeout) as running:
+                files = _receive_model(running, model, partial)
+            if names.MODEL_MANIFEST_FILE not in files:
+                raise CommandError(f"there is no model of {name} any more: {names.MODEL_MANIFEST_FILE} is missing")
+            if folder.exists():
+                folder.rename(Path(temporary) / "previous")
+            partial.rename(folder)
     typer.echo(f"{_count_files(files)} of {name} downloaded to {folder}")
+
+
+def _receive_model(pod: RunningPod, model: SavedModel, folder: Path) -> list[str]:
+    """Write the files of a model into an empty folder; return their names."""
+    source = model.address
+    if model.claim is None:
+        source = _FETCHED
+        with pod.execute(*_TRAINER, "download", model.address, source):
+            pass
+    with (
+        _show_progress(None) as on_bytes,
+        pod.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
+    ):
+        return read_archive(stdout, folder, on_bytes)
 
 
 def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, options: PodOptions) -> None:

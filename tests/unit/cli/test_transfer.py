@@ -153,6 +153,12 @@ class TestDownload:
         assert pod["spec"]["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
+    def test_folders_above_the_new_one_are_created(self, cli: Cli, trained: Path, tmp_path: Path) -> None:
+        assert cli("download", "tickets", "--to=models/of/today").exit_code == 0
+        assert (tmp_path / "models" / "of" / "today" / "nested").is_dir()
+        (tmp_path / "file").touch()
+        assert get_sentence(cli("download", "tickets", "--to=file/model")).startswith(f"{tmp_path / 'file'}: ")
+
     def test_an_earlier_model_is_replaced_with_force_alone(self, cli: Cli, trained: Path, tmp_path: Path) -> None:
         assert cli("download", "tickets", "--to=model").exit_code == 0
         (tmp_path / "model" / "old").touch()
