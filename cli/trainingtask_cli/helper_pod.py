@@ -258,12 +258,11 @@ class RunningPod:
                 stdin.close()
             except (BrokenPipeError, archive.ArchiveError) as error:
                 failure = error  # most often since the command has failed, which has the cause
+            finally:
+                # The command ends, after it has cleaned up, as it can read and write no more.
                 stdout.close()
                 with suppress(BrokenPipeError):
                     stdin.close()
-            except BaseException:
-                process.kill()
-                raise
             if process.wait():
                 errors.seek(0)
                 raise _build_exec_error(errors.read().decode("utf-8", "replace"), process.returncode)

@@ -134,6 +134,18 @@ class TestUpload:
         assert "\x1b" not in told
         assert list_pods(server) == []
 
+    def test_a_file_that_vanishes_meanwhile_is_named(
+        self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
+    ) -> None:
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts" / "a.csv").write_bytes(bytes(3_000_000))
+        last = tmp_path / "parts" / "b.csv"
+        last.touch()
+        server.respond = lambda method, path: last.unlink() if method == "POST" else None
+        assert get_sentence(cli("upload", "parts", "--claim=data")) == f"{last}: No such file or directory"
+        assert list(kubectl.claim.iterdir()) == []
+        assert list_pods(server) == []
+
     def test_kubectl_is_needed(
         self, cli: Cli, kubectl: FakeKubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
