@@ -109,7 +109,9 @@ def test_failing_servers_are_faults_after_retries(status: int, http_server: Http
     assert len(http_server.requests) > 1
 
 
-@pytest.mark.parametrize("after", ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)])
+@pytest.mark.parametrize(
+    "after", ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)], ids=["seconds", "date"]
+)
 def test_a_retry_after_beyond_the_limit_ends_the_retries(after: str, http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: Answer(429, headers={"Retry-After": after})
     with pytest.raises(Fault, match="it answers 429"):
