@@ -1,7 +1,9 @@
 """Where models and checkpoints go: claims, mounted buckets and object stores, the manifest last in all of them."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from trainingtask_api.spec import Output
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
+from trainingtask_trainer.runtime.signals import InterruptHandler
 from trainingtask_trainer.storage import destination as module
 from trainingtask_trainer.storage import saved_model
 from trainingtask_trainer.storage.destination import Destination, create_destination
@@ -169,6 +172,22 @@ def test_a_model_is_uploaded_again_until_it_is_stored(
     destination.publish(build(tmp_path / "model", "1"))
     assert bucket.read() == {f"team/model/{name}": b"1" for name in EVERY_FILE}
     assert len(pauses) == 3
+
+
+def test_a_model_is_stored_before_a_signal_ends_the_run(
+    gateway: Gateway, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_the_process_and_renew_the_token(_: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        gateway.fault = lambda _: None
+
+    monkeypatch.setattr(module.time, "sleep", stop_the_process_and_renew_the_token)
+    gateway.fault = fail("PUT", "weights", 403)
+    with InterruptHandler() as signals:
+        open_bucket(bucket).publish(build(tmp_path / "model", "1"))
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            signals.raise_if_received()
+    assert bucket.read() == {f"team/model/{name}": b"1" for name in EVERY_FILE}
 
 
 @pytest.mark.parametrize(
