@@ -206,7 +206,7 @@ def test_killed_at_a_random_step_it_ends_with_the_same_numbers(
         kubectl.wait(each, "Complete", timeout=400)
 
     results, expected = read_results(kubectl, name), read_results(kubectl, reference)
-    assert 0 < results["resumedFromStep"] <= reached + 20
+    assert 0 < results["resumedFromStep"] <= reached + 20, f"killed after step {reached}"
     assert [attempt["number"] for attempt in kubectl.status(name)["attempts"]] == [1, 2]
     for scores in ("evaluation", "validation"):
         for measured in (results, expected):
