@@ -30,9 +30,10 @@ bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a p
 	$(CLUSTER) up
 	eval "$$($(CLUSTER) env)" && PYTHONPATH=benchmarks/operator:tests $(BIN)/python benchmarks/operator $(BENCH)
 
-test-faults: $(VENV)/ready ## The faults of docs/failure-modes.md in full size: 100 kills, 200 tasks without a database; half an hour
+test-faults: $(VENV)/ready ## The faults of docs/failure-modes.md in full size: 100 kills, 200 tasks without a database, stores that are away; an hour
 	$(CLUSTER) up
-	eval "$$($(CLUSTER) env)" && TRAININGTASK_FAULTS=full $(BIN)/pytest tests/faults
+	$(CLUSTER) images
+	eval "$$($(CLUSTER) env)" && export TRAININGTASK_FAULTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
 
 bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 runs, 50 readers at once
 	$(BIN)/python benchmarks/web/load.py

@@ -56,7 +56,7 @@ def _list_facts(task: Object, status: TrainingTaskStatus, now: datetime) -> list
             filter(None, (get_path(spec, "model", "name"), _format_source(get_path(spec, "model"), "checkpoint")))
         ),
         "Device": get_path(spec, "device"),
-        "Output": get_path(spec, "output", "volumeClaim"),
+        "Output": next(filter(None, (get_path(spec, "output", kind) for kind in ("volumeClaim", "uri", "hub"))), None),
         "Created": format_time_and_age(get_creation_time(task), now),
         "Started": format_time_and_age(status.start_time, now),
         "Ended": format_time_and_age(status.finished_at, now),
@@ -92,9 +92,10 @@ def _format_lengths(lengths: TextLengths) -> str:
 
 
 def _format_source(part: Any, field: str) -> str | None:
-    """Return the source of data or weights: a path in a volume claim, or a name on a hub."""
-    claim, path, hub = get_path(part, "volumeClaim"), get_path(part, field), get_path(part, "hub", "id")
-    return f"({claim}:{path})" if claim else f"({hub or path})" if hub or path else None
+    """Return the source of data or weights: a path in a volume claim, an address, or a name on a hub."""
+    claim, path, hub, uri = (get_path(part, *keys) for keys in (("volumeClaim",), (field,), ("hub", "id"), ("uri",)))
+    source = f"{claim}:{path}" if claim else hub or path or (uri and uri.partition("?")[0])  # a query may be a key
+    return f"({source})" if source else None
 
 
 def format_progress(status: TrainingTaskStatus) -> str | None:

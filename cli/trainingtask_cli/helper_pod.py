@@ -60,6 +60,8 @@ class HelperPod:
     image: str
     claim: str | None = None
     is_read_only: bool = True
+    code: str | None = None
+    """A ConfigMap to mount as `names.CODE_DIR`."""
     memory: str = "512Mi"
     template: Object = field(default_factory=dict)
     """A trainer's pod template, whose access to stores and hubs it has."""
@@ -124,6 +126,9 @@ class HelperPod:
             claim = {"claimName": self.claim, "readOnly": self.is_read_only}
             volumes.append({"name": "claim", "persistentVolumeClaim": claim})
             mounts.append({"name": "claim", "mountPath": CLAIM_DIR, "readOnly": self.is_read_only})
+        if self.code is not None:
+            volumes.append({"name": "code", "configMap": {"name": self.code}})
+            mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
         trainer_volumes = {volume["name"]: volume for volume in get_path(self.template, "spec", "volumes") or ()}
         for mount in get_trainer(self.template).get("volumeMounts") or ():
             if mount["mountPath"] == names.CA_BUNDLE_DIR:
@@ -253,12 +258,11 @@ class RunningPod:
                 stdin.close()
             except (BrokenPipeError, archive.ArchiveError) as error:
                 failure = error  # most often since the command has failed, which has the cause
+            finally:
+                # The command ends, after it has cleaned up, as it can read and write no more.
                 stdout.close()
                 with suppress(BrokenPipeError):
                     stdin.close()
-            except BaseException:
-                process.kill()
-                raise
             if process.wait():
                 errors.seek(0)
                 raise _build_exec_error(errors.read().decode("utf-8", "replace"), process.returncode)

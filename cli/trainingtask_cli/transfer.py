@@ -5,30 +5,27 @@ import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import typer
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from trainingtask_api import names
-from trainingtask_api.fields import RelativePath
 from trainingtask_api.formatting import format_size
 from trainingtask_api.nested import get_path
 from trainingtask_cli.archive import find_files, read_archive, write_archive
 from trainingtask_cli.cluster import Cluster
-from trainingtask_cli.describe import describe_condition
 from trainingtask_cli.errors import CommandError, NotFoundError, UsageError
-from trainingtask_cli.helper_pod import ARCHIVE_FILE, CLAIM_DIR, HelperPod, get_trainer, run_helper_pod
+from trainingtask_cli.helper_pod import ARCHIVE_FILE, HelperPod, RunningPod, run_helper_pod
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import Table, print_sections, to_csv, to_document
-from trainingtask_cli.parsing import Object, get_spec, parse_status
+from trainingtask_cli.saved_model import SavedModel, find_model, join_claim_path
 
 __all__ = ["Cluster", "download", "predict", "upload"]
 
-_DEFAULT_MEMORY = "2Gi"  # as the chart's default for a trainer
 _TRAINER = ("python", "-P", "-m", "trainingtask_trainer")
 _FETCHED = "/tmp/model"  # noqa: S108 - in the pod
 
@@ -60,7 +57,7 @@ def upload(
     cluster: Cluster, files: Sequence[Path], claim: str, options: PodOptions, *, folder: str, size: str | None
 ) -> None:
     """Copy files and folders into a folder of a claim, which is created with `size` if it is not there."""
-    target = _join_path(folder, "--path")
+    target = join_claim_path(folder, "--path")
     with _report_file_errors():
         paths = [Path(os.path.abspath(file)) for file in files]  # with names, also of `.`
         if len({path.name for path in paths}) < len(paths):
@@ -84,121 +81,56 @@ def upload(
 
 def download(cluster: Cluster, name: str, folder: Path | None, options: PodOptions, *, is_forced: bool) -> None:
     """Copy the trained model of a task into a new folder."""
-    model = _find_model(cluster, cluster.get_task(name))
+    model = find_model(cluster, cluster.get_task(name))
     folder = (folder or Path(name)).absolute()
     _check_replaceable(folder, is_forced=is_forced)
     pod = HelperPod("download", _find_image(cluster, options, model.image), model.claim, template=model.template)
-    with (
-        _report_file_errors(),
-        tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary,
-    ):
-        partial = Path(temporary) / "model"
-        partial.mkdir()
-        with run_helper_pod(cluster, pod, options.timeout) as running:
-            source = model.address
-            if model.claim is None:
-                source = _FETCHED
-                with running.execute(*_TRAINER, "download", model.address, source):
-                    pass
-            with (
-                _show_progress(None) as on_bytes,
-                running.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
-            ):
-                files = read_archive(stdout, partial, on_bytes)
-        if names.MODEL_MANIFEST_FILE not in files:
-            raise CommandError(f"there is no model of {name} any more: {names.MODEL_MANIFEST_FILE} is missing")
-        if folder.exists():
-            folder.rename(Path(temporary) / "previous")
-        partial.rename(folder)
+    with _report_file_errors():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            partial = Path(temporary) / "model"
+            partial.mkdir()
+            with run_helper_pod(cluster, pod, options.timeout) as running:
+                files = _receive_model(running, model, partial)
+            if names.MODEL_MANIFEST_FILE not in files:
+                raise CommandError(f"there is no model of {name} any more: {names.MODEL_MANIFEST_FILE} is missing")
+            if folder.exists():
+                folder.rename(Path(temporary) / "previous")
+            partial.rename(folder)
     typer.echo(f"{_count_files(files)} of {name} downloaded to {folder}")
+
+
+def _receive_model(pod: RunningPod, model: SavedModel, folder: Path) -> list[str]:
+    """Write the files of a model into an empty folder; return their names."""
+    source = model.address
+    if model.claim is None:
+        source = _FETCHED
+        with pod.execute(*_TRAINER, "download", model.address, source):
+            pass
+    with (
+        _show_progress(None) as on_bytes,
+        pod.execute("python", "-P", ARCHIVE_FILE, "send", source) as (_, stdout),
+    ):
+        return read_archive(stdout, folder, on_bytes)
 
 
 def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, options: PodOptions) -> None:
     """Print the labels that the trained model of a task gives to texts."""
-    model = _find_model(cluster, cluster.get_task(name))
+    model = find_model(cluster, cluster.get_task(name))
     texts = [" ".join(text.splitlines()) for text in texts or sys.stdin if text.strip()]  # the trainer reads one a line
     if not texts:
         raise UsageError("there are no texts: name some, or write them to the standard input, one a line")
     image = _find_image(cluster, options, model.image)
-    pod = HelperPod("predict", image, model.claim, memory=model.memory, template=model.template)
+    pod = HelperPod("predict", image, model.claim, code=model.code, memory=model.memory, template=model.template)
+    code = ("--code-dir", names.CODE_DIR) if model.code else ()
     with (
         run_helper_pod(cluster, pod, options.timeout) as running,
-        running.execute(*_TRAINER, "predict", model.address, "--json") as (stdin, stdout),
+        running.execute(*_TRAINER, "predict", model.address, "--json", *code) as (stdin, stdout),
     ):
         stdin.write("".join(f"{text}\n" for text in texts).encode())
         stdin.close()
         printed = stdout.read()
     _print_predictions(_parse_predictions(printed, len(texts)), form)
-
-
-@dataclass(frozen=True)
-class SavedModel:
-    """Where the trained model of a task is, and what a pod needs that uses it."""
-
-    address: str
-    """Its folder, as a helper pod mounts it, or its address in an object store or on a hub."""
-    claim: str | None
-    image: str | None
-    """The task's own."""
-    memory: str
-    template: Object = field(default_factory=dict)
-    """The pod template of the task's Job, for access to the store."""
-
-
-def _find_model(cluster: Cluster, task: Object) -> SavedModel:
-    """Return the model of a task.
-
-    Raises
-    ------
-    CommandError
-        When there is none, or no access to it.
-    """
-    name, spec, output = task["metadata"]["name"], get_spec(task), _get_output(task)
-    image, memory = spec.get("image"), get_path(spec, "resources", "memory") or _DEFAULT_MEMORY
-    if claim := output.get("volumeClaim"):
-        return SavedModel(_join_path(output.get("subPath") or name, "spec.output.subPath"), claim, image, str(memory))
-    address = output.get("uri") or f"hf://{output.get('hub')}"
-    try:
-        job = cluster.get("jobs", parse_status(task).job_name or name)
-    except NotFoundError as error:
-        raise CommandError(
-            f"{error}, whose access to {address} would be used: read it with rights of your own, as by"
-            f" `trainingtask-trainer predict {address}` or `trainingtask-trainer download {address} FOLDER`"
-        ) from None
-    template = get_path(job, "spec", "template") or {}
-    image = image or get_trainer(template).get("image")
-    return SavedModel(str(address), None, image, str(memory), template)
-
-
-def _get_output(task: Object) -> Object:
-    """Return `spec.output` of a task that has trained its model.
-
-    Raises
-    ------
-    CommandError
-        When there is no model.
-    """
-    name, status = task["metadata"]["name"], parse_status(task)
-    if status.finished_at is None:
-        raise CommandError(f"{name} has no model yet. {describe_condition(task)} (kubectl trainingtask watch {name})")
-    if not status.is_true("Complete"):
-        raise CommandError(f"{name} has failed and left no model. {describe_condition(task)}")
-    output = get_path(get_spec(task), "output")
-    if not isinstance(output, dict) or not output:
-        raise CommandError(
-            f"{name} has no spec.output, so its model was deleted with its pod: train it again with a destination, such"
-            " as output.volumeClaim"
-        )
-    return output
-
-
-def _join_path(folder: str, field: str) -> str:
-    """Return a folder of the claim, as a helper pod mounts it."""
-    try:
-        TypeAdapter(RelativePath).validate_python(folder)
-    except ValidationError as error:
-        raise UsageError(f"{field}: {folder!r} {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
-    return str(PurePosixPath(CLAIM_DIR, folder))
 
 
 def _find_image(cluster: Cluster, options: PodOptions, own: str | None = None) -> str:

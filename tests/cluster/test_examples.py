@@ -24,6 +24,7 @@ FILES = sorted(
 RUN_ELSEWHERE = {
     "quickstart.yaml": "run by test_life",
     "go-emotions-minilm.yaml": "run by test_go_emotions",
+    "table-from-s3.yaml": "run by the unit tests of the trainer's downloads",
     "load-data.yaml": "no task, but the data of the others",
 }
 # Several must fit on two cores.

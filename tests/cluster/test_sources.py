@@ -143,6 +143,10 @@ def is_first_read(request: tuple[str, str]) -> bool:
     return request == ("GET", f"/{BUCKET}/tickets.csv")
 
 
+def is_weights(request: tuple[str, str]) -> bool:
+    return request == ("GET", f"/{BUCKET}/bert/model.safetensors")
+
+
 def is_checkpoint(request: tuple[str, str]) -> bool:
     return request[0] in ("PUT", "POST") and "checkpoint" in request[1]
 
@@ -153,7 +157,8 @@ def is_model(request: tuple[str, str]) -> bool:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("phase", "breaks_at"), [("loading", is_first_read), ("training", is_checkpoint), ("saving", is_model)]
+    ("phase", "breaks_at"),
+    [("loading", is_first_read), ("preprocessing", is_weights), ("training", is_checkpoint), ("saving", is_model)],
 )
 def test_a_minute_without_the_server_loses_nothing(
     kubectl: Kubectl, task: Apply, store: tuple[S3Server, Bucket], phase: str, breaks_at: Any
@@ -174,10 +179,10 @@ def test_a_slow_server_is_waited_for_and_its_bytes_are_told(
 ) -> None:
     server, bucket = store
     rows = TICKETS.read_text(encoding="utf-8").splitlines(keepends=True)
-    content = "".join([rows[0], *rows[1:] * 40]).encode()
+    content = "".join([rows[0], *rows[1:] * 800]).encode()  # 18 MB, in half a minute
     bucket.put({"large.csv": content})
     server.slow_path = f"/{BUCKET}/large.csv"
-    name = task("slow-server", build_spec("models/slow", dataset__uri=f"s3://{BUCKET}/large.csv"))
+    name = task("slow-server", build_spec(None, dataset__uri=f"s3://{BUCKET}/large.csv", dataset__sampleSize=200))
 
     def is_loading() -> bool:
         training = kubectl.status(name).get("training", {})
@@ -201,7 +206,7 @@ def test_killed_at_a_random_step_it_ends_with_the_same_numbers(
         kubectl.wait(each, "Complete", timeout=400)
 
     results, expected = read_results(kubectl, name), read_results(kubectl, reference)
-    assert 0 < results["resumedFromStep"] <= reached + 20
+    assert 0 < results["resumedFromStep"] <= reached + 20, f"killed after step {reached}"
     assert [attempt["number"] for attempt in kubectl.status(name)["attempts"]] == [1, 2]
     for scores in ("evaluation", "validation"):
         for measured in (results, expected):

@@ -43,8 +43,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/faults" in str(item.path):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(1800))
-            if item.get_closest_marker("full") and not is_full():
-                item.add_marker(pytest.mark.skip(reason="takes long: make test-faults"))
 
 
 def is_full() -> bool:

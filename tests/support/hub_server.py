@@ -181,10 +181,10 @@ def _describe(path: str, content: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def serve_hub(certificate: Path | None = None) -> Iterator[Hub]:
-    """Serve a hub while entered; with a certificate, at ``https://``."""
+def serve_hub(certificate: Path | None = None, host: str = "127.0.0.1") -> Iterator[Hub]:
+    """Serve a hub at an address of this machine while entered; with a certificate, at ``https://``."""
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    server = ThreadingHTTPServer((host, 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = False  # server_close waits for the threads
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -192,7 +192,7 @@ def serve_hub(certificate: Path | None = None) -> Iterator[Hub]:
         server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    hub.address = f"{'http' if certificate is None else 'https'}://127.0.0.1:{server.server_port}"
+    hub.address = f"{'http' if certificate is None else 'https'}://{host}:{server.server_port}"
     try:
         yield hub
     finally:

@@ -18,7 +18,7 @@ from support.object_store import Bucket
 from support.ports import free_port
 
 KEY_ID, SECRET, EXPIRED_KEY_ID, REGION = "an-id", "a-secret", "an-expired-id", "us-east-1"
-SLOW_CHUNK, SLOW_SECONDS = 4096, 0.1
+SLOW_CHUNK, SLOW_SECONDS = 2**16, 0.1
 Request = tuple[str, str]  # method and path
 
 

@@ -1,5 +1,6 @@
 """A fake API server, the kubeconfig that names it, and tasks as it shows them."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from support import specs
 from support.fake_api_server import FakeApiServer, Object, make_kubeconfig, serve_fake_api, status
+from support.fake_kubectl import FakeKubectl, prepare_namespace
 from support.results import RESULTS
 from trainingtask_cli.__main__ import app
 
@@ -47,6 +49,16 @@ def cli(kubeconfig: Path) -> Callable[..., Any]:
         return result
 
     return run
+
+
+@pytest.fixture
+def kubectl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeApiServer) -> FakeKubectl:
+    """A kubectl on the PATH, and a namespace in which helper pods may run; the working directory is the test's."""
+    fake = FakeKubectl(tmp_path / "kubectl")
+    monkeypatch.setenv("PATH", f"{fake.folder}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    prepare_namespace(server)
+    return fake
 
 
 def at_time(minutes: float) -> str:

@@ -160,6 +160,12 @@ def test_nothing_changes_when_not_all_arrived(data: Path, target: Path) -> None:
     assert (target / "data" / "train.csv").read_text() == "earlier"
 
 
+def test_a_stream_is_read_to_its_end(data: Path, target: Path) -> None:
+    stream = io.BytesIO(pack(data) + bytes(5_000_000))
+    read_archive(stream, target)
+    assert stream.read() == b""
+
+
 def test_a_folder_is_sent_without_its_own_name(data: Path, target: Path) -> None:
     stream = io.BytesIO()
     send_folder(data, stream)

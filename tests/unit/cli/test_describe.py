@@ -45,6 +45,9 @@ def test_a_failed_task_shows_reason_conditions_and_attempts(make: SimpleNamespac
     assert facts(task)["Data set"] == "support_tickets (data:x.csv)"
     task["spec"]["model"] |= {"checkpoint": "owner/name"}
     assert facts(task)["Model"] == "logistic_regression (owner/name)"
+    task["spec"]["dataset"] = {"name": "table", "uri": "https://host/x.csv?signature=secret"}
+    assert facts(task)["Data set"] == "table (https://host/x.csv)"
+    assert facts(task | {"spec": task["spec"] | {"output": {"uri": "s3://bucket/a"}}})["Output"] == "s3://bucket/a"
     timeline = sections(task)["Conditions"].rows
     assert [row[1:4] for row in timeline] == [
         ("+0s", "Accepted=True", "Accepted"),

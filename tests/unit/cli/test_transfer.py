@@ -5,97 +5,34 @@ import io
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from support.fake_kubectl import FakeKubectl, get_created_pods, get_sentence, list_pods
 from trainingtask_api import names
 from trainingtask_cli import archive
-from trainingtask_cli.helper_pod import ARCHIVE_FILE, CLAIM_DIR
+from trainingtask_cli.helper_pod import CLAIM_DIR
 
 Cli = Callable[..., Any]
-RUNNING = {"phase": "Running", "containerStatuses": [{"name": "helper", "state": {"running": {}}}]}
-
-KUBECTL = """#!{python}
-import json, os, sys
-from pathlib import Path
-folder = Path({folder!r})
-(folder / "arguments.json").write_text(json.dumps(sys.argv[1:]))
-if (folder / "error").exists():
-    code, _, message = (folder / "error").read_text().partition(" ")
-    sys.stderr.write(message)
-    sys.exit(int(code))
-command = sys.argv[sys.argv.index("--") + 1:]
-if command[2:5] == ["-m", "trainingtask_trainer", "download"]:
-    assert command[6] == "/tmp/model"
-elif command[2] == "-m":
-    for line in sys.stdin.read().splitlines():
-        labels = [] if line == "none" else [dict(label=label, probability=1 / len(label)) for label in line.split()]
-        print(json.dumps(dict(text=line, labels=labels)))
-else:
-    places = {{{archive_file!r}: {archive!r}, "/tmp/model": str(folder / "claim" / "tickets")}}
-    mapped = [places.get(part, part.replace({claim!r}, str(folder / "claim"))) for part in command]
-    os.execv({python!r}, [{python!r}, "-I", *mapped[1:]])
-"""
 
 
 @pytest.fixture
-def claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: Any) -> Path:
-    """A prepared namespace with a claim, which a fake kubectl reaches; return the claim's folder."""
-    folder = tmp_path / "kubectl"
-    (folder / "claim").mkdir(parents=True)
-    program = folder / "kubectl"
-    content = KUBECTL.format(
-        python=sys.executable,
-        folder=str(folder),
-        archive_file=ARCHIVE_FILE,
-        archive=archive.__file__,
-        claim=CLAIM_DIR,
-    )
-    program.write_text(content)
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("trainingtask_cli.helper_pod._POLL_SECONDS", 0)
-    server.new_pod_status = RUNNING
-    annotations = {names.TRAINER_IMAGE_ANNOTATION: "registry/trainer:1"}
-    server.objects["serviceaccounts", "trainingtask-trainer"] = {"metadata": {"annotations": annotations}}
-    server.objects["persistentvolumeclaims", "data"] = {"metadata": {"name": "data"}}
-    return folder / "claim"
-
-
-@pytest.fixture
-def trained(server: Any, make: SimpleNamespace, claim: Path) -> Path:
+def trained(server: Any, make: SimpleNamespace, kubectl: FakeKubectl) -> Path:
     """A task whose model is in the claim; return the model's folder."""
     server.add(make.task("tickets", "Succeeded", spec={"output": {"volumeClaim": "models"}}))
-    model = claim / "tickets"
+    model = kubectl.claim / "tickets"
     (model / "nested").mkdir(parents=True)
     (model / names.MODEL_MANIFEST_FILE).write_text("{}")
     (model / "nested" / "weights").write_bytes(os.urandom(3_000_000))
     return model
 
 
-def get_pods(server: Any) -> list[Any]:
-    return [body for body in server.get_bodies("/pods") if body.get("kind") == "Pod"]
-
-
-def get_sentence(result: Any) -> str:
-    """Return the sentence with which a command has failed."""
-    assert result.exit_code == 1, result.stdout
-    assert result.stdout == ""
-    last: str = result.stderr.splitlines()[-1]
-    return last.removeprefix("error: ")
-
-
 class TestUpload:
-    def test_files_and_folders_arrive(self, cli: Cli, server: Any, claim: Path, tmp_path: Path) -> None:
+    def test_files_and_folders_arrive(self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path) -> None:
         (tmp_path / "tickets.csv").write_text("body,topics\n")
         (tmp_path / "parts" / "deep").mkdir(parents=True)
         (tmp_path / "parts" / "deep" / "train.csv").write_text("a")
@@ -106,13 +43,15 @@ class TestUpload:
             "dataset: {volumeClaim: data, path: new/folder/tickets.csv}",
             "dataset: {volumeClaim: data, path: new/folder/parts}",
         ]
-        assert (claim / "new" / "folder" / "tickets.csv").read_text() == "body,topics\n"
-        assert (claim / "new" / "folder" / "parts" / "deep" / "train.csv").read_text() == "a"
+        assert (kubectl.claim / "new" / "folder" / "tickets.csv").read_text() == "body,topics\n"
+        assert (kubectl.claim / "new" / "folder" / "parts" / "deep" / "train.csv").read_text() == "a"
 
-    def test_the_pod_is_restricted_and_deleted(self, cli: Cli, server: Any, claim: Path, tmp_path: Path) -> None:
+    def test_the_pod_is_restricted_and_deleted(
+        self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
+    ) -> None:
         (tmp_path / "a.csv").write_text("a")
         assert cli("upload", "a.csv", "--claim=data").exit_code == 0
-        [pod] = get_pods(server)
+        [pod] = get_created_pods(server)
         spec, [container] = pod["spec"], pod["spec"]["containers"]
         assert pod["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "kubectl-trainingtask"}
         assert (spec["automountServiceAccountToken"], spec["serviceAccountName"]) == (False, "trainingtask-trainer")
@@ -122,25 +61,28 @@ class TestUpload:
         assert container["securityContext"]["readOnlyRootFilesystem"]
         assert spec["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "data", "readOnly": False}
         assert pod["metadata"]["annotations"]["trainingtask.dev/archive"] == Path(archive.__file__).read_text()
-        assert not [key for key in server.objects if key[0] == "pods"]
-        arguments = json.loads((claim.parent / "arguments.json").read_text())
-        assert arguments[:4] == ["--namespace=team-a", "exec", "-i", pod["metadata"]["name"]]
+        assert list_pods(server) == []
+        assert kubectl.arguments[:4] == ["--namespace=team-a", "exec", "-i", pod["metadata"]["name"]]
 
-    def test_the_image_may_be_named(self, cli: Cli, server: Any, claim: Path, tmp_path: Path) -> None:
+    def test_the_image_may_be_named(self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("a")
         server.objects["serviceaccounts", "trainingtask-trainer"]["metadata"].clear()
         assert "name it with --image" in get_sentence(cli("upload", "a.csv", "--claim=data"))
         assert cli("upload", "a.csv", "--claim=data", "--image=mine").exit_code == 0
-        assert get_pods(server)[0]["spec"]["containers"][0]["image"] == "mine"
+        assert get_created_pods(server)[0]["spec"]["containers"][0]["image"] == "mine"
 
-    def test_an_unprepared_namespace_is_refused(self, cli: Cli, server: Any, claim: Path, tmp_path: Path) -> None:
+    def test_an_unprepared_namespace_is_refused(
+        self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
+    ) -> None:
         (tmp_path / "a.csv").write_text("a")
         del server.objects["serviceaccounts", "trainingtask-trainer"]
         sentence = get_sentence(cli("upload", "a.csv", "--claim=data"))
         assert "namespace team-a is not prepared for trainers" in sentence
-        assert get_pods(server) == []
+        assert get_created_pods(server) == []
 
-    def test_a_missing_claim_is_created_on_request(self, cli: Cli, server: Any, claim: Path, tmp_path: Path) -> None:
+    def test_a_missing_claim_is_created_on_request(
+        self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
+    ) -> None:
         (tmp_path / "a.csv").write_text("a")
         sentence = get_sentence(cli("upload", "a.csv", "--claim=new"))
         assert sentence.startswith('persistentvolumeclaims "new" not found in namespace team-a: add --create 5Gi')
@@ -159,7 +101,7 @@ class TestUpload:
         ],
     )
     def test_wrong_files_are_refused_before_a_pod_starts(
-        self, arguments: list[str], sentence: str, cli: Cli, server: Any, claim: Path, tmp_path: Path
+        self, arguments: list[str], sentence: str, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
     ) -> None:
         for name in ("x", "y", "empty"):
             (tmp_path / name).mkdir()
@@ -168,101 +110,48 @@ class TestUpload:
         result = cli("upload", *arguments, "--claim=data")
         assert result.exit_code in (1, 2)
         assert sentence in result.stderr
-        assert get_pods(server) == []
+        assert get_created_pods(server) == []
 
     @pytest.mark.parametrize(
-        ("error", "sentence"),
+        ("code", "error", "sentence"),
         [
-            ("1 a\n[Errno 28] No space left\x1b[31m on device\ncommand terminated with exit code 1\n", "No space left"),
-            ("1 Error from server (Forbidden): you cannot create pods/exec\n", "you cannot create pods/exec: ask who"),
-            ("137 command terminated with exit code 137\n", "ended with exit code 137 (it was killed"),
+            (
+                1,
+                "a\n[Errno 28] No space left\x1b[31m on device\ncommand terminated with exit code 1\n",
+                "No space left",
+            ),
+            (1, "Error from server (Forbidden): you cannot create pods/exec\n", "you cannot create pods/exec: ask who"),
+            (137, "command terminated with exit code 137\n", "ended with exit code 137 (it was killed"),
         ],
     )
     def test_a_failure_in_the_pod_is_told(
-        self, error: str, sentence: str, cli: Cli, server: Any, claim: Path, tmp_path: Path
+        self, code: int, error: str, sentence: str, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
     ) -> None:
         (tmp_path / "large.csv").write_bytes(bytes(3_000_000))
-        (claim.parent / "error").write_text(error)
+        kubectl.fail(code, error)
         told = get_sentence(cli("upload", "large.csv", "--claim=data"))
         assert sentence in told
         assert "\x1b" not in told
-        assert not [key for key in server.objects if key[0] == "pods"]
+        assert list_pods(server) == []
 
-    def test_kubectl_is_needed(self, cli: Cli, claim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_file_that_vanishes_meanwhile_is_named(
+        self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
+    ) -> None:
+        (tmp_path / "parts").mkdir()
+        (tmp_path / "parts" / "a.csv").write_bytes(bytes(3_000_000))
+        last = tmp_path / "parts" / "b.csv"
+        last.touch()
+        server.respond = lambda method, path: last.unlink() if method == "POST" else None
+        assert get_sentence(cli("upload", "parts", "--claim=data")) == f"{last}: No such file or directory"
+        assert list(kubectl.claim.iterdir()) == []
+        assert list_pods(server) == []
+
+    def test_kubectl_is_needed(
+        self, cli: Cli, kubectl: FakeKubectl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         (tmp_path / "a.csv").write_text("a")
         monkeypatch.setenv("PATH", "/nowhere")
         assert get_sentence(cli("upload", "a.csv", "--claim=data")).startswith("kubectl is not on the PATH")
-
-
-class TestWaiting:
-    """A pod that does not start is explained and deleted."""
-
-    @pytest.fixture
-    def upload(self, cli: Cli, claim: Path, tmp_path: Path) -> Callable[[], Any]:
-        (tmp_path / "a.csv").write_text("a")
-        return lambda: cli("upload", "a.csv", "--claim=data", "--timeout=1")
-
-    def test_no_node_has_room(self, upload: Callable[[], Any], server: Any) -> None:
-        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes fit"}
-        server.new_pod_status = {"phase": "Pending", "conditions": [condition]}
-        result = upload()
-        sentence = get_sentence(result)
-        assert "has not started within 1 s. Unschedulable: 0/3 nodes fit (--timeout waits longer" in sentence
-        assert [line for line in result.stderr.splitlines() if line.startswith("waiting for pod")] == [
-            f"waiting for pod {get_pods(server)[0]['metadata']['name']}: Unschedulable: 0/3 nodes fit"
-        ]
-        assert not [key for key in server.objects if key[0] == "pods"]
-
-    def test_another_node_uses_the_claim(self, upload: Callable[[], Any], server: Any) -> None:
-        waiting = {"name": "helper", "state": {"waiting": {"reason": "ContainerCreating"}}}
-        server.new_pod_status = {"phase": "Pending", "containerStatuses": [waiting]}
-        server.events = [
-            {"type": "Warning", "reason": "FailedMount", "message": "older", "lastTimestamp": "2026-05-04T10:00:00Z"},
-            {
-                "type": "Warning",
-                "reason": "FailedAttachVolume",
-                "message": "Volume is already used by pod(s) x",
-                "lastTimestamp": "2026-05-04T10:01:00Z",
-            },
-            {"type": "Normal", "reason": "Scheduled", "message": "n", "lastTimestamp": "2026-05-04T10:02:00Z"},
-        ]
-        assert "FailedAttachVolume: Volume is already used by pod(s) x" in get_sentence(upload())
-
-    def test_an_image_that_cannot_be_pulled(self, upload: Callable[[], Any], server: Any) -> None:
-        waiting = {"name": "helper", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}
-        server.new_pod_status = {"phase": "Pending", "containerStatuses": [waiting]}
-        assert get_sentence(upload()).endswith("cannot start. ImagePullBackOff: no such image")
-
-    def test_a_pod_that_ended(self, upload: Callable[[], Any], server: Any) -> None:
-        server.new_pod_status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
-        assert get_sentence(upload()).endswith("has ended before it was used: The node was low on memory.")
-
-    def test_a_refused_pod(self, upload: Callable[[], Any], server: Any, make: SimpleNamespace) -> None:
-        forbidden = make.status(403, "Forbidden", "pods is forbidden: exceeded quota")
-        server.respond = lambda method, path: (403, forbidden) if method == "POST" else None
-        assert get_sentence(upload()).startswith("pods is forbidden: exceeded quota: ask whoever runs the cluster")
-
-
-def test_ctrl_c_deletes_the_pod(kubeconfig: Path, server: Any, claim: Path, tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text("a")
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no room"}
-    server.new_pod_status = {"phase": "Pending", "conditions": [condition]}
-    # A shell's background processes ignore the signal, and this child would inherit that.
-    foreground = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(
-        [sys.executable, "-m", "trainingtask_cli", "upload", "a.csv", "--claim=data"],
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=foreground,  # noqa: PLW1509 - sets a signal, no more
-    ) as uploading:
-        assert uploading.stderr is not None
-        assert uploading.stderr.readline().startswith("starting pod")
-        assert uploading.stderr.readline().startswith("waiting for pod")
-        uploading.send_signal(signal.SIGINT)
-        uploading.communicate(timeout=30)
-    assert uploading.returncode not in (0, None)
-    assert len(get_pods(server)) == 1
-    assert not [key for key in server.objects if key[0] == "pods"]
 
 
 class TestDownload:
@@ -272,9 +161,15 @@ class TestDownload:
         assert result.stdout == f"2 files of tickets downloaded to {tmp_path / 'tickets'}\n"
         found = tmp_path / "tickets" / "nested" / "weights"
         assert found.read_bytes() == (trained / "nested" / "weights").read_bytes()
-        [pod] = get_pods(server)
+        [pod] = get_created_pods(server)
         assert pod["spec"]["volumes"][-1]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    def test_folders_above_the_new_one_are_created(self, cli: Cli, trained: Path, tmp_path: Path) -> None:
+        assert cli("download", "tickets", "--to=models/of/today").exit_code == 0
+        assert (tmp_path / "models" / "of" / "today" / "nested").is_dir()
+        (tmp_path / "file").touch()
+        assert get_sentence(cli("download", "tickets", "--to=file/model")).startswith(f"{tmp_path / 'file'}: ")
 
     def test_an_earlier_model_is_replaced_with_force_alone(self, cli: Cli, trained: Path, tmp_path: Path) -> None:
         assert cli("download", "tickets", "--to=model").exit_code == 0
@@ -345,14 +240,13 @@ class TestStored:
         assert result.exit_code == 0, result.stderr
         assert (tmp_path / "tickets" / "nested" / "weights").is_file()
 
-    def test_it_predicts_where_it_is(self, cli: Cli, stored: Any, trained: Path) -> None:
+    def test_it_predicts_where_it_is(self, cli: Cli, stored: Any, trained: Path, kubectl: FakeKubectl) -> None:
         assert cli("predict", "tickets", "a").exit_code == 0
-        arguments = json.loads((trained.parents[1] / "arguments.json").read_text())
-        assert arguments[-3:] == ["predict", "s3://bucket/tickets", "--json"]
+        assert kubectl.arguments[-3:] == ["predict", "s3://bucket/tickets", "--json"]
 
     def test_the_pod_has_the_trainers_access_and_none_of_its_labels(self, cli: Cli, server: Any, stored: Any) -> None:
         assert cli("predict", "tickets", "a").exit_code == 0
-        [pod] = get_pods(server)
+        [pod] = get_created_pods(server)
         [container] = pod["spec"]["containers"]
         assert container["image"] == "registry/trainer:7"
         assert container["env"] == [
@@ -366,19 +260,18 @@ class TestStored:
         assert pod["metadata"]["labels"] == labels
 
     def test_a_hub_has_an_address_too(
-        self, cli: Cli, server: Any, stored: Any, make: SimpleNamespace, trained: Path
+        self, cli: Cli, server: Any, stored: Any, make: SimpleNamespace, trained: Path, kubectl: FakeKubectl
     ) -> None:
         server.add(make.task("tickets", "Succeeded", spec={"output": {"hub": "me/tickets"}}, jobName="tickets-1"))
         assert cli("predict", "tickets", "a").exit_code == 0
-        arguments = json.loads((trained.parents[1] / "arguments.json").read_text())
-        assert arguments[-2] == "hf://me/tickets"
+        assert kubectl.arguments[-2] == "hf://me/tickets"
 
     @pytest.mark.parametrize("command", [["download", "tickets"], ["predict", "tickets", "a text"]], ids=["get", "ask"])
     def test_without_the_job_there_is_no_access(self, command: list[str], cli: Cli, server: Any, stored: Any) -> None:
         del server.objects["jobs", "tickets-1"]
         sentence = get_sentence(cli(*command))
         assert sentence.startswith('jobs "tickets-1" not found, whose access to s3://bucket/tickets would be used')
-        assert get_pods(server) == []
+        assert get_created_pods(server) == []
 
 
 @pytest.mark.parametrize("command", [["download", "tickets"], ["predict", "tickets", "a text"]], ids=["get", "ask"])
@@ -398,16 +291,16 @@ def test_a_task_without_a_model_is_explained(
     sentence: str,
     cli: Cli,
     server: Any,
-    claim: Path,
+    kubectl: FakeKubectl,
     make: SimpleNamespace,
 ) -> None:
     server.add(make.task("tickets", state, spec={"output": output} if output else {}))
     assert get_sentence(cli(*command)).startswith(sentence)
-    assert get_pods(server) == []
+    assert get_created_pods(server) == []
 
 
 class TestPredict:
-    def test_labels_are_printed_by_text(self, cli: Cli, server: Any, trained: Path) -> None:
+    def test_labels_are_printed_by_text(self, cli: Cli, server: Any, trained: Path, kubectl: FakeKubectl) -> None:
         result = cli("predict", "tickets", "billing access", "none")
         assert result.exit_code == 0, result.stderr
         assert [re.split(" {3,}", line) for line in result.stdout.splitlines()] == [
@@ -415,9 +308,8 @@ class TestPredict:
             ["billing (0.14), access (0.17)", "billing access"],
             ["-", "none"],
         ]
-        arguments = json.loads((trained.parents[1] / "arguments.json").read_text())
-        assert arguments[-2:] == [f"{CLAIM_DIR}/tickets", "--json"]
-        assert "billing access" not in json.dumps(get_pods(server))
+        assert kubectl.arguments[-2:] == [f"{CLAIM_DIR}/tickets", "--json"]
+        assert "billing access" not in json.dumps(get_created_pods(server))
 
     def test_texts_come_from_standard_input_by_line(self, cli: Cli, trained: Path) -> None:
         result = cli("predict", "tickets", "-o", "json", stdin="a bb\n\nccc\r\n")
@@ -434,22 +326,29 @@ class TestPredict:
         rows = list(csv.reader(io.StringIO(cli("predict", "tickets", "a bb", "none", "-o", "csv").stdout)))
         assert rows == [["text", "label", "probability"], ["a bb", "a", "1.0"], ["a bb", "bb", "0.5"]]
 
-    def test_the_tasks_image_and_memory_are_used(
-        self, cli: Cli, server: Any, trained: Path, make: SimpleNamespace
+    def test_the_tasks_image_memory_and_code_are_used(
+        self, cli: Cli, server: Any, trained: Path, make: SimpleNamespace, kubectl: FakeKubectl
     ) -> None:
-        spec = {"output": {"volumeClaim": "models"}, "image": "registry/own:2", "resources": {"memory": "6Gi"}}
+        spec = {
+            "output": {"volumeClaim": "models"},
+            "image": "registry/own:2",
+            "resources": {"memory": "6Gi"},
+            "code": {"configMap": "my-model"},
+        }
         server.add(make.task("tickets", "Succeeded", spec=spec))
         assert cli("predict", "tickets", "a").exit_code == 0
-        [container] = get_pods(server)[0]["spec"]["containers"]
+        [container] = get_created_pods(server)[0]["spec"]["containers"]
         assert container["image"] == "registry/own:2"
         assert container["resources"]["limits"]["memory"] == "6Gi"
+        assert container["volumeMounts"][-1] == {"name": "code", "mountPath": names.CODE_DIR, "readOnly": True}
+        assert kubectl.arguments[-2:] == ["--code-dir", names.CODE_DIR]
 
     def test_no_text_is_a_wrong_call(self, cli: Cli, server: Any, trained: Path) -> None:
         result = cli("predict", "tickets", stdin="\n")
         assert (result.exit_code, result.stdout) == (2, "")
         assert "there are no texts" in result.stderr
-        assert get_pods(server) == []
+        assert get_created_pods(server) == []
 
-    def test_the_trainers_refusal_is_told(self, cli: Cli, trained: Path) -> None:
-        (trained.parents[1] / "error").write_text("64 /mnt/claim/tickets is not a saved model\n")
+    def test_the_trainers_refusal_is_told(self, cli: Cli, trained: Path, kubectl: FakeKubectl) -> None:
+        kubectl.fail(64, "/mnt/claim/tickets is not a saved model\n")
         assert get_sentence(cli("predict", "tickets", "a")) == "/mnt/claim/tickets is not a saved model"

@@ -15,7 +15,7 @@ _TEMPORARY = {HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS, 500, 502
 _LOST = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError)
 
 
-class HubSilentError(Exception):
+class HubSilentError(ConnectionError):
     """The hub gave no usable answer.
 
     Attributes

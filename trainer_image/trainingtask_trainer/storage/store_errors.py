@@ -99,7 +99,7 @@ def _classify(error: Exception, location: Location, name: str, seconds: float) -
             f"{location}: {_quote_path(text)} cannot be the name of a file: no part of it may be empty, '.' or '..', nor "
             "hold control characters",
         )
-    if METADATA_HOSTS[location.scheme] in text and (status is None or status < 500):
+    if any(host in text for host in METADATA_HOSTS.values()) and (status is None or status < 500):
         return location.deny("no credentials were found")
     if isinstance(error, FileNotFoundError) or status == 404:
         if code in _NO_BUCKET_CODES or "NoSuchBucket" in text or not name:

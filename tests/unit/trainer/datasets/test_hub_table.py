@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from datasets import ClassLabel, Features, List, Value
 from datasets import Dataset as Rows
+from huggingface_hub import constants
 
 from support.hub_server import Hub, to_parquet, write_card
 from trainingtask_api.dataset import Dataset
@@ -181,3 +183,13 @@ def test_in_an_outage_the_same_commit_is_read_from_the_cache(hub: Hub, monkeypat
     assert load(revision=first).label_names == ("anger", "joy")
     with pytest.raises(Fault, match=r"could not be reached for dataset.hub 'me/rows' at revision '0000"):
         load(revision="0" * 40)
+
+
+def test_offline_what_the_library_prepared_is_read(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("datasets/me/rows", {"README.md": b"# Rows", "train.parquet": LISTS})
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+    datasets.load_dataset("me/rows")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert load().train.texts == TEXTS
+    with pytest.raises(Fault, match="is not in the cache, and HF_HUB_OFFLINE forbids to ask the hub"):
+        load(config="other")

@@ -1,7 +1,8 @@
 """Where models and checkpoints go: claims, mounted buckets and object stores, the manifest last in all of them."""
 
 import json
-import re
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from trainingtask_api.spec import Output
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
+from trainingtask_trainer.runtime.signals import InterruptHandler
 from trainingtask_trainer.storage import destination as module
-from trainingtask_trainer.storage import saved_model
 from trainingtask_trainer.storage.destination import Destination, create_destination
 
 MANIFEST = "trainingtask.json"
@@ -181,6 +182,22 @@ def test_a_model_is_uploaded_again_until_it_is_stored(
     assert len(pauses) == 3
 
 
+def test_a_model_is_stored_before_a_signal_ends_the_run(
+    gateway: Gateway, bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_the_process_and_renew_the_token(_: float) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        gateway.fault = lambda _: None
+
+    monkeypatch.setattr(module.time, "sleep", stop_the_process_and_renew_the_token)
+    gateway.fault = fail("PUT", "weights", 403)
+    with InterruptHandler() as signals:
+        open_bucket(bucket).publish(build(tmp_path / "model", "1"))
+        with pytest.raises(Interrupted, match="SIGTERM"):
+            signals.raise_if_received()
+    assert bucket.read() == {f"team/model/{name}": b"1" for name in EVERY_FILE}
+
+
 @pytest.mark.parametrize(
     ("method", "status", "kind", "reason"),
     [
@@ -272,7 +289,9 @@ def test_a_checkpoint_that_cannot_be_stored_costs_a_warning(
     run = fit(long(), tiny_models, checkpoints=open_bucket(bucket).checkpoints)
     assert_same_numbers(run, whole)
     [warning] = run.fitted.warnings
-    assert warning.startswith("1 checkpoints could not be stored, the last one because output.uri 's3://a-bucket/team/")
+    assert warning.startswith(
+        "1 of the checkpoints could not be stored, the last one because output.uri 's3://a-bucket/team/"
+    )
     assert list_checkpoints(bucket) == {"step-20"}
 
 
@@ -363,30 +382,3 @@ def test_a_task_stores_its_model_in_a_bucket_and_predicts_from_there(
     assert main(["download", uri, str(tmp_path / "copy")]) == 0
     copied = {f"tickets/{path.name}": path.read_bytes() for path in (tmp_path / "copy").iterdir()}
     assert copied == {key: content for key, content in objects.items() if key.startswith("tickets/")}
-
-
-@pytest.mark.parametrize(
-    ("keys", "sentence"),
-    [
-        ((), r"is not a saved model .*: it holds nothing"),
-        (("data.csv",), r"is not a saved model .*: it holds data.csv"),
-        ((MANIFEST, "a/../../weights"), "cannot be the name of a file"),
-        ((MANIFEST, "a", "b", "c"), "at most 3 files"),
-    ],
-)
-def test_an_address_without_a_saved_model_is_refused(
-    bucket: Bucket,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    keys: tuple[str, ...],
-    sentence: str,
-) -> None:
-    monkeypatch.setattr(saved_model, "_MAX_FILES", 3)
-    bucket.put({f"tickets/{key}": b"{}" for key in keys})
-    assert main(["predict", f"{bucket.uri}/tickets", "a text"]) == 64
-    assert re.search(sentence, capsys.readouterr().err)
-
-
-def test_an_address_of_an_unknown_kind_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", "ftp://host/model?key=secret", "a text"]) == 64
-    assert capsys.readouterr().err.startswith("'ftp://host/model' is no place of a saved model: name a folder, s3://")

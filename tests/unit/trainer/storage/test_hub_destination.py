@@ -14,7 +14,11 @@ from trainingtask_api.spec import Output
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
+from trainingtask_trainer.storage import destination as destination_module
 from trainingtask_trainer.storage.destination import Destination, create_destination
+
+# Of huggingface_hub itself, when it uploads a large file.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
 TOKEN = "hf_writer"
 BRANCH = "trainingtask-checkpoints-uid"
@@ -26,6 +30,7 @@ def writable(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Hub:
     hub.writer = TOKEN
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files go by LFS, as to a mirror
+    monkeypatch.setattr(destination_module, "_PUBLISH_SECONDS", 0.0)
     return hub
 
 

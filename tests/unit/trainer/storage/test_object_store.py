@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -289,3 +290,37 @@ def test_http_needs_an_endpoint_that_says_so(bucket: Bucket, monkeypatch: pytest
     monkeypatch.setattr(object_store, "RETRY", {"max_retries": 0})
     with pytest.raises(Fault, match="could not be used"):
         make_store(bucket.uri).list()
+
+
+def test_gcs_is_spoken_to_an_endpoint_of_its_own(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The XML API of GCS is S3's but for signatures, which neither server checks here."""
+    clear_credentials(monkeypatch)
+    monkeypatch.setenv("GOOGLE_BASE_URL", f"http://127.0.0.1:{bucket.port}")
+    monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "a-token")
+    bucket.client.create_bucket(Bucket="gcs")
+    content = os.urandom(object_store._UPLOAD_CHUNK + 1)
+    (tmp_path / "weights").write_bytes(content)
+    (tmp_path / "out").mkdir()
+    store = make_store("gs://gcs/out")
+    store.upload(tmp_path / "weights", "model/weights")
+    store.write("model/manifest.json", b"{}")
+    store.download(store.find(), tmp_path / "out")
+    assert (tmp_path / "out" / "model" / "weights").read_bytes() == content
+    store.delete(["model/weights", "never-there"])
+    assert replace(bucket, name="gcs").read() == {"out/model/manifest.json": b"{}"}
+    with pytest.raises(UserError, match="there is no bucket 'nobucket'"):
+        make_store("gs://nobucket/data").find()
+
+
+def test_stores_are_reached_through_the_proxy_of_the_environment(
+    broken_store: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken_store.answer = lambda _: Answer(body=b"<ListBucketResult/>")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.example.com")
+    monkeypatch.setenv("HTTP_PROXY", broken_store.url)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    assert make_store("s3://bucket").list() == []
+    assert broken_store.requests[0].path.startswith("http://store.example.com/bucket?list-type=2")

@@ -92,7 +92,9 @@ class CheckpointStore:
         """Return the warnings for the results."""
         if not self._failures:
             return []
-        return [f"{len(self._failures)} checkpoints could not be stored, the last one because {self._failures[-1]}"]
+        return [
+            f"{len(self._failures)} of the checkpoints could not be stored, the last one because {self._failures[-1]}"
+        ]
 
     def _put(self, step: int) -> None:
         """Store the written folder under a name that is not taken, by half a checkpoint neither, then remove all others."""
