@@ -373,9 +373,11 @@ def _check_identity(location: Location, check: Callable[[], None]) -> None:
     end = time.monotonic() + _METADATA_SECONDS
     while True:
         try:
-            return socket.create_connection((METADATA_HOSTS[location.scheme], 80), timeout=5).close()
+            socket.create_connection((METADATA_HOSTS[location.scheme], 80), timeout=5).close()
         except OSError as error:
             if time.monotonic() >= end:
                 raise location.deny("no credentials were found") from error
+        else:
+            return
         check()
         time.sleep(_POLL_SECONDS)

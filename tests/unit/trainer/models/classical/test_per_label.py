@@ -5,6 +5,7 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
+from trainingtask_trainer.models.classical import per_label
 from trainingtask_trainer.models.classical.per_label import count_processes, fit_per_label
 
 RANDOM = np.random.default_rng(0)
@@ -41,7 +42,16 @@ def test_no_process_is_left_when_fits_end_early() -> None:
     assert all("resource_tracker" in " ".join(process.cmdline()) for process in alive)
 
 
-def test_processes_are_started_for_long_fits_alone() -> None:
+def test_no_more_processes_are_started_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = sparse.csr_matrix((np.ones(1_000_000), np.zeros(1_000_000), [0, 1_000_000]), shape=(1, 1))
+    monkeypatch.setattr(per_label, "get_resident_bytes", lambda: 1 << 30)
+    for limit, expected in ((None, 16), (8 << 30, 16), (2 << 30, 3), (1 << 30, 1), (1 << 29, 1)):
+        monkeypatch.setattr(per_label, "get_limit_bytes", lambda limit=limit: limit)
+        assert count_processes(many, labels=200, cores=16) == expected
+
+
+def test_processes_are_started_for_long_fits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(per_label, "get_limit_bytes", lambda: None)
     assert count_processes(SPARSE, labels=6, cores=4) == 1
     many = sparse.csr_matrix((np.ones(1_000_000), np.zeros(1_000_000), [0, 1_000_000]), shape=(1, 1))
     assert count_processes(many, labels=20, cores=4) == 1
