@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainingtask_api import names
+from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode
 from trainingtask_trainer.errors import Interrupted, TrainerError, UserError, diagnose
 
@@ -175,8 +177,14 @@ def _predict(options: argparse.Namespace) -> int:
 def _download(options: argparse.Namespace) -> int:
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
+    target: Path = options.folder.absolute()
+    if target.exists():
+        raise UserError(Reason.OUTPUT_OCCUPIED, f"{target} exists already: name a new folder")
     with fetch_model(options.model) as folder:
-        shutil.copytree(folder, options.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        # A copy that is cut off is no folder of that name.
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as partial:
+            shutil.copytree(folder, Path(partial) / "model").rename(target)
     return ExitCode.SUCCESS
 
 

@@ -38,7 +38,7 @@ _PROCESS_BYTES, _BYTES_PER_VALUE = 240 << 20, 24
 def count_processes(features: Any, labels: int, cores: int) -> int:
     """Return in how many processes to fit a linear model per label: 1 where more would save no time, or need too much memory."""
     is_sparse = sparse.issparse(features)
-    values = features.nnz if is_sparse else features.size
+    values: int = features.nnz if is_sparse else features.size
     if values * labels * _SECONDS_PER_VALUE[is_sparse] < _MIN_SECONDS:
         return 1
     limit, resident = get_limit_bytes(), get_resident_bytes()
