@@ -32,6 +32,7 @@ _CODE = re.compile(r"<Code>(\w{1,60})</Code>")
 _SYSTEM_ERROR = re.compile(r'(?:message|error): "([^"\\\n]{1,120})"')
 _CERTIFICATE_ERROR = re.compile(r"InvalidCertificate\(\s*(\w+)")
 _RETRIED_STATUS = (408, 409, 429)
+_SLOW_UPLOAD_CODE = "RequestTimeout"  # S3 answers it with 400
 _NO_BUCKET_CODES = ("NoSuchBucket", "ContainerNotFound")
 _REGION_CODES = ("AuthorizationHeaderMalformed", "PermanentRedirect", "IllegalLocationConstraintException")
 
@@ -112,7 +113,8 @@ def _classify(error: Exception, location: Location, name: str, seconds: float) -
             location.reasons.denied,
             f"{location}: bucket '{location.bucket}' is in another region: pass its region as AWS_REGION through spec.env",
         )
-    is_refused = status is not None and 400 <= status < 500 and status not in _RETRIED_STATUS
+    is_temporary = status in _RETRIED_STATUS or code == _SLOW_UPLOAD_CODE
+    is_refused = status is not None and 400 <= status < 500 and not is_temporary
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or is_refused:
         return location.deny(answer)
     cause = answer if status is not None else _describe_connection_error(text)

@@ -188,6 +188,12 @@ def test_failing_servers_are_faults_after_retries(code: tuple[int, str], broken_
         assert len(broken_store.requests) == 4
 
 
+def test_an_upload_that_was_too_slow_is_a_fault(broken_store: HttpServer) -> None:
+    broken_store.answer = lambda _: xml_error(400, "RequestTimeout")
+    with pytest.raises(Fault, match=r"the server answers 400 RequestTimeout"):
+        make_store("s3://bucket/data").write("a", b"")
+
+
 def test_a_server_that_is_back_in_time_is_no_fault(broken_store: HttpServer) -> None:
     broken_store.answer = lambda _: (
         Answer(503)
