@@ -7,6 +7,8 @@ from typing import Any
 import httpx2
 import huggingface_hub
 
+from trainingtask_trainer.storage.retry_after import parse_retry_after
+
 MAX_WAIT = 300.0
 """Seconds for which a request is repeated."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -58,21 +60,17 @@ class PatientClient(httpx2.Client):
                 last = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             else:
                 if response.status_code not in _TEMPORARY:
+                    self._has_given_up = False  # the hub is back
                     return response
                 response.close()
                 last = f"HTTP {response.status_code}"
-                wait = _parse_retry_after(response) or pause
+                wait = parse_retry_after(response.headers.get("Retry-After", "").strip()) or pause
             waited = time.monotonic() - begin
             if self._has_given_up or waited + wait > MAX_WAIT:
                 self._has_given_up = True
                 raise HubSilentError(waited, last)
             time.sleep(wait)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-
-def _parse_retry_after(response: httpx2.Response) -> float | None:
-    value = response.headers.get("Retry-After", "").strip()
-    return float(value) if value.isascii() and value.isdigit() else None
 
 
 def install_client() -> None:

@@ -7,8 +7,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -18,6 +16,7 @@ from trainingtask_api.names import ENV_ALLOW_PRIVATE_REDIRECTS
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import SourceObject
 from trainingtask_trainer.errors import Fault, TrainerError, UserError
+from trainingtask_trainer.storage.retry_after import parse_retry_after
 from trainingtask_trainer.storage.scratch import check_free_space, is_file_name
 
 # A server that is away for a minute is survived: it is asked again, after pauses of 0.5 to 10 s, until nothing has come
@@ -197,7 +196,7 @@ class _Download:
             self.written = 0
             raise _RetryableError("the file was changed while it was read")
         if status in _RETRIED_STATUS:
-            raise _RetryableError(f"it answers {status}", _parse_retry_after(response.headers.get("retry-after", "")))
+            raise _RetryableError(f"it answers {status}", parse_retry_after(response.headers.get("retry-after", "")))
         raise self._refuse(status)
 
     def _refuse(self, status: int) -> TrainerError:
@@ -218,16 +217,6 @@ def _resolve(host: str) -> set[str]:
         return {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
         return set()
-
-
-def _parse_retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After header, which has a number or a date; None when it has neither."""
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (TypeError, ValueError):
-        return None
 
 
 def _describe(error: Exception) -> str:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import huggingface_hub
@@ -92,6 +94,27 @@ def test_an_outage_without_a_cache_is_a_fault_that_tells_the_wait(hub: Hub, paus
         download()
     assert caught.value.reason == "HubUnavailable"
     assert len(pauses) == before
+
+
+def test_a_hub_that_came_back_is_waited_for_again(hub: Hub, pauses: list[float]) -> None:
+    repository = hub.add("models/someone/model", WEIGHTS)
+    hub.outage = 503
+    with pytest.raises(Fault):
+        resolve_revision(MODEL, "main")
+    hub.outage = None
+    assert resolve_revision(MODEL, "main") == repository.main
+    pauses.clear()
+    hub.troubles = [(503, {})]
+    assert resolve_revision(MODEL, "main") == repository.main
+    assert pauses == [1]
+
+
+def test_a_date_is_waited_for_as_well(hub: Hub, pauses: list[float]) -> None:
+    repository = hub.add("models/someone/model", WEIGHTS)
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=10), usegmt=True)
+    hub.troubles = [(429, {"Retry-After": date})]
+    assert resolve_revision(MODEL, "main") == repository.main
+    assert pauses == [pytest.approx(10, abs=2)]
 
 
 def test_a_wait_beyond_the_limit_is_not_begun(hub: Hub, pauses: list[float]) -> None:
