@@ -3,6 +3,7 @@
 Both ends run this module. The helper pod has nothing but its source, which may import the standard library alone.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -42,7 +43,7 @@ def find_files(paths: Iterable[Path]) -> dict[str, Path]:
     Raises
     ------
     OSError
-        When a path does not exist or a folder cannot be listed.
+        When a path does not exist, a folder cannot be listed, or has a link to another folder in it.
     """
     found: dict[str, Path] = {}
     for path in paths:
@@ -50,7 +51,11 @@ def find_files(paths: Iterable[Path]) -> dict[str, Path]:
             path.stat()
             found[path.name] = path
             continue
-        for folder, _, files in os.walk(path, onerror=_raise):
+        for folder, folders, files in os.walk(path, onerror=_raise):
+            if links := [name for name in folders if (Path(folder) / name).is_symlink()]:
+                raise OSError(
+                    errno.ELOOP, "is a link to a folder, which is not followed: remove it", str(Path(folder) / links[0])
+                )
             found |= {(Path(folder) / name).relative_to(path.parent).as_posix(): Path(folder) / name for name in files}
     return dict(sorted(found.items()))
 

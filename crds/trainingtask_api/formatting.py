@@ -61,6 +61,11 @@ def format_size(count: float) -> str:
     return f"{count:.1f} GiB"
 
 
+def remove_query(uri: str) -> str:
+    """Return a uri as messages and records have it: the query of a signed address is a secret."""
+    return uri.partition("?")[0] if uri.startswith("https:") else uri  # in a store it is a part of the name
+
+
 def escape_formula(value: Any) -> Any:
     """Return a CSV cell that spreadsheets show as text: one that begins like a formula gets an apostrophe in front."""
     if not isinstance(value, str):

@@ -3,6 +3,7 @@
 from datetime import datetime
 from typing import Any
 
+from trainingtask_api.formatting import remove_query
 from trainingtask_api.status import Results
 from trainingtask_api.task import TrainingTask
 from trainingtask_history.tables import RunStatus, TrainingRun, run_id
@@ -49,10 +50,20 @@ def build_run(
         start_time=start_time,
         finish_time=finish_time,
         total_time=(finish_time - start_time).total_seconds() if finish_time and start_time else None,
-        spec=task.spec.to_json(),
+        spec=_remove_queries(task.spec.to_json()),
         **(build_result_columns(results) if results else {}),
         **columns,
     )
+
+
+def _remove_queries(spec: dict[str, Any]) -> dict[str, Any]:
+    """Return a spec without what signs its addresses: more people read rows than tasks, and for longer."""
+    return {
+        name: section | {"uri": remove_query(section["uri"])}
+        if isinstance(section, dict) and "uri" in section
+        else section
+        for name, section in spec.items()
+    }
 
 
 def build_result_columns(results: Results) -> dict[str, Any]:

@@ -76,6 +76,13 @@ def test_files_and_folders_arrive_unchanged(data: Path, target: Path, tmp_path: 
     assert sum(counts) == sum(path.stat().st_size for path in [*data.rglob("*.*"), single])
 
 
+def test_a_linked_folder_is_refused_and_not_left_out(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (data / "parts" / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"is a link to a folder, .*'.*/data/parts/linked'"):
+        find_files([data])
+
+
 def test_a_linked_file_is_sent_with_its_content(data: Path, target: Path, tmp_path: Path) -> None:
     (data / "linked.csv").symlink_to(data / "train.csv")
     unpack(pack(data), target)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from typing import Any
 
+from trainingtask_api.formatting import remove_query
 from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Results, Scalar
@@ -42,7 +43,7 @@ def _flatten(prefix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
     elif isinstance(value, list):
         yield prefix, ",".join(map(str, value))
     elif prefix.endswith(".uri"):
-        yield prefix, value.partition("?")[0]  # the query of a signed address is a secret
+        yield prefix, remove_query(value)
     else:
         yield prefix, value
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from trainingtask_api.formatting import remove_query
 from trainingtask_api.model import Model as ModelSpec
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pretrained.families import get_family
 from trainingtask_trainer.storage.archives import CHECKPOINT_FILES, ENDINGS, unpack_checkpoint
-from trainingtask_trainer.storage.downloads import get_downloads, remove_query
+from trainingtask_trainer.storage.downloads import get_downloads
 from trainingtask_trainer.volumes import describe_contents, resolve_path
 
 _UNLIMITED_TOKENS = 1_000_000  # tokenizers without a limit report 10^30

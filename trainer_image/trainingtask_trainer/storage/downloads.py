@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
+from trainingtask_api.formatting import remove_query
 from trainingtask_api.status import MAX_SOURCE_OBJECTS, Source, SourceObject
 from trainingtask_trainer.errors import TrainerError
 from trainingtask_trainer.storage.observer import get_observer
@@ -15,11 +16,6 @@ from trainingtask_trainer.storage.scratch import is_file_name
 
 _REPORT_BYTES = 2**20
 _MAX_TAG_LENGTH = 128
-
-
-def remove_query(uri: str) -> str:
-    """Return a uri as messages and records have it: the query of a signed address is a secret."""
-    return uri.partition("?")[0] if uri.startswith("https:") else uri
 
 
 class Downloads:

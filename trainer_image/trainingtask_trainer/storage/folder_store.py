@@ -155,9 +155,15 @@ def check_is_replaceable(
     Raises
     ------
     UserError
-        When there are files and neither the manifest nor the mark of an unfinished `replace`.
+        When there are files and neither the manifest nor the mark of an unfinished `replace`, or another model's folder.
     """
     names = {entry.name for entry in objects}
+    if nested := sorted(name.removesuffix(manifest) for name in names if name.endswith(f"/{manifest}")):
+        raise UserError(
+            Reason.OUTPUT_OCCUPIED,
+            f"{where} holds the folders of other models, {join_names(nested, limit=10)}: the model would replace them, "
+            "name another folder",
+        )
     foreign = {name for name in names if not _is_state(name)} - set(ignored)
     if foreign and not {manifest, _INCOMPLETE} & names:
         parts = {name.partition("/")[0] + ("/" if "/" in name else "") for name in foreign}

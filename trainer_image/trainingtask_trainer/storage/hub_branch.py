@@ -56,19 +56,20 @@ class HubBranch:
         self._commit("Remove the check", add={}, delete=[_PROBE])
 
     def list(self) -> list[StoredObject]:
-        """Return all files; none when there is no such branch."""
+        """Return all files at the branch's present commit, which is their version; none when there is no such branch."""
         from huggingface_hub.errors import RevisionNotFoundError  # noqa: PLC0415
         from huggingface_hub.hf_api import RepoFile  # noqa: PLC0415
 
         try:
             with self._access("listed") as api:
-                tree = list(api.list_repo_tree(self._repository, recursive=True, revision=self._branch))
+                commit = api.model_info(self._repository, revision=self._branch).sha
+                tree = list(api.list_repo_tree(self._repository, recursive=True, revision=commit))
         except UserError as error:
             if isinstance(error.__cause__, RevisionNotFoundError):
                 return []
             raise
         return [
-            StoredObject(file.path, file.size, etag=file.blob_id, version=None, path=file.path)
+            StoredObject(file.path, file.size, etag=file.blob_id, version=commit, path=file.path)
             for file in tree
             if isinstance(file, RepoFile) and file.path not in _GIT_FILES
         ]
@@ -84,14 +85,14 @@ class HubBranch:
             return (Path(scratch) / name).read_bytes()
 
     def download(self, objects: Sequence[StoredObject], folder: Path) -> None:
-        """Download files into a folder under their names."""
+        """Download files into a folder under their names, of the commit that they were listed at: not of two models."""
         for entry in objects:
             if not is_file_name(entry.name):
                 raise UserError(self._reasons.not_found, f"{self._where}: {entry.name!r} cannot be the name of a file")
         check_free_space(folder, sum(entry.size for entry in objects), self._where)
         with self._access("read") as api:
             for entry in objects:
-                api.hf_hub_download(self._repository, entry.name, revision=self._branch, local_dir=folder)
+                api.hf_hub_download(self._repository, entry.name, revision=entry.version, local_dir=folder)
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes
 
     def replace(self, source: Path, manifest: str, name: str = "") -> None:
@@ -104,9 +105,9 @@ class HubBranch:
 
     def delete(self, manifest: str, name: str = "") -> None:
         """Delete a folder, or the whole branch."""
-        names = [entry.name for entry in self.list()]
         if name:
-            self._commit(f"Remove the {name}", {}, [other for other in names if other.startswith(f"{name}/")])
+            stale = [entry.name for entry in self.list() if entry.name.startswith(f"{name}/")]
+            self._commit(f"Remove the {name}", {}, stale)
         else:
             with self._access("deleted") as api:
                 api.delete_branch(self._repository, branch=self._branch)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -49,6 +50,8 @@ _UPLOAD_CHUNK = 16 * 2**20  # of at most 10,000: files of up to 156 GiB
 _PARALLEL_CHUNKS = 4
 _MAX_OBJECTS = 100_000
 _POLL_SECONDS = 0.25
+_METADATA_SECONDS = 10.0  # GKE's metadata server answers a new pod after some seconds
+_GOOGLE_DEFAULT_FILE = ".config/gcloud/application_default_credentials.json"  # of a laptop, in the home folder
 
 _ENDPOINT_VARIABLES = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
@@ -147,7 +150,7 @@ class ObjectStore:
         self._location = Location(field, uri, reasons)
         self._check = check
         self.key = uri.partition("://")[2].partition("/")[2].rstrip("/")
-        _check_identity(self._location)
+        _check_identity(self._location, check)
         options: ClientConfig = {**TIMEOUTS, "allow_http": _is_http_wanted(self._location.scheme)}
         try:
             self._store = from_url(
@@ -361,11 +364,18 @@ def _is_http_wanted(scheme: str) -> bool:
     return is_emulated or any(endpoint.startswith("http://") for endpoint in endpoints)
 
 
-def _check_identity(location: Location) -> None:
+def _check_identity(location: Location, check: Callable[[], None]) -> None:
     """Refuse a store without credentials, where no metadata service gives the pod any; requests to it would be retried."""
     if any(os.environ.get(name) for name in _IDENTITY_VARIABLES[location.scheme]):
         return
-    try:
-        socket.create_connection((METADATA_HOSTS[location.scheme], 80), timeout=5).close()
-    except OSError as error:
-        raise location.deny("no credentials were found") from error
+    if location.scheme == "gs" and (Path.home() / _GOOGLE_DEFAULT_FILE).is_file():
+        return
+    end = time.monotonic() + _METADATA_SECONDS
+    while True:
+        try:
+            return socket.create_connection((METADATA_HOSTS[location.scheme], 80), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() >= end:
+                raise location.deny("no credentials were found") from error
+        check()
+        time.sleep(_POLL_SECONDS)

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import Final
-from urllib.parse import unquote
 
 import httpx
 
@@ -57,13 +56,19 @@ def download_file(url: str, field: str, folder: Path, on_bytes: Callable[[int, i
         When the server cannot be reached or fails for longer than `RETRY_SECONDS`, or there is not enough space.
     """
     what = f"{field} '{url.partition('?')[0]}'"
-    name = unquote(PurePosixPath(httpx.URL(url).path).name)
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise UserError(
+            Reason.SOURCE_NOT_FOUND, f"{what}: it cannot be an address ({error}): correct its host and port"
+        ) from error
+    name = PurePosixPath(address.path).name
     if not is_file_name(name):
         raise UserError(Reason.SOURCE_NOT_FOUND, f"{what}: its path must end in the name of a file")
     download = _Download(what, folder / name, on_bytes)
     headers = {"Accept-Encoding": "identity"}  # sizes and ranges are those of the file
     with httpx.Client(timeout=_TIMEOUT, headers=headers) as client:
-        download.run(client, httpx.URL(url))
+        download.run(client, address)
     return SourceObject(name=name, size=download.written, etag=(download.etag or "")[:128] or None)
 
 
@@ -94,6 +99,12 @@ class _Download:
             try:
                 self._request(client, url)
                 return
+            except UnicodeError as error:  # an empty or too long part of a host, also of a redirect's
+                raise UserError(
+                    Reason.SOURCE_NOT_FOUND,
+                    f"{self._what}: its host, or the one that it redirects to, cannot be a name of a server: correct the "
+                    "address",
+                ) from error
             except (httpx.TransportError, _RetryableError) as error:
                 if self.written > before:
                     since, pause = time.monotonic(), FIRST_PAUSE
@@ -205,7 +216,7 @@ def _resolve(host: str) -> set[str]:
     """Return the addresses of a host; none when its name is known to the proxy alone, or to nobody."""
     try:
         return {str(entry[4][0]).partition("%")[0] for entry in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, UnicodeError):
         return set()
 
 

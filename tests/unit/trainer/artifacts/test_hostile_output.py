@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import zipfile
@@ -15,7 +16,7 @@ from support.fine_tuning import fit, open_checkpoints, spec, stop_at
 from support.hostile_models import Payload
 from trainingtask_api.spec import Output
 from trainingtask_trainer.errors import Interrupted, UserError
-from trainingtask_trainer.models.transformers.checkpointing import CheckpointStore
+from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST, CheckpointStore
 from trainingtask_trainer.preprocessors.array_cache import MAX_CACHE_BYTES, load_or_compute
 from trainingtask_trainer.storage.destination import create_destination
 
@@ -30,6 +31,9 @@ def test_a_checkpoint_of_pickles_runs_nothing(tiny_models: Path, tmp_path: Path,
     assert replaced
     for path in replaced:
         path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
+    manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
+    manifest["sizes"] |= {path.name: path.stat().st_size for path in replaced}
+    (folder / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
         fit(task, tiny_models, checkpoints=checkpoints)
     assert not marker.exists()

@@ -111,6 +111,16 @@ def test_a_claim_folder_that_is_no_model_is_kept(tmp_path: Path) -> None:
     assert (tmp_path / "team" / "data").is_dir()
 
 
+@pytest.mark.parametrize("has_own", [True, False])
+def test_the_folder_of_other_models_is_kept(tmp_path: Path, has_own: bool) -> None:
+    if has_own:
+        open_destination(tmp_path, volumeClaim="c", subPath="team").publish(build(tmp_path / "new", "1"))
+    open_destination(tmp_path, volumeClaim="c", subPath="team/second").publish(build(tmp_path / "second", "2"))
+    with pytest.raises(UserError, match=r"output.subPath 'team' holds the folders of other models, second/:") as caught:
+        open_destination(tmp_path, volumeClaim="c", subPath="team").check()
+    assert caught.value.reason == Reason.OUTPUT_OCCUPIED
+
+
 def test_a_bucket_gets_the_model_and_keeps_nothing_else(bucket: Bucket, tmp_path: Path) -> None:
     destination = open_bucket(bucket)
     destination.check()

@@ -67,6 +67,18 @@ def test_a_model_is_one_commit_of_a_private_repository(writable: Hub, tmp_path: 
     assert (destination.model_path, destination.model_uri) == (None, "hf://me/tickets")
 
 
+def test_a_model_that_is_replaced_meanwhile_is_read_as_it_was_listed(writable: Hub, tmp_path: Path) -> None:
+    destination = open_repository()
+    destination.check()
+    destination.publish(build(tmp_path / "1", "first"))
+    listed = destination.models.list()
+    destination.publish(build(tmp_path / "2", "second"))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    destination.models.download(listed, copy)
+    assert {path.read_text() for path in copy.iterdir()} == {"first"}
+
+
 def test_a_repository_of_something_else_is_kept(writable: Hub) -> None:
     writable.add("models/me/tickets", {"README.md": b"", "pytorch_model.bin": b""}, token=TOKEN)
     with pytest.raises(UserError, match=r"is no trained model, but holds pytorch_model.bin") as caught:

@@ -1,4 +1,6 @@
+import json
 import os
+import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,13 +247,39 @@ def test_a_check_ends_requests_that_are_retried(broken_store: HttpServer, monkey
         ObjectStore("s3://bucket/data", "dataset.uri", check=interrupt).list()
 
 
+def test_a_metadata_server_that_starts_after_the_pod_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_credentials(monkeypatch)
+    answers = iter([ConnectionRefusedError(), ConnectionRefusedError()])
+
+    def connect(*_: object, **__: object) -> socket.socket:
+        if (error := next(answers, None)) is not None:
+            raise error
+        return socket.socket()
+
+    monkeypatch.setattr(object_store.socket, "create_connection", connect)
+    make_store("s3://bucket/data")
+    assert next(answers, None) is None
+
+
+def test_the_credentials_of_a_laptop_are_no_missing_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clear_credentials(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setitem(object_store.METADATA_HOSTS, "gs", "no-metadata.invalid")
+    file = tmp_path / ".config" / "gcloud" / "application_default_credentials.json"
+    file.parent.mkdir(parents=True)
+    user = {"client_id": "a", "client_secret": "b", "refresh_token": "c", "type": "authorized_user"}
+    file.write_text(json.dumps(user))
+    make_store("gs://bucket/data")
+
+
 @pytest.mark.parametrize("uri", ["s3://bucket/data", "gs://bucket/data", "az://container/data"])
 def test_missing_credentials_are_a_mistake(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     clear_credentials(monkeypatch)
     scheme = uri.partition(":")[0]
     monkeypatch.setitem(object_store.METADATA_HOSTS, scheme, "no-metadata.invalid")
+    monkeypatch.setattr(object_store, "_METADATA_SECONDS", 0.5)
     with pytest.raises(
-        UserError, match=rf"'{uri}': access is refused \(no credentials were found\): pass A|G"
+        UserError, match=rf"'{uri}': access is refused \(no credentials were found\): pass (A|G)"
     ) as raised:
         make_store(uri)
     assert raised.value.reason == Reason.SOURCE_DENIED

@@ -61,6 +61,25 @@ def test_a_url_must_name_a_file(path: str, http_server: HttpServer, tmp_path: Pa
     assert not http_server.requests
 
 
+def test_an_escaped_slash_in_a_name_is_no_folder(http_server: HttpServer, tmp_path: Path) -> None:
+    http_server.answer = lambda _: Answer(body=b"text")
+    assert download(f"{http_server.url}/a%252Fb.csv", tmp_path).name == "a%2Fb.csv"
+
+
+@pytest.mark.parametrize("host", ["host:abc", "[::1", "a..b", "a" * 64 + ".example"])
+def test_a_host_that_cannot_be_one_is_the_users_mistake(host: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="correct") as raised:
+        download(f"https://{host}/rows.csv?token=s3cret", tmp_path)
+    assert raised.value.reason == Reason.SOURCE_NOT_FOUND
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_redirect_to_a_host_that_cannot_be_one_is_refused(http_server: HttpServer, tmp_path: Path) -> None:
+    http_server.answer = lambda _: redirect("http://a..b/rows.csv")
+    with pytest.raises(UserError, match="the one that it redirects to"):
+        download(f"{http_server.url}/rows.csv", tmp_path)
+
+
 @pytest.mark.parametrize("validator", [{"ETag": '"v1"'}, {"Last-Modified": "Wed, 21 Oct 2015 07:28:00 GMT"}])
 def test_a_broken_download_is_resumed(validator: dict[str, str], http_server: HttpServer, tmp_path: Path) -> None:
     def answer(request: Request) -> Answer:

@@ -15,7 +15,7 @@ from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.storage.object_store import StoredObject
 
 CHECKPOINT_MANIFEST: Final = "training.json"
-"""Of a checkpoint: its key and the training's state."""
+"""Of a checkpoint: its key, the sizes of its other files, and the training's state."""
 _NAME = re.compile(r"step-(?P<step>[0-9]{1,18})(?:\.(?P<copy>[0-9]{1,9}))?")  # a step may be stored again
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _MAX_FILES = 100
@@ -61,6 +61,7 @@ class CheckpointStore:
             try:
                 state = self._read_state(name)
                 if state.pop("key") == self._key:
+                    _check_whole(name, files, state.pop("sizes"))
                     return Checkpoint(self._fetch(name, files), state)
             except _UNREADABLE_ERRORS as error:  # other tasks write to the store as well
                 logger.warning("The checkpoint %s is not used: %s: %s", name, type(error).__name__, error)
@@ -76,7 +77,9 @@ class CheckpointStore:
         shutil.rmtree(self._partial, ignore_errors=True)
         self._partial.mkdir()
         yield self._partial
-        (self._partial / CHECKPOINT_MANIFEST).write_text(json.dumps({"key": self._key, **state}), encoding="utf-8")
+        sizes = {file.name: file.stat().st_size for file in self._partial.iterdir()}
+        manifest = {"key": self._key, "sizes": sizes, **state}
+        (self._partial / CHECKPOINT_MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
         try:
             self._put(step)
         except TrainerError as error:
@@ -137,3 +140,17 @@ class CheckpointStore:
             raise ValueError(f"it has {size} bytes, and {free} are free in {self._fetched}")
         self._store.download(files, self._fetched)
         return self._fetched / name
+
+
+def _check_whole(name: str, files: list[StoredObject], sizes: dict[str, int]) -> None:
+    """Refuse a checkpoint of which another process, such as an attempt on a lost node, has deleted or replaced files.
+
+    Raises
+    ------
+    ValueError
+        When a file is missing or has another size than the manifest says.
+    """
+    there = {file.name.removeprefix(f"{name}/"): file.size for file in files}
+    broken = [file for file, size in sizes.items() if there.get(file) != size]
+    if broken:
+        raise ValueError(f"{broken[0]!r} is missing or has another size than it was written with")

@@ -205,6 +205,21 @@ def test_a_half_written_checkpoint_is_never_taken(tmp_path: Path, scratch: Path)
     assert [path.name for path in (tmp_path / "uid").iterdir()] == ["step-9.1"]
 
 
+@pytest.mark.parametrize("left", [None, "1"])
+def test_a_checkpoint_that_lost_a_file_is_not_taken(tmp_path: Path, scratch: Path, left: str | None) -> None:
+    checkpoints = CheckpointStore(open_checkpoints(tmp_path), "key", scratch)
+    store_file(checkpoints, 3, "3")
+    earlier = tmp_path / "step-3"
+    kept = shutil.copytree(earlier, scratch / "kept")
+    store_file(checkpoints, 9, "nine")
+    shutil.copytree(kept, earlier)
+    weights = tmp_path / "step-9" / "weights"  # which an attempt on a node that was lost deletes
+    weights.unlink() if left is None else weights.write_text(left)
+    last = checkpoints.find_last()
+    assert last is not None
+    assert last.state == {"step": 3}
+
+
 def test_a_step_that_is_written_again_is_never_missing(
     tmp_path: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
