@@ -56,8 +56,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
         registry.check_name("preprocessors", wanted)
     model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
-    model = model_class(spec, volumes)
-    preprocessor: Preprocessor = registry.load("preprocessors", preprocessor_name)(spec, volumes)
+    preprocessor_class = registry.load("preprocessors", preprocessor_name)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -67,6 +66,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
         destination.check()
 
     reporter.start_phase(Phase.LOADING)
+    model = model_class(spec, volumes)
+    preprocessor: Preprocessor = preprocessor_class(spec, volumes)
     raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
     reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
     data = prepare_data(raw, spec.dataset)
