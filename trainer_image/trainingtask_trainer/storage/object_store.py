@@ -367,9 +367,9 @@ def _is_http_wanted(scheme: str) -> bool:
 def _check_identity(location: Location, check: Callable[[], None]) -> None:
     """Refuse a store without credentials, where no metadata service gives the pod any; requests to it would be retried."""
     if any(os.environ.get(name) for name in _IDENTITY_VARIABLES[location.scheme]):
-        return None
+        return
     if location.scheme == "gs" and (Path.home() / _GOOGLE_DEFAULT_FILE).is_file():
-        return None
+        return
     end = time.monotonic() + _METADATA_SECONDS
     while True:
         try:
