@@ -47,6 +47,7 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 ENV_FAILURE_COUNT: Final = "TRAININGTASK_FAILURE_COUNT"
 ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
+ENV_STORAGE_LIMIT: Final = "TRAININGTASK_STORAGE_LIMIT"  # bytes of the node's disk that the pod may write
 # "true": a web server may redirect a download to an address of the cluster's own network.
 ENV_ALLOW_PRIVATE_REDIRECTS: Final = "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"
 

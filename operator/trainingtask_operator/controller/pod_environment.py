@@ -59,6 +59,8 @@ def _iterate_own(image: str) -> Iterator[Object]:
     yield _field(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']")
     yield _field(names.ENV_IGNORED_FAILURE_COUNT, f"metadata.annotations['{names.IGNORED_FAILURE_COUNT_ANNOTATION}']")
     yield _variable(names.ENV_IMAGE, image)
+    limit = {"containerName": names.TRAINER_CONTAINER, "resource": "limits.ephemeral-storage"}
+    yield {"name": names.ENV_STORAGE_LIMIT, "valueFrom": {"resourceFieldRef": limit}}
     yield _secret(names.ENV_HISTORY_URL, names.HISTORY_SECRET, names.HISTORY_SECRET_KEY, optional=True)
     yield _variable("HOME", "/tmp")  # noqa: S108
     yield _variable("PYTHONUNBUFFERED", "1")

@@ -51,6 +51,10 @@ def unpack_checkpoint(archive: Path, folder: Path, what: str, is_wanted: Callabl
         When there is not enough space.
     """
     with _translate_errors(what), _open_members(archive) as members:
+        if len(members) > _MAX_MEMBERS:
+            raise UserError(
+                Reason.MODEL_UNAVAILABLE, f"{what} has more than {_MAX_MEMBERS} files: pack the checkpoint's alone"
+            )
         configs = [member.path.parent for member in members if member.path.name == _MARKER]
         depth = min((len(parent.parts) for parent in configs), default=0)
         top = [parent for parent in configs if len(parent.parts) == depth]
@@ -71,7 +75,7 @@ def _open_members(archive: Path) -> Iterator[list[_Member]]:
     """Yield the regular files of an archive: no folders, links or devices."""
     if archive.name.lower().endswith(".zip"):
         with zipfile.ZipFile(archive) as file:
-            infos = [info for info in file.infolist()[:_MAX_MEMBERS] if not info.is_dir()]
+            infos = [info for info in file.infolist() if not info.is_dir()]
             yield [_Member(PurePosixPath(info.filename), info.file_size, partial(file.open, info)) for info in infos]
         return
     with tarfile.open(archive, "r:gz") as tar:
@@ -79,7 +83,7 @@ def _open_members(archive: Path) -> Iterator[list[_Member]]:
         for info in tar:
             if info.isreg():
                 found.append(_Member(PurePosixPath(info.name), info.size, partial(tar.extractfile, info)))
-            if len(found) > _MAX_MEMBERS:
+            if len(found) > _MAX_MEMBERS:  # the headers of a small archive may unpack to any number
                 break
         yield found
 

@@ -1,5 +1,6 @@
 """A branch of a model repository on the hub as a store of folders, which one commit replaces."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 HUB_SCHEME: Final = "hf"
 MAIN: Final = "main"
-_REFUSALS = (400, 401, 403, 404, 409)
+_REFUSALS = (401, 403, 404)
+_INVALID = (400, 422)
 _PROBE = ".trainingtask/probe"
 _GIT_FILES = {".gitattributes"}  # the hub writes it, and without it large files would be text
 
@@ -135,10 +137,15 @@ class HubBranch:
 
         try:
             yield HfApi()
-        # ValueError: an answer that is none of a hub's; RuntimeError: the library wraps the errors of its upload threads.
-        except (httpx2.HTTPError, HubSilentError, ConnectionError, ValueError, RuntimeError) as error:
-            cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        # JSONDecodeError: an answer that is none of a hub's; RuntimeError: the library wraps the errors of its upload threads.
+        except (httpx2.HTTPError, HubSilentError, ConnectionError, json.JSONDecodeError, RuntimeError) as error:
+            cause = error.__cause__ if isinstance(error, RuntimeError) else error
+            if not isinstance(cause, httpx2.HTTPError | HubSilentError | ConnectionError | json.JSONDecodeError):
+                raise
             status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+            if isinstance(cause, HfHubHTTPError) and status in _INVALID:
+                answer = f"the hub refuses it as it is ({status}: {(cause.server_message or 'no reason given')[:300]})"
+                raise UserError(self._reasons.denied, f"{self._where} cannot be {verb}: {answer}") from cause
             if status in _REFUSALS:
                 raise UserError(
                     self._reasons.denied,

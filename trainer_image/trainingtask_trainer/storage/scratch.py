@@ -5,17 +5,32 @@ import shutil
 from pathlib import Path
 
 from trainingtask_api.formatting import format_size
+from trainingtask_api.names import ENV_STORAGE_LIMIT
 from trainingtask_api.reasons import Reason
-from trainingtask_trainer.errors import Fault
+from trainingtask_trainer.errors import Fault, UserError
 
 
 def check_free_space(folder: Path, needed: int, what: str) -> None:
-    """Raise Fault when the disk of a folder has no room for `needed` bytes; `what` names the download."""
+    """Raise an error when there is no room for `needed` bytes in a folder on the node; `what` names the download.
+
+    Raises
+    ------
+    UserError
+        When it is more than the pod may write, for which the kubelet would evict it.
+    Fault
+        When the disk has less space; another node may have more.
+    """
+    limit = int(os.environ.get(ENV_STORAGE_LIMIT) or needed)
+    if needed > limit:
+        raise UserError(
+            Reason.NO_SPACE_LEFT,
+            f"{what} has {format_size(needed)}, and the pod may write {format_size(limit)}: raise resources.storage",
+        )
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise Fault(
             Reason.NO_SPACE_LEFT,
-            f"{what} has {format_size(needed)}, and {folder} has {format_size(free)} free: raise resources.storage",
+            f"{what} has {format_size(needed)}, and the disk of {folder} has {format_size(free)} free",
         )
 
 

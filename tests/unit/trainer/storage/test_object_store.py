@@ -314,7 +314,7 @@ def test_unusable_credentials_are_not_shown(
 
 def test_a_download_larger_than_the_disk_does_not_start(bucket: Bucket, tmp_path: Path) -> None:
     listed = StoredObject("a", 2**62, None, None, "a")
-    with pytest.raises(Fault, match=r"has 4294967296.0 GiB, and .* free: raise resources.storage") as raised:
+    with pytest.raises(Fault, match=r"has 4294967296.0 GiB, and the disk of .* free") as raised:
         make_store(bucket.uri).download([listed], tmp_path)
     assert raised.value.reason == Reason.NO_SPACE_LEFT
 

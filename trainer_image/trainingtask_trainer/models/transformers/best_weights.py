@@ -28,7 +28,7 @@ class BestWeights:
         if self._file is None:
             self._tensors = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
         else:
-            save_file({name: tensor.cpu() for name, tensor in model.state_dict().items()}, self._file)
+            save_file(_collect_distinct(model), self._file)
             self._is_stored = True
 
     def clear(self) -> None:
@@ -55,4 +55,10 @@ class BestWeights:
         if self._tensors is not None:
             model.load_state_dict(self._tensors)
         elif self._file is not None and self._is_stored:
-            model.load_state_dict(load_file(self._file))
+            model.load_state_dict(load_file(self._file), strict=False)  # a tied weight stands there once
+
+
+def _collect_distinct(model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Return the weights by name, of tied ones the first: a safetensors file holds no memory twice."""
+    tensors = {tensor.data_ptr(): (name, tensor) for name, tensor in reversed(model.state_dict().items())}
+    return {name: tensor.cpu().contiguous() for name, tensor in tensors.values()}

@@ -98,6 +98,7 @@ class CheckpointStore:
 
     def _put(self, step: int) -> None:
         """Store the written folder under a name that is not taken, by half a checkpoint neither, then remove all others."""
+        self._delete_incomplete()
         objects = self._store.list()
         taken = {entry.name.partition("/")[0] for entry in objects}
         candidates = [f"step-{step}", *(f"step-{step}.{copy}" for copy in range(1, len(taken) + 1))]
@@ -107,6 +108,14 @@ class CheckpointStore:
                 self._store.delete(CHECKPOINT_MANIFEST, name)
         except TrainerError as error:
             logger.warning("An earlier checkpoint stays until the next one is stored: %s", error.message)
+
+    def _delete_incomplete(self) -> None:
+        """Delete the checkpoints that an attempt did not finish; they would fill the store."""
+        names = {entry.name for entry in self._store.list()}
+        folders = {name.partition("/")[0] for name in names if "/" in name}
+        for folder in sorted(folders):
+            if _NAME.fullmatch(folder) and f"{folder}/{CHECKPOINT_MANIFEST}" not in names:
+                self._store.delete(CHECKPOINT_MANIFEST, folder)
 
     def _list_complete(self) -> dict[str, list[StoredObject]]:
         """Return the files of each complete checkpoint, the last step first."""
