@@ -34,8 +34,11 @@ def test_by_default_no_proxy_hub_or_authority_is_set(settings: Settings) -> None
     variables = variables_of(build_container(settings, {}))
     assert set(variables) == {
         names.ENV_POD_NAME, names.ENV_NODE_NAME, names.ENV_FAILURE_COUNT, names.ENV_IGNORED_FAILURE_COUNT,
-        names.ENV_IMAGE, names.ENV_HISTORY_URL, names.ENV_ALLOW_PRIVATE_REDIRECTS, "HOME", "HF_HOME", "PYTHONUNBUFFERED",
+        names.ENV_IMAGE, names.ENV_STORAGE_LIMIT, names.ENV_HISTORY_URL, names.ENV_ALLOW_PRIVATE_REDIRECTS,
+        "HOME", "HF_HOME", "PYTHONUNBUFFERED",
     }  # fmt: skip
+    limit = {"containerName": names.TRAINER_CONTAINER, "resource": "limits.ephemeral-storage"}
+    assert variables[names.ENV_STORAGE_LIMIT] == {"resourceFieldRef": limit}
     assert variables["HF_HOME"].startswith(variables["HOME"])
 
 
