@@ -1,6 +1,5 @@
 import os
 import platform
-import re
 import subprocess
 import sys
 import time
@@ -47,9 +46,10 @@ for guarded in (False, True):
 """
 
 
-# Many weights, 48 million. The argument is the limit of the group; what is printed is the peak, or why it is refused.
+# Many weights, 12 million. Each of several children joins the group, whose limit is the one that the last of them was
+# refused with; the last but one trains, and the last one trains with twice as much.
 TRAIN_WEIGHTS = """
-import sys, torch
+import os, re, sys, torch
 from pathlib import Path
 from safetensors.torch import save_file
 from transformers import BertConfig, BertForSequenceClassification
@@ -58,34 +58,49 @@ from trainingtask_trainer.models.transformers.best_weights import BestWeights
 from trainingtask_trainer.models.transformers.memory_budget import check_weights_fit, plan_memory
 from trainingtask_trainer.runtime import memory
 
-torch.set_num_threads(1)
-memory.disable_malloc_trim()
-config = BertConfig(hidden_size=512, num_hidden_layers=10, num_attention_heads=8, intermediate_size=2048)
+processes, limit_file, folder, limit = sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4])
+config = BertConfig(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, intermediate_size=1024)
 with torch.device("meta"):
     shapes = {name: tensor.shape for name, tensor in BertForSequenceClassification(config).state_dict().items()}
-folder = Path(sys.argv[2])
-if not (folder / "model.safetensors").exists():
-    save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
-    sys.exit()
-with open(sys.argv[1], "w") as processes:
-    processes.write(str(__import__("os").getpid()))
-try:
-    check_weights_fit(folder, torch.device("cpu"))
-    model = BertForSequenceClassification(config)
-    plan = plan_memory(model, 128)
-except UserError as error:
-    print("refused", error.reason, error.message)
-    sys.exit()
-best = BestWeights(folder if plan.is_best_on_disk else None)
-optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-rows = min(8, plan.max_tokens // 128)
-for _ in range(2):
-    model(input_ids=torch.ones((rows, 128), dtype=torch.long)).logits.sum().backward()
-    optimizer.step()
-    optimizer.zero_grad()
-    best.keep(model)
-best.restore(model)
-print("trained", plan.is_best_on_disk, rows, memory.get_peak_bytes())
+
+def train():
+    torch.set_num_threads(1)
+    memory.disable_malloc_trim()
+    try:
+        check_weights_fit(folder, torch.device("cpu"))
+        model = BertForSequenceClassification(config)
+        plan = plan_memory(model, 128)
+    except UserError as error:
+        return f"refused {error.reason} {error.message}"
+    best = BestWeights(folder if plan.is_best_on_disk else None)
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    rows = min(8, plan.max_tokens // 128)
+    for _ in range(2):
+        model(input_ids=torch.ones((rows, 128), dtype=torch.long)).logits.sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        best.keep(model)
+    best.restore(model)
+    return f"trained {plan.is_best_on_disk} {rows} {memory.get_peak_bytes()}"
+
+def train_in_group(limit):
+    Path(limit_file).write_text(str(limit))
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        Path(processes).write_text(str(os.getpid()))
+        os.write(writer, train().encode())
+        os._exit(0)
+    os.close(writer)
+    answer = os.read(reader, 10_000).decode()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(limit, status, answer, flush=True)
+    return answer
+
+save_file({name: torch.zeros(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+while (answer := train_in_group(limit)).startswith("refused"):
+    limit = int(re.search(r"set resources.memory to '(\\d+)Mi' or more", answer)[1]) << 20
+train_in_group(2 * limit)
 """
 
 
@@ -182,22 +197,22 @@ def test_a_batch_that_would_not_fit_is_split_before_the_kernel_kills(group: Path
 
 
 def test_a_limit_below_the_need_is_refused_with_one_that_is_enough(group: Path, tmp_path: Path) -> None:
-    def train(limit: int) -> list[str]:
-        (group / ("memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes")).write_text(str(limit))
-        command = [sys.executable, "-c", TRAIN_WEIGHTS, str(group / "cgroup.procs"), str(tmp_path)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split(" ", 1)
-
-    train(LIMIT)  # writes the weights
-    # Too little for the weights, for one row beside them, and for the best epoch's copy.
-    limit, needs = 512 << 20, []
-    while (answer := train(limit))[0] == "refused":
-        assert answer[1].startswith("InsufficientMemory"), answer
-        needs.append(int(re.search(r"set resources.memory to '(\d+)Mi' or more", answer[1])[1]) << 20)
-        assert limit < needs[-1]
-        limit = needs[-1]
-    assert 1 <= len(needs) <= 2
-    kept_on_disk, rows, peak = answer[1].split()
-    assert kept_on_disk == "True"
+    limit_file = group / ("memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes")
+    command = [
+        sys.executable,
+        "-c",
+        TRAIN_WEIGHTS,
+        *map(str, (group / "cgroup.procs", limit_file, tmp_path, 400 << 20)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    *refusals, trained, trained_with_twice = [line.split(" ", 3) for line in done.stdout.splitlines()]
+    assert 1 <= len(refusals) <= 2, done.stdout
+    assert all(reason.startswith("InsufficientMemory ") for _, _, _, reason in refusals)
+    limits = [int(limit) for limit, *_ in (*refusals, trained)]
+    assert limits == sorted(set(limits))
+    kept_on_disk, rows, peak = trained[3].split()
+    assert kept_on_disk == "True"  # the least that is enough
     assert int(rows) >= 1
-    assert limit * 0.5 < int(peak) < limit
-    assert train(2 * limit)[1].startswith("False 8 ")
+    assert limits[-1] * 0.5 < int(peak) < limits[-1]
+    assert trained_with_twice[1:] == ["0", "trained", trained_with_twice[3]]
+    assert trained_with_twice[3].startswith("False 8 ")
