@@ -23,7 +23,7 @@ Arrays = dict[str, NDArray[Any]]
 logger = logging.getLogger(__name__)
 
 
-def load_or_compute(folder: Path, key: str, compute: Callable[[], Arrays]) -> Arrays:
+def load_or_compute(folder: Path, key: str, names: Iterable[str], compute: Callable[[], Arrays]) -> Arrays:
     """Return what `compute` returns, from an earlier run where there was one.
 
     A damaged entry is computed anew, and a folder that cannot be written is not used, both with a warning.
@@ -34,12 +34,14 @@ def load_or_compute(folder: Path, key: str, compute: Callable[[], Arrays]) -> Ar
         The folder of the cache; it may not exist yet.
     key
         Names everything that the arrays depend on: see `digest`.
+    names
+        Names of the arrays; an entry without one of them, as another release may have written it, is computed anew.
     compute
         Returns arrays without Python objects.
     """
     path = folder / (key + _SUFFIX)
     arrays = _read(path)
-    if arrays is None:
+    if arrays is None or not arrays.keys() >= set(names):
         arrays = compute()
         try:
             _write(path, arrays)

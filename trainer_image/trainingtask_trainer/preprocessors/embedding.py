@@ -67,7 +67,9 @@ class Embedding:
             encoder = _load_encoder(self._folder, self._name, self._device)
             return {"vectors": _compute_vectors(encoder, self._texts.tokenizer, self._texts.transform(texts))}
 
-        vectors: Vectors = load_or_compute(self._cache, compute_key(settings, texts, files), compute)["vectors"]
+        vectors: Vectors = load_or_compute(self._cache, compute_key(settings, texts, files), ("vectors",), compute)[
+            "vectors"
+        ]
         return vectors
 
     def arguments(self) -> dict[str, Scalar]:

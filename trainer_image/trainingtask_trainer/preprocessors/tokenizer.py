@@ -132,7 +132,7 @@ class TextEncoder:
             encoded, lengths = encode(self.tokenizer, texts, self.max_length)
             return {"ids": encoded.ids, "ends": encoded.ends, "lengths": lengths}
 
-        arrays = load_or_compute(self._cache, key, tokenize)
+        arrays = load_or_compute(self._cache, key, ("ids", "ends", "lengths"), tokenize)
         return TokenIds(arrays["ids"], arrays["ends"]), arrays["lengths"]
 
 

@@ -108,7 +108,7 @@ def test_a_forged_cache_entry_is_computed_anew(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, forge: Callable[[Path], object]
 ) -> None:
     forge(tmp_path / "key.npz")
-    assert load_or_compute(tmp_path, "key", lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
+    assert load_or_compute(tmp_path, "key", ("ids",), lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
     assert f"The cache entry {tmp_path / 'key.npz'} is not used" in caplog.text
 
 
@@ -117,9 +117,11 @@ def test_a_cache_entry_of_pickles_runs_nothing(tmp_path: Path, marker: Path) -> 
     np.savez(buffer, ids=np.array([Payload(marker)], dtype=object))
     payload = buffer.getvalue()
     (tmp_path / "key.npz").write_bytes(hashlib.sha256(payload).digest() + payload)
-    assert load_or_compute(tmp_path, "key", lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
+    assert load_or_compute(tmp_path, "key", ("ids",), lambda: {"ids": np.arange(3)})["ids"].tolist() == [0, 1, 2]
     assert not marker.exists()
-    assert load_or_compute(tmp_path, "key", dict)["ids"].tolist() == [0, 1, 2], "the forged entry was replaced"
+    assert load_or_compute(tmp_path, "key", ("ids",), dict)["ids"].tolist() == [0, 1, 2], (
+        "the forged entry was replaced"
+    )
 
 
 @pytest.mark.parametrize(
