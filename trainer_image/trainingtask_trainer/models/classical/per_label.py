@@ -29,8 +29,8 @@ Matrix = NDArray[np.float64]
 
 # A linear model's fit takes about 0.3 microseconds per stored value of a sparse matrix, a tenth of it in a dense one.
 _SECONDS_PER_VALUE = {True: 3e-7, False: 3e-8}
-# Processes take three to five seconds to start and to import scikit-learn.
-_MIN_SECONDS = 10.0
+# Starting processes that import scikit-learn, and ending them, takes about 8 seconds: with two of them half of a fit of 15.
+_MIN_SECONDS = 20.0
 # Of its own a process has scikit-learn and a solver's copy of the features: measured 334 MiB for 6 million values.
 _PROCESS_BYTES, _BYTES_PER_VALUE = 240 << 20, 24
 
