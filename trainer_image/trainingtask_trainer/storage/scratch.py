@@ -23,7 +23,7 @@ def check_free_space(folder: Path, needed: int, what: str) -> None:
     limit = int(os.environ.get(ENV_STORAGE_LIMIT) or 0)  # 0 as well: of a node that does not measure its disk
     if 0 < limit < needed:
         raise UserError(
-            Reason.NO_SPACE_LEFT,
+            Reason.STORAGE_EXCEEDED,
             f"{what} has {format_size(needed)}, and the pod may write {format_size(limit)}: raise resources.storage",
         )
     free = shutil.disk_usage(folder).free

@@ -15,4 +15,4 @@ def test_more_than_the_pod_may_write_is_the_tasks_mistake(tmp_path: Path, monkey
     check_free_space(tmp_path, 10 << 20, "dataset.uri 's3://bucket/a.csv'")
     with pytest.raises(UserError, match=r"has 11 MiB, and the pod may write 10 MiB: raise resources.storage") as raised:
         check_free_space(tmp_path, 11 << 20, "dataset.uri 's3://bucket/a.csv'")
-    assert raised.value.reason == Reason.NO_SPACE_LEFT
+    assert raised.value.reason == Reason.STORAGE_EXCEEDED
