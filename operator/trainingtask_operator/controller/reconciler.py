@@ -97,7 +97,7 @@ class Reconciler:
         with logs.log_context(uid=task.metadata.uid, attempt=attempts[-1].number if attempts else None):
             try:
                 if task.status is not None and task.status.finished_at is not None:
-                    return await self._reconcile_finished(task, observed.job, attempts)
+                    return await self._reconcile_finished(task, observed, attempts)
                 result = await self._reconcile_task(task, observed, attempts)
                 await self._write_status(result)
             except TaskGoneError:
@@ -169,9 +169,11 @@ class Reconciler:
         return Result(task, attempts, build(task, attempts, self._clock()))
 
     async def _reconcile_finished(
-        self, task: TrainingTask, job: Object | None, attempts: list[Attempt]
+        self, task: TrainingTask, observed: Observed, attempts: list[Attempt]
     ) -> timedelta | None:
         """Record a finished task, then delete its Job or hand it to the TTL controller."""
+        job = observed.job
+        attempts = await self._refresh_last_attempt(task, observed, attempts)
         task = await self._restore_report(task, attempts)
         status = task.status or TrainingTaskStatus()
         rows = self._submit_rows(task, status, attempts)

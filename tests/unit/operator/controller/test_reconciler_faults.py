@@ -12,7 +12,11 @@ from support.results import RESULTS
 from trainingtask_api import names
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.controller.reconciler import Reconciler
+from trainingtask_operator.kube_objects import parse_time
 from trainingtask_operator.settings import Settings
+
+
+ENDED = parse_time(terminated(3)["terminated"]["finishedAt"])
 
 
 async def test_a_deleted_job_of_a_trained_task_is_not_created_again(
@@ -231,7 +235,13 @@ async def test_the_end_of_a_trainer_is_read_from_the_live_pods(
     await reconciler.reconcile(*KEY)
     assert get_condition(task, "Failed")["reason"] == "TrainerCrashed"
     assert [record["exitCode"] for record in task["status"]["attempts"]] == [3]
-    assert recorder.rows[-1].error_reason == "TrainerCrashed"
+    row = recorder.rows[-1]
+    assert (row.error_reason, row.finish_time) == ("TrainerCrashed", ENDED)
+    finished = replace(lagging, task=cluster.tasks[KEY])
+    monkeypatch.setattr(cluster, "observe", lambda *_: finished)
+    await reconciler.reconcile(*KEY)
+    row = recorder.rows[-1]
+    assert (row.error_reason, row.finish_time) == ("TrainerCrashed", ENDED), "the watch of pods still lags"
 
 
 async def test_a_job_deleted_with_its_namespace_cancels_the_task(
