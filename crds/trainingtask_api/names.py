@@ -24,6 +24,13 @@ TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it 
 FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-failure-count"
 IGNORED_FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
 
+# JobSet: the kind that trains a task on several nodes, and its one replicated Job. The annotation counts the restarts of
+# the group on each pod; attempt = 1 + restarts.
+JOBSET_API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
+JOBSET_KIND: Final = "JobSet"
+REPLICATED_JOB: Final = "trainer"
+RESTART_COUNT_ANNOTATION: Final = "jobset.sigs.k8s.io/restart-attempt"
+
 # The file by which a folder is known as a trained model.
 MODEL_MANIFEST_FILE: Final = "trainingtask.json"
 
@@ -47,6 +54,10 @@ ENV_IMAGE: Final = "TRAININGTASK_IMAGE"
 ENV_HISTORY_URL: Final = "TRAININGTASK_HISTORY_URL"
 ENV_FAILURE_COUNT: Final = "TRAININGTASK_FAILURE_COUNT"
 ENV_IGNORED_FAILURE_COUNT: Final = "TRAININGTASK_IGNORED_FAILURE_COUNT"
+# Of several nodes: the host name of the pod with index 0, where the processes meet at this port. Kubernetes sets the index.
+ENV_MAIN_ADDRESS: Final = "TRAININGTASK_MAIN_ADDRESS"
+MAIN_PORT: Final = 29500
+ENV_NODE_RANK: Final = "JOB_COMPLETION_INDEX"
 ENV_STORAGE_LIMIT: Final = "TRAININGTASK_STORAGE_LIMIT"  # bytes of the node's disk that the pod may write
 # "true": a web server may redirect a download to an address of the cluster's own network.
 ENV_ALLOW_PRIVATE_REDIRECTS: Final = "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"

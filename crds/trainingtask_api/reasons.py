@@ -27,6 +27,8 @@ class Reason(StrEnum):
     PROFILE_NOT_OFFERED = "ProfileNotOffered"
     NAME_CONFLICT = "NameConflict"
     JOB_REFUSED = "JobRefused"
+    JOBSET_NOT_INSTALLED = "JobSetNotInstalled"
+    CLAIM_NOT_SHARED = "ClaimNotShared"
 
     # Its pod waits.
     WAITING_FOR_QUOTA = "WaitingForQuota"
@@ -52,6 +54,8 @@ class Reason(StrEnum):
     # An attempt ended; the trainer reports why.
     INTERRUPTED = "Interrupted"
     TRAINER_CRASHED = "TrainerCrashed"
+    PEER_LOST = "PeerLost"
+    PEER_UNRESPONSIVE = "PeerUnresponsive"
     INVALID_DATA = "InvalidData"
     INVALID_CODE = "InvalidCode"
     UNKNOWN_NAME = "UnknownName"

@@ -1,6 +1,7 @@
 """The `spec` of a TrainingTask, with each bound and rule beside the field that it constrains."""
 
 import re
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
@@ -22,7 +23,7 @@ from trainingtask_api.fields import (
 )
 from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor
 from trainingtask_api.rules import Contract, Rule
-from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Precision, Training
+from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Loop, Precision, Training
 
 
 class Device(StrEnum):
@@ -71,7 +72,11 @@ class Resources(Contract):
         description="The node's disk for all that is in no volume claim: downloads, an output without a claim, logs; such as '20Gi'. Default: the operator's setting for the device.",
     )
     gpus: Annotated[int, Field(ge=1, le=16)] | None = Field(
-        None, description="Number of GPUs, with device 'gpu' only. Default: 1."
+        None, description="Number of GPUs of each node, with device 'gpu' only; a process trains on each. Default: 1."
+    )
+    nodes: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None,
+        description="Number of nodes that train together; each has the cpu, memory, storage and gpus given here. More than one needs JobSet in the cluster. Default: 1.",
     )
     profile: ObjectName | None = Field(
         None,
@@ -224,6 +229,25 @@ def _refuse_unread_by_default(field: str) -> Rule:
     )
 
 
+def _refuse_unused_processes(field: str, condition: str, is_given: Callable[[Resources], bool]) -> Rule:
+    """Return the rule that a classical model is not given what neither it nor its preprocessor uses."""
+    return Rule(
+        f"!has(self.resources) || !({condition}) || !(self.model.name in {to_cel_list(CLASSICAL_MODELS)})"
+        " || (has(self.preprocessor) && has(self.preprocessor.name) && self.preprocessor.name != 'tfidf')",
+        f"resources.{field} is of no use to a classical model with 'tfidf': remove it, or set preprocessor.name to 'embedding'",
+        lambda spec: (
+            spec.resources is None
+            or not is_given(spec.resources)
+            or spec.model.name not in CLASSICAL_MODELS
+            or (spec.preprocessor is not None and spec.preprocessor.name not in (None, "tfidf"))
+        ),
+    )
+
+
+_HAS_NODES = "has(self.resources.nodes) && self.resources.nodes > 1"
+_HAS_PEERS = f"(has(self.resources.gpus) && self.resources.gpus > 1) || ({_HAS_NODES})"
+
+
 def _describe_models(models: tuple[str, ...]) -> str:
     """Return models as a part of a sentence, the families of transformers in one word."""
     if models == TRANSFORMER_FAMILIES:
@@ -269,11 +293,28 @@ class TrainingTaskSpec(Contract):
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
     )
 
+    @property
+    def node_count(self) -> int:
+        """Nodes that train together."""
+        return (self.resources and self.resources.nodes) or 1
+
+    @property
+    def process_count(self) -> int:
+        """Processes that train together, on all nodes: one for each GPU, or one for each node without GPUs."""
+        return self.node_count * ((self.resources and self.resources.gpus) or 1)
+
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.device == 'gpu' || !has(self.resources) || !has(self.resources.gpus)",
             "resources.gpus needs device 'gpu': set device to 'gpu', or remove resources.gpus",
             lambda spec: spec.device == Device.GPU or spec.resources is None or spec.resources.gpus is None,
+        ),
+        _refuse_unused_processes("gpus", "has(self.resources.gpus)", lambda resources: resources.gpus is not None),
+        _refuse_unused_processes("nodes", _HAS_NODES, lambda resources: (resources.nodes or 1) > 1),
+        Rule(
+            f"!has(self.resources) || !({_HAS_PEERS}) || !has(self.training.loop) || self.training.loop != 'trainer'",
+            "training.loop 'trainer' trains in one process: use 'accelerate' with several GPUs or nodes",
+            lambda spec: spec.process_count == 1 or spec.training.loop != Loop.TRAINER,
         ),
         Rule(
             "self.device == 'gpu' || !has(self.training.precision) || self.training.precision != 'fp16'",

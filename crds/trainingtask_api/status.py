@@ -98,6 +98,11 @@ class Results(Contract):
     )
     tokens_per_second: float | None = Field(None, description="Training tokens per second, padding not counted.")
     peak_memory_bytes: int | None = Field(None, description="Most memory that the trainer held at once.")
+    world_size: int = Field(1, description="Processes that trained together, one per GPU.")
+    scaling_efficiency: float | None = Field(
+        None,
+        description="Share of the processes' time that went into their own rows, from 0 to 1; in the rest they exchanged gradients and waited for each other.",
+    )
     resumed_from_step: int | None = Field(
         None, description="Optimiser step of the checkpoint that training went on from."
     )

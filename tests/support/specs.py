@@ -50,6 +50,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "claim-checkpoint": changed(TRANSFORMER, model__volumeClaim="models", model__checkpoint="."),
     "nested-checkpoint": changed(TRANSFORMER, model__volumeClaim="models", model__checkpoint="bert/v2..old"),
     "gpu": changed(TRANSFORMER, device="gpu", resources={"gpus": 2, "cpu": 4, "memory": "16Gi"}),
+    "nodes": changed(TRANSFORMER, device="gpu", resources={"gpus": 8, "nodes": 64}),
+    "nodes-without-gpus": changed(TRANSFORMER, resources={"nodes": 2}, training={"loop": "accelerate"}),
+    "one-node": changed(CLASSICAL, resources={"nodes": 1}),
+    "gpus-for-embeddings": changed(
+        CLASSICAL, device="gpu", resources={"gpus": 2, "nodes": 2}, preprocessor={"name": "embedding"}
+    ),
     "cpu-quantities": changed(CLASSICAL, resources={"cpu": "500m", "memory": "512Mi", "storage": "500Mi"}),
     "cpu-fraction": changed(CLASSICAL, resources={"cpu": "1.5"}),
     "all-training": changed(TRANSFORMER, training={"epochs": 1000, "batchSize": 1, "learningRate": 1, "weightDecay": 0, "seed": 4294967295}),
@@ -174,6 +180,21 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "threshold-high": (changed(CLASSICAL, evaluation__threshold=1), "threshold"),
     "gpus-on-cpu": (changed(TRANSFORMER, resources={"gpus": 1}), "resources.gpus needs device 'gpu'"),
     "no-gpus": (changed(TRANSFORMER, device="gpu", resources={"gpus": 0}), "gpus"),
+    "no-nodes": (changed(TRANSFORMER, resources={"nodes": 0}), "nodes"),
+    "too-many-nodes": (changed(TRANSFORMER, resources={"nodes": 65}), "nodes"),
+    "gpus-for-tfidf": (changed(CLASSICAL, device="gpu", resources={"gpus": 1}), "resources.gpus is of no use"),
+    "nodes-for-tfidf": (
+        changed(CLASSICAL, resources={"nodes": 2}, preprocessor={"name": "tfidf"}),
+        "resources.nodes is of no use",
+    ),
+    "trainer-loop-on-gpus": (
+        changed(TRANSFORMER, device="gpu", resources={"gpus": 2}, training={"loop": "trainer"}),
+        "training.loop 'trainer' trains in one process",
+    ),
+    "trainer-loop-on-nodes": (
+        changed(TRANSFORMER, resources={"nodes": 2}, training={"loop": "trainer"}),
+        "training.loop 'trainer' trains in one process",
+    ),
     "cpu": (changed(CLASSICAL, resources={"cpu": "two"}), "must be a number of cores"),
     "cpu-zero": (changed(CLASSICAL, resources={"cpu": 0}), "must be a number of cores"),
     "storage-without-unit": (changed(CLASSICAL, resources={"storage": "20"}), "must be a size on disk with a unit"),

@@ -15,6 +15,13 @@ NEXT_STEPS: dict[str, str] = {
     Reason.NAMESPACE_NOT_PREPARED: "Ask the cluster's admin to add it to `trainer.namespaces`.",
     Reason.DEVICE_NOT_OFFERED: "Use another `device`, or ask the admin for `trainer.devices`.",
     Reason.PROFILE_NOT_OFFERED: "Use one that the message lists, or ask the admin for `trainer.profiles`.",
+    Reason.JOBSET_NOT_INSTALLED: (
+        "Ask the cluster's admin to install JobSet (https://jobset.sigs.k8s.io), or create the task without"
+        " `resources.nodes`."
+    ),
+    Reason.CLAIM_NOT_SHARED: (
+        "Use a volume claim with access mode ReadWriteMany, or an address in an object store or on the hub."
+    ),
     Reason.NAME_CONFLICT: "Delete that Job, or create the task anew.",
     Reason.JOB_REFUSED: "Read the message; it is the API server's own.",
     Reason.WAITING_FOR_QUOTA: "Wait; `kubectl get localqueue` shows the queue.",
@@ -49,6 +56,8 @@ NEXT_STEPS: dict[str, str] = {
     Reason.OUTPUT_DENIED: "Pass keys or a token that may write it in `env`, or ask the admin for an identity of the trainers that may.",
     Reason.INVALID_HISTORY: "Correct it.",
     Reason.INTERRUPTED: "None: it is tried again.",
+    Reason.PEER_LOST: "Look at the other pods of the task: one of them ended first.",
+    Reason.PEER_UNRESPONSIVE: "Look at what the named process logged last, and check the network between the nodes.",
     Reason.TRAINER_CRASHED: "Read the log; the history row keeps its last lines.",
     Reason.HUB_UNAVAILABLE: "None, or use a claim.",
     Reason.SOURCE_UNAVAILABLE: "None: it is tried again.",

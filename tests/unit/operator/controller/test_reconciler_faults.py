@@ -15,7 +15,6 @@ from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.kube_objects import parse_time
 from trainingtask_operator.settings import Settings
 
-
 ENDED = parse_time(terminated(3)["terminated"]["finishedAt"])
 
 
