@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of the task, with torch's words for them.
+    """The place of this process among those of the task, in torch's words.
 
     Attributes
     ----------
