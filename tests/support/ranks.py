@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from support.fine_tuning import Run, fit
 from support.ports import free_port
@@ -46,6 +47,7 @@ class Outcome:
     """What one rank has seen."""
 
     losses: list[float]
+    learning_rates: list[float]
     rng_seed: int
     fitted: FitResult | None = None
     probabilities: Any = None
@@ -86,6 +88,7 @@ def _run_rank(rank: int, folder: Path) -> None:
 
 def _train(training: Training, rank: int, models: Path, folder: Path) -> Outcome:
     losses: list[float] = []
+    rates: list[float] = []
     record_step = TrainingSession.record_step
 
     def spy(self: TrainingSession, loss: torch.Tensor, rows: int, tokens: int) -> None:
@@ -102,15 +105,17 @@ def _train(training: Training, rank: int, models: Path, folder: Path) -> Outcome
         if reported and reported == times:
             raise Interrupted("SIGTERM")
 
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
     checkpoints = folder / training.checkpoints if training.checkpoints else None
     TrainingSession.record_step = spy  # type: ignore[method-assign]
     try:
         run: Run = fit(training.spec, models, progress=progress, checkpoints=checkpoints)
     except Interrupted:
-        return Outcome(losses, torch.initial_seed(), interrupted_at=last)
+        return Outcome(losses, rates, torch.initial_seed(), interrupted_at=last)
     finally:
+        hook.remove()
         TrainingSession.record_step = record_step  # type: ignore[method-assign]
-    return Outcome(losses, torch.initial_seed(), run.fitted, run.probabilities, run.weights())
+    return Outcome(losses, rates, torch.initial_seed(), run.fitted, run.probabilities, run.weights())
 
 
 def fork_ranks(path: str) -> int:
