@@ -5,28 +5,37 @@ import time
 from pathlib import Path
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
+from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
+from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import Manifest, write_bundle
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
-from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
+from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
-from trainingtask_trainer.models.base import Model, TrainingRows
+from trainingtask_trainer.models.base import Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.runtime.processes import SINGLE_PROCESS, Processes
 from trainingtask_trainer.storage.destination import create_destination
 from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
 from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
 
 
-def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
-    """Train the task's model and return the results.
+def train(
+    task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes = SINGLE_PROCESS
+) -> Results | None:
+    """Train the task's model and return the results; None in a process that is not rank 0.
+
+    All processes of a task run this. Ranks that have nothing left to do return: rank 0 alone evaluates and publishes,
+    and it alone fits a model that trains in one process on features that all have computed.
 
     Parameters
     ----------
@@ -36,6 +45,8 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         The folders of its volume claims.
     reporter
         Receives phases and steps; reporting the end is up to the caller.
+    processes
+        Which of the task's processes this is.
 
     Raises
     ------
@@ -43,10 +54,10 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         With a sentence for the task's author. Any other exception is a fault, too.
     """
     with observe_downloads(reporter), open_downloads():
-        return _run_phases(task, volumes, reporter)
+        return _run_phases(task, volumes, reporter, processes)
 
 
-def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
+def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes) -> Results | None:
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -57,12 +68,14 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
+    if processes.world_size > 1:
+        _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
         create_destination(spec.output, volumes.output, name, task.metadata.uid or name) if spec.output else None
     )
-    if destination is not None:
+    if destination is not None and processes.is_main:
         destination.check()
 
     reporter.start_phase(Phase.LOADING)
@@ -76,6 +89,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     preprocessor.fit(data.train.texts)
     features = {name: preprocessor.transform(split.texts) for name, split in data.get_splits().items()}
 
+    if not processes.is_main and not is_distributed(model_class):
+        return None
     reporter.start_phase(Phase.TRAINING)
     started = time.perf_counter()
     rows = TrainingRows(
@@ -88,6 +103,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
     started = time.perf_counter()
     test = ScoredRows(data.test.labels, model.predict(features["test"]))
+    if not processes.is_main:
+        return None
     evaluation = evaluate(
         spec.evaluation,
         data.label_names,
@@ -149,6 +166,22 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
             destination.publish(Path(folder))
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _check_distributes(
+    spec: TrainingTaskSpec, model: type[Model], preprocessor: type[Preprocessor], count: int
+) -> None:
+    """Refuse several processes where neither model nor preprocessor uses them."""
+    if spec.training.loop == Loop.TRAINER:
+        raise UserError(
+            Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
+        )
+    if not (is_distributed(model) or is_distributed(preprocessor)):
+        raise UserError(
+            Reason.INVALID_SPEC,
+            f"model.name '{spec.model.name}' trains in one process, and the task has {count}: remove resources.gpus and"
+            f" resources.nodes, or set `is_distributed = True` on {model.__name__} if it trains in several",
+        )
 
 
 def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainingtask_trainer.runtime.shared_folder import enter_first_in_pod
+
 MAX_CACHE_BYTES = 1 << 30
 """Most bytes in a cache folder; the least recently used entries are removed first."""
 _SUFFIX = ".npz"
@@ -40,13 +42,14 @@ def load_or_compute(folder: Path, key: str, names: Iterable[str], compute: Calla
         Returns arrays without Python objects.
     """
     path = folder / (key + _SUFFIX)
-    arrays = _read(path)
-    if arrays is None or not arrays.keys() >= set(names):
-        arrays = compute()
-        try:
-            _write(path, arrays)
-        except OSError as error:
-            logger.warning("Nothing is cached in %s: %s", folder, error)
+    with enter_first_in_pod(key):  # the pod's other processes read what the first has written
+        arrays = _read(path)
+        if arrays is None or not arrays.keys() >= set(names):
+            arrays = compute()
+            try:
+                _write(path, arrays)
+            except OSError as error:
+                logger.warning("Nothing is cached in %s: %s", folder, error)
     return arrays
 
 

@@ -56,6 +56,7 @@ class Transformer:
 
     preprocessor: ClassVar[str] = "tokenizer"
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
+    is_distributed: ClassVar[bool] = True
 
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
         self._settings = Settings.from_spec(spec.training, prepare_torch(spec.device).type == "cuda")
