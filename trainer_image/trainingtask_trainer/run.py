@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure, Phase
-from trainingtask_trainer.errors import Interrupted, TrainerError, WorkerFailedError, diagnose, join_names
+from trainingtask_trainer.errors import Interrupted, TrainerError, WorkerFailedError, diagnose
+from trainingtask_trainer.launcher.failures import name_ranks, record_failure
 from trainingtask_trainer.manifest import read_task
 from trainingtask_trainer.reporting.console import ConsoleSink
 from trainingtask_trainer.reporting.report_file import ReportFile
@@ -23,7 +24,6 @@ from trainingtask_trainer.runtime.cgroup import limit_threads
 from trainingtask_trainer.runtime.processes import Group, Processes, plan_group
 from trainingtask_trainer.runtime.shared_folder import get_shared_folder
 from trainingtask_trainer.runtime.signals import InterruptHandler
-from trainingtask_trainer.runtime.worker_failures import record_failure
 from trainingtask_trainer.volumes import Volumes
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _launch(options: argparse.Namespace, task: "TrainingTask", group: Group, rep
     """Train in several processes; on a failure continue the report of the pod's first process."""
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # the store warns of each connection that ends
     limit_threads(group.local_world_size)  # the workers inherit it
-    from trainingtask_trainer.runtime.launcher import launch  # noqa: PLC0415 - imports torch
+    from trainingtask_trainer.launcher.agent import launch  # noqa: PLC0415 - imports torch
 
     uid = task.metadata.uid or str(uuid.uuid4())
     with tempfile.TemporaryDirectory(prefix="trainingtask-") as name:
@@ -156,10 +156,9 @@ def _end_failed(error: BaseException, processes: Processes, reporter: Reporter) 
 def _name_silent_ranks(failure: Failure, processes: Processes) -> Failure:
     if failure.reason != Reason.PEER_UNRESPONSIVE or not processes.is_worker():
         return failure
-    from trainingtask_trainer.runtime.silent_ranks import find_silent_ranks  # noqa: PLC0415
+    from trainingtask_trainer.launcher.silent_ranks import find_silent_ranks  # noqa: PLC0415
 
     silent = find_silent_ranks(processes)
     if not silent:
         return failure
-    ranks = f"{'rank' if len(silent) == 1 else 'ranks'} {join_names([str(rank) for rank in silent])}"
-    return failure.model_copy(update={"message": f"{failure.message}: {ranks} did not arrive"})
+    return failure.model_copy(update={"message": f"{failure.message}: {name_ranks(silent)} did not arrive"})

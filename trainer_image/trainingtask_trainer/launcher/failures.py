@@ -4,7 +4,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -13,13 +13,14 @@ from pydantic import ValidationError
 from trainingtask_api.names import ENV_POD_NAME
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure, Phase
-from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, Diagnosis
+from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, Diagnosis, join_names
 
 _ENV_ERROR_FILE: Final = "TORCHELASTIC_ERROR_FILE"
 # Torch's agent kills a process that has not ended so many seconds after its SIGTERM: not the cause, but what hung.
 _KILL_SECONDS = 29
 _LAST_WORDS_BYTES = 4096
 _LAST_WORDS_LENGTH = 400
+_NCCL_TIMEOUT = "collective operation timeout"  # in the last words of a process that NCCL's watchdog has ended
 # Failures that others cause, the more telling first.
 _CONSEQUENCES = (Reason.PEER_UNRESPONSIVE, Reason.PEER_LOST, Reason.INTERRUPTED)
 
@@ -74,16 +75,25 @@ def diagnose_workers(
     """
     deaths = [_read_death(rank, failure, logs) for rank, failure in failures.items()]
     agent_kills = min(death.time for death in deaths) + _KILL_SECONDS
-    causes = [death for death in deaths if death.exit_code != -signal.SIGKILL or death.time < agent_kills]
-    first = min(causes, key=lambda death: (_rank_as_cause(death.failure), death.time))
+    hung = [death for death in deaths if death.exit_code == -signal.SIGKILL and death.time >= agent_kills]
+    causes = [
+        (death, _diagnose_death(death, phase, is_out_of_memory=is_out_of_memory))
+        for death in deaths
+        if death not in hung
+    ]
+    first, diagnosis = min(causes, key=lambda cause: (_rank_as_cause(cause[1].failure), cause[0].time))
+    if diagnosis.exit_code != ExitCode.FAULT:
+        return diagnosis  # a mistake in the task is none of a rank
     pod = os.environ.get(ENV_POD_NAME)
-    where = f"rank {first.rank}" + (f" on pod {pod}" if pod else "")
-    if first.failure is None:
-        return _diagnose_silent(first, where, phase, is_out_of_memory=is_out_of_memory)
-    code = ExitCode(first.exit_code) if first.exit_code in set(ExitCode) else ExitCode.FAULT
-    if code == ExitCode.FAULT:
-        return Diagnosis(code, _add_place(first.failure, where))
-    return Diagnosis(code, first.failure)
+    place = f" (rank {first.rank}" + (f" on pod {pod}" if pod else "")
+    if is_consequence(diagnosis.failure) and hung:
+        place += f"; {name_ranks([death.rank for death in hung])} had to be killed"
+    return diagnosis._replace(failure=_append(diagnosis.failure, f"{place})"))
+
+
+def name_ranks(ranks: Sequence[int]) -> str:
+    """Return ranks as part of a sentence."""
+    return f"{'rank' if len(ranks) == 1 else 'ranks'} {join_names([str(rank) for rank in ranks])}"
 
 
 def _read_death(rank: int, failure: ProcessFailure, logs: Path) -> _Death:
@@ -112,18 +122,24 @@ def _read_last_words(log: Path) -> str:
     return words if len(words) <= _LAST_WORDS_LENGTH else f"...{words[-_LAST_WORDS_LENGTH:]}"
 
 
-def _diagnose_silent(death: _Death, where: str, phase: Phase, *, is_out_of_memory: bool) -> Diagnosis:
-    """Return the diagnosis of a process that ended without a record."""
+def _diagnose_death(death: _Death, phase: Phase, *, is_out_of_memory: bool) -> Diagnosis:
+    """Return what a process recorded, or what the end of one says that recorded nothing."""
+    if death.failure is not None:
+        code = ExitCode(death.exit_code) if death.exit_code in set(ExitCode) else ExitCode.FAULT
+        return Diagnosis(code, death.failure)
     reason = Reason.TRAINER_CRASHED
     if death.exit_code == -signal.SIGKILL and is_out_of_memory:
         reason = Reason.OUT_OF_MEMORY
-        why = "was killed because the memory of the pod was full: raise resources.memory, or lower training.batchSize"
+        why = "the memory of the pod was full: raise resources.memory, or lower training.batchSize"
+    elif death.exit_code == -signal.SIGABRT and _NCCL_TIMEOUT in death.last_words:
+        reason = Reason.PEER_UNRESPONSIVE
+        why = "a process that trains with this one did not answer"
     elif death.exit_code < 0:
-        why = f"was killed by signal {-death.exit_code} ({_get_signal_name(-death.exit_code)})"
+        why = f"the process was killed by signal {-death.exit_code} ({_get_signal_name(-death.exit_code)})"
     else:
-        why = f"ended with exit code {death.exit_code}"
+        why = f"the process ended with exit code {death.exit_code}"
     words = f"; its last words: {death.last_words}" if death.last_words else ""
-    return _build_fault(reason, f"{phase.value} failed: {where} {why}{words}", phase)
+    return Diagnosis(ExitCode.FAULT, Failure(reason=reason, message=f"{phase.value} failed: {why}{words}", phase=phase))
 
 
 def _get_signal_name(number: int) -> str:
@@ -133,13 +149,8 @@ def _get_signal_name(number: int) -> str:
         return "unknown"
 
 
-def _add_place(failure: Failure, where: str) -> Failure:
-    place = f" ({where})"
-    return failure.model_copy(update={"message": failure.message[: MAX_MESSAGE_LENGTH - len(place)] + place})
-
-
-def _build_fault(reason: Reason, message: str, phase: Phase) -> Diagnosis:
-    return Diagnosis(ExitCode.FAULT, Failure(reason=reason, message=message[:MAX_MESSAGE_LENGTH], phase=phase))
+def _append(failure: Failure, text: str) -> Failure:
+    return failure.model_copy(update={"message": failure.message[: MAX_MESSAGE_LENGTH - len(text)] + text})
 
 
 def is_consequence(failure: Failure) -> bool:
@@ -147,7 +158,7 @@ def is_consequence(failure: Failure) -> bool:
     return _rank_as_cause(failure) > 0
 
 
-def _rank_as_cause(failure: Failure | None) -> int:
+def _rank_as_cause(failure: Failure) -> int:
     """Return 0 for a failure of its own, else the higher the less it tells."""
     reasons = [str(reason) for reason in _CONSEQUENCES]
-    return reasons.index(failure.reason) + 1 if failure and failure.reason in reasons else 0
+    return reasons.index(failure.reason) + 1 if failure.reason in reasons else 0

@@ -14,12 +14,12 @@ from torch.distributed.launcher.api import LaunchConfig, launch_agent
 from trainingtask_api import names
 from trainingtask_api.status import Phase
 from trainingtask_trainer.errors import Interrupted, WorkerFailedError, diagnose
+from trainingtask_trainer.launcher.failures import diagnose_workers, is_consequence
+from trainingtask_trainer.launcher.node_exchange import NodeExchange
 from trainingtask_trainer.reporting.report_file import ReportFile
 from trainingtask_trainer.runtime.memory import count_oom_kills
-from trainingtask_trainer.runtime.node_exchange import NodeExchange
 from trainingtask_trainer.runtime.processes import Group
 from trainingtask_trainer.runtime.shared_folder import ENV_SHARED_FOLDER
-from trainingtask_trainer.runtime.worker_failures import diagnose_workers, is_consequence
 
 # A pod is killed 60 s after SIGTERM. The workers have 45 of them for a checkpoint; the rest is for the last report.
 _SHUTDOWN_SECONDS = 45
