@@ -2,7 +2,9 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.reasons import Reason
@@ -17,14 +19,16 @@ from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
-from trainingtask_trainer.models.base import Model, TrainingRows, is_distributed
+from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.runtime.process_group import join_process_group, meet_ranks
 from trainingtask_trainer.runtime.processes import SINGLE_PROCESS, Processes
 from trainingtask_trainer.storage.destination import create_destination
 from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
+from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
 
@@ -85,33 +89,27 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
     data = prepare_data(raw, spec.dataset)
 
-    reporter.start_phase(Phase.PREPROCESSING)
-    preprocessor.fit(data.train.texts)
-    features = {name: preprocessor.transform(split.texts) for name, split in data.get_splits().items()}
+    def train_model() -> _Trained:
+        checkpoints = destination.checkpoints if destination else None
+        return _train_model(model, preprocessor, data, features, reporter=reporter, checkpoints=checkpoints)
 
-    if not processes.is_main and not is_distributed(model_class):
-        return None
-    reporter.start_phase(Phase.TRAINING)
-    started = time.perf_counter()
-    rows = TrainingRows(
-        features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
-    )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, destination.checkpoints if destination else None)
-    runtime = time.perf_counter() - started
-
-    reporter.start_phase(Phase.EVALUATING)
-    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
-    started = time.perf_counter()
-    test = ScoredRows(data.test.labels, model.predict(features["test"]))
+    meet_ranks(processes, "loaded")  # downloads may take longer than a collective waits
+    with join_process_group(processes, spec.device):
+        reporter.start_phase(Phase.PREPROCESSING)
+        preprocessor.fit(data.train.texts)
+        features = {name: preprocessor.transform(split.texts) for name, split in data.get_splits().items()}
+        meet_ranks(processes, "preprocessed")
+        trained = train_model() if is_distributed(model_class) else None
     if not processes.is_main:
         return None
+    fitted, runtime, validation, test, test_seconds = trained or train_model()
     evaluation = evaluate(
         spec.evaluation,
         data.label_names,
         train_labels=data.train.labels,
         validation=validation,
         test=test,
-        seconds=time.perf_counter() - started,
+        seconds=test_seconds,
     )
 
     reporter.start_phase(Phase.SAVING)
@@ -128,6 +126,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         best_epoch=fitted.best_epoch,
         tokens_per_second=None if fitted.tokens_seen is None else fitted.tokens_seen / runtime,
         peak_memory_bytes=get_peak_bytes(),
+        world_size=processes.world_size,
+        scaling_efficiency=fitted.scaling_efficiency,
         resumed_from_step=fitted.resumed_from_step,
         data_fingerprint=data.compute_fingerprint(),
         validation_texts_in_train=repeated["validation"],
@@ -166,6 +166,41 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             destination.publish(Path(folder))
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+class _Trained(NamedTuple):
+    """A trained model's results."""
+
+    fitted: FitResult
+    seconds: float
+    validation: ScoredRows
+    test: ScoredRows
+    test_seconds: float
+
+
+def _train_model(
+    model: Model,
+    preprocessor: Preprocessor,
+    data: PreparedData,
+    features: Mapping[str, Any],
+    *,
+    reporter: Reporter,
+    checkpoints: FolderStore | None,
+) -> _Trained:
+    """Fit the model, and predict the validation and the test rows."""
+    reporter.start_phase(Phase.TRAINING)
+    started = time.perf_counter()
+    rows = TrainingRows(
+        features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
+    )
+    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    seconds = time.perf_counter() - started
+
+    reporter.start_phase(Phase.EVALUATING)
+    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
+    started = time.perf_counter()
+    test = ScoredRows(data.test.labels, model.predict(features["test"]))
+    return _Trained(fitted, seconds, validation, test, time.perf_counter() - started)
 
 
 def _check_distributes(

@@ -5,7 +5,6 @@ import logging
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +13,12 @@ from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure, Phase
 from trainingtask_trainer.errors import Interrupted, TrainerError, WorkerFailedError, diagnose
-from trainingtask_trainer.launcher.failures import name_ranks, record_failure
+from trainingtask_trainer.launcher.failures import is_consequence, name_ranks, record_failure
 from trainingtask_trainer.manifest import read_task
 from trainingtask_trainer.reporting.console import ConsoleSink
 from trainingtask_trainer.reporting.report_file import ReportFile
 from trainingtask_trainer.reporting.reporter import Reporter, Sink
+from trainingtask_trainer.reporting.shared_commits import CommitSink, FollowingReporter
 from trainingtask_trainer.reporting.termination import TerminationSink
 from trainingtask_trainer.runtime.cgroup import limit_threads
 from trainingtask_trainer.runtime.processes import Group, Processes, plan_group
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> ExitCode:
     """
     with InterruptHandler() as interrupts:  # the kernel drops a SIGTERM that process 1 does not handle
         processes = Processes.from_environment()
-        reporter = Reporter(list(_create_first_sinks(processes)), _count_attempt(), interrupts)
+        reporter = _create_reporter(processes, interrupts)
         try:
             results = _train_or_launch(options, processes, reporter)
         # The one place that catches everything: each end of a run is reported and has an exit code.
@@ -54,14 +54,15 @@ def run(options: argparse.Namespace) -> ExitCode:
     return ExitCode.SUCCESS
 
 
-def _create_first_sinks(processes: Processes) -> Iterator[Sink]:
-    """Yield the sinks that need no valid task. Other ranks have none: theirs is the progress of rank 0."""
-    if processes.is_main:
-        yield ConsoleSink()
-        yield TerminationSink()
+def _create_reporter(processes: Processes, interrupts: InterruptHandler) -> Reporter:
+    """Return the reporter, with the sinks that need no valid task; the progress of all ranks is that of rank 0."""
     folder = get_shared_folder()
-    if folder is not None and processes.local_rank == 0:
-        yield ReportFile(folder)
+    sinks: list[Sink] = [ReportFile(folder)] if folder is not None and processes.local_rank == 0 else []
+    if not processes.is_main:
+        return FollowingReporter(processes, sinks, _count_attempt(), interrupts)
+    if processes.world_size > 1:
+        sinks.append(CommitSink(processes))
+    return Reporter([*sinks, ConsoleSink(), TerminationSink()], _count_attempt(), interrupts)
 
 
 def _train_or_launch(options: argparse.Namespace, processes: Processes, reporter: Reporter) -> "Results | None":
@@ -142,23 +143,25 @@ def _count_attempt() -> int:
 def _end_failed(error: BaseException, processes: Processes, reporter: Reporter) -> ExitCode:
     """Report the failure, or record it for the launcher, which reports the one that caused the others."""
     exit_code, failure = diagnose(error, reporter.report.phase)
-    if failure.reason in (Reason.PEER_LOST, Reason.PEER_UNRESPONSIVE):
-        failure = _name_silent_ranks(failure, processes)
+    if is_consequence(failure):
+        logger.warning("%s", failure.message)
     elif exit_code == ExitCode.FAULT and not isinstance(error, (TrainerError, WorkerFailedError)):
         logger.error("The trainer failed", exc_info=error)
-    if processes.is_worker():
-        record_failure(failure)
-    if get_shared_folder() is None or not processes.is_worker():
+    if not processes.is_worker():
+        reporter.report_failure(failure, exit_code)
+        return exit_code
+    if failure.reason == Reason.PEER_UNRESPONSIVE:
+        failure = _name_silent_ranks(failure, processes)
+    record_failure(failure)
+    if get_shared_folder() is None:  # started by torchrun, which reports nothing
         reporter.report_failure(failure, exit_code)
     return exit_code
 
 
 def _name_silent_ranks(failure: Failure, processes: Processes) -> Failure:
-    if failure.reason != Reason.PEER_UNRESPONSIVE or not processes.is_worker():
-        return failure
-    from trainingtask_trainer.launcher.silent_ranks import find_silent_ranks  # noqa: PLC0415
+    from trainingtask_trainer.runtime.rank_store import RankStore  # noqa: PLC0415
 
-    silent = find_silent_ranks(processes)
+    silent = RankStore(processes).find_silent_ranks()
     if not silent:
         return failure
     return failure.model_copy(update={"message": f"{failure.message}: {name_ranks(silent)} did not arrive"})

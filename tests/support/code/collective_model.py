@@ -46,7 +46,6 @@ class Collective:
         import torch
         from torch import distributed
 
-        distributed.init_process_group("gloo")
         for step in range(1, STEPS + 1):
             progress(Step(epoch=1, epochs=1, step=step, total_steps=STEPS, rows=step, loss=1.0))
             done = torch.ones(1)
@@ -58,7 +57,6 @@ class Collective:
                 (FOLDER / f"pid-{RANK}.tmp").rename(FOLDER / f"pid-{RANK}")
                 if f"crash {RANK}" == FAULT:
                     raise RuntimeError("wires crossed")
-        distributed.destroy_process_group()
         self._prior = rows.labels.mean(axis=0)
         return FitResult(global_step=STEPS, training_loss=1.0, rows_seen=STEPS)
 

@@ -58,8 +58,8 @@ class FitResult:
 class Model(Protocol):
     """A kind of model, registered under the entry-point group ``trainingtask.models``.
 
-    One that trains over several processes has `is_distributed: ClassVar[bool] = True`: all processes call `fit` and
-    `predict`, and `fit` exchanges gradients through `torch.distributed`. Without it rank 0 alone calls them.
+    One that trains over several processes has `is_distributed: ClassVar[bool] = True`: all ranks call `fit` and
+    `predict`, in the process group of `torch.distributed` that they have joined. Without it rank 0 alone calls them.
     """
 
     preprocessor: ClassVar[str]

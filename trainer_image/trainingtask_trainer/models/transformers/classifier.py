@@ -58,7 +58,6 @@ class Transformer:
     preprocessor: ClassVar[str] = "tokenizer"
     is_distributed: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
-    is_distributed: ClassVar[bool] = True
 
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
         self._processes = Processes.from_environment()
