@@ -11,7 +11,7 @@ import pytest
 
 from support import specs
 from support.addons import install_addons
-from support.groups import Group, kill_worker
+from support.node_pair import Group, kill_worker
 from support.kubectl import Kubectl, eventually
 from support.object_store import Bucket
 from support.s3_server import S3Server

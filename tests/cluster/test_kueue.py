@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from support.addons import QUEUE, create_queue, install_addons
-from support.groups import Group
+from support.node_pair import Group
 from support.kubectl import Kubectl, eventually
 from support.object_store import Bucket
 from support.s3_server import S3Server
