@@ -80,7 +80,7 @@ async def test_an_error_has_the_api_servers_message(text: str, message: str) -> 
 
     async with serving(refuse) as (client, _):
         with pytest.raises(ClusterError, match=message) as error:
-            await client.get_job("n", "j")
+            await client.get_workload("Job", "n", "j")
     assert (error.value.status, error.value.is_rejected, error.value.is_not_found) == (403, True, False)
 
 
@@ -92,7 +92,7 @@ async def test_no_answer_has_status_0() -> None:
 
     async with serving(break_off) as (client, _):
         with pytest.raises(ClusterError, match="does not answer") as error:
-            await client.get_job("n", "j")
+            await client.get_workload("Job", "n", "j")
     assert (error.value.status, error.value.is_rejected) == (0, False)
 
 
@@ -114,10 +114,10 @@ async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch)
         return web.json_response({})
 
     async with serving(record) as (client, token):
-        await client.get_job("n", "j")
+        await client.get_workload("Job", "n", "j")
         token.token = "second"
         monkeypatch.setattr(kubernetes, "LOGIN_REFRESH_SECONDS", -1.0)
-        await client.get_job("n", "j")
+        await client.get_workload("Job", "n", "j")
     assert tokens == ["Bearer first", "Bearer second"]
 
 
@@ -224,7 +224,7 @@ async def test_the_api_server_is_never_asked_through_a_proxy(monkeypatch: pytest
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")  # nobody listens there
     async with serving(answer) as (client, _):
-        assert (await client.get_job("n", "j"))["path"] == "/apis/batch/v1/namespaces/n/jobs/j"
+        assert (await client.get_workload("Job", "n", "j"))["path"] == "/apis/batch/v1/namespaces/n/jobs/j"
 
 
 def test_kopf_reads_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
