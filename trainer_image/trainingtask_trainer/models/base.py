@@ -51,10 +51,16 @@ class FitResult:
     curve: tuple[CurvePoint, ...] = ()
     """Training loss and validation scores by step, for the model card."""
     warnings: tuple[str, ...] = ()
+    scaling_efficiency: float | None = None
+    """Share of the processes' time outside of their exchange, mean over all of them; None for a single process."""
 
 
 class Model(Protocol):
-    """A kind of model, registered under the entry-point group ``trainingtask.models``."""
+    """A kind of model, registered under the entry-point group ``trainingtask.models``.
+
+    One that trains over several processes has `is_distributed: ClassVar[bool] = True`: all ranks call `fit` and
+    `predict`, in the process group of `torch.distributed` that they have joined. Without it rank 0 alone calls them.
+    """
 
     preprocessor: ClassVar[str]
     """The registered preprocessor for tasks that name none."""
@@ -97,3 +103,8 @@ class Model(Protocol):
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
         ...
+
+
+def is_distributed(kind: type) -> bool:
+    """Return whether a model or a preprocessor works over several processes."""
+    return getattr(kind, "is_distributed", False) is True
