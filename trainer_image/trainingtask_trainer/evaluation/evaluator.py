@@ -138,7 +138,7 @@ def _score_label_prior(
     averages: "_Averager", prior: Floats, spec: EvaluationSpec | None, validation: LabelMatrix, truth: LabelMatrix
 ) -> Baseline:
     def same_for_all(rows: LabelMatrix) -> Probabilities:
-        return np.tile(prior, (len(rows), 1))
+        return np.broadcast_to(prior, rows.shape)
 
     chosen = thresholds.choose_thresholds(spec, validation, same_for_all(validation))
     probabilities = same_for_all(truth)
