@@ -41,8 +41,6 @@ def _draw_labels(generator: np.random.Generator, terms: sparse.csr_matrix, label
     announced = (terms @ links).tocsr()
     announced.data = (generator.random(announced.nnz) < 0.9).astype(np.float64)
     truth = announced.astype(np.uint8).toarray()
-    truth[
-        generator.integers(0, len(truth), len(truth) * labels // 1000),
-        generator.integers(0, labels, len(truth) * labels // 1000),
-    ] = 1
+    by_chance = truth.size // 1000
+    truth[generator.integers(0, len(truth), by_chance), generator.integers(0, labels, by_chance)] = 1
     return truth
