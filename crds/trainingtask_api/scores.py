@@ -130,7 +130,9 @@ class EvaluationResult(Contract):
         prior, zero = self.label_prior, self.all_zero
 
         def compare(name: str, model: float | None, field: str, interval: Interval | None = None) -> Comparison:
-            return Comparison(name, model, getattr(prior, field), getattr(zero, field), interval and str(interval))
+            return Comparison(
+                name, model, getattr(prior, field), getattr(zero, field), None if interval is None else str(interval)
+            )
 
         intervals = self.intervals
         return [
