@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
+# Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-reading bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 

@@ -11,8 +11,8 @@ import pytest
 
 from support import specs
 from support.addons import install_addons
-from support.node_pair import Group, kill_worker
 from support.kubectl import Kubectl, eventually
+from support.node_pair import Group, kill_worker
 from support.object_store import Bucket
 from support.s3_server import S3Server
 from support.task_bucket import BUCKET, TABLE, list_folder, name_keys

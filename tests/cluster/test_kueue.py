@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from support.addons import QUEUE, create_queue, install_addons
-from support.node_pair import Group
 from support.kubectl import Kubectl, eventually
+from support.node_pair import Group
 from support.object_store import Bucket
 from support.s3_server import S3Server
 from support.task_bucket import BUCKET, TABLE, name_keys
