@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support.specs import CLASSICAL, changed
 from trainingtask_api import names
@@ -32,7 +33,12 @@ def start(tmp_path: Path, write_task: Callable[..., Path]) -> Iterator[Callable[
             output__volumeClaim="models",
             resources__nodes=nodes,
         )
-        runs.append(Run(tmp_path, log, [str(write_task(spec)), "--processes", str(processes)], environment))
+        task = write_task(spec)
+        if nodes > 1:  # the nodes of a task know each other by its uid
+            content = yaml.safe_load(task.read_text())
+            content["metadata"]["uid"] = "6f1b7f5e-0000-4000-8000-000000000000"
+            task.write_text(yaml.safe_dump(content))
+        runs.append(Run(tmp_path, log, [str(task), "--processes", str(processes)], environment))
         return runs[-1]
 
     yield start_run
