@@ -7,7 +7,7 @@ reports its progress, and without the chain's conversion to a slow matrix format
 
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import joblib  # type: ignore[import-untyped]
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from trainingtask_trainer.models.classical.workers import run_calls
+from trainingtask_trainer.models.classical.workers import move_to_file, run_calls
 from trainingtask_trainer.runtime.import_guard import block_import
 
 with block_import("pandas"):  # scikit-learn imports it for data frames: in each worker 2 seconds and 35 MiB
@@ -42,7 +42,9 @@ def fit_per_label(estimator: Any, features: Any, labels: Labels, *, chain: bool,
     """
     fit = joblib.delayed(_fit)
     calls = (fit(estimator, features, labels, label, chain) for label in range(labels.shape[1]))
-    yield from run_calls(calls, workers)
+    is_shared = workers > 1 and sparse.issparse(features)
+    with move_to_file(features) if is_shared else nullcontext():
+        yield from run_calls(calls, workers)
 
 
 def _fit(estimator: Any, features: Any, labels: Labels, label: int, chain: bool) -> Any:

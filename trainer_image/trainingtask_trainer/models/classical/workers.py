@@ -7,11 +7,15 @@ of a MiB and more over as files that all workers map into memory. The files are 
 
 import tempfile
 import warnings
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import joblib  # type: ignore[import-untyped]
+import numpy as np
 from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
+from scipy.sparse import csr_matrix
 
 from trainingtask_trainer.runtime.memory import get_limit_bytes, get_resident_bytes
 
@@ -66,3 +70,17 @@ def run_calls(calls: Iterable[Call], workers: int) -> Generator[Any]:
         with warnings.catch_warnings(action="ignore"):  # of calls that an interruption makes futile
             results.close()
         get_reusable_executor().shutdown(kill_workers=True)  # they would wait for more work, and keep their memory
+
+
+@contextmanager
+def move_to_file(features: csr_matrix) -> Iterator[None]:
+    """Put the arrays of a sparse matrix into a file that workers map, too: else they are in memory twice.
+
+    The matrix stays usable afterwards: the file has no name then, and ends with the last array.
+    """
+    with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+        for name in ("data", "indices", "indptr"):
+            file = Path(folder, f"{name}.npy")
+            np.save(file, getattr(features, name))
+            setattr(features, name, np.load(file, mmap_mode="c"))
+        yield

@@ -5,9 +5,10 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 
 from trainingtask_trainer.models.classical import workers
-from trainingtask_trainer.models.classical.workers import count_workers, run_calls
+from trainingtask_trainer.models.classical.workers import count_workers, move_to_file, run_calls
 
 GIB = 1 << 30
 
@@ -32,6 +33,18 @@ def test_workers_map_an_array_from_the_scratch_folder(
     assert Path(files[0]).is_relative_to(tmp_path)  # not /dev/shm, which is small in a pod
     assert sums == tuple(factor * float(1 << 18) for factor in range(4))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_features_in_a_file_are_mapped_once_and_outlive_it(
+    describe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    features = csr_matrix(np.arange(6.0).reshape(2, 3))
+    with move_to_file(features):
+        [file] = tmp_path.glob("*/data.npy")
+        assert {found for _, found, _ in run_calls([describe(features.data, 1)] * 2, workers=2)} == {str(file)}
+    assert list(tmp_path.iterdir()) == []
+    assert features.toarray().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_one_worker_is_this_process(describe: Any) -> None:
