@@ -21,7 +21,7 @@ from trainingtask_api.status import ExitCode, Failure, Phase
 
 MAX_MESSAGE_LENGTH = 2048
 _TIMEOUT = re.compile(r"timed?[ -]?out", re.IGNORECASE)
-_BROKEN_CONNECTION = re.compile(r"connection|broken pipe|remote process exited|network error", re.IGNORECASE)
+_BROKEN_CONNECTION = re.compile(r"connect|broken pipe|remote process exited|network error", re.IGNORECASE)
 
 CustomReason = NewType("CustomReason", str)
 """A stable CamelCase reason of an extension, beside those of the project."""
@@ -150,8 +150,7 @@ def _classify_as_peer_failure(error: BaseException) -> tuple[Reason, str] | None
     cause = text.partition("] ")[2].partition(". ")[0] if is_gloo else text
     if _TIMEOUT.search(text):
         return Reason.PEER_UNRESPONSIVE, f"a process that trains with this one did not answer ({cause})"
-    is_backend = is_gloo or isinstance(error, torch.distributed.DistBackendError)  # its errors may be of this process
-    if is_backend and not _BROKEN_CONNECTION.search(text):
+    if not _BROKEN_CONNECTION.search(text):  # an error of this process, such as a port in use
         return None
     return Reason.PEER_LOST, f"the connection to a process that trains with this one broke ({cause})"
 

@@ -149,7 +149,7 @@ def _count_attempt() -> int:
 def _end_failed(error: BaseException, processes: Processes, reporter: Reporter) -> ExitCode:
     """Report the failure, or record it for the launcher, which reports the one that caused the others."""
     exit_code, failure = diagnose(error, reporter.report.phase)
-    if processes.is_worker() and is_consequence(failure):
+    if processes.is_worker() and exit_code == ExitCode.FAULT and is_consequence(failure):
         logger.warning("%s", failure.message)
     elif exit_code == ExitCode.FAULT and not isinstance(error, (TrainerError, WorkerFailedError)):
         logger.error("The trainer failed", exc_info=error)

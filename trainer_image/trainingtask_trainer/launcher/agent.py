@@ -23,6 +23,7 @@ from trainingtask_trainer.runtime.shared_folder import ENV_SHARED_FOLDER
 
 # A pod is killed 60 s after SIGTERM. The workers have 45 of them for a checkpoint; the rest is for the last report.
 _SHUTDOWN_SECONDS = 45
+_RENDEZVOUS_SECONDS = 60
 _POLL_SECONDS = 0.1
 
 
@@ -82,7 +83,8 @@ def _configure(group: Group, run_id: str, logs: Path) -> LaunchConfig:
         {
             "rdzv_backend": "static",
             "rdzv_endpoint": f"{group.main_address}:{names.MAIN_PORT}",
-            "rdzv_configs": {"rank": group.node_rank},
+            # All nodes are there by now, and torch's waiting for them cannot be interrupted.
+            "rdzv_configs": {"rank": group.node_rank, "timeout": _RENDEZVOUS_SECONDS},
         }
         if group.node_count > 1
         else {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}

@@ -9,7 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined] # in no `__all__`
 
-from trainingtask_api.names import MAIN_PORT
+from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, Diagnosis, Fault, Interrupted, join_names
@@ -50,7 +50,7 @@ class NodeExchange:
             _wait_until(deadline, [0])
         store = TCPStore(
             self._group.main_address,
-            MAIN_PORT,
+            names.MAIN_PORT,
             is_master=is_first,
             timeout=_REQUEST_TIMEOUT,
             wait_for_workers=False,
@@ -63,7 +63,9 @@ class NodeExchange:
 
     def _is_first_node_there(self) -> bool:
         try:
-            socket.create_connection((self._group.main_address, MAIN_PORT), _REQUEST_TIMEOUT.total_seconds()).close()
+            socket.create_connection(
+                (self._group.main_address, names.MAIN_PORT), _REQUEST_TIMEOUT.total_seconds()
+            ).close()
         except OSError:
             return False
         return True

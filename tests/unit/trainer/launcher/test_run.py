@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -12,12 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support.specs import CLASSICAL, changed
 from trainingtask_api import names
 
 CODE = Path(__file__).parents[3] / "support" / "code"
 TIMEOUT = 300
+# The port is that of a pod, which has an address of its own.
+COMMAND = """
+import os, sys
+from trainingtask_api import names
+names.MAIN_PORT = int(os.environ.get("PORT", 0))
+from trainingtask_trainer.__main__ import main
+sys.exit(main())
+"""
 MANY_STEPS = "1000000"
 
 
@@ -32,7 +42,12 @@ def start(tmp_path: Path, write_task: Callable[..., Path]) -> Iterator[Callable[
             output__volumeClaim="models",
             resources__nodes=nodes,
         )
-        runs.append(Run(tmp_path, log, [str(write_task(spec)), "--processes", str(processes)], environment))
+        task = write_task(spec)
+        if nodes > 1:  # the nodes of a task know each other by its uid
+            content = yaml.safe_load(task.read_text())
+            content["metadata"]["uid"] = "6f1b7f5e-0000-4000-8000-000000000000"
+            task.write_text(yaml.safe_dump(content))
+        runs.append(Run(tmp_path, log, [str(task), "--processes", str(processes)], environment))
         return runs[-1]
 
     yield start_run
@@ -48,7 +63,7 @@ class Run:
         self._log = folder / log
         with self._log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trainingtask_trainer", "run", *arguments, "--code-dir", str(CODE)],
+                [sys.executable, "-c", COMMAND, "run", *arguments, "--code-dir", str(CODE)],
                 cwd=folder,
                 env=os.environ | {"FOLDER": str(folder)} | environment,
                 stdout=subprocess.DEVNULL,
@@ -159,7 +174,9 @@ def test_sigterm_to_the_launcher_interrupts_all_ranks(start: Start) -> None:
 
 
 def test_all_nodes_end_with_a_users_mistake_on_one(start: Start) -> None:
-    nodes = {names.ENV_MAIN_ADDRESS: "127.0.0.1", "FAULT": "user-error 1"}
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    nodes = {names.ENV_MAIN_ADDRESS: "127.0.0.1", "PORT": port, "FAULT": "user-error 1"}
     second = start("second", nodes=2, processes=1, **nodes, **{names.ENV_NODE_RANK: "1"})
     code, row, log = start("first", nodes=2, processes=1, **nodes, **{names.ENV_NODE_RANK: "0"}).end()
     assert code == 64, log

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from torch.distributed import DistBackendError, DistNetworkError, DistStoreError, TCPStore
 
-from support.specs import TRANSFORMER, changed
+from support.specs import CLASSICAL, TRANSFORMER, changed
 from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Phase, Source
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.errors import Fault, diagnose
+from trainingtask_trainer.errors import Fault, UserError, diagnose
+from trainingtask_trainer.pipeline import train
 from trainingtask_trainer.preprocessors.array_cache import load_or_compute
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.reporting.shared_commits import CommitSink, FollowingReporter
@@ -24,6 +25,7 @@ from trainingtask_trainer.runtime.memory import count_oom_kills
 from trainingtask_trainer.runtime.processes import Group, Processes, plan_group
 from trainingtask_trainer.runtime.rank_store import ENDED_KEY, RankStore
 from trainingtask_trainer.runtime.shared_folder import ENV_SHARED_FOLDER, enter_first_in_pod
+from trainingtask_trainer.volumes import Volumes
 
 RANKS = [Processes(rank, 2, rank, 2) for rank in (0, 1)]
 COMMIT = "c" * 40
@@ -113,6 +115,7 @@ def test_the_others_wait_for_the_pods_first_process(tmp_path: Path, monkeypatch:
         (RuntimeError("[/p/gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to complete"), Reason.PEER_UNRESPONSIVE),
         (RuntimeError("[enforce fail at /p/gloo/pair.cc:446] op.preamble.length <= op.nbytes. 4 vs 2"), Reason.TRAINER_CRASHED),
         (DistNetworkError("Failed to recv, got 0 bytes. Connection was likely closed."), Reason.PEER_LOST),
+        (DistNetworkError("The server socket has failed to listen on any local network address, code: -98, name: EADDRINUSE"), Reason.TRAINER_CRASHED),
         (DistStoreError("wait timeout after 1000ms, keys: /x"), Reason.PEER_UNRESPONSIVE),
         (DistBackendError("NCCL error in: NCCLUtils.hpp:1, remote process exited or there was a network error, NCCL version 2.27"), Reason.PEER_LOST),
         (DistBackendError("NCCL error in: ProcessGroupNCCL.cpp:9, invalid usage, NCCL version 2.27"), Reason.TRAINER_CRASHED),
@@ -173,3 +176,21 @@ def test_kills_for_memory_are_counted(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "memory").mkdir()
     (tmp_path / file).write_text("oom 5\nunder_oom 0\noom_kill 2\n")
     assert count_oom_kills(tmp_path) == 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        (
+            CLASSICAL,
+            "model.name 'logistic_regression' trains in one process, and the task has 2: remove resources.gpus",
+        ),
+        (changed(TRANSFORMER, training={"loop": "trainer"}), "training.loop 'trainer' trains in one process, not in 2"),
+    ],
+)
+def test_processes_that_a_task_cannot_use_are_refused_first(
+    make_task: Callable[..., TrainingTask], volumes: Volumes, spec: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        train(make_task(spec), volumes, Reporter([]), RANKS[1])
+    assert caught.value.message.startswith(sentence)
