@@ -68,7 +68,6 @@ async def test_rows_are_written_and_of_two_versions_the_later_counts(postgres_se
     url = database_url(postgres_server)
     recorder = RunRecorder(url)
     early = make_row()
-    interrupted = TrainingRun(**{**early.model_dump(), "status": "Interrupted"})
     late = TrainingRun(**{**early.model_dump(), "status": "Succeeded", "finish_time": datetime.now(UTC)})
     recorder.submit([early])
     recorder.submit([late])
