@@ -87,11 +87,11 @@ class Cluster:
         )
 
     def get_newest_pod(self, task: Object) -> Object | None:
-        """Return the pod of the latest attempt, None without one."""
+        """Return the pod of the latest attempt, of several nodes that of the first, None without one."""
         request = Request("list", "pods", self.namespace)
         query = {"labelSelector": f"{names.TASK_UID_LABEL}={task['metadata']['uid']}"}
         pods = self._request_json("GET", request, query)["items"]
-        return max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]), default=None)
+        return max(pods, key=_rank_pod, default=None)
 
     def stream_log(self, pod: str, *, follow: bool = False) -> Iterator[bytes]:
         """Yield the trainer's log in chunks."""
@@ -265,3 +265,12 @@ def _load_configuration(kubeconfig: str | None, context: str | None) -> tuple[An
             " another one, `kubectl config get-contexts` lists them)"
         ) from None
     return configuration, loader.current_context["context"].get("namespace")
+
+
+def _rank_pod(pod: Object) -> tuple[int, bool, str]:
+    """Return a sort key: the restarts of its group, 0 without one; whether it is the first node's; its age."""
+    metadata = pod["metadata"]
+    annotations = metadata.get("annotations") or {}
+    restarts = str(annotations.get(names.RESTART_COUNT_ANNOTATION, ""))
+    is_first = annotations.get(names.NODE_RANK_ANNOTATION, "0") == "0"
+    return int(restarts) if restarts.isdecimal() else 0, is_first, str(metadata["creationTimestamp"])

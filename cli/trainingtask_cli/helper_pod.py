@@ -26,7 +26,14 @@ ARCHIVE_FILE = "/etc/trainingtask-cli/archive.py"
 
 _CONTAINER = "helper"
 _ARCHIVE_ANNOTATION = f"{names.GROUP}/archive"
-_TRAINER_LABELS = (f"{names.GROUP}/", "app.kubernetes.io/", "batch.kubernetes.io/", "controller-uid", "job-name")
+_TRAINER_LABELS = (
+    f"{names.GROUP}/",
+    "app.kubernetes.io/",
+    "batch.kubernetes.io/",
+    "jobset.sigs.k8s.io/",
+    "controller-uid",
+    "job-name",
+)
 _TRAINER_VARIABLES = ("TRAININGTASK_", "HOME", "HF_HOME")  # of an attempt, and folders that are not mounted
 _USER = 1000  # the trainer's, which reads and writes the same claims
 _POD_SECURITY_CONTEXT = {

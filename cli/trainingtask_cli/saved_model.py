@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from pydantic import TypeAdapter, ValidationError
 
+from trainingtask_api import names
 from trainingtask_api.fields import RelativePath
 from trainingtask_api.nested import get_path
 from trainingtask_cli.cluster import Cluster
@@ -48,7 +49,7 @@ def find_model(cluster: Cluster, task: Object) -> SavedModel:
         return SavedModel(folder, claim, image, memory, code)
     address = str(output.get("uri") or f"hf://{output.get('hub')}")
     try:
-        job = cluster.get("jobs", parse_status(task).job_name or name)
+        job = cluster.get("jobs", _get_job_name(task))
     except NotFoundError as error:
         raise CommandError(
             f"{error}, whose access to {address} would be used: read it with rights of your own, as by"
@@ -57,6 +58,13 @@ def find_model(cluster: Cluster, task: Object) -> SavedModel:
     template = get_path(job, "spec", "template") or {}
     image = image or get_trainer(template).get("image")
     return SavedModel(address, None, image, memory, code, template)
+
+
+def _get_job_name(task: Object) -> str:
+    """Return the name of the task's Job, of a task on several nodes that of its JobSet's Job."""
+    name = parse_status(task).job_name or str(task["metadata"]["name"])
+    has_nodes = (get_path(get_spec(task), "resources", "nodes") or 1) > 1
+    return f"{name}-{names.REPLICATED_JOB}-0" if has_nodes else name
 
 
 def _get_output(task: Object) -> Object:

@@ -109,6 +109,11 @@ def is_pod_finished(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
 
 
+def is_of_group(pod: Object) -> bool:
+    """Return whether a pod belongs to a JobSet."""
+    return names.RESTART_COUNT_ANNOTATION in (pod["metadata"].get("annotations") or {})
+
+
 def has_ttl(task: Object) -> bool:
     """Return whether a task's Job is to be deleted some time after it has finished."""
     return (task["spec"].get("runPolicy") or {}).get("ttlSecondsAfterFinished") is not None

@@ -19,7 +19,7 @@ OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 WEB = f"{OPERATOR}-web"
 TRAINER = ":trainingtask-trainer"
 # Modules that use the rights; without them unused rights cannot be found.
-USING_MODULES = {"test_faults", "test_life", "test_operations", "test_reasons", "test_web_access"}
+USING_MODULES = {"test_faults", "test_groups", "test_life", "test_operations", "test_reasons", "test_web_access"}
 CLUSTER = "cluster"
 # Granted but unused, or unused where they are granted -> why they stay.
 UNUSED = {
@@ -27,6 +27,7 @@ UNUSED = {
         "a row may be of a namespace that is no longer prepared; all users may read tasks"
     ),
     (OPERATOR, CLUSTER, "batch", "jobs", "get"): "for a task whose namespace is no longer prepared; it may list them",
+    (OPERATOR, CLUSTER, "jobset.x-k8s.io", "jobsets", "get"): "as of Jobs",
     (OPERATOR, NAMESPACE, "batch", "jobs", "delete"): "in a namespace whose deletion waits for a failed pod's Job",
 }
 

@@ -71,11 +71,12 @@ def users(plane: ControlPlane) -> Iterator[Users]:
         run("kubectl", "create", "namespace", NAMESPACE)
         kubectl = Users(NAMESPACE)
         kubectl.apply(CRD)
-        run("kubectl", "wait", "--for=condition=Established", "crd/jobsets.jobset.x-k8s.io")
+        query = "--output=jsonpath={.status.conditions[?(@.status=='True')].type}"
+        eventually("the kind", lambda: "Established" in kubectl("get", "crd", "jobsets.jobset.x-k8s.io", query))
         manifests = render(f"--set=trainer.namespaces={{{NAMESPACE}}}")
         for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
             kubectl.apply(named(manifests, kind, f"{NAME}-task-children"))
-        eventually("the policy holds", lambda: kubectl.create(USER, make_jobset(labels=LABEL)))
+        eventually("the policy holds", lambda: "task-uid is set by" in kubectl.create(USER, make_jobset(labels=LABEL)))
         yield kubectl
 
 

@@ -58,7 +58,7 @@ def _build_members(
 
 
 def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
-    """Return one attempt: times and reporter are those of the pod with index 0, the end is that of the pod that failed first."""
+    """Return one attempt: start and report are those of the pod with index 0, the end is that of the pod that failed first."""
     main = members.get(0) or next(iter(members.values()))
     failed = [member for member in members.values() if member.cause]
     first = min(failed, key=_rank_failure, default=None)
@@ -89,7 +89,6 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
         exit_code=first.exit_code,
         cause=_name_pod(first, first.cause, members.values()),
         counts_as_failure=first.counts_as_failure,
-        termination_report=first.termination_report,
     )
 
 

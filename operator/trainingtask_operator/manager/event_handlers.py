@@ -24,6 +24,7 @@ from trainingtask_operator.kube_objects import (
     has_ttl,
     is_controlled_by,
     is_finished,
+    is_of_group,
     parse_time,
 )
 from trainingtask_operator.malformed_records import skip_malformed
@@ -97,7 +98,8 @@ class EventHandlers:
     @skip_malformed("pod")
     def on_pod_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a pod."""
-        if kind is not None and (body.get("status") or {}).get("phase") == "Running":
+        is_running = (body.get("status") or {}).get("phase") == "Running"
+        if kind is not None and is_running and not is_of_group(body):  # a group runs once its last pod does
             self.gauges.set_pod_running(get_labelled_task_uid(body))
         self._on_child_event(self.cache.pods, kind, body, trim_pod)
 

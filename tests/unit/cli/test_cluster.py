@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from trainingtask_api import names
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.errors import CommandError, TemporaryError
 from trainingtask_cli.parsing import get_state
@@ -169,3 +170,18 @@ def test_in_a_pod_the_service_account_is_used(tmp_path: Path, monkeypatch: pytes
     assert Cluster(namespace="team-d").namespace == "team-d"
     with pytest.raises(CommandError, match="there is no such file"):
         Cluster(context="another")
+
+
+def test_of_several_nodes_the_pod_is_that_of_the_first(cluster: Cluster, server: Any, make: SimpleNamespace) -> None:
+    task = server.add(make.task("a"))
+    for name, second, restarts, index in (("a-0", 1, 1, 0), ("a-1", 9, 1, 1), ("a-0-before", 5, 0, 0)):
+        metadata: dict[str, Any] = {"name": name, "creationTimestamp": f"2026-05-04T10:00:{second:02d}Z"}
+        metadata["labels"] = {names.TASK_UID_LABEL: task["metadata"]["uid"]}
+        metadata["annotations"] = {
+            names.RESTART_COUNT_ANNOTATION: str(restarts),
+            names.NODE_RANK_ANNOTATION: str(index),
+        }
+        server.pods.append({"metadata": metadata})
+    newest = cluster.get_newest_pod(task)
+    assert newest is not None
+    assert newest["metadata"]["name"] == "a-0"

@@ -259,6 +259,18 @@ class TestStored:
         labels = {"cloud/identity": "yes", "app.kubernetes.io/managed-by": "kubectl-trainingtask"}
         assert pod["metadata"]["labels"] == labels
 
+    def test_of_several_nodes_the_jobsets_job_has_the_access(
+        self, cli: Cli, server: Any, stored: Any, make: SimpleNamespace, trained: Path
+    ) -> None:
+        spec = {"output": {"uri": "s3://bucket/tickets"}, "resources": {"nodes": 2}}
+        server.add(make.task("tickets", "Succeeded", spec=spec, jobName="tickets-1"))
+        job = server.objects.pop(("jobs", "tickets-1"))
+        job["spec"]["template"]["metadata"]["labels"]["jobset.sigs.k8s.io/jobset-name"] = "tickets-1"
+        server.objects["jobs", "tickets-1-trainer-0"] = job
+        assert cli("predict", "tickets", "a").exit_code == 0
+        [pod] = get_created_pods(server)
+        assert pod["metadata"]["labels"].keys() == {"cloud/identity", "app.kubernetes.io/managed-by"}
+
     def test_a_hub_has_an_address_too(
         self, cli: Cli, server: Any, stored: Any, make: SimpleNamespace, trained: Path, kubectl: FakeKubectl
     ) -> None:

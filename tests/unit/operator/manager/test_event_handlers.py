@@ -4,12 +4,15 @@ from typing import Any
 
 import pytest
 
+from support.groups import TRAINER_SPEC
+from support.in_memory_api_server import FakeRecorder
 from trainingtask_api import names
 from trainingtask_operator.cache.workqueue import WorkQueue
 from trainingtask_operator.kube_objects import Key, Object
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import Settings
 
+CREATED = "2026-01-01T00:00:00Z"
 COMPLETE = [{"type": "Complete", "status": "True"}]
 
 
@@ -136,3 +139,23 @@ async def test_the_end_of_a_jobset_comes_before_its_starting_pods(manager: Manag
     assert await drain(manager.queue) == ["b", "a"]
     manager.event_handlers.on_jobset_event("DELETED", jobset)
     assert (await drain(manager.queue), manager.cache.jobsets.uids()) == (["b"], set())
+
+
+async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
+    manager: Manager, recorder: FakeRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager.event_handlers, "recorder", recorder)
+    task = make_task()
+    task |= {"apiVersion": names.API_VERSION, "spec": TRAINER_SPEC}
+    manager.event_handlers.on_task_event("ADDED", task)
+    for index in range(2):
+        pod = make_pod("t")
+        annotations = {names.RESTART_COUNT_ANNOTATION: "1", names.NODE_RANK_ANNOTATION: str(index)}
+        pod["metadata"] |= {"name": f"t-{index}", "uid": f"pod-{index}", "annotations": annotations}
+        state = {"name": names.TRAINER_CONTAINER, "state": {"running": {"startedAt": CREATED}}}
+        manager.event_handlers.on_pod_event(
+            "ADDED", {**pod, "status": {"phase": "Running", "containerStatuses": [state]}}
+        )
+    manager.event_handlers.on_task_event("DELETED", task)
+    assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Cancelled")]
+    assert list(recorder.log_pods.values()) == ["t-0"], "read while the pods have their grace period"
