@@ -68,8 +68,10 @@ results: $(VENV)/ready ## Train what docs/results.md compares, in pieces if need
 bench-reading: $(VENV)/ready ## Read tables of up to 5,000,000 rows beside pyarrow's csv reader (ten minutes, 6 GiB)
 	$(BIN)/python benchmarks/reading/bench.py $(BENCH)
 
-bench-classical: $(VENV)/ready ## Classical models against plain scikit-learn on GoEmotions (half an hour on two cores)
+bench-classical: $(VENV)/ready ## Classical models against plain scikit-learn, and over rows, labels and workers (an hour on two cores)
 	$(BIN)/python benchmarks/classical/bench.py
+	$(BIN)/python benchmarks/classical/scaling.py workers
+	$(BIN)/python benchmarks/classical/scaling.py curve
 
 cluster: ## Start the local cluster, or reuse it
 	$(CLUSTER) up

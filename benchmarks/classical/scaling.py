@@ -30,7 +30,7 @@ CURVE = (
     *((10_000, labels) for labels in (100, 200, 1_000)),
     *((rows, labels) for rows in (100_000, 360_000, 1_000_000) for labels in (100, 200, 1_000)),
 )
-SAMPLING_SECONDS = 0.2
+SAMPLING_SECONDS = 0.5
 MIB = 1 << 20
 
 
@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("table", choices=["workers", "curve", "case"])
     parser.add_argument("models", nargs="*", help="linear_svc, knn, ...; of `case`: what to measure, as JSON")
     parser.add_argument("--json", type=Path, help="file to write the measurements to, one a line")
-    parser.add_argument("--most", type=float, default=2e9, help="stored values x labels (default: 2e9, 10 minutes)")
+    parser.add_argument(
+        "--most", type=float, default=2e8, help="stored values x labels (default: 2e8; 2e10 takes hours)"
+    )
     options = parser.parse_args()
     if options.table == "case":
         print(json.dumps(measure(**json.loads(options.models[0]))))

@@ -41,15 +41,16 @@ def fit_per_label(estimator: Any, features: Any, labels: Labels, *, chain: bool,
         Number of processes; 1: this one.
     """
     fit = joblib.delayed(_fit)
-    calls = (fit(estimator, features, labels, label, chain) for label in range(labels.shape[1]))
+    links = _prepare_links(features, labels) if chain else None
+    calls = (fit(estimator, features, labels, label, links) for label in range(labels.shape[1]))
     is_shared = workers > 1 and sparse.issparse(features)
     with move_to_file(features) if is_shared else nullcontext():
         yield from run_calls(calls, workers)
 
 
-def _fit(estimator: Any, features: Any, labels: Labels, label: int, chain: bool) -> Any:
-    """Return a clone of `estimator` that is fitted on the column `label`."""
-    read = _append_labels(features, labels[:, :label]) if chain else features
+def _fit(estimator: Any, features: Any, labels: Labels, label: int, links: Any) -> Any:
+    """Return a clone of `estimator` that is fitted on the column `label`, in a chain with the columns before it."""
+    read = features if links is None else _append_labels(features, links[:, :label])
     # The solvers' vectors are short: threads of the linear algebra would mostly synchronise.
     with restore_warning_filters(), threadpool_limits(1, user_api="blas"):
         return clone(estimator).fit(read, labels[:, label])
@@ -63,7 +64,7 @@ def predict_per_label(estimators: list[Any], features: Any, *, chain: bool) -> M
     result = np.empty((features.shape[0], len(estimators)))
     decided = np.zeros(result.shape, dtype=np.uint8)
     for label, estimator in enumerate(estimators):
-        read = _append_labels(features, decided[:, :label]) if chain else features
+        read = _append_labels(features, _prepare_links(features, decided[:, :label])) if chain else features
         with restore_warning_filters():
             result[:, label] = estimator.predict_proba(read)[:, 1]
         decided[:, label] = result[:, label] > 0.5
@@ -77,8 +78,12 @@ def restore_warning_filters() -> Iterator[None]:
         yield
 
 
-def _append_labels(features: Any, labels: Labels) -> Any:
+def _prepare_links(features: Any, labels: Labels) -> Any:
+    """Return labels as features of a chain: sparse as the features are, by column, as a label reads those before it."""
+    return sparse.csc_matrix(labels, dtype=features.dtype) if sparse.issparse(features) else labels
+
+
+def _append_labels(features: Any, links: Any) -> Any:
     if sparse.issparse(features):
-        columns = sparse.csc_matrix(labels, dtype=features.dtype).asformat(features.format)
-        return sparse.hstack([features, columns], format=features.format)
-    return np.hstack([features, labels.astype(features.dtype)])
+        return sparse.hstack([features, links.asformat(features.format)], format=features.format)
+    return np.hstack([features, links.astype(features.dtype)])
