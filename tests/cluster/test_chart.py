@@ -227,6 +227,19 @@ def test_only_the_operators_account_may_add_a_job_to_a_task() -> None:
     assert policy["failurePolicy"] == "Fail"
 
 
+def test_only_jobsets_controllers_may_create_the_jobs_of_a_jobset() -> None:
+    controller = "system:serviceaccount:a:b"
+    name = "tt-trainingtask-operator-task-children"
+    for accounts in ([controller], []):
+        options = ("--set=trainer.namespaces={a}", f"--set-json=jobset.controllers={json.dumps(accounts)}")
+        policy = named(render(*options), "ValidatingAdmissionPolicy", name)["spec"]
+        (author,) = [v["expression"] for v in policy["variables"] if v["name"] == "author"]
+        assert f"'jobs' && variables.ownedByJobSet ? {json.dumps(accounts)}" in author
+    assert "jobsets" in {
+        resource for rule in policy["matchConstraints"]["resourceRules"] for resource in rule["resources"]
+    }
+
+
 def test_evaluation_generates_a_password_for_each_namespace() -> None:
     long = "n" * 60
     manifests = render(f"--set=trainer.namespaces={{a,{long}}}")

@@ -60,11 +60,20 @@ class Diagnosis(NamedTuple):
 
 
 class WorkerFailedError(Exception):
-    """One of the processes of a task failed; the launcher ends with its diagnosis."""
+    """One of the processes of a task failed; the launcher ends with its diagnosis.
 
-    def __init__(self, diagnosis: Diagnosis) -> None:
+    Attributes
+    ----------
+    diagnosis
+        What is reported.
+    is_of_other_node
+        Whether a process on another node is the cause.
+    """
+
+    def __init__(self, diagnosis: Diagnosis, *, is_of_other_node: bool = False) -> None:
         super().__init__(diagnosis.failure.message)
         self.diagnosis = diagnosis
+        self.is_of_other_node = is_of_other_node
 
 
 def diagnose(error: BaseException, phase: Phase) -> Diagnosis:

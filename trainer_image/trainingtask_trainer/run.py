@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from trainingtask_api.status import Results
     from trainingtask_api.task import TrainingTask
 
+# Kubernetes judges a group by the pod that ends first: an eviction does not count against the retries, a lost peer does.
+_ORDER_SECONDS = 20.0
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,7 +50,10 @@ def run(options: argparse.Namespace) -> ExitCode:
         # The one place that catches everything: each end of a run is reported and has an exit code.
         except (Exception, Interrupted) as error:  # noqa: BLE001
             interrupts.ignore_signals()
-            return _end_failed(error, processes, reporter)
+            exit_code = _end_failed(error, processes, reporter)
+            if isinstance(error, WorkerFailedError) and error.is_of_other_node and exit_code != ExitCode.USER_ERROR:
+                interrupts.wait_for_signal(_ORDER_SECONDS)
+            return exit_code
         interrupts.ignore_signals()
         if results is not None:
             reporter.report_success(results)
@@ -143,7 +149,7 @@ def _count_attempt() -> int:
 def _end_failed(error: BaseException, processes: Processes, reporter: Reporter) -> ExitCode:
     """Report the failure, or record it for the launcher, which reports the one that caused the others."""
     exit_code, failure = diagnose(error, reporter.report.phase)
-    if is_consequence(failure):
+    if processes.is_worker() and is_consequence(failure):
         logger.warning("%s", failure.message)
     elif exit_code == ExitCode.FAULT and not isinstance(error, (TrainerError, WorkerFailedError)):
         logger.error("The trainer failed", exc_info=error)

@@ -6,8 +6,8 @@ from trainingtask_api import TrainingTask, names
 from trainingtask_operator.kube_objects import Object, is_finished, parse_time
 
 
-def get_deadline(task: TrainingTask, job: Object) -> datetime | None:
-    """Return when the operator ends an active JobSet; None for a Job, and for a JobSet that is suspended or finished.
+def compute_time_left(task: TrainingTask, job: Object, now: datetime) -> timedelta | None:
+    """Return for how long an active JobSet may go on; None for a Job, and for a JobSet that is suspended or finished.
 
     As for a Job, the time begins when the JobSet is created or resumed.
     """
@@ -15,4 +15,4 @@ def get_deadline(task: TrainingTask, job: Object) -> datetime | None:
     started = (job.get("status") or {}).get("startTime")
     if job["kind"] != names.JOBSET_KIND or seconds is None or started is None or is_finished(job):
         return None
-    return parse_time(started) + timedelta(seconds=seconds)
+    return timedelta(seconds=seconds) - (now - parse_time(started))

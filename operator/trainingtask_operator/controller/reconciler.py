@@ -17,7 +17,7 @@ from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
 from trainingtask_operator.controller.attempts import Attempt
-from trainingtask_operator.controller.deadline import get_deadline
+from trainingtask_operator.controller.deadline import compute_time_left
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
@@ -173,8 +173,9 @@ class Reconciler:
         if attempts and await self._is_namespace_terminating(task, attempts[-1]):
             status = conditions.build_cancelled_status(task, attempts, self._clock())
             return Result(task, attempts, status, job_to_delete=job)
-        event, now, deadline = observed.missing_pod_event, self._clock(), get_deadline(task, job)
-        if deadline is not None and now >= deadline:
+        event, now = observed.missing_pod_event, self._clock()
+        time_left = compute_time_left(task, job, now)
+        if time_left is not None and time_left <= timedelta(0):
             return Result(task, attempts, conditions.build_overdue_status(task, attempts, now), job_to_delete=job)
         status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
         if status.finished_at is not None:
@@ -182,8 +183,8 @@ class Reconciler:
             status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
             task = await self._restore_report(task, attempts)
         requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
-        if deadline is not None:
-            requeue_after = min(requeue_after or deadline - now, deadline - now)
+        if time_left is not None:
+            requeue_after = min(requeue_after or time_left, time_left)
         return Result(task, attempts, status, requeue_after)
 
     async def _reconcile_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> Result:
@@ -308,19 +309,18 @@ class Reconciler:
             await self._emit_events(task, conditions.find_transitions(before, status))
         training = before.training if before else None
         task = task.model_copy(update={"status": status.model_copy(update={"training": training})})
-        self._submit_rows(task, status, result.attempts)
+        self._submit_rows(task, status, result.attempts, is_deleting=result.job_to_delete is not None)
         if status.finished_at is None:
             self._recorded_uids.add(uid)
         else:
             self._recorded_uids.discard(uid)
 
     def _submit_rows(
-        self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]
+        self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt], *, is_deleting: bool = False
     ) -> list[TrainingRun]:
         rows = run_records.build_rows(task, status, attempts)
-        self._recorder.submit(
-            rows, run_records.select_log_pods(task, attempts), run_records.build_run_events(status, rows, attempts)
-        )
+        log_pods = run_records.select_log_pods(task, attempts, is_deleting=is_deleting)
+        self._recorder.submit(rows, log_pods, run_records.build_run_events(status, rows, attempts))
         return rows
 
     async def _emit_events(self, task: TrainingTask, transitions: list[Condition]) -> None:

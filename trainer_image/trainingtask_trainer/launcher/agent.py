@@ -63,10 +63,9 @@ def launch(group: Group, arguments: Sequence[str], run_id: str, folder: Path) ->
         own = diagnose_workers(
             error.failures, folder / "logs", phase=_get_phase(folder), is_out_of_memory=count_oom_kills() > kills
         )
-        if is_consequence(own.failure):
-            own = exchange.find_cause(own)
-        else:
-            exchange.tell_cause(own)
+        if group.node_count > 1 and is_consequence(own.failure):
+            raise WorkerFailedError(exchange.find_cause(own), is_of_other_node=True) from None
+        exchange.tell_cause(own)
         raise WorkerFailedError(own) from None
     except Interrupted as error:
         exchange.tell_cause(diagnose(error, _get_phase(folder)))

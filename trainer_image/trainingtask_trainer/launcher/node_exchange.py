@@ -12,8 +12,9 @@ from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined] 
 from trainingtask_api.names import MAIN_PORT
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure
-from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, Diagnosis, Fault, join_names
+from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, Diagnosis, Fault, Interrupted, join_names
 from trainingtask_trainer.runtime.processes import Group
+from trainingtask_trainer.runtime.rank_store import ENDED_KEY
 
 _ARRIVAL_SECONDS = 1800.0  # a node may have to pull the image
 _REQUEST_TIMEOUT = timedelta(seconds=10)
@@ -76,10 +77,10 @@ class NodeExchange:
 
         All nodes end with its exit code: a user's mistake on one is not tried again because of another.
         """
-        if self._store is None:
-            return own
+        assert self._store is not None  # noqa: S101 - a single node has no other
         self._tell("consequence", own)
         deadline = time.monotonic() + _CAUSE_SECONDS
+        silent = [0]
         try:
             while not (causes := list(self._iter_causes())):
                 silent = [
@@ -92,6 +93,8 @@ class NodeExchange:
                 time.sleep(_POLL_SECONDS)
         except DistError:  # the first node has ended
             return _add_silent_nodes(own, [0])
+        except Interrupted:  # Kubernetes has found the node that ended, and deletes the others
+            return _add_silent_nodes(own, silent)
         return causes[0]
 
     def _tell(self, kind: str, diagnosis: Diagnosis) -> None:
@@ -100,6 +103,7 @@ class NodeExchange:
         content = json.dumps({"exitCode": diagnosis.exit_code, "failure": diagnosis.failure.to_json()})
         try:
             self._store.set(f"{kind}/{self._group.node_rank}", content)
+            self._store.set(ENDED_KEY, "")
         except DistError:
             return  # the first node has ended before, with a cause of its own
 
@@ -127,6 +131,8 @@ def _wait_until(deadline: float, missing: list[int]) -> None:
 
 def _add_silent_nodes(own: Diagnosis, silent: list[int]) -> Diagnosis:
     """Return the failure of a node that lost peers, with the nodes that may have caused it."""
+    if own.exit_code == ExitCode.INTERRUPTED:
+        return own
     sentence = f"{own.failure.message}; {_name_nodes(silent)} ended or does not answer"
     return own._replace(failure=own.failure.model_copy(update={"message": sentence[:MAX_MESSAGE_LENGTH]}))
 

@@ -227,6 +227,34 @@ async def test_the_api_server_is_never_asked_through_a_proxy(monkeypatch: pytest
         assert (await client.get_workload("Job", "n", "j"))["path"] == "/apis/batch/v1/namespaces/n/jobs/j"
 
 
+async def test_a_jobset_has_the_paths_of_its_own_api() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"path": f"{request.method} {request.path}"})
+
+    path = f"/apis/{names.JOBSET_API_VERSION}/namespaces/n/jobsets"
+    jobset = {"kind": names.JOBSET_KIND, "metadata": {"namespace": "n"}}
+    async with serving(answer) as (client, _):
+        assert (await client.get_workload(names.JOBSET_KIND, "n", "j"))["path"] == f"GET {path}/j"
+        assert (await client.create_workload(jobset))["path"] == f"POST {path}"
+        assert (await client.patch_workload(names.JOBSET_KIND, "n", "j", {}))["path"] == f"PATCH {path}/j"
+        claim = await client.get_claim("n", "c")
+    assert claim["path"] == "GET /api/v1/namespaces/n/persistentvolumeclaims/c"
+
+
+@pytest.mark.parametrize(
+    ("message", "is_not_served"),
+    [
+        ("404 page not found", True),
+        ("the server could not find the requested resource", True),
+        ('jobsets.jobset.x-k8s.io "t" not found', False),
+        ('namespaces "n" not found', False),
+    ],
+)
+def test_a_404_that_names_no_object_is_about_the_kind(message: str, is_not_served: bool) -> None:
+    assert ClusterError(404, message).is_not_served == is_not_served
+    assert not ClusterError(500, message).is_not_served
+
+
 def test_kopf_reads_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = {
         "current-context": "a",

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from support.specs import CLASSICAL, changed
+from trainingtask_api import names
 
 CODE = Path(__file__).parents[3] / "support" / "code"
 TIMEOUT = 300
@@ -24,9 +25,14 @@ MANY_STEPS = "1000000"
 def start(tmp_path: Path, write_task: Callable[..., Path]) -> Iterator[Callable[..., "Run"]]:
     runs: list[Run] = []
 
-    def start_run(**environment: str) -> Run:
-        spec = changed(CLASSICAL, model__name="collective_model:Collective", output__volumeClaim="models")
-        runs.append(Run(tmp_path, write_task(spec), environment))
+    def start_run(log: str = "log", nodes: int = 1, processes: int = 2, **environment: str) -> Run:
+        spec = changed(
+            CLASSICAL,
+            model__name="collective_model:Collective",
+            output__volumeClaim="models",
+            resources__nodes=nodes,
+        )
+        runs.append(Run(tmp_path, log, [str(write_task(spec)), "--processes", str(processes)], environment))
         return runs[-1]
 
     yield start_run
@@ -37,17 +43,17 @@ def start(tmp_path: Path, write_task: Callable[..., Path]) -> Iterator[Callable[
 class Run:
     """A launcher with two workers."""
 
-    def __init__(self, folder: Path, task: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, log: str, arguments: list[str], environment: dict[str, str]) -> None:
         self.folder = folder
-        command = [sys.executable, "-m", "trainingtask_trainer", "run", str(task)]
-        self._log = (folder / "log").open("w+")
-        self.process = subprocess.Popen(
-            [*command, "--processes", "2", "--code-dir", str(CODE)],
-            cwd=folder,
-            env=os.environ | environment | {"FOLDER": str(folder), "TRAININGTASK_POD_NAME": ""},
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-        )
+        self._log = folder / log
+        with self._log.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "trainingtask_trainer", "run", *arguments, "--code-dir", str(CODE)],
+                cwd=folder,
+                env=os.environ | {"FOLDER": str(folder)} | environment,
+                stdout=subprocess.DEVNULL,
+                stderr=file,
+            )
 
     def signal_rank(self, rank: int, number: signal.Signals) -> int:
         """Send a signal to a worker in the middle of its training, and return its process id."""
@@ -81,13 +87,12 @@ class Run:
         return code, dict(row), self.read_log()
 
     def read_log(self) -> str:
-        return (self.folder / "log").read_text()
+        return self._log.read_text()
 
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.terminate()
             self.process.wait(TIMEOUT)
-        self._log.close()
 
 
 Start = Callable[..., Run]
@@ -132,7 +137,7 @@ def test_a_killed_rank_is_named(start: Start, rank: int) -> None:
 
 
 def test_a_stopped_rank_ends_the_attempt_and_is_named(start: Start) -> None:
-    run = start(STEPS=MANY_STEPS, STEP_TIMEOUT="5")
+    run = start(STEPS=MANY_STEPS, STEP_TIMEOUT="8")
     other = int(run.wait_for(run.folder / "pid-0").read_text())
     stopped = run.signal_rank(1, signal.SIGSTOP)
     run.wait_for_end_of(other)
@@ -151,3 +156,15 @@ def test_sigterm_to_the_launcher_interrupts_all_ranks(start: Start) -> None:
     assert code == 143, log
     assert (row["status"], row["finish_time"]) == ("Interrupted", None)
     assert row["error_message"] == "Training was interrupted by SIGTERM"
+
+
+def test_all_nodes_end_with_a_users_mistake_on_one(start: Start) -> None:
+    nodes = {names.ENV_MAIN_ADDRESS: "127.0.0.1", "FAULT": "user-error 1"}
+    second = start("second", nodes=2, processes=1, **nodes, **{names.ENV_NODE_RANK: "1"})
+    code, row, log = start("first", nodes=2, processes=1, **nodes, **{names.ENV_NODE_RANK: "0"}).end()
+    assert code == 64, log
+    assert (row["error_reason"], row["error_message"].partition(";")[0]) == (
+        "InvalidData",
+        "Loading failed: row 7 has no text",
+    )
+    assert second.process.wait(TIMEOUT) == 64, second.read_log()
