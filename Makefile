@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
+# Two targets at once, each for one core; the output of each is shown when it ends.
+BOTH = $(MAKE) --jobs 2 --output-sync --no-print-directory
 # Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -19,15 +21,21 @@ demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name:
 test: test-unit test-cluster ## Everything: what needs no cluster, then the rest on a real one
 
 test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
+	$(BOTH) types tests/browser
 	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
-	$(BIN)/pytest tests/browser
+
+.PHONY: types tests/browser
+types:
+	$(BIN)/mypy
+tests/browser:
+	$(BIN)/pytest $@
 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres, each folder in one process
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	$(MAKE) --jobs 2 --output-sync --no-print-directory tests/cluster tests/faults
+	$(BOTH) tests/cluster tests/faults
 
 .PHONY: tests/cluster tests/faults
 tests/cluster tests/faults:
