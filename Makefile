@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
+# Two targets at once, each for one core; the output of each is shown when it ends.
+BOTH = $(MAKE) --jobs 2 --output-sync --no-print-directory
 # Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -19,14 +21,25 @@ demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name:
 test: test-unit test-cluster ## Everything: what needs no cluster, then the rest on a real one
 
 test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
-	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --dist loadfile
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
+	$(BOTH) types tests/browser
+	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
 
-test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres; each of the two folders in one process
+.PHONY: types tests/browser
+types:
+	$(BIN)/mypy
+tests/browser:
+	$(BIN)/pytest $@
+
+test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres, each folder in one process
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster tests/faults --numprocesses 2 --dist loadgroup
+	$(BOTH) tests/cluster tests/faults
+
+.PHONY: tests/cluster tests/faults
+tests/cluster tests/faults:
+	eval "$$($(CLUSTER) env)" && $(BIN)/pytest $@
 
 bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a plain asyncio (BENCH=--quick: a smoke test)
 	$(CLUSTER) up
@@ -40,7 +53,8 @@ test-full: $(VENV)/ready ## What `make test` leaves out, and the faults in full 
 	eval "$$($(CLUSTER) env)" && export TRAININGTASK_TESTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
 
 coverage: $(VENV)/ready ## The lines that the unit and browser tests do not run
-	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
+	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --cov --cov-report=
+	$(BIN)/pytest tests/browser --cov --cov-append --cov-report=term-missing:skip-covered
 
 bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 runs, 50 readers at once
 	$(BIN)/python benchmarks/web/load.py

@@ -36,7 +36,7 @@ def test_a_later_attempt_reads_the_commits_of_the_first(kubectl: Kubectl, task: 
     spec: dict[str, Any] = {
         "dataset": {"name": "table", "hub": {"id": "me/colours"}},
         "model": {"name": "bert", "checkpoint": "me/bert"},
-        "training": {"epochs": 60, "batchSize": 8},
+        "training": {"epochs": 15, "batchSize": 8},
         "resources": {"cpu": "500m", "memory": "2Gi"},
         "env": [{"name": "HF_ENDPOINT", "secretKeyRef": {"name": "hub", "key": "url"}}],
     }

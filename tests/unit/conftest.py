@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from support.postgres import Postgres, postgres_server
 from trainingtask_history.engine import open_history
@@ -49,8 +49,27 @@ def empty_history(request: pytest.FixtureRequest, tmp_path: Path, open_engine: C
     return engine
 
 
-@pytest.fixture
-def engine(empty_history: Engine) -> Engine:
-    """Return an engine for a migrated history, on each database."""
-    migrate(empty_history)
-    return empty_history
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_server: Postgres) -> str:
+    """Create a database with the history's tables; return its URL."""
+    name = postgres_server.create_database()
+    url = postgres_server.url(name, name, name)
+    engine = open_history(url)
+    migrate(engine)
+    engine.dispose()
+    return url
+
+
+@pytest.fixture(params=["postgres", "sqlite"])
+def engine(request: pytest.FixtureRequest, tmp_path: Path, open_engine: Callable[[str], Engine]) -> Iterator[Engine]:
+    """Yield an engine for a history without runs; on Postgres all tests share one, as its migrations take longest."""
+    if request.param == "sqlite":
+        engine = open_engine(f"sqlite:///{tmp_path}/history.db")
+        migrate(engine)
+        yield engine
+        return
+    engine = open_engine(request.getfixturevalue("migrated_postgres"))
+    yield engine
+    with engine.begin() as connection:
+        connection.execute(text("SET LOCAL lock_timeout = '10s'"))  # of a test that left a transaction open
+        connection.execute(text("TRUNCATE training_run CASCADE"))

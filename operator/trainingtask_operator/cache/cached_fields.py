@@ -15,6 +15,7 @@ MAX_LABELS_CHARACTERS = 4096
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+_MAX_LENGTHS = {"uid": 128}
 _METADATA = (*_IDENTITY, "generation", "deletionTimestamp")
 _JOB_SPEC = ("suspend", "ttlSecondsAfterFinished")
 _JOB_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
@@ -82,6 +83,7 @@ def trim_workload(body: Mapping[str, Any]) -> Object:
 
 def trim_pod(body: Mapping[str, Any]) -> Object:
     """Return the cached fields of a pod."""
+    _check_lengths(nodeName=_to_optional_text(body["spec"].get("nodeName")) or "")
     containers = {container["name"]: container for container in _to_objects(body["spec"]["containers"])}
     container = containers.get(names.TRAINER_CONTAINER, {})  # an injected sidecar may come first
     limits = _to_object(_to_object(container.get("resources")).get("limits"))
@@ -156,6 +158,7 @@ def _trim(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> O
     if missing:
         raise KeyError(*missing)
     int(metadata["resourceVersion"])
+    _check_lengths(**{field: metadata[field] for field in ("name", "namespace", "uid")})
     return {
         "apiVersion": body.get("apiVersion"),
         "kind": body.get("kind"),
@@ -185,6 +188,13 @@ def _to_text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{type(value).__name__} instead of text")
     return value
+
+
+def _check_lengths(**identifiers: str) -> None:
+    """Raise ValueError for an identifier longer than any of Kubernetes: a status that names it would be invalid."""
+    for field, value in identifiers.items():
+        if len(value) > _MAX_LENGTHS.get(field, 253):
+            raise ValueError(f"{field} has {len(value)} characters")
 
 
 def _to_optional_text(value: Any) -> str | None:

@@ -20,6 +20,13 @@ from trainingtask_history.store import record
 from trainingtask_history.tables import run_id
 
 
+@pytest.fixture
+def engine(empty_history: Engine) -> Engine:
+    """Return an engine for a migrated history that a test may change."""
+    migrate(empty_history)
+    return empty_history
+
+
 def upgrade(engine: Engine, revision: str) -> None:
     """Migrate an empty database to the schema of an earlier release."""
     with engine.begin() as connection:

@@ -193,6 +193,9 @@ async def reconcile(manager: Manager, key: Key) -> None:
 @quick
 @given(st.sampled_from(KINDS), MUTATIONS, st.sampled_from([None, "ADDED", "MODIFIED", "DELETED"]), st.booleans())
 @example("event", [], "ADDED", True)
+@example("pod", [(2, "x" * 254)], "ADDED", True)  # the pod's name
+@example("pod", [(4, "x" * 129)], "ADDED", True)  # its uid
+@example("pod", [(18, "x" * 254)], "ADDED", True)  # its node
 async def test_a_malformed_object_breaks_no_handler_and_no_reconcile(
     kind: str, mutations: list[tuple[int, Any]], event: str | None, known: bool
 ) -> None:

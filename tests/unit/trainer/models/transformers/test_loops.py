@@ -61,7 +61,7 @@ def assert_same(first: tuple[list[float], Run], second: tuple[list[float], Run],
         np.testing.assert_allclose(weight, second[1].weights()[name], rtol=0, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlnet"])
+@pytest.mark.parametrize("family", ["bert", pytest.param("roberta", marks=pytest.mark.full), "xlnet"])
 @pytest.mark.parametrize(
     "training",
     [
