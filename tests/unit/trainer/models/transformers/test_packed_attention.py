@@ -70,7 +70,11 @@ def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str, a
     expected, expected_gradients = gradients(model, padded(model.config))
     assert expected.std(dim=0).min() > 0.1
     packed_attention.enable_packing(model)
-    for inputs in (packed_attention.pack(TEXTS, model.config), padded(model.config)):
+    for inputs in (
+        packed_attention.pack(TEXTS, model.config),
+        packed_attention.pack_with_slots(TEXTS, model.config),
+        padded(model.config),
+    ):
         logits, found = gradients(model, inputs)
         torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)
         errors = [(a - b).abs().max() for a, b in zip(found, expected_gradients, strict=True)]
