@@ -51,6 +51,8 @@ class FitResult:
     curve: tuple[CurvePoint, ...] = ()
     """Training loss and validation scores by step, for the model card."""
     warnings: tuple[str, ...] = ()
+    scaling_efficiency: float | None = None
+    """Share of the processes' time outside of their exchange, mean over all of them; None for a single process."""
 
 
 class Model(Protocol):

@@ -9,6 +9,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import Device
 from trainingtask_trainer.errors import Fault
 from trainingtask_trainer.runtime.memory import disable_malloc_trim
+from trainingtask_trainer.runtime.processes import Processes
 
 
 def prepare_torch(device: Device) -> torch.device:
@@ -35,4 +36,5 @@ def prepare_torch(device: Device) -> torch.device:
         )
     # cuDNN plans its attention for each shape, 0.1 s each time, and batches here have many shapes.
     torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.cuda.set_device(Processes.from_environment().local_rank)
     return torch.device("cuda")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from trainingtask_api.training import Batching
 from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.runtime.processes import Processes
 
 # Rows are grouped by length within this many batches: little padding, and each epoch still mixes its batches anew.
 _POOL_BATCHES = 50
@@ -20,19 +21,33 @@ StepRows = list[list[int]]
 """The rows of one optimizer step, batch by batch."""
 SplitBatch = Callable[[Sequence[int], Sequence[int], int | None], list[list[int]]]
 """Rows of a batch, tokens of each row of the data set and most tokens of a micro-batch, to the rows of micro-batches."""
+ShardRows = Callable[[Sequence[int], Sequence[int], int], list[list[int]]]
+"""Rows of a step, tokens of each row of the data set and the number of ranks, to the rows of each rank."""
 
 
 class BatchPlan:
     """The rows of each optimizer step, the same for both loops; an epoch's need no plan of the epochs before."""
 
     def __init__(
-        self, lengths: Sequence[int], settings: Settings, split_batch: SplitBatch, max_tokens: int | None
+        self,
+        lengths: Sequence[int],
+        settings: Settings,
+        split_batch: SplitBatch,
+        max_tokens: int | None,
+        *,
+        shard_rows: ShardRows,
+        processes: Processes,
     ) -> None:
-        """Plan for rows of these lengths in tokens; no micro-batch has more than `max_tokens`, padding counted."""
+        """Plan for rows of these lengths in tokens; no micro-batch has more than `max_tokens`, padding counted.
+
+        The steps are the same on all ranks; the micro-batches of a step are those of this process's rank.
+        """
         self._lengths = lengths
         self._settings = settings
         self._split_batch = split_batch
         self._max_tokens = max_tokens
+        self._shard_rows = shard_rows
+        self._processes = processes
         rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
         self.steps_per_epoch = -(-len(lengths) // rows_per_step)
         self.total_steps = self.steps_per_epoch * settings.epochs
@@ -46,14 +61,27 @@ class BatchPlan:
         return [batches[start : start + size] for start in range(0, len(batches), size)]
 
     def split_step(self, step: StepRows) -> list[list[int]]:
-        """Return the rows of each micro-batch of a step."""
-        return [rows for batch in step for rows in self._split_batch(batch, self._lengths, self._max_tokens)]
+        """Return the rows of each of this rank's micro-batches of a step: none where the step has too few rows."""
+        return [
+            rows for batch in self._shard(step) for rows in self._split_batch(batch, self._lengths, self._max_tokens)
+        ]
 
-    def iter_remaining_steps(self, step: int) -> Iterator[list[list[int]]]:
-        """Yield the micro-batches of each step of the running epoch from `step` on, which counts all epochs."""
+    def count_rows_and_tokens(self, step: StepRows) -> tuple[int, int]:
+        """Return the rows and the tokens of a step on all ranks, padding not counted."""
+        return sum(map(len, step)), sum(self._lengths[row] for batch in step for row in batch)
+
+    def iter_remaining_steps(self, step: int) -> Iterator[StepRows]:
+        """Yield the rows of each step of the running epoch from `step` on, which counts all epochs."""
         epoch, done = divmod(step, self.steps_per_epoch)
-        for rows in self.plan_epoch(epoch)[done:]:
-            yield self.split_step(rows)
+        yield from self.plan_epoch(epoch)[done:]
+
+    def _shard(self, step: StepRows) -> StepRows:
+        """Return this rank's rows of a step, in batches of at most the batch size."""
+        if self._processes.world_size == 1:
+            return step
+        rows = [row for batch in step for row in batch]
+        share = self._shard_rows(rows, self._lengths, self._processes.world_size)[self._processes.rank]
+        return _chunk(np.asarray(share, dtype=np.int64), self._settings.batch_size)
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, epoch_seed: int, batching: Batching) -> list[list[int]]:

@@ -46,6 +46,7 @@ from trainingtask_trainer.pretrained.checkpoint import (
 )
 from trainingtask_trainer.reporting.progress import Progress
 from trainingtask_trainer.runtime.device import prepare_torch
+from trainingtask_trainer.runtime.processes import Processes
 from trainingtask_trainer.runtime.signals import defer_interrupts
 from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.volumes import Volumes
@@ -55,9 +56,11 @@ class Transformer:
     """A pretrained encoder of the family that the task names, fine-tuned for many labels at once."""
 
     preprocessor: ClassVar[str] = "tokenizer"
+    is_distributed: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("torch", "transformers", "tokenizers", "accelerate", "safetensors")
 
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        self._processes = Processes.from_environment()
         self._settings = Settings.from_spec(spec.training, prepare_torch(spec.device).type == "cuda")
         self._name = get_checkpoint_name(spec.model)
         self._revision = spec.model.revision
@@ -103,6 +106,7 @@ class Transformer:
                 dtype=settings.autocast_dtype,
                 max_tokens=max_tokens,
                 before_batch=before_batch,
+                processes=self._processes,
             )
 
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
@@ -112,7 +116,14 @@ class Transformer:
             session = TrainingSession(
                 model=model,
                 settings=settings,
-                plan=BatchPlan(lengths, settings, collator.split, max_tokens),
+                plan=BatchPlan(
+                    lengths,
+                    settings,
+                    collator.split,
+                    max_tokens,
+                    shard_rows=collator.shard,
+                    processes=self._processes,
+                ),
                 dataset=MicroBatchDataset(collator, rows.features, rows.labels),
                 loss_function=create_loss_function(settings, rows.labels),
                 validation_labels=rows.validation_labels,
@@ -120,6 +131,7 @@ class Transformer:
                 progress=progress,
                 checkpoints=store,
                 scratch=Path(scratch),
+                processes=self._processes,
                 is_best_on_disk=memory.is_best_on_disk,
             )
             with defer_interrupts():
@@ -127,7 +139,6 @@ class Transformer:
                 if not session.is_finished:
                     _import_train_function(settings.loop)(model, session)
             session.restore_best()
-        spare_gpus = torch.cuda.device_count() - 1 if settings.on_gpu else 0
         return FitResult(
             global_step=session.state.step,
             training_loss=session.training_loss,
@@ -136,16 +147,16 @@ class Transformer:
             best_epoch=session.state.best_epoch,
             resumed_from_step=session.resumed_step,
             curve=tuple(session.state.curve),
-            warnings=(
-                *((f"{spare_gpus} of the pod's GPUs were not used: training runs on one",) if spare_gpus > 0 else ()),
-                *(store.list_warnings() if store else ()),
-            ),
+            warnings=tuple(store.list_warnings()) if store else (),
+            scaling_efficiency=session.scaling_efficiency,
         )
 
     def predict(self, features: TokenIds) -> Probabilities:
         """Return probabilities of shape [rows, labels] in the order of the rows, in fp32 as the saved model will."""
         assert self._model is not None and self._collator is not None  # noqa: S101, PT018 - fit comes first
-        return predict_probabilities(self._model, self._collator, features, max_tokens=self._max_tokens)
+        return predict_probabilities(
+            self._model, self._collator, features, max_tokens=self._max_tokens, processes=self._processes
+        )
 
     def save(self, folder: Path, preprocessor: Preprocessor) -> None:
         """Write weights (safetensors), configuration with label names, and tokenizer."""

@@ -14,6 +14,7 @@ from trainingtask_trainer.models.transformers.batch_planning import (
     split_for_packing,
     split_for_padding,
 )
+from trainingtask_trainer.models.transformers.sharding import shard_for_packing, shard_for_padding
 from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 
@@ -43,6 +44,10 @@ class Collator:
         if self._is_packing:
             return split_for_packing(rows, lengths, max_tokens=max_tokens)
         return split_for_padding(rows, lengths, max_tokens=max_tokens, overhead_tokens=self._overhead_tokens)
+
+    def shard(self, rows: Sequence[int], lengths: Sequence[int], world_size: int) -> list[list[int]]:
+        """Return the rows of each rank; see `shard_for_padding`."""
+        return (shard_for_packing if self._is_packing else shard_for_padding)(rows, lengths, world_size)
 
 
 class MicroBatchDataset(torch.utils.data.Dataset[Batch]):

@@ -1,6 +1,7 @@
 """Probabilities from a transformer, rows sorted by length, which saves most of the padding."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from transformers import PreTrainedModel
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.transformers.collation import Collator
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
+from trainingtask_trainer.runtime.collectives import merge_rows, share_interruption
+from trainingtask_trainer.runtime.processes import Processes
 
 _BATCH_ROWS = 64  # per batch
 
@@ -21,6 +24,7 @@ def predict_probabilities(
     dtype: torch.dtype | None = None,
     max_tokens: int | None = None,
     before_batch: Callable[[], None] = lambda: None,
+    processes: Processes | None = None,
 ) -> Probabilities:
     """Return probabilities of shape [rows, labels] in the order of the rows.
 
@@ -35,13 +39,22 @@ def predict_probabilities(
     max_tokens
         Most tokens of a batch, padding counted; None: no limit.
     before_batch
-        Called before each batch.
+        Called before each batch; what it raises as `Interrupted` is raised on all ranks.
+    processes
+        The processes that call this together: each predicts a share of the rows, and all return those of all.
+        None: this process alone.
     """
-    result: Probabilities = np.empty((len(token_ids), int(model.config.num_labels or 0)))
+    processes = processes or Processes()
+    result: Probabilities = np.zeros((len(token_ids), int(model.config.num_labels or 0)))
     order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]), reverse=True)
+    order = order[processes.rank :: processes.world_size]
     device = model.device
     model.train(False)
-    with torch.inference_mode(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+    with (
+        nullcontext() if processes.world_size == 1 else share_interruption(),
+        torch.inference_mode(),
+        torch.autocast(device.type, dtype, enabled=dtype is not None),
+    ):
         start = 0
         while start < len(order):
             before_batch()
@@ -52,4 +65,6 @@ def predict_probabilities(
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
             result[rows] = torch.sigmoid(logits.double()).cpu().numpy()
             start += size
+    if processes.world_size > 1:
+        merge_rows(result)
     return result

@@ -12,6 +12,7 @@ from trainingtask_api.formatting import format_size
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.runtime.memory import get_limit_bytes, get_resident_bytes
+from trainingtask_trainer.runtime.processes import Processes
 
 # Beside the tensors that the forward pass saves, the backward pass holds gradients of a layer's activations, and the
 # allocator fragments. Measured as the peak less what was resident: 1.0 to 1.5 on DistilBERT, at most 1.2 when packed;
@@ -124,7 +125,9 @@ def _get_free_bytes(device: torch.device) -> int | None:
         free, total = torch.cuda.mem_get_info(device)
         return int(free - _RESERVED_FRACTION * total)
     limit, resident = get_limit_bytes(), get_resident_bytes()
-    return None if limit is None or resident is None else int((1 - _RESERVED_FRACTION) * limit - resident)
+    if limit is None or resident is None:
+        return None
+    return int((1 - _RESERVED_FRACTION) * limit / Processes.from_environment().local_world_size - resident)
 
 
 def _measure_bytes_per_token(model: PreTrainedModel, longest: int, dtype: torch.dtype | None) -> float:

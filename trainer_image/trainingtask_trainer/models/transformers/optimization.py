@@ -3,12 +3,14 @@
 from collections.abc import Callable
 
 import torch
+from accelerate.scheduler import AcceleratedScheduler
 from transformers import get_scheduler
 
 from trainingtask_api.training import Scheduler
 from trainingtask_trainer.models.transformers.collation import Batch
 from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.runtime.collectives import broadcast_value
 
 # The library's names; its `constant` has no warm-up.
 _SCHEDULERS = {
@@ -51,17 +53,39 @@ def _create_scheduler(
     return scheduler
 
 
+def share_optimizer_state(
+    optimizer: torch.optim.Optimizer, scheduler: AcceleratedScheduler, scaler: torch.amp.GradScaler | None
+) -> None:
+    """Give the optimizer, its learning rate and the scale of fp16 losses of rank 0 to all ranks, a weight at a time."""
+    own = optimizer.state_dict()
+    state = {index: broadcast_value(own["state"].get(index)) for index in broadcast_value(list(own["state"]))}
+    optimizer.load_state_dict({"state": state, "param_groups": broadcast_value(own["param_groups"])})
+    for part in (scheduler, scaler):
+        if part is not None:
+            part.load_state_dict(broadcast_value(part.state_dict()))
+
+
 def accumulate_gradients(
     model: torch.nn.Module,
     micro_batches: list[Batch],
     loss_function: LossFunction,
     backward: Callable[[torch.Tensor], None],
+    decisions: int | None = None,
 ) -> torch.Tensor:
     """Add the gradients of one optimizer step, whose micro-batches count as one large batch.
 
+    Parameters
+    ----------
+    model, micro_batches, loss_function
+        The micro-batches are on the model's device; there may be none where other ranks have some.
+    backward
+        Adds the gradients of a loss.
+    decisions
+        Rows times labels of the step on all ranks, by default those of the micro-batches.
+
     Returns
     -------
-    Mean loss over the rows and labels of the step; on a GPU reading it waits for the step.
+    Sum of the micro-batches' losses divided by `decisions`; on a GPU reading it waits for the step.
 
     Raises
     ------
@@ -69,9 +93,11 @@ def accumulate_gradients(
         When a single row does not fit on the GPU. Otherwise the largest micro-batches are halved and the step is
         repeated.
     """
+    if decisions is None:
+        decisions = sum(batch["labels"].numel() for batch in micro_batches)
     while True:
         try:
-            return _backpropagate(model, micro_batches, loss_function, backward)
+            return _backpropagate(model, micro_batches, loss_function, backward, decisions)
         except torch.OutOfMemoryError:
             smaller = _halve_largest(micro_batches)
             if len(smaller) == len(micro_batches):
@@ -85,9 +111,9 @@ def _backpropagate(
     micro_batches: list[Batch],
     loss_function: LossFunction,
     backward: Callable[[torch.Tensor], None],
+    decisions: int,
 ) -> torch.Tensor:
-    decisions = sum(batch["labels"].numel() for batch in micro_batches)
-    total = torch.zeros((), device=micro_batches[0]["labels"].device)
+    total = torch.zeros((), device=next(model.parameters()).device)
     for batch in micro_batches:
         outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
         loss = loss_function(outputs.logits.float(), batch["labels"]) / decisions

@@ -65,8 +65,8 @@ class Settings:
 
     @property
     def device(self) -> torch.device:
-        """The device of model and batches."""
-        return torch.device("cuda", 0) if self.on_gpu else torch.device("cpu")
+        """The device of model and batches: of several GPUs the one of this process (see `prepare_torch`)."""
+        return torch.device("cuda", torch.cuda.current_device()) if self.on_gpu else torch.device("cpu")
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:

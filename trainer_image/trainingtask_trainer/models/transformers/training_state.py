@@ -1,8 +1,7 @@
 """The state that both loops share around their steps: progress, validation, the best epoch's weights, checkpoints."""
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,13 @@ from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.optimization import create_learning_rate_function
 from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress, Step
+from trainingtask_trainer.runtime.collectives import (
+    broadcast_tensors,
+    broadcast_value,
+    share_interruption,
+    wait_for_ranks,
+)
+from trainingtask_trainer.runtime.processes import Processes
 
 WEIGHTS_FILE = "model.safetensors"
 """Of a checkpoint; accelerate and transformers both load this name."""
@@ -32,6 +38,8 @@ _MAX_LOSS_POINTS, _MAX_EPOCH_POINTS = 400, 100  # at most about as many points
 
 Validate = Callable[[Callable[[], None]], Probabilities]
 """Returns the probabilities of the validation rows with the present weights; calls its argument before each batch."""
+SaveState = Callable[[Path], None]
+"""Writes the model (`WEIGHTS_FILE`), the optimizer and the random numbers' state into a folder."""
 
 
 @dataclass
@@ -61,13 +69,16 @@ class TrainingSession:
     A loop drives it::
 
         while not session.is_finished:
-            for micro_batches in session.plan.iter_remaining_steps(session.state.step):
+            for step in session.plan.iter_remaining_steps(session.state.step):
                 ...  # one optimizer step
                 session.record_step(loss, rows, tokens)
                 if session.end_step():
-                    ...  # write into `session.write_checkpoint()`
+                    session.write_checkpoint(save_state)
             if session.end_epoch():
-                ...  # write into `session.write_checkpoint()`
+                session.write_checkpoint(save_state)
+
+    Of several processes each has a session; all of them take the same decisions. Rank 0's alone reads and writes
+    checkpoints, and keeps the weights of the best epoch.
     """
 
     def __init__(
@@ -83,6 +94,7 @@ class TrainingSession:
         progress: Progress,
         checkpoints: CheckpointStore | None,
         scratch: Path,
+        processes: Processes,
         is_best_on_disk: bool = False,
     ) -> None:
         self.settings = settings
@@ -90,10 +102,13 @@ class TrainingSession:
         self.dataset = dataset
         self.loss_function = loss_function
         self.scratch = scratch
+        self.processes = processes
         self.state = TrainingState()
         self.resumed_from: Checkpoint | None = None
+        self.resumed_step: int | None = None
         self.rows_seen = 0
         self.tokens_seen = 0
+        self.scaling_efficiency: float | None = None
         self._model = model
         self._validation_labels = validation_labels
         self._validate = validate
@@ -114,11 +129,6 @@ class TrainingSession:
         )
 
     @property
-    def resumed_step(self) -> int | None:
-        """The optimizer step of the checkpoint that the training resumed from, None without one."""
-        return None if self.resumed_from is None else int(self.resumed_from.state["step"])
-
-    @property
     def epoch(self) -> int:
         """The running epoch, from 0."""
         return self.state.step // self.plan.steps_per_epoch
@@ -131,15 +141,20 @@ class TrainingSession:
     def start(self) -> None:
         """Load weights and state of the last checkpoint, where there is one, and report the progress.
 
-        A loop loads the rest (optimizer, random numbers) itself from `resumed_from`.
+        A loop loads the rest (optimizer, random numbers) itself, on rank 0 from `resumed_from`.
         """
-        self.resumed_from = self._checkpoints.find_last() if self._checkpoints else None
+        if self._checkpoints is not None and self.processes.is_main:
+            self.resumed_from = self._checkpoints.find_last()
         if self.resumed_from is not None:
-            self.state = TrainingState.from_checkpoint(self.resumed_from.state)
             self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE))
             best = self.resumed_from.folder / _BEST_WEIGHTS_FILE
             if best.exists():
                 self._best_weights.read(best)
+        stored = broadcast_value(self.resumed_from and self.resumed_from.state)
+        if stored is not None:
+            self.state = TrainingState.from_checkpoint(stored)
+            self.resumed_step = self.state.step
+        broadcast_tensors(self._model.state_dict().values())  # without a checkpoint they are the same already
         self._report_progress()
         if self.state.step == self.plan.steps_per_epoch * (self.state.epochs_validated + 1):
             self._validate_epoch()  # the training was interrupted between an epoch and its validation
@@ -175,9 +190,8 @@ class TrainingSession:
             self._checkpoints is not None and self.settings.checkpoint_steps is None
         )
 
-    @contextmanager
-    def write_checkpoint(self) -> Iterator[Path]:
-        """Yield a folder for the model (`WEIGHTS_FILE`), the optimizer and the random numbers' state.
+    def write_checkpoint(self, save_state: SaveState) -> None:
+        """Write a checkpoint of the training; ranks other than 0 wait for it.
 
         Raises
         ------
@@ -186,16 +200,19 @@ class TrainingSession:
         """
         assert self._checkpoints is not None  # noqa: S101 - `end_step` and `end_epoch` return False without them
         self._collect_losses()
-        with self._checkpoints.write(self.state.step, asdict(self.state)) as folder:
-            yield folder
-            if not self._best_weights.is_empty:
-                self._best_weights.write(folder / _BEST_WEIGHTS_FILE)
+        if self.processes.is_main:
+            with self._checkpoints.write(self.state.step, asdict(self.state)) as folder:
+                save_state(folder)
+                if not self._best_weights.is_empty:
+                    self._best_weights.write(folder / _BEST_WEIGHTS_FILE)
+        wait_for_ranks()
         if self._interruption is not None:
             raise self._interruption
 
     def restore_best(self) -> None:
         """Give the model the weights of its best epoch."""
         self._best_weights.restore(self._model)
+        broadcast_tensors(self._model.state_dict().values())
 
     def _is_interrupted_by(self, action: Callable[[], None]) -> bool:
         """Run `action`; return whether it was interrupted, which `write_checkpoint` raises again."""
@@ -209,7 +226,7 @@ class TrainingSession:
         return False
 
     def _validate_epoch(self) -> None:
-        probabilities = self._validate(self._report_progress)
+        probabilities = self._validate(self._send_progress)
         state, labels = self.state, self._validation_labels
         loss, precision = binary_cross_entropy(labels, probabilities), mean_average_precision(labels, probabilities)
         state.epochs_validated += 1
@@ -218,7 +235,7 @@ class TrainingSession:
             state.best_score, state.best_epoch = score, state.epochs_validated
             if state.epochs_validated == self.settings.epochs:
                 self._best_weights.clear()
-            else:  # the next epoch changes the model's own
+            elif self.processes.is_main:  # the next epoch changes the model's own
                 self._best_weights.keep(self._model)
         if state.epochs_validated % math.ceil(self.settings.epochs / _MAX_EPOCH_POINTS) == 0:
             state.curve.append(CurvePoint(state.step, validation_loss=loss, mean_average_precision=precision))
@@ -241,6 +258,10 @@ class TrainingSession:
                 state.curve_losses.clear()
 
     def _report_progress(self) -> None:
+        with share_interruption():
+            self._send_progress()
+
+    def _send_progress(self) -> None:
         step = self.state.step
         self._progress(
             Step(

@@ -128,7 +128,10 @@ class _SessionCallback(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         written = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        with self._session.write_checkpoint() as folder:
+
+        def move_files(folder: Path) -> None:
             for path in written.iterdir():
                 path.rename(folder / path.name)
-        shutil.rmtree(written)
+            shutil.rmtree(written)
+
+        self._session.write_checkpoint(move_files)
