@@ -45,7 +45,7 @@ class BatchPlan:
         self._lengths = lengths
         self._settings = settings
         self._split_batch = split_batch
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._shard_rows = shard_rows
         self._processes = processes
         rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
@@ -63,7 +63,7 @@ class BatchPlan:
     def split_step(self, step: StepRows) -> list[list[int]]:
         """Return the rows of each of this rank's micro-batches of a step: none where the step has too few rows."""
         return [
-            rows for batch in self._shard(step) for rows in self._split_batch(batch, self._lengths, self._max_tokens)
+            rows for batch in self._shard(step) for rows in self._split_batch(batch, self._lengths, self.max_tokens)
         ]
 
     def count_rows_and_tokens(self, step: StepRows) -> tuple[int, int]:
@@ -157,15 +157,18 @@ def split_for_padding(
     return parts
 
 
-def split_for_packing(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None) -> list[list[int]]:
+def split_for_packing(
+    rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None, is_padding_counted: bool = False
+) -> list[list[int]]:
     """Split one batch into micro-batches that are packed (see `packed_attention`): as few as `max_tokens` allows.
 
-    Parameters and returned micro-batches are those of `split_for_padding`.
+    Parameters and returned micro-batches are those of `split_for_padding`; `is_padding_counted` where `max_tokens` holds for
+    the tokens of a micro-batch that is padded to its longest row.
     """
     parts: list[list[int]] = []
     tokens = 0
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
-        tokens += lengths[row]
+        tokens += lengths[parts[-1][0] if parts and is_padding_counted else row]
         if not parts or (max_tokens is not None and tokens > max_tokens):
             parts.append([])
             tokens = lengths[row]

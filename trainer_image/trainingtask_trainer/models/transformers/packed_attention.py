@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
@@ -25,6 +26,8 @@ _LENGTH_BUCKET = 8
 # Parts of a power of two to which shapes are rounded: a batch of slots has at most an eighth more tokens, and its attention
 # at most half as many slots more than the longest sequence needs.
 _TOKEN_PARTS, _SLOT_PARTS = 8, 2
+MAX_ROUNDING = 1 + 1 / _SLOT_PARTS
+"""At most so many times as many slots has a batch as its sequences padded to the longest."""
 _MIN_TOKENS, _MIN_SLOTS = 64, 32
 
 
@@ -55,11 +58,13 @@ def pack(token_ids: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[s
     Attention is fastest when sequences of like length follow each other.
     """
     first = config.pad_token_id + 1 if get_family(config.model_type).has_padding_offset else 0
-    lengths = [len(ids) for ids in token_ids]
+    lengths = np.array([len(ids) for ids in token_ids])
+    boundaries = np.concatenate([[0], lengths.cumsum()])
+    positions = first + np.arange(boundaries[-1]) - boundaries[:-1].repeat(lengths)
     return {
-        "input_ids": torch.tensor([[token for ids in token_ids for token in ids]]),
-        "position_ids": torch.cat([torch.arange(first, first + length) for length in lengths])[None],
-        "cu_seq_lens_q": torch.tensor([0, *lengths]).cumsum(0),
+        "input_ids": torch.from_numpy(np.concatenate(token_ids).astype(np.int64))[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "cu_seq_lens_q": torch.from_numpy(boundaries),
     }
 
 

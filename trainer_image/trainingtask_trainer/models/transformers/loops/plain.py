@@ -17,6 +17,7 @@ from trainingtask_trainer.models.transformers.optimization import (
     create_optimizer_and_scheduler,
     share_optimizer_state,
 )
+from trainingtask_trainer.models.transformers.step_graphs import StepGraphs
 from trainingtask_trainer.models.transformers.training_state import TrainingSession
 
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -43,6 +44,7 @@ def train(model: PreTrainedModel, session: TrainingSession) -> None:
         entropy = [settings.seed, session.state.step, session.processes.rank]
         set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     exchange = GradientExchange(model)
+    graphs = StepGraphs(session.plan.max_tokens) if settings.on_gpu else None
 
     def save_state(folder: Path) -> None:
         accelerator.save_state(str(folder))
@@ -59,13 +61,14 @@ def train(model: PreTrainedModel, session: TrainingSession) -> None:
                     session.loss_function,
                     accelerator.backward,
                     decisions=rows * int(model.config.num_labels or 0),
+                    graphs=graphs,
                 )
                 loss = exchange.sum_gradients(loss)
                 if settings.max_gradient_norm > 0:
                     accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
                 optimizer.step()
                 scheduler.step()
-                optimizer.zero_grad()
+                optimizer.zero_grad(set_to_none=graphs is None)
             session.record_step(loss, rows, tokens)
             if session.end_step():
                 session.write_checkpoint(save_state)
