@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
+# Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-reading bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 
@@ -24,6 +26,7 @@ test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres
 	$(CLUSTER) up
 	$(CLUSTER) images
+	$(CLUSTER) build jobset kueue
 	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster tests/faults
 
 bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a plain asyncio (BENCH=--quick: a smoke test)
@@ -33,6 +36,7 @@ bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a p
 test-faults: $(VENV)/ready ## The faults of docs/failure-modes.md in full size: 100 kills, 200 tasks without a database, stores that are away; an hour
 	$(CLUSTER) up
 	$(CLUSTER) images
+	$(CLUSTER) build jobset kueue
 	eval "$$($(CLUSTER) env)" && export TRAININGTASK_FAULTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
 
 bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 runs, 50 readers at once

@@ -30,6 +30,7 @@ JOBSET_API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
 JOBSET_KIND: Final = "JobSet"
 REPLICATED_JOB: Final = "trainer"
 RESTART_COUNT_ANNOTATION: Final = "jobset.sigs.k8s.io/restart-attempt"
+NODE_RANK_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"  # on each pod, as Kubernetes sets it
 
 # The file by which a folder is known as a trained model.
 MODEL_MANIFEST_FILE: Final = "trainingtask.json"

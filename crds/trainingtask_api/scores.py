@@ -90,7 +90,7 @@ class EvaluationResult(Contract):
     )
     all_zero: Baseline = Field(description="Baseline that predicts no label at all.")
     label_prior: Baseline = Field(
-        description="Baseline that gives each row the labels' shares of the training rows as probabilities, with thresholds chosen as the model's."
+        description="Baseline that gives each row the labels' shares of the training rows as probabilities; of one threshold for all labels and one for each, the better for each score."
     )
     runtime_seconds: float = Field(description="Duration of the evaluation.")
     samples_per_second: float = Field(description="Rows evaluated per second.")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from localcluster import images, lifecycle, storage
+from localcluster import addons, images, lifecycle, storage
 from localcluster.config import Config
 from localcluster.console import ClusterError
 
@@ -27,6 +27,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     extend = commands.add_parser("extend", help="build and push an image on top of the trainer's, print its reference")
     extend.add_argument("name")
     extend.add_argument("directory", type=Path, help="holds the Dockerfile and what it copies")
+    listed = ", ".join(addons.ADDONS)
+    for command, purpose in (
+        ("build", "build the binaries of add-ons ahead of their installation"),
+        ("install", f"install add-ons ({listed}), and wait until they serve"),
+        ("uninstall", "remove add-ons with all their objects"),
+    ):
+        commands.add_parser(command, help=purpose).add_argument("addons", nargs="+", metavar="ADDON", help=listed)
     commands.add_parser("kubeconfig", help="print the path of the administrator's kubeconfig")
     commands.add_parser("env", help="print shell exports: KUBECONFIG, PATH and the image references")
     claim = commands.add_parser("claim", help="offer a directory of this machine to pods as a read-only claim")
@@ -52,6 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(references) if options.json else "\n".join(f"{k}={v}" for k, v in references.items()))
         case "extend":
             print(images.build_on_trainer(config, options.name, options.directory))
+        case "build":
+            addons.build(config, options.addons)
+        case "install":
+            addons.install(config, options.addons)
+        case "uninstall":
+            addons.uninstall(config, options.addons)
         case "kubeconfig":
             print(config.kubeconfig)
         case "env":

@@ -10,6 +10,7 @@ from trainingtask_api import names
 Object = dict[str, Any]
 Key = tuple[str, str]  # namespace and name of a task
 
+WORKLOAD_KINDS = ("Job", names.JOBSET_KIND)
 TERMINAL_CONDITIONS = ("Complete", "Failed")  # of tasks and of Jobs
 
 
@@ -65,12 +66,12 @@ def is_controlled_by(item: Object, uid: str) -> bool:
 
 
 def get_labelled_task_uid(child: Object) -> str:
-    """Return the task's uid in the labels of a Job or pod, "" without the label."""
+    """Return the task's uid in the labels of a Job, JobSet or pod, "" without the label."""
     return str((child["metadata"].get("labels") or {}).get(names.TASK_UID_LABEL, ""))
 
 
 def get_labelled_task_key(child: Object) -> Key:
-    """Return the namespace of a Job or pod, and the task's name in its labels."""
+    """Return the namespace of a Job, JobSet or pod, and the task's name in its labels."""
     metadata = child["metadata"]
     return metadata.get("namespace", ""), (metadata.get("labels") or {}).get(names.TASK_NAME_LABEL, "")
 
@@ -94,12 +95,12 @@ def get_conditions(item: Object) -> list[Object]:
 
 
 def get_true_conditions(job: Object | None) -> dict[str, Object]:
-    """Return the conditions of a trimmed Job that are True, by type."""
+    """Return the conditions of a trimmed Job or JobSet that are True, by type."""
     return {c["type"]: c for c in get_conditions(job or {}) if c.get("status") == "True"}
 
 
 def is_finished(item: Object) -> bool:
-    """Return whether a task or Job is Complete or Failed."""
+    """Return whether a task, or a trimmed Job or JobSet, is Complete or Failed."""
     return any(c.get("type") in TERMINAL_CONDITIONS and c.get("status") == "True" for c in get_conditions(item))
 
 

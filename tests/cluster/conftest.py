@@ -21,9 +21,10 @@ from support.plugin import Cli, create_cli
 from support.reason_tasks import apply_task, broken, empty_hub, nodes
 from support.release import NAMESPACE, POSTGRES, RELEASE, STORE_SETTINGS, SYSTEM
 from support.s3_server import REGION
+from support.task_bucket import store
 from support.trainer_tokens import ReportAs, reporter
 
-__all__ = ["apply_task", "broken", "empty_hub", "nodes"]
+__all__ = ["apply_task", "broken", "empty_hub", "nodes", "store"]
 
 ROOT = Path(__file__).parents[2]
 IMAGES = {

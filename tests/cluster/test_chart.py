@@ -9,7 +9,7 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from support.helm import CHART, ROOT, Manifest, helm, named, of_kind, render
+from support.helm import CHART, ROOT, Manifest, helm, named, of_kind, render, render_anew
 from trainingtask_api import names
 from trainingtask_history.roles import get_trainer_role
 from trainingtask_operator import health
@@ -117,7 +117,7 @@ def test_kueue_rights_are_granted_only_when_enabled() -> None:
 
 def test_only_a_change_of_settings_restarts_the_operator() -> None:
     def checksum(*options: str) -> str:
-        (deployment,) = of_kind(render(*options), "Deployment")
+        (deployment,) = of_kind(render_anew(*options), "Deployment")
         found: str = deployment["spec"]["template"]["metadata"]["annotations"]["checksum/settings"]
         return found
 
@@ -129,7 +129,7 @@ def test_only_a_change_of_settings_restarts_the_operator() -> None:
 def test_rendering_twice_gives_the_same(mode: str) -> None:
     web = ("--set=web.enabled=true", "--set=history.external.readerSecret.name=db") if mode == "external" else ()
 
-    assert render(*MODES[mode], *web) == render(*MODES[mode], *web)
+    assert render(*MODES[mode], *web) == render_anew(*MODES[mode], *web)
 
 
 def test_another_version_of_the_chart_restarts_no_pod(tmp_path: Path) -> None:
@@ -225,6 +225,19 @@ def test_only_the_operators_account_may_add_a_job_to_a_task() -> None:
     (author,) = [v["expression"] for v in policy["variables"] if v["name"] == "author"]
     assert "['system:serviceaccount:ops:tt-trainingtask-operator']" in author
     assert policy["failurePolicy"] == "Fail"
+
+
+def test_only_jobsets_controllers_may_create_the_jobs_of_a_jobset() -> None:
+    controller = "system:serviceaccount:a:b"
+    name = "tt-trainingtask-operator-task-children"
+    for accounts in ([controller], []):
+        options = ("--set=trainer.namespaces={a}", f"--set-json=jobset.controllers={json.dumps(accounts)}")
+        policy = named(render(*options), "ValidatingAdmissionPolicy", name)["spec"]
+        (author,) = [v["expression"] for v in policy["variables"] if v["name"] == "author"]
+        assert f"'jobs' && variables.ownedByJobSet ? {json.dumps(accounts)}" in author
+    assert "jobsets" in {
+        resource for rule in policy["matchConstraints"]["resourceRules"] for resource in rule["resources"]
+    }
 
 
 def test_evaluation_generates_a_password_for_each_namespace() -> None:

@@ -10,7 +10,7 @@ import pytest
 from support import specs
 from support.helm import CHART, Manifest, helm, named, of_kind, render
 from trainingtask_api import TrainingTask
-from trainingtask_operator.controller.job_builder import build_labels
+from trainingtask_operator.controller.pod_builder import build_labels
 
 SYSTEM, TEAM, OTHER = "ops", "team", "other"
 OPTIONS = (f"--set=trainer.namespaces={{{TEAM}}}", "--set=web.enabled=true")
@@ -33,11 +33,16 @@ def get_pods(manifests: list[Manifest]) -> dict[str, Pod]:
     task = specs.task("a", specs.CLASSICAL, TEAM)
     task["metadata"]["uid"] = "u"
     trainer = build_labels(TrainingTask.model_validate(task))
+    member = {**trainer, "jobset.sigs.k8s.io/jobset-uid": "j"}  # as JobSet labels its pods
     return {
         "operator": of("Deployment", RELEASE),
         "web": of("Deployment", f"{RELEASE}-web"),
         "postgres": of("StatefulSet", f"{RELEASE}-postgres"),
         "trainer": Pod(TEAM, trainer, {}),
+        "trainer of a group": Pod(TEAM, member, {}),
+        "another of a group": Pod(TEAM, member, {}),
+        "a group's labels elsewhere": Pod(OTHER, member, {}),
+        "pod of another JobSet": Pod(TEAM, {"jobset.sigs.k8s.io/jobset-uid": "k"}, {}),
         "pod beside trainers": Pod(TEAM, {"app": "x"}, {}),
         "trainer's labels elsewhere": Pod(OTHER, trainer, {}),
         "operator's labels elsewhere": Pod(TEAM, of("Deployment", RELEASE).labels, {}),
@@ -72,7 +77,7 @@ def can_connect(manifests: list[Manifest], source: Pod, target: Pod, port: int) 
         and "Ingress" in policy["spec"]["policyTypes"]
     ]
     return not policies or any(
-        any(target.ports.get(p["port"]) == port for p in rule["ports"])
+        ("ports" not in rule or any(target.ports.get(p["port"]) == port for p in rule["ports"]))
         and ("from" not in rule or any(is_peer(peer, source, policy) for peer in rule["from"]))
         for policy in policies
         for rule in policy["spec"].get("ingress", [])
@@ -84,6 +89,10 @@ ALL_PODS = {
     "web",
     "postgres",
     "trainer",
+    "trainer of a group",
+    "another of a group",
+    "a group's labels elsewhere",
+    "pod of another JobSet",
     "pod beside trainers",
     "trainer's labels elsewhere",
     "operator's labels elsewhere",
@@ -94,7 +103,7 @@ ALL_PODS = {
 @pytest.mark.parametrize(
     ("target", "port", "admitted"),
     [
-        ("postgres", 5432, {"operator", "web", "trainer"}),
+        ("postgres", 5432, {"operator", "web", "trainer", "trainer of a group", "another of a group"}),
         ("postgres", 22, set()),
         ("web", 8000, ALL_PODS),
         ("web", 8080, set()),
@@ -102,6 +111,7 @@ ALL_PODS = {
         ("operator", 8081, ALL_PODS),
         ("operator", 5432, set()),
         ("trainer", 8000, set()),
+        ("trainer of a group", 29500, {"trainer of a group", "another of a group"}),
         ("pod beside trainers", 8000, ALL_PODS),  # not selected by the chart
     ],
 )
@@ -115,7 +125,8 @@ def test_the_web_app_can_be_limited_to_given_peers() -> None:
     manifests = render(*OPTIONS, f'--set-json=networkPolicy.webFrom=[{{"namespaceSelector":{{"matchLabels":{{"kubernetes.io/metadata.name":"{OTHER}"}}}}}}]')  # fmt: skip
     rendered = get_pods(manifests)
     assert {name for name, pod in rendered.items() if can_connect(manifests, pod, rendered["web"], 8000)} == {
-        "trainer's labels elsewhere"
+        "trainer's labels elsewhere",
+        "a group's labels elsewhere",
     }
 
 
@@ -129,7 +140,7 @@ def test_a_part_that_is_not_installed_has_no_policy() -> None:
     def names(*options: str) -> set[str]:
         return {policy["metadata"]["name"] for policy in of_kind(render(*options), "NetworkPolicy")}
 
-    assert names("--set=history.mode=none") == {RELEASE, "trainingtask-trainer"}
+    assert names("--set=history.mode=none") == {RELEASE, "trainingtask-trainer", "trainingtask-trainer-group"}
     assert names("--set=networkPolicy.enabled=false") == set()
 
 

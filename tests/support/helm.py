@@ -1,5 +1,7 @@
 """Helm, and the rendered manifests of the chart."""
 
+import copy
+import functools
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,17 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def render(*options: str, chart: Path = CHART) -> list[Manifest]:
+    """Return the chart's manifests; rendered once for the same options, since helm takes half a second."""
+    return copy.deepcopy(_render_once(*options, chart=chart))
+
+
+def render_anew(*options: str, chart: Path = CHART) -> list[Manifest]:
     done = helm("template", "tt", str(chart), "--namespace=ops", "--kube-version=1.34.0", *options)
     assert done.returncode == 0, done.stderr
-    return [manifest for manifest in yaml.safe_load_all(done.stdout) if manifest]
+    return [manifest for manifest in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if manifest]
+
+
+_render_once = functools.cache(render_anew)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:

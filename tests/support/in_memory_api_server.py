@@ -14,6 +14,7 @@ from typing import Any
 from trainingtask_api import names
 from trainingtask_history.tables import RunEvent, TrainingRun
 from trainingtask_operator.cache.assume_cache import Observed
+from trainingtask_operator.cache.cached_fields import trim_jobset
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.kube_objects import KubeEvent, Object
 
@@ -25,9 +26,11 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.tasks: dict[tuple[str, str], Object] = {}
-        self.jobs: dict[tuple[str, str], Object] = {}
+        self.jobs: dict[tuple[str, str], Object] = {}  # and JobSets
         self.pods: dict[str, list[Object]] = {}
         self.kube_events: dict[str, KubeEvent] = {}
+        self.claims: dict[tuple[str, str], list[str]] = {}  # access modes
+        self.serves_jobsets = True
         self.workloads: dict[str, bool] = {}  # uid of the Job -> whether Kueue may start it
         self.terminating_namespaces: set[str] = set()
         self.events: list[Object] = []
@@ -61,12 +64,12 @@ class FakeCluster:
         task = self.tasks.get((namespace, name))
         if task is None:
             return None
-        return Observed(
-            copy.deepcopy(task),
-            copy.deepcopy(self.find_job(task)),
-            copy.deepcopy(self.pods.get(task["metadata"]["uid"], [])),
-            dict(self.kube_events),
-        )
+        job = copy.deepcopy(self.find_job(task))
+        owners = frozenset([job["metadata"]["uid"]] if job else [])  # a JobSet stands for its Job
+        if job is not None and job["kind"] == names.JOBSET_KIND:
+            job = trim_jobset(job)
+        pods = copy.deepcopy(self.pods.get(task["metadata"]["uid"], []))
+        return Observed(copy.deepcopy(task), job, pods, dict(self.kube_events), owners)
 
     def assume(self, written: Object) -> None:
         """The fake's watch never lags."""
@@ -86,14 +89,14 @@ class FakeCluster:
         self._touch(task)
         return self.respond("apply status", task)
 
-    async def get_job(self, namespace: str, name: str) -> Object:
-        self.receive("get job")
+    async def get_workload(self, kind: str, namespace: str, name: str) -> Object:
+        self._receive_about(kind, "get")
         if (namespace, name) not in self.jobs:
-            raise ClusterError(404, "not found")
-        return self.respond("get job", self.jobs[namespace, name])
+            raise ClusterError(404, f'{kind} "{name}" not found')
+        return self.respond(f"get {kind.lower()}", self.jobs[namespace, name])
 
-    async def create_job(self, job: Object) -> Object:
-        self.receive("create job")
+    async def create_workload(self, job: Object) -> Object:
+        self._receive_about(job["kind"], "create")
         key = (job["metadata"]["namespace"], job["metadata"]["name"])
         if key in self.jobs:
             raise ClusterError(409, "already exists")
@@ -102,23 +105,29 @@ class FakeCluster:
         created["status"] = {}
         self._touch(created)
         self.jobs[key] = created
-        return self.respond("create job", created)
+        return self.respond(f"create {job['kind'].lower()}", created)
 
-    async def patch_job(self, namespace: str, name: str, patch: Object) -> Object:
-        self.receive("patch job")
+    async def patch_workload(self, kind: str, namespace: str, name: str, patch: Object) -> Object:
+        self._receive_about(kind, "patch")
         if (namespace, name) not in self.jobs:
-            raise ClusterError(404, "not found")
+            raise ClusterError(404, f'{kind} "{name}" not found')
         job = self.jobs[namespace, name]
         for section, fields in patch.items():
             job[section] |= fields
         self._touch(job)
-        return self.respond("patch job", job)
+        return self.respond(f"patch {kind.lower()}", job)
 
-    async def delete_job(self, namespace: str, name: str) -> None:
-        self.receive("delete job")
+    async def delete_workload(self, kind: str, namespace: str, name: str) -> None:
+        self._receive_about(kind, "delete")
         if self.jobs.pop((namespace, name), None) is None:
-            raise ClusterError(404, "not found")
-        self.respond("delete job", {})
+            raise ClusterError(404, f'{kind} "{name}" not found')
+        self.respond(f"delete {kind.lower()}", {})
+
+    async def get_claim(self, namespace: str, name: str) -> Object:
+        self.receive("get claim")
+        if (namespace, name) not in self.claims:
+            raise ClusterError(404, f'persistentvolumeclaims "{name}" not found')
+        return {"metadata": {"name": name}, "spec": {"accessModes": self.claims[namespace, name]}}
 
     async def is_namespace_terminating(self, namespace: str) -> bool:
         self.receive("get namespace")
@@ -145,6 +154,11 @@ class FakeCluster:
             return False
         self.workloads[job_uid] = active
         return True
+
+    def _receive_about(self, kind: str, verb: str) -> None:
+        self.receive(f"{verb} {kind.lower()}")
+        if kind == names.JOBSET_KIND and not self.serves_jobsets:
+            raise ClusterError(404, "the server could not find the requested resource")
 
     # Faults
 

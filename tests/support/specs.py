@@ -54,7 +54,10 @@ GOOD: dict[str, dict[str, Any]] = {
     "nodes-without-gpus": changed(TRANSFORMER, resources={"nodes": 2}, training={"loop": "accelerate"}),
     "one-node": changed(CLASSICAL, resources={"nodes": 1}),
     "gpus-for-embeddings": changed(
-        CLASSICAL, device="gpu", resources={"gpus": 2, "nodes": 2}, preprocessor={"name": "embedding"}
+        CLASSICAL,
+        device="gpu",
+        resources={"gpus": 2, "nodes": 2},
+        preprocessor={"name": "embedding", "checkpoint": "a/b"},
     ),
     "cpu-quantities": changed(CLASSICAL, resources={"cpu": "500m", "memory": "512Mi", "storage": "500Mi"}),
     "cpu-fraction": changed(CLASSICAL, resources={"cpu": "1.5"}),

@@ -12,29 +12,19 @@ import logging
 import os
 import shutil
 import tempfile
-import uuid
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode
-from trainingtask_trainer.errors import Interrupted, TrainerError, UserError, diagnose
-
-if TYPE_CHECKING:
-    from trainingtask_api.status import Results
-    from trainingtask_api.task import TrainingTask
-    from trainingtask_trainer.reporting.reporter import Reporter, Sink
-
-logger = logging.getLogger("trainingtask_trainer")
+from trainingtask_trainer.errors import TrainerError, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that libraries start
     options = _parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     commands = {"run": _run, "predict": _predict, "download": _download, "list": _list}
     try:
@@ -64,6 +54,13 @@ def _parser() -> argparse.ArgumentParser:
         "--history", metavar="URL", help="history to write to (default: sqlite:///trainingtask-history.db)"
     )
 
+    run.add_argument(
+        "--processes",
+        metavar="N",
+        type=int,
+        help="processes that train on this machine (default: one per GPU of the task)",
+    )
+
     predict = commands.add_parser("predict", help="label texts with a trained model")
     predict.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
@@ -81,81 +78,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from trainingtask_trainer.reporting.console import ConsoleSink  # noqa: PLC0415
-    from trainingtask_trainer.reporting.reporter import Reporter  # noqa: PLC0415
-    from trainingtask_trainer.reporting.termination import TerminationSink  # noqa: PLC0415
-    from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
-    from trainingtask_trainer.runtime.signals import InterruptHandler  # noqa: PLC0415
+    from trainingtask_trainer.run import run  # noqa: PLC0415
 
-    with InterruptHandler() as interrupts:  # the kernel drops a SIGTERM that process 1 does not handle
-        limit_threads()  # before numpy is imported
-        reporter = Reporter([ConsoleSink(), TerminationSink()], _attempt(), interrupts)
-        try:
-            results = _train(options, reporter)
-        # The one place that catches everything: each end of a run is reported and has an exit code.
-        except (Exception, Interrupted) as error:
-            interrupts.ignore_signals()
-            exit_code, failure = diagnose(error, reporter.report.phase)
-            if exit_code == ExitCode.FAULT and not isinstance(error, TrainerError):
-                logger.error("The trainer failed", exc_info=error)
-            reporter.report_failure(failure, exit_code)
-            return exit_code
-        interrupts.ignore_signals()
-        reporter.report_success(results)
-    return ExitCode.SUCCESS
-
-
-def _train(options: argparse.Namespace, reporter: "Reporter") -> "Results":
-    from trainingtask_trainer.manifest import read_task  # noqa: PLC0415
-    from trainingtask_trainer.volumes import Volumes  # noqa: PLC0415
-
-    task = read_task(options.task)
-    _add_code(options)
-    for sink in _cluster_and_history(options, task, reporter):
-        reporter.add_sink(sink)
-    default = Volumes.from_environment()
-    volumes = Volumes(
-        dataset=options.dataset_dir or default.dataset,
-        model=options.model_dir or default.model,
-        output=options.output_dir or default.output,
-        preprocessor=options.preprocessor_dir or default.preprocessor,
-    )
-    from trainingtask_trainer.pipeline import train  # noqa: PLC0415 - numpy and scikit-learn from here on
-
-    return train(task, volumes, reporter)
-
-
-def _add_code(options: argparse.Namespace) -> None:
-    from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
-
-    if options.code_dir is not None:
-        add_code_folder(options.code_dir)
-
-
-def _cluster_and_history(options: argparse.Namespace, task: "TrainingTask", reporter: "Reporter") -> Iterator["Sink"]:
-    from trainingtask_trainer.reporting.history import create_history_sink  # noqa: PLC0415
-    from trainingtask_trainer.reporting.kube_status import EarlierSources, create_status_sink  # noqa: PLC0415
-
-    if names.ENV_POD_NAME in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
-        earlier: EarlierSources = Future()
-        reporter.earlier_sources = earlier
-        yield create_status_sink(task.metadata, earlier=earlier)
-    history = create_history_sink(options.history, task, task.metadata.uid or str(uuid.uuid4()), lambda: reporter.curve)
-    if history is not None:
-        yield history
-
-
-def _attempt() -> int:
-    """Return the number of this attempt; Kubernetes counts failed and ignored (evicted) ones separately."""
-    counts = (os.environ.get(name) or "0" for name in (names.ENV_FAILURE_COUNT, names.ENV_IGNORED_FAILURE_COUNT))
-    return 1 + sum(int(count) for count in counts)
+    return run(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
     from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
 
     limit_threads()
-    _add_code(options)
+    if options.code_dir is not None:
+        from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
+
+        add_code_folder(options.code_dir)
     from trainingtask_trainer.artifacts.bundle import predict  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 

@@ -9,6 +9,7 @@ Any other exception is a fault as well; see `diagnose`.
 """
 
 import errno
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,6 +20,8 @@ from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode, Failure, Phase
 
 MAX_MESSAGE_LENGTH = 2048
+_TIMEOUT = re.compile(r"timed?[ -]?out", re.IGNORECASE)
+_BROKEN_CONNECTION = re.compile(r"connection|broken pipe|remote process exited|network error", re.IGNORECASE)
 
 CustomReason = NewType("CustomReason", str)
 """A stable CamelCase reason of an extension, beside those of the project."""
@@ -56,6 +59,23 @@ class Diagnosis(NamedTuple):
     failure: Failure
 
 
+class WorkerFailedError(Exception):
+    """One of the processes of a task failed; the launcher ends with its diagnosis.
+
+    Attributes
+    ----------
+    diagnosis
+        What is reported.
+    is_of_other_node
+        Whether a process on another node is the cause.
+    """
+
+    def __init__(self, diagnosis: Diagnosis, *, is_of_other_node: bool = False) -> None:
+        super().__init__(diagnosis.failure.message)
+        self.diagnosis = diagnosis
+        self.is_of_other_node = is_of_other_node
+
+
 def diagnose(error: BaseException, phase: Phase) -> Diagnosis:
     """Return the exit code and the failure report of an error.
 
@@ -66,6 +86,8 @@ def diagnose(error: BaseException, phase: Phase) -> Diagnosis:
     phase
         The phase in which it was raised.
     """
+    if isinstance(error, WorkerFailedError):
+        return error.diagnosis
     code, reason, why = _classify(error)
     why = " ".join(why.split())  # libraries write paragraphs
     # With the phase, because history rows and conditions keep the message alone.
@@ -96,6 +118,8 @@ def _classify(error: BaseException) -> tuple[ExitCode, str, str]:
             f"not enough memory ({_get_first_line(error)}): raise resources.memory (for a GPU's own memory take a larger one),"
             " or with a transformer lower training.batchSize",
         )
+    if (lost := _classify_as_peer_failure(error)) is not None:
+        return ExitCode.FAULT, *lost
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         where = f" at {error.filename}" if error.filename else ""
         return ExitCode.FAULT, Reason.NO_SPACE_LEFT, f"no space left on the volume{where}"
@@ -112,6 +136,24 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def _classify_as_peer_failure(error: BaseException) -> tuple[Reason, str] | None:
+    """Return the reason and the message of a collective that failed because of another process, else None."""
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(error, RuntimeError):
+        return None
+    text = _get_first_line(error)
+    is_gloo = "/gloo/" in text  # a bare RuntimeError that begins with the place in the source
+    if not (is_gloo or isinstance(error, torch.distributed.DistError)):
+        return None
+    cause = text.partition("] ")[2].partition(". ")[0] if is_gloo else text
+    if _TIMEOUT.search(text):
+        return Reason.PEER_UNRESPONSIVE, f"a process that trains with this one did not answer ({cause})"
+    is_backend = is_gloo or isinstance(error, torch.distributed.DistBackendError)  # its errors may be of this process
+    if is_backend and not _BROKEN_CONNECTION.search(text):
+        return None
+    return Reason.PEER_LOST, f"the connection to a process that trains with this one broke ({cause})"
 
 
 def _get_first_line(error: BaseException) -> str:

@@ -2,31 +2,44 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
+from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import MAX_WARNINGS, Phase, Results
 from trainingtask_api.task import TrainingTask
+from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import Manifest, write_bundle
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
-from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH
+from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
-from trainingtask_trainer.models.base import Model, TrainingRows
+from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime.memory import get_peak_bytes
+from trainingtask_trainer.runtime.process_group import join_process_group, meet_ranks
+from trainingtask_trainer.runtime.processes import SINGLE_PROCESS, Processes
 from trainingtask_trainer.storage.destination import create_destination
 from trainingtask_trainer.storage.downloads import get_downloads, open_downloads
+from trainingtask_trainer.storage.folder_store import FolderStore
 from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
 
 
-def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
-    """Train the task's model and return the results.
+def train(
+    task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes = SINGLE_PROCESS
+) -> Results | None:
+    """Train the task's model and return the results; None in a process that is not rank 0.
+
+    All processes of a task run this. Ranks that have nothing left to do return: rank 0 alone evaluates and publishes,
+    and it alone fits a model that trains in one process on features that all have computed.
 
     Parameters
     ----------
@@ -36,6 +49,8 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         The folders of its volume claims.
     reporter
         Receives phases and steps; reporting the end is up to the caller.
+    processes
+        Which of the task's processes this is.
 
     Raises
     ------
@@ -43,10 +58,10 @@ def train(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
         With a sentence for the task's author. Any other exception is a fault, too.
     """
     with observe_downloads(reporter), open_downloads():
-        return _run_phases(task, volumes, reporter)
+        return _run_phases(task, volumes, reporter, processes)
 
 
-def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Results:
+def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes) -> Results | None:
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -57,12 +72,14 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
+    if processes.world_size > 1:
+        _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
         create_destination(spec.output, volumes.output, name, task.metadata.uid or name) if spec.output else None
     )
-    if destination is not None:
+    if destination is not None and processes.is_main:
         destination.check()
 
     reporter.start_phase(Phase.LOADING)
@@ -72,29 +89,27 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
     reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
     data = prepare_data(raw, spec.dataset)
 
-    reporter.start_phase(Phase.PREPROCESSING)
-    preprocessor.fit(data.train.texts)
-    features = {name: preprocessor.transform(split.texts) for name, split in data.get_splits().items()}
+    def train_model() -> _Trained:
+        checkpoints = destination.checkpoints if destination else None
+        return _train_model(model, preprocessor, data, features, reporter=reporter, checkpoints=checkpoints)
 
-    reporter.start_phase(Phase.TRAINING)
-    started = time.perf_counter()
-    rows = TrainingRows(
-        features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
-    )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, destination.checkpoints if destination else None)
-    runtime = time.perf_counter() - started
-
-    reporter.start_phase(Phase.EVALUATING)
-    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
-    started = time.perf_counter()
-    test = ScoredRows(data.test.labels, model.predict(features["test"]))
+    meet_ranks(processes, "loaded")  # downloads may take longer than a collective waits
+    with join_process_group(processes, spec.device):
+        reporter.start_phase(Phase.PREPROCESSING)
+        preprocessor.fit(data.train.texts)
+        features = {name: preprocessor.transform(split.texts) for name, split in data.get_splits().items()}
+        meet_ranks(processes, "preprocessed")
+        trained = train_model() if is_distributed(model_class) else None
+    if not processes.is_main:
+        return None
+    fitted, runtime, validation, test, test_seconds = trained or train_model()
     evaluation = evaluate(
         spec.evaluation,
         data.label_names,
         train_labels=data.train.labels,
         validation=validation,
         test=test,
-        seconds=time.perf_counter() - started,
+        seconds=test_seconds,
     )
 
     reporter.start_phase(Phase.SAVING)
@@ -111,6 +126,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
         best_epoch=fitted.best_epoch,
         tokens_per_second=None if fitted.tokens_seen is None else fitted.tokens_seen / runtime,
         peak_memory_bytes=get_peak_bytes(),
+        world_size=processes.world_size,
+        scaling_efficiency=fitted.scaling_efficiency,
         resumed_from_step=fitted.resumed_from_step,
         data_fingerprint=data.compute_fingerprint(),
         validation_texts_in_train=repeated["validation"],
@@ -149,6 +166,57 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter) -> Res
             destination.publish(Path(folder))
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+class _Trained(NamedTuple):
+    """A trained model's results."""
+
+    fitted: FitResult
+    seconds: float
+    validation: ScoredRows
+    test: ScoredRows
+    test_seconds: float
+
+
+def _train_model(
+    model: Model,
+    preprocessor: Preprocessor,
+    data: PreparedData,
+    features: Mapping[str, Any],
+    *,
+    reporter: Reporter,
+    checkpoints: FolderStore | None,
+) -> _Trained:
+    """Fit the model, and predict the validation and the test rows."""
+    reporter.start_phase(Phase.TRAINING)
+    started = time.perf_counter()
+    rows = TrainingRows(
+        features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
+    )
+    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    seconds = time.perf_counter() - started
+
+    reporter.start_phase(Phase.EVALUATING)
+    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
+    started = time.perf_counter()
+    test = ScoredRows(data.test.labels, model.predict(features["test"]))
+    return _Trained(fitted, seconds, validation, test, time.perf_counter() - started)
+
+
+def _check_distributes(
+    spec: TrainingTaskSpec, model: type[Model], preprocessor: type[Preprocessor], count: int
+) -> None:
+    """Refuse several processes where neither model nor preprocessor uses them."""
+    if spec.training.loop == Loop.TRAINER:
+        raise UserError(
+            Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
+        )
+    if not (is_distributed(model) or is_distributed(preprocessor)):
+        raise UserError(
+            Reason.INVALID_SPEC,
+            f"model.name '{spec.model.name}' trains in one process, and the task has {count}: remove resources.gpus and"
+            f" resources.nodes, or set `is_distributed = True` on {model.__name__} if it trains in several",
+        )
 
 
 def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:

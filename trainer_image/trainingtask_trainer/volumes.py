@@ -7,6 +7,7 @@ from pathlib import Path
 from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import CustomReason, UserError, join_names
+from trainingtask_trainer.runtime.shared_folder import get_shared_folder
 
 # On the output claim, beside the models: checkpoints and the cache.
 STATE_DIR = ".trainingtask"
@@ -23,7 +24,13 @@ class Volumes:
 
     @property
     def cache_folder(self) -> Path:
-        """The folder of token ids and embeddings, which tasks share; it may not exist yet."""
+        """The folder of token ids and embeddings, which tasks share; it may not exist yet.
+
+        Without an output claim the processes of a pod share one on the node.
+        """
+        shared = get_shared_folder()
+        if shared is not None and not os.access(self.output, os.W_OK):
+            return shared / "cache"
         return self.output / STATE_DIR / "cache"
 
     @classmethod

@@ -23,14 +23,17 @@ class Module:
 
     directory: Path
     version_package: str = ""  # where the linker writes the version, else v0.0.0
+    chart: str = ""  # "MODULE FOLDER" of a Helm chart in a required module, kept beside the binaries
 
     @property
     def tools(self) -> list[str]:
-        """Return the import paths in the `tool ( … )` block of go.mod."""
-        block = re.search(r"^tool \((.*?)^\)", (self.directory / "go.mod").read_text(), re.MULTILINE | re.DOTALL)
-        if block is None:
-            raise ClusterError(f"{self.directory / 'go.mod'} has no tool block")
-        return block.group(1).split()
+        """Return the import paths of the `tool` directive of go.mod, a block or a line."""
+        found = re.search(
+            r"^tool (?:\((.*?)^\)|(\S+))", (self.directory / "go.mod").read_text(), re.MULTILINE | re.DOTALL
+        )
+        if found is None:
+            raise ClusterError(f"{self.directory / 'go.mod'} has no tool directive")
+        return (found[1] or found[2]).split()
 
     @property
     def linker_flags(self) -> str:
@@ -50,18 +53,25 @@ MODULES = (
 
 def ensure(config: Config) -> list[str]:
     """Build the modules that the cache lacks, link all binaries into `config.bin`, return the names of the built modules."""
-    go = _find_go(config)
-    go_version = run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip() if go else f"go{GO_FALLBACK}"
     built = []
     for module in MODULES:
-        directory = config.cache / "bin" / _compute_key(module, go_version)
-        if not directory.exists():
-            go = go or _install_go(config)
-            _build(config, module, go, directory)
+        directory, is_new = ensure_module(config, module)
+        if is_new:
             built.append(module.directory.name)
         for binary in directory.iterdir():
             _link(config.bin / binary.name, binary)
     return built
+
+
+def ensure_module(config: Config, module: Module) -> tuple[Path, bool]:
+    """Build a module that the cache lacks; return the directory of its binaries, and whether it was built now."""
+    go = _find_go(config)
+    go_version = run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip() if go else f"go{GO_FALLBACK}"
+    directory = config.cache / "bin" / _compute_key(module, go_version)
+    if directory.exists():
+        return directory, False
+    _build(config, module, go or _install_go(config), directory)
+    return directory, True
 
 
 def get_build_key(config: Config, name: str) -> str:
@@ -100,6 +110,10 @@ def _build(config: Config, module: Module, go: Path, directory: Path) -> None:
             env={"CGO_ENABLED": "0", "GOFLAGS": ""},
             log=config.logs / f"go-build-{module.directory.name}.log",
         )
+        if module.chart:
+            required, folder = module.chart.split()
+            sources = run([go, "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", required], cwd=module.directory).strip()
+            shutil.copytree(Path(sources, folder), output / "chart")
         output.rename(directory)
 
 

@@ -89,6 +89,19 @@ def build_on_trainer(config: Config, name: str, context: Path) -> str:
     return _generations(config)[name][0]
 
 
+def build_static(config: Config, name: str, binary: Path) -> str:
+    """Build an image of one static binary, push it, and return its reference."""
+    with locked(config):
+        _require_registry(config)
+        context = config.run / "static"
+        context.mkdir(exist_ok=True)
+        shutil.copyfile(binary, context / "binary")
+        recipe = Recipe(HERE / "images" / "static" / "Dockerfile", context, downloads=False)
+        _publish(config, name, _build(config, name, recipe, "scratch"))
+        shutil.rmtree(context)
+    return _generations(config)[name][0]
+
+
 def ensure_pause(config: Config) -> None:
     """Build the pause image, a static program of a few lines of C, if the registry lacks it."""
     if _manifest_digest(config, "pause", PAUSE_TAG):

@@ -5,9 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_operator.cache.cached_fields import trim_job, trim_task
+from trainingtask_operator.cache.cached_fields import trim_task, trim_workload
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.kube_objects import (
+    WORKLOAD_KINDS,
     Key,
     KubeEvent,
     Object,
@@ -20,16 +21,29 @@ from trainingtask_operator.kube_objects import (
 
 @dataclass(frozen=True)
 class Observed:
-    """A task with its Job and pods, and the newest Events about those by their uid."""
+    """A task with its Job or JobSet and pods, and the newest Events about those by their uid.
+
+    Attributes
+    ----------
+    pod_owners
+        The uids of the Jobs that own the pods: the task's Job, or those of its JobSet.
+    """
 
     task: Object
     job: Object | None
     pods: list[Object]
     kube_events: Mapping[str, KubeEvent] = field(default_factory=dict)
+    pod_owners: frozenset[str] = frozenset()
+
+    @property
+    def missing_pod_event(self) -> KubeEvent | None:
+        """Return the newest Event about a pod that cannot be created."""
+        events = (self.kube_events[uid] for uid in self.pod_owners if uid in self.kube_events)
+        return max(events, key=lambda event: event.time, default=None)
 
 
 class AssumeCache:
-    """The stores of tasks, Jobs, pods and Events, corrected where a watch lags.
+    """The stores of tasks, Jobs, JobSets, pods and Events, corrected where a watch lags.
 
     - A watch lags behind this process's own writes: a Job just created would be created again on the next event. The
       result of a write is assumed until the watch has confirmed it.
@@ -39,20 +53,18 @@ class AssumeCache:
     Attributes
     ----------
     has_synced
-        Whether all Jobs and pods have been listed once.
+        Whether all Jobs, JobSets and pods have been listed once.
     """
 
     def __init__(self) -> None:
-        self.tasks, self.jobs, self.pods = (
-            ObjectStore(is_finished),
-            ObjectStore(is_finished),
-            ObjectStore(is_pod_finished),
-        )
+        self.tasks, self.jobs, self.jobsets = (ObjectStore(is_finished) for _ in range(3))
+        self.pods = ObjectStore(is_pod_finished)
+        self._stores = (self.tasks, self.jobs, self.jobsets, self.pods)
         self.kube_events = ObjectStore()
         self.has_synced = False
-        self._task_keys: dict[str, Key] = {}  # uid of a Job or pod -> its task
+        self._task_keys: dict[str, Key] = {}  # uid of a Job, JobSet or pod -> its task
         self._assumed: dict[str, Object] = {}  # uid -> object
-        self._assumed_jobs: dict[str, Object] = {}  # uid of the task -> its Job
+        self._assumed_jobs: dict[str, Object] = {}  # uid of the task -> its Job or JobSet
         self._written_versions: dict[str, str] = {}  # uid -> resource version of this process's last write
 
     def observe(self, namespace: str, name: str) -> Observed | None:
@@ -63,29 +75,32 @@ class AssumeCache:
         uid = task["metadata"]["uid"]
         # Labels find the children, owner references prove them: anybody may set a label, in any namespace.
         jobs = [self._assumed_jobs[uid]] if uid in self._assumed_jobs else []
-        jobs += [job for job in self._get_latest(self.jobs, uid) if _is_child(job, namespace, uid)]
+        labelled = self._get_latest(self.jobs, uid)
+        jobs += [job for job in (*labelled, *self._get_latest(self.jobsets, uid)) if _is_child(job, namespace, uid)]
         job = max(jobs, key=_get_age, default=None)
+        if job is None:
+            return Observed(task, None, [])
+        owners = [job["metadata"]["uid"]]
+        if job["kind"] == names.JOBSET_KIND:
+            owners = [child["metadata"]["uid"] for child in labelled if _is_child(child, namespace, owners[0])]
         pods = [
-            pod
-            for pod in self._get_latest(self.pods, uid)
-            if job is not None and _is_child(pod, namespace, job["metadata"]["uid"])
+            pod for pod in self._get_latest(self.pods, uid) if any(_is_child(pod, namespace, owner) for owner in owners)
         ]
-        children = [*pods, job] if job else []
-        events = {child["metadata"]["uid"]: self._get_event(namespace, child["metadata"]["uid"]) for child in children}
-        return Observed(task, job, pods, {uid: event for uid, event in events.items() if event})
+        children = [*owners, *(pod["metadata"]["uid"] for pod in pods)]
+        events = {child: self._get_event(namespace, child) for child in children}
+        return Observed(task, job, pods, {child: event for child, event in events.items() if event}, frozenset(owners))
 
     def get_task_key(self, uid: str) -> Key | None:
-        """Return the task of a Job or pod."""
+        """Return the task of a Job, JobSet or pod."""
         return self._task_keys.get(uid)
 
     def assume(self, written: Object) -> None:
         """Use the result of a write in the place of the object until the watch has confirmed it."""
-        written = trim_job(written) if _is_job(written) else trim_task(written)
+        written = trim_workload(written) if _is_workload(written) else trim_task(written)
         metadata = written["metadata"]
         task_uid = _get_task_uid(written)
-        known = (
-            self.jobs.get(task_uid, ()) if task_uid else self.tasks.get((metadata["namespace"], metadata["name"]), ())
-        )
+        store = self.jobsets if written["kind"] == names.JOBSET_KIND else self.jobs
+        known = store.get(task_uid, ()) if task_uid else self.tasks.get((metadata["namespace"], metadata["name"]), ())
         self._written_versions[metadata["uid"]] = metadata["resourceVersion"]
         if any(i["metadata"]["uid"] == metadata["uid"] and _get_version(i) >= _get_version(written) for i in known):
             return  # the watch was faster than the response
@@ -116,12 +131,12 @@ class AssumeCache:
 
     def uids(self) -> set[str]:
         """Return the uids of all cached and assumed objects."""
-        return self.tasks.uids() | self.jobs.uids() | self.pods.uids() | set(self._assumed)
+        return set(self._assumed).union(*(store.uids() for store in self._stores))
 
     def evict_stale(self, uids: set[str]) -> None:
         """Drop objects that a live list did not show; a uid never comes back."""
         for uid in uids:
-            for store in (self.tasks, self.jobs, self.pods):
+            for store in self._stores:
                 store.remove(uid)
             self.forget(uid)
 
@@ -147,13 +162,13 @@ def _is_child(item: Object, namespace: str, owner: str) -> bool:
     return item["metadata"].get("namespace") == namespace and is_controlled_by(item, owner)
 
 
-def _is_job(item: Object) -> bool:
-    return bool(item.get("kind") == "Job")
+def _is_workload(item: Object) -> bool:
+    return item.get("kind") in WORKLOAD_KINDS
 
 
 def _get_task_uid(item: Object) -> str | None:
-    """Return the uid of a Job's task, None for a task: its author may set any label."""
-    return item["metadata"]["labels"].get(names.TASK_UID_LABEL) if _is_job(item) else None
+    """Return the uid of the task of a Job or JobSet, None for a task: its author may set any label."""
+    return item["metadata"]["labels"].get(names.TASK_UID_LABEL) if _is_workload(item) else None
 
 
 def _get_version(item: Object) -> int:

@@ -1,4 +1,4 @@
-"""The fields of tasks, Jobs, pods and Events that are kept in memory: those that a reconcile reads. Pure.
+"""The fields of tasks, Jobs, JobSets, pods and Events that are kept in memory: those that a reconcile reads. Pure.
 
 A trimmed object is small and has the types that a reconcile relies on: anything else raises one of
 `malformed_records.MALFORMED`.
@@ -18,10 +18,16 @@ _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 _METADATA = (*_IDENTITY, "generation", "deletionTimestamp")
 _JOB_SPEC = ("suspend", "ttlSecondsAfterFinished")
 _JOB_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
+_JOBSET_CONDITIONS = {"Completed": "Complete", "Failed": "Failed"}  # name of a JobSet's condition -> of a Job's
 _POD_STATUS = ("phase", "reason", "message")
 _POD_CONDITION = ("type", "status", "reason", "message")
 _POD_CONDITION_TYPES = ("DisruptionTarget", "PodScheduled")
-_POD_ANNOTATIONS = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
+_POD_ANNOTATIONS = (
+    names.FAILURE_COUNT_ANNOTATION,
+    names.IGNORED_FAILURE_COUNT_ANNOTATION,
+    names.RESTART_COUNT_ANNOTATION,
+    names.NODE_RANK_ANNOTATION,
+)
 _CONTAINER_STATES = {
     "waiting": ("reason", "message"),
     "running": ("startedAt",),
@@ -53,6 +59,25 @@ def trim_job(body: Mapping[str, Any]) -> Object:
         raise KeyError("lastTransitionTime")
     job["status"] = {**_select(status, "startTime"), "conditions": conditions}
     return job
+
+
+def trim_jobset(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of a JobSet as those of a Job: its conditions by a Job's names, and since when it is active."""
+    conditions = {c.get("type"): c for c in _to_objects(_to_object(body.get("status")).get("conditions"))}
+    terminal = [{**conditions[own], "type": jobs} for own, jobs in _JOBSET_CONDITIONS.items() if own in conditions]
+    started = None
+    if not _to_object(body["spec"]).get("suspend"):
+        suspended = conditions.get("Suspended")
+        if suspended is None:
+            started = body["metadata"]["creationTimestamp"]
+        elif suspended.get("status") == "False":
+            started = suspended["lastTransitionTime"]
+    return trim_job({**body, "status": {"conditions": terminal, "startTime": started}})
+
+
+def trim_workload(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of a Job or JobSet."""
+    return trim_jobset(body) if body.get("kind") == names.JOBSET_KIND else trim_job(body)
 
 
 def trim_pod(body: Mapping[str, Any]) -> Object:

@@ -1,4 +1,4 @@
-"""Informers of Jobs and pods: one list, then a watch, for ever.
+"""Informers of Jobs, JobSets and pods: one list, then a watch, for ever.
 
 kopf could watch them as well, but it gives every object a worker of its own: in a burst, the events of a pod that
 changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks themselves are kopf's.
@@ -15,6 +15,7 @@ from trainingtask_operator.kube_objects import Object, get_resource_version, get
 
 ERROR_PAUSE_SECONDS = 1.0
 RECONNECT_PAUSE_SECONDS = 0.1
+NOT_SERVED_PAUSE_SECONDS = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Informer:
         kind: str,
         on_event: Callable[[str | None, Object], None],
         on_list: Callable[[set[str]], None],
+        *,
+        is_optional: bool = False,
     ) -> None:
         """Make an informer of one kind.
 
@@ -42,17 +45,20 @@ class Informer:
         client
             The API server.
         kind
-            "jobs" or "pods".
+            "jobs", "jobsets" or "pods".
         on_event
             Called with the event's type, None for a listed object, and the object; it must not raise.
         on_list
             Called with the uids of all objects after each complete list.
+        is_optional
+            Whether the cluster may be without the kind; it is waited for, and its objects are those that were known.
         """
         self.synced = asyncio.Event()
         self._client = client
         self._kind = kind
         self._on_event = on_event
         self._on_list = on_list
+        self._is_optional = is_optional
         self._version = ""  # to watch from; "" when a list is needed
 
     async def run(self) -> None:
@@ -63,6 +69,11 @@ class Informer:
                     await self._list()
                 await self._watch()
             except ClusterError as error:
+                if error.is_not_served and self._is_optional:
+                    self._version = ""
+                    self.synced.set()
+                    await asyncio.sleep(NOT_SERVED_PAUSE_SECONDS)
+                    continue
                 # Without an answer, or after 429, the version is still valid; after 410 Gone and other errors it is not.
                 if error.status not in (0, 429):
                     self._version = ""

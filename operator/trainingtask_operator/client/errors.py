@@ -20,6 +20,11 @@ class ClusterError(Exception):
         return self.status == 404
 
     @property
+    def is_not_served(self) -> bool:
+        """Return whether the kind of the object does not exist, or not at the moment: the message names no object."""
+        return self.is_not_found and '" not found' not in str(self)
+
+    @property
     def is_conflict(self) -> bool:
         """Return whether the object exists already, or has another uid than the request names."""
         return self.status == 409

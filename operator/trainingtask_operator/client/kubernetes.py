@@ -74,12 +74,23 @@ def _build_namespaced_path(api: str, namespace: str, *segments: str) -> str:
     return _build_path(api, "namespaces", namespace, *segments)
 
 
+def _build_workload_path(kind: str, namespace: str, *name: str) -> str:
+    api, plural = _WORKLOADS[kind]
+    return _build_namespaced_path(api, namespace, plural, *name)
+
+
 _CORE = "api/v1"
 _TASKS = f"apis/{names.API_VERSION}"
 _JOBS = "apis/batch/v1"
 _EVENTS = "apis/events.k8s.io/v1"
 _LEASES = "apis/coordination.k8s.io/v1"
-_CHILDREN = {"jobs": (_build_path(_JOBS, "jobs"), "Job"), "pods": (_build_path(_CORE, "pods"), "Pod")}
+_JOBSETS = f"apis/{names.JOBSET_API_VERSION}"
+_CHILDREN = {
+    "jobs": (_build_path(_JOBS, "jobs"), "Job"),
+    "jobsets": (_build_path(_JOBSETS, "jobsets"), names.JOBSET_KIND),
+    "pods": (_build_path(_CORE, "pods"), "Pod"),
+}
+_WORKLOADS = {"Job": (_JOBS, "jobs"), names.JOBSET_KIND: (_JOBSETS, "jobsets")}
 _FIELD_MANAGER = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
 _JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
 
@@ -112,24 +123,29 @@ class KubernetesClient:
         path = _build_namespaced_path(_TASKS, namespace, names.PLURAL, name, "status")
         return await self._request_json("PATCH", path, body, _APPLY, params={"fieldManager": manager, "force": "true"})
 
-    async def get_job(self, namespace: str, name: str) -> Object:
+    async def get_workload(self, kind: str, namespace: str, name: str) -> Object:
         """See `Cluster`."""
-        return await self._request_json("GET", _build_namespaced_path(_JOBS, namespace, "jobs", name))
+        return await self._request_json("GET", _build_workload_path(kind, namespace, name))
 
-    async def create_job(self, job: Object) -> Object:
+    async def create_workload(self, workload: Object) -> Object:
         """See `Cluster`."""
-        path = _build_namespaced_path(_JOBS, job["metadata"]["namespace"], "jobs")
-        return await self._request_json("POST", path, job, params=_FIELD_MANAGER)
+        path = _build_workload_path(workload["kind"], workload["metadata"]["namespace"])
+        return await self._request_json("POST", path, workload, params=_FIELD_MANAGER)
 
-    async def patch_job(self, namespace: str, name: str, patch: Object) -> Object:
+    async def patch_workload(self, kind: str, namespace: str, name: str, patch: Object) -> Object:
         """See `Cluster`."""
-        path = _build_namespaced_path(_JOBS, namespace, "jobs", name)
+        path = _build_workload_path(kind, namespace, name)
         return await self._request_json("PATCH", path, patch, _MERGE, params=_FIELD_MANAGER)
 
-    async def delete_job(self, namespace: str, name: str) -> None:
+    async def delete_workload(self, kind: str, namespace: str, name: str) -> None:
         """See `Cluster`."""
-        path = _build_namespaced_path(_JOBS, namespace, "jobs", name)
+        path = _build_workload_path(kind, namespace, name)
         await self._request_json("DELETE", path, {"propagationPolicy": "Background"})
+
+    async def get_claim(self, namespace: str, name: str) -> Object:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_CORE, namespace, "persistentvolumeclaims", name)
+        return await self._request_json("GET", path)
 
     async def is_namespace_terminating(self, namespace: str) -> bool:
         """See `Cluster`."""
@@ -205,14 +221,14 @@ class KubernetesClient:
                 yield namespace
 
     async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
-        """Iterate over the live "jobs" or "pods" of tasks, page by page, each with the version of the whole list."""
+        """Iterate over the live "jobs", "jobsets" or "pods" of tasks, page by page, each with the version of the whole list."""
         path, singular = _CHILDREN[kind]
         async for page in self._list_pages(path, labelSelector=names.TASK_UID_LABEL):
             # The items of a list have no kind.
             yield [{**item, "kind": singular} for item in page["items"]], page["metadata"]["resourceVersion"]
 
     async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
-        """Yield the watch events of the "jobs" or "pods" of tasks after a version, until the connection ends."""
+        """Yield the watch events of the "jobs", "jobsets" or "pods" of tasks after a version, until the connection ends."""
         path, _ = _CHILDREN[kind]
         params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
         params |= {"labelSelector": names.TASK_UID_LABEL, "resourceVersion": version}

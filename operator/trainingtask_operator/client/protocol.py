@@ -14,20 +14,23 @@ class Cluster(Protocol):
     async def get_task(self, namespace: str, name: str) -> Object:
         """Return the task."""
 
-    async def get_job(self, namespace: str, name: str) -> Object:
-        """Return the Job."""
+    async def get_workload(self, kind: str, namespace: str, name: str) -> Object:
+        """Return the Job or JobSet."""
 
-    async def create_job(self, job: Object) -> Object:
-        """Create the Job and return it."""
+    async def create_workload(self, workload: Object) -> Object:
+        """Create the Job or JobSet and return it."""
 
-    async def patch_job(self, namespace: str, name: str, patch: Object) -> Object:
-        """Merge `patch` into the Job and return it."""
+    async def patch_workload(self, kind: str, namespace: str, name: str, patch: Object) -> Object:
+        """Merge `patch` into the Job or JobSet and return it."""
 
-    async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete the Job, and its pods after it."""
+    async def delete_workload(self, kind: str, namespace: str, name: str) -> None:
+        """Delete the Job or JobSet, and its pods after it."""
 
     async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
-        """Activate or deactivate the Job's Workload in Kueue; return False when the Job has none."""
+        """Activate or deactivate the Workload that Kueue has for a Job or JobSet; return False when it has none."""
+
+    async def get_claim(self, namespace: str, name: str) -> Object:
+        """Return the PersistentVolumeClaim."""
 
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         """Return the live pods of a task."""

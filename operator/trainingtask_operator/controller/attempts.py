@@ -11,18 +11,26 @@ from trainingtask_operator.controller.diagnosis import Cause, explain_failure, e
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_container_status, parse_time
 
 MAX_ATTEMPT_RECORDS = 16  # as many as status.attempts may hold
+# Of a Job's pod the failures of its index, of a JobSet's the restarts of the group.
+_COUNT_ANNOTATIONS = (
+    names.FAILURE_COUNT_ANNOTATION,
+    names.IGNORED_FAILURE_COUNT_ANNOTATION,
+    names.RESTART_COUNT_ANNOTATION,
+)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One pod of a task's Job, or the record of it."""
+    """One pod of a task's Job, the pods of one start of its JobSet, or the record of either."""
 
     number: int
     reported_number: int  # in the trainer's reports: the pod's own count
     pod: str | None
     pod_uid: str | None  # None when only the record is left
     pod_exists: bool
+    lacks_pods: bool  # a pod of it does not exist
     node: str | None
+    nodes: str | None  # of all its pods, as text
     image: str | None
     phase: str  # the pod's: Pending, Running, Succeeded or Failed; Unknown when it is gone
     is_terminating: bool  # the pod is being deleted
@@ -68,24 +76,24 @@ def build_attempts(
     records = (status and status.attempts) or []
     report = status.training if status else None
     numbers: dict[str | None, int] = {record.pod: record.number for record in records if record.pod}
-    attempts = {record.number: _build_from_record(record) for record in records}
+    attempts = {record.number: build_from_record(record) for record in records}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
-        attempt = _build_from_pod(pod, report, kube_events or {})
+        attempt = build_from_pod(pod, report, kube_events or {})
         number = numbers.get(attempt.pod) or max(
             [attempt.number, *(other.number + (1 if other.counts_as_failure else 0) for other in attempts.values())]
         )
         attempts[number] = replace(attempt, number=number)
-    return _fill_gaps(attempts, report)
+    return fill_gaps(attempts, report)
 
 
-def _fill_gaps(attempts: dict[int, Attempt], report: TrainingReport | None) -> list[Attempt]:
+def fill_gaps(attempts: dict[int, Attempt], report: TrainingReport | None) -> list[Attempt]:
     """Return the attempts by number; an earlier one without a pod has ended, though no operator observed its end."""
     if not attempts:
         return []
     filled = [attempts[max(attempts)]]
     while filled[0].number > 1 and len(filled) < MAX_ATTEMPT_RECORDS:
         number = filled[0].number - 1
-        attempt = attempts.get(number) or _build_from_record(AttemptRecord(number=number))
+        attempt = attempts.get(number) or build_from_record(AttemptRecord(number=number))
         if not attempt.pod_exists and attempt.cause is None:
             attempt = _close_unobserved(attempt, report, successor=filled[0])
         elif attempt.cause is not None:
@@ -106,7 +114,7 @@ def _close_unobserved(attempt: Attempt, report: TrainingReport | None, successor
     return replace(attempt, cause=cause, counts_as_failure=True, finish_time=finish_time)
 
 
-def _build_from_record(record: AttemptRecord) -> Attempt:
+def build_from_record(record: AttemptRecord) -> Attempt:
     """Return an attempt whose pod does not exist, or is not yet processed."""
     cause = Cause(record.reason, f"Attempt {record.number} ended: {record.reason}.") if record.reason else None
     return Attempt(
@@ -115,7 +123,9 @@ def _build_from_record(record: AttemptRecord) -> Attempt:
         pod=record.pod,
         pod_uid=None,
         pod_exists=False,
+        lacks_pods=True,
         node=record.node,
+        nodes=record.node,
         image=None,
         phase="Unknown",
         is_terminating=False,
@@ -174,7 +184,8 @@ def _build_record(attempt: Attempt) -> AttemptRecord:
     )
 
 
-def _build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapping[str, KubeEvent]) -> Attempt:
+def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapping[str, KubeEvent]) -> Attempt:
+    """Return the attempt of one pod."""
     metadata, status = pod["metadata"], pod.get("status", {})
     annotations = metadata.get("annotations") or {}
     container = get_container_status(status)
@@ -186,8 +197,7 @@ def _build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Map
     phase = status.get("phase", "Pending")
     disruption = find_disruption(status)
     is_terminating = "deletionTimestamp" in metadata
-    counts = (names.FAILURE_COUNT_ANNOTATION, names.IGNORED_FAILURE_COUNT_ANNOTATION)
-    number = 1 + sum(_parse_count(annotations, name) for name in counts)
+    number = 1 + sum(parse_count(annotations, name) for name in _COUNT_ANNOTATIONS)
     # On a lost node no kubelet is left to report the pod's end.
     cause = disruption if is_terminating else None
     if phase == "Failed":
@@ -200,7 +210,9 @@ def _build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Map
         pod=metadata["name"],
         pod_uid=metadata["uid"],
         pod_exists=True,
+        lacks_pods=False,
         node=pod.get("spec", {}).get("nodeName"),
+        nodes=pod.get("spec", {}).get("nodeName"),
         image=pod.get("spec", {}).get("image"),
         phase=phase,
         is_terminating=is_terminating,
@@ -216,7 +228,8 @@ def _build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Map
     )
 
 
-def _parse_count(annotations: Object, name: str) -> int:
+def parse_count(annotations: Object, name: str) -> int:
+    """Return the number in an annotation, 0 when it is none."""
     value = str(annotations.get(name, "0"))
     return int(value) if value.isdecimal() and len(value) < 7 else 0  # anybody may edit an annotation
 

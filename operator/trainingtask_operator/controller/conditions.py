@@ -6,19 +6,15 @@ from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
 from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
 from trainingtask_operator.controller.diagnosis import Cause, explain_missing_pod
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
-from trainingtask_operator.controller.job_builder import build_job_name
+from trainingtask_operator.controller.workload_builder import build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_true_conditions, is_finished, parse_time
 
-ACCEPTED = Cause(Reason.ACCEPTED, "The task is valid; its Job is created.")
 STARTING = Cause(Reason.STARTING, "Waiting for the trainer's pod to start.")
 RUNNING = Cause(Reason.TRAINER_RUNNING, "The trainer runs; status.training tells how far it is.")
 SUCCEEDED = Cause(Reason.SUCCEEDED, "The model is trained; status.training.results holds its scores.")
 SUSPENDED = Cause(Reason.SUSPENDED_BY_USER, "spec.runPolicy.suspend is true: set it to false to go on.")
 RESUMED = Cause(Reason.RESUMED, "spec.runPolicy.suspend is false.")
 ENDED = Cause(Reason.ENDED, "The task has ended.")
-JOB_DELETED = Cause(
-    Reason.JOB_DELETED, "Somebody deleted the task's Job before it ended: create the task again to train again."
-)
 NAMESPACE_DELETED = Cause(Reason.CANCELLED, "The task's namespace is being deleted.")
 
 
@@ -54,7 +50,8 @@ def build_status(
     if before.finished_at is not None:
         return before.model_copy(update={"training": None})
     builder = StatusBuilder(task, before, attempts, now)
-    builder.set_condition("Accepted", True, ACCEPTED)
+    accepted = Cause(Reason.ACCEPTED, f"The task is valid; its {get_workload_kind(task)} is created.")
+    builder.set_condition("Accepted", True, accepted)
     outcome = _find_outcome(task, job, attempts)
     if outcome is not None:
         return builder.build_finished(*outcome)
@@ -104,14 +101,16 @@ def _is_about_missing_pod(event: KubeEvent, job: Object | None, latest: Attempt 
     if started is not None and event.time < parse_time(started):
         return False
     if latest is None or latest.cause is None:
-        return latest is None or not latest.pod_exists
+        return latest is None or latest.lacks_pods
     return event.time > (latest.finish_time or latest.create_time or event.time)
 
 
-def build_refused_status(task: TrainingTask, cause: Cause, now: datetime) -> TrainingTaskStatus:
+def build_refused_status(
+    task: TrainingTask, cause: Cause, now: datetime, attempts: list[Attempt]
+) -> TrainingTaskStatus:
     """Return the status of a task that gets no Job for now, with the cause."""
     before = task.status or TrainingTaskStatus()
-    builder = StatusBuilder(task, before, [], now)
+    builder = StatusBuilder(task, before, attempts, now)
     builder.set_condition("Accepted", False, cause)
     builder.set_condition("Running", False, cause)
     suspended = task.spec.run_policy.suspend
@@ -129,7 +128,10 @@ def build_job_deleted_status(task: TrainingTask, attempts: list[Attempt], now: d
     report = task.status.training if task.status else None
     if report is not None and report.results is not None and report.finish_time is not None:
         return builder.build_finished(True, SUCCEEDED, report.finish_time)
-    return builder.build_finished(False, JOB_DELETED, now)
+    deleted = f"Somebody deleted the task's {get_workload_kind(task)} before it ended"
+    return builder.build_finished(
+        False, Cause(Reason.JOB_DELETED, f"{deleted}: create the task again to train again."), now
+    )
 
 
 def build_cancelled_status(task: TrainingTask, attempts: list[Attempt], now: datetime) -> TrainingTaskStatus:
@@ -138,10 +140,18 @@ def build_cancelled_status(task: TrainingTask, attempts: list[Attempt], now: dat
     return builder.build_finished(False, NAMESPACE_DELETED, now)
 
 
-def is_cancelled(status: TrainingTaskStatus) -> bool:
-    """Return whether the task was deleted with its namespace."""
+def build_overdue_status(task: TrainingTask, attempts: list[Attempt], now: datetime) -> TrainingTaskStatus:
+    """Return the status of a task whose JobSet is active past the task's deadline."""
+    builder = StatusBuilder(task, task.status or TrainingTaskStatus(), attempts, now)
+    return builder.build_finished(False, explain_deadline(task), now)
+
+
+def is_ended_by_operator(status: TrainingTaskStatus, job: Object) -> bool:
+    """Return whether the operator ended the task before its Job: with its namespace, or a JobSet at the deadline."""
     failed = status.get_condition("Failed")
-    return failed is not None and failed.reason == Reason.CANCELLED
+    if failed is None or is_finished(job):
+        return failed is not None and failed.reason == Reason.CANCELLED
+    return failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
 
 
 def is_terminating_unfinished(job: Object) -> bool:
@@ -176,18 +186,23 @@ def _find_outcome(
     return None
 
 
+def explain_deadline(task: TrainingTask) -> Cause:
+    """Return the cause for a task that was active for too long."""
+    return Cause(
+        Reason.DEADLINE_EXCEEDED,
+        "The task was active longer than spec.runPolicy.activeDeadlineSeconds allows"
+        f" ({task.spec.run_policy.active_deadline_seconds} s): allow more in a new task, or train less.",
+    )
+
+
 def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> Cause:
     policy = task.spec.run_policy
-    if condition.get("reason") == "DeadlineExceeded":
-        return Cause(
-            Reason.DEADLINE_EXCEEDED,
-            "The task was active longer than spec.runPolicy.activeDeadlineSeconds allows"
-            f" ({policy.active_deadline_seconds} s): allow more in a new task, or train less.",
-        )
     failed = [attempt for attempt in attempts if attempt.cause]
+    if _is_deadline_exceeded(task, condition, failed):
+        return explain_deadline(task)
     if not failed:
         details = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
-        message = f"The Job failed, and no pod says why: create the task again. {details}"
+        message = f"The {get_workload_kind(task)} failed, and no pod says why: create the task again. {details}"
         return Cause(Reason.JOB_FAILED, message.strip())
     last = failed[-1]
     assert last.cause is not None  # noqa: S101 - selected above
@@ -197,6 +212,16 @@ def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[At
         Reason.RETRIES_EXHAUSTED,
         f"Attempt {last.number} failed as well, and spec.runPolicy.retries allows no more than {policy.retries} after"
         f" the first. The last failure was {last.cause.reason}: {last.cause.message}",
+    )
+
+
+def _is_deadline_exceeded(task: TrainingTask, condition: Object, failed: list[Attempt]) -> bool:
+    """Return whether a Job has failed for its deadline; a JobSet fails at once for that or a user's error alone."""
+    is_user_error = bool(failed) and failed[-1].is_user_error
+    return condition.get("reason") == "DeadlineExceeded" or (
+        condition.get("reason") == "FailJobSetFailurePolicyAction"
+        and task.spec.run_policy.active_deadline_seconds is not None
+        and not is_user_error
     )
 
 
@@ -264,8 +289,8 @@ class StatusBuilder:
             state=state,
             reason=reason,
             conditions=list(self._conditions.values()),
-            job_name=build_job_name(self._task),
-            node=(latest and latest.node) or self._before.node,
+            job_name=build_workload_name(self._task),
+            node=(latest and latest.nodes) or self._before.node,
             pod_uid=(latest and latest.pod_uid) or self._before.pod_uid,
             attempt=latest.number if latest else self._before.attempt,
             attempts=build_attempt_records(

@@ -1,41 +1,28 @@
-"""The Job of a task, from the task and the admin's settings. Pure."""
+"""The Job of a task that trains on one node, from the task and the admin's settings. Pure."""
 
 import hashlib
 import re
-from pathlib import PurePosixPath
 
-from pydantic_core import to_json
-
-from trainingtask_api import Device, ExitCode, TrainingTask, names
-from trainingtask_operator.controller.pod_environment import build_environment, build_environment_sources
+from trainingtask_api import ExitCode, TrainingTask, names
+from trainingtask_operator.controller.pod_builder import build_labels, build_pod_template
+from trainingtask_operator.controller.pod_environment import build_field_variable
 from trainingtask_operator.kube_objects import Object
-from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
-
-# The image's unprivileged user; fsGroup lets it write to a freshly provisioned volume.
-TRAINER_USER = 1000
-GRACE_PERIOD_SECONDS = 60
+from trainingtask_operator.settings import Settings
 
 _USER_ERROR_CODES = {
     "containerName": names.TRAINER_CONTAINER,
     "operator": "In",
     "values": [int(ExitCode.USER_ERROR)],
 }
-_FAIL_ON_USER_ERROR = {"action": "FailJob", "onExitCodes": _USER_ERROR_CODES}
+FAIL_ON_USER_ERROR = {"action": "FailJob", "onExitCodes": _USER_ERROR_CODES}
 # An evicted or preempted pod is not the task's own failure: it is replaced and does not count.
 _IGNORE_DISRUPTION = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-_POD_SECURITY_CONTEXT = {
-    "runAsNonRoot": True,
-    "runAsUser": TRAINER_USER,
-    "runAsGroup": TRAINER_USER,
-    "fsGroup": TRAINER_USER,
-    "fsGroupChangePolicy": "OnRootMismatch",
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-_CONTAINER_SECURITY_CONTEXT = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
+_FAILURE_COUNTS = [
+    build_field_variable(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']"),
+    build_field_variable(
+        names.ENV_IGNORED_FAILURE_COUNT, f"metadata.annotations['{names.IGNORED_FAILURE_COUNT_ANNOTATION}']"
+    ),
+]
 
 
 def build_job_name(task: TrainingTask) -> str:
@@ -43,18 +30,39 @@ def build_job_name(task: TrainingTask) -> str:
 
     At most 55 characters, so that the names of its pods (`<job>-<index>-<random>`) are not cut.
     """
+    return build_unique_name(task, 55)
+
+
+def build_unique_name(task: TrainingTask, max_characters: int) -> str:
+    """Return the task's name, cut to make room for a hash of its uid."""
     digest = hashlib.sha256((task.metadata.uid or "").encode()).hexdigest()[:10]
-    readable = re.sub(r"[^a-z0-9-]", "-", task.metadata.name)[:44].strip("-")
+    readable = re.sub(r"[^a-z0-9-]", "-", task.metadata.name)[: max_characters - 11].strip("-")
     return f"{readable}-{digest}"
 
 
-def build_labels(task: TrainingTask) -> dict[str, str]:
-    """Return the labels by which a task's Job and pods are found."""
+def build_metadata(task: TrainingTask, name: str) -> Object:
+    """Return the metadata of the task's Job or JobSet: its labels, its queue, and the task as its owner."""
+    queue = task.spec.run_policy.queue_name
     return {
-        "app.kubernetes.io/managed-by": "trainingtask-operator",
-        names.TASK_NAME_LABEL: task.metadata.name,
-        names.TASK_UID_LABEL: task.metadata.uid or "",
+        "name": name,
+        "namespace": task.metadata.namespace,
+        "labels": build_labels(task) | ({names.QUEUE_LABEL: queue} if queue else {}),
+        "ownerReferences": [
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": names.KIND,
+                "name": task.metadata.name,
+                "uid": task.metadata.uid,
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ],
     }
+
+
+def should_create_suspended(task: TrainingTask) -> bool:
+    """Return whether the Job is created suspended: Kueue requires that of those in its queues, and starts them when there is quota."""
+    return task.spec.run_policy.suspend or task.spec.run_policy.queue_name is not None
 
 
 def build_job(task: TrainingTask, settings: Settings) -> Object:
@@ -70,178 +78,15 @@ def build_job(task: TrainingTask, settings: Settings) -> Object:
         "parallelism": 1,
         "backoffLimitPerIndex": policy.retries,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": {"rules": [_FAIL_ON_USER_ERROR, _IGNORE_DISRUPTION]},
-        # Kueue requires that a Job of its queues is created suspended, and starts it when there is quota.
-        "suspend": policy.suspend or policy.queue_name is not None,
-        "template": {
-            "metadata": {
-                "labels": settings.pod_labels | build_labels(task),
-                "annotations": _build_task_annotation(task),
-            },
-            "spec": _build_pod_spec(task, settings),
-        },
+        "podFailurePolicy": {"rules": [FAIL_ON_USER_ERROR, _IGNORE_DISRUPTION]},
+        "suspend": should_create_suspended(task),
+        "template": build_pod_template(task, settings, _FAILURE_COUNTS),
     }
     if policy.active_deadline_seconds is not None:
         spec["activeDeadlineSeconds"] = policy.active_deadline_seconds
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {
-            "name": build_job_name(task),
-            "namespace": task.metadata.namespace,
-            "labels": build_labels(task) | ({names.QUEUE_LABEL: policy.queue_name} if policy.queue_name else {}),
-            "ownerReferences": [
-                {
-                    "apiVersion": names.API_VERSION,
-                    "kind": names.KIND,
-                    "name": task.metadata.name,
-                    "uid": task.metadata.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
-        },
+        "metadata": build_metadata(task, build_job_name(task)),
         "spec": spec,
     }
-
-
-def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
-    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in sync."""
-    content = {
-        "apiVersion": task.api_version,
-        "kind": task.kind,
-        "metadata": task.metadata.model_dump(
-            mode="json", by_alias=True, include={"name", "namespace", "uid", "creation_timestamp"}
-        ),
-        "spec": task.spec.to_json(),
-    }
-    return {names.TASK_ANNOTATION: to_json(content).decode()}
-
-
-def _build_pod_spec(task: TrainingTask, settings: Settings) -> Object:
-    device = get_device_settings(task, settings)
-    resources = _build_resources(task, device)
-    volumes, mounts = _build_volumes(task, settings, resources["limits"].get("ephemeral-storage"))
-    image = task.spec.image or device.image
-    spec: Object = {
-        "restartPolicy": "Never",
-        "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
-        "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS,
-        "enableServiceLinks": False,
-        "securityContext": _POD_SECURITY_CONTEXT,
-        "containers": [
-            {
-                "name": names.TRAINER_CONTAINER,
-                "image": image,
-                "imagePullPolicy": settings.image_pull_policy,
-                "command": ["python", "-P", "-m", "trainingtask_trainer", "run", names.TASK_FILE],
-                "args": [
-                    f"--dataset-dir={names.DATASET_DIR}",
-                    f"--preprocessor-dir={names.PREPROCESSOR_DIR}",
-                    f"--model-dir={names.MODEL_DIR}",
-                    f"--code-dir={names.CODE_DIR}",
-                    f"--output-dir={names.OUTPUT_DIR}",
-                ],
-                "workingDir": "/tmp",  # noqa: S108 - the only writable folder of a read-only root file system
-                "env": build_environment(task, settings, image),
-                "envFrom": build_environment_sources(settings),
-                "resources": resources,
-                "volumeMounts": mounts,
-                "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": _CONTAINER_SECURITY_CONTEXT,
-            }
-        ],
-        "volumes": volumes,
-    }
-    optional = {
-        "imagePullSecrets": settings.image_pull_secrets,
-        "nodeSelector": device.node_selector,
-        "affinity": device.affinity,
-        "tolerations": device.tolerations,
-        "runtimeClassName": device.runtime_class_name,
-        "priorityClassName": task.spec.run_policy.priority_class_name,
-    }
-    spec.update({field: value for field, value in optional.items() if value})
-    return spec
-
-
-def _build_resources(task: TrainingTask, device: DeviceSettings) -> Object:
-    """Return requests equal to limits: pods that use more than they request are evicted first."""
-    requested = task.spec.resources
-    amounts: Object = {
-        "cpu": (requested and requested.cpu) or device.resources.cpu,
-        "memory": (requested and requested.memory) or device.resources.memory,
-    }
-    if storage := (requested and requested.storage) or device.resources.storage:
-        amounts["ephemeral-storage"] = storage
-    if task.spec.device is Device.GPU:
-        amounts[device.resource_name] = (requested and requested.gpus) or 1
-    amounts = {resource: str(amount) for resource, amount in amounts.items()}
-    return {"requests": amounts, "limits": dict(amounts)}
-
-
-def _build_volumes(task: TrainingTask, settings: Settings, storage: str | None) -> tuple[list[Object], list[Object]]:
-    """Return the pod's volumes and the container's mounts.
-
-    Parameters
-    ----------
-    task, settings
-        The task, and the admin's settings.
-    storage
-        Size limit of each scratch folder; the container's limit of the same size bounds them all together.
-    """
-    scratch: Object = {"emptyDir": {"sizeLimit": storage} if storage else {}}
-    task_file = {"path": "task.yaml", "fieldRef": {"fieldPath": f"metadata.annotations['{names.TASK_ANNOTATION}']"}}
-    authority = {"key": names.HISTORY_CA_KEY, "path": names.HISTORY_CA_KEY}
-    history_ca = {"secretName": names.HISTORY_SECRET, "items": [authority], "optional": True}
-    volumes: list[Object] = [
-        {"name": "task", "downwardAPI": {"items": [task_file]}},
-        {"name": "tmp", **scratch},
-        {"name": "history-ca", "secret": history_ca},
-    ]
-    mounts: list[Object] = [
-        {"name": "history-ca", "mountPath": names.HISTORY_CA_DIR, "readOnly": True},
-        {"name": "task", "mountPath": names.TASK_DIR, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-    ]
-    _add_claims(task, volumes, mounts)
-    if task.spec.output is None or task.spec.output.volume_claim is None:  # a scratch folder at the same path
-        volumes.append({"name": "output", **scratch})
-        mounts.append({"name": "output", "mountPath": names.OUTPUT_DIR})
-    if task.spec.code is not None:
-        volumes.append({"name": "code", "configMap": {"name": task.spec.code.config_map}})
-        mounts.append({"name": "code", "mountPath": names.CODE_DIR, "readOnly": True})
-    if bundle := _build_ca_bundle(settings.ca_bundle):
-        volumes.append(bundle)
-        mounts.append({"name": bundle["name"], "mountPath": names.CA_BUNDLE_DIR, "readOnly": True})
-    if claim := settings.hub.cache.claim:
-        volumes.append({"name": "hub-cache", "persistentVolumeClaim": {"claimName": claim}})
-        mounts.append({"name": "hub-cache", "mountPath": names.HUB_CACHE_DIR})
-    return volumes, mounts
-
-
-def _build_ca_bundle(bundle: CaBundle) -> Object | None:
-    """Return the volume of the admin's certificate authorities, if there are some."""
-    items = [{"key": bundle.key, "path": PurePosixPath(names.CA_BUNDLE_FILE).name}]
-    if bundle.config_map:
-        return {"name": "ca-bundle", "configMap": {"name": bundle.config_map, "items": items}}
-    if bundle.secret:
-        return {"name": "ca-bundle", "secret": {"secretName": bundle.secret, "items": items}}
-    return None
-
-
-def _add_claims(task: TrainingTask, volumes: list[Object], mounts: list[Object]) -> None:
-    """Add the volume claims that the spec names; a claim that is used twice is one volume."""
-    claims: list[tuple[str, str | None, bool]] = [  # mount path, claim, whether it is read-only
-        (names.DATASET_DIR, task.spec.dataset.volume_claim, True),
-        (names.PREPROCESSOR_DIR, task.spec.preprocessor.volume_claim if task.spec.preprocessor else None, True),
-        (names.MODEL_DIR, task.spec.model.volume_claim, True),
-        (names.OUTPUT_DIR, task.spec.output.volume_claim if task.spec.output else None, False),
-    ]
-    read_only = {claim: all(ro for _, other, ro in claims if other == claim) for _, claim, _ in claims if claim}
-    volume_of = {claim: f"claim-{index}" for index, claim in enumerate(read_only)}
-    for claim, volume in volume_of.items():
-        volumes.append({"name": volume, "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only[claim]}})
-    for path, mounted, mount_read_only in claims:
-        if mounted:
-            mounts.append({"name": volume_of[mounted], "mountPath": path, "readOnly": mount_read_only})

@@ -1,19 +1,22 @@
-"""Requests on the Job of a task: create, adopt, suspend and resume, expire, delete."""
+"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete."""
 
 from collections.abc import Callable
 
-from trainingtask_api import TrainingTask
+from trainingtask_api import TrainingTask, names
+from trainingtask_operator.cache.cached_fields import trim_jobset
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller.diagnosis import Cause
-from trainingtask_operator.controller.job_builder import build_job, build_job_name, build_labels
+from trainingtask_operator.controller.pod_builder import build_labels
 from trainingtask_operator.controller.preconditions import explain_missing_workload, explain_rejected_workload_patch
+from trainingtask_operator.controller.shared_claims import explain_unshared_claim, list_claims
+from trainingtask_operator.controller.workload_builder import build_workload, build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import Object, is_controlled_by, is_finished
 from trainingtask_operator.settings import Settings
 
 
 class JobLifecycle:
-    """The requests, each with its result assumed in the cache."""
+    """The requests, each with its result assumed in the cache. "Job" stands for either kind; a JobSet reads like a Job."""
 
     def __init__(self, cluster: Cluster, assume: Callable[[Object], None], settings: Settings) -> None:
         self._cluster = cluster
@@ -23,31 +26,47 @@ class JobLifecycle:
     async def create(self, task: TrainingTask) -> Object | None:
         """Create the task's Job, or adopt it when an earlier try did; return None when another owner's has the name."""
         try:
-            created = await self._cluster.create_job(build_job(task, self._settings))
+            created = await self._cluster.create_workload(build_workload(task, self._settings))
         except ClusterError as error:
             if not error.is_conflict:
                 raise
             return await self._adopt(task)
         self._assume(created)
-        return created
+        return _read_as_job(created)
+
+    async def find_unshared_claim(self, task: TrainingTask) -> Cause | None:
+        """Return which claim of a task for several nodes can be mounted on one alone; one that does not exist is waited for."""
+        if task.spec.node_count == 1:
+            return None
+        for claim, is_read_only in list_claims(build_workload(task, self._settings)):
+            try:
+                found = await self._cluster.get_claim(task.metadata.namespace, claim)
+            except ClusterError as error:
+                if not error.is_not_found:
+                    raise
+                continue
+            if cause := explain_unshared_claim(task, found, is_read_only=is_read_only):
+                return cause
+        return None
 
     async def find(self, task: TrainingTask) -> Object | None:
         """Return the live Job of the task: the watch may lag behind, or the labels by which it finds the Job be gone."""
         try:
             return await self._adopt(task)
         except ClusterError as error:
-            if error.is_not_found:
+            if error.is_not_found and not (error.is_not_served and task.spec.node_count > 1):
                 return None
             raise
 
     async def _adopt(self, task: TrainingTask) -> Object | None:
         """Return the Job of this name, with its labels restored; None if the task does not control it."""
-        job = await self._cluster.get_job(task.metadata.namespace, build_job_name(task))
+        kind, name = get_workload_kind(task), build_workload_name(task)
+        job = await self._cluster.get_workload(kind, task.metadata.namespace, name)
         if not is_controlled_by(job, task.metadata.uid or ""):
             return None
         labels = build_labels(task)
         if (job["metadata"].get("labels") or {}).items() >= labels.items():
-            return job
+            return _read_as_job(job)
         return await self._patch(job, {"metadata": {"labels": labels}})
 
     async def sync_suspension(self, task: TrainingTask, job: Object) -> Cause | None:
@@ -83,12 +102,18 @@ class JobLifecycle:
     async def delete(self, job: Object) -> None:
         """Delete the Job, unless it is deleted already."""
         try:
-            await self._cluster.delete_job(job["metadata"]["namespace"], job["metadata"]["name"])
+            await self._cluster.delete_workload(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
         except ClusterError as error:
             if not error.is_not_found:
                 raise
 
     async def _patch(self, job: Object, patch: Object) -> Object:
-        patched = await self._cluster.patch_job(job["metadata"]["namespace"], job["metadata"]["name"], patch)
+        metadata = job["metadata"]
+        patched = await self._cluster.patch_workload(job["kind"], metadata["namespace"], metadata["name"], patch)
         self._assume(patched)
-        return patched
+        return _read_as_job(patched)
+
+
+def _read_as_job(workload: Object) -> Object:
+    """Return a Job as it is, and a JobSet with the fields and conditions of a Job, as the cache has it."""
+    return trim_jobset(workload) if workload["kind"] == names.JOBSET_KIND else workload

@@ -1,6 +1,6 @@
 """The environment of a trainer's container: the operator's variables, the admin's for all trainers, and the task's. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from trainingtask_api import TrainingTask, names
 from trainingtask_operator.kube_objects import Object
@@ -21,15 +21,18 @@ _NEVER_PROXIED = (
 )
 
 
-def build_environment(task: TrainingTask, settings: Settings, image: str) -> list[Object]:
+def build_environment(
+    task: TrainingTask, settings: Settings, image: str, own_variables: Iterable[Object]
+) -> list[Object]:
     """Return the variables: of several with one name the task's, before the admin's, before the operator's."""
     variables: list[Object] = [
         *_iterate_own(image),
-        _variable(names.ENV_ALLOW_PRIVATE_REDIRECTS, str(settings.allow_private_redirects).lower()),
+        *own_variables,
+        build_variable(names.ENV_ALLOW_PRIVATE_REDIRECTS, str(settings.allow_private_redirects).lower()),
         *_iterate_hub(settings.hub),
         *_iterate_proxy(settings.proxy),
         *_iterate_ca_bundle(settings),
-        *(_variable(variable.name, variable.value) for variable in settings.env),
+        *(build_variable(variable.name, variable.value) for variable in settings.env),
         *(_secret(env.name, env.secret_key_ref.name, env.secret_key_ref.key) for env in task.spec.env or ()),
     ]
     return list({variable["name"]: variable for variable in variables}.values())
@@ -41,11 +44,13 @@ def build_environment_sources(settings: Settings) -> list[Object]:
     return [{kind: reference | {"optional": True} for kind, reference in source.items()} for source in sources]
 
 
-def _variable(name: str, value: str) -> Object:
+def build_variable(name: str, value: str) -> Object:
+    """Return the variable with this value."""
     return {"name": name, "value": value}
 
 
-def _field(name: str, path: str) -> Object:
+def build_field_variable(name: str, path: str) -> Object:
+    """Return the variable that holds a field of its own pod."""
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
@@ -54,24 +59,22 @@ def _secret(name: str, secret: str, key: str, **optional: bool) -> Object:
 
 
 def _iterate_own(image: str) -> Iterator[Object]:
-    yield _field(names.ENV_POD_NAME, "metadata.name")
-    yield _field(names.ENV_NODE_NAME, "spec.nodeName")
-    yield _field(names.ENV_FAILURE_COUNT, f"metadata.annotations['{names.FAILURE_COUNT_ANNOTATION}']")
-    yield _field(names.ENV_IGNORED_FAILURE_COUNT, f"metadata.annotations['{names.IGNORED_FAILURE_COUNT_ANNOTATION}']")
-    yield _variable(names.ENV_IMAGE, image)
+    yield build_field_variable(names.ENV_POD_NAME, "metadata.name")
+    yield build_field_variable(names.ENV_NODE_NAME, "spec.nodeName")
+    yield build_variable(names.ENV_IMAGE, image)
     limit = {"containerName": names.TRAINER_CONTAINER, "resource": "limits.ephemeral-storage"}
     yield {"name": names.ENV_STORAGE_LIMIT, "valueFrom": {"resourceFieldRef": limit}}
     yield _secret(names.ENV_HISTORY_URL, names.HISTORY_SECRET, names.HISTORY_SECRET_KEY, optional=True)
-    yield _variable("HOME", "/tmp")  # noqa: S108
-    yield _variable("PYTHONUNBUFFERED", "1")
+    yield build_variable("HOME", "/tmp")  # noqa: S108
+    yield build_variable("PYTHONUNBUFFERED", "1")
 
 
 def _iterate_hub(hub: HubSettings) -> Iterator[Object]:
-    yield _variable("HF_HOME", names.HUB_CACHE_DIR if hub.cache.claim else "/tmp/huggingface")  # noqa: S108
+    yield build_variable("HF_HOME", names.HUB_CACHE_DIR if hub.cache.claim else "/tmp/huggingface")  # noqa: S108
     if hub.offline:
-        yield _variable("HF_HUB_OFFLINE", "1")
+        yield build_variable("HF_HUB_OFFLINE", "1")
     if hub.endpoint:
-        yield _variable("HF_ENDPOINT", hub.endpoint)
+        yield build_variable("HF_ENDPOINT", hub.endpoint)
     if hub.token_secret.name:
         yield _secret("HF_TOKEN", hub.token_secret.name, hub.token_secret.key, optional=True)
 
@@ -81,13 +84,15 @@ def _iterate_proxy(proxy: ProxySettings) -> Iterator[Object]:
     if not (proxy.http or proxy.https):
         return
     if proxy.http:
-        yield _variable("HTTP_PROXY", proxy.http)
+        yield build_variable("HTTP_PROXY", proxy.http)
     if proxy.https:
-        yield _variable("HTTPS_PROXY", proxy.https)
-    yield _variable("NO_PROXY", ",".join([*_NEVER_PROXIED, *proxy.no_proxy]))
+        yield build_variable("HTTPS_PROXY", proxy.https)
+    yield build_variable("NO_PROXY", ",".join([*_NEVER_PROXIED, *proxy.no_proxy]))
 
 
 def _iterate_ca_bundle(settings: Settings) -> Iterator[Object]:
     if settings.ca_bundle.is_given:
-        yield _variable("SSL_CERT_FILE", names.CA_BUNDLE_FILE)  # httpx, huggingface_hub, obstore
-        yield _variable("REQUESTS_CA_BUNDLE", names.CA_BUNDLE_FILE)  # requests, as datasets and users' code have it
+        yield build_variable("SSL_CERT_FILE", names.CA_BUNDLE_FILE)  # httpx, huggingface_hub, obstore
+        yield build_variable(
+            "REQUESTS_CA_BUNDLE", names.CA_BUNDLE_FILE
+        )  # requests, as datasets and users' code have it

@@ -1,8 +1,8 @@
-"""Preconditions of a task's Job, and why the cluster does not meet them or refuses the Job. Pure."""
+"""Preconditions of a task's Job or JobSet, and why the cluster does not meet them or refuses it. Pure."""
 
-from trainingtask_api import Reason, TrainingTask
+from trainingtask_api import Reason, TrainingTask, names
 from trainingtask_operator.controller.diagnosis import Cause
-from trainingtask_operator.controller.job_builder import build_job_name
+from trainingtask_operator.controller.workload_builder import build_workload_name, get_workload_kind
 from trainingtask_operator.settings import Settings
 
 
@@ -38,18 +38,27 @@ def _explain_unprepared_namespace(task: TrainingTask, settings: Settings) -> Cau
 
 
 def explain_name_conflict(task: TrainingTask) -> Cause:
-    """Return the cause for a Job name that another owner's Job has."""
+    """Return the cause for a name that another owner's Job or JobSet has."""
     return Cause(
         Reason.NAME_CONFLICT,
-        f"Job {build_job_name(task)!r} exists and does not belong to this task: delete it, or give the task another name.",
+        f"{_describe_workload(task)} exists and does not belong to this task: delete it, or give the task another name.",
     )
 
 
-def explain_rejected_job(error: Exception) -> Cause:
-    """Return the cause for a Job that the API server rejects."""
+def explain_missing_jobset_kind(task: TrainingTask) -> Cause:
+    """Return the cause for a cluster without JobSet."""
+    return Cause(
+        Reason.JOBSET_NOT_INSTALLED,
+        f"resources.nodes is {task.spec.node_count}, and this cluster has no {names.JOBSET_API_VERSION}: ask its admin to"
+        " install JobSet (https://jobset.sigs.k8s.io), and the task starts by itself; or use one node.",
+    )
+
+
+def explain_rejected_job(task: TrainingTask, error: Exception) -> Cause:
+    """Return the cause for a Job or JobSet that the API server rejects."""
     return Cause(
         Reason.JOB_REFUSED,
-        f"The API server refuses the Job: correct what it names in a new task, or ask the cluster's admin. {error}",
+        f"The API server refuses the {get_workload_kind(task)}: correct what it names in a new task, or ask the cluster's admin. {error}",
     )
 
 
@@ -57,16 +66,20 @@ def explain_rejected_workload_patch(task: TrainingTask, error: Exception) -> Cau
     """Return the cause for a Workload that the operator may not activate or deactivate."""
     return Cause(
         Reason.QUEUE_UNAVAILABLE,
-        f"Kueue's Workload of Job {build_job_name(task)!r} cannot be changed: ask the cluster's admin to set kueue.enabled in"
-        f" the Helm release. {error}",
+        f"Kueue's Workload of {_describe_workload(task)} cannot be changed: ask the cluster's admin to set kueue.enabled"
+        f" in the Helm release. {error}",
     )
 
 
 def explain_missing_workload(task: TrainingTask) -> Cause:
-    """Return the cause for a Job for which Kueue has no Workload."""
+    """Return the cause for a Job or JobSet for which Kueue has no Workload."""
     policy = task.spec.run_policy
     return Cause(
         Reason.QUEUE_UNAVAILABLE,
-        f"spec.runPolicy.suspend is {str(policy.suspend).lower()}, but Job {build_job_name(task)!r} has no Workload to tell"
-        f" Kueue: is Kueue installed, and does it serve queue {policy.queue_name!r}?",
+        f"spec.runPolicy.suspend is {str(policy.suspend).lower()}, but {_describe_workload(task)} has no Workload to"
+        f" tell Kueue: is Kueue installed, and does it serve queue {policy.queue_name!r}?",
     )
+
+
+def _describe_workload(task: TrainingTask) -> str:
+    return f"{get_workload_kind(task)} {build_workload_name(task)!r}"

@@ -16,8 +16,10 @@ from trainingtask_operator.cache.cached_fields import trim_pod
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
-from trainingtask_operator.controller.attempts import Attempt, build_attempts
+from trainingtask_operator.controller.attempts import Attempt
+from trainingtask_operator.controller.deadline import compute_time_left
 from trainingtask_operator.controller.diagnosis import Cause
+from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
 from trainingtask_operator.controller.job_lifecycle import JobLifecycle
 from trainingtask_operator.controller.kube_events import build_warnings
@@ -30,6 +32,8 @@ log = logging.getLogger(__name__)
 REQUEUE_AFTER_JOB_CREATED = timedelta(0)
 REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
 REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
+REQUEUE_UNTIL_JOBSET = timedelta(seconds=10)  # of a cluster without JobSet
+REQUEUE_UNTIL_CLAIM = timedelta(seconds=30)  # claims are not watched
 REQUEUE_UNTIL_WORKLOAD = timedelta(seconds=10)  # Kueue creates a Job's Workload within moments; it is not watched
 
 
@@ -93,7 +97,7 @@ class Reconciler:
         if task is None:
             await self._reject_invalid_spec(observed.task)
             return None
-        attempts = build_attempts(observed.pods, task.status, observed.kube_events)
+        attempts = build_task_attempts(task, observed.pods, observed.kube_events)
         with logs.log_context(uid=task.metadata.uid, attempt=attempts[-1].number if attempts else None):
             try:
                 if task.status is not None and task.status.finished_at is not None:
@@ -112,7 +116,14 @@ class Reconciler:
     async def _reconcile_task(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> Result:
         job = observed.job
         if conditions.has_trained(task.status):
-            job = job or await self._jobs.find(task)
+            try:
+                job = job or await self._jobs.find(task)
+            except ClusterError as error:
+                if not error.is_not_served:
+                    raise
+                return self._refuse(
+                    task, attempts, preconditions.explain_missing_jobset_kind(task), requeue=REQUEUE_UNTIL_JOBSET
+                )
             if job is None or conditions.is_terminating_unfinished(job):
                 return await self._reconcile_deleted_job(task, attempts)
         if job is None:
@@ -121,26 +132,40 @@ class Reconciler:
         return await self._reconcile_job(task, job, observed, attempts, queue_cause)
 
     async def _reconcile_missing_job(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> Result:
-        def refuse(cause: Cause, error: ClusterError | None = None, requeue: timedelta | None = None) -> Result:
-            status = conditions.build_refused_status(task, cause, self._clock())
-            return Result(task, attempts, status, requeue, error=error)
-
         cause = preconditions.find_unmet_precondition(task, self._settings)
         if cause is not None:
-            return refuse(cause)
+            return self._refuse(task, attempts, cause)
+        if cause := await self._jobs.find_unshared_claim(task):
+            return self._refuse(task, attempts, cause, requeue=REQUEUE_UNTIL_CLAIM)
         if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # Kueue would start a Job
             return Result(task, attempts, conditions.build_status(task, None, attempts, self._clock()))
         try:
             job = await self._jobs.create(task)
         except ClusterError as error:
+            if error.is_not_served:
+                cause = preconditions.explain_missing_jobset_kind(task)
+                return self._refuse(task, attempts, cause, requeue=REQUEUE_UNTIL_JOBSET)
             if not error.is_rejected:
                 raise
-            return refuse(preconditions.explain_rejected_job(error), error)
+            return self._refuse(task, attempts, preconditions.explain_rejected_job(task, error), error=error)
         if job is None:
-            return refuse(preconditions.explain_name_conflict(task), requeue=REQUEUE_AFTER_CONFLICT)
+            cause = preconditions.explain_name_conflict(task)
+            return self._refuse(task, attempts, cause, requeue=REQUEUE_AFTER_CONFLICT)
         if task.status is None:  # of a thousand new tasks, each gets its Job before the first gets its status
             return Result(task, attempts, None, REQUEUE_AFTER_JOB_CREATED)
         return await self._reconcile_job(task, job, observed, attempts, None)
+
+    def _refuse(
+        self,
+        task: TrainingTask,
+        attempts: list[Attempt],
+        cause: Cause,
+        *,
+        requeue: timedelta | None = None,
+        error: ClusterError | None = None,
+    ) -> Result:
+        status = conditions.build_refused_status(task, cause, self._clock(), attempts)
+        return Result(task, attempts, status, requeue, error=error)
 
     async def _reconcile_job(
         self, task: TrainingTask, job: Object, observed: Observed, attempts: list[Attempt], queue_cause: Cause | None
@@ -148,14 +173,18 @@ class Reconciler:
         if attempts and await self._is_namespace_terminating(task, attempts[-1]):
             status = conditions.build_cancelled_status(task, attempts, self._clock())
             return Result(task, attempts, status, job_to_delete=job)
-        event = observed.kube_events.get(job["metadata"]["uid"])
-        now = self._clock()
+        event, now = observed.missing_pod_event, self._clock()
+        time_left = compute_time_left(task, job, now)
+        if time_left is not None and time_left <= timedelta(0):
+            return Result(task, attempts, conditions.build_overdue_status(task, attempts, now), job_to_delete=job)
         status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
         if status.finished_at is not None:
             attempts = await self._refresh_last_attempt(task, observed, attempts)
             status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
             task = await self._restore_report(task, attempts)
         requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
+        if time_left is not None:
+            requeue_after = min(requeue_after or time_left, time_left)
         return Result(task, attempts, status, requeue_after)
 
     async def _reconcile_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> Result:
@@ -179,7 +208,7 @@ class Reconciler:
         rows = self._submit_rows(task, status, attempts)
         if job is None:
             return None
-        if conditions.is_cancelled(status):
+        if conditions.is_ended_by_operator(status, job):
             await self._jobs.delete(job)
             return None
         ttl = task.spec.run_policy.ttl_seconds_after_finished
@@ -227,7 +256,7 @@ class Reconciler:
             return attempts
         live = await self._cluster.list_pods(task.metadata.namespace, task.metadata.uid or "")
         pods = [trim_pod(pod) for pod in live] or observed.pods
-        return build_attempts(pods, task.status, observed.kube_events)
+        return build_task_attempts(task, pods, observed.kube_events)
 
     async def _restore_report(self, task: TrainingTask, attempts: list[Attempt]) -> TrainingTask:
         """Return the task with the trainer's last report; store it if the trainer could not reach the API server."""
@@ -280,19 +309,18 @@ class Reconciler:
             await self._emit_events(task, conditions.find_transitions(before, status))
         training = before.training if before else None
         task = task.model_copy(update={"status": status.model_copy(update={"training": training})})
-        self._submit_rows(task, status, result.attempts)
+        self._submit_rows(task, status, result.attempts, is_deleting=result.job_to_delete is not None)
         if status.finished_at is None:
             self._recorded_uids.add(uid)
         else:
             self._recorded_uids.discard(uid)
 
     def _submit_rows(
-        self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt]
+        self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt], *, is_deleting: bool = False
     ) -> list[TrainingRun]:
         rows = run_records.build_rows(task, status, attempts)
-        self._recorder.submit(
-            rows, run_records.select_log_pods(task, attempts), run_records.build_run_events(status, rows, attempts)
-        )
+        log_pods = run_records.select_log_pods(task, attempts, is_deleting=is_deleting)
+        self._recorder.submit(rows, log_pods, run_records.build_run_events(status, rows, attempts))
         return rows
 
     async def _emit_events(self, task: TrainingTask, transitions: list[Condition]) -> None:

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 
 from trainingtask_operator import metrics
 from trainingtask_operator.cache.assume_cache import AssumeCache
-from trainingtask_operator.cache.cached_fields import trim_job, trim_kube_event, trim_pod, trim_task
+from trainingtask_operator.cache.cached_fields import trim_job, trim_jobset, trim_kube_event, trim_pod, trim_task
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
-from trainingtask_operator.controller.attempts import build_attempts
+from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.run_records import build_cancelled_rows, select_log_pods
 from trainingtask_operator.controller.task_parser import parse_task
 from trainingtask_operator.history.recorder import Recorder
@@ -22,6 +22,7 @@ from trainingtask_operator.kube_objects import (
     get_owner_uid,
     get_regarding_uid,
     has_ttl,
+    is_controlled_by,
     is_finished,
     parse_time,
 )
@@ -83,12 +84,15 @@ class EventHandlers:
 
     @skip_malformed("job")
     def on_job_event(self, kind: str | None, body: Object) -> None:
-        """Handle the event of a Job."""
-        if kind == "ADDED":
-            for task in self.cache.tasks.get(get_labelled_task_key(body), []):
-                created = parse_time(task["metadata"]["creationTimestamp"])
-                metrics.JOB_SECONDS.observe((datetime.now(UTC) - created).total_seconds())
+        """Handle the event of a Job: a task's, or one of a task's JobSet."""
+        self._observe_creation(kind, body)
         self._on_child_event(self.cache.jobs, kind, body, trim_job)
+
+    @skip_malformed("jobset")
+    def on_jobset_event(self, kind: str | None, body: Object) -> None:
+        """Handle the event of a JobSet."""
+        self._observe_creation(kind, body)
+        self._on_child_event(self.cache.jobsets, kind, body, trim_jobset)
 
     @skip_malformed("pod")
     def on_pod_event(self, kind: str | None, body: Object) -> None:
@@ -121,7 +125,7 @@ class EventHandlers:
             del self.namespaces[metadata["name"]]
 
     def prune_missing(self, store: ObjectStore, live: set[str]) -> None:
-        """Drop the Jobs or pods that a whole list did not show: they were deleted while the watch was down."""
+        """Drop the Jobs, JobSets or pods that a whole list did not show: they were deleted while the watch was down."""
         missing = store.uids() - live
         keys = [self.cache.get_task_key(uid) for uid in missing]
         self.cache.evict_stale(missing)
@@ -134,6 +138,14 @@ class EventHandlers:
         if any(not self.cache.is_own_write(*version) for version in self._deferred.pop(key, ())):
             self.queue.add(key)
         self.queue.done(key)
+
+    def _observe_creation(self, kind: str | None, body: Object) -> None:
+        """Observe how long a task waited for its new Job or JobSet."""
+        if kind == "ADDED":
+            for task in self.cache.tasks.get(get_labelled_task_key(body), []):
+                if is_controlled_by(body, task["metadata"]["uid"]):
+                    created = parse_time(task["metadata"]["creationTimestamp"])
+                    metrics.JOB_SECONDS.observe((datetime.now(UTC) - created).total_seconds())
 
     def _on_child_event(
         self, store: ObjectStore, kind: str | None, body: Object, trim: Callable[[Object], Object]
@@ -187,6 +199,6 @@ class EventHandlers:
         if task.status and task.status.finished_at:
             self.recorder.forget(task)
         else:
-            attempts = build_attempts(self.cache.pods.get(task.metadata.uid, []), task.status)
+            attempts = build_task_attempts(task, self.cache.pods.get(task.metadata.uid, []))
             log_pods = select_log_pods(task, attempts, is_deleting=True)  # the pods have their grace period
             self.recorder.submit(build_cancelled_rows(task, attempts, now), log_pods)

@@ -59,12 +59,19 @@ class Manager:
         self._resources = contextlib.AsyncExitStack()
 
     async def start(self, login: Callable[[], Credentials]) -> None:
-        """Connect to the API server, wait until Jobs and pods are listed, and start the election and the workers."""
+        """Connect to the API server, wait until Jobs, JobSets and pods are listed, and start the election and the workers."""
         client = await self._resources.enter_async_context(connect(login))
         handlers = self.event_handlers
-        # All Jobs and pods are cached before any task is reconciled: without them it would seem to have none.
+        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
         informers = [
             Informer(client, "jobs", handlers.on_job_event, partial(handlers.prune_missing, self.cache.jobs)),
+            Informer(
+                client,
+                "jobsets",
+                handlers.on_jobset_event,
+                partial(handlers.prune_missing, self.cache.jobsets),
+                is_optional=True,
+            ),
             Informer(client, "pods", handlers.on_pod_event, partial(handlers.prune_missing, self.cache.pods)),
         ]
         self._resources.push_async_callback(cancel_all, [start_background_task(i.run()) for i in informers])

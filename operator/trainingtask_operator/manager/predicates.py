@@ -1,7 +1,7 @@
 """What a watch event changes: whether it needs a reconcile, and how soon. Pure."""
 
 from trainingtask_operator.controller.diagnosis import explain_waiting
-from trainingtask_operator.kube_objects import Object, get_container_status, get_true_conditions
+from trainingtask_operator.kube_objects import WORKLOAD_KINDS, Object, get_container_status, get_true_conditions
 
 
 def has_changed(before: Object, after: Object) -> bool:
@@ -16,13 +16,13 @@ def is_progress_report(before: Object, after: Object) -> bool:
 
 
 def is_low_priority(child: Object) -> bool:
-    """Return whether a Job or pod changed on the way to its start or success, and the Job's end will cover it.
+    """Return whether a Job, JobSet or pod changed on the way to its start or success, and the Job's end will cover it.
 
     Those that start to run, or fail, or cannot start, come first in a burst of a thousand.
     """
     if "deletionTimestamp" in child["metadata"]:
         return False
-    if child["kind"] == "Job":
+    if child["kind"] in WORKLOAD_KINDS:
         return get_true_conditions(child).keys() <= {"SuccessCriteriaMet"}
     status = child.get("status") or {}
     if status.get("phase") == "Succeeded":

@@ -54,9 +54,13 @@ class Resync:
 
 
 async def _list_uids(client: KubernetesClient) -> set[str]:
-    """Return the uids of all live tasks, Jobs and pods."""
+    """Return the uids of all live tasks, Jobs, JobSets and pods."""
     uids = {get_uid(item) async for item in client.list_tasks()}
-    for kind in ("jobs", "pods"):
-        async for items, _ in client.list_children(kind):
-            uids |= {get_uid(item) for item in items}
+    for kind in ("jobs", "jobsets", "pods"):
+        try:
+            async for items, _ in client.list_children(kind):
+                uids |= {get_uid(item) for item in items}
+        except ClusterError as error:
+            if kind != "jobsets" or not error.is_not_served:
+                raise
     return uids

@@ -56,7 +56,7 @@ VALUES = [
     *TIMES,
 ]
 MUTATIONS = st.lists(st.tuples(st.integers(0, 400), st.sampled_from([*VALUES, "delete"])), min_size=1, max_size=3)
-KINDS = ("task", "job", "pod", "event", "namespace")
+KINDS = ("task", "job", "jobset", "pod", "event", "namespace")
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -89,6 +89,13 @@ def make_job() -> Object:
     job = build_job(TrainingTask.model_validate({**make_task(), "status": None}), SETTINGS)
     job["metadata"] |= {"uid": "job-t", "resourceVersion": "2", "creationTimestamp": CREATED}
     return {**job, "status": {"startTime": CREATED, "conditions": [job_condition("FailureTarget")]}}
+
+
+def make_jobset() -> Object:
+    job = make_job()
+    conditions = [job_condition("Failed"), {**job_condition("Suspended"), "status": "False"}]
+    metadata = {**job["metadata"], "uid": "jobset-t"}
+    return {**job, "kind": names.JOBSET_KIND, "metadata": metadata, "status": {"conditions": conditions}}
 
 
 def make_pod(state: Object | None = None) -> Object:
@@ -125,6 +132,7 @@ def make_namespace() -> Object:
 VALID: dict[str, Callable[[], Object]] = {
     "task": make_task,
     "job": make_job,
+    "jobset": make_jobset,
     "pod": lambda: make_pod(terminated(1, "killed")),
     "event": make_event,
     "namespace": make_namespace,
@@ -157,6 +165,7 @@ def handle(manager: Manager, kind: str, event: str | None, body: Object) -> None
     {
         "task": handlers.on_task_event,
         "job": handlers.on_job_event,
+        "jobset": handlers.on_jobset_event,
         "pod": handlers.on_pod_event,
         "event": handlers.on_kube_event,
         "namespace": handlers.on_namespace_event,

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic.alias_generators import to_camel
 
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import join_names
-from trainingtask_trainer.evaluation import metrics, thresholds
+from trainingtask_trainer.evaluation import baselines, metrics, thresholds
 from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
 from trainingtask_trainer.evaluation.thresholds import Thresholds
 
@@ -108,7 +109,7 @@ def evaluate(
         roc_auc=averages.average_labels("rocAuc", areas, "rocAuc"),
         per_label=averages.score_labels(per_label, precisions, chosen.values),
         all_zero=_score_all_zero(averages, test.truth),
-        label_prior=_score_label_prior(averages, prior, spec, validation.truth, test.truth),
+        label_prior=_score_label_prior(averages, prior, validation.truth, test.truth),
         undefined=averages.undefined,
         runtime_seconds=seconds,
         samples_per_second=rows / seconds,
@@ -129,34 +130,47 @@ def _score_validation(rows: ScoredRows, chosen: Thresholds) -> ValidationScores:
 
 
 def _score_all_zero(averages: "_Averager", truth: LabelMatrix) -> Baseline:
-    nothing = np.zeros_like(truth)
     averages.undefined["allZero.loss"] = "a label that has the probability 0 and is there costs infinitely much"
-    return _score_baseline(averages, "allZero", truth, nothing, loss=None)
+    return _score_baseline(averages, "allZero", truth, np.zeros(truth.shape[1], dtype=np.bool_), loss=None)
 
 
-def _score_label_prior(
-    averages: "_Averager", prior: Floats, spec: EvaluationSpec | None, validation: LabelMatrix, truth: LabelMatrix
-) -> Baseline:
-    def same_for_all(rows: LabelMatrix) -> Probabilities:
-        return np.tile(prior, (len(rows), 1))
+def _score_label_prior(averages: "_Averager", prior: Floats, validation: LabelMatrix, truth: LabelMatrix) -> Baseline:
+    """Return for each score the better one of two kinds of thresholds."""
+    loss = baselines.compute_prior_loss(prior, _count_support(truth), len(truth))
+    candidates = []
+    for predicted in baselines.choose_label_sets(prior, _count_support(validation), len(validation)):
+        own = _Averager(averages.label_names)
+        candidates.append((own.undefined, _score_baseline(own, "labelPrior", truth, predicted, loss=loss)))
+    best = {}
+    for name in ("accuracy_thresh", "micro_f1", "macro_f1", "mean_average_precision"):
+        undefined, scores = max(candidates, key=lambda one: _get_or_lowest(one[1], name))
+        best[name] = getattr(scores, name)
+        path = f"labelPrior.{to_camel(name)}"
+        averages.undefined |= {path: undefined[path]} if path in undefined else {}
+    return Baseline(loss=loss, **best)
 
-    chosen = thresholds.choose_thresholds(spec, validation, same_for_all(validation))
-    probabilities = same_for_all(truth)
-    predicted = thresholds.apply_thresholds(chosen.values, probabilities)
-    loss = metrics.binary_cross_entropy(truth, probabilities)
-    return _score_baseline(averages, "labelPrior", truth, predicted, loss=loss)
+
+def _get_or_lowest(scores: Baseline, name: str) -> float:
+    value: float | None = getattr(scores, name)
+    return -np.inf if value is None else value
+
+
+def _count_support(truth: LabelMatrix) -> metrics.Counts:
+    return np.asarray(truth.sum(axis=0, dtype=np.int64))
 
 
 def _score_baseline(
-    averages: "_Averager", name: str, truth: LabelMatrix, predicted: LabelMatrix, *, loss: float | None
+    averages: "_Averager", name: str, truth: LabelMatrix, predicted: baselines.LabelSet, *, loss: float | None
 ) -> Baseline:
-    per_label = Decisions.of(truth, predicted, axis=0)
+    per_label = baselines.count_decisions(predicted, _count_support(truth), len(truth))
+    total = Decisions(*(np.asarray(counts.sum()) for counts in per_label))
     # With equal probabilities for all rows the average precision is the label's share of them.
     precisions = np.where(per_label.support > 0, per_label.support / len(truth), np.nan)
+    wrong = total.predicted + total.support - 2 * total.hits
     return Baseline(
         loss=loss,
-        accuracy_thresh=metrics.accuracy_thresh(truth, predicted),
-        micro_f1=averages.get_total(f"{name}.microF1", Decisions.of(truth, predicted, axis=None).f1, "f1"),
+        accuracy_thresh=float((truth.size - wrong) / truth.size),
+        micro_f1=averages.get_total(f"{name}.microF1", total.f1, "f1"),
         macro_f1=averages.average_labels(f"{name}.macroF1", per_label.f1, "f1"),
         mean_average_precision=averages.average_labels(f"{name}.meanAveragePrecision", precisions, "averagePrecision"),
     )

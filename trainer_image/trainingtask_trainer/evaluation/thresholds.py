@@ -43,19 +43,19 @@ def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabi
         return Thresholds(np.full(labels, evaluation.threshold), "fixed")
     if evaluation.threshold_tuning != ThresholdTuning.PER_LABEL:
         return Thresholds(
-            np.full(labels, _find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
+            np.full(labels, find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
         )
     carried = truth.any(axis=0)
     # The global threshold costs as much as those of all labels: only where a label needs it.
     values = np.full(
-        labels, DEFAULT_THRESHOLD if carried.all() else _find_best_threshold(rank_decisions(truth, probabilities))
+        labels, DEFAULT_THRESHOLD if carried.all() else find_best_threshold(rank_decisions(truth, probabilities))
     )
     for label in np.flatnonzero(carried):
-        values[label] = _find_best_threshold(rank_decisions(truth[:, label], probabilities[:, label]))
+        values[label] = find_best_threshold(rank_decisions(truth[:, label], probabilities[:, label]))
     return Thresholds(values, ThresholdTuning.PER_LABEL.value)
 
 
-def _find_best_threshold(ranking: Ranking) -> float:
+def find_best_threshold(ranking: Ranking) -> float:
     """Return the threshold with the highest F1: over one label's rows the label's, over all decisions micro-F1.
 
     Exact: F1 changes only where the threshold passes a probability, and with the k most probable decisions predicted

@@ -56,7 +56,11 @@ class FitResult:
 
 
 class Model(Protocol):
-    """A kind of model, registered under the entry-point group ``trainingtask.models``."""
+    """A kind of model, registered under the entry-point group ``trainingtask.models``.
+
+    One that trains over several processes has `is_distributed: ClassVar[bool] = True`: all ranks call `fit` and
+    `predict`, in the process group of `torch.distributed` that they have joined. Without it rank 0 alone calls them.
+    """
 
     preprocessor: ClassVar[str]
     """The registered preprocessor for tasks that name none."""
@@ -99,3 +103,8 @@ class Model(Protocol):
     def load(folder: Path) -> Predictor:
         """Return the predictor of a saved model; runs no code from the folder."""
         ...
+
+
+def is_distributed(kind: type) -> bool:
+    """Return whether a model or a preprocessor works over several processes."""
+    return getattr(kind, "is_distributed", False) is True

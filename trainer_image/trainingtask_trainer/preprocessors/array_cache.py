@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trainingtask_trainer.runtime.shared_folder import enter_first_in_pod
+
 MAX_CACHE_BYTES = 1 << 30
 """Most bytes in a cache folder; the least recently used entries are removed first."""
 _SUFFIX = ".npz"
@@ -39,15 +41,26 @@ def load_or_compute(folder: Path, key: str, names: Iterable[str], compute: Calla
     compute
         Returns arrays without Python objects.
     """
-    path = folder / (key + _SUFFIX)
-    arrays = _read(path)
-    if arrays is None or not arrays.keys() >= set(names):
-        arrays = compute()
-        try:
-            _write(path, arrays)
-        except OSError as error:
-            logger.warning("Nothing is cached in %s: %s", folder, error)
+    with enter_first_in_pod(key):  # the pod's other processes read what the first has written
+        arrays = load(folder, key, names)
+        if arrays is None:
+            arrays = compute()
+            store(folder, key, arrays)
     return arrays
+
+
+def load(folder: Path, key: str, names: Iterable[str]) -> Arrays | None:
+    """Return the arrays of an entry, None where it is missing, damaged or without one of `names`."""
+    arrays = _read(folder / (key + _SUFFIX))
+    return arrays if arrays is not None and arrays.keys() >= set(names) else None
+
+
+def store(folder: Path, key: str, arrays: Arrays) -> None:
+    """Write an entry; warn where the folder cannot be written."""
+    try:
+        _write(folder / (key + _SUFFIX), arrays)
+    except OSError as error:
+        logger.warning("Nothing is cached in %s: %s", folder, error)
 
 
 def compute_key(settings: Iterable[object], texts: Iterable[str], files: Iterable[Path]) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,9 +13,9 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.spec import Device, TrainingTaskSpec
 from trainingtask_api.status import Scalar, TextLengths
-from trainingtask_trainer.preprocessors.array_cache import compute_key, load_or_compute
+from trainingtask_trainer.preprocessors.array_cache import compute_key, load, load_or_compute, store
 from trainingtask_trainer.preprocessors.padding import pad
-from trainingtask_trainer.preprocessors.tokenizer import TextEncoder, TokenIds, encode
+from trainingtask_trainer.preprocessors.tokenizer import TextEncoder, encode
 from trainingtask_trainer.pretrained.checkpoint import (
     check_is_data,
     check_weights,
@@ -22,7 +23,10 @@ from trainingtask_trainer.pretrained.checkpoint import (
     get_encoder_name,
     translate_read_errors,
 )
+from trainingtask_trainer.runtime.collectives import receive_rows, send_rows, sum_over_ranks
 from trainingtask_trainer.runtime.device import prepare_torch
+from trainingtask_trainer.runtime.process_group import meet_ranks
+from trainingtask_trainer.runtime.processes import Processes
 from trainingtask_trainer.volumes import Volumes
 
 _BATCH_TOKENS = 4096  # padding counted
@@ -36,7 +40,10 @@ class Embedding:
     Features are a matrix [texts, hidden size], cached, because they depend on the encoder and the texts alone.
     """
 
+    is_distributed: ClassVar[bool] = True
+
     def __init__(self, spec: TrainingTaskSpec, volumes: Volumes) -> None:
+        self._processes = Processes.from_environment()
         self._device = prepare_torch(spec.device)
         wanted = spec.preprocessor or PreprocessorSpec()
         self._folder = fetch_encoder(wanted, volumes.preprocessor)
@@ -58,18 +65,43 @@ class Embedding:
         return self._texts.list_warnings()
 
     def transform(self, texts: Sequence[str]) -> Vectors:
-        """Return the vectors of these texts, shape [texts, hidden size]."""
+        """Return the vectors of these texts, shape [texts, hidden size].
+
+        Of several processes each computes a share; rank 0 returns all vectors, and the others none.
+        """
         versions = (version(package) for package in ("trainingtask", "transformers", "torch"))
         settings = ("embedding", self._texts.max_length, *versions, self._device.type)
         files = [path for path in self._folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".safetensors"}]
+        key = compute_key(settings, texts, files)
+        if self._processes.world_size > 1:
+            return self._transform_together(texts, key)
 
         def compute() -> dict[str, Vectors]:
             encoder = _load_encoder(self._folder, self._name, self._device)
-            return {"vectors": _compute_vectors(encoder, self._texts.tokenizer, self._texts.transform(texts))}
+            return {"vectors": _compute_vectors(encoder, self._texts.tokenizer, list(self._texts.transform(texts)))}
 
-        vectors: Vectors = load_or_compute(self._cache, compute_key(settings, texts, files), ("vectors",), compute)[
-            "vectors"
-        ]
+        vectors: Vectors = load_or_compute(self._cache, key, ("vectors",), compute)["vectors"]
+        return vectors
+
+    def _transform_together(self, texts: Sequence[str], key: str) -> Vectors:
+        cached = load(self._cache, key, ("vectors",)) if self._processes.is_main else None
+        if sum_over_ranks(cached is not None):
+            return cached["vectors"] if cached else np.empty((0, 0), np.float32)
+        ids = list(self._texts.transform(texts))
+        order = sorted(range(len(ids)), key=lambda text: len(ids[text]), reverse=True)
+        rank, world_size = self._processes.rank, self._processes.world_size
+        encoder = _load_encoder(self._folder, self._name, self._device)
+        own = _compute_vectors(encoder, self._texts.tokenizer, [ids[text] for text in order[rank::world_size]])
+        meet_ranks(self._processes, f"embedded {key}")  # a share may take longer than a collective waits
+        if not self._processes.is_main:
+            send_rows(own)
+            return own[:0]
+        vectors: Vectors = np.empty((len(ids), own.shape[1]), own.dtype)
+        vectors[order[::world_size]] = own
+        for source in range(1, world_size):
+            share = order[source::world_size]
+            vectors[share] = receive_rows((len(share), own.shape[1]), source)
+        store(self._cache, key, {"vectors": vectors})
         return vectors
 
     def arguments(self) -> dict[str, Scalar]:
@@ -92,7 +124,7 @@ class Embedding:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         encoder = _load_encoder(folder, str(folder), device)
         return lambda texts: _compute_vectors(
-            encoder, tokenizer, encode(tokenizer, texts, tokenizer.model_max_length)[0]
+            encoder, tokenizer, list(encode(tokenizer, texts, tokenizer.model_max_length)[0])
         )
 
 
@@ -112,9 +144,10 @@ def _load_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedMo
     return encoder
 
 
-def _compute_vectors(encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, token_ids: TokenIds) -> Vectors:
+def _compute_vectors(
+    encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Sequence[Sequence[int]]
+) -> Vectors:
     """Return unit vectors in the order of the texts; texts of like length share a batch, so that little is padding."""
-    ids = list(token_ids)
     order = sorted(range(len(ids)), key=lambda text: len(ids[text]), reverse=True)
     result: Vectors = np.empty((len(ids), int(encoder.config.hidden_size)), dtype=np.float32)
     start = 0

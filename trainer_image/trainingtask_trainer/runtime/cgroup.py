@@ -15,16 +15,21 @@ def get_cpu_limit(cgroup: Path = CGROUP) -> int:
     return max(1, math.ceil(min(limits)))
 
 
-def limit_threads() -> int:
-    """Set the thread counts that numeric libraries read when they are imported; return the number of cores.
+def limit_threads(processes: int = 1) -> int:
+    """Set the thread counts that numeric libraries read when they are imported; return that number.
 
     By default every library starts one thread per core of the node, which then compete for the container's share.
     A variable that is already set wins.
+
+    Parameters
+    ----------
+    processes
+        Processes that share the container's cores.
     """
-    cores = get_cpu_limit()
+    threads = max(1, get_cpu_limit() // processes)
     for variable in _THREAD_VARIABLES:
-        os.environ.setdefault(variable, str(cores))
-    return cores
+        os.environ.setdefault(variable, str(threads))
+    return threads
 
 
 def _read_quota_v2(cgroup: Path) -> float | None:

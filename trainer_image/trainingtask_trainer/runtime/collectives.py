@@ -41,6 +41,18 @@ def merge_rows(rows: NDArray[Any]) -> None:
         dist.all_reduce(torch.from_numpy(rows))
 
 
+def send_rows(rows: NDArray[np.float32]) -> None:
+    """Send a matrix to rank 0, which calls `receive_rows`."""
+    dist.send(torch.from_numpy(rows), 0)
+
+
+def receive_rows(shape: tuple[int, int], source: int) -> NDArray[np.float32]:
+    """Return the matrix that rank `source` sends."""
+    rows = np.empty(shape, np.float32)
+    dist.recv(torch.from_numpy(rows), source)
+    return rows
+
+
 def broadcast_tensors(tensors: Iterable[torch.Tensor]) -> None:
     """Overwrite tensors with those of rank 0."""
     if is_group_joined():

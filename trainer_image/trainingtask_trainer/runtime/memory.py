@@ -55,6 +55,24 @@ def get_limit_bytes(cgroup: Path = CGROUP) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
+def count_oom_kills(cgroup: Path = CGROUP) -> int:
+    """Return how many processes of this container or control group the kernel has killed for its memory."""
+    counts = [0]
+    for mount, path in _find_memory_cgroups(cgroup):
+        # In a container its own group is the root.
+        for folder in (mount / path, mount):
+            counts.extend(_read_count(folder / name, "oom_kill") for name in ("memory.events", "memory.oom_control"))
+    return max(counts)
+
+
+def _read_count(file: Path, field: str) -> int:
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{field} ")), 0)
+
+
 def _read_proc_status(field: str) -> int | None:
     try:
         lines = (_PROC / "status").read_text().splitlines()

@@ -43,3 +43,11 @@ def join_process_group(processes: Processes, device: Device) -> Iterator[None]:
     yield
     # Not after an error, when it could wait for ranks that have left; the process ends then, and its connections.
     dist.destroy_process_group()
+
+
+def meet_ranks(processes: Processes, place: str) -> None:
+    """Return once all ranks of the task have called this with the same `place`, which has no time limit."""
+    if processes.world_size > 1:
+        from trainingtask_trainer.runtime.rank_store import RankStore  # noqa: PLC0415
+
+        RankStore(processes).meet(place)

@@ -1,8 +1,9 @@
 """SIGTERM and Ctrl-C as an exception in the main thread, once."""
 
 import signal
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -59,6 +60,14 @@ class InterruptHandler:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+    def wait_for_signal(self, seconds: float) -> None:
+        """Return once a signal is received, at the latest after `seconds`, although signals are ignored by now."""
+        if self._received is None:
+            for number in _SIGNALS:
+                signal.signal(number, self._handle)
+            with suppress(Interrupted):
+                time.sleep(seconds)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._received is None:

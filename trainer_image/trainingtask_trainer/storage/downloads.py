@@ -11,6 +11,7 @@ from pathlib import Path
 from trainingtask_api.formatting import remove_query
 from trainingtask_api.status import MAX_SOURCE_OBJECTS, Source, SourceObject
 from trainingtask_trainer.errors import TrainerError
+from trainingtask_trainer.runtime.shared_folder import enter_first_in_pod, get_shared_folder
 from trainingtask_trainer.storage.observer import get_observer
 from trainingtask_trainer.storage.scratch import is_file_name
 
@@ -46,11 +47,22 @@ class Downloads:
         """
         key = uri, field
         if key not in self._fetched:
+            self._fetched[key] = self._fetch_once_in_pod(uri, field, is_wanted)
+        return self._fetched[key]
+
+    def _fetch_once_in_pod(self, uri: str, field: str, is_wanted: Callable[[str], bool]) -> Path:
+        shared = get_shared_folder()
+        link = None if shared is None else shared / f"{field}.download"
+        with enter_first_in_pod(f"{field} {uri}") as is_first:
+            if link is not None and not is_first:
+                return Path(link.read_text(encoding="utf-8"))
             folder = Path(tempfile.mkdtemp(dir=self._folder))
             download = _download_file if uri.startswith("https:") else _download_objects
-            self._fetched[key], objects = download(uri, field, folder, is_wanted)
+            path, objects = download(uri, field, folder, is_wanted)
             get_observer().report_source(describe_source(field, remove_query(uri), objects))
-        return self._fetched[key]
+            if link is not None:
+                link.write_text(str(path), encoding="utf-8")
+        return path
 
     def name_addresses(self, text: str) -> str:
         """Return a message with addresses in the place of the paths that they were downloaded to."""
@@ -65,7 +77,7 @@ _current: ContextVar[Downloads] = ContextVar("downloads")
 @contextmanager
 def open_downloads() -> Iterator[Downloads]:
     """Yield the downloads of a run, which `get_downloads` returns while entered; name addresses in its errors."""
-    with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+    with tempfile.TemporaryDirectory(prefix="trainingtask-", dir=get_shared_folder()) as folder:
         downloads = Downloads(Path(folder))
         token = _current.set(downloads)
         try:

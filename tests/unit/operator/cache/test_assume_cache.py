@@ -150,3 +150,41 @@ def test_an_event_of_another_namespace_is_not_about_a_job(cache: AssumeCache) ->
     cache.kube_events.put(("default", "job-1"), "event-2", event)
     observed = observe(cache)
     assert observed.kube_events == {"job-1": event}
+
+
+def jobset(uid: str, version: int) -> Object:
+    return {**job(uid, version), "kind": "JobSet"}
+
+
+def child_job(uid: str, version: int, owner: str) -> Object:
+    return {
+        **job(uid, version),
+        "metadata": job(uid, version)["metadata"] | {"ownerReferences": [{"uid": owner, "controller": True}]},
+    }
+
+
+def test_the_pods_of_a_jobset_belong_to_its_jobs(cache: AssumeCache) -> None:
+    put(cache.jobsets, "task-1", jobset("set-1", 20))
+    put(cache.pods, "task-1", pod("pod-1", 22, "job-1"), pod("pod-2", 23, "job-2"), pod("pod-3", 24, "other"))
+    assert observe(cache).pods == [], "nothing proves yet whose they are"
+    put(cache.jobs, "task-1", child_job("job-1", 21, "set-1"), child_job("job-2", 22, "set-1"))
+    put(cache.jobs, "task-1", child_job("foreign", 21, "another-set"))
+    refused = KubeEvent("exceeded quota", 1, datetime(2026, 1, 1, tzinfo=UTC))
+    cache.kube_events.put(("default", "job-2"), "event-1", refused)
+    observed = observe(cache)
+    assert observed.job == jobset("set-1", 20)
+    assert [found["metadata"]["uid"] for found in observed.pods] == ["pod-1", "pod-2"]
+    assert observed.pod_owners == {"job-1", "job-2"}
+    assert observed.missing_pod_event == refused
+
+
+def test_a_created_jobset_is_assumed_until_the_watch_confirms_it(cache: AssumeCache) -> None:
+    cache.assume(jobset("set-1", 20))
+    found = observe(cache).job
+    assert found is not None
+    assert (found["kind"], found["metadata"]["uid"]) == ("JobSet", "set-1")
+    put(cache.jobsets, "task-1", jobset("set-1", 21))
+    cache.confirm(jobset("set-1", 21))
+    assert observe(cache).job == jobset("set-1", 21)
+    cache.evict_stale({"set-1"})
+    assert observe(cache).job is None

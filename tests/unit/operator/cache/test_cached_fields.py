@@ -13,6 +13,7 @@ from trainingtask_api import names
 from trainingtask_operator.cache.cached_fields import (
     MAX_LABELS_CHARACTERS,
     trim_job,
+    trim_jobset,
     trim_kube_event,
     trim_pod,
     trim_task,
@@ -22,7 +23,7 @@ from trainingtask_operator.controller.task_parser import parse_task
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import Settings
 
-CREATED = "2026-01-01T00:00:00Z"
+CREATED, LATER = "2026-01-01T00:00:00Z", "2026-01-01T00:01:00Z"
 MIB = 1 << 20
 
 
@@ -144,3 +145,33 @@ def test_the_counts_of_a_job_are_not_cached() -> None:
     assert trimmed["status"] == {"startTime": start, "conditions": []}
     assert trimmed["spec"] == {"suspend": False}
     assert trimmed["metadata"] == {**identity, "labels": {}, "ownerReferences": []}
+
+
+@pytest.mark.parametrize(
+    ("suspend", "conditions", "trimmed"),
+    [
+        (False, {}, (CREATED, {})),
+        (None, {}, (CREATED, {})),
+        (True, {"Suspended": "True"}, (None, {})),
+        (False, {"Suspended": "True"}, (None, {})),  # resumed a moment ago
+        (False, {"Suspended": "False"}, (LATER, {})),
+        (False, {"Completed": "True", "RestartingJobSet": "False"}, (CREATED, {"Complete": "True"})),
+        (False, {"Failed": "True"}, (CREATED, {"Failed": "True"})),
+    ],
+)
+def test_a_jobset_is_cached_like_a_job(
+    suspend: bool | None, conditions: dict[str, str], trimmed: tuple[str | None, dict[str, str]]
+) -> None:
+    metadata = {"uid": "1", "name": "j", "namespace": "n", "resourceVersion": "1", "creationTimestamp": CREATED}
+    status = {
+        "restarts": 1,
+        "conditions": [
+            {"type": t, "status": s, "reason": "R", "lastTransitionTime": LATER} for t, s in conditions.items()
+        ],
+    }
+    spec = {"replicatedJobs": [{}], "ttlSecondsAfterFinished": 5} | ({} if suspend is None else {"suspend": suspend})
+    found = trim_jobset({"kind": "JobSet", "metadata": metadata, "spec": spec, "status": status})
+    assert found["kind"] == "JobSet"
+    assert found["spec"].keys() <= {"suspend", "ttlSecondsAfterFinished"}
+    assert found["status"].get("startTime") == trimmed[0]
+    assert {c["type"]: c["status"] for c in found["status"]["conditions"]} == trimmed[1]

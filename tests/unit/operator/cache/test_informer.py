@@ -22,14 +22,17 @@ def event(kind: str, uid: str, version: int) -> Object:
 class ScriptedClient:
     """A client with a script: each list and each watch returns the next entry; the last watch never ends."""
 
-    def __init__(self, lists: list[list[Object]], watches: list[list[Object | ClusterError]]) -> None:
+    def __init__(self, lists: list[list[Object] | ClusterError], watches: list[list[Object | ClusterError]]) -> None:
         self.lists, self.watches = lists, watches
         self.calls: list[str] = []
         self.done = asyncio.Event()
 
     async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
         self.calls.append(f"list {kind}")
-        for one in self.lists.pop(0):
+        listed = self.lists.pop(0)
+        if isinstance(listed, ClusterError):
+            raise listed
+        for one in listed:
             yield [one], "10"
 
     async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
@@ -45,6 +48,7 @@ class ScriptedClient:
 
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(informer, "NOT_SERVED_PAUSE_SECONDS", 0)
     monkeypatch.setattr(informer, "ERROR_PAUSE_SECONDS", 0)
     monkeypatch.setattr(informer, "RECONNECT_PAUSE_SECONDS", 0)
 
@@ -53,8 +57,10 @@ async def run_informer(
     client: ScriptedClient,
     on_event: Callable[[str | None, Object], None],
     on_list: Callable[[set[str]], None] = lambda _: None,
+    *,
+    is_optional: bool = False,
 ) -> None:
-    running_informer = Informer(client, "pods", on_event, on_list)  # type: ignore[arg-type] - the two methods it uses
+    running_informer = Informer(client, "pods", on_event, on_list, is_optional=is_optional)  # type: ignore[arg-type] - the two methods it uses
     running = asyncio.create_task(running_informer.run())
     await asyncio.wait_for(client.done.wait(), 5)
     assert running_informer.synced.is_set()
@@ -90,3 +96,15 @@ async def test_an_object_without_metadata_stops_no_other() -> None:
     listed: list[set[str]] = []
     await run_informer(ScriptedClient([[{"metadata": None}, item("a", 2)]], [[]]), lambda *_: None, listed.append)
     assert "a" in listed[0]
+
+
+async def test_a_kind_that_appears_and_goes_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    missing = ClusterError(404, "the server could not find the requested resource")
+    events: list[tuple[str | None, str]] = []
+    client = ScriptedClient(
+        [missing, missing, [item("a", 1)], missing, [item("b", 12)]],
+        [[event("DELETED", "a", 11), missing], []],
+    )
+    await run_informer(client, lambda kind, body: events.append((kind, body["metadata"]["uid"])), is_optional=True)
+    assert events == [(None, "a"), ("DELETED", "a"), (None, "b")]
+    assert caplog.records == [], "a cluster without it needs no warnings"

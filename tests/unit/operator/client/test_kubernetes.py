@@ -80,7 +80,7 @@ async def test_an_error_has_the_api_servers_message(text: str, message: str) -> 
 
     async with serving(refuse) as (client, _):
         with pytest.raises(ClusterError, match=message) as error:
-            await client.get_job("n", "j")
+            await client.get_workload("Job", "n", "j")
     assert (error.value.status, error.value.is_rejected, error.value.is_not_found) == (403, True, False)
 
 
@@ -92,7 +92,7 @@ async def test_no_answer_has_status_0() -> None:
 
     async with serving(break_off) as (client, _):
         with pytest.raises(ClusterError, match="does not answer") as error:
-            await client.get_job("n", "j")
+            await client.get_workload("Job", "n", "j")
     assert (error.value.status, error.value.is_rejected) == (0, False)
 
 
@@ -114,10 +114,10 @@ async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch)
         return web.json_response({})
 
     async with serving(record) as (client, token):
-        await client.get_job("n", "j")
+        await client.get_workload("Job", "n", "j")
         token.token = "second"
         monkeypatch.setattr(kubernetes, "LOGIN_REFRESH_SECONDS", -1.0)
-        await client.get_job("n", "j")
+        await client.get_workload("Job", "n", "j")
     assert tokens == ["Bearer first", "Bearer second"]
 
 
@@ -224,7 +224,35 @@ async def test_the_api_server_is_never_asked_through_a_proxy(monkeypatch: pytest
     for variable in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")  # nobody listens there
     async with serving(answer) as (client, _):
-        assert (await client.get_job("n", "j"))["path"] == "/apis/batch/v1/namespaces/n/jobs/j"
+        assert (await client.get_workload("Job", "n", "j"))["path"] == "/apis/batch/v1/namespaces/n/jobs/j"
+
+
+async def test_a_jobset_has_the_paths_of_its_own_api() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.json_response({"path": f"{request.method} {request.path}"})
+
+    path = f"/apis/{names.JOBSET_API_VERSION}/namespaces/n/jobsets"
+    jobset = {"kind": names.JOBSET_KIND, "metadata": {"namespace": "n"}}
+    async with serving(answer) as (client, _):
+        assert (await client.get_workload(names.JOBSET_KIND, "n", "j"))["path"] == f"GET {path}/j"
+        assert (await client.create_workload(jobset))["path"] == f"POST {path}"
+        assert (await client.patch_workload(names.JOBSET_KIND, "n", "j", {}))["path"] == f"PATCH {path}/j"
+        claim = await client.get_claim("n", "c")
+    assert claim["path"] == "GET /api/v1/namespaces/n/persistentvolumeclaims/c"
+
+
+@pytest.mark.parametrize(
+    ("message", "is_not_served"),
+    [
+        ("404 page not found", True),
+        ("the server could not find the requested resource", True),
+        ('jobsets.jobset.x-k8s.io "t" not found', False),
+        ('namespaces "n" not found', False),
+    ],
+)
+def test_a_404_that_names_no_object_is_about_the_kind(message: str, is_not_served: bool) -> None:
+    assert ClusterError(404, message).is_not_served == is_not_served
+    assert not ClusterError(500, message).is_not_served
 
 
 def test_kopf_reads_no_proxy_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -122,3 +122,17 @@ async def test_a_later_list_enqueues_no_pod_that_had_finished_before(manager: Ma
     for name in ("ended", "ends", "new"):
         manager.event_handlers.on_pod_event(None, make_pod(name, "Succeeded", version=2))
     assert sorted(await drain(manager.queue)) == ["ends", "new"]
+
+
+async def test_the_end_of_a_jobset_comes_before_its_starting_pods(manager: Manager) -> None:
+    for name in ("a", "b"):
+        manager.event_handlers.on_task_event("ADDED", make_task(name))
+    await drain(manager.queue)
+    manager.event_handlers.on_pod_event("ADDED", make_pod("a", "Pending"))
+    made = make_pod("b")
+    jobset = {**made, "kind": "JobSet", "metadata": {**made["metadata"], "uid": "jobset-b"}, "spec": {}}
+    failed = {"type": "Failed", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    manager.event_handlers.on_jobset_event("MODIFIED", {**jobset, "status": {"conditions": [failed]}})
+    assert await drain(manager.queue) == ["b", "a"]
+    manager.event_handlers.on_jobset_event("DELETED", jobset)
+    assert (await drain(manager.queue), manager.cache.jobsets.uids()) == (["b"], set())

@@ -100,7 +100,8 @@ def test_baselines_by_hand() -> None:
     assert zero.mean_average_precision == pytest.approx((2 / 4 + 2 / 4 + 1 / 4) / 3)
     # F1 with a: 2 * 2 / (4 + 5); with a and b: 2 * 4 / (8 + 5), the best; with all: 2 * 5 / (12 + 5).
     assert prior.micro_f1 == pytest.approx(8 / 13)
-    assert prior.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
+    # One threshold predicts a and b; one for each predicts c as well, which costs micro-F1 and gains macro-F1.
+    assert prior.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 2 / 5) / 3)
     assert prior.accuracy_thresh == pytest.approx(7 / 12)
     assert prior.mean_average_precision == zero.mean_average_precision
     true_logs = 2 * np.log(0.9) + 2 * np.log(0.5) + np.log(0.1)
@@ -168,8 +169,7 @@ def test_baselines_on_real_rows(go_emotions: Path) -> None:
     result = evaluate(None, names, train_labels=train, validation=validation, test=test, seconds=1.0)
     assert result.test.all_zero.accuracy_thresh == pytest.approx(0.958, abs=0.001)
     assert result.test.label_prior.micro_f1 == pytest.approx(0.30, abs=0.005)  # predicts 'neutral' for every row
-    assert result.test.label_prior.loss == result.test.loss
-    assert len(result.warnings) == 5
+    assert result.test.label_prior.loss == pytest.approx(result.test.loss)
 
 
 @pytest.mark.timeout(120)  # two seconds; scikit-learn's functions would take minutes

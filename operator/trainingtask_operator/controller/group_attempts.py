@@ -1,0 +1,141 @@
+"""The attempts of a task with a JobSet: the pods between two restarts of the group are one attempt. Pure."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from trainingtask_api import Reason, TrainingReport, TrainingTask, names
+from trainingtask_operator.controller.attempts import (
+    Attempt,
+    build_attempts,
+    build_from_pod,
+    build_from_record,
+    fill_gaps,
+    parse_count,
+)
+from trainingtask_operator.controller.diagnosis import Cause
+from trainingtask_operator.kube_objects import KubeEvent, Object
+
+MAX_NODES_NAMED = 8
+MAX_NODES_CHARACTERS = 253  # of status.node and of the history's column
+# A pod that lost another one, or that was stopped with the others, did not fail first.
+_CONSEQUENCES = {Reason.PEER_LOST, Reason.INTERRUPTED}
+_LAST = datetime.max.replace(tzinfo=UTC)
+
+
+def build_task_attempts(
+    task: TrainingTask, pods: Iterable[Object], kube_events: Mapping[str, KubeEvent] | None = None
+) -> list[Attempt]:
+    """Return the attempts of a task in order, see `build_attempts`."""
+    if task.spec.node_count == 1:
+        return build_attempts(pods, task.status, kube_events)
+    records = (task.status and task.status.attempts) or []
+    report = task.status.training if task.status else None
+    attempts = {record.number: build_from_record(record) for record in records}
+    groups: defaultdict[int, list[Object]] = defaultdict(list)
+    for pod in pods:
+        groups[1 + parse_count(pod["metadata"].get("annotations") or {}, names.RESTART_COUNT_ANNOTATION)].append(pod)
+    for number, group in groups.items():
+        members = _build_members(group, report, kube_events or {})
+        attempt = _merge(members, task.spec.node_count)
+        record = attempts.get(number)
+        if record and record.cause and record.pod not in {member.pod for member in members.values()}:
+            attempt = _take_end(record, attempt)
+        attempts[number] = attempt
+    return fill_gaps(attempts, report)
+
+
+def _build_members(
+    pods: list[Object], report: TrainingReport | None, kube_events: Mapping[str, KubeEvent]
+) -> dict[int, Attempt]:
+    """Return the pods by their index; of two with one index (suspended and resumed) the later one counts."""
+    members = {}
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
+        index = parse_count(pod["metadata"].get("annotations") or {}, names.NODE_RANK_ANNOTATION)
+        members[index] = build_from_pod(pod, report if index == 0 else None, kube_events)
+    return dict(sorted(members.items()))
+
+
+def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
+    """Return one attempt: times and reporter are those of the pod with index 0, the end is that of the pod that failed first."""
+    main = members.get(0) or next(iter(members.values()))
+    failed = [member for member in members.values() if member.cause]
+    first = min(failed, key=_rank_failure, default=None)
+    create_times = [member.create_time for member in members.values() if member.create_time]
+    nodes = describe_nodes([member.node for member in members.values() if member.node])
+    lacks_pods = len(members) < node_count
+    merged = replace(
+        main,
+        pod_uid=main.pod_uid if 0 in members else None,
+        start_time=main.start_time if 0 in members else None,
+        node=nodes,
+        nodes=nodes,
+        phase=_derive_phase([member.phase for member in members.values()], lacks_pods=lacks_pods),
+        lacks_pods=lacks_pods,
+        is_terminating=any(member.is_terminating for member in members.values()),
+        create_time=min(create_times, default=None),
+        waiting_cause=next((member.waiting_cause for member in members.values() if member.waiting_cause), None),
+    )
+    if first is None or first.cause is None:
+        return merged
+    return replace(
+        merged,
+        phase="Running" if merged.phase == "Pending" else merged.phase,
+        pod=first.pod,
+        node=first.node,
+        image=first.image,
+        finish_time=first.finish_time,
+        exit_code=first.exit_code,
+        cause=_name_pod(first, first.cause),
+        counts_as_failure=first.counts_as_failure,
+        termination_report=first.termination_report,
+    )
+
+
+def _rank_failure(member: Attempt) -> tuple[bool, bool, datetime]:
+    is_consequence = member.cause is not None and member.cause.reason in _CONSEQUENCES
+    return not member.is_user_error, is_consequence, member.finish_time or _LAST
+
+
+def _derive_phase(phases: list[str], *, lacks_pods: bool) -> str:
+    if "Failed" in phases:
+        return "Failed"
+    if lacks_pods or "Pending" in phases:
+        return "Pending"
+    return "Succeeded" if set(phases) == {"Succeeded"} else "Running"
+
+
+def _name_pod(member: Attempt, cause: Cause) -> Cause:
+    """Return the cause with the pod, unless the message names it already."""
+    if member.pod is None or member.pod in cause.message:
+        return cause
+    place = f" on node {member.node}" if member.node else ""
+    return Cause(cause.reason, f"Pod {member.pod}{place}: {cause.message}")
+
+
+def _take_end(record: Attempt, attempt: Attempt) -> Attempt:
+    """Return the attempt with the recorded end: the pod that failed first is deleted, others are not yet."""
+    return replace(
+        attempt,
+        phase="Failed",
+        pod=record.pod,
+        node=record.node,
+        start_time=record.start_time,
+        finish_time=record.finish_time,
+        exit_code=record.exit_code,
+        cause=record.cause,
+        counts_as_failure=True,
+    )
+
+
+def describe_nodes(nodes: list[str]) -> str | None:
+    """Return the nodes as text: at most 8 by name, and the number of all or of the rest."""
+    if len(nodes) < 2:
+        return nodes[0] if nodes else None
+    for count in range(min(len(nodes), MAX_NODES_NAMED), 0, -1):
+        rest = len(nodes) - count
+        text = ", ".join(nodes[:count]) + (f" and {rest} more" if rest else f" ({len(nodes)} nodes)")
+        if len(text) <= MAX_NODES_CHARACTERS:
+            return text
+    return f"{len(nodes)} nodes"

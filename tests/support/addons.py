@@ -1,0 +1,53 @@
+"""JobSet and Kueue on the local cluster, installed for the tests that need them alone."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from support.kubectl import Kubectl, run
+
+LAUNCHER = Path(__file__).parents[2] / "hack" / "cluster" / "cluster.py"
+BUILD_SECONDS = 1800  # `make test-cluster` has built them before
+QUEUE = "team-a"
+
+
+@contextmanager
+def install_addons(*names: str) -> Iterator[None]:
+    """Install add-ons, and uninstall them after."""
+    if "TRAININGTASK_IMAGE_TRAINER" not in os.environ:
+        pytest.skip("needs the local cluster (make test-cluster): JobSet and Kueue are not installed into another one")
+    run(sys.executable, str(LAUNCHER), "install", *names, timeout=BUILD_SECONDS)
+    try:
+        yield
+    finally:
+        run(sys.executable, str(LAUNCHER), "uninstall", *names)
+
+
+@contextmanager
+def create_queue(kubectl: Kubectl, cpu: str, memory: str) -> Iterator[None]:
+    """Create the queue `QUEUE` with this quota in a namespace; delete it after."""
+    api_version = "kueue.x-k8s.io/v1beta2"
+    flavor = {
+        "name": "default",
+        "resources": [{"name": "cpu", "nominalQuota": cpu}, {"name": "memory", "nominalQuota": memory}],
+    }
+    queue = {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": kubectl.namespace}},
+        "resourceGroups": [{"coveredResources": ["cpu", "memory"], "flavors": [flavor]}],
+    }
+    manifests = [
+        {"apiVersion": api_version, "kind": "ResourceFlavor", "metadata": {"name": "default"}},
+        {"apiVersion": api_version, "kind": "ClusterQueue", "metadata": {"name": QUEUE}, "spec": queue},
+        {"apiVersion": api_version, "kind": "LocalQueue", "metadata": {"name": QUEUE}, "spec": {"clusterQueue": QUEUE}},
+    ]
+    kubectl.apply(*manifests)
+    try:
+        yield
+    finally:
+        for kind in ("localqueue", "clusterqueue"):
+            kubectl("delete", kind, QUEUE)
+        kubectl("delete", "resourceflavor", "default")

@@ -1,0 +1,1 @@
+"""The launcher of a task with several processes, and what it and its workers tell each other about failures."""
