@@ -28,6 +28,7 @@ from trainingtask_trainer.models.transformers.collation import Batch, Collator, 
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.losses import compute_focal_loss
 from trainingtask_trainer.models.transformers.optimization import accumulate_gradients
+from trainingtask_trainer.models.transformers.step_cost import measure_overhead_tokens
 from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 from trainingtask_trainer.runtime.device import prepare_torch
@@ -58,6 +59,9 @@ class Bench:
         torch.nn.Module.to(self.model, self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(get_model_path())
         self.inputs = Collator(self.model, self.tokenizer)
+        if self.inputs.is_overhead_unknown:
+            self.inputs.overhead_tokens = measure_overhead_tokens(self.model, max(self.texts.lengths), None, None)
+            print(f"\nA micro-batch costs as much as {self.inputs.overhead_tokens} tokens.")
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.lengths = self.texts.lengths
         self.labels = (torch.rand(len(self.texts), LABELS) < 0.04).float()

@@ -11,11 +11,9 @@ from trainingtask_trainer.runtime.processes import Processes
 
 # Rows are grouped by length within this many batches: little padding, and each epoch still mixes its batches anew.
 _POOL_BATCHES = 50
-# The cost of one more micro-batch, in tokens. On one core its weights are read and their gradients added once more:
-# 38 to 110 tokens with DistilBERT's and MiniLM's sizes, in fp32 and bf16. On a GPU it is some hundred kernel launches, in
-# which an H100 reads 4,000 tokens with DistilBERT's and BERT's sizes in fp32, 32,000 to 43,000 in bf16; others read fewer.
+# The cost of one more micro-batch on a CPU, in tokens: its weights are read and their gradients added once more. On one core
+# 38 to 110 tokens with DistilBERT's and MiniLM's sizes, in fp32 and bf16. That of a GPU is measured (`step_cost`).
 CPU_OVERHEAD_TOKENS = 50
-GPU_OVERHEAD_TOKENS = 8192
 
 StepRows = list[list[int]]
 """The rows of one optimizer step, batch by batch."""

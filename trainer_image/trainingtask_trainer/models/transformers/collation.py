@@ -10,7 +10,6 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.models.transformers import packed_attention
 from trainingtask_trainer.models.transformers.batch_planning import (
     CPU_OVERHEAD_TOKENS,
-    GPU_OVERHEAD_TOKENS,
     split_for_packing,
     split_for_padding,
 )
@@ -36,10 +35,16 @@ class Collator:
         self._config = model.config
         self._tokenizer = tokenizer
         self._is_on_cpu = model.device.type == "cpu"
-        self._overhead_tokens = CPU_OVERHEAD_TOKENS if self._is_on_cpu else GPU_OVERHEAD_TOKENS
+        self.overhead_tokens = CPU_OVERHEAD_TOKENS
+        """The cost of one more padded micro-batch; to be set where `is_overhead_unknown`."""
         self._is_packing = (self._is_on_cpu or has_step_graphs) and packed_attention.can_pack(model.config)
         if self._is_packing:
             packed_attention.enable_packing(model)
+
+    @property
+    def is_overhead_unknown(self) -> bool:
+        """Whether batches are split by a cost that has to be measured."""
+        return not self._is_on_cpu and not self._is_packing
 
     def collate(self, token_ids: Sequence[Sequence[int]], *, is_training: bool = False) -> Batch:
         """Return the model's arguments; its logits will be in the order of the rows."""
@@ -54,10 +59,8 @@ class Collator:
         if self._is_packing and not self._is_on_cpu and max_tokens is not None:
             max_tokens = int(max_tokens / packed_attention.MAX_ROUNDING)
         if self._is_packing:
-            return split_for_packing(
-                rows, lengths, max_tokens=max_tokens, is_padding_counted=not self._is_on_cpu
-            )
-        return split_for_padding(rows, lengths, max_tokens=max_tokens, overhead_tokens=self._overhead_tokens)
+            return split_for_packing(rows, lengths, max_tokens=max_tokens, is_padding_counted=not self._is_on_cpu)
+        return split_for_padding(rows, lengths, max_tokens=max_tokens, overhead_tokens=self.overhead_tokens)
 
     def shard(self, rows: Sequence[int], lengths: Sequence[int], world_size: int) -> list[list[int]]:
         """Return the rows of each rank; see `shard_for_padding`."""

@@ -71,6 +71,7 @@ def accumulate_gradients(
     micro_batches: list[Batch],
     loss_function: LossFunction,
     backward: Callable[[torch.Tensor], None],
+    *,
     decisions: int | None = None,
     graphs: StepGraphs | None = None,
 ) -> torch.Tensor:

@@ -184,7 +184,8 @@ def _attend_in_slots(
 
     def fill(part: torch.Tensor) -> torch.Tensor:
         tokens = part[0].transpose(0, 1)
-        return tokens.index_select(0, slots.token_of_slot.view(-1)).unflatten(0, (rows, width)).transpose(1, 2)
+        filled = tokens.index_select(0, slots.token_of_slot.view(-1))
+        return filled.view(rows, width, *tokens.shape[1:]).transpose(1, 2)
 
     is_first_only = query.shape[2] == rows
     queries = query.transpose(0, 2) if is_first_only else fill(query)

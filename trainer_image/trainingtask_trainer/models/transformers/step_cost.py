@@ -1,4 +1,8 @@
-"""What a micro-batch costs on this device beside its tokens: measured, because devices differ by a factor of a thousand."""
+"""What a padded micro-batch costs on a GPU beside its tokens: measured, because GPUs and the processors that feed them differ.
+
+On a CPU it is a constant (`batch_planning.CPU_OVERHEAD_TOKENS`): there a measurement takes seconds to minutes, and work of
+others on its cores changes the result from 8 to 128 (see docs/adr/0013-cuda-graphs.md).
+"""
 
 import math
 import time
@@ -7,21 +11,19 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel
 
-# Few enough that a GPU only launches kernels, and a large model on one core needs a second.
-_FEW_TOKENS = 32
-_MANY_TOKENS_ON_CPU, _MANY_TOKENS_ON_GPU = 256, 16_384
-_MAX_ROW_TOKENS = 128
-_RUNS, _MAX_SECONDS = 3, 2.0  # of each size; at least one run after the one that warms up
-# A device whose time does not grow measurably: no split ever pays.
+_ROW_TOKENS = 128
+_MOST_TOKENS = 16_384  # an H100 reads up to 43,000 tokens in the time of a micro-batch's launches, others fewer
+_RUNS = 3
 MAX_OVERHEAD_TOKENS = 1 << 20
+"""Of a GPU whose time hardly grows with the tokens: all rows of a batch share a micro-batch."""
 
 
 def measure_overhead_tokens(
     model: PreTrainedModel, longest: int, max_tokens: int | None, dtype: torch.dtype | None
 ) -> int:
-    """Return in how many tokens' time a device does what each micro-batch needs once: launches, reading the weights.
+    """Return in how many tokens' time a GPU launches a micro-batch; see `compute_overhead_tokens`.
 
-    It takes seconds at most. Gradients of the model are dropped, random numbers are as before.
+    It takes about a second. The gradients of the model are dropped, its random numbers are as before.
 
     Parameters
     ----------
@@ -35,29 +37,25 @@ def measure_overhead_tokens(
         Number format of the matrix multiplications under autocast, None for that of the weights.
     """
     device = model.device
-    on_gpu = device.type == "cuda"
-    width = min(longest, _MAX_ROW_TOKENS)
-    most = min(max_tokens or MAX_OVERHEAD_TOKENS, _MANY_TOKENS_ON_GPU if on_gpu else _MANY_TOKENS_ON_CPU)
+    width = min(longest, _ROW_TOKENS)
 
     def time_run(rows: int) -> float:
         inputs = torch.zeros((rows, width), dtype=torch.long, device=device)
-        start = _read_clock(on_gpu)
+        start = _read_clock(device)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            loss = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits.float().sum()
-        loss.backward()
-        return _read_clock(on_gpu) - start
+            logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs)).logits
+        logits.float().sum().backward()
+        return _read_clock(device) - start
 
-    training = model.training
     model.train()
-    with torch.random.fork_rng(devices=[device] if on_gpu else []):
-        overhead = compute_overhead_tokens(time_run, width, most)
-    model.train(training)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        overhead = compute_overhead_tokens(time_run, width, min(max_tokens or _MOST_TOKENS, _MOST_TOKENS) // width)
     model.zero_grad()
     return overhead
 
 
-def compute_overhead_tokens(time_run: Callable[[int], float], width: int, most_tokens: int) -> int:
-    """Return the time of no rows in units of that of a token, as a power of two: of two measurements, most agree.
+def compute_overhead_tokens(time_run: Callable[[int], float], width: int, most_rows: int) -> int:
+    """Return the time of a micro-batch without rows, in units of a token's and as a power of two.
 
     Parameters
     ----------
@@ -65,29 +63,22 @@ def compute_overhead_tokens(time_run: Callable[[int], float], width: int, most_t
         The rows of a micro-batch to the seconds of its forward and backward pass.
     width
         Tokens of each row.
-    most_tokens
-        Most tokens of a micro-batch to be timed; a row is timed nevertheless.
+    most_rows
+        The larger of the two sizes that are timed; the other one is a row.
     """
-    few = max(1, _FEW_TOKENS // width)
-    many = max(few + 1, most_tokens // width)
-    time_run(few)  # kernels are chosen, memory is allocated
-    few_seconds, many_seconds = (_time_fastest(time_run, rows) for rows in (few, many))
-    per_token = (many_seconds - few_seconds) / ((many - few) * width)
-    overhead = few_seconds - few * width * per_token
+    most_rows = max(2, most_rows)
+    for rows in (1, most_rows):
+        time_run(rows)  # kernels are chosen and memory is allocated
+    # What else the machine does only adds to the time.
+    one, most = (min(time_run(rows) for _ in range(_RUNS)) for rows in (1, most_rows))
+    per_token = max(0.0, most - one) / ((most_rows - 1) * width)
+    overhead = one - width * per_token
     if overhead >= MAX_OVERHEAD_TOKENS * per_token:
         return MAX_OVERHEAD_TOKENS
-    return 1 << max(0, round(math.log2(max(1.0, overhead / per_token))))
+    return 1 << round(math.log2(max(1.0, overhead / per_token)))
 
 
-def _time_fastest(time_run: Callable[[int], float], rows: int) -> float:
-    """Return the least of some runs: what else the machine does only adds to it."""
-    seconds: list[float] = []
-    while len(seconds) < _RUNS and sum(seconds) < _MAX_SECONDS:
-        seconds.append(time_run(rows))
-    return min(seconds)
-
-
-def _read_clock(on_gpu: bool) -> float:
-    if on_gpu:
+def _read_clock(device: torch.device) -> float:
+    if device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()

@@ -76,9 +76,7 @@ class StepGraphs:
         graph.replay()
         return graph.loss
 
-    def _add_graph(
-        self, key: object, backpropagate: Callable[[Batch], torch.Tensor], batch: Batch
-    ) -> _Graph | None:
+    def _add_graph(self, key: object, backpropagate: Callable[[Batch], torch.Tensor], batch: Batch) -> _Graph | None:
         """Return the graph of a micro-batch, None where the device cannot capture it."""
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         try:

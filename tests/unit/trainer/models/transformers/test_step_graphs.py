@@ -77,7 +77,9 @@ def take_steps(
     return results
 
 
-def assert_same(found: list[tuple[float, list[torch.Tensor]]], expected: list[tuple[float, list[torch.Tensor]]]) -> None:
+def assert_same(
+    found: list[tuple[float, list[torch.Tensor]]], expected: list[tuple[float, list[torch.Tensor]]]
+) -> None:
     for (loss, gradients), (expected_loss, expected_gradients) in zip(found, expected, strict=True):
         assert loss == pytest.approx(expected_loss, rel=1e-6)
         torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-7)
@@ -100,9 +102,7 @@ def test_what_is_seen_once_or_is_large_gets_no_graph(model: PreTrainedModel) -> 
     assert graphs.captured == 0
 
 
-def test_a_device_that_refuses_a_graph_trains_without(
-    model: PreTrainedModel, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_device_that_refuses_a_graph_trains_without(model: PreTrainedModel, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(function: Function) -> tuple[Callable[[], None], torch.Tensor]:
         raise RuntimeError("operation not permitted when stream is capturing")
 
