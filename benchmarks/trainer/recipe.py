@@ -153,7 +153,7 @@ def train_with_default(run: Run) -> None:
             if len(run.losses) == self.plan.total_steps:
                 run.finish()
 
-    collator = Collator(run.model, TOKENIZER, has_step_graphs=run.settings.on_gpu)
+    collator = Collator(run.model, TOKENIZER)
     labels = run.labels.astype(np.uint8)
     with tempfile.TemporaryDirectory() as scratch:
         session = Session(

@@ -94,9 +94,7 @@ class Transformer:
         _set_output_bias(model, compute_initial_bias(settings, rows.labels))
         torch.nn.Module.to(model, settings.device)  # the model's own `to` has no type
 
-        collator = self._collator = Collator(
-            model, tokenizer, has_step_graphs=settings.on_gpu and settings.loop == Loop.ACCELERATE
-        )
+        collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
         memory = memory_budget.plan_memory(model, max(lengths), settings.autocast_dtype)
         max_tokens = self._max_tokens = memory.max_tokens

@@ -24,20 +24,18 @@ Batch = dict[str, torch.Tensor]
 class Collator:
     """Makes batches for one model: packed where the family and the device allow it (see `packed_attention`), else padded.
 
-    On a CPU all batches are packed; on a GPU those of a training whose steps are launched as graphs (`step_graphs`): without
-    them the launches that packing adds take longer than the padding.
+    On a GPU only those of the training are packed, whose steps are launched as graphs (`step_graphs`): elsewhere the launches
+    that packing adds take longer than the padding.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, has_step_graphs: bool = False
-    ) -> None:
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Prepare `model`, on the device where it will stay; once for each model."""
         self._config = model.config
         self._tokenizer = tokenizer
         self._is_on_cpu = model.device.type == "cpu"
         self.overhead_tokens = CPU_OVERHEAD_TOKENS
         """The cost of one more padded micro-batch; to be set where `is_overhead_unknown`."""
-        self._is_packing = (self._is_on_cpu or has_step_graphs) and packed_attention.can_pack(model.config)
+        self._is_packing = packed_attention.can_pack(model.config)
         if self._is_packing:
             packed_attention.enable_packing(model)
 

@@ -126,7 +126,4 @@ def _sum_bucket(bucket: list[torch.nn.Parameter]) -> None:
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
     for parameter, total in zip(bucket, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
-        if parameter.grad is None:
-            parameter.grad = total.view_as(parameter)
-        else:  # graphs of steps add to it where it is
-            parameter.grad.copy_(total.view_as(parameter))
+        parameter.grad = total.view_as(parameter)

@@ -118,7 +118,7 @@ def accumulate_gradients(
             if len(smaller) == len(micro_batches):
                 raise
         micro_batches = smaller
-        model.zero_grad(set_to_none=graphs is None)
+        model.zero_grad()
 
 
 def _halve_largest(micro_batches: list[Batch]) -> list[Batch]:

@@ -2,8 +2,8 @@
 
 A step of 32 short texts is several hundred kernels of some microseconds each, which Python launches more slowly than a GPU
 runs them. A graph launches them all at once. Its kernels read and write fixed memory: the batch is copied into the graph's
-own tensors, and the parameters' gradients stay where they were when it was captured, so they are set to zero instead of
-None (see docs/adr/0013-cuda-graphs.md).
+own tensors, and a step whose gradients were set to None gets those of the first step again, set to zero (see
+docs/adr/0016-cuda-graphs.md).
 """
 
 import logging
@@ -37,8 +37,10 @@ class _Graph(NamedTuple):
 class StepGraphs:
     """Runs micro-batches of one model; those of a shape that it has seen before by replaying a graph."""
 
-    def __init__(self, max_tokens: int | None, capture: Capture | None = None) -> None:
+    def __init__(self, model: torch.nn.Module, max_tokens: int | None, capture: Capture | None = None) -> None:
         """Capture micro-batches of up to a quarter of `max_tokens`, which fit into memory (None: without a limit)."""
+        self._parameters = list(model.parameters())
+        self._gradients: list[torch.Tensor | None] = [None] * len(self._parameters)
         self._max_tokens = _MAX_TOKENS if max_tokens is None else min(_MAX_TOKENS, max_tokens // _MAX_MEMORY_SHARE)
         self._capture = capture or CudaGraphs().capture
         self._graphs: dict[object, _Graph | None] = {}  # None: seen once
@@ -60,6 +62,24 @@ class StepGraphs:
         -------
         The loss, until the next call.
         """
+        self._restore_gradients()
+        loss = self._run(backpropagate, batch, decisions)
+        self._gradients = [parameter.grad for parameter in self._parameters]
+        return loss
+
+    def _restore_gradients(self) -> None:
+        """Give the parameters whose gradients were set to None those that the graphs add to, with zeros."""
+        missing = [
+            (parameter, gradient)
+            for parameter, gradient in zip(self._parameters, self._gradients, strict=True)
+            if parameter.grad is None and gradient is not None
+        ]
+        if missing:
+            torch._foreach_zero_([gradient for _, gradient in missing])
+        for parameter, gradient in missing:
+            parameter.grad = gradient
+
+    def _run(self, backpropagate: Callable[[Batch], torch.Tensor], batch: Batch, decisions: int) -> torch.Tensor:
         if not self._is_enabled or "token_of_slot" not in batch or batch["input_ids"].numel() > self._max_tokens:
             return backpropagate(batch)
         key = (decisions, *(tensor.shape for tensor in batch.values()))

@@ -71,7 +71,7 @@ def take_steps(
     """Return the loss and the gradients of each step."""
     results = []
     for batches in steps:
-        model.zero_grad(set_to_none=graphs is None)
+        model.zero_grad()
         loss = accumulate_gradients(model, batches, sum_losses, torch.Tensor.backward, graphs=graphs)
         results.append((loss.item(), [part.grad.clone() for part in model.parameters() if part.grad is not None]))
     return results
@@ -90,15 +90,15 @@ def test_replayed_steps_have_the_losses_and_gradients_of_others(model: PreTraine
     steps = [[make_batch(lengths, seed)] for seed, lengths in enumerate([short, long, short, (8, 6, 9), long, short])]
     steps.append([make_batch(short, 10), make_batch(long, 11)])  # gradients of two micro-batches add up
     graphs = CpuGraphs()
-    assert_same(take_steps(model, steps, StepGraphs(None, graphs.capture)), take_steps(model, steps, None))
+    assert_same(take_steps(model, steps, StepGraphs(model, None, graphs.capture)), take_steps(model, steps, None))
     assert graphs.captured == 2, "lengths are rounded up to two shapes"
     assert graphs.replayed == 4
 
 
 def test_what_is_seen_once_or_is_large_gets_no_graph(model: PreTrainedModel) -> None:
     graphs = CpuGraphs()
-    take_steps(model, [[make_batch((9, 9))], [make_batch((9, 9, 9))]], StepGraphs(None, graphs.capture))
-    take_steps(model, [[make_batch((70,))]] * 3, StepGraphs(4 * 71, graphs.capture))
+    take_steps(model, [[make_batch((9, 9))], [make_batch((9, 9, 9))]], StepGraphs(model, None, graphs.capture))
+    take_steps(model, [[make_batch((70,))]] * 3, StepGraphs(model, 4 * 71, graphs.capture))
     assert graphs.captured == 0
 
 
@@ -107,7 +107,7 @@ def test_a_device_that_refuses_a_graph_trains_without(model: PreTrainedModel, ca
         raise RuntimeError("operation not permitted when stream is capturing")
 
     steps = [[make_batch((9, 9), seed)] for seed in range(4)]
-    assert_same(take_steps(model, steps, StepGraphs(None, refuse)), take_steps(model, steps, None))
+    assert_same(take_steps(model, steps, StepGraphs(model, None, refuse)), take_steps(model, steps, None))
     assert [record.message for record in caplog.records] == [
         "Steps are not launched as graphs: operation not permitted when stream is capturing"
     ]
@@ -124,7 +124,7 @@ def test_a_packed_batch_that_does_not_fit_is_halved(model: PreTrainedModel) -> N
 
     expected = take_steps(model, [[batch]], None)
     model.forward = run_out_of_memory
-    assert_same(take_steps(model, [[batch]], StepGraphs(None, CpuGraphs().capture)), expected)
+    assert_same(take_steps(model, [[batch]], StepGraphs(model, None, CpuGraphs().capture)), expected)
 
 
 def test_a_step_reads_no_value_from_the_device() -> None:

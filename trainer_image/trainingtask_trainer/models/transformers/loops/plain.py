@@ -44,7 +44,7 @@ def train(model: PreTrainedModel, session: TrainingSession) -> None:
         entropy = [settings.seed, session.state.step, session.processes.rank]
         set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     exchange = GradientExchange(model)
-    graphs = StepGraphs(session.plan.max_tokens) if settings.on_gpu else None
+    graphs = StepGraphs(model, session.plan.max_tokens) if settings.on_gpu else None
 
     def save_state(folder: Path) -> None:
         accelerator.save_state(str(folder))
@@ -68,7 +68,7 @@ def train(model: PreTrainedModel, session: TrainingSession) -> None:
                     accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
                 optimizer.step()
                 scheduler.step()
-                optimizer.zero_grad(set_to_none=graphs is None)
+                optimizer.zero_grad()
             session.record_step(loss, rows, tokens)
             if session.end_step():
                 session.write_checkpoint(save_state)
