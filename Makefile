@@ -8,7 +8,7 @@ CLUSTER := $(PYTHON) hack/cluster/cluster.py
 # Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-unit test-cluster test-faults lint bench-trainer bench-reading bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-full coverage lint bench-trainer bench-reading bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -20,24 +20,27 @@ test: test-unit test-cluster ## Everything: what needs no cluster, then the rest
 
 test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
-	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --cov --cov-report=
-	$(BIN)/pytest tests/browser --cov --cov-append --cov-report=term:skip-covered
+	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --dist loadfile
 
-test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres
+test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres; each of the two folders in one process
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster tests/faults
+	eval "$$($(CLUSTER) env)" && $(BIN)/pytest tests/cluster tests/faults --numprocesses 2 --dist loadgroup
 
 bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a plain asyncio (BENCH=--quick: a smoke test)
 	$(CLUSTER) up
 	eval "$$($(CLUSTER) env)" && PYTHONPATH=benchmarks/operator:tests $(BIN)/python benchmarks/operator $(BENCH)
 
-test-faults: $(VENV)/ready ## The faults of docs/failure-modes.md in full size: 100 kills, 200 tasks without a database, stores that are away; an hour
+test-full: $(VENV)/ready ## What `make test` leaves out, and the faults in full size: 100 kills, 200 tasks without a database; over an hour
+	TRAININGTASK_TESTS=full $(BIN)/pytest tests/unit -m full
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	eval "$$($(CLUSTER) env)" && export TRAININGTASK_FAULTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
+	eval "$$($(CLUSTER) env)" && export TRAININGTASK_TESTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
+
+coverage: $(VENV)/ready ## The lines that the unit and browser tests do not run
+	$(BIN)/pytest tests/unit tests/browser --numprocesses 2 --dist loadfile --cov --cov-report=term-missing:skip-covered
 
 bench-web: $(VENV)/ready ## Measure the runs pages and the HTTP API: 300,000 runs, 50 readers at once
 	$(BIN)/python benchmarks/web/load.py

@@ -6,8 +6,8 @@ pytest.register_assert_rewrite("support.task_namespace")  # it holds assertions
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if os.environ.get("TRAININGTASK_FAULTS") == "full":
+    if os.environ.get("TRAININGTASK_TESTS") == "full":
         return
     for item in items:
         if item.get_closest_marker("full"):
-            item.add_marker(pytest.mark.skip(reason="takes long: make test-faults"))
+            item.add_marker(pytest.mark.skip(reason="takes long: make test-full"))

@@ -122,14 +122,8 @@ def here(name: str, strategy: str, data: TrainingRows, options: argparse.Namespa
 
 def plain(name: str, strategy: str, data: TrainingRows, options: argparse.Namespace) -> Any:
     """Return scikit-learn's probabilities, or a linear SVC's decision values."""
-    cores = get_cpu_limit()
-    estimators = {
-        "random_forest": RandomForestClassifier(options.trees, min_samples_leaf=2, random_state=SEED, n_jobs=cores),
-        "knn": KNeighborsClassifier(metric="cosine", n_jobs=cores),
-        "linear_svc": LinearSVC(random_state=SEED),
-        "logistic_regression": LogisticRegression(C=10, max_iter=1000),
-    }
-    model = WRAPPERS[strategy](estimators[name]).fit(data.features, data.labels)
+    estimator = create_estimator(name, options.trees, get_cpu_limit())
+    model = WRAPPERS[strategy](estimator).fit(data.features, data.labels)
     queries = data.validation_features
     if name != "linear_svc":
         values = model.predict_proba(queries)
@@ -137,6 +131,16 @@ def plain(name: str, strategy: str, data: TrainingRows, options: argparse.Namesp
     if strategy == "multi_output":
         return np.column_stack([estimator.decision_function(queries) for estimator in model.estimators_])
     return model.decision_function(queries)
+
+
+def create_estimator(name: str, trees: int, cores: int) -> Any:
+    """Return scikit-learn's own estimator, as a person would configure it."""
+    return {
+        "random_forest": RandomForestClassifier(trees, min_samples_leaf=2, random_state=SEED, n_jobs=cores),
+        "knn": KNeighborsClassifier(metric="cosine", n_jobs=cores),
+        "linear_svc": LinearSVC(random_state=SEED),
+        "logistic_regression": LogisticRegression(C=10, max_iter=1000),
+    }[name]
 
 
 if __name__ == "__main__":

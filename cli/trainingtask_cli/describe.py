@@ -157,7 +157,7 @@ def build_score_sections(scores: EvaluationResult, warnings: list[str]) -> list[
     threshold = "a threshold per label" if scores.threshold is None else f"threshold {scores.threshold:.3f}"
     title = f"Scores on {scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})"
     beside: list[tuple[Cell, ...]] = list(scores.compare_baselines())
-    parts: list[Section] = [Table(("", "MODEL", "LABEL PRIOR", "NO LABEL"), beside, title)]
+    parts: list[Section] = [Table(("", "MODEL", "LABEL PRIOR", "NO LABEL", "95 %"), beside, title)]
     if warnings:
         lines: list[tuple[Cell, ...]] = [(f"! {warning}",) for warning in warnings]
         parts.append(Table(("",), lines, "Warnings", frozenset({""})))

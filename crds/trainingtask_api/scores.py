@@ -1,6 +1,6 @@
 """The scores of a trained model, with a reason where a score is undefined."""
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -16,6 +16,35 @@ class Averages(Contract):
     precision: float | None = Field(None, description="Precision: of the predicted labels, the fraction that is right.")
     recall: float | None = Field(None, description="Recall: of the true labels, the fraction that is predicted.")
     f1: float | None = Field(None, description="F1: 2 TP / (2 TP + FP + FN).")
+
+
+class Interval(Contract):
+    """The interval with 95 % of a score's values over resampled rows (percentile bootstrap)."""
+
+    low: float = Field(description="The score is lower in 2.5 % of the resamples.")
+    high: float = Field(description="The score is higher in 2.5 % of the resamples.")
+
+    def __str__(self) -> str:
+        """Return the interval as tables show it."""
+        return f"{self.low:.3f}-{self.high:.3f}"
+
+
+class Comparison(NamedTuple):
+    """A score of the model, with its interval, and of the two baselines on the same rows."""
+
+    name: str
+    model: float | None
+    label_prior: float | None
+    all_zero: float | None
+    interval: str | None = None
+
+
+class Intervals(Contract):
+    """How far scores would move on other rows of the same kind; absent where undefined or too costly."""
+
+    micro_f1: Interval | None = Field(None, description="Of the micro-averaged F1.")
+    macro_f1: Interval | None = Field(None, description="Of the macro-averaged F1.")
+    mean_average_precision: Interval | None = Field(None, description="Of the mean average precision.")
 
 
 class LabelScore(Contract):
@@ -82,6 +111,7 @@ class EvaluationResult(Contract):
     roc_auc: float | None = Field(
         None, description="Mean over labels of the area under the ROC curve; needs no threshold."
     )
+    intervals: Intervals = Field(Intervals(), description="95 % confidence intervals, by a bootstrap over the rows.")
     per_label: Annotated[list[LabelScore], Field(max_length=1000)] = Field(
         [], description="Scores of each label, in the data set's order."
     )
@@ -95,18 +125,25 @@ class EvaluationResult(Contract):
     runtime_seconds: float = Field(description="Duration of the evaluation.")
     samples_per_second: float = Field(description="Rows evaluated per second.")
 
-    def compare_baselines(self) -> list[tuple[str, float | None, float | None, float | None]]:
-        """Return the scores that the baselines have as well, each as (name, model, label prior, all-zero)."""
+    def compare_baselines(self) -> list[Comparison]:
+        """Return the scores that the baselines have as well."""
         prior, zero = self.label_prior, self.all_zero
+
+        def compare(name: str, model: float | None, field: str, interval: Interval | None = None) -> Comparison:
+            return Comparison(
+                name, model, getattr(prior, field), getattr(zero, field), None if interval is None else str(interval)
+            )
+
+        intervals = self.intervals
         return [
-            ("loss", self.loss, prior.loss, zero.loss),
-            ("micro-F1", self.micro.f1, prior.micro_f1, zero.micro_f1),
-            ("macro-F1", self.macro.f1, prior.macro_f1, zero.macro_f1),
-            (
+            compare("loss", self.loss, "loss"),
+            compare("micro-F1", self.micro.f1, "micro_f1", intervals.micro_f1),
+            compare("macro-F1", self.macro.f1, "macro_f1", intervals.macro_f1),
+            compare(
                 "mean average precision",
                 self.mean_average_precision,
-                prior.mean_average_precision,
-                zero.mean_average_precision,
+                "mean_average_precision",
+                intervals.mean_average_precision,
             ),
-            ("accuracy_thresh", self.accuracy_thresh, prior.accuracy_thresh, zero.accuracy_thresh),
+            compare("accuracy_thresh", self.accuracy_thresh, "accuracy_thresh"),
         ]

@@ -41,6 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/cluster" in str(item.path):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.xdist_group("cluster"))  # one process: they share a namespace
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -136,8 +137,9 @@ def mount_folder(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> 
 
     def mount(name: str, folder: Path) -> str:
         if temporary in folder.parents:  # pytest's folders are private, and trainers run as another user
-            for part in (temporary.parent, temporary, *folder.relative_to(temporary).parents):
-                (temporary / part).chmod(0o755)
+            for part in folder.parents:
+                if temporary in (part, *part.parents) or part.name.startswith("pytest-"):
+                    part.chmod(0o755)
             for item in (folder, *folder.rglob("*")):
                 item.chmod(0o755 if item.is_dir() else 0o644)
         command = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py"), "claim", NAMESPACE, name, str(folder)]

@@ -80,9 +80,9 @@ def test_a_group_waits_for_jobset_then_trains_as_one_node_does(
     kubectl: Kubectl, task: Apply, store: Store, minilm: str, rows: Rows, request: pytest.FixtureRequest
 ) -> None:
     spec: dict[str, Any] = {
-        "dataset": {**TABLE, "sampleSize": 120},
+        "dataset": {**TABLE, "sampleSize": 48},
         "model": {"name": "bert", "volumeClaim": minilm, "checkpoint": "."},
-        "training": {"epochs": 1, "batchSize": 16},
+        "training": {"epochs": 1, "batchSize": 8},
         "env": name_keys(),
         "resources": SIZE,
     }

@@ -1,6 +1,6 @@
 """Faults of the control plane: one control plane per session, and the operator as a local process.
 
-Small sizes unless TRAININGTASK_FAULTS is `full` (`make test-faults`).
+Small sizes unless TRAININGTASK_TESTS is `full` (`make test-full`).
 """
 
 import asyncio
@@ -43,10 +43,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "tests/faults" in str(item.path):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(pytest.mark.timeout(1800))
+            item.add_marker(pytest.mark.xdist_group("faults"))  # one process: they share a control plane
 
 
 def is_full() -> bool:
-    return os.environ.get("TRAININGTASK_FAULTS") == "full"
+    return os.environ.get("TRAININGTASK_TESTS") == "full"
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import psutil
 from support.kubectl import Kubectl, Manifest, eventually
 from trainingtask_api import names
 
-INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 START_SECONDS = 240.0  # two pods import torch on the cores of a small machine
 
 
@@ -39,7 +38,7 @@ class Group:
     def get_pods(self, attempt: int) -> dict[int, Manifest]:
         """Return the pods of an attempt by their index."""
         return {
-            int(pod["metadata"]["labels"][INDEX_LABEL]): pod
+            int(pod["metadata"]["annotations"][names.NODE_RANK_ANNOTATION]): pod
             for pod in self.kubectl.pods(self.name)
             if int(pod["metadata"]["annotations"][names.RESTART_COUNT_ANNOTATION]) == attempt - 1
         }

@@ -20,7 +20,7 @@ from trainingtask_operator.kube_objects import KubeEvent, Object
 MAX_NODES_NAMED = 8
 MAX_NODES_CHARACTERS = 253  # of status.node and of the history's column
 # A pod that lost another one, or that was stopped with the others, did not fail first.
-_CONSEQUENCES = {Reason.PEER_LOST, Reason.INTERRUPTED}
+_CONSEQUENCES = {Reason.PEER_LOST, Reason.PEER_UNRESPONSIVE, Reason.INTERRUPTED}
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -87,15 +87,17 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
         image=first.image,
         finish_time=first.finish_time,
         exit_code=first.exit_code,
-        cause=_name_pod(first, first.cause),
+        cause=_name_pod(first, first.cause, members.values()),
         counts_as_failure=first.counts_as_failure,
         termination_report=first.termination_report,
     )
 
 
-def _rank_failure(member: Attempt) -> tuple[bool, bool, datetime]:
-    is_consequence = member.cause is not None and member.cause.reason in _CONSEQUENCES
-    return not member.is_user_error, is_consequence, member.finish_time or _LAST
+def _rank_failure(member: Attempt) -> tuple[bool, bool, bool, datetime]:
+    """Return a sort key: the pod that failed first is the least. All pods may report its failure, which names it."""
+    reason, message = (member.cause.reason, member.cause.message) if member.cause else ("", "")
+    is_own = member.pod is not None and member.pod in message
+    return not member.is_user_error, reason in _CONSEQUENCES, not is_own, member.finish_time or _LAST
 
 
 def _derive_phase(phases: list[str], *, lacks_pods: bool) -> str:
@@ -106,9 +108,9 @@ def _derive_phase(phases: list[str], *, lacks_pods: bool) -> str:
     return "Succeeded" if set(phases) == {"Succeeded"} else "Running"
 
 
-def _name_pod(member: Attempt, cause: Cause) -> Cause:
-    """Return the cause with the pod, unless the message names it already."""
-    if member.pod is None or member.pod in cause.message:
+def _name_pod(member: Attempt, cause: Cause, members: Iterable[Attempt]) -> Cause:
+    """Return the cause with the pod, unless the message names one already."""
+    if any(other.pod and other.pod in cause.message for other in members):
         return cause
     place = f" on node {member.node}" if member.node else ""
     return Cause(cause.reason, f"Pod {member.pod}{place}: {cause.message}")

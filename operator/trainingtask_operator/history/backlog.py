@@ -55,7 +55,8 @@ class Backlog:
             self._dropped.add((row.namespace, row.name))
             return
         self._rows[row.id] = PendingRow(row, earlier.events | row_events if earlier else row_events, digest)
-        if row.finish_time is not None and log_pod is not None:
+        # JobSet deletes a failed pod before the next attempt makes the row final.
+        if log_pod is not None and (row.finish_time is not None or row.status == RunStatus.INTERRUPTED):
             self._log_pods[row.id] = log_pod
         self._added.set()
         self._emptied.clear()

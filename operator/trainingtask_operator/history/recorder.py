@@ -119,7 +119,7 @@ class RunRecorder(Recorder):
     ) -> None:
         """Enqueue rows with their events; of two versions of a row the later one counts.
 
-        A final row is written together with the tail of its pod's log, for those in `log_pods`.
+        The row of an attempt that has ended is written together with the tail of its pod's log, for those in `log_pods`.
         """
         for row in rows:
             row.namespace_uid = self.get_namespace_uid(row.namespace)

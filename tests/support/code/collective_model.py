@@ -46,10 +46,11 @@ class Collective:
         import torch
         from torch import distributed
 
+        group = distributed.new_group(timeout=STEP_TIMEOUT)
         for step in range(1, STEPS + 1):
             progress(Step(epoch=1, epochs=1, step=step, total_steps=STEPS, rows=step, loss=1.0))
             done = torch.ones(1)
-            distributed.all_reduce(done, async_op=True).wait(STEP_TIMEOUT)
+            distributed.all_reduce(done, group=group)
             if done.item() != distributed.get_world_size():
                 raise AssertionError(done)
             if step == 3:

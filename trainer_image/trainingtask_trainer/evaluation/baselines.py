@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from trainingtask_trainer.evaluation.metrics import Counts, Decisions, Floats, Ranking
-from trainingtask_trainer.evaluation.thresholds import find_best_threshold
+from trainingtask_trainer.evaluation.metrics import Counts, Decisions, Floats
+from trainingtask_trainer.evaluation.thresholds import DEFAULT_THRESHOLD
 
 LabelSet = NDArray[np.bool_]
 """The labels that a baseline predicts, shape [labels]."""
@@ -27,9 +27,10 @@ def choose_label_sets(prior: Floats, support: Counts, rows: int) -> Iterator[Lab
         Validation rows.
     """
     shares, counts = np.unique(prior, return_counts=True)
-    carried = np.bincount(np.searchsorted(shares, prior), support).astype(np.int64)
-    ranking = Ranking(shares[::-1], np.cumsum(counts[::-1]) * rows, np.cumsum(carried[::-1]))
-    shared = prior >= find_best_threshold(ranking)
+    carried = np.bincount(np.searchsorted(shares, prior), support)
+    predicted, hits = (np.cumsum(part[::-1]) for part in (counts * rows, carried))  # from the largest share down
+    best = DEFAULT_THRESHOLD if hits[-1] == 0 else shares[::-1][np.argmax(hits / (predicted + hits[-1]))]
+    shared = prior >= best
     yield shared
     yield np.where(support > 0, True, shared)  # of one label all rows are predicted, or none: all if any carries it
 

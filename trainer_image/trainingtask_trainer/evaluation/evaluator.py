@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.alias_generators import to_camel
 
-from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
+from trainingtask_api.scores import Averages, Baseline, EvaluationResult, Intervals, LabelScore, ValidationScores
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import join_names
-from trainingtask_trainer.evaluation import baselines, metrics, thresholds
+from trainingtask_trainer.evaluation import baselines, metrics, thresholds, uncertainty
 from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
 from trainingtask_trainer.evaluation.thresholds import Thresholds
 
@@ -107,6 +107,7 @@ def evaluate(
             "recall",
         ),
         roc_auc=averages.average_labels("rocAuc", areas, "rocAuc"),
+        intervals=averages.estimate_intervals(test.truth, predicted, test.probabilities),
         per_label=averages.score_labels(per_label, precisions, chosen.values),
         all_zero=_score_all_zero(averages, test.truth),
         label_prior=_score_label_prior(averages, prior, validation.truth, test.truth),
@@ -231,6 +232,13 @@ class _Averager:
             for label in kept
         ]
 
+    def estimate_intervals(self, truth: LabelMatrix, predicted: LabelMatrix, probabilities: Probabilities) -> Intervals:
+        intervals = uncertainty.estimate_intervals(truth, predicted, probabilities)
+        for name in type(intervals).model_fields:
+            if getattr(intervals, name) is None:
+                self.undefined[f"intervals.{to_camel(name)}"] = uncertainty.explain_missing(truth)
+        return intervals
+
     def get_total(self, path: str, value: Floats, kind: str) -> float | None:
         if np.isnan(value):
             self.undefined[path] = _UNDEFINED_PER_LABEL[kind].format(labels="any label")
@@ -277,7 +285,7 @@ def _select_names(mask: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
 def _compare_with_baselines(scores: EvaluationResult) -> list[str]:
     """Return a warning for each score that does not beat its baseline."""
     warnings = []
-    for name, ours, prior, zero in scores.compare_baselines():
+    for name, ours, prior, zero, _ in scores.compare_baselines():
         # Predicting no label is a strong baseline for accuracy_thresh alone, and has no loss.
         is_accuracy = name == "accuracy_thresh"
         theirs, what = (zero, "predicting no label at all") if is_accuracy else (prior, "predicting the label prior")

@@ -5,16 +5,23 @@
 """
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainingtask_trainer.datasets.base import LabelMatrix
+from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 
 Probabilities = NDArray[np.float64]
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
+Score = TypeVar("Score")
+
+# Rows are scored in blocks, whose intermediate values take a multiple of this.
+_BLOCK_BYTES = 16 << 20
 
 
 def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> float:
@@ -22,8 +29,11 @@ def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> fl
 
     A decision with the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
     """
-    given = np.where(truth == 1, probabilities, 1 - probabilities)
-    return float(-np.mean(np.log(np.maximum(given, np.finfo(np.float64).eps))))
+    total = 0.0
+    for block in _split_rows(probabilities):
+        given = np.where(truth[block] == 1, probabilities[block], 1 - probabilities[block])
+        total -= float(np.log(np.maximum(given, np.finfo(np.float64).eps)).sum())
+    return total / probabilities.size
 
 
 def estimate_label_prior(labels: LabelMatrix) -> Floats:
@@ -86,23 +96,36 @@ def _divide(above: Counts, below: Counts) -> Floats:
 class Ranking(NamedTuple):
     """Decisions by falling probability; equal probabilities are predicted together or not at all.
 
-    All three have one entry per distinct probability: the probability, how many are predicted from it on, and how
-    many of those are right.
+    Recall and F1 grow at the probabilities of true decisions alone: all but the first have one entry for each of these.
     """
 
-    probabilities: Probabilities
+    ordered: Probabilities
+    """The probabilities of all decisions, rising."""
+    cuts: Probabilities
+    """The distinct probabilities of true decisions, falling."""
+    above: Counts
+    """How many decisions have a higher probability than the cut."""
     predicted: Counts
+    """How many have the cut's probability or a higher one."""
     hits: Counts
+    """How many of the predicted are true."""
 
 
 def rank_decisions(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ranking:
     """Return the ranking of all decisions in two arrays of the same shape, which may be any."""
-    truth, probabilities = truth.ravel(), probabilities.ravel()
-    order = np.argsort(-probabilities)
-    ranked = probabilities[order]
-    hits = np.cumsum(truth[order], dtype=np.int64)
-    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    return Ranking(ranked[last], last + 1, hits[last])
+    ordered = np.sort(probabilities, axis=None)
+    rising, gains = np.unique(probabilities[truth == 1], return_counts=True)
+    cuts = rising[::-1]
+    above, predicted = (ordered.size - np.searchsorted(ordered, cuts, side) for side in ("right", "left"))
+    return Ranking(ordered, cuts, above, predicted, np.cumsum(gains[::-1]))
+
+
+def map_rankings(
+    score: Callable[[Ranking], Score], truth: LabelMatrix, probabilities: Probabilities, labels: Iterable[int]
+) -> list[Score]:
+    """Return the score of each label's ranking; sorting, the most of the work, takes all cores."""
+    with ThreadPoolExecutor(get_cpu_limit()) as pool:
+        return list(pool.map(lambda label: score(rank_decisions(truth[:, label], probabilities[:, label])), labels))
 
 
 def average_precision(ranking: Ranking) -> float:
@@ -110,11 +133,10 @@ def average_precision(ranking: Ranking) -> float:
 
     This is `sklearn.metrics.average_precision_score`: the step-wise sum, without interpolation.
     """
-    positives = ranking.hits[-1]
-    if positives == 0:
+    if ranking.hits.size == 0:
         return math.nan
     gains = np.diff(ranking.hits, prepend=0)
-    return float((gains * (ranking.hits / ranking.predicted)).sum() / positives)
+    return float((gains * (ranking.hits / ranking.predicted)).sum() / ranking.hits[-1])
 
 
 def roc_auc(ranking: Ranking) -> float:
@@ -122,29 +144,26 @@ def roc_auc(ranking: Ranking) -> float:
 
     This is the share of pairs of a positive and a negative that are ranked right, where an equal pair counts half.
     """
-    false_alarms = ranking.predicted - ranking.hits
-    pairs = ranking.hits[-1] * false_alarms[-1]
-    if pairs == 0:
+    if ranking.hits.size == 0 or ranking.hits[-1] == ranking.ordered.size:
         return math.nan
-    return float(np.trapezoid(np.append(0, ranking.hits), np.append(0, false_alarms)) / pairs)
+    positives, before = ranking.hits[-1], np.append(0, ranking.hits[:-1])
+    # Of a true decision, the false ones above it are wrong pairs, and those of its probability half wrong ones.
+    wrong = (ranking.above - before + ranking.predicted - ranking.hits) / 2
+    return float(1 - ((ranking.hits - before) * wrong).sum() / (positives * (ranking.ordered.size - positives)))
 
 
 def ranking_scores(truth: LabelMatrix, probabilities: Probabilities) -> tuple[Floats, Floats]:
     """Return average precision and ROC-AUC of each label, both of shape [labels], NaN where undefined."""
-    labels = truth.shape[1]
-    precisions, areas = np.empty(labels), np.empty(labels)
-    for label in range(labels):  # one at a time: a matrix of rankings would be several times the probabilities
-        ranking = rank_decisions(truth[:, label], probabilities[:, label])
-        precisions[label], areas[label] = average_precision(ranking), roc_auc(ranking)
+    scores = map_rankings(
+        lambda ranking: (average_precision(ranking), roc_auc(ranking)), truth, probabilities, range(truth.shape[1])
+    )
+    precisions, areas = np.array(scores).T
     return precisions, areas
 
 
 def mean_average_precision(truth: LabelMatrix, probabilities: Probabilities) -> float | None:
     """Return the mean of the average precision over the labels that some row carries, None when none is."""
-    scores = [
-        average_precision(rank_decisions(truth[:, label], probabilities[:, label]))
-        for label in np.flatnonzero(truth.any(axis=0))
-    ]
+    scores = map_rankings(average_precision, truth, probabilities, np.flatnonzero(truth.any(axis=0)))
     return float(np.mean(scores)) if scores else None
 
 
@@ -154,7 +173,25 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     It is the average precision of the row's own ranking of the labels. scikit-learn's score of the same name is the
     mean of these, but it counts a row without labels as 1.
     """
-    return np.array([average_precision(rank_decisions(*row)) for row in zip(truth, probabilities, strict=True)])
+    result = np.full(len(truth), math.nan)
+    labels = truth.shape[1]
+    for block in _split_rows(probabilities):
+        order = np.argsort(-probabilities[block], axis=1)
+        ranked = np.take_along_axis(probabilities[block], order, axis=1)
+        hits = np.take_along_axis(truth[block], order, axis=1)
+        # Equal probabilities are predicted together: all of them count from the last on.
+        is_last = np.append(ranked[:, 1:] != ranked[:, :-1], np.ones((len(ranked), 1), dtype=bool), axis=1)
+        last = np.where(is_last, np.arange(labels), labels)
+        last = np.minimum.accumulate(last[:, ::-1], axis=1)[:, ::-1]
+        precisions = np.take_along_axis(np.cumsum(hits, axis=1, dtype=np.int64), last, axis=1) / (last + 1)
+        support = hits.sum(axis=1, dtype=np.int64)
+        np.divide((hits * precisions).sum(axis=1), support, out=result[block], where=support > 0)
+    return result
+
+
+def _split_rows(values: NDArray[Any]) -> Iterator[slice]:
+    rows = max(1, _BLOCK_BYTES // (8 * values.shape[1]))
+    return (slice(start, start + rows) for start in range(0, len(values), rows))
 
 
 def average_defined(values: Floats, weights: NDArray[Any] | None = None) -> float | None:

@@ -7,7 +7,7 @@ import numpy as np
 
 from trainingtask_api.training import Evaluation, ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
-from trainingtask_trainer.evaluation.metrics import Floats, Probabilities, Ranking, rank_decisions
+from trainingtask_trainer.evaluation.metrics import Floats, Probabilities, Ranking, map_rankings, rank_decisions
 
 DEFAULT_THRESHOLD = 0.5
 
@@ -29,7 +29,7 @@ class Thresholds:
 
 def apply_thresholds(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
     """Return 1 where a probability reaches its label's threshold, shape [rows, labels]."""
-    return (probabilities >= np.asarray(thresholds)).astype(np.uint8)
+    return (probabilities >= np.asarray(thresholds)).view(np.uint8)
 
 
 def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
@@ -43,33 +43,30 @@ def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabi
         return Thresholds(np.full(labels, evaluation.threshold), "fixed")
     if evaluation.threshold_tuning != ThresholdTuning.PER_LABEL:
         return Thresholds(
-            np.full(labels, find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
+            np.full(labels, _find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
         )
     carried = truth.any(axis=0)
     # The global threshold costs as much as those of all labels: only where a label needs it.
     values = np.full(
-        labels, DEFAULT_THRESHOLD if carried.all() else find_best_threshold(rank_decisions(truth, probabilities))
+        labels, DEFAULT_THRESHOLD if carried.all() else _find_best_threshold(rank_decisions(truth, probabilities))
     )
-    for label in np.flatnonzero(carried):
-        values[label] = find_best_threshold(rank_decisions(truth[:, label], probabilities[:, label]))
+    values[carried] = map_rankings(_find_best_threshold, truth, probabilities, np.flatnonzero(carried))
     return Thresholds(values, ThresholdTuning.PER_LABEL.value)
 
 
-def find_best_threshold(ranking: Ranking) -> float:
+def _find_best_threshold(ranking: Ranking) -> float:
     """Return the threshold with the highest F1: over one label's rows the label's, over all decisions micro-F1.
 
-    Exact: F1 changes only where the threshold passes a probability, and with the k most probable decisions predicted
-    it is 2 TP(k) / (k + positives). All k are tried in one pass; of equal ones the smallest wins. The threshold lies
-    in the middle between the last probability predicted and the first that is not, so that rounding on another
-    machine does not move a row across it.
+    Exact: F1 is 2 TP(k) / (k + positives) with the k most probable decisions predicted, and grows at true ones alone. All
+    of these are tried in one pass; of equal ones the highest threshold wins. It lies in the middle between the last
+    probability predicted and the first that is not, so that rounding on another machine does not move a row across it.
     """
-    probabilities, predicted, hits = ranking
-    if hits[-1] == 0:
+    if ranking.hits.size == 0:
         return DEFAULT_THRESHOLD
-    best = int(np.argmax(hits / (predicted + hits[-1])))
-    last = float(probabilities[best])
-    if best == len(probabilities) - 1:
+    best = int(np.argmax(ranking.hits / (ranking.predicted + ranking.hits[-1])))
+    last, lower = float(ranking.cuts[best]), ranking.ordered.size - int(ranking.predicted[best])
+    if lower == 0:
         return last
-    next_lower = float(probabilities[best + 1])
+    next_lower = float(ranking.ordered[lower - 1])
     middle = (last + next_lower) / 2
     return middle if middle > next_lower else last

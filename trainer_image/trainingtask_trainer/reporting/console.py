@@ -93,7 +93,7 @@ def format_summary(results: Results) -> str:
         f"{scores.rows} {scores.split} rows, {threshold} ({scores.threshold_source})",
         _format_row("", "precision", "recall", "F1"),
         *(_format_row(name, mean.precision, mean.recall, mean.f1) for name, mean in averages),
-        _format_row("", "model", "label prior", "no label"),
+        _format_row("", "model", "label prior", "no label", "95 %"),
         *(_format_row(*row) for row in scores.compare_baselines()),
         *(f"  warning: {warning}" for warning in results.warnings),
     ]

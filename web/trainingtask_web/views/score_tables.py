@@ -52,6 +52,8 @@ class ScoreRow:
     zero: float | None
     verdict: str
     """'better' or 'worse' than both baselines; '' where a score is missing."""
+    interval: str
+    """The model's, with 95 % of its resampled scores; '' where it has none."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,12 @@ def _compare_to_baselines(metric: Metric, result: Mapping[str, Any]) -> ScoreRow
     if model is not None and known:
         wins = model < min(known) if metric.less_is_better else model > max(known)
         verdict = "better" if wins else "worse"
-    return ScoreRow(metric.title, model, prior, zero, verdict)
+    return ScoreRow(metric.title, model, prior, zero, verdict, _format_interval(result, metric.baseline or ""))
+
+
+def _format_interval(result: Mapping[str, Any], name: str) -> str:
+    low, high = (get_number(result, "intervals", name, end) for end in ("low", "high"))
+    return "" if low is None or high is None else f"{formatting.format_score(low)} to {formatting.format_score(high)}"
 
 
 def _describe_evaluation(result: Mapping[str, Any]) -> str:

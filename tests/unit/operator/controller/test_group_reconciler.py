@@ -112,6 +112,19 @@ async def test_a_fault_restarts_the_group_as_the_next_attempt(
     ]
 
 
+async def test_of_pods_that_report_the_same_failure_the_named_one_had_it(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    """The launchers tell each other why they end."""
+    task = add_group(cluster)
+    await start_group(cluster, reconciler, task)
+    report = describe_failure("TrainerCrashed", "It was killed (rank 1 on pod t-trainer-0-1-r0).")
+    set_pods(cluster, task, *(group_pod(task, i, phase="Failed", state=terminated(1, report)) for i in range(2)))
+    await reconciler.reconcile(*KEY)
+    assert get_attempts(task) == [(1, "t-trainer-0-1-r0", "node-1", "TrainerCrashed")]
+    assert " ended: It was killed (rank 1" in get_condition(task, "Interrupted")["message"]
+
+
 async def test_the_last_of_the_retries_fails_the_task(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_group(cluster, runPolicy={"retries": 1})
     await start_group(cluster, reconciler, task)

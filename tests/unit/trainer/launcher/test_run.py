@@ -137,7 +137,7 @@ def test_a_killed_rank_is_named(start: Start, rank: int) -> None:
 
 
 def test_a_stopped_rank_ends_the_attempt_and_is_named(start: Start) -> None:
-    run = start(STEPS=MANY_STEPS, STEP_TIMEOUT="5")
+    run = start(STEPS=MANY_STEPS, STEP_TIMEOUT="8")
     other = int(run.wait_for(run.folder / "pid-0").read_text())
     stopped = run.signal_rank(1, signal.SIGSTOP)
     run.wait_for_end_of(other)

@@ -105,9 +105,12 @@ class Classical(ABC):
 
     @classmethod
     def _predict_all_labels(cls, state: FittedState, features: Any) -> Probabilities:
+        varying: Probabilities | None = cls._predict(state["fitted"], features) if "fitted" in state else None
+        if varying is not None and varying.shape[1] == len(state["prior"]):
+            return varying  # the usual case, without a second matrix of rows x labels
         result: Probabilities = np.tile(state["prior"], (features.shape[0], 1))
-        if "fitted" in state:
-            result[:, state["varying"]] = cls._predict(state["fitted"], features)
+        if varying is not None:
+            result[:, state["varying"]] = varying
         return result
 
     @abstractmethod
@@ -130,13 +133,13 @@ class Classical(ABC):
         return ()
 
     def _fit_per_label(
-        self, estimator: Any, rows: TrainingRows, varying: Any, report_part: PartReporter, processes: int = 1
+        self, estimator: Any, rows: TrainingRows, varying: Any, report_part: PartReporter, workers: int = 1
     ) -> FittedState:
         estimators: list[Any] = []
         report_part(0, varying.size)
-        fits = per_label.fit_per_label(
-            estimator, rows.features, rows.labels[:, varying], chain=self._is_chain, processes=processes
-        )
+        # One copy, with the rows of a label side by side in memory: a worker reads those of one label alone.
+        labels = rows.labels.T[varying].T
+        fits = per_label.fit_per_label(estimator, rows.features, labels, chain=self._is_chain, workers=workers)
         with closing(fits):
             for fitted in fits:
                 estimators.append(fitted)

@@ -10,6 +10,7 @@ from scipy.sparse import issparse
 from scipy.special import expit
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.svm import LinearSVC
+from sklearn.utils import gen_batches
 from sklearn.utils.class_weight import compute_sample_weight
 
 from trainingtask_api.model import Strategy
@@ -20,10 +21,13 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import TrainingRows
-from trainingtask_trainer.models.classical import neighbors, per_label
+from trainingtask_trainer.models.classical import linear, neighbors, per_label
 from trainingtask_trainer.models.classical.base import Classical, FittedState, PartReporter
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 from trainingtask_trainer.volumes import Volumes
+
+# Probabilities of a block of rows, absent and present, that a forest returns beside the result.
+_BLOCK_BYTES = 64 << 20
 
 
 class LogisticRegression(Classical):
@@ -45,12 +49,14 @@ class LogisticRegression(Classical):
         return {"training.inverseRegularization": self._estimator.C}
 
     def _fit(self, rows: TrainingRows, varying: Any, report_part: PartReporter) -> FittedState:
-        processes = per_label.count_processes(rows.features, varying.size, get_cpu_limit())
-        return self._fit_per_label(self._estimator, rows, varying, report_part, processes)
+        workers = linear.count_fit_workers(rows.features, varying.size, get_cpu_limit())
+        return self._fit_per_label(self._estimator, rows, varying, report_part, workers)
 
     @staticmethod
     def _predict(fitted: FittedState, features: Any) -> Probabilities:
-        return per_label.predict_per_label(fitted["estimators"], features, chain=fitted["chain"])
+        decisions = linear.compute_decisions(fitted["estimators"], features, chain=fitted["chain"])
+        result: Probabilities = expit(decisions, out=decisions)
+        return result
 
 
 class LinearSvc(Classical):
@@ -71,16 +77,18 @@ class LinearSvc(Classical):
         }
 
     def _fit(self, rows: TrainingRows, varying: Any, report_part: PartReporter) -> FittedState:
-        processes = per_label.count_processes(rows.features, varying.size, get_cpu_limit())
-        fitted = self._fit_per_label(self._estimator, rows, varying, report_part, processes)
-        decisions = per_label.predict_per_label(fitted["estimators"], rows.validation_features, chain=self._is_chain)
-        slope, intercept = per_label.fit_sigmoid(decisions, rows.validation_labels[:, varying])
+        workers = linear.count_fit_workers(rows.features, varying.size, get_cpu_limit())
+        fitted = self._fit_per_label(self._estimator, rows, varying, report_part, workers)
+        decisions = linear.compute_decisions(fitted["estimators"], rows.validation_features, chain=self._is_chain)
+        slope, intercept = linear.fit_sigmoid(decisions, rows.validation_labels[:, varying])
         return fitted | {"slope": slope, "intercept": intercept}
 
     @staticmethod
     def _predict(fitted: FittedState, features: Any) -> Probabilities:
-        decisions = per_label.predict_per_label(fitted["estimators"], features, chain=fitted["chain"])
-        result: Probabilities = expit(fitted["slope"] * decisions + fitted["intercept"])
+        decisions = linear.compute_decisions(fitted["estimators"], features, chain=fitted["chain"])
+        decisions *= fitted["slope"]
+        decisions += fitted["intercept"]
+        result: Probabilities = expit(decisions, out=decisions)
         return result
 
 
@@ -129,14 +137,18 @@ class RandomForest(Classical):
 
     @staticmethod
     def _predict(fitted: FittedState, features: Any) -> Probabilities:
+        features = features.astype(np.float32)  # once, not for each forest
         if "estimators" in fitted:
             return per_label.predict_per_label(fitted["estimators"], features, chain=fitted["chain"])
+        forest = fitted["forest"]
+        result = np.empty((features.shape[0], forest.n_outputs_))
         with per_label.restore_warning_filters():
-            matrices = fitted["forest"].predict_proba(
-                features
-            )  # several labels: a list of matrices, absent and present
-        matrices = matrices if isinstance(matrices, list) else [matrices]
-        return np.column_stack([matrix[:, 1] for matrix in matrices])
+            for block in gen_batches(len(result), max(1, _BLOCK_BYTES // (16 * forest.n_outputs_))):
+                matrices = forest.predict_proba(features[block])
+                # Several labels: a list of matrices, absent and present.
+                for label, matrix in enumerate(matrices if isinstance(matrices, list) else [matrices]):
+                    result[block, label] = matrix[:, 1]
+        return result
 
     def _count_steps(self, fitted: FittedState) -> int:
         """Return the number of trees, all labels together."""

@@ -4,11 +4,13 @@ scikit-learn's `KNeighborsClassifier` finds the same neighbours, but its wrapper
 search serves all labels, and a chain adds each label to similarities that are computed once.
 """
 
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any, NamedTuple
 
+import joblib  # type: ignore[import-untyped]
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.preprocessing import normalize
 from sklearn.utils import gen_batches
@@ -16,14 +18,14 @@ from sklearn.utils.extmath import row_norms
 
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation.metrics import Probabilities
+from trainingtask_trainer.models.classical.nearest import Index, search
+from trainingtask_trainer.models.classical.workers import count_workers, run_calls
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 
 # Similarities of a block of queries with all training rows; small enough for several threads and their copies.
 _BLOCK_BYTES = 32 * 2**20
-# Rows among which the neighbours of a query in a chain are searched first.
-_CANDIDATES = 256
-
-Similarities = NDArray[np.floating[Any]]
+# A product of two stored values takes 8 nanoseconds, and to select among similarities 6 for each.
+_SECONDS_PER_PRODUCT, _SECONDS_PER_SIMILARITY = 8e-9, 6e-9
 
 
 class Neighbors(NamedTuple):
@@ -48,53 +50,31 @@ def compute_label_shares(neighbors: Neighbors, queries: Any) -> Probabilities:
     features = neighbors.features if neighbors.chain else normalize(neighbors.features)
     transposed = features.T.tocsr() if issparse(features) else features.T
     squares = row_norms(features, squared=True).astype(np.float32)
-    rows = max(1, _BLOCK_BYTES // (4 * len(neighbors.labels)))
-
-    def search(block: slice) -> Probabilities:
-        return _compute_block(neighbors, queries[block].astype(np.float32) @ transposed, squares)
-
-    with ThreadPoolExecutor(get_cpu_limit()) as pool:  # numpy releases the interpreter lock meanwhile
-        blocks = list(pool.map(search, gen_batches(queries.shape[0], rows)))
-    result: Probabilities = np.concatenate(blocks)
+    index = Index(transposed, squares, *neighbors[1:])
+    result = np.empty((queries.shape[0], neighbors.labels.shape[1]))
+    blocks = list(gen_batches(queries.shape[0], max(1, _BLOCK_BYTES // (4 * len(neighbors.labels)))))
+    with closing(_search_blocks(index, queries, blocks)) as found:
+        for block, shares in zip(blocks, found, strict=True):
+            result[block] = shares
     return result
 
 
-def _compute_block(neighbors: Neighbors, products: Any, squares: NDArray[np.float32]) -> Probabilities:
-    """Return the shares of a block of queries, from their inner products with the training rows."""
-    products = products.toarray() if issparse(products) else products
-    if neighbors.chain:
-        return _compute_chained_block(neighbors, products, squares.copy())
-    return neighbors.labels[_select_top_k(products, neighbors.k)].mean(axis=1)  # type: ignore[no-any-return]
+def _search_blocks(index: Index, queries: Any, blocks: list[slice]) -> Generator[Probabilities]:
+    cores = get_cpu_limit()
+    workers = _count_workers(index, queries, min(cores, len(blocks)))
+    if workers > 1:
+        call = joblib.delayed(search)
+        yield from run_calls((call(index, queries[block]) for block in blocks), workers)
+        return
+    with ThreadPoolExecutor(cores) as pool:  # numpy releases the interpreter lock in all but sparse products
+        yield from pool.map(lambda block: search(index, queries[block]), blocks)
 
 
-def _compute_chained_block(neighbors: Neighbors, products: Similarities, squares: NDArray[np.float32]) -> Probabilities:
-    """Return the shares in a chain; changes `products` and the training rows' squared lengths, `squares`.
-
-    A query's neighbours are searched among the rows with the highest inner products. The cosine of any other row is at
-    most the least of those products by the shortest length: where that is not below the found ones, all rows are
-    compared.
-    """
-    result = np.empty((len(products), neighbors.labels.shape[1]))
-    count = min(len(neighbors.labels), _CANDIDATES + neighbors.k)
-    candidates = _select_top_k(products, count)
-    for label, column in enumerate(neighbors.labels.T):
-        lengths = np.sqrt(np.where(squares == 0, np.float32(1), squares))
-        known = np.take_along_axis(products, candidates, axis=1)
-        cosines = known / lengths[candidates]
-        best = _select_top_k(cosines, neighbors.k)
-        nearest = np.take_along_axis(candidates, best, axis=1)
-        others = np.maximum(known.min(axis=1), 0) / lengths.min()
-        is_uncertain = np.take_along_axis(cosines, best, axis=1).min(axis=1) < others
-        nearest[is_uncertain] = _select_top_k(products[is_uncertain] / lengths, neighbors.k)
-        result[:, label] = column[nearest].mean(axis=1)
-        # The label is the next feature: squared lengths grow by it, and products where the query has it.
-        decided = result[:, label] > 0.5
-        products[decided] += column
-        candidates[decided] = _select_top_k(products[decided], count)
-        squares += column
-    return result
-
-
-def _select_top_k(cosines: Similarities, k: int) -> NDArray[np.intp]:
-    """Return the training rows with the highest cosine, shape [queries, k]."""
-    return np.argpartition(cosines, -k, axis=1)[:, -k:]
+def _count_workers(index: Index, queries: Any, most: int) -> int:
+    """Return in how many processes to search; dense features need none, as their products release the lock."""
+    if not issparse(queries):
+        return 1
+    products = np.diff(index.transposed.indptr)[queries.indices].sum(dtype=np.int64)
+    similarities = queries.shape[0] * len(index.labels)
+    seconds = products * _SECONDS_PER_PRODUCT + similarities * _SECONDS_PER_SIMILARITY
+    return count_workers(float(seconds), 6 * _BLOCK_BYTES, most)

@@ -2,13 +2,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pytest
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from trainingtask_trainer.models.classical import per_label
-from trainingtask_trainer.models.classical.per_label import count_processes, fit_per_label
+from trainingtask_trainer.models.classical.per_label import fit_per_label
 
 RANDOM = np.random.default_rng(0)
 DENSE = RANDOM.random((300, 40)).astype(np.float32)
@@ -21,18 +19,18 @@ def check_equal(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
 
 
-def test_processes_fit_the_same_models_to_the_bit() -> None:
+def test_workers_fit_the_same_models_to_the_bit() -> None:
     estimator = LogisticRegression(solver="newton-cg")
-    here, there = (list(fit_per_label(estimator, SPARSE, LABELS, chain=False, processes=count)) for count in (1, 2))
+    here, there = (list(fit_per_label(estimator, SPARSE, LABELS, chain=False, workers=count)) for count in (1, 2))
     assert len(here) == len(there) == LABELS.shape[1]
     for one, other in zip(here, there, strict=True):
         check_equal(one, other)
 
 
-def test_no_process_is_left_when_fits_of_a_chain_end_early() -> None:
+def test_no_worker_is_left_when_fits_of_a_chain_end_early() -> None:
     before = set(psutil.Process().children())
     here, fits = (
-        fit_per_label(LinearSVC(random_state=3), DENSE, LABELS, chain=True, processes=count) for count in (1, 2)
+        fit_per_label(LinearSVC(random_state=3), DENSE, LABELS, chain=True, workers=count) for count in (1, 2)
     )
     for _ in range(2):
         check_equal(next(here), next(fits))
@@ -41,14 +39,3 @@ def test_no_process_is_left_when_fits_of_a_chain_end_early() -> None:
     gone, alive = psutil.wait_procs(started, timeout=30)
     assert len(gone) >= 2
     assert all("resource_tracker" in " ".join(process.cmdline()) for process in alive)
-
-
-def test_processes_are_started_for_long_fits_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(per_label, "get_limit_bytes", lambda: None)
-    assert count_processes(SPARSE, labels=6, cores=4) == 1
-    many = sparse.csr_matrix((np.ones(1_000_000), np.zeros(1_000_000), [0, 1_000_000]), shape=(1, 1))
-    assert count_processes(many, labels=20, cores=4) == 1
-    assert count_processes(many, labels=200, cores=4) == 4
-    assert count_processes(many, labels=200, cores=1) == 1
-    dense = np.broadcast_to(np.float32(1), (1_000_000, 384))
-    assert count_processes(dense, labels=2, cores=4) == 2

@@ -21,9 +21,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 RESUMED = "length_split"
 
 
-def train(name: str, world_size: int, models: Path, variant: str, **options: Any) -> Training:
+def train(name: str, world_size: int, variant: str, **options: Any) -> Training:
     family, training = VARIANTS[variant]
-    task = spec(family, f"{family}-without-dropout", **{"epochs": 3, "learningRate": 1e-3, **training})
+    task = spec(family, f"{family}-without-dropout", **{"epochs": 3, "learningRate": 3e-3, **training})
     return Training(name, world_size, task, **options)
 
 
@@ -36,14 +36,14 @@ def outcomes(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     first, later, never = (5, 1), (9, 1), (100, 1)
     validating = (7, 2)
     trainings = [
-        *(train(f"{variant}-{size}", size, models, variant) for variant in VARIANTS for size in WORLD_SIZES),
+        *(train(f"{variant}-{size}", size, variant) for variant in VARIANTS for size in WORLD_SIZES),
         # Stopped at step 5 in two processes, at step 9 in one.
-        train("stop-2", 2, models, RESUMED, stops={0: later, 1: first}, checkpoints="resumed"),
-        train("stop-1", 1, models, RESUMED, stops={0: later}, checkpoints="resumed"),
-        train("resumed", 2, models, RESUMED, checkpoints="resumed"),
-        train("stop-validating", 4, models, RESUMED, stops={0: never, 3: validating}, checkpoints="validating"),
-        train("resumed-validating", 1, models, RESUMED, checkpoints="validating"),
-        train("stop-unkept", 2, models, RESUMED, stops={1: first}),
+        train("stop-2", 2, RESUMED, stops={0: later, 1: first}, checkpoints="resumed"),
+        train("stop-1", 1, RESUMED, stops={0: later}, checkpoints="resumed"),
+        train("resumed", 2, RESUMED, checkpoints="resumed"),
+        train("stop-validating", 4, RESUMED, stops={0: never, 3: validating}, checkpoints="validating"),
+        train("resumed-validating", 1, RESUMED, checkpoints="validating"),
+        train("stop-unkept", 2, RESUMED, stops={1: first}),
         Training("dropout", 2, spec("bert", "bert", epochs=1, seed=3)),
     ]
     return train_in_ranks(trainings, models, folder)
