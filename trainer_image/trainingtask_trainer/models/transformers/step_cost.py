@@ -1,7 +1,7 @@
 """What a padded micro-batch costs on a GPU beside its tokens: measured, because GPUs and the processors that feed them differ.
 
 On a CPU it is a constant (`batch_planning.CPU_OVERHEAD_TOKENS`): there a measurement takes seconds to minutes, and work of
-others on its cores changes the result from 8 to 128 (see docs/adr/0016-cuda-graphs.md).
+others on its cores changes the result from 8 to 128 (see docs/adr/0015-cuda-graphs.md).
 """
 
 import math

@@ -3,7 +3,7 @@
 A step of 32 short texts is several hundred kernels of some microseconds each, which Python launches more slowly than a GPU
 runs them. A graph launches them all at once. Its kernels read and write fixed memory: the batch is copied into the graph's
 own tensors, and a step whose gradients were set to None gets those of the first step again, set to zero (see
-docs/adr/0016-cuda-graphs.md).
+docs/adr/0015-cuda-graphs.md).
 """
 
 import logging
