@@ -121,6 +121,12 @@ def test_attention_is_the_same_with_hardly_any_dropout(dropout: float) -> None:
     torch.testing.assert_close(found, torch.cat(expected, dim=1))
 
 
+def test_shapes_are_few_and_hardly_larger_than_needed() -> None:
+    rounded = [packed_attention.round_up(count, 8) for count in range(64, 4096)]
+    assert all(0 <= size - count <= count / 8 for count, size in enumerate(rounded, start=64))
+    assert len(set(rounded)) == 6 * 8 + 1
+
+
 def test_a_text_is_not_read_by_its_neighbours() -> None:
     model = model_of("bert")
     packed_attention.enable_packing(model)
