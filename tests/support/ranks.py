@@ -26,7 +26,7 @@ from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.runtime.process_group import join_process_group
 from trainingtask_trainer.runtime.processes import Processes
 
-_TIMEOUT = 300.0  # seconds
+_TIMEOUT = 600.0  # seconds
 
 
 @dataclass(frozen=True)

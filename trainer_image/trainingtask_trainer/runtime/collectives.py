@@ -30,11 +30,6 @@ def sum_over_ranks(value: float) -> float:
     return float(total)
 
 
-def wait_for_ranks() -> None:
-    """Return once each rank has called this."""
-    sum_over_ranks(0)
-
-
 def merge_rows(rows: NDArray[Any]) -> None:
     """Fill in a matrix the rows of the other ranks; a rank has zeros in the rows that are not its own."""
     if is_group_joined():

@@ -9,7 +9,7 @@ from trainingtask_api.spec import Device
 from trainingtask_trainer.runtime.processes import Processes
 
 COLLECTIVE_TIMEOUT: Final = timedelta(minutes=10)
-"""A collective fails that waits longer for another rank. Longer than rank 0 alone takes to store a checkpoint."""
+"""A collective fails that waits longer for another rank. What rank 0 does alone for longer, the others await in `meet_ranks`."""
 
 
 @contextmanager

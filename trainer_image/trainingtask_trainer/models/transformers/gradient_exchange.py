@@ -1,6 +1,7 @@
 """The sum of all ranks' gradients, and which share of their time the ranks compute.
 
-Not DistributedDataParallel: the ranks of a step may have different numbers of micro-batches, or none (docs/adr).
+Not DistributedDataParallel: the ranks of a step may have different numbers of micro-batches, or none
+(docs/adr/0013-gradients-are-summed-by-the-loop.md).
 """
 
 import time

@@ -22,12 +22,8 @@ from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.optimization import create_learning_rate_function
 from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress, Step
-from trainingtask_trainer.runtime.collectives import (
-    broadcast_tensors,
-    broadcast_value,
-    share_interruption,
-    wait_for_ranks,
-)
+from trainingtask_trainer.runtime.collectives import broadcast_tensors, broadcast_value, share_interruption
+from trainingtask_trainer.runtime.process_group import meet_ranks
 from trainingtask_trainer.runtime.processes import Processes
 
 WEIGHTS_FILE = "model.safetensors"
@@ -121,6 +117,7 @@ class TrainingSession:
         self._loss: float | None = None
         self._best_weights = BestWeights(scratch if is_best_on_disk else None)
         self._interruption: Interrupted | None = None
+        self._checkpoint_count = 0
 
     @property
     def is_finished(self) -> bool:
@@ -213,7 +210,8 @@ class TrainingSession:
                 save_state(folder)
                 if not self._best_weights.is_empty:
                     self._best_weights.write(folder / _BEST_WEIGHTS_FILE)
-        wait_for_ranks()
+        self._checkpoint_count += 1
+        meet_ranks(self.processes, f"checkpoint {self._checkpoint_count}")  # a store may take longer than a collective
         if self._interruption is not None:
             raise self._interruption
 
