@@ -65,8 +65,9 @@ screenshots: $(VENV)/ready ## Pictures of the runs pages, in screenshots/
 lint: $(VENV)/ready ## Format, lint, check types and imports
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
-bench-trainer: $(VENV)/ready ## Time the transformers' training against padded batches
+bench-trainer: $(VENV)/ready ## Time the transformers' training against padded batches and Hugging Face's own recipe
 	$(BIN)/python benchmarks/trainer/bench.py
+	$(BIN)/python benchmarks/trainer/recipe.py --models MiniLM --batch-sizes 32 --steps 5 --warm-up-steps 2
 
 crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the chart
 	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml.new

@@ -23,11 +23,13 @@ from transformers import AutoTokenizer, DistilBertConfig, DistilBertForSequenceC
 
 from trainingtask_api.spec import Device
 from trainingtask_api.training import Batching
+from trainingtask_trainer.models.transformers import packed_attention
 from trainingtask_trainer.models.transformers.batch_planning import plan_batches, split_for_padding
 from trainingtask_trainer.models.transformers.collation import Batch, Collator, move_to_device
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.losses import compute_focal_loss
 from trainingtask_trainer.models.transformers.optimization import accumulate_gradients
+from trainingtask_trainer.models.transformers.step_graphs import StepGraphs
 from trainingtask_trainer.preprocessors.padding import pad
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds
 from trainingtask_trainer.runtime.device import prepare_torch
@@ -58,6 +60,7 @@ class Bench:
         torch.nn.Module.to(self.model, self.device)
         self.tokenizer = AutoTokenizer.from_pretrained(get_model_path())
         self.inputs = Collator(self.model, self.tokenizer)
+        self.graphs = StepGraphs(self.model, None) if self.on_gpu and packed_attention.IS_USED_ON_GPUS else None
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-5, fused=True)
         self.lengths = self.texts.lengths
         self.labels = (torch.rand(len(self.texts), LABELS) < 0.04).float()
@@ -85,7 +88,9 @@ class Bench:
     def cut(self, rows: list[int]) -> list[Batch]:
         """Return what the trainer gives this model."""
         cut = self.inputs.split(rows, self.lengths, None)
-        return [self.inputs.collate([self.texts[row] for row in part]) | {"labels": self.labels[part]} for part in cut]
+        texts = [[self.texts[row] for row in part] for part in cut]
+        inputs = (self.inputs.collate(part, is_training=True) for part in texts)
+        return [batch | {"labels": self.labels[part]} for batch, part in zip(inputs, cut, strict=True)]
 
     def split(self, rows: list[int]) -> list[Batch]:
         """Return what the trainer gives models that cannot read packed rows, on a CPU."""
@@ -95,7 +100,11 @@ class Bench:
         """Add the gradients of one step."""
         with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             accumulate_gradients(
-                self.model, move_to_device(parts, self.device), compute_focal_loss, torch.Tensor.backward
+                self.model,
+                move_to_device(parts, self.device),
+                compute_focal_loss,
+                torch.Tensor.backward,
+                graphs=self.graphs,
             )
 
     def step(self, variant: "Variant", rows: list[int]) -> None:
@@ -197,7 +206,7 @@ def training(bench: Bench) -> None:
         return [bench.padded(rows)]
 
     width, grouped, bf16 = f"padded to {bench.pad_to}", Batching.LENGTH_GROUPED, torch.bfloat16
-    packed = "" if bench.on_gpu else ", packed"
+    packed = ", packed"
     variants = [
         Variant(f"{width}, fp32", to_the_maximum),
         Variant("padded to the longest row, fp32", to_the_longest),

@@ -11,11 +11,9 @@ from trainingtask_trainer.runtime.processes import Processes
 
 # Rows are grouped by length within this many batches: little padding, and each epoch still mixes its batches anew.
 _POOL_BATCHES = 50
-# The cost of one more micro-batch, in tokens. On one core its weights are read and their gradients added once more:
-# 38 to 110 tokens with DistilBERT's and MiniLM's sizes, in fp32 and bf16. On a GPU it is some hundred kernel launches, in
-# which an H100 reads 4,000 tokens with DistilBERT's and BERT's sizes in fp32, 32,000 to 43,000 in bf16; others read fewer.
+# The cost of one more micro-batch on a CPU, in tokens: its weights are read and their gradients added once more. On one core
+# 38 to 110 tokens with DistilBERT's and MiniLM's sizes, in fp32 and bf16. That of a GPU is measured (`step_cost`).
 CPU_OVERHEAD_TOKENS = 50
-GPU_OVERHEAD_TOKENS = 8192
 
 StepRows = list[list[int]]
 """The rows of one optimizer step, batch by batch."""
@@ -45,7 +43,7 @@ class BatchPlan:
         self._lengths = lengths
         self._settings = settings
         self._split_batch = split_batch
-        self._max_tokens = max_tokens
+        self.max_tokens = max_tokens
         self._shard_rows = shard_rows
         self._processes = processes
         rows_per_step = settings.batch_size * settings.gradient_accumulation_steps
@@ -63,7 +61,7 @@ class BatchPlan:
     def split_step(self, step: StepRows) -> list[list[int]]:
         """Return the rows of each of this rank's micro-batches of a step: none where the step has too few rows."""
         return [
-            rows for batch in self._shard(step) for rows in self._split_batch(batch, self._lengths, self._max_tokens)
+            rows for batch in self._shard(step) for rows in self._split_batch(batch, self._lengths, self.max_tokens)
         ]
 
     def count_rows_and_tokens(self, step: StepRows) -> tuple[int, int]:
@@ -157,15 +155,18 @@ def split_for_padding(
     return parts
 
 
-def split_for_packing(rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None) -> list[list[int]]:
+def split_for_packing(
+    rows: Sequence[int], lengths: Sequence[int], *, max_tokens: int | None = None, is_padding_counted: bool = False
+) -> list[list[int]]:
     """Split one batch into micro-batches that are packed (see `packed_attention`): as few as `max_tokens` allows.
 
-    Parameters and returned micro-batches are those of `split_for_padding`.
+    Parameters and returned micro-batches are those of `split_for_padding`; `is_padding_counted` where `max_tokens` holds for
+    the tokens of a micro-batch that is padded to its longest row.
     """
     parts: list[list[int]] = []
     tokens = 0
     for row in sorted(rows, key=lambda row: lengths[row], reverse=True):
-        tokens += lengths[row]
+        tokens += lengths[parts[-1][0] if parts and is_padding_counted else row]
         if not parts or (max_tokens is not None and tokens > max_tokens):
             parts.append([])
             tokens = lengths[row]

@@ -34,6 +34,7 @@ from trainingtask_trainer.models.transformers.collation import Collator, MicroBa
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.losses import compute_initial_bias, create_loss_function
 from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.models.transformers.step_cost import measure_overhead_tokens
 from trainingtask_trainer.models.transformers.training_state import TrainingSession, TrainingState
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
@@ -137,6 +138,10 @@ class Transformer:
             with defer_interrupts():
                 session.start()
                 if not session.is_finished:
+                    if collator.is_overhead_unknown:
+                        collator.overhead_tokens = session.get_overhead_tokens(
+                            lambda: measure_overhead_tokens(model, max(lengths), max_tokens, settings.autocast_dtype)
+                        )
                     _import_train_function(settings.loop)(model, session)
             session.restore_best()
         return FitResult(

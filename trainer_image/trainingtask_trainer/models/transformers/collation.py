@@ -10,7 +10,6 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.models.transformers import packed_attention
 from trainingtask_trainer.models.transformers.batch_planning import (
     CPU_OVERHEAD_TOKENS,
-    GPU_OVERHEAD_TOKENS,
     split_for_packing,
     split_for_padding,
 )
@@ -23,27 +22,44 @@ Batch = dict[str, torch.Tensor]
 
 
 class Collator:
-    """Makes batches for one model: packed on a CPU where the family allows it (see `packed_attention`), else padded."""
+    """Makes batches for one model: packed where the family and the device allow it (see `packed_attention`), else padded.
+
+    On a GPU only those of the training are packed, whose steps are launched as graphs (`step_graphs`): elsewhere the launches
+    that packing adds take longer than the padding.
+    """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Prepare `model`, on the device where it will stay; once for each model."""
         self._config = model.config
         self._tokenizer = tokenizer
-        is_on_cpu = model.device.type == "cpu"
-        self._overhead_tokens = CPU_OVERHEAD_TOKENS if is_on_cpu else GPU_OVERHEAD_TOKENS
-        self._is_packing = is_on_cpu and packed_attention.can_pack(model.config)
+        self._is_on_cpu = model.device.type == "cpu"
+        self.overhead_tokens = CPU_OVERHEAD_TOKENS
+        """The cost of one more padded micro-batch; to be set where `is_overhead_unknown`."""
+        is_used = self._is_on_cpu or packed_attention.IS_USED_ON_GPUS
+        self._is_packing = is_used and packed_attention.can_pack(model.config)
         if self._is_packing:
             packed_attention.enable_packing(model)
 
-    def collate(self, token_ids: Sequence[Sequence[int]]) -> Batch:
+    @property
+    def is_overhead_unknown(self) -> bool:
+        """Whether batches are split by a cost that has to be measured."""
+        return not self._is_on_cpu and not self._is_packing
+
+    def collate(self, token_ids: Sequence[Sequence[int]], *, is_training: bool = False) -> Batch:
         """Return the model's arguments; its logits will be in the order of the rows."""
-        return packed_attention.pack(token_ids, self._config) if self._is_packing else pad(self._tokenizer, token_ids)
+        if self._is_packing and self._is_on_cpu:
+            return packed_attention.pack(token_ids, self._config)
+        if self._is_packing and is_training:
+            return packed_attention.pack_with_slots(token_ids, self._config)
+        return pad(self._tokenizer, token_ids)
 
     def split(self, rows: Sequence[int], lengths: Sequence[int], max_tokens: int | None) -> list[list[int]]:
         """Split a batch into the micro-batches that cost the least; see `split_for_padding`."""
+        if self._is_packing and not self._is_on_cpu and max_tokens is not None:
+            max_tokens = int(max_tokens / packed_attention.MAX_ROUNDING)
         if self._is_packing:
-            return split_for_packing(rows, lengths, max_tokens=max_tokens)
-        return split_for_padding(rows, lengths, max_tokens=max_tokens, overhead_tokens=self._overhead_tokens)
+            return split_for_packing(rows, lengths, max_tokens=max_tokens, is_padding_counted=not self._is_on_cpu)
+        return split_for_padding(rows, lengths, max_tokens=max_tokens, overhead_tokens=self.overhead_tokens)
 
     def shard(self, rows: Sequence[int], lengths: Sequence[int], world_size: int) -> list[list[int]]:
         """Return the rows of each rank; see `shard_for_padding`."""
@@ -63,12 +79,25 @@ class MicroBatchDataset(torch.utils.data.Dataset[Batch]):
 
     def __getitem__(self, rows: list[int]) -> Batch:
         labels = torch.from_numpy(self._labels[rows].astype(np.float32))
-        return self._collator.collate([self._token_ids[row] for row in rows]) | {"labels": labels}
+        token_ids = [self._token_ids[row] for row in rows]
+        return self._collator.collate(token_ids, is_training=True) | {"labels": labels}
 
 
 def move_to_device(batches: list[Batch], device: torch.device) -> list[Batch]:
-    """Return the batches with their tensors on a device."""
-    return [{name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()} for batch in batches]
+    """Return the batches with their tensors on a device; a copy to a GPU is not waited for."""
+    if device.type == "cpu":
+        return batches
+    # A copy from memory that is not pinned waits for all that the GPU still computes.
+    return [
+        {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()} for batch in batches
+    ]
+
+
+def slice_batch(batch: Batch, rows: slice) -> Batch:
+    """Return some of a batch's rows."""
+    if "token_of_slot" in batch:
+        return packed_attention.slice_packed(batch, rows)
+    return {name: tensor[rows] for name, tensor in batch.items()}
 
 
 def count_rows_and_tokens(batches: list[Batch]) -> tuple[int, int]:

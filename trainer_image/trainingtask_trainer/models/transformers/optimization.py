@@ -7,9 +7,10 @@ from accelerate.scheduler import AcceleratedScheduler
 from transformers import get_scheduler
 
 from trainingtask_api.training import Scheduler
-from trainingtask_trainer.models.transformers.collation import Batch
+from trainingtask_trainer.models.transformers.collation import Batch, slice_batch
 from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.settings import Settings
+from trainingtask_trainer.models.transformers.step_graphs import StepGraphs
 from trainingtask_trainer.runtime.collectives import broadcast_value
 
 # The library's names; its `constant` has no warm-up.
@@ -70,7 +71,9 @@ def accumulate_gradients(
     micro_batches: list[Batch],
     loss_function: LossFunction,
     backward: Callable[[torch.Tensor], None],
+    *,
     decisions: int | None = None,
+    graphs: StepGraphs | None = None,
 ) -> torch.Tensor:
     """Add the gradients of one optimizer step, whose micro-batches count as one large batch.
 
@@ -82,6 +85,8 @@ def accumulate_gradients(
         Adds the gradients of a loss.
     decisions
         Rows times labels of the step on all ranks, by default those of the micro-batches.
+    graphs
+        Launches the micro-batches; without it each kernel is launched on its own.
 
     Returns
     -------
@@ -95,31 +100,25 @@ def accumulate_gradients(
     """
     if decisions is None:
         decisions = sum(batch["labels"].numel() for batch in micro_batches)
+
+    def backpropagate(batch: Batch) -> torch.Tensor:
+        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
+        loss = loss_function(outputs.logits.float(), batch["labels"]) / decisions
+        backward(loss)
+        return loss.detach()
+
     while True:
         try:
-            return _backpropagate(model, micro_batches, loss_function, backward, decisions)
+            total = torch.zeros((), device=next(model.parameters()).device)
+            for batch in micro_batches:
+                total += graphs.run(backpropagate, batch, decisions) if graphs else backpropagate(batch)
+            return total
         except torch.OutOfMemoryError:
             smaller = _halve_largest(micro_batches)
             if len(smaller) == len(micro_batches):
                 raise
         micro_batches = smaller
         model.zero_grad()
-
-
-def _backpropagate(
-    model: torch.nn.Module,
-    micro_batches: list[Batch],
-    loss_function: LossFunction,
-    backward: Callable[[torch.Tensor], None],
-    decisions: int,
-) -> torch.Tensor:
-    total = torch.zeros((), device=next(model.parameters()).device)
-    for batch in micro_batches:
-        outputs = model(**{name: tensor for name, tensor in batch.items() if name != "labels"})
-        loss = loss_function(outputs.logits.float(), batch["labels"]) / decisions
-        backward(loss)
-        total += loss.detach()
-    return total
 
 
 def _halve_largest(micro_batches: list[Batch]) -> list[Batch]:
@@ -131,5 +130,5 @@ def _halve_largest(micro_batches: list[Batch]) -> list[Batch]:
         parts = 2 if rows > 1 and batch["input_ids"].numel() > most // 2 else 1
         for part in range(parts):
             cut = slice(part * rows // parts, (part + 1) * rows // parts)
-            halved.append({name: tensor[cut] for name, tensor in batch.items()})
+            halved.append(slice_batch(batch, cut))
     return halved

@@ -9,10 +9,11 @@ padded batch up to rounding.
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -22,6 +23,15 @@ from trainingtask_trainer.pretrained.families import get_family
 _ATTENTION_NAME = "sdpa_within_sequences"
 # Tokens. Attention takes 10 % of a step when sequences share a call only at equal lengths, and 7 % within 8 tokens.
 _LENGTH_BUCKET = 8
+# Parts of a power of two to which shapes are rounded: a batch of slots has at most an eighth more tokens, and its attention
+# at most half as many slots more than the longest sequence needs.
+_TOKEN_PARTS, _SLOT_PARTS = 8, 2
+MAX_ROUNDING = 1 + 1 / _SLOT_PARTS
+"""At most so many times as many slots has a batch as its sequences padded to the longest."""
+_MIN_TOKENS, _MIN_SLOTS = 64, 32
+IS_USED_ON_GPUS = False
+"""Whether a training on a GPU packs its batches and launches its steps as graphs: not before a GPU has shown the same
+losses and the gain (docs/adr/0015-cuda-graphs.md). Benchmark and tests set it."""
 
 
 def can_pack(config: PretrainedConfig) -> bool:
@@ -51,11 +61,68 @@ def pack(token_ids: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[s
     Attention is fastest when sequences of like length follow each other.
     """
     first = config.pad_token_id + 1 if get_family(config.model_type).has_padding_offset else 0
-    lengths = [len(ids) for ids in token_ids]
+    lengths = np.array([len(ids) for ids in token_ids])
+    boundaries = np.concatenate([[0], lengths.cumsum()])
+    positions = first + np.arange(boundaries[-1]) - boundaries[:-1].repeat(lengths)
     return {
-        "input_ids": torch.tensor([[token for ids in token_ids for token in ids]]),
-        "position_ids": torch.cat([torch.arange(first, first + length) for length in lengths])[None],
-        "cu_seq_lens_q": torch.tensor([0, *lengths]).cumsum(0),
+        "input_ids": torch.from_numpy(np.concatenate(token_ids).astype(np.int64))[None],
+        "position_ids": torch.from_numpy(positions)[None],
+        "cu_seq_lens_q": torch.from_numpy(boundaries),
+    }
+
+
+def pack_with_slots(token_ids: Sequence[Sequence[int]], config: PretrainedConfig) -> dict[str, torch.Tensor]:
+    """Return the model's arguments for these sequences, of shapes that repeat; see `pack`.
+
+    Tokens are added after the last sequence, which no sequence attends to and no logit depends on.
+    """
+    batch = pack(token_ids, config)
+    tokens = batch["input_ids"].shape[1]
+    missing = (0, round_up(max(_MIN_TOKENS, tokens), _TOKEN_PARTS) - tokens)
+    return {
+        "input_ids": pad(batch["input_ids"], missing, value=config.pad_token_id),
+        "position_ids": pad(batch["position_ids"], missing, value=int(batch["position_ids"][0, 0])),
+        "cu_seq_lens_q": batch["cu_seq_lens_q"],
+        **_assign_slots([len(ids) for ids in token_ids], tokens + missing[1]),
+    }
+
+
+def slice_packed(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+    """Return some of the sequences of a batch that `pack_with_slots` made, with their labels."""
+    boundaries = batch["cu_seq_lens_q"][rows.start : rows.stop + 1]
+    first, last = int(boundaries[0]), int(boundaries[-1])
+    slots = _assign_slots(boundaries.diff().tolist(), last - first)
+    return {
+        "input_ids": batch["input_ids"][:, first:last],
+        "position_ids": batch["position_ids"][:, first:last],
+        "cu_seq_lens_q": boundaries - first,
+        **{name: tensor.to(boundaries.device) for name, tensor in slots.items()},
+        "labels": batch["labels"][rows],
+    }
+
+
+def round_up(count: int, parts: int) -> int:
+    """Return the next multiple of `parts` to a power of two: of 8 parts, 1024 to 2048 are in steps of 128."""
+    step = max(1, (1 << (count.bit_length() - 1)) // parts)
+    return -(-count // step) * step
+
+
+def _assign_slots(lengths: Sequence[int], tokens: int) -> dict[str, torch.Tensor]:
+    """Return the arguments of `_attend_in_slots`: of sequences of these lengths, of which slots there are, and for whom.
+
+    Tokens after the last sequence get the output of any slot. A slot without a token gets any token, another one each time:
+    on a GPU their gradients, which are 0, would wait for each other.
+    """
+    rows, width = len(lengths), round_up(max(_MIN_SLOTS, *lengths), _SLOT_PARTS)
+    is_filled = torch.arange(width) < torch.tensor(lengths)[:, None]
+    token_of_slot = torch.arange(rows * width).remainder(sum(lengths)).view(rows, width)
+    token_of_slot[is_filled] = torch.arange(sum(lengths))
+    slot_of_token = torch.zeros(tokens, dtype=torch.long)
+    slot_of_token[: sum(lengths)] = is_filled.flatten().nonzero()[:, 0]
+    return {
+        "token_of_slot": token_of_slot,
+        "slot_of_token": slot_of_token,
+        "is_slot_filled": is_filled[:, None, None],
     }
 
 
@@ -70,6 +137,9 @@ def _forward_attention(
     scaling: float | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     all_hidden_states: torch.Tensor | None = None,
+    token_of_slot: torch.Tensor | None = None,
+    slot_of_token: torch.Tensor | None = None,
+    is_slot_filled: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence; the signature is that of transformers' attention functions.
@@ -87,11 +157,46 @@ def _forward_attention(
         names = get_family(config.model_type).packing_projections
         states = (getattr(module, name)(all_hidden_states) for name in names)
         key, value = (state.unflatten(-1, (query.shape[1], -1)).transpose(1, 2) for state in states)
+    if token_of_slot is not None:
+        assert slot_of_token is not None and is_slot_filled is not None  # noqa: S101, PT018 - they come together
+        slots = _Slots(token_of_slot, slot_of_token, is_slot_filled)
+        return _attend_in_slots(query, key, value, slots, scale=scaling, dropout=dropout), None
     lengths = cu_seq_lens_q.diff().tolist()
     scale = scaling or query.shape[-1] ** -0.5
     if dropout == 0:
         return _attend(query, key, value, lengths, scale=scale), None
     return _attend_with_dropout(query, key, value, lengths, scale=scale, dropout=dropout), None
+
+
+class _Slots(NamedTuple):
+    """Where tokens stand when the sequences are padded to one width."""
+
+    token_of_slot: torch.Tensor
+    """Shape [sequences, width]."""
+    slot_of_token: torch.Tensor
+    """Shape [tokens], of the slots of all sequences."""
+    is_filled: torch.Tensor
+    """Shape [sequences, 1, 1, width]; each sequence fills a slot."""
+
+
+def _attend_in_slots(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, slots: _Slots, *, scale: float | None, dropout: float
+) -> torch.Tensor:
+    """Attend in one call for all sequences: no step waits for the lengths, which are on the device."""
+    rows, width = slots.token_of_slot.shape
+
+    def fill(part: torch.Tensor) -> torch.Tensor:
+        tokens = part[0].transpose(0, 1)
+        filled = tokens.index_select(0, slots.token_of_slot.view(-1))
+        return filled.view(rows, width, *tokens.shape[1:]).transpose(1, 2)
+
+    is_first_only = query.shape[2] == rows
+    queries = query.transpose(0, 2) if is_first_only else fill(query)
+    output = scaled_dot_product_attention(
+        queries, fill(key), fill(value), attn_mask=slots.is_filled, dropout_p=dropout, scale=scale
+    )
+    states = output.transpose(1, 2).flatten(0, 1)
+    return (states if is_first_only else states.index_select(0, slots.slot_of_token))[None]
 
 
 def _attend(

@@ -47,6 +47,8 @@ class TrainingState:
     loss_sum: float = 0.0
     """Of the steps' mean losses, each times its rows."""
     epochs_validated: int = 0
+    overhead_tokens: int | None = None
+    """By which batches are split, as measured at the start: a resumed training splits them as before."""
     best_epoch: int | None = None
     best_score: float = -math.inf
     curve: list[CurvePoint] = field(default_factory=list)
@@ -155,6 +157,12 @@ class TrainingSession:
         self._report_progress()
         if self.state.step == self.plan.steps_per_epoch * (self.state.epochs_validated + 1):
             self._validate_epoch()  # the training was interrupted between an epoch and its validation
+
+    def get_overhead_tokens(self, measure: Callable[[], int]) -> int:
+        """Return the cost of a micro-batch by which this training splits batches, measured once and on all ranks alike."""
+        if self.state.overhead_tokens is None:
+            self.state.overhead_tokens = int(broadcast_value(measure()))
+        return self.state.overhead_tokens
 
     def record_step(self, loss: torch.Tensor, rows: int, tokens: int) -> None:
         """Record what an optimizer step read, and its mean loss, which is not read yet."""

@@ -1,3 +1,4 @@
+from functools import partial
 from itertools import combinations
 
 import pytest
@@ -40,7 +41,8 @@ def test_grouped_rows_are_of_like_length_and_their_batches_in_no_order() -> None
 
 @given(LENGTHS, st.none() | st.integers(1, 4096))
 def test_micro_batches_hold_every_row_once_and_never_too_many_tokens(lengths: list[int], limit: int | None) -> None:
-    for cut, padded in ((split_for_padding, True), (split_for_packing, False)):
+    split_for_slots = partial(split_for_packing, is_padding_counted=True)
+    for cut, padded in ((split_for_padding, True), (split_for_packing, False), (split_for_slots, True)):
         parts = cut(range(len(lengths)), lengths, max_tokens=limit)
         assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
         for part in parts:

@@ -14,7 +14,7 @@ from support.tiny_models import FAMILIES
 from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Training
 from trainingtask_trainer.errors import Interrupted
-from trainingtask_trainer.models.transformers import memory_budget, optimization
+from trainingtask_trainer.models.transformers import memory_budget, optimization, packed_attention, step_graphs
 from trainingtask_trainer.models.transformers.batch_planning import split_for_padding
 from trainingtask_trainer.models.transformers.classifier import Transformer
 from trainingtask_trainer.models.transformers.collation import Batch, move_to_device
@@ -62,6 +62,22 @@ def test_half_precision_follows_fp32(tiny_models: Path, precision: str) -> None:
     losses = [[point.training_loss or point.validation_loss for point in run.fitted.curve] for run in (exact, rounded)]
     assert losses[0] != losses[1]
     np.testing.assert_allclose(*losses, rtol=0.02)
+
+
+def test_steps_launched_as_graphs_have_the_same_numbers(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_attention, "IS_USED_ON_GPUS", True)
+    captured: list[Any] = []
+    capture = step_graphs.CudaGraphs.capture
+
+    def spy(graphs: step_graphs.CudaGraphs, function: step_graphs.Function) -> Any:
+        captured.append(capture(graphs, function))
+        return captured[-1]
+
+    monkeypatch.setattr(step_graphs.CudaGraphs, "capture", spy)
+    launched_at_once = fit(task(epochs=3), tiny_models)
+    assert captured
+    monkeypatch.setattr(step_graphs, "_MAX_GRAPHS", 0)
+    assert_same_numbers(launched_at_once, fit(task(epochs=3), tiny_models))
 
 
 def test_auto_says_what_precision_it_chose(tiny_models: Path) -> None:

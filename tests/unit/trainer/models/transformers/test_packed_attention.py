@@ -70,7 +70,11 @@ def test_packed_rows_have_the_logits_and_gradients_of_padded_ones(family: str, a
     expected, expected_gradients = gradients(model, padded(model.config))
     assert expected.std(dim=0).min() > 0.1
     packed_attention.enable_packing(model)
-    for inputs in (packed_attention.pack(TEXTS, model.config), padded(model.config)):
+    for inputs in (
+        packed_attention.pack(TEXTS, model.config),
+        packed_attention.pack_with_slots(TEXTS, model.config),
+        padded(model.config),
+    ):
         logits, found = gradients(model, inputs)
         torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-10)
         errors = [(a - b).abs().max() for a, b in zip(found, expected_gradients, strict=True)]
@@ -115,6 +119,12 @@ def test_attention_is_the_same_with_hardly_any_dropout(dropout: float) -> None:
     attend = torch.nn.functional.scaled_dot_product_attention
     expected = [attend(*text).transpose(1, 2) for text in parts.split(lengths, dim=3)]
     torch.testing.assert_close(found, torch.cat(expected, dim=1))
+
+
+def test_shapes_are_few_and_hardly_larger_than_needed() -> None:
+    rounded = [packed_attention.round_up(count, 8) for count in range(64, 4096)]
+    assert all(0 <= size - count <= count / 8 for count, size in enumerate(rounded, start=64))
+    assert len(set(rounded)) == 6 * 8 + 1
 
 
 def test_a_text_is_not_read_by_its_neighbours() -> None:

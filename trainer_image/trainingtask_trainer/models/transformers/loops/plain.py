@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from accelerate.utils import DataLoaderConfiguration
 from transformers import PreTrainedModel, set_seed
 
+from trainingtask_trainer.models.transformers import packed_attention
 from trainingtask_trainer.models.transformers.collation import move_to_device
 from trainingtask_trainer.models.transformers.gradient_exchange import GradientExchange
 from trainingtask_trainer.models.transformers.optimization import (
@@ -17,6 +18,7 @@ from trainingtask_trainer.models.transformers.optimization import (
     create_optimizer_and_scheduler,
     share_optimizer_state,
 )
+from trainingtask_trainer.models.transformers.step_graphs import StepGraphs
 from trainingtask_trainer.models.transformers.training_state import TrainingSession
 
 _MIXED_PRECISION = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -43,6 +45,9 @@ def train(model: PreTrainedModel, session: TrainingSession) -> None:
         entropy = [settings.seed, session.state.step, session.processes.rank]
         set_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
     exchange = GradientExchange(model)
+    graphs = (
+        StepGraphs(model, session.plan.max_tokens) if packed_attention.IS_USED_ON_GPUS and settings.on_gpu else None
+    )
 
     def save_state(folder: Path) -> None:
         accelerator.save_state(str(folder))
@@ -59,6 +64,7 @@ def train(model: PreTrainedModel, session: TrainingSession) -> None:
                     session.loss_function,
                     accelerator.backward,
                     decisions=rows * int(model.config.num_labels or 0),
+                    graphs=graphs,
                 )
                 loss = exchange.sum_gradients(loss)
                 if settings.max_gradient_norm > 0:

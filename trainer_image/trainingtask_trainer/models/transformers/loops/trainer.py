@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainingtask_api.training import Precision
+from trainingtask_trainer.models.transformers import packed_attention
 from trainingtask_trainer.models.transformers.collation import Batch, count_rows_and_tokens, move_to_device
 from trainingtask_trainer.models.transformers.optimization import accumulate_gradients, create_optimizer_and_scheduler
+from trainingtask_trainer.models.transformers.step_graphs import StepGraphs
 from trainingtask_trainer.models.transformers.training_state import WEIGHTS_FILE, TrainingSession
 
 
@@ -64,6 +66,8 @@ class _StepTrainer(Trainer):
         )
         self.remove_callback(transformers.PrinterCallback)
         self._session = session
+        has_graphs = packed_attention.IS_USED_ON_GPUS and session.settings.on_gpu
+        self._graphs = StepGraphs(model, session.plan.max_tokens) if has_graphs else None
 
     def get_train_dataloader(self) -> "DataLoader[Batch]":
         """Return the loader of an epoch's optimizer steps."""
@@ -82,7 +86,11 @@ class _StepTrainer(Trainer):
         batches: list[Batch] = inputs["micro_batches"]
         model.train()
         loss = accumulate_gradients(
-            model, move_to_device(batches, self.args.device), self._session.loss_function, self.accelerator.backward
+            model,
+            move_to_device(batches, self.args.device),
+            self._session.loss_function,
+            self.accelerator.backward,
+            graphs=self._graphs,
         )
         self._session.record_step(loss, *count_rows_and_tokens(batches))
         return loss
