@@ -12,7 +12,7 @@ from .config import HERE, Config
 from .console import ClusterError, run, stage
 from .kubectl import kubectl
 
-READY_SECONDS = 180
+READY_SECONDS = 300
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ def build_jobset(task: TrainingTask, settings: Settings) -> Object:
         "metadata": build_metadata(task, build_jobset_name(task)),
         "spec": {
             "suspend": should_create_suspended(task),
-            "network": {"enableDNSHostnames": True},
+            # Defaults of JobSet's webhook, which may not serve yet when the kind appears: its controller fails without.
+            "successPolicy": {"operator": "All"},
+            "startupPolicy": {"startupPolicyOrder": "AnyOrder"},
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
             "failurePolicy": {"maxRestarts": task.spec.run_policy.retries, "rules": _FAILURE_RULES},
             "replicatedJobs": [
                 {
