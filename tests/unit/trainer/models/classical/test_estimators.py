@@ -29,6 +29,7 @@ from trainingtask_trainer.datasets.support_tickets import SupportTickets
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import FitResult, TrainingRows
+from trainingtask_trainer.models.classical import estimators, neighbors, workers
 from trainingtask_trainer.models.classical.base import MODEL_FILE, Classical
 from trainingtask_trainer.models.classical.estimators import LogisticRegression
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
@@ -169,6 +170,19 @@ def test_tells_how_far_it_is(make_task: Make, volumes: Volumes, tickets: Split, 
     assert [step.step for step in run.steps] == [0, *range(per_step, parts, per_step), parts]
     assert {step.total_steps for step in run.steps} == {parts}
     assert (run.steps[0].rows, run.steps[-1].rows) == (0, 200)
+
+
+@pytest.mark.parametrize("model", ["linear_svc", "knn"])
+def test_workers_train_and_predict_the_same(
+    make_task: Make, volumes: Volumes, tickets: Split, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    task, texts, labels = make_task(spec_of(model)), tickets.texts[:300], tickets.labels[:300]
+    here = Run(task, volumes, texts, labels).predict(texts)
+    monkeypatch.setattr(workers, "_MIN_SECONDS", 0)
+    monkeypatch.setattr(neighbors, "_BLOCK_BYTES", 4 * 300 * 100)  # three blocks
+    for module in (estimators, neighbors):
+        monkeypatch.setattr(module, "get_cpu_limit", lambda: 2)
+    np.testing.assert_array_equal(Run(task, volumes, texts, labels).predict(texts), here)
 
 
 def test_a_long_fit_stops_when_told(make_task: Make, volumes: Volumes, tickets: Split) -> None:
