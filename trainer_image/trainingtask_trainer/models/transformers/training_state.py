@@ -22,7 +22,12 @@ from trainingtask_trainer.models.transformers.losses import LossFunction
 from trainingtask_trainer.models.transformers.optimization import create_learning_rate_function
 from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.reporting.progress import CurvePoint, Progress, Step
-from trainingtask_trainer.runtime.collectives import broadcast_tensors, broadcast_value, share_interruption
+from trainingtask_trainer.runtime.collectives import (
+    broadcast_tensors,
+    broadcast_value,
+    share_interruption,
+    sum_over_ranks,
+)
 from trainingtask_trainer.runtime.process_group import meet_ranks
 from trainingtask_trainer.runtime.processes import Processes
 
@@ -212,6 +217,7 @@ class TrainingSession:
                     self._best_weights.write(folder / _BEST_WEIGHTS_FILE)
         self._checkpoint_count += 1
         meet_ranks(self.processes, f"checkpoint {self._checkpoint_count}")  # a store may take longer than a collective
+        sum_over_ranks(0)  # none leaves while another still asks whether all are there
         if self._interruption is not None:
             raise self._interruption
 
