@@ -77,7 +77,8 @@ def install(config: Config, names: Iterable[str]) -> None:
 
 def uninstall(config: Config, names: Iterable[str]) -> None:
     """Remove the charts, their namespaces and all their custom resources."""
-    for addon in _select(names):
+    # Kueue first: no namespace can be deleted while its aggregated API does not answer.
+    for addon in reversed(_select(names)):
         with stage(f"uninstall {addon.name}"):
             # The resources first, while the controller is there to remove their finalizers.
             found = kubectl(config, "get", "crds", "--output=name").split()
