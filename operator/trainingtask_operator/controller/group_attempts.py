@@ -40,9 +40,7 @@ def build_task_attempts(
         members = _build_members(group, report, kube_events or {})
         attempt = _merge(members, task.spec.node_count)
         record = attempts.get(number)
-        if record and record.cause and record.pod not in {member.pod for member in members.values()}:
-            attempt = _take_end(record, attempt)
-        attempts[number] = attempt
+        attempts[number] = attempt if record is None else _take_record(record, attempt, members)
     return fill_gaps(attempts, report)
 
 
@@ -63,7 +61,7 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
     failed = [member for member in members.values() if member.cause]
     first = min(failed, key=_rank_failure, default=None)
     create_times = [member.create_time for member in members.values() if member.create_time]
-    nodes = describe_nodes([member.node for member in members.values() if member.node])
+    nodes = describe_nodes(list(dict.fromkeys(member.node for member in members.values() if member.node)))
     lacks_pods = len(members) < node_count
     merged = replace(
         main,
@@ -115,8 +113,15 @@ def _name_pod(member: Attempt, cause: Cause, members: Iterable[Attempt]) -> Caus
     return Cause(cause.reason, f"Pod {member.pod}{place}: {cause.message}")
 
 
-def _take_end(record: Attempt, attempt: Attempt) -> Attempt:
-    """Return the attempt with the recorded end: the pod that failed first is deleted, others are not yet."""
+def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt]) -> Attempt:
+    """Return the attempt with what is recorded of pods that JobSet has deleted, or is deleting, while others remain."""
+    if record.cause is None:
+        if 0 in members or attempt.cause is not None:
+            return attempt
+        return replace(attempt, pod=record.pod, node=record.node, start_time=record.start_time)
+    is_known_better = record.cause.reason in _CONSEQUENCES and not _is_consequence(attempt)
+    if attempt.counts_as_failure and (is_known_better or record.pod in {member.pod for member in members.values()}):
+        return attempt if 0 in members else replace(attempt, start_time=record.start_time)
     return replace(
         attempt,
         phase="Failed",
@@ -128,6 +133,10 @@ def _take_end(record: Attempt, attempt: Attempt) -> Attempt:
         cause=record.cause,
         counts_as_failure=True,
     )
+
+
+def _is_consequence(attempt: Attempt) -> bool:
+    return attempt.cause is not None and attempt.cause.reason in _CONSEQUENCES
 
 
 def describe_nodes(nodes: list[str]) -> str | None:

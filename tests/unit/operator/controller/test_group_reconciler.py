@@ -181,6 +181,44 @@ async def test_the_end_of_an_attempt_outlives_the_pod_that_failed_first(
         assert get_attempts(task) == first
 
 
+async def test_the_end_of_an_attempt_outlives_each_step_of_its_deletion(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    """As seen on a cluster: JobSet deletes the failed pod, which has ended, and its peer, which runs on for a while."""
+    task = add_group(cluster)
+    await start_group(cluster, reconciler, task)
+    peer, failed = (
+        group_pod(task, 0, phase="Running", state=running()),
+        group_pod(task, 1, phase="Failed", state=terminated(137)),
+    )
+    set_pods(cluster, task, peer, failed)
+    await reconciler.reconcile(*KEY)
+    recorded = task["status"]["attempts"]
+    assert get_attempts(task) == [(1, "t-trainer-0-1-r0", "node-1", "TrainerCrashed")]
+    for pod in (peer, failed):
+        pod["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:05Z"
+    stopped = group_pod(task, 0, phase="Failed", state=terminated(143))
+    stopped["metadata"]["deletionTimestamp"] = "2026-01-01T00:01:05Z"
+    for pods in ([peer, failed], [stopped, failed], [peer], [stopped], [failed], []):
+        set_pods(cluster, task, *pods)
+        await reconciler.reconcile(*KEY)
+        assert task["status"]["attempts"] == recorded, pods
+    run_group(cluster, task, restarts=1)
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["attempts"][:1] == recorded
+
+
+async def test_an_attempt_keeps_its_start_while_its_first_pod_goes(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_group(cluster)
+    await start_group(cluster, reconciler, task)
+    begun = task["status"]["attempts"]
+    set_pods(cluster, task, group_pod(task, 1, phase="Running", state=running()))
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["attempts"] == begun
+
+
 async def test_a_restart_that_no_operator_observed_closes_the_attempt(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
 ) -> None:
