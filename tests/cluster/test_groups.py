@@ -112,7 +112,7 @@ def test_a_group_waits_for_jobset_then_trains_as_one_node_does(
 def assert_resumed_after(group: Group, number: int, pod: str, reached: int, reason: str, rows: Rows) -> None:
     """Assert that an attempt ended because of one pod, and that the next one went on from its checkpoint."""
     group.wait_for_attempt(number + 1)
-    assert reached - 5 <= group.get_resumed_step()
+    group.wait_for_resume(reached - 5)
     ended, current = group.get_attempts()[-2:]
     assert (ended["number"], ended["pod"], ended["reason"]) == (number, pod, reason)
     assert (current["number"], current.get("finishTime")) == (number + 1, None)
@@ -158,7 +158,7 @@ def test_suspended_in_mid_epoch_the_group_resumes_there(group: Group, number: in
     assert group.kubectl.status(group.name)["state"] == "Suspended"
     group.set_suspend(False)
     eventually("Running", lambda: group.kubectl.status(group.name)["state"] == "Running", 120)
-    assert group.get_resumed_step() >= reached, "the last step, written within the grace period"
+    group.wait_for_resume(reached)  # the last step, written within the grace period
     assert group.wait_for_attempt(number).keys() == pods.keys()
     assert group.kubectl.status(group.name)["attempt"] == number, "a suspension is no failure"
 

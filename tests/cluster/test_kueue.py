@@ -58,10 +58,10 @@ def test_tasks_take_turns_and_a_group_starts_only_whole(
     reached = pair.wait_for_steps()
 
     pair.set_suspend(True)
-    single.get_resumed_step()
+    single.wait_for_resume(1)
     pair.set_suspend(False)
     wait_for_quota(pair)
 
     kubectl("delete", "trainingtask", "alone")
-    assert pair.get_resumed_step() >= reached
+    pair.wait_for_resume(reached)
     assert kubectl.status("both")["attempt"] == 1

@@ -60,10 +60,13 @@ class Group:
         reached = self.kubectl.status(self.name)["training"].get("step", 0)
         return self.kubectl.wait_for_step(self.name, reached + more)
 
-    def get_resumed_step(self) -> int:
-        """Wait for the step that the latest attempt resumed from; return it."""
-        report = lambda: self.kubectl.status(self.name)["training"].get("resumedFromStep")  # noqa: E731
-        return int(eventually(f"{self.name} resumes", report, START_SECONDS))
+    def wait_for_resume(self, step: int) -> None:
+        """Wait until the task has resumed from this step or a later one."""
+
+        def has_resumed() -> bool:
+            return int(self.kubectl.status(self.name)["training"].get("resumedFromStep", 0)) >= step
+
+        eventually(f"{self.name} resumes from step {step}", has_resumed, START_SECONDS)
 
     def evict(self, pod: str) -> None:
         """Evict a pod as `kubectl drain` does."""
