@@ -1,6 +1,14 @@
 """Results of a training that never was, for tests of those who pass them on."""
 
-from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
+from trainingtask_api.scores import (
+    Averages,
+    Baseline,
+    EvaluationResult,
+    Interval,
+    Intervals,
+    LabelScore,
+    ValidationScores,
+)
 from trainingtask_api.status import Results
 
 RESULTS = Results(
@@ -26,6 +34,7 @@ RESULTS = Results(
         micro=Averages(precision=0.5, recall=0.6, f1=0.5454),
         macro=Averages(recall=0.5, f1=0.44),
         weighted=Averages(precision=0.4, recall=0.5, f1=0.45),
+        intervals=Intervals(micro_f1=Interval(low=0.51, high=0.5812)),
         per_label=[
             LabelScore(label="a|b", precision=0.5, recall=0.6, f1=0.5454, support=7, threshold=0.4),
             LabelScore(label="c", precision=0.4, recall=0.4, f1=0.4, average_precision=0.3, support=4, threshold=0.4),

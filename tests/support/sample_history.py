@@ -11,7 +11,15 @@ from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTaskSpec
 from trainingtask_api.formatting import format_time_left
-from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
+from trainingtask_api.scores import (
+    Averages,
+    Baseline,
+    EvaluationResult,
+    Interval,
+    Intervals,
+    LabelScore,
+    ValidationScores,
+)
 from trainingtask_api.status import Results
 from trainingtask_history.rows import build_result_columns
 from trainingtask_history.store import record_many
@@ -301,6 +309,7 @@ def make_results(
             weighted=Averages(precision=level + 0.01, recall=level - 0.01, f1=level - 0.01),
             samples=Averages(precision=level, recall=level, f1=level),
             mean_average_precision=level * 0.88, label_ranking_average_precision=level + 0.15, roc_auc=0.92, per_label=scores,
+            intervals=Intervals(micro_f1=Interval(low=level - 0.014, high=level + 0.013)),
             undefined={"macro.precision": "a mean over 27 of 28 labels: grief is never predicted"} if dataset == "go_emotions" else {},
             all_zero=Baseline(accuracy_thresh=0.958, micro_f1=0.0, macro_f1=0.0, mean_average_precision=0.042),
             label_prior=Baseline(loss=0.155, accuracy_thresh=0.946, micro_f1=0.304, macro_f1=0.018, mean_average_precision=0.042),

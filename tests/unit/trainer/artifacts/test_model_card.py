@@ -61,8 +61,8 @@ def test_card_says_what_the_model_is_and_how_well_it_works(tmp_path: Path) -> No
     assert lines[0] == "# a-task"
     assert "A bert model that gives texts any of 3 labels, trained on table by a TrainingTask." in lines
     assert "trainingtask-trainer predict THIS_FOLDER 'a text'" in lines
-    assert "| micro-F1 | 0.5454 | 0.3000 | 0.0000 |" in lines
-    assert "| loss | 0.3000 | 0.4000 | - |" in lines
+    assert "| micro-F1 | 0.5454 | 0.3000 | 0.0000 | 0.510-0.581 |" in lines
+    assert "| loss | 0.3000 | 0.4000 | - | - |" in lines
     assert "| macro | - | 0.5000 | 0.4400 |" in lines
     assert "- `macro.precision`: no row is predicted to carry any label" in lines
     assert "| c | 0.4000 | 0.4000 | 0.4000 | 0.3000 | 4 | 0.4000 |" in lines

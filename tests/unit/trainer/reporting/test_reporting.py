@@ -320,7 +320,7 @@ class TestReporter:
         rows = [line.split() for line in output.getvalue().splitlines()]
         assert ["micro", "0.500", "0.600", "0.545"] in rows
         assert ["macro", "-", "0.500", "0.440"] in rows
-        assert ["micro-F1", "0.545", "0.300", "0.000"] in rows
+        assert ["micro-F1", "0.545", "0.300", "0.000", "0.510-0.581"] in rows
 
     def test_terminal_gets_a_bar(self) -> None:
         class Terminal(io.StringIO):

@@ -37,7 +37,14 @@ def test_a_finished_run_shows_scores_facts_and_arguments(browser: TestClient, sa
     tree = get_page(browser, f"/runs/{run.id}")
     assert [get_text(one) for one in select(tree, ".headline dt")] == ["micro-F1", "macro-F1", "mean average precision"]
     first = [get_text(cell) for cell in select(tree, "#run-scores tbody tr")[0]]
-    assert first == ["micro-F1", f"{run.score:.3f}", "0.304", "0.000", "beats both"]
+    assert first == [
+        "micro-F1",
+        f"{run.score:.3f}",
+        f"{run.score - 0.014:.3f} to {run.score + 0.013:.3f}",
+        "0.304",
+        "0.000",
+        "beats both",
+    ]
     assert "37 of 5,427 test texts" in get_text(select(tree, "p.notice.warn")[0])
     labels = [get_text(row[0]) for row in select(tree, "table.labels tbody tr")]
     assert sorted(labels) == sorted(EMOTIONS)
