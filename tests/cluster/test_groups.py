@@ -139,7 +139,7 @@ def test_killed_worker_is_named_with_its_rank_and_pod(group: Group, number: int,
     assert_resumed_after(group, number, pods[1], reached, "TrainerCrashed", rows)
     uid = group.kubectl.get("trainingtask", group.name)["metadata"]["uid"]
     message = next(row["error_message"] for row in rows(uid) if row["attempt"] == number)
-    assert f"rank 1 on pod {pods[1]} was killed by signal 9 (SIGKILL)" in message
+    assert f"killed by signal 9 (SIGKILL) (rank 1 on pod {pods[1]})" in message
 
 
 @pytest.mark.parametrize("index", [0, 1])
