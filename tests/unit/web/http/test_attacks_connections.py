@@ -13,6 +13,7 @@ import pytest
 import uvicorn
 from sqlalchemy import Engine
 
+from support.kubectl import eventually
 from trainingtask_web.app import create_app
 from trainingtask_web.http.server import UVICORN_OPTIONS, BoundedProtocol
 from trainingtask_web.settings import load_settings
@@ -35,7 +36,7 @@ Connect = Callable[[], socket.socket]
 @contextlib.contextmanager
 def serve(app: Any, **limits: Any) -> Iterator[int]:
     """Serve an app with shorter timeouts and other limits."""
-    short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_waiting": {}}
+    short = {"request_seconds": SECONDS, "response_seconds": SECONDS, "_waiting_for_client": {}}
     http = type("Short", (BoundedProtocol,), {**short, **limits})
     limit = UVICORN_OPTIONS["limit_concurrency"] * http.max_connections // BoundedProtocol.max_connections  # type: ignore[attr-defined]
     server = uvicorn.Server(uvicorn.Config(app, **{**UVICORN_OPTIONS, "http": http, "limit_concurrency": limit}))
@@ -138,18 +139,34 @@ def open_slow_reader(port: int) -> Iterator[socket.socket]:
         yield connection
 
 
-SLOW = {"max_connections": 20, "request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": 60.0}
+WAITING: dict[BoundedProtocol, None] = {}
+SLOW = {
+    "max_connections": 20,
+    "request_seconds": 60.0,
+    "response_seconds": 60.0,
+    "stalled_seconds": 60.0,
+    "_waiting_for_client": WAITING,
+}
+
+
+def count_stalled() -> int:
+    return sum(connection.flow.write_paused for connection in list(WAITING))
 
 
 @pytest.mark.parametrize("port", [SLOW], indirect=True)
 def test_above_the_limit_the_oldest_slow_readers_are_closed(port: int) -> None:
     with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(open_slow_reader(port)) for _ in range(30)]
+        readers: list[socket.socket] = []
+        for number in range(30):
+            readers.append(stack.enter_context(open_slow_reader(port)))
+            if number >= 20:
+                assert len(read_until_closed(readers[number - 20])) < 1_000_000
+            eventually("the reader's response is stalled", lambda: count_stalled() == min(len(readers), 20))
         statuses = [
             httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=TIMEOUT_SECONDS).status_code for _ in range(50)
         ]
         assert statuses == [200] * 50
-        assert len(read_until_closed(readers[0])) < 1_000_000
+        assert len(read_until_closed(readers[10])) < 1_000_000
 
 
 @pytest.mark.parametrize("port", [{"request_seconds": 60.0, "response_seconds": 60.0, "stalled_seconds": SECONDS}], indirect=True)  # fmt: skip
