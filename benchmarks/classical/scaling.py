@@ -1,7 +1,7 @@
 """Time and memory of the classical models over rows, labels and workers, on generated rows like those of tf-idf.
 
-    python benchmarks/classical/scaling.py workers [--json FILE] [MODEL ...]
-    python benchmarks/classical/scaling.py curve [--json FILE] [--most VALUES] [MODEL ...]
+    python benchmarks/classical/scaling.py workers [MODEL ...] [--json FILE]
+    python benchmarks/classical/scaling.py curve [MODEL ...] [--json FILE] [--most VALUES]
 
 `workers` fits 43,233 rows x 200 labels in one process and with two and four workers, and with scikit-learn's own
 `OneVsRestClassifier(n_jobs=2)`. `curve` goes from 10,000 to 1,000,000 rows and from 10 to 1,000 labels; `--most` leaves

@@ -7,6 +7,10 @@ from pydantic import Field
 from trainingtask_api.rules import Contract
 
 ShortText = Annotated[str, Field(max_length=128)]
+# Labels with scores of their own in results.json and in the history.
+MAX_SCORED_LABELS = 10_000
+# Of these, the ones in the status.
+MAX_REPORTED_LABELS = 50
 MessageText = Annotated[str, Field(max_length=2048)]
 
 
@@ -81,6 +85,29 @@ class ValidationScores(Contract):
     mean_average_precision: float | None = Field(None, description="Mean over labels of the average precision.")
 
 
+class ReliabilityBin(Contract):
+    """Label decisions of like probability."""
+
+    probability: float = Field(description="Mean of the probabilities.")
+    fraction: float = Field(description="Fraction of these decisions whose label is there.")
+    decisions: int = Field(description="Number of decisions.")
+
+
+class CalibrationScores(Contract):
+    """How far the probabilities can be taken at their word."""
+
+    expected_calibration_error: float = Field(
+        description="Mean distance between a bin's probability and its fraction, weighted by decisions."
+    )
+    brier_score: float = Field(description="Mean squared difference of probability and truth, over all decisions.")
+    temperature: float | None = Field(
+        None, description="Number that the logits were divided by; absent without calibration."
+    )
+    bins: Annotated[list[ReliabilityBin], Field(max_length=20)] = Field(
+        [], description="Bins of equal width in probability, without those that are empty."
+    )
+
+
 class EvaluationResult(Contract):
     """Scores on rows that neither training nor threshold tuning has seen. What is absent is named in `undefined`."""
 
@@ -91,6 +118,11 @@ class EvaluationResult(Contract):
     )
     threshold_source: ShortText = Field(
         description="'fixed' by the task, or tuned on the validation rows: 'global' or 'per_label'."
+    )
+    objective: ShortText | None = Field(None, description="What tuned thresholds are best for on the validation rows.")
+    threshold_shrinkage: float | None = Field(
+        None,
+        description="Positive validation rows at which a label's own threshold and the global one weigh the same; absent unless each label has its own.",
     )
     loss: float = Field(description="Binary cross-entropy, mean over rows and labels.")
     accuracy_thresh: float = Field(
@@ -112,8 +144,10 @@ class EvaluationResult(Contract):
         None, description="Mean over labels of the area under the ROC curve; needs no threshold."
     )
     intervals: Intervals = Field(Intervals(), description="95 % confidence intervals, by a bootstrap over the rows.")
-    per_label: Annotated[list[LabelScore], Field(max_length=1000)] = Field(
-        [], description="Scores of each label, in the data set's order."
+    calibration: CalibrationScores | None = Field(None, description="Calibration of the probabilities.")
+    per_label: Annotated[list[LabelScore], Field(max_length=MAX_SCORED_LABELS)] = Field(
+        [],
+        description="Scores of each label, in the data set's order; in the status of many labels the worst and the best by F1.",
     )
     undefined: Annotated[dict[str, MessageText], Field(max_length=64)] = Field(
         {}, description="Score by path, such as 'macro.precision': why it is absent, or over which labels it is a mean."

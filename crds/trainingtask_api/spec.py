@@ -10,6 +10,7 @@ from pydantic.alias_generators import to_snake
 
 from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, PREPROCESSORS, TRANSFORMER_FAMILIES
 from trainingtask_api.dataset import Dataset
+from trainingtask_api.exports import Format
 from trainingtask_api.fields import (
     HubRepository,
     ObjectName,
@@ -104,6 +105,30 @@ class Output(Contract):
     hub: HubRepository | None = Field(
         None,
         description="Instead of `volumeClaim`: the model's repository on the hub, 'owner/name'; made private if it is not there yet.",
+    )
+
+    formats: (
+        Annotated[
+            list[Format],
+            Field(min_length=1, max_length=4),
+            Rule(
+                "self.all(format, self.exists_one(other, other == format))",
+                "must name each format once",
+                lambda formats: len(set(formats)) == len(formats),
+            ),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Formats of the model: 'safetensors' (transformers) or 'skops' (classical models), 'onnx', and 'onnx_int8' (transformers, 8-bit weights). Default: the model's own format.",
+    )
+    max_f1_loss: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None,
+        description="An export of output.formats that costs more than this of the micro-averaged F1 on the test rows is not written. Default: 0.01.",
+    )
+    keep_texts: bool = Field(
+        False,
+        description="Write the texts of the rows beside the predictions and the suspected label errors. Default: row numbers only.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -229,6 +254,20 @@ def _refuse_unread_by_default(field: str) -> Rule:
     )
 
 
+def _refuse_format(formats: tuple[Format, ...], kind: str, models: tuple[str, ...], allowed: str) -> Rule:
+    """Return the rule that models of a kind are not written in these formats."""
+    return Rule(
+        f"!has(self.output) || !has(self.output.formats) || !(self.model.name in {to_cel_list(models)})"
+        f" || !self.output.formats.exists(format, format in {to_cel_list(formats)})",
+        f"output.formats of {kind} are {allowed}",
+        lambda spec: (
+            spec.output is None
+            or not set(spec.output.formats or ()).intersection(formats)
+            or spec.model.name not in models
+        ),
+    )
+
+
 def _refuse_unused_processes(field: str, condition: str, is_given: Callable[[Resources], bool]) -> Rule:
     """Return the rule that a classical model is not given what neither it nor its preprocessor uses."""
     return Rule(
@@ -335,6 +374,17 @@ class TrainingTaskSpec(Contract):
                 f"is for {_describe_models(users)}: this model does not use it, remove it",
             )
             for field, users in HYPERPARAMETER_MODELS.items()
+        ),
+        _refuse_format(
+            (Format.SAFETENSORS, Format.ONNX_INT8), "a classical model", CLASSICAL_MODELS, "'skops' and 'onnx'"
+        ),
+        _refuse_format((Format.SKOPS,), "a transformer", TRANSFORMER_FAMILIES, "'safetensors', 'onnx' and 'onnx_int8'"),
+        Rule(
+            f"!has(self.evaluation) || !has(self.evaluation.folds) || !(self.model.name in {to_cel_list(TRANSFORMER_FAMILIES)})",
+            "evaluation.folds trains the model once more for each fold and is for classical models: remove it, or train one on preprocessor.name 'embedding'",
+            lambda spec: (
+                spec.evaluation is None or spec.evaluation.folds is None or spec.model.name not in TRANSFORMER_FAMILIES
+            ),
         ),
         # Without a name the model's default preprocessor runs.
         *(_refuse_unread_by_default(field) for field in PREPROCESSOR_FIELDS),

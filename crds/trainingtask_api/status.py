@@ -9,6 +9,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, Field
 
+from trainingtask_api.exports import Exports
+from trainingtask_api.label_errors import LabelErrors
 from trainingtask_api.rules import Contract
 from trainingtask_api.scores import EvaluationResult, MessageText, ShortText, ValidationScores
 
@@ -108,6 +110,8 @@ class Results(Contract):
     )
     validation: ValidationScores = Field(description="Scores on the validation rows.")
     evaluation: EvaluationResult = Field(description="Scores on the test rows.")
+    exports: Exports = Field([], description="The model in other formats, as the task's output.formats asks.")
+    label_errors: LabelErrors | None = Field(None, description="Where the model and the given labels disagree.")
     warnings: Annotated[list[MessageText], Field(max_length=MAX_WARNINGS)] = Field(
         [], description="What a reader of the scores must know."
     )

@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
+from pydantic.alias_generators import to_snake
 
 from trainingtask_api.capabilities import MODELS, group_by_field
 from trainingtask_api.fields import Fraction, Seed
@@ -59,6 +60,22 @@ class ThresholdTuning(StrEnum):
 
     GLOBAL = "global"
     PER_LABEL = "per_label"
+
+
+class Objective(StrEnum):
+    """What tuned thresholds are best for, on the validation rows."""
+
+    MICRO_F1 = "micro_f1"
+    MACRO_F1 = "macro_f1"
+    F_BETA = "f_beta"
+    MIN_PRECISION = "min_precision"
+
+
+class Calibration(StrEnum):
+    """How probabilities are corrected on the validation rows."""
+
+    NONE = "none"
+    TEMPERATURE = "temperature"
 
 
 # Hyperparameter -> the built-in models that read it.
@@ -145,6 +162,30 @@ class Training(Contract):
     )
 
 
+# Field -> the objective that needs it; no other reads it.
+_OBJECTIVE_FIELDS = {"beta": Objective.F_BETA, "minPrecision": Objective.MIN_PRECISION}
+
+
+def _exclude_threshold(field: str) -> Rule:
+    """Return the rule that a fixed threshold is not tuned."""
+    attribute = to_snake(field)
+    return Rule(
+        f"!(has(self.threshold) && has(self.{field}))",
+        f"evaluation.threshold and evaluation.{field} exclude each other: fix the threshold, or have it tuned",
+        lambda evaluation: evaluation.threshold is None or getattr(evaluation, attribute) is None,
+    )
+
+
+def _pair_with_objective(field: str, objective: Objective) -> Rule:
+    """Return the rule that a field is given with this objective and with no other."""
+    attribute = to_snake(field)
+    return Rule(
+        f"has(self.{field}) == (has(self.objective) && self.objective == '{objective}')",
+        f"evaluation.{field} and evaluation.objective '{objective}' go together: give both or neither",
+        lambda evaluation: (getattr(evaluation, attribute) is not None) == (evaluation.objective == objective),
+    )
+
+
 class Evaluation(Contract):
     """How probabilities become labels and scores."""
 
@@ -154,13 +195,35 @@ class Evaluation(Contract):
     )
     threshold_tuning: ThresholdTuning | None = Field(
         None,
-        description="'global': one threshold for all labels, with the best micro-averaged F1 on the validation rows. 'per_label': one for each label, with the label's best F1. Default: global.",
+        description="'global': one threshold for all labels. 'per_label': one for each label, drawn towards the global one where few validation rows carry the label. Default: global.",
+    )
+    objective: Objective | None = Field(
+        None,
+        description="What the thresholds are best for on the validation rows: 'micro_f1', 'macro_f1', 'f_beta' (see beta), or 'min_precision' (the most recall with at least minPrecision). Default: micro_f1 for one threshold, macro_f1 for one per label.",
+    )
+    beta: Annotated[float, Field(ge=0.1, le=10)] | None = Field(
+        None,
+        description="Weight of recall against precision in objective 'f_beta': 2 for recall, 0.5 for precision. Micro-averaged over all labels for one threshold, each label's own for one per label.",
+    )
+    min_precision: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Precision that objective 'min_precision' keeps on the validation rows."
+    )
+    at_least_one: bool = Field(
+        False, description="Predict the most probable label where no label reaches its threshold."
+    )
+    max_labels: Annotated[int, Field(ge=1, le=1000)] | None = Field(
+        None, description="Predict at most this many labels of a text, the most probable ones. Default: no limit."
+    )
+    calibration: Calibration | None = Field(
+        None,
+        description="'temperature': divide the logits by one number, chosen on the validation rows, so that of the decisions with a probability of 0.8 about 80 % are right. 'none': leave the probabilities alone. Default: none.",
+    )
+    folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
+        None,
+        description="Look for wrong labels in the training rows as well: train this many times without a part of them and predict that part. Classical models only. Default: validation and test rows alone.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "!(has(self.threshold) && has(self.thresholdTuning))",
-            "evaluation.threshold and evaluation.thresholdTuning exclude each other: fix the threshold, or have it tuned",
-            lambda evaluation: evaluation.threshold is None or evaluation.threshold_tuning is None,
-        ),
+        *(_exclude_threshold(field) for field in ("thresholdTuning", "objective")),
+        *(_pair_with_objective(field, objective) for field, objective in _OBJECTIVE_FIELDS.items()),
     )

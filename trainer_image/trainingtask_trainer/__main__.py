@@ -91,14 +91,14 @@ def _predict(options: argparse.Namespace) -> int:
         from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
 
         add_code_folder(options.code_dir)
-    from trainingtask_trainer.artifacts.bundle import predict  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         return ExitCode.SUCCESS
     with fetch_model(options.model) as folder:
-        predictions = predict(folder, texts)
+        predictions = SavedModel(folder).predict(texts)
     for prediction in predictions:
         if options.json:
             labels = [{"label": label, "probability": value} for label, value in prediction.labels.items()]

@@ -14,7 +14,8 @@ from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
-from trainingtask_trainer.artifacts.bundle import Manifest, write_bundle
+from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError

@@ -7,7 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.alias_generators import to_camel
 
-from trainingtask_api.scores import Averages, Baseline, EvaluationResult, Intervals, LabelScore, ValidationScores
+from trainingtask_api.scores import (
+    MAX_SCORED_LABELS,
+    Averages,
+    Baseline,
+    EvaluationResult,
+    Intervals,
+    LabelScore,
+    ValidationScores,
+)
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_api.training import ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
@@ -16,8 +24,6 @@ from trainingtask_trainer.evaluation import baselines, metrics, thresholds, unce
 from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
 from trainingtask_trainer.evaluation.thresholds import Thresholds
 
-# The limit of the status.
-MAX_REPORTED_LABELS = 1000
 # With fewer positive rows the threshold of the best F1 is mostly noise.
 MIN_POSITIVES = 10
 
@@ -216,7 +222,7 @@ class _Averager:
         for kind, values in scores.items():
             if np.isnan(values).any():
                 self.undefined[f"perLabel.{kind}"] = self._describe_undefined(kind, values)
-        kept = sorted(np.argsort(-decisions.support, kind="stable")[:MAX_REPORTED_LABELS].tolist())
+        kept = sorted(np.argsort(-decisions.support, kind="stable")[:MAX_SCORED_LABELS].tolist())
         if len(kept) < len(self.label_names):
             self.undefined["perLabel"] = f"the {len(kept)} labels of {len(self.label_names)} with the most rows"
         return [

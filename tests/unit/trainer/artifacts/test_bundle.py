@@ -9,7 +9,9 @@ import pytest
 
 from support.results import RESULTS
 from trainingtask_trainer import registry
-from trainingtask_trainer.artifacts.bundle import Manifest, predict, write_bundle
+from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.model_manifest import Manifest
+from trainingtask_trainer.artifacts.saved_model import SavedModel
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities
 
@@ -60,7 +62,7 @@ def test_each_label_is_predicted_from_its_own_threshold(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         registry, "load_for_saved_model", lambda kind, name: {("models", "fixed"): FixedModel}[kind, name]
     )
-    [prediction] = predict(saved(tmp_path / "model"), ["a text"])
+    [prediction] = SavedModel(saved(tmp_path / "model")).predict(["a text"])
     assert prediction.text == "a text"
     assert list(prediction.labels.items()) == [("c", 0.9), ("b", 0.2)]  # 0.4 does not reach a's 0.5
 
@@ -70,8 +72,13 @@ def test_a_model_of_several_text_columns_reads_json_objects(tmp_path: Path, monk
     manifest = MANIFEST.model_copy(update={"text_columns": ("subject", "body")})
     saved(tmp_path / "m", manifest)
     rows = ['{"body": "b", "subject": "a", "id": 1}', '{"subject": null, "body": "b"}', "plain", "{not JSON"]
-    assert [prediction.text for prediction in predict(tmp_path / "m", rows)] == ["a\nb", "b", "plain", "{not JSON"]
+    assert [prediction.text for prediction in SavedModel(tmp_path / "m").predict(rows)] == [
+        "a\nb",
+        "b",
+        "plain",
+        "{not JSON",
+    ]
     with pytest.raises(UserError, match="has text under subject, body; this one has text"):
-        predict(tmp_path / "m", ['{"text": "x"}'])
+        SavedModel(tmp_path / "m").predict(['{"text": "x"}'])
     saved(tmp_path / "one")
-    assert predict(tmp_path / "one", rows[:1])[0].text == rows[0]  # of a model of one column, text is text
+    assert SavedModel(tmp_path / "one").predict(rows[:1])[0].text == rows[0]  # of a model of one column, text is text

@@ -1,0 +1,115 @@
+"""The predictions of a saved model, whose folder may be untrusted: no code in it is run."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import joblib  # type: ignore[import-untyped]
+import numpy as np
+
+from trainingtask_api.reasons import Reason
+from trainingtask_trainer import registry
+from trainingtask_trainer.artifacts.model_manifest import Manifest, create_invalid_model_error, read_manifest
+from trainingtask_trainer.errors import TrainerError, UserError, describe_with_location, join_names
+from trainingtask_trainer.evaluation import thresholds
+from trainingtask_trainer.evaluation.metrics import Probabilities
+from trainingtask_trainer.models.base import Model, Predictor
+from trainingtask_trainer.sources.columns import join_texts
+
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The labels of a text, with their probabilities, most probable first."""
+
+    text: str
+    labels: dict[str, float]
+
+
+class SavedModel:
+    """A saved model, loaded once for many predictions.
+
+    Parameters
+    ----------
+    folder
+        A folder that `write_bundle` wrote.
+
+    Raises
+    ------
+    UserError
+        When `folder` holds no saved model, a broken one, or one that needs code.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.manifest: Manifest = read_manifest(folder)
+        self._folder = folder
+        model: type[Model] = registry.load_for_saved_model("models", self.manifest.model)
+        self._predict: Predictor = self._guard(lambda: model.load(folder))
+
+    def predict_probabilities(self, texts: Sequence[str]) -> Probabilities:
+        """Return the probabilities of the labels, shape [texts, labels]."""
+        # An `n_jobs` in the files must not start processes.
+        with joblib.parallel_config(backend="threading"):
+            probabilities = self._guard(lambda: self._predict(texts))
+        shape, expected = np.shape(probabilities), (len(texts), len(self.manifest.labels))
+        if shape != expected:
+            raise create_invalid_model_error(
+                self._folder,
+                f"the model gives numbers of shape {shape} for {expected[0]} texts and {expected[1]} labels",
+            )
+        if not np.isfinite(probabilities).all():
+            raise create_invalid_model_error(self._folder, "the model gives probabilities that are no numbers")
+        return probabilities
+
+    def predict(self, rows: Sequence[str]) -> list[Prediction]:
+        """Return the labels of each row: those whose probability reaches their threshold.
+
+        A row is a text. For a model of several text columns it may be a JSON object with these.
+        """
+        texts = [_read_row(row, self.manifest.text_columns) for row in rows]
+        probabilities = self.predict_probabilities(texts)
+        predicted = thresholds.apply_thresholds(self.manifest.thresholds, probabilities)
+        predictions = []
+        for text, row, labels in zip(texts, probabilities, predicted, strict=True):
+            chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]
+            predictions.append(Prediction(text, {self.manifest.labels[index]: float(row[index]) for index in chosen}))
+        return predictions
+
+    def _guard(self, read: Callable[[], _Value]) -> _Value:
+        """Return the value of `read`; libraries raise any error over forged files."""
+        try:
+            return read()
+        except TrainerError:
+            raise
+        except Exception as error:
+            raise create_invalid_model_error(
+                self._folder,
+                f"its files cannot be read as model '{self.manifest.model}': {describe_with_location(error)}",
+            ) from error
+
+
+def _read_row(row: str, columns: Sequence[str]) -> str:
+    """Return the text of a row: of a JSON object, its text columns joined as those of the training rows were.
+
+    Raises
+    ------
+    UserError
+        When an object has text in none of the columns.
+    """
+    if not columns or not row.lstrip().startswith("{"):
+        return row
+    try:
+        cells = json.loads(row)
+    except ValueError:
+        return row
+    text = join_texts(cells.get(column) for column in columns)
+    if not text:
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"a JSON object for this model has text under {join_names(columns, limit=16)}; this one has"
+            f" {join_names(list(cells)) or 'nothing'}",
+        )
+    return text
