@@ -30,7 +30,7 @@ def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> fl
     A decision with the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
     """
     total = 0.0
-    for block in _split_rows(probabilities):
+    for block in split_rows(probabilities):
         given = np.where(truth[block] == 1, probabilities[block], 1 - probabilities[block])
         total -= float(np.log(np.maximum(given, np.finfo(np.float64).eps)).sum())
     return total / probabilities.size
@@ -175,7 +175,7 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     """
     result = np.full(len(truth), math.nan)
     labels = truth.shape[1]
-    for block in _split_rows(probabilities):
+    for block in split_rows(probabilities):
         order = np.argsort(-probabilities[block], axis=1)
         ranked = np.take_along_axis(probabilities[block], order, axis=1)
         hits = np.take_along_axis(truth[block], order, axis=1)
@@ -189,7 +189,8 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     return result
 
 
-def _split_rows(values: NDArray[Any]) -> Iterator[slice]:
+def split_rows(values: NDArray[Any]) -> Iterator[slice]:
+    """Yield blocks of the rows of a matrix, for intermediate values that take a multiple of `_BLOCK_BYTES`."""
     rows = max(1, _BLOCK_BYTES // (8 * values.shape[1]))
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 
