@@ -26,6 +26,7 @@ from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
 from trainingtask_web.routes.rendering import render
 from trainingtask_web.views import charts, compare_view, formatting, manifest, run_view, score_tables
 from trainingtask_web.views.compare_view import LETTERS, MAX_COMPARED
+from trainingtask_web.views.error_tables import build_errors
 from trainingtask_web.views.remediation import get_next_step
 from trainingtask_web.views.timeline import build_timeline
 
@@ -202,6 +203,7 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
             run_view.build_run_view(one, now) for one in queries.get_attempts(engine, principal.scope, run.task_uid)
         ],
         scores=score_tables.build_scores(run),
+        errors=build_errors(run.training_result),
         warnings=score_tables.get_warnings(run),
         charts=charts.build_run_charts(curves.get(run.id, {})),
         facts=_list_facts(run),
