@@ -75,6 +75,11 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
     if processes.world_size > 1:
         _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
+    if processes.world_size != spec.process_count:
+        reporter.add_warning(
+            f"{_count_processes(processes.world_size)} trained this, where resources.nodes and resources.gpus ask for"
+            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
+        )
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -218,6 +223,10 @@ def _check_distributes(
             f"model.name '{spec.model.name}' trains in one process, and the task has {count}: remove resources.gpus and"
             f" resources.nodes, or set `is_distributed = True` on {model.__name__} if it trains in several",
         )
+
+
+def _count_processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:
