@@ -164,7 +164,10 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             model=spec.model.name,
             preprocessor=preprocessor_name,
             labels=data.label_names,
-            thresholds=tuple(evaluation.thresholds.values.tolist()),
+            thresholds=tuple(map(float, evaluation.rule.thresholds)),
+            at_least_one=evaluation.rule.at_least_one,
+            max_labels=evaluation.rule.max_labels,
+            temperature=evaluation.temperature,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
