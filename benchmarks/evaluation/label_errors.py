@@ -22,9 +22,10 @@ from trainingtask_trainer.artifacts.label_issues import select_suspected
 from trainingtask_trainer.datasets.base import LabelMatrix, RawData, Split
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
 from trainingtask_trainer.datasets.splits import assign_folds
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.label_errors import Mistakes, PredictedRows, report_label_errors
 from trainingtask_trainer.evaluation.repeated_texts import RepeatedTexts
-from trainingtask_trainer.evaluation.thresholds import apply_thresholds, choose_thresholds
+from trainingtask_trainer.evaluation.thresholds import choose_thresholds
 from trainingtask_trainer.models.base import TrainingRows
 from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
@@ -139,7 +140,7 @@ def predict(spec: TrainingTaskSpec, raw: RawData, given: LabelMatrix, seed: int)
     split = Split(raw.train.texts, given)
     folds = assign_folds(split, FOLDS, seed)
     found = predict_out_of_fold(fold_models, rows, folds, preprocessor, progress)
-    return PredictedRows("train", split, found, apply_thresholds(thresholds, found))
+    return PredictedRows("train", split, found, DecisionRule(thresholds).predict(found))
 
 
 def compute_precision(hits: Mask, planted: int) -> tuple[float, float]:

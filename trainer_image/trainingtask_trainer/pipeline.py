@@ -21,10 +21,10 @@ from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warni
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
-from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
-from trainingtask_trainer.evaluation.label_errors import PredictedRows, report_label_errors
+from trainingtask_trainer.evaluation.calibration import scale_probabilities
+from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
+from trainingtask_trainer.evaluation.label_errors import LabelErrorReport, PredictedRows, report_label_errors
 from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
-from trainingtask_trainer.evaluation.thresholds import apply_thresholds
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
@@ -81,6 +81,11 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
     if processes.world_size > 1:
         _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
+    if processes.world_size != spec.process_count:
+        reporter.add_warning(
+            f"{_count_processes(processes.world_size)} trained this, where resources.nodes and resources.gpus ask for"
+            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
+        )
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -126,17 +131,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test=test,
         seconds=test_seconds,
     )
-    parts = [
-        PredictedRows(
-            name,
-            data.get_splits()[name],
-            rows.probabilities,
-            apply_thresholds(evaluation.thresholds.values, rows.probabilities),
-        )
-        for name, rows in held_out.items()
-    ]
-    repeated_texts = count_repeated_texts(list(data.get_splits().values()))
-    errors = report_label_errors(data.label_names, parts, _get_folds(spec), repeated_texts)
+    parts, errors = _find_errors(data, evaluation, held_out, _get_folds(spec))
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
@@ -186,7 +181,10 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             model=spec.model.name,
             preprocessor=preprocessor_name,
             labels=data.label_names,
-            thresholds=tuple(evaluation.thresholds.values.tolist()),
+            thresholds=tuple(map(float, evaluation.rule.thresholds)),
+            at_least_one=evaluation.rule.at_least_one,
+            max_labels=evaluation.rule.max_labels,
+            temperature=evaluation.temperature,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
@@ -247,6 +245,21 @@ def _train_model(
     return _Trained(fitted, seconds, held_out, time.perf_counter() - started)
 
 
+def _find_errors(
+    data: PreparedData, evaluation: Evaluation, held_out: Mapping[str, ScoredRows], folds: int | None
+) -> tuple[list[PredictedRows], LabelErrorReport]:
+    """Return the held-out rows with their predicted labels, and the mistakes in them."""
+    if evaluation.temperature is not None and "train" in held_out:
+        scale_probabilities(held_out["train"].probabilities, evaluation.temperature)
+    splits = data.get_splits()
+    parts = [
+        PredictedRows(name, splits[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
+        for name, rows in held_out.items()
+    ]
+    repeated = count_repeated_texts(list(splits.values()))
+    return parts, report_label_errors(data.label_names, parts, folds, repeated)
+
+
 def _get_folds(spec: TrainingTaskSpec) -> int | None:
     return spec.evaluation.folds if spec.evaluation else None
 
@@ -271,6 +284,10 @@ def _check_distributes(
             f"model.name '{spec.model.name}' trains in one process, and the task has {count}: remove resources.gpus and"
             f" resources.nodes, or set `is_distributed = True` on {model.__name__} if it trains in several",
         )
+
+
+def _count_processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 
-Probabilities = NDArray[np.float64]
+Probabilities = NDArray[np.floating[Any]]
+"""float32 is enough, and half as large; no function here makes a float64 copy of all of them."""
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Score = TypeVar("Score")
@@ -121,11 +122,20 @@ def rank_decisions(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ra
 
 
 def map_rankings(
-    score: Callable[[Ranking], Score], truth: LabelMatrix, probabilities: Probabilities, labels: Iterable[int]
+    score: Callable[[Ranking], Score],
+    truth: LabelMatrix,
+    probabilities: Probabilities,
+    labels: Iterable[int],
+    rows: NDArray[np.bool_] | None = None,
 ) -> list[Score]:
-    """Return the score of each label's ranking; sorting, the most of the work, takes all cores."""
+    """Return the score of each label's ranking, of all or of some rows; sorting, the most of the work, takes all cores."""
+    read = slice(None) if rows is None else rows
+
+    def score_label(label: int) -> Score:
+        return score(rank_decisions(truth[:, label][read], probabilities[:, label][read]))
+
     with ThreadPoolExecutor(get_cpu_limit()) as pool:
-        return list(pool.map(lambda label: score(rank_decisions(truth[:, label], probabilities[:, label])), labels))
+        return list(pool.map(score_label, labels))
 
 
 def average_precision(ranking: Ranking) -> float:
@@ -190,7 +200,7 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
 
 
 def split_rows(values: NDArray[Any]) -> Iterator[slice]:
-    """Yield blocks of the rows of a matrix, for intermediate values that take a multiple of `_BLOCK_BYTES`."""
+    """Yield the rows of a matrix as blocks, so that what is computed from one stays small."""
     rows = max(1, _BLOCK_BYTES // (8 * values.shape[1]))
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 
