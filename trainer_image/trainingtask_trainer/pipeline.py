@@ -15,9 +15,7 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
-from trainingtask_trainer.artifacts.error_files import write_error_files
 from trainingtask_trainer.artifacts.model_manifest import Manifest
-from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warnings
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
@@ -164,7 +162,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
                 *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
-                *(list_size_warnings(parts) if destination else ()),
+                *(_list_size_warnings(parts) if destination else ()),
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
@@ -189,14 +187,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         )
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
             write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-            write_error_files(
-                Path(folder),
-                name,
-                Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
-                parts,
-                errors,
-                keep_texts=spec.output is not None and spec.output.keep_texts,
-            )
+            _write_error_files(Path(folder), task, data, parts, errors)
             destination.publish(Path(folder))
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
@@ -258,6 +249,29 @@ def _find_errors(
     ]
     repeated = count_repeated_texts(list(splits.values()))
     return parts, report_label_errors(data.label_names, parts, folds, repeated)
+
+
+def _list_size_warnings(parts: Sequence[PredictedRows]) -> list[str]:
+    from trainingtask_trainer.artifacts.predictions import list_size_warnings  # noqa: PLC0415 - pyarrow
+
+    return list_size_warnings(parts)
+
+
+def _write_error_files(
+    folder: Path, task: TrainingTask, data: PreparedData, parts: Sequence[PredictedRows], errors: LabelErrorReport
+) -> None:
+    from trainingtask_trainer.artifacts.error_files import write_error_files  # noqa: PLC0415 - pyarrow
+    from trainingtask_trainer.artifacts.predictions import Metadata  # noqa: PLC0415
+
+    output = task.spec.output
+    write_error_files(
+        folder,
+        task.metadata.name,
+        Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+        parts,
+        errors,
+        keep_texts=output is not None and output.keep_texts,
+    )
 
 
 def _get_folds(spec: TrainingTaskSpec) -> int | None:
