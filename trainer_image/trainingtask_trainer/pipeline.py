@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,18 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.error_files import write_error_files
 from trainingtask_trainer.artifacts.model_manifest import Manifest
+from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warnings
 from trainingtask_trainer.datasets.base import Dataset
-from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
+from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
+from trainingtask_trainer.evaluation.label_errors import PredictedRows, report_label_errors
+from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
+from trainingtask_trainer.evaluation.thresholds import apply_thresholds
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
+from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
@@ -96,8 +102,15 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     data = prepare_data(raw, spec.dataset)
 
     def train_model() -> _Trained:
-        checkpoints = destination.checkpoints if destination else None
-        return _train_model(model, preprocessor, data, features, reporter=reporter, checkpoints=checkpoints)
+        return _train_model(
+            [model, *(model_class(spec, volumes) for _ in range(_get_folds(spec) or 0))],
+            preprocessor,
+            data,
+            features,
+            reporter=reporter,
+            checkpoints=destination.checkpoints if destination else None,
+            seed=spec.dataset.seed,
+        )
 
     meet_ranks(processes, "loaded")  # downloads may take longer than a collective waits
     with join_process_group(processes, spec.device):
@@ -108,7 +121,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         trained = train_model() if is_distributed(model_class) else None
     if not processes.is_main:
         return None
-    fitted, runtime, validation, test, test_seconds = trained or train_model()
+    fitted, runtime, held_out, test_seconds = trained or train_model()
+    validation, test = held_out["validation"], held_out["test"]
     evaluation = evaluate(
         spec.evaluation,
         data.label_names,
@@ -117,6 +131,17 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test=test,
         seconds=test_seconds,
     )
+    parts = [
+        PredictedRows(
+            name,
+            data.get_splits()[name],
+            rows.probabilities,
+            apply_thresholds(evaluation.thresholds.values, rows.probabilities),
+        )
+        for name, rows in held_out.items()
+    ]
+    repeated_texts = count_repeated_texts(list(data.get_splits().values()))
+    errors = report_label_errors(data.label_names, parts, _get_folds(spec), repeated_texts)
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
@@ -140,6 +165,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test_texts_in_train=repeated["test"],
         validation=evaluation.validation,
         evaluation=evaluation.test,
+        label_errors=errors.summary,
         warnings=_truncate_warnings(
             [
                 *reporter.warnings,
@@ -148,6 +174,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
                 *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
+                *(list_size_warnings(parts) if destination else ()),
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
@@ -172,6 +199,14 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         )
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
             write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
+            write_error_files(
+                Path(folder),
+                name,
+                Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+                parts,
+                errors,
+                keep_texts=spec.output is not None and spec.output.keep_texts,
+            )
             destination.publish(Path(folder))
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
@@ -182,34 +217,46 @@ class _Trained(NamedTuple):
 
     fitted: FitResult
     seconds: float
-    validation: ScoredRows
-    test: ScoredRows
+    held_out: dict[str, ScoredRows]
+    """By split: validation and test rows, and with folds the training rows."""
     test_seconds: float
 
 
 def _train_model(
-    model: Model,
+    models: Sequence[Model],
     preprocessor: Preprocessor,
     data: PreparedData,
     features: Mapping[str, Any],
     *,
     reporter: Reporter,
     checkpoints: FolderStore | None,
+    seed: int,
 ) -> _Trained:
-    """Fit the model, and predict the validation and the test rows."""
+    """Fit the first model, and predict the validation and the test rows; the others predict a fold of the training rows each."""
+    model, *fold_models = models
     reporter.start_phase(Phase.TRAINING)
+    progress = SharedProgress(reporter.report_step, trainings=len(models))
     started = time.perf_counter()
     rows = TrainingRows(
         features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
     )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    fitted = model.fit(rows, preprocessor, progress, checkpoints)
     seconds = time.perf_counter() - started
+    held_out = {}
+    if fold_models:
+        folds = assign_folds(data.train, len(fold_models), seed)
+        found = predict_out_of_fold(fold_models, rows, folds, preprocessor, progress)
+        held_out["train"] = ScoredRows(data.train.labels, found)
 
     reporter.start_phase(Phase.EVALUATING)
-    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
+    held_out["validation"] = ScoredRows(data.validation.labels, model.predict(features["validation"]))
     started = time.perf_counter()
-    test = ScoredRows(data.test.labels, model.predict(features["test"]))
-    return _Trained(fitted, seconds, validation, test, time.perf_counter() - started)
+    held_out["test"] = ScoredRows(data.test.labels, model.predict(features["test"]))
+    return _Trained(fitted, seconds, held_out, time.perf_counter() - started)
+
+
+def _get_folds(spec: TrainingTaskSpec) -> int | None:
+    return spec.evaluation.folds if spec.evaluation else None
 
 
 def _check_distributes(
@@ -219,6 +266,12 @@ def _check_distributes(
     if spec.training.loop == Loop.TRAINER:
         raise UserError(
             Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
+        )
+    if is_distributed(model) and (folds := _get_folds(spec)):
+        raise UserError(
+            Reason.INVALID_SPEC,
+            f"evaluation.folds {folds} trains in one process, not in {count}: remove it, or resources.gpus"
+            " and resources.nodes",
         )
     if not (is_distributed(model) or is_distributed(preprocessor)):
         raise UserError(
