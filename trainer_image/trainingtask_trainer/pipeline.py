@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,13 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.exporting import write_exports
 from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
+from trainingtask_trainer.evaluation.thresholds import apply_thresholds
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
@@ -58,11 +61,14 @@ def train(
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
-    with observe_downloads(reporter), open_downloads():
-        return _run_phases(task, volumes, reporter, processes)
+    with observe_downloads(reporter), open_downloads(), tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+        return _run_phases(task, volumes, reporter, processes, Path(folder))
 
 
-def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes) -> Results | None:
+def _run_phases(
+    task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes, saved: Path
+) -> Results | None:
+    """Run all phases; the model is put together in the folder `saved`."""
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -116,6 +122,16 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
     measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
+    written = write_exports(
+        spec.output,
+        saved,
+        model,
+        preprocessor,
+        texts=data.test.texts,
+        test=test,
+        decide=partial(apply_thresholds, evaluation.thresholds.values),
+        report=reporter.report_saving,
+    )
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -135,6 +151,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test_texts_in_train=repeated["test"],
         validation=evaluation.validation,
         evaluation=evaluation.test,
+        exports=written.exports,
         warnings=_truncate_warnings(
             [
                 *reporter.warnings,
@@ -143,10 +160,11 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
                 *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
+                *written.warnings,
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
-        versions=provenance.collect_versions((*dataset.packages, *model.packages)),
+        versions=provenance.collect_versions((*dataset.packages, *model.packages, *written.packages)),
         model_path=destination and destination.model_path,
         model_uri=destination and destination.model_uri,
         text_lengths=measured.text_lengths if measured else None,
@@ -160,11 +178,18 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             preprocessor=preprocessor_name,
             labels=data.label_names,
             thresholds=tuple(evaluation.thresholds.values.tolist()),
+            formats=written.formats,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
-        with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
-            write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-            destination.publish(Path(folder))
+        write_bundle(
+            saved,
+            model if written.is_native_written else None,
+            preprocessor,
+            manifest=manifest,
+            results=results,
+            curve=fitted.curve,
+        )
+        destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
 
