@@ -16,15 +16,16 @@ from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
 from trainingtask_trainer.artifacts.error_files import write_error_files
+from trainingtask_trainer.artifacts.exporting import write_exports
 from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warnings
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
-from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
+from trainingtask_trainer.evaluation.calibration import scale_probabilities
+from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
 from trainingtask_trainer.evaluation.label_errors import PredictedRows, report_label_errors
 from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
-from trainingtask_trainer.evaluation.thresholds import apply_thresholds
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
@@ -64,11 +65,14 @@ def train(
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
-    with observe_downloads(reporter), open_downloads():
-        return _run_phases(task, volumes, reporter, processes)
+    with observe_downloads(reporter), open_downloads(), tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+        return _run_phases(task, volumes, reporter, processes, Path(folder))
 
 
-def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes) -> Results | None:
+def _run_phases(
+    task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes, saved: Path
+) -> Results | None:
+    """Run all phases; the model is put together in the folder `saved`."""
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -79,13 +83,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
-    if processes.world_size > 1:
-        _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
-    if processes.world_size != spec.process_count:
-        reporter.add_warning(
-            f"{_count_processes(processes.world_size)} trained this, where resources.nodes and resources.gpus ask for"
-            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
-        )
+    _check_processes(spec, processes.world_size, model_class, preprocessor_class, reporter)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -131,21 +129,24 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test=test,
         seconds=test_seconds,
     )
-    parts = [
-        PredictedRows(
-            name,
-            data.get_splits()[name],
-            rows.probabilities,
-            apply_thresholds(evaluation.thresholds.values, rows.probabilities),
-        )
-        for name, rows in held_out.items()
-    ]
+    parts = _decide_labels(data, held_out, evaluation)
     repeated_texts = count_repeated_texts(list(data.get_splits().values()))
     errors = report_label_errors(data.label_names, parts, _get_folds(spec), repeated_texts)
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
     measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
+    written = write_exports(
+        spec.output,
+        saved,
+        model,
+        preprocessor,
+        texts=data.test.texts,
+        test=test,
+        rule=evaluation.rule,
+        temperature=evaluation.temperature,
+        report=reporter.report_saving,
+    )
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -166,6 +167,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         validation=evaluation.validation,
         evaluation=evaluation.test,
         label_errors=errors.summary,
+        exports=written.exports,
         warnings=_truncate_warnings(
             [
                 *reporter.warnings,
@@ -175,10 +177,11 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
                 *fitted.warnings,
                 *evaluation.warnings,
                 *(list_size_warnings(parts) if destination else ()),
+                *written.warnings,
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
-        versions=provenance.collect_versions((*dataset.packages, *model.packages)),
+        versions=provenance.collect_versions((*dataset.packages, *model.packages, *written.packages)),
         model_path=destination and destination.model_path,
         model_uri=destination and destination.model_uri,
         text_lengths=measured.text_lengths if measured else None,
@@ -195,21 +198,40 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             at_least_one=evaluation.rule.at_least_one,
             max_labels=evaluation.rule.max_labels,
             temperature=evaluation.temperature,
+            formats=written.formats,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
-        with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
-            write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-            write_error_files(
-                Path(folder),
-                name,
-                Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
-                parts,
-                errors,
-                keep_texts=spec.output is not None and spec.output.keep_texts,
-            )
-            destination.publish(Path(folder))
+        write_bundle(
+            saved,
+            model if written.is_native_written else None,
+            preprocessor,
+            manifest=manifest,
+            results=results,
+            curve=fitted.curve,
+        )
+        write_error_files(
+            saved,
+            name,
+            Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+            parts,
+            errors,
+            keep_texts=spec.output is not None and spec.output.keep_texts,
+        )
+        destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _decide_labels(
+    data: PreparedData, held_out: Mapping[str, ScoredRows], evaluation: Evaluation
+) -> list[PredictedRows]:
+    """Return the rows that the model was not trained on, with the labels that the saved model would predict."""
+    if evaluation.temperature is not None and "train" in held_out:  # the others were calibrated for their scores
+        scale_probabilities(held_out["train"].probabilities, evaluation.temperature)
+    return [
+        PredictedRows(name, data.get_splits()[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
+        for name, rows in held_out.items()
+    ]
 
 
 class _Trained(NamedTuple):
@@ -259,19 +281,20 @@ def _get_folds(spec: TrainingTaskSpec) -> int | None:
     return spec.evaluation.folds if spec.evaluation else None
 
 
-def _check_distributes(
-    spec: TrainingTaskSpec, model: type[Model], preprocessor: type[Preprocessor], count: int
+def _check_processes(
+    spec: TrainingTaskSpec, count: int, model: type[Model], preprocessor: type[Preprocessor], reporter: Reporter
 ) -> None:
-    """Refuse several processes where neither model nor preprocessor uses them."""
+    """Refuse several processes where neither model nor preprocessor uses them; warn of fewer than the task asks for."""
+    if count != spec.process_count:
+        reporter.add_warning(
+            f"{_count_processes(count)} trained this, where resources.nodes and resources.gpus ask for"
+            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
+        )
+    if count == 1:
+        return
     if spec.training.loop == Loop.TRAINER:
         raise UserError(
             Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
-        )
-    if is_distributed(model) and (folds := _get_folds(spec)):
-        raise UserError(
-            Reason.INVALID_SPEC,
-            f"evaluation.folds {folds} trains in one process, not in {count}: remove it, or resources.gpus"
-            " and resources.nodes",
         )
     if not (is_distributed(model) or is_distributed(preprocessor)):
         raise UserError(
