@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``predict``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
+"""The command line: ``run``, ``predict``, ``serve``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
 
 import sys
 
@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    commands = {"run": _run, "predict": _predict, "download": _download, "list": _list}
+    commands = {"run": _run, "predict": _predict, "serve": _serve, "download": _download, "list": _list}
     try:
         return commands[options.command](options)
     except TrainerError as error:
@@ -62,12 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     predict = commands.add_parser("predict", help="label texts with a trained model")
-    predict.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
+    _add_model_arguments(predict)
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
-    predict.add_argument(
-        "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
-    )
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
+
+    serve = commands.add_parser("serve", help="serve a trained model over HTTP")
+    _add_model_arguments(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8080, help="port to listen on, 0: a free one (default: %(default)s)")
+    serve.add_argument("--name", help="its name in the Open Inference Protocol (default: that of its task)")
 
     download = commands.add_parser("download", help="copy a trained model from an object store or a hub")
     download.add_argument("model", help="its s3://, gs://, az:// or hf:// address")
@@ -77,13 +81,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_model_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
+    command.add_argument(
+        "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     from trainingtask_trainer.run import run  # noqa: PLC0415
 
     return run(options)
 
 
-def _predict(options: argparse.Namespace) -> int:
+def _prepare_model(options: argparse.Namespace) -> None:
+    """Limit the threads of libraries, and add the folder of the model's code, before these are imported."""
     from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
 
     limit_threads()
@@ -91,6 +103,10 @@ def _predict(options: argparse.Namespace) -> int:
         from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
 
         add_code_folder(options.code_dir)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    _prepare_model(options)
     from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
@@ -101,11 +117,21 @@ def _predict(options: argparse.Namespace) -> int:
         predictions = SavedModel(folder).predict(texts)
     for prediction in predictions:
         if options.json:
-            labels = [{"label": label, "probability": value} for label, value in prediction.labels.items()]
-            print(json.dumps({"text": prediction.text, "labels": labels}, ensure_ascii=False))
+            print(json.dumps({"text": prediction.text, "labels": prediction.list_labels()}, ensure_ascii=False))
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _serve(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as process 1 of a container it would be ignored
+    _prepare_model(options)
+    from trainingtask_trainer.serving.server import serve  # noqa: PLC0415
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    with fetch_model(options.model) as folder:
+        serve(folder, host=options.host, port=options.port, name=options.name)
     return ExitCode.SUCCESS
 
 

@@ -28,6 +28,10 @@ class Prediction:
     text: str
     labels: dict[str, float]
 
+    def list_labels(self) -> list[dict[str, Any]]:
+        """Return the labels as JSON has them."""
+        return [{"label": label, "probability": probability} for label, probability in self.labels.items()]
+
 
 class SavedModel:
     """A saved model, loaded once for many predictions.
