@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainingtask_api.exports import Format
 from trainingtask_api.fields import IndicatorName, RegisteredName
 from trainingtask_api.reasons import Reason
 from trainingtask_api.task import describe_errors
@@ -30,6 +31,8 @@ class Manifest(BaseModel):
     labels: Annotated[tuple[_Label, ...], Field(min_length=1, max_length=100_000)]
     thresholds: tuple[_Threshold, ...]
     """One per label: the probability from which it is predicted."""
+    formats: Annotated[tuple[Format, ...], Field(max_length=4)] = ()
+    """The formats that were asked for and written; none: the model's own."""
     text_columns: Annotated[tuple[IndicatorName, ...], Field(max_length=16)] = ()
     """The columns that a row's text was joined from; none for a text of one column."""
 
