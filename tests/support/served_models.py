@@ -17,6 +17,8 @@ _CODE = """
 import numpy as np
 from pathlib import Path
 
+STATE = Path(__file__).parent
+
 class Lengths:
     preprocessor = "none"
     packages = ()
@@ -25,11 +27,11 @@ class Lengths:
     @staticmethod
     def load(folder):
         def predict(texts):
-            if (folder / "gate").exists():
-                (folder / "gate").read_text()
+            if (STATE / "gate").exists():
+                (STATE / "gate").read_text()
             if "fail" in texts:
                 raise RuntimeError("as asked")
-            with (folder / "batches").open("a") as file:
+            with (STATE / "batches").open("a") as file:
                 file.write(f"{len(texts)}\\n")
             first = np.array([min(len(text), 100) / 100 for text in texts])
             return np.stack([first, 1 - first], axis=1)
@@ -47,19 +49,19 @@ class HeldModel:
 
     def close_gate(self) -> None:
         """Let the next batch wait for `hold_batch`."""
-        os.mkfifo(self.folder / "gate")
+        os.mkfifo(self.code / "gate")
 
     @contextmanager
     def hold_batch(self) -> Iterator[None]:
         """Enter when a batch is at the gate, which then passes at the exit; later ones pass as they come."""
-        with (self.folder / "gate").open("w"):  # which returns once there is a reader
-            (self.folder / "gate").unlink()
+        with (self.code / "gate").open("w"):  # which returns once there is a reader
+            (self.code / "gate").unlink()
             yield
 
     @property
     def batches(self) -> list[int]:
         """Texts of each batch that was predicted."""
-        return [int(line) for line in (self.folder / "batches").read_text().split()]
+        return [int(line) for line in (self.code / "batches").read_text().split()]
 
 
 def write_held_model(root: Path, text_columns: Sequence[str] = ()) -> HeldModel:

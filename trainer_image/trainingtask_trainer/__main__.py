@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainingtask_api.exports import Format
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode
 from trainingtask_trainer.errors import TrainerError, UserError
@@ -66,6 +67,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_model_arguments(predict)
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
+    predict.add_argument("--input", help="csv, tsv, jsonl or parquet file whose rows are labelled, or its address")
+    predict.add_argument(
+        "--output", help="csv, jsonl or parquet file for their labels, or its s3://, gs:// or az:// address"
+    )
+    predict.add_argument(
+        "--text-column",
+        action="append",
+        metavar="NAME",
+        help="column of the input with the text; several times for several (default: the model's, else 'text')",
+    )
+    predict.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="predict the Ith of N shares of the input, from 0; N alone in an Indexed Job's pod",
+    )
 
     serve = commands.add_parser("serve", help="serve a trained model over HTTP")
     _add_model_arguments(serve)
@@ -85,6 +101,13 @@ def _add_model_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
     command.add_argument(
         "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
+    )
+    command.add_argument(
+        "--format",
+        type=Format,
+        choices=list(Format),
+        metavar="FORMAT",
+        help=f"which of the model's formats to read: {', '.join(Format)} (default: its own, else onnx)",
     )
 
 
@@ -107,6 +130,8 @@ def _prepare_model(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> int:
     _prepare_model(options)
+    if options.input is not None or options.output is not None:
+        return _predict_file(options)
     from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
@@ -114,13 +139,31 @@ def _predict(options: argparse.Namespace) -> int:
     if not texts:
         return ExitCode.SUCCESS
     with fetch_model(options.model) as folder:
-        predictions = SavedModel(folder).predict(texts)
+        predictions = SavedModel(folder, options.format).predict(texts)
     for prediction in predictions:
         if options.json:
             print(json.dumps({"text": prediction.text, "labels": prediction.list_labels()}, ensure_ascii=False))
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _predict_file(options: argparse.Namespace) -> int:
+    if options.input is None or options.output is None or options.text:
+        raise UserError(
+            Reason.INVALID_SPEC, "predict reads a file with both --input and --output, and no texts beside it"
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.INTERRUPTED))  # ends the worker processes, too
+    from trainingtask_trainer.batch_prediction.inputs import fetch_input  # noqa: PLC0415
+    from trainingtask_trainer.batch_prediction.run import ModelSource, predict_file  # noqa: PLC0415
+    from trainingtask_trainer.batch_prediction.shards import Shard  # noqa: PLC0415
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    shard = Shard.parse(options.shard) if options.shard else None
+    with fetch_model(options.model) as folder, fetch_input(options.input) as file:
+        source = ModelSource(folder.absolute(), options.format, options.code_dir)
+        predict_file(source, file, options.output, columns=options.text_column or (), shard=shard)
     return ExitCode.SUCCESS
 
 
@@ -131,7 +174,7 @@ def _serve(options: argparse.Namespace) -> int:
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
     with fetch_model(options.model) as folder:
-        serve(folder, host=options.host, port=options.port, name=options.name)
+        serve(folder, options.format, host=options.host, port=options.port, name=options.name)
     return ExitCode.SUCCESS
 
 

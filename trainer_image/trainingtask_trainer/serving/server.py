@@ -11,6 +11,7 @@ from typing import Final
 
 import uvicorn
 
+from trainingtask_api.exports import Format
 from trainingtask_trainer.artifacts.saved_model import SavedModel
 from trainingtask_trainer.serving.app import Readiness, create_app
 
@@ -48,13 +49,15 @@ class _Server(uvicorn.Server):
             print(f"{self._subject} at http://{address}:{port}", file=sys.stderr, flush=True)
 
 
-def serve(folder: Path, *, host: str, port: int, name: str | None) -> None:
+def serve(folder: Path, wanted: Format | None, *, host: str, port: int, name: str | None) -> None:
     """Serve a saved model until SIGTERM or Ctrl-C.
 
     Parameters
     ----------
     folder
         Of the model.
+    wanted
+        The format to read; None: as `SavedModel` chooses.
     host, port
         Where to listen; port 0: a free one.
     name
@@ -65,7 +68,7 @@ def serve(folder: Path, *, host: str, port: int, name: str | None) -> None:
     UserError
         When `folder` holds no saved model.
     """
-    model = SavedModel(folder)
+    model = SavedModel(folder, wanted)
     name = name or model.manifest.task
     readiness = Readiness()
     config = uvicorn.Config(

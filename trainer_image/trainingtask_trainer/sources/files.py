@@ -1,6 +1,6 @@
 """The wanted columns of a file, whatever its format."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from trainingtask_api.dataset import FileFormat
 from trainingtask_api.reasons import Reason
@@ -35,7 +35,7 @@ def read_columns(file: DataFile, wanted: Wanted, form: FileFormat) -> Columns:
                 return read_columnar(file, wanted)
 
 
-def iter_columns(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]:
+def iter_columns(file: DataFile, wanted: Wanted, rows: int) -> Generator[Columns]:
     """Yield the wanted columns of a csv, tsv, jsonl or parquet file, at most `rows` rows at a time, in bounded memory.
 
     Raises
