@@ -47,3 +47,7 @@ def choose_format(folder: Path, written: Collection[Format], wanted: Format | No
             " the model with this one in output.formats",
         )
     return wanted
+
+
+class NotExportableError(Exception):
+    """A model cannot be written as ONNX; the message is the cause, a clause."""
