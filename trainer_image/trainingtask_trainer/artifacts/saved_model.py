@@ -1,10 +1,10 @@
 """The predictions of a saved model, whose folder may be untrusted: no code in it is run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class Prediction:
 
     text: str
     labels: dict[str, float]
+
+    def list_labels(self) -> list[dict[str, Any]]:
+        """Return the labels as JSON has them."""
+        return [{"label": label, "probability": probability} for label, probability in self.labels.items()]
 
 
 class SavedModel:
@@ -78,7 +82,10 @@ class SavedModel:
         A row is a text. For a model of several text columns it may be a JSON object with these.
         """
         texts = [_read_row(row, self.manifest.text_columns) for row in rows]
-        probabilities = self.predict_probabilities(texts)
+        return self.choose_labels(texts, self.predict_probabilities(texts))
+
+    def choose_labels(self, texts: Sequence[str], probabilities: Probabilities) -> list[Prediction]:
+        """Return the labels of each text whose probability, shape [texts, labels], reaches their threshold."""
         predicted = self._rule.predict(probabilities)
         predictions = []
         for text, row, labels in zip(texts, probabilities, predicted, strict=True):
@@ -116,19 +123,24 @@ class SavedModel:
 
 
 def _read_row(row: str, columns: Sequence[str]) -> str:
-    """Return the text of a row: of a JSON object, its text columns joined as those of the training rows were.
-
-    Raises
-    ------
-    UserError
-        When an object has text in none of the columns.
-    """
+    """Return the text of a row, of a JSON object that of its text columns."""
     if not columns or not row.lstrip().startswith("{"):
         return row
     try:
         cells = json.loads(row)
     except ValueError:
         return row
+    return join_text_columns(cells, columns)
+
+
+def join_text_columns(cells: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the text of a row's cells: its text columns joined as those of the training rows were.
+
+    Raises
+    ------
+    UserError
+        When there is text in none of the columns.
+    """
     text = join_texts(cells.get(column) for column in columns)
     if not text:
         raise UserError(
