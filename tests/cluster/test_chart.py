@@ -9,7 +9,7 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from support.helm import CHART, ROOT, Manifest, helm, named, of_kind, render, render_anew
+from support.helm import CHART, ROOT, Manifest, bound_roles, helm, named, of_kind, render, render_anew
 from trainingtask_api import names
 from trainingtask_history.roles import get_trainer_role
 from trainingtask_operator import health
@@ -94,7 +94,7 @@ def test_the_cluster_role_writes_only_statuses_and_events() -> None:
     objects = render("--set=trainer.namespaces={ml}", "--set=kueue.enabled=true")
     everywhere = {
         (resource, verb)
-        for role in of_kind(objects, "ClusterRole")
+        for role in of_kind(bound_roles(objects), "ClusterRole")
         for rule in role["rules"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -106,11 +106,28 @@ def test_the_cluster_role_writes_only_statuses_and_events() -> None:
     assert role["metadata"]["namespace"] == "ml"
 
 
+def test_users_roles_are_aggregated_and_leave_the_status_read_only() -> None:
+    def rights(target: str) -> set[tuple[str, str]]:
+        label = f"rbac.authorization.k8s.io/aggregate-to-{target}"
+        roles = [r for r in of_kind(render(), "ClusterRole") if r["metadata"]["labels"].get(label) == "true"]
+        rules = [rule for role in roles for rule in role["rules"]]
+        assert {group for rule in rules for group in rule["apiGroups"]} == {names.GROUP}
+        return {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+    reads = {
+        (resource, verb) for resource in ("trainingtasks", "trainingtasks/status") for verb in ("get", "list", "watch")
+    }
+    writes = {("trainingtasks", verb) for verb in ("create", "update", "patch", "delete", "deletecollection")}
+    assert rights("view") == reads
+    assert rights("edit") == rights("admin") == reads | writes
+    without = render("--set=rbac.aggregateClusterRoles=false")
+    assert of_kind(without, "ClusterRole") == of_kind(bound_roles(without), "ClusterRole")
+
+
 def test_kueue_rights_are_granted_only_when_enabled() -> None:
     def groups(*options: str) -> set[str]:
         objects = render("--set=trainer.namespaces={ml}", *options)
-        roles = of_kind(objects, "ClusterRole") + of_kind(objects, "Role")
-        return {group for role in roles for rule in role["rules"] for group in rule["apiGroups"]}
+        return {group for role in bound_roles(objects) for rule in role["rules"] for group in rule["apiGroups"]}
 
     assert groups("--set=kueue.enabled=true") - groups() == {names.KUEUE_GROUP}
 
@@ -167,7 +184,7 @@ def test_every_pod_is_restricted(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_roles_have_no_secrets_wildcards_or_escalation(mode: str) -> None:
     manifests = render(*MODES[mode])
-    rules = [rule for kind in ("ClusterRole", "Role") for role in of_kind(manifests, kind) for rule in role["rules"]]
+    rules = [rule for role in bound_roles(manifests) for rule in role["rules"]]
 
     assert rules
     for rule in rules:
