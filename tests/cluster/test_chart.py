@@ -142,11 +142,33 @@ def test_only_a_change_of_settings_restarts_the_operator() -> None:
     assert checksum() != checksum("--set=trainer.hub.offline=true")
 
 
-@pytest.mark.parametrize("mode", ["external", "none"])
-def test_rendering_twice_gives_the_same(mode: str) -> None:
-    web = ("--set=web.enabled=true", "--set=history.external.readerSecret.name=db") if mode == "external" else ()
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_rendering_twice_gives_the_same_bytes(mode: str, replicas: int) -> None:
+    options = [*MODES[mode], f"--set=replicas={replicas}", "--set=history.external.readerSecret.name=db"]
+    options += [f"--set=web.enabled={json.dumps(mode != 'none')}"]
+    if mode == "evaluation":
+        options += [
+            "--set=history.evaluation.existingSecret=mine",
+            "--set=history.evaluation.tls.existingSecret=my-tls",
+        ]
 
-    assert render(*MODES[mode], *web) == render_anew(*MODES[mode], *web)
+    first, second = (helm("template", "tt", str(CHART), *options) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_an_umbrella_chart_can_switch_it_by_a_condition(tmp_path: Path, is_enabled: bool) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / CHART.name)
+    dependency = {"name": CHART.name, "version": "0.1.0", "condition": f"{CHART.name}.enabled"}
+    umbrella = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [dependency]}
+    values = {"global": {"environment": "test"}, CHART.name: {"enabled": is_enabled, "replicas": 2}}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(umbrella))
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+
+    deployments = of_kind(render_anew(chart=tmp_path), "Deployment")
+    assert [deployment["spec"]["replicas"] for deployment in deployments] == ([2] if is_enabled else [])
 
 
 def test_another_version_of_the_chart_restarts_no_pod(tmp_path: Path) -> None:
