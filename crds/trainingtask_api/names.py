@@ -17,6 +17,7 @@ TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
 TRAINER_CONTAINER: Final = "trainer"
 TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
 TRAINER_IMAGE_ANNOTATION: Final = f"{GROUP}/trainer-image"  # of that account; for helper pods of the CLI
+TRAINER_USER_ANNOTATION: Final = f"{GROUP}/trainer-user"  # the same: user and groups as fields of a security context
 TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
 TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
 TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file

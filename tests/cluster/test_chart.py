@@ -227,7 +227,7 @@ def test_every_trainer_namespace_is_prepared() -> None:
     assert of_kind(manifests, "Namespace") == []
     for namespace in ("a", "b"):
         account = named(manifests, "ServiceAccount", names.TRAINER_SERVICE_ACCOUNT, namespace)
-        assert account["metadata"]["annotations"] == {names.TRAINER_IMAGE_ANNOTATION: "reg/cpu:1"}
+        assert account["metadata"]["annotations"][names.TRAINER_IMAGE_ANNOTATION] == "reg/cpu:1"
         assert account["imagePullSecrets"] == [{"name": "pull"}]
         binding = named(manifests, "RoleBinding", "trainingtask-trainer", namespace)
         assert binding["subjects"] == [

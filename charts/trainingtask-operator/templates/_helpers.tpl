@@ -35,14 +35,6 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{ printf "' is refused: allowed are %s" (join ", " . | trunc 2000) | toJson }}
 {{- end -}}
 
-{{/* What the "restricted" Pod Security Standard asks of a container. */}}
-{{- define "tt.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
-{{- end -}}
-
 {{/* The database role of a namespace's trainers, as `trainingtask_history.roles.trainer_role` names it. */}}
 {{- define "tt.trainerRole" -}}
 {{- if le (len .) 42 -}}
@@ -83,6 +75,8 @@ hub: {{ toJson .Values.trainer.hub }}
 env: {{ toJson .Values.trainer.env }}
 envFrom: {{ toJson .Values.trainer.envFrom }}
 podLabels: {{ toJson .Values.trainer.podLabels }}
+podSecurityContext: {{ .Values.trainer.podSecurityContext | default dict | toJson }}
+containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default dict | toJson }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}

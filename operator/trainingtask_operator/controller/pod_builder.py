@@ -9,25 +9,9 @@ from trainingtask_operator.controller.pod_environment import build_environment, 
 from trainingtask_operator.kube_objects import Object
 from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
 
-# The image's unprivileged user; fsGroup lets it write to a freshly provisioned volume.
-TRAINER_USER = 1000
 GRACE_PERIOD_SECONDS = 60
 
 SHARED_MEMORY_MIB_PER_GPU = 256  # for NCCL, where GPUs cannot reach each other's memory
-
-_POD_SECURITY_CONTEXT = {
-    "runAsNonRoot": True,
-    "runAsUser": TRAINER_USER,
-    "runAsGroup": TRAINER_USER,
-    "fsGroup": TRAINER_USER,
-    "fsGroupChangePolicy": "OnRootMismatch",
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-_CONTAINER_SECURITY_CONTEXT = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 
 def build_labels(task: TrainingTask) -> dict[str, str]:
@@ -81,7 +65,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[
         "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS,
         "enableServiceLinks": False,
-        "securityContext": _POD_SECURITY_CONTEXT,
+        "securityContext": settings.pod_security_context,
         "containers": [
             {
                 "name": names.TRAINER_CONTAINER,
@@ -101,7 +85,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[
                 "resources": resources,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": _CONTAINER_SECURITY_CONTEXT,
+                "securityContext": settings.container_security_context,
             }
         ],
         "volumes": volumes,

@@ -106,6 +106,12 @@ def test_the_admins_authorities_are_mounted_read_only(settings: Settings, bundle
     assert variables["SSL_CERT_FILE"] == variables["REQUESTS_CA_BUNDLE"] == f"{names.CA_BUNDLE_DIR}/ca.crt"
 
 
+def test_the_admins_security_contexts_replace_the_default(settings: Settings) -> None:
+    contexts = {"podSecurityContext": {"runAsNonRoot": True}, "containerSecurityContext": {}}
+    pod = build_pod(settings, contexts)["spec"]
+    assert (pod["securityContext"], pod["containers"][0]["securityContext"]) == ({"runAsNonRoot": True}, {})
+
+
 def test_a_pod_label_never_replaces_the_operators(settings: Settings) -> None:
     labels = {"azure.workload.identity/use": "true", names.TASK_UID_LABEL: "another"}
     found = build_pod(settings, {"podLabels": labels})["metadata"]["labels"]
