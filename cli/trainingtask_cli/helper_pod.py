@@ -28,14 +28,6 @@ ARCHIVE_FILE = "/etc/trainingtask-cli/archive.py"
 
 _CONTAINER = "helper"
 _ARCHIVE_ANNOTATION = f"{names.GROUP}/archive"
-_TRAINER_LABELS = (
-    f"{names.GROUP}/",
-    "app.kubernetes.io/",
-    "batch.kubernetes.io/",
-    "jobset.sigs.k8s.io/",
-    "controller-uid",
-    "job-name",
-)
 _TRAINER_VARIABLES = ("TRAININGTASK_", "HOME", "HF_HOME")  # of an attempt, and folders that are not mounted
 # Whatever the namespace's annotations hold: those are anyone's who may edit its ServiceAccounts.
 _POD_SECURITY_CONTEXT = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -92,7 +84,7 @@ class HelperPod:
             "metadata": {
                 "name": f"trainingtask-{self.purpose}-{secrets.token_hex(4)}",
                 # Such as those by which a cloud gives an identity to pods; the pod is none of the task's.
-                "labels": {key: value for key, value in labels.items() if not key.startswith(_TRAINER_LABELS)}
+                "labels": {key: value for key, value in labels.items() if not key.startswith(names.OWN_PREFIXES)}
                 | {"app.kubernetes.io/managed-by": "kubectl-trainingtask"},
                 "annotations": {_ARCHIVE_ANNOTATION: Path(archive.__file__).read_text(encoding="utf-8")},
             },

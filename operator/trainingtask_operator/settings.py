@@ -52,6 +52,8 @@ class DeviceSettings(_Section):
     runtime_class_name: str = ""
     resource_name: str = Field("nvidia.com/gpu", description="Extended resource of a GPU; unused for the CPU.")
     resources: DefaultResources
+    pod_labels: dict[str, str] = {}
+    pod_annotations: dict[str, str] = {}
 
 
 class DeviceProfile(DeviceSettings):
@@ -141,6 +143,8 @@ class Settings(_Section):
     env: list[EnvironmentVariable] = []
     env_from: list[EnvironmentSource] = []
     pod_labels: dict[str, str] = {}
+    pod_annotations: dict[str, str] = {}
+    inherited_prefixes: list[str] = Field([], description="Labels and annotations of a task that its pods get as well.")
     pod_security_context: dict[str, Any] = POD_SECURITY_CONTEXT
     container_security_context: dict[str, Any] = CONTAINER_SECURITY_CONTEXT
     proxy: ProxySettings = ProxySettings()

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from support.helm import CHART, Manifest, named, of_kind, render, render_anew
-from trainingtask_api import names
+from support.helm import CHART, Manifest, helm, named, of_kind, render, render_anew
+from trainingtask_api import Device, names
 from trainingtask_cli.helper_pod import PodUser
 from trainingtask_operator import settings as operator_settings
 from trainingtask_operator.settings import Settings
@@ -77,3 +78,48 @@ def test_helper_pods_get_the_trainers_user(user: int | None) -> None:
     found = PodUser.model_validate_json(account["metadata"]["annotations"][names.TRAINER_USER_ANNOTATION])
     assert (found.run_as_user, found.fs_group) == (user, 1000)
     assert settings_of(manifests).pod_security_context.get("runAsUser") == user
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_pods_get_labels_and_annotations(component: str) -> None:
+    key = "sidecar\\.istio\\.io/inject"
+    options = [f"--set-string={component}{kind}.{key}=false" for kind in ("podLabels", "podAnnotations")]
+    before, after = (template_of(render(WEB, *given), component)["metadata"] for given in ([], options))
+    inject = {"sidecar.istio.io/inject": "false"}
+    assert after["labels"] == before["labels"] | inject
+    assert after["annotations"] == before.get("annotations", {}) | inject
+
+
+def test_own_annotations_replace_those_for_prometheus() -> None:
+    pod = template_of(render('--set-json=podAnnotations={"prometheus.io/port":"9"}'), "")["metadata"]
+    assert (pod["annotations"]["prometheus.io/port"], pod["annotations"]["prometheus.io/path"]) == ("9", "/metrics")
+
+
+def test_trainers_labels_and_annotations_reach_the_operators_settings() -> None:
+    metadata: dict[str, Any] = {"podLabels": {"a": "1"}, "podAnnotations": {"gke-gcsfuse/volumes": "true"}}
+    trainer = {**metadata, "inheritedPrefixes": ["example.com/", "cost-"], "devices": {"gpu": metadata}}
+    trainer["profiles"] = {"large": {"device": "cpu", **metadata}}
+    found = settings_of(render(f"--set-json=trainer={json.dumps(trainer)}"))
+    assert found.inherited_prefixes == trainer["inheritedPrefixes"]
+    for part in (found, found.devices[Device.GPU], found.profiles["large"]):
+        assert (part.pod_labels, part.pod_annotations) == (metadata["podLabels"], metadata["podAnnotations"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ('podLabels={"a":"not valid"}', "at '/podLabels/a'"),
+        ('web.podLabels={"app.kubernetes.io/name":"x"}', "invalid propertyName 'app.kubernetes.io/name'"),
+        ('podAnnotations={"checksum/settings":"x"}', "invalid propertyName 'checksum/settings'"),
+        (
+            'trainer.profiles={"a":{"device":"cpu","podLabels":{"trainingtask.dev/task-uid":"x"}}}',
+            "invalid propertyName",
+        ),
+        ('trainer.inheritedPrefixes=["trainingtask.dev/"]', "at '/trainer/inheritedPrefixes/0'"),
+        ('trainer.inheritedPrefixes=[""]', "at '/trainer/inheritedPrefixes/0'"),
+    ],
+)
+def test_wrong_labels_and_annotations_are_refused_by_their_path(option: str, message: str) -> None:
+    done = helm("template", "tt", str(CHART), f"--set-json={option}")
+    assert done.returncode != 0
+    assert message in done.stderr

@@ -75,6 +75,8 @@ hub: {{ toJson .Values.trainer.hub }}
 env: {{ toJson .Values.trainer.env }}
 envFrom: {{ toJson .Values.trainer.envFrom }}
 podLabels: {{ toJson .Values.trainer.podLabels }}
+podAnnotations: {{ toJson .Values.trainer.podAnnotations }}
+inheritedPrefixes: {{ toJson .Values.trainer.inheritedPrefixes }}
 podSecurityContext: {{ .Values.trainer.podSecurityContext | default dict | toJson }}
 containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default dict | toJson }}
 proxy: {{ toJson .Values.trainer.proxy }}

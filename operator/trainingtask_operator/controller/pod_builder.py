@@ -6,7 +6,7 @@ from pydantic_core import to_json
 
 from trainingtask_api import Device, TrainingTask, names
 from trainingtask_operator.controller.pod_environment import build_environment, build_environment_sources
-from trainingtask_operator.kube_objects import Object
+from trainingtask_operator.kube_objects import Object, select_inherited
 from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
 
 GRACE_PERIOD_SECONDS = 60
@@ -33,10 +33,14 @@ def build_pod_template(task: TrainingTask, settings: Settings, own_variables: li
     own_variables
         Variables that depend on the kind of the pods' owner.
     """
+    device, prefixes = get_device_settings(task, settings), settings.inherited_prefixes
+    labels = select_inherited(task.metadata.labels, prefixes) | settings.pod_labels | device.pod_labels
+    inherited = select_inherited(task.metadata.annotations, prefixes)
+    annotations = inherited | settings.pod_annotations | device.pod_annotations
     return {
         "metadata": {
-            "labels": settings.pod_labels | build_labels(task),
-            "annotations": _build_task_annotation(task),
+            "labels": labels | build_labels(task),
+            "annotations": annotations | _build_task_annotation(task),
         },
         "spec": _build_pod_spec(task, settings, own_variables),
     }
