@@ -123,3 +123,78 @@ def test_wrong_labels_and_annotations_are_refused_by_their_path(option: str, mes
     done = helm("template", "tt", str(CHART), f"--set-json={option}")
     assert done.returncode != 0
     assert message in done.stderr
+
+
+DEPLOYMENTS = [component for component, (kind, _) in COMPONENTS.items() if kind == "Deployment"]
+
+
+@pytest.mark.parametrize("component", DEPLOYMENTS)
+def test_pods_are_placed_and_spread_by_values(component: str) -> None:
+    constraint = {"topologyKey": "kubernetes.io/hostname", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+    values: dict[str, Any] = {
+        "topologySpreadConstraints": [constraint, constraint | {"labelSelector": {"matchLabels": {"a": "b"}}}],
+        "priorityClassName": "important",
+        "nodeSelector": {"pool": "system"},
+        "tolerations": [{"key": "system", "operator": "Exists"}],
+        "affinity": {"podAntiAffinity": {}},
+    }
+    template = template_of(
+        render(WEB, *(f"--set-json={component}{key}={json.dumps(values[key])}" for key in values)), component
+    )
+    spread = template["spec"].pop("topologySpreadConstraints")
+    assert spread == [
+        constraint | {"labelSelector": {"matchLabels": template["metadata"]["labels"]}},
+        constraint | {"labelSelector": {"matchLabels": {"a": "b"}}},
+    ]
+    del values["topologySpreadConstraints"]
+    assert template["spec"].items() >= values.items()
+
+
+@pytest.mark.parametrize("component", DEPLOYMENTS)
+def test_containers_get_more_variables_and_volumes(component: str) -> None:
+    variable = {"name": "PGSSLROOTCERT", "value": "/etc/roots/ca.crt"}
+    volume = {"name": "roots", "configMap": {"name": "roots"}}
+    mount = {"name": "roots", "mountPath": "/etc/roots", "readOnly": True}
+    values = {"extraEnv": [variable], "extraVolumes": [volume], "extraVolumeMounts": [mount]}
+    options = [f"--set-json={component}{key}={json.dumps(value)}" for key, value in values.items()]
+    before, after = (template_of(render(WEB, *given), component)["spec"] for given in ([], options))
+    (old,), (new,) = before["containers"], after["containers"]
+    assert new["env"] == [*old["env"], variable]
+    assert new["volumeMounts"] == [*old["volumeMounts"], mount]
+    assert after["volumes"] == [*before["volumes"], volume]
+
+
+@pytest.mark.parametrize("component", DEPLOYMENTS)
+def test_a_disruption_budget_is_for_its_pods(component: str) -> None:
+    assert of_kind(render(WEB), "PodDisruptionBudget") == []
+    budget = f"--set={component}podDisruptionBudget"
+    (found,) = of_kind(render(WEB, f"{budget}.enabled=true"), "PodDisruptionBudget")
+    labels = template_of(render(WEB), component)["metadata"]["labels"]
+    assert found["spec"] == {"selector": {"matchLabels": labels}, "maxUnavailable": 1}
+    (found,) = of_kind(render(WEB, f"{budget}.enabled=true", f"{budget}.minAvailable=50%"), "PodDisruptionBudget")
+    assert found["spec"]["minAvailable"] == "50%"
+    assert "maxUnavailable" not in found["spec"]
+
+
+def test_a_digest_wins_over_the_tag() -> None:
+    digest = f"sha256:{'0' * 64}"
+    parts = ("image", "trainer.image", "web.image", "history.evaluation.image")
+    for option in ("tag", "digest"):
+        manifests = render(WEB, *(f"--set={part}.{option}={digest}" for part in parts))
+        images = [template_of(manifests, component)["spec"]["containers"][0]["image"] for component in COMPONENTS]
+        images.append(settings_of(manifests).devices[Device.CPU].image)
+        assert all(image.endswith(f"@{digest}") for image in images)
+
+
+@pytest.mark.parametrize(
+    ("option", "path"),
+    [
+        ('extraEnv=[{"name":"TRAININGTASK_SETTINGS","value":"x"}]', "at '/extraEnv/0/name'"),
+        ('web.image.digest="1.2"', "at '/web/image/digest'"),
+        ('podDisruptionBudget.maxUnavailable="half"', "at '/podDisruptionBudget/maxUnavailable'"),
+    ],
+)
+def test_a_wrong_value_of_a_pod_is_refused_by_its_path(option: str, path: str) -> None:
+    done = helm("template", "tt", str(CHART), f"--set-json={option}")
+    assert done.returncode != 0
+    assert path in done.stderr

@@ -27,7 +27,34 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- define "tt.image" -}}
 {{- $image := index . 1 -}}
 {{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
-{{- $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag -}}
+{{- $version := $image.digest | default $tag -}}
+{{- $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $version) }}{{ $version -}}
+{{- end -}}
+
+{{/* Where the scheduler places a component's pods. Call with (list $ "operator" .Values). */}}
+{{- define "tt.placement" -}}
+{{- $ := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $values := index . 2 -}}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (include "tt.selector" (list $ $component) | fromYaml)) }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{- toYaml (merge (dict) . (ternary dict $selector (hasKey . "labelSelector"))) | nindent 4 }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* The end of a refusal, as a CEL string: what is allowed instead. Call with a list. */}}
