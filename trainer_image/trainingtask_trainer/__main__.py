@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``predict``, ``compare``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
+"""The command line of the trainer. Slow imports are deferred until they are needed."""
 
 import sys
 
@@ -11,10 +11,13 @@ import json
 import logging
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from trainingtask_api.exports import Format
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import ExitCode
 from trainingtask_trainer.errors import TrainerError, UserError
@@ -26,7 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    commands = {"run": _run, "predict": _predict, "compare": _compare, "download": _download, "list": _list}
+    commands = {
+        "run": _run,
+        "predict": _predict,
+        "serve": _serve,
+        "compare": _compare,
+        "download": _download,
+        "list": _list,
+    }
     try:
         return commands[options.command](options)
     except TrainerError as error:
@@ -62,12 +72,30 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     predict = commands.add_parser("predict", help="label texts with a trained model")
-    predict.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
+    _add_model_arguments(predict)
     predict.add_argument("text", nargs="*", help="texts; without any, each line of the standard input is one")
-    predict.add_argument(
-        "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
-    )
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
+    predict.add_argument("--input", help="csv, tsv, jsonl or parquet file whose rows are labelled, or its address")
+    predict.add_argument(
+        "--output", help="csv, jsonl or parquet file for their labels, or its s3://, gs:// or az:// address"
+    )
+    predict.add_argument(
+        "--text-column",
+        action="append",
+        metavar="NAME",
+        help="column of the input with the text; several times for several (default: the model's, else 'text')",
+    )
+    predict.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="predict the Ith of N shares of the input, from 0; N alone in an Indexed Job's pod",
+    )
+
+    serve = commands.add_parser("serve", help="serve a trained model over HTTP")
+    _add_model_arguments(serve)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8080, help="port to listen on, 0: a free one (default: %(default)s)")
+    serve.add_argument("--name", help="its name in the Open Inference Protocol (default: that of its task)")
 
     compare = commands.add_parser("compare", help="show whether two trained models differ by more than chance")
     compare.add_argument("models", nargs=2, metavar="model", help="folder or address of a model, as for `predict`")
@@ -80,13 +108,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_model_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", help="folder of the trained model, or its s3://, gs://, az:// or hf:// address")
+    command.add_argument(
+        "--code-dir", type=Path, help="folder with the code of a model given as 'module:Class', which you trust"
+    )
+    command.add_argument(
+        "--format",
+        type=Format,
+        choices=list(Format),
+        metavar="FORMAT",
+        help=f"which of the model's formats to read: {', '.join(Format)} (default: its own, else onnx)",
+    )
+
+
 def _run(options: argparse.Namespace) -> int:
     from trainingtask_trainer.run import run  # noqa: PLC0415
 
     return run(options)
 
 
-def _predict(options: argparse.Namespace) -> int:
+def _prepare_model(options: argparse.Namespace) -> None:
+    """Limit the threads of libraries, and add the folder of the model's code, before these are imported."""
     from trainingtask_trainer.runtime.cgroup import limit_threads  # noqa: PLC0415
 
     limit_threads()
@@ -94,19 +137,30 @@ def _predict(options: argparse.Namespace) -> int:
         from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
 
         add_code_folder(options.code_dir)
+
+
+def _fetch_model(address: str) -> AbstractContextManager[Path]:
+    """Return the folder of a model, without the files that no prediction reads."""
     from trainingtask_trainer.artifacts.error_file_names import ERROR_FILES  # noqa: PLC0415
-    from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    return fetch_model(address, lambda name: name not in ERROR_FILES)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    _prepare_model(options)
+    if options.input is not None or options.output is not None:
+        return _predict_file(options)
+    from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         return ExitCode.SUCCESS
-    with fetch_model(options.model, lambda name: name not in ERROR_FILES) as folder:
-        predictions = SavedModel(folder).predict(texts)
+    with _fetch_model(options.model) as folder:
+        predictions = SavedModel(folder, options.format).predict(texts)
     for prediction in predictions:
         if options.json:
-            labels = [{"label": label, "probability": value} for label, value in prediction.labels.items()]
-            print(json.dumps({"text": prediction.text, "labels": labels}, ensure_ascii=False))
+            print(json.dumps({"text": prediction.text, "labels": prediction.list_labels()}, ensure_ascii=False))
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
@@ -125,6 +179,33 @@ def _compare(options: argparse.Namespace) -> int:
         with fetch_model(address, lambda name: name in (MODEL_MANIFEST, PREDICTIONS_FILE)) as folder:
             stored.append(read_test_predictions(folder))
     print(*format_differences(compare_predictions(*stored), stored[0]), sep="\n")
+    return ExitCode.SUCCESS
+
+
+def _predict_file(options: argparse.Namespace) -> int:
+    if options.input is None or options.output is None or options.text:
+        raise UserError(
+            Reason.INVALID_SPEC, "predict reads a file with both --input and --output, and no texts beside it"
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.INTERRUPTED))  # ends the worker processes, too
+    from trainingtask_trainer.batch_prediction.inputs import fetch_input  # noqa: PLC0415
+    from trainingtask_trainer.batch_prediction.run import ModelSource, predict_file  # noqa: PLC0415
+    from trainingtask_trainer.batch_prediction.shards import Shard  # noqa: PLC0415
+
+    shard = Shard.parse(options.shard) if options.shard else None
+    with _fetch_model(options.model) as folder, fetch_input(options.input) as file:
+        source = ModelSource(folder.absolute(), options.format, options.code_dir)
+        predict_file(source, file, options.output, columns=options.text_column or (), shard=shard)
+    return ExitCode.SUCCESS
+
+
+def _serve(options: argparse.Namespace) -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as process 1 of a container it would be ignored
+    _prepare_model(options)
+    from trainingtask_trainer.serving.server import serve  # noqa: PLC0415
+
+    with _fetch_model(options.model) as folder:
+        serve(folder, options.format, host=options.host, port=options.port, name=options.name)
     return ExitCode.SUCCESS
 
 

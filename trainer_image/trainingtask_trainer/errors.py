@@ -35,6 +35,10 @@ class TrainerError(Exception):
         self.reason = str(reason)
         self.message = message
 
+    def __reduce__(self) -> tuple[type["TrainerError"], tuple[str, str]]:
+        """Return what a worker process hands over."""
+        return type(self), (self.reason, self.message)
+
 
 class UserError(TrainerError):
     """The task or its data is wrong; a retry cannot help."""

@@ -15,6 +15,7 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.exporting import write_exports
 from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
@@ -62,11 +63,14 @@ def train(
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
-    with observe_downloads(reporter), open_downloads():
-        return _run_phases(task, volumes, reporter, processes)
+    with observe_downloads(reporter), open_downloads(), tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+        return _run_phases(task, volumes, reporter, processes, Path(folder))
 
 
-def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes) -> Results | None:
+def _run_phases(
+    task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes, saved: Path
+) -> Results | None:
+    """Run all phases; the model is put together in the folder `saved`."""
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -77,13 +81,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
-    if processes.world_size > 1:
-        _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
-    if processes.world_size != spec.process_count:
-        reporter.add_warning(
-            f"{_count_processes(processes.world_size)} trained this, where resources.nodes and resources.gpus ask for"
-            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
-        )
+    _check_processes(spec, processes.world_size, model_class, preprocessor_class, reporter)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -129,11 +127,24 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test=test,
         seconds=test_seconds,
     )
-    parts, errors = _find_errors(data, evaluation, held_out, _get_folds(spec))
+    parts = _decide_labels(data, held_out, evaluation)
+    repeated_texts = count_repeated_texts(list(data.get_splits().values()))
+    errors = report_label_errors(data.label_names, parts, _get_folds(spec), repeated_texts)
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
     measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
+    written = write_exports(
+        spec.output,
+        saved,
+        model,
+        preprocessor,
+        texts=data.test.texts,
+        test=test,
+        rule=evaluation.rule,
+        temperature=evaluation.temperature,
+        report=reporter.report_saving,
+    )
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -154,6 +165,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         validation=evaluation.validation,
         evaluation=evaluation.test,
         label_errors=errors.summary,
+        exports=written.exports,
         warnings=_truncate_warnings(
             [
                 *reporter.warnings,
@@ -163,10 +175,11 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
                 *fitted.warnings,
                 *evaluation.warnings,
                 *(_list_size_warnings(parts) if destination else ()),
+                *written.warnings,
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
-        versions=provenance.collect_versions((*dataset.packages, *model.packages)),
+        versions=provenance.collect_versions((*dataset.packages, *model.packages, *written.packages)),
         model_path=destination and destination.model_path,
         model_uri=destination and destination.model_uri,
         text_lengths=measured.text_lengths if measured else None,
@@ -183,14 +196,56 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             at_least_one=evaluation.rule.at_least_one,
             max_labels=evaluation.rule.max_labels,
             temperature=evaluation.temperature,
+            formats=written.formats,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
-        with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
-            write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-            _write_error_files(Path(folder), task, data, parts, errors)
-            destination.publish(Path(folder))
+        write_bundle(
+            saved,
+            model if written.is_native_written else None,
+            preprocessor,
+            manifest=manifest,
+            results=results,
+            curve=fitted.curve,
+        )
+        _write_error_files(saved, task, data, parts, errors)
+        destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _decide_labels(
+    data: PreparedData, held_out: Mapping[str, ScoredRows], evaluation: Evaluation
+) -> list[PredictedRows]:
+    """Return the rows that the model was not trained on, with the labels that the saved model would predict."""
+    if evaluation.temperature is not None and "train" in held_out:  # the others were calibrated for their scores
+        scale_probabilities(held_out["train"].probabilities, evaluation.temperature)
+    return [
+        PredictedRows(name, data.get_splits()[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
+        for name, rows in held_out.items()
+    ]
+
+
+def _list_size_warnings(parts: Sequence[PredictedRows]) -> list[str]:
+    from trainingtask_trainer.artifacts.predictions import list_size_warnings  # noqa: PLC0415 - pyarrow
+
+    return list_size_warnings(parts)
+
+
+def _write_error_files(
+    folder: Path, task: TrainingTask, data: PreparedData, parts: Sequence[PredictedRows], errors: LabelErrorReport
+) -> None:
+    from trainingtask_trainer.artifacts.error_files import write_error_files  # noqa: PLC0415 - pyarrow
+    from trainingtask_trainer.artifacts.predictions import Metadata  # noqa: PLC0415
+
+    output = task.spec.output
+    write_error_files(
+        folder,
+        task.metadata.name,
+        Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+        parts,
+        errors,
+        keep_texts=output is not None and output.keep_texts,
+    )
 
 
 class _Trained(NamedTuple):
@@ -236,52 +291,21 @@ def _train_model(
     return _Trained(fitted, seconds, held_out, time.perf_counter() - started)
 
 
-def _find_errors(
-    data: PreparedData, evaluation: Evaluation, held_out: Mapping[str, ScoredRows], folds: int | None
-) -> tuple[list[PredictedRows], LabelErrorReport]:
-    """Return the held-out rows with their predicted labels, and the mistakes in them."""
-    if evaluation.temperature is not None and "train" in held_out:
-        scale_probabilities(held_out["train"].probabilities, evaluation.temperature)
-    splits = data.get_splits()
-    parts = [
-        PredictedRows(name, splits[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
-        for name, rows in held_out.items()
-    ]
-    repeated = count_repeated_texts(list(splits.values()))
-    return parts, report_label_errors(data.label_names, parts, folds, repeated)
-
-
-def _list_size_warnings(parts: Sequence[PredictedRows]) -> list[str]:
-    from trainingtask_trainer.artifacts.predictions import list_size_warnings  # noqa: PLC0415 - pyarrow
-
-    return list_size_warnings(parts)
-
-
-def _write_error_files(
-    folder: Path, task: TrainingTask, data: PreparedData, parts: Sequence[PredictedRows], errors: LabelErrorReport
-) -> None:
-    from trainingtask_trainer.artifacts.error_files import write_error_files  # noqa: PLC0415 - pyarrow
-    from trainingtask_trainer.artifacts.predictions import Metadata  # noqa: PLC0415
-
-    output = task.spec.output
-    write_error_files(
-        folder,
-        task.metadata.name,
-        Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
-        parts,
-        errors,
-        keep_texts=output is not None and output.keep_texts,
-    )
-
-
 def _get_folds(spec: TrainingTaskSpec) -> int | None:
     return spec.evaluation.folds if spec.evaluation else None
 
 
-def _check_distributes(
-    spec: TrainingTaskSpec, model: type[Model], preprocessor: type[Preprocessor], count: int
+def _check_processes(
+    spec: TrainingTaskSpec, count: int, model: type[Model], preprocessor: type[Preprocessor], reporter: Reporter
 ) -> None:
-    """Refuse several processes where neither model nor preprocessor uses them."""
+    """Refuse several processes where neither model nor preprocessor uses them; warn of fewer than the task asks for."""
+    if count != spec.process_count:
+        reporter.add_warning(
+            f"{_count_processes(count)} trained this, where resources.nodes and resources.gpus ask for"
+            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
+        )
+    if count == 1:
+        return
     if spec.training.loop == Loop.TRAINER:
         raise UserError(
             Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
@@ -289,8 +313,8 @@ def _check_distributes(
     if is_distributed(model) and (folds := _get_folds(spec)):
         raise UserError(
             Reason.INVALID_SPEC,
-            f"evaluation.folds {folds} trains in one process, not in {count}: remove it, or resources.gpus"
-            " and resources.nodes",
+            f"evaluation.folds {folds} trains in one process, not in {count}: remove it, or resources.gpus and"
+            " resources.nodes",
         )
     if not (is_distributed(model) or is_distributed(preprocessor)):
         raise UserError(

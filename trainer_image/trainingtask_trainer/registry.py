@@ -21,8 +21,9 @@ _code_folders: list[Path] = []  # appended to `sys.path`, and named in messages
 
 def add_code_folder(folder: Path) -> None:
     """Make the modules in a folder available as ``module:Class``; installed modules of the same name take precedence."""
-    _code_folders.append(folder)
-    sys.path.append(str(folder))
+    if folder not in _code_folders:
+        _code_folders.append(folder)
+        sys.path.append(str(folder))
 
 
 def list_entry_points(kind: Kind) -> dict[str, EntryPoint]:

@@ -24,15 +24,16 @@ CONFIG_FILE = "config.json"
 
 def write_bundle(
     folder: Path,
-    model: Model,
+    model: Model | None,
     preprocessor: Preprocessor,
     *,
     manifest: Manifest,
     results: Results,
     curve: Sequence[CurvePoint],
 ) -> None:
-    """Write the files of a saved model into `folder`, which is empty."""
-    model.save(folder, preprocessor)
+    """Write the files of a saved model into `folder`, which holds its exports; without `model` these alone."""
+    if model is not None:
+        model.save(folder, preprocessor)
     write_card(folder, manifest.task, results, curve)
     _add_thresholds(folder / CONFIG_FILE, manifest)
     _write_json(folder / RESULTS_FILE, results.to_json())

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainingtask_api.exports import Format
 from trainingtask_api.fields import IndicatorName, RegisteredName
 from trainingtask_api.reasons import Reason
 from trainingtask_api.task import describe_errors
@@ -36,6 +37,8 @@ class Manifest(BaseModel):
     """The most labels that are predicted of a text."""
     temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """What the model's logits are divided by, before the thresholds; None: nothing."""
+    formats: Annotated[tuple[Format, ...], Field(max_length=4)] = ()
+    """The formats that were asked for and written; none: the model's own."""
     text_columns: Annotated[tuple[IndicatorName, ...], Field(max_length=16)] = ()
     """The columns that a row's text was joined from; none for a text of one column."""
 

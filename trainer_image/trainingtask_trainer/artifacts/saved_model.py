@@ -1,14 +1,14 @@
 """The predictions of a saved model, whose folder may be untrusted: no code in it is run."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import joblib  # type: ignore[import-untyped]
 import numpy as np
 
+from trainingtask_api.exports import Format
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_manifest import Manifest, create_invalid_model_error, read_manifest
@@ -17,6 +17,7 @@ from trainingtask_trainer.evaluation.calibration import scale_probabilities
 from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model, Predictor
+from trainingtask_trainer.models.formats import MODEL_FILES, choose_format
 from trainingtask_trainer.sources.columns import join_texts
 
 _Value = TypeVar("_Value")
@@ -29,6 +30,10 @@ class Prediction:
     text: str
     labels: dict[str, float]
 
+    def list_labels(self) -> list[dict[str, Any]]:
+        """Return the labels as JSON has them."""
+        return [{"label": label, "probability": probability} for label, probability in self.labels.items()]
+
 
 class SavedModel:
     """A saved model, loaded once for many predictions.
@@ -37,25 +42,28 @@ class SavedModel:
     ----------
     folder
         A folder that `write_bundle` wrote.
+    wanted
+        The format to read; None: the model's own, or where that is not there, ONNX before its int8. ONNX imports no torch.
+    threads
+        Threads of a prediction with ONNX; None: one for each core that the process may use.
 
     Raises
     ------
     UserError
-        When `folder` holds no saved model, a broken one, or one that needs code.
+        When `folder` holds no saved model, a broken one, one that needs code, or not in the wanted format.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wanted: Format | None = None, threads: int | None = None) -> None:
         self.manifest: Manifest = read_manifest(folder)
         self._rule = DecisionRule(self.manifest.thresholds, self.manifest.at_least_one, self.manifest.max_labels)
         self._folder = folder
-        model: type[Model] = registry.load_for_saved_model("models", self.manifest.model)
-        self._predict: Predictor = self._guard(lambda: model.load(folder))
+        self.format: Format | None = choose_format(folder, self.manifest.formats, wanted)
+        """The format that is read; None for that of an extension."""
+        self._predict: Predictor = self._guard(lambda: self._load(threads))
 
     def predict_probabilities(self, texts: Sequence[str]) -> Probabilities:
         """Return the calibrated probabilities of the labels, shape [texts, labels]."""
-        # An `n_jobs` in the files must not start processes.
-        with joblib.parallel_config(backend="threading"):
-            probabilities = self._guard(lambda: self._predict(texts))
+        probabilities = self._guard(lambda: self._predict(texts))
         shape, expected = np.shape(probabilities), (len(texts), len(self.manifest.labels))
         if shape != expected:
             raise create_invalid_model_error(
@@ -74,13 +82,32 @@ class SavedModel:
         A row is a text. For a model of several text columns it may be a JSON object with these.
         """
         texts = [_read_row(row, self.manifest.text_columns) for row in rows]
-        probabilities = self.predict_probabilities(texts)
+        return self.choose_labels(texts, self.predict_probabilities(texts))
+
+    def choose_labels(self, texts: Sequence[str], probabilities: Probabilities) -> list[Prediction]:
+        """Return the labels of each text whose probability, shape [texts, labels], reaches their threshold."""
         predicted = self._rule.predict(probabilities)
         predictions = []
         for text, row, labels in zip(texts, probabilities, predicted, strict=True):
             chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]
             predictions.append(Prediction(text, {self.manifest.labels[index]: float(row[index]) for index in chosen}))
         return predictions
+
+    def _load(self, threads: int | None) -> Predictor:
+        if self.format in MODEL_FILES:
+            from trainingtask_trainer.models.onnx.model import OnnxModel  # noqa: PLC0415 - the extra `onnx`
+
+            return OnnxModel(self._folder, self.format, threads).predict_probabilities
+        import joblib  # type: ignore[import-untyped] # noqa: PLC0415 - of scikit-learn, which ONNX does without
+
+        model: type[Model] = registry.load_for_saved_model("models", self.manifest.model)
+        predict = model.load(self._folder)
+
+        def predict_in_threads(texts: Sequence[str]) -> Probabilities:
+            with joblib.parallel_config(backend="threading"):  # an `n_jobs` in the files must not start processes
+                return predict(texts)
+
+        return predict_in_threads
 
     def _guard(self, read: Callable[[], _Value]) -> _Value:
         """Return the value of `read`; libraries raise any error over forged files."""
@@ -96,19 +123,24 @@ class SavedModel:
 
 
 def _read_row(row: str, columns: Sequence[str]) -> str:
-    """Return the text of a row: of a JSON object, its text columns joined as those of the training rows were.
-
-    Raises
-    ------
-    UserError
-        When an object has text in none of the columns.
-    """
+    """Return the text of a row, of a JSON object that of its text columns."""
     if not columns or not row.lstrip().startswith("{"):
         return row
     try:
         cells = json.loads(row)
     except ValueError:
         return row
+    return join_text_columns(cells, columns)
+
+
+def join_text_columns(cells: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return the text of a row's cells: its text columns joined as those of the training rows were.
+
+    Raises
+    ------
+    UserError
+        When there is text in none of the columns.
+    """
     text = join_texts(cells.get(column) for column in columns)
     if not text:
         raise UserError(

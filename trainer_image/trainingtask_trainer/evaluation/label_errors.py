@@ -12,7 +12,7 @@ a label that of the paper's normalized margin. benchmarks/evaluation/label_error
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,7 +45,7 @@ class Mistakes(NamedTuple):
     rows: NDArray[np.intp]
     """Index of the row among them."""
     labels: NDArray[np.intp]
-    probabilities: Floats
+    probabilities: NDArray[np.floating[Any]]
     """Of the label."""
     is_missing: NDArray[np.bool_]
     """Whether the label is predicted and not given; else it is given and not predicted."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar
@@ -108,3 +108,18 @@ class Model(Protocol):
 def is_distributed(kind: type) -> bool:
     """Return whether a model or a preprocessor works over several processes."""
     return getattr(kind, "is_distributed", False) is True
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A model that can be written as ONNX beside its own format."""
+
+    def export(self, folder: Path, preprocessor: Preprocessor) -> None:
+        """Write the ONNX file, and the files that turn texts into its inputs, into an existing folder.
+
+        Raises
+        ------
+        NotExportableError
+            When this model has no such form.
+        """
+        ...

@@ -2,11 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar, TextLengths
 from trainingtask_trainer.volumes import Volumes
+
+TOKENIZER_FILE: Final = "tokenizer.json"
+"""The file of a tokenizer that the library `tokenizers` reads."""
+TERMS_FILE: Final = "terms.json"
+"""The file of a tf-idf's terms, see `tfidf_file`."""
 
 
 class Preprocessor(Protocol):

@@ -15,7 +15,7 @@ from trainingtask_api.spec import Device, TrainingTaskSpec
 from trainingtask_api.status import Scalar, TextLengths
 from trainingtask_trainer.preprocessors.array_cache import compute_key, load, load_or_compute, store
 from trainingtask_trainer.preprocessors.padding import pad
-from trainingtask_trainer.preprocessors.tokenizer import TextEncoder, encode
+from trainingtask_trainer.preprocessors.tokenizer import TextEncoder, encode, save_tokenizer
 from trainingtask_trainer.pretrained.checkpoint import (
     check_is_data,
     check_weights,
@@ -110,11 +110,8 @@ class Embedding:
 
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer: a saved model needs no other folder."""
-        self._texts.tokenizer.model_max_length = (
-            self._texts.max_length
-        )  # so that `load` truncates texts as training did
         _load_encoder(self._folder, self._name, self._device).save_pretrained(folder)
-        self._texts.tokenizer.save_pretrained(folder)
+        save_tokenizer(self._texts.tokenizer, self._texts.max_length, folder)
 
     @staticmethod
     def load(folder: Path) -> Callable[[Sequence[str]], Vectors]:

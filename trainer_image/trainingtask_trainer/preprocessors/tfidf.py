@@ -1,6 +1,7 @@
 """Term frequency times inverse document frequency over word and character n-grams, for classical models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -27,11 +28,11 @@ class Tfidf:
         del volumes
         wanted = spec.preprocessor or PreprocessorSpec()
         self._minimum = wanted.min_document_frequency or 2
-        common = {"sublinear_tf": True, "min_df": self._minimum, "max_features": wanted.max_features}
-        words = TfidfVectorizer(token_pattern=_TOKENS, ngram_range=(1, wanted.ngram_max or 2), **common)
+        limits = {"min_df": self._minimum, "max_features": wanted.max_features}
+        words = create_vectorizer("word", (1, wanted.ngram_max or 2), **limits)
         self.vectorizer: TfidfVectorizer | FeatureUnion = words
         if wanted.character_ngram_max is not None:
-            characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, wanted.character_ngram_max), **common)
+            characters = create_vectorizer("char_wb", (2, wanted.character_ngram_max), **limits)
             self.vectorizer = FeatureUnion([("words", words), ("characters", characters)])
         self._arguments: dict[str, Scalar] = {
             "ngramMax": wanted.ngram_max or 2,
@@ -67,3 +68,9 @@ class Tfidf:
     def arguments(self) -> dict[str, Scalar]:
         """Return the arguments after all defaults."""
         return dict(self._arguments)
+
+
+def create_vectorizer(analyzer: str, ngram_range: tuple[int, int], **parameters: Any) -> TfidfVectorizer:
+    """Return the vectorizer of words ('word') or of characters within words ('char_wb')."""
+    tokens = {"token_pattern": _TOKENS} if analyzer == "word" else {}
+    return TfidfVectorizer(analyzer=analyzer, ngram_range=ngram_range, sublinear_tf=True, **tokens, **parameters)

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -14,6 +15,7 @@ from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import Scalar, TextLengths
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.preprocessors.array_cache import Arrays, compute_key, load_or_compute
+from trainingtask_trainer.preprocessors.base import TOKENIZER_FILE
 from trainingtask_trainer.preprocessors.text_lengths import (
     MOST_TOKENS,
     Lengths,
@@ -164,6 +166,20 @@ def load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase:
             Reason.MODEL_MISMATCH, f"checkpoint '{name}' has no padding token, which an encoder needs: use another"
         )
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: Path) -> None:
+    """Write a tokenizer that cuts texts as training did; with its truncation and padding, for use by `tokenizers` alone."""
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(folder)
+    path = folder / TOKENIZER_FILE
+    if not path.is_file():  # a tokenizer in Python
+        return
+    own = tokenizers.Tokenizer.from_file(str(path))
+    own.enable_truncation(max_length)
+    padding = {"pad_id": int(tokenizer.pad_token_id), "pad_token": str(tokenizer.pad_token)}
+    own.enable_padding(direction=tokenizer.padding_side, **padding)
+    own.save(str(path))
 
 
 def _get_max_length(wanted: int | str | None, limit: int | None, name: str) -> int:

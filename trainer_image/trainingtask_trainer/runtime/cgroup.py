@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""What numeric libraries read when they are imported."""
 
 
 def get_cpu_limit(cgroup: Path = CGROUP) -> int:
@@ -27,7 +28,7 @@ def limit_threads(processes: int = 1) -> int:
         Processes that share the container's cores.
     """
     threads = max(1, get_cpu_limit() // processes)
-    for variable in _THREAD_VARIABLES:
+    for variable in THREAD_VARIABLES:
         os.environ.setdefault(variable, str(threads))
     return threads
 

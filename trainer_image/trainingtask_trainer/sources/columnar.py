@@ -2,6 +2,7 @@
 
 import json
 from array import array
+from collections.abc import Iterator
 from typing import Any
 
 from trainingtask_api.reasons import Reason
@@ -28,6 +29,30 @@ def read_columnar(file: DataFile, wanted: Wanted | None) -> Columns:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
             raise
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
+
+
+def iter_parquet(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]:
+    """Yield the wanted columns of a parquet file, at most `rows` at a time.
+
+    Raises
+    ------
+    UserError
+        As `read_columnar` does.
+    """
+    import pyarrow.parquet  # noqa: PLC0415
+
+    try:
+        with file.open_seekable() as opened, pyarrow.parquet.ParquetFile(opened) as parquet:
+            header = parquet.schema_arrow.names
+            names = list(dict.fromkeys(header[at] for at in find_columns(wanted, header, file.name).values()))
+            start = 0
+            for batch in parquet.iter_batches(rows, columns=names):
+                columns = to_columns(pyarrow.Table.from_batches([batch]), wanted, file.name)
+                columns.numbers = array("q", range(start + 1, start + batch.num_rows + 1))
+                start += batch.num_rows
+                yield columns
+    except (pyarrow.ArrowException, OverflowError, ValueError) as error:
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not a parquet file that can be read: {error}") from error
 
 
 def to_columns(table: Any, wanted: Wanted | None, name: str) -> Columns:

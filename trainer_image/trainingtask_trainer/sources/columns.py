@@ -36,6 +36,14 @@ class Columns:
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def append(self, other: "Columns") -> None:
+        """Append the rows of other columns of the same file."""
+        for name, cells in other.cells.items():
+            self.cells.setdefault(name, []).extend(cells)
+        self.numbers.extend(other.numbers)
+        self.bad += other.bad
+        self.notes += other.notes
+
     def rows(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
         """Yield the place of each row, for messages, and its cells in the order of the columns.
 

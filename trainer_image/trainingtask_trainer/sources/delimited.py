@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
@@ -44,36 +44,70 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
     UserError
         When the encoding cannot be told, a column is not there, or no separator makes columns of the header.
     """
+    layout = _detect_layout(file, wanted, separator, codec)
+    is_plain = not layout.is_declared and layout.codec.startswith("utf-8")
+    if is_plain and (plain := read_plain_csv(file, wanted, layout.separator, is_quoted=layout.is_quoted)):
+        _note_single_quotes(plain)
+        return plain
+    columns = Columns(file.name, {})
+    for block in _iter_blocks(file, wanted, layout, _BATCH):
+        columns.append(block)
+    if codec is None and not layout.codec.startswith("utf-8"):
+        columns.notes.insert(0, f"{file.name} was read as {layout.codec}")
+    _note_single_quotes(columns)
+    return columns
+
+
+def iter_delimited(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]:
+    """Yield the wanted columns of a delimited text file with a header line, at most `rows` at a time.
+
+    Raises
+    ------
+    UserError
+        As `read_delimited` does.
+    """
+    return _iter_blocks(file, wanted, _detect_layout(file, wanted, None, None), rows)
+
+
+class _Layout(NamedTuple):
+    """What is found out about a file before it is read."""
+
+    codec: str
+    separator: str
+    is_declared: bool
+    """The first line names the separator."""
+    is_quoted: bool
+
+
+def _detect_layout(file: DataFile, wanted: Wanted | None, separator: str | None, codec: str | None) -> _Layout:
     csv.field_size_limit(sys.maxsize)  # a long text is no error
     found = encoding.check_codec(codec) if codec else encoding.detect_encoding(file.open, file.name)
     declared = _find_declared_separator(file, found)
     separator = separator or declared or ("\t" if file.kind == ".tsv" else _find_separator(file, found, wanted))
     is_quoted = file.kind != ".tsv" or _is_quoted_tsv(file, found, separator)
-    is_plain = declared is None and found.startswith("utf-8")
-    if is_plain and (plain := read_plain_csv(file, wanted, separator, is_quoted=is_quoted)):
-        _note_single_quotes(plain)
-        return plain
-    columns = Columns(file.name, {})
-    if codec is None and not found.startswith("utf-8"):
-        columns.notes.append(f"{file.name} was read as {found}")
-    quoting = _detect_quoting(file, found, separator, int(declared is not None)) if is_quoted else None
-    if quoting and quoting != Quoting():
-        columns.notes.append(f"{file.name} was read with {quoting.describe()}")
+    return _Layout(found, separator, declared is not None, is_quoted)
+
+
+def _iter_blocks(file: DataFile, wanted: Wanted | None, layout: _Layout, rows: int) -> Iterator[Columns]:
+    """Yield the wanted columns, at least once; the first of them has the notes."""
+    codec, separator = layout.codec, layout.separator
+    quoting = _detect_quoting(file, codec, separator, int(layout.is_declared)) if layout.is_quoted else None
+    notes = [f"{file.name} was read with {quoting.describe()}"] if quoting and quoting != Quoting() else []
     try:
-        with open_text(file, found) as text:
+        with open_text(file, codec) as text:
             if quoting is None:
                 reader = csv.reader(text, delimiter=separator, quoting=csv.QUOTE_NONE, strict=True)
             else:
                 reader = quoting.read(text, separator)
-            if declared is not None:
+            if layout.is_declared:
                 next(reader)
-            _read_rows(wanted, columns, reader)
+            for block in _read_blocks(wanted, file.name, reader, rows):
+                block.notes, notes = notes, []
+                yield block
     except csv.Error as error:  # in the header; of later rows each is counted
         raise UserError(Reason.INVALID_DATA, f"{file.name}, header: {error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {found} text: {error}") from error
-    _note_single_quotes(columns)
-    return columns
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
 
 
 def _detect_quoting(file: DataFile, codec: str, separator: str, skipped: int) -> Quoting:
@@ -96,36 +130,37 @@ def open_text(file: DataFile, codec: str) -> Iterator[io.TextIOWrapper]:
         yield text
 
 
-def _read_rows(wanted: Wanted | None, columns: Columns, reader: Any) -> None:
+def _read_blocks(wanted: Wanted | None, file: str, reader: Any, most: int) -> Iterator[Columns]:
     header = next(reader, None)
     if header is None:
-        raise UserError(Reason.INVALID_DATA, f"{columns.file} is empty")
+        raise UserError(Reason.INVALID_DATA, f"{file} is empty")
     header[0] = header[0].removeprefix("\ufeff")
-    positions = find_columns(wanted, header, columns.file)
-    columns.cells = {name: [] for name in positions}
-    for rows, numbers, error in _iter_batches(reader, columns.file):
+    positions = find_columns(wanted, header, file)
+    yield Columns(file, {name: [] for name in positions})
+    for rows, numbers, error in _iter_batches(reader, file, most):
+        block = Columns(file, {})
         if error:
-            columns.bad.append(BadRow(f"{columns.file}, row {reader.line_num}", error))
+            block.bad.append(BadRow(f"{file}, row {reader.line_num}", error))
         if set(map(len, rows)) - {len(header)}:
-            rows, numbers = _drop_ragged_rows(rows, numbers, header, columns)  # noqa: PLW2901
+            rows, numbers = _drop_ragged_rows(rows, numbers, header, block)  # noqa: PLW2901
         if header in rows or not all(map(any, rows)):  # what `cat` leaves of other files; what Excel leaves at the end
             repeated = [number for row, number in zip(rows, numbers, strict=True) if row == header]
-            columns.bad.extend(BadRow(f"{columns.file}, row {number}", "repeats the header") for number in repeated)
+            block.bad.extend(BadRow(f"{file}, row {number}", "repeats the header") for number in repeated)
             kept = [index for index, row in enumerate(rows) if any(row) and row != header]
             rows, numbers = [rows[index] for index in kept], [numbers[index] for index in kept]  # noqa: PLW2901
-        columns.numbers.extend(numbers)
-        for name, position in positions.items():
-            columns.cells[name].extend([row[position] for row in rows])
+        block.numbers.extend(numbers)
+        block.cells = {name: [row[position] for row in rows] for name, position in positions.items()}
+        yield block
 
 
-def _iter_batches(reader: Any, file: str) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
+def _iter_batches(reader: Any, file: str, most: int) -> Iterator[tuple[list[list[str]], Sequence[int], str]]:
     """Yield rows, their line numbers, and what is wrong with the row that comes after them."""
     while True:
         first = reader.line_num + 1
         rows: list[list[str]] = []
         error = ""
         try:
-            rows.extend(itertools.islice(reader, _BATCH))  # those before an error stay
+            rows.extend(itertools.islice(reader, most))  # those before an error stay
         except csv.Error as problem:
             error = str(problem)
             start = first + sum(1 + sum(map(_count_line_breaks, row)) for row in rows)

@@ -92,6 +92,18 @@ class Classical(ABC):
             )
         skops_files.dump(state, folder / MODEL_FILE)
 
+    def export(self, folder: Path, preprocessor: Preprocessor) -> None:
+        """Write the ONNX file and the terms of its inputs.
+
+        Raises
+        ------
+        NotExportableError
+            When the features are not tf-idf, the model is its training rows, or it is too large.
+        """
+        from trainingtask_trainer.models.classical.onnx_export import write_model  # noqa: PLC0415 - the extra `onnx`
+
+        write_model(self._state, preprocessor, folder)
+
     @classmethod
     def load(cls, folder: Path) -> Predictor:
         """Return the predictor of a saved model; a file with unexpected types is refused before it is built."""

@@ -10,14 +10,16 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib  # type: ignore[import-untyped]
 import numpy as np
 from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
-from scipy.sparse import csr_matrix
 
 from trainingtask_trainer.runtime.memory import get_limit_bytes, get_resident_bytes
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """What `joblib.delayed` makes of a call."""
@@ -73,7 +75,7 @@ def run_calls(calls: Iterable[Call], workers: int) -> Generator[Any]:
 
 
 @contextmanager
-def move_to_file(features: csr_matrix) -> Iterator[None]:
+def move_to_file(features: "csr_matrix") -> Iterator[None]:
     """Put the arrays of a sparse matrix into a file that workers map, too: else they are in memory twice.
 
     The matrix stays usable afterwards: the file has no name then, and ends with the last array.

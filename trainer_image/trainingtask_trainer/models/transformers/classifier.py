@@ -37,7 +37,7 @@ from trainingtask_trainer.models.transformers.settings import Settings
 from trainingtask_trainer.models.transformers.step_cost import measure_overhead_tokens
 from trainingtask_trainer.models.transformers.training_state import TrainingSession, TrainingState
 from trainingtask_trainer.preprocessors.base import Preprocessor
-from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode, save_tokenizer
 from trainingtask_trainer.pretrained.checkpoint import (
     check_is_data,
     check_weights,
@@ -166,11 +166,24 @@ class Transformer:
     def save(self, folder: Path, preprocessor: Preprocessor) -> None:
         """Write weights (safetensors), configuration with label names, and tokenizer."""
         assert self._model is not None  # noqa: S101 - fit comes first
-        tokenizer = _get_tokenizer(preprocessor)
-        assert isinstance(preprocessor, Tokenizer)  # noqa: S101 - checked by _get_tokenizer
-        tokenizer.model_max_length = preprocessor.max_length  # so that `load` truncates texts as training did
         self._model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        _save_tokenizer(preprocessor, folder)
+
+    def export(self, folder: Path, preprocessor: Preprocessor) -> None:
+        """Write the ONNX file, configuration with label names, and tokenizer; afterwards the model is on the CPU.
+
+        Raises
+        ------
+        NotExportableError
+            When the tokenizer has no file that `tokenizers` reads, or an operation has no counterpart in ONNX.
+        """
+        from trainingtask_trainer.models.transformers import onnx_export  # noqa: PLC0415 - the extra `onnx`
+
+        assert self._model is not None  # noqa: S101 - fit comes first
+        _save_tokenizer(preprocessor, folder)
+        self._model.config.architectures = [type(self._model).__name__]
+        self._model.config.save_pretrained(folder)
+        onnx_export.write_classifier(self._model, _get_tokenizer(preprocessor), folder)
 
     @staticmethod
     def load(folder: Path) -> Predictor:
@@ -243,3 +256,9 @@ def _get_tokenizer(preprocessor: Preprocessor) -> PreTrainedTokenizerBase:
     if not isinstance(preprocessor, Tokenizer):
         raise Fault(Reason.TRAINER_CRASHED, f"{type(preprocessor).__name__} cannot feed a transformer")
     return preprocessor.tokenizer
+
+
+def _save_tokenizer(preprocessor: Preprocessor, folder: Path) -> None:
+    tokenizer = _get_tokenizer(preprocessor)
+    assert isinstance(preprocessor, Tokenizer)  # noqa: S101 - checked by _get_tokenizer
+    save_tokenizer(tokenizer, preprocessor.max_length, folder)

@@ -1,0 +1,204 @@
+"""The graphs of classical models over tf-idf: probabilities of the terms in a text and their weights.
+
+Inputs are `TermInputs`: terms are few of a large vocabulary, so that a linear model gathers the rows of its matrix that
+they name, instead of a product with all of them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from trainingtask_trainer.models.formats import NotExportableError
+from trainingtask_trainer.models.onnx.files import MAX_BYTES
+from trainingtask_trainer.models.onnx.inputs import TermInputs
+from trainingtask_trainer.models.onnx.model import LOGITS
+
+PROBABILITIES = "probabilities"
+_OPSETS = {"": 18, "ai.onnx.ml": 3}
+_IR_VERSION = 10
+
+Values = NDArray[Any]
+
+
+class Graph:
+    """Nodes and constants of a graph in the making; each method returns the name of what it adds."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: list[onnx.TensorProto] = []
+        self._bytes = 0
+
+    def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
+        """Add a node of one output."""
+        name = f"{operator}_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, inputs, [name], domain=domain, **attributes))
+        return name
+
+    def add_constant(self, values: Values) -> str:
+        """Add a constant.
+
+        Raises
+        ------
+        NotExportableError
+            When all of them together do not fit into a file.
+        """
+        self._bytes += values.nbytes
+        if self._bytes > MAX_BYTES:
+            raise NotExportableError(f"it has more than the {MAX_BYTES} bytes that an ONNX file may have")
+        name = f"constant_{len(self._constants)}"
+        self._constants.append(numpy_helper.from_array(values, name))
+        return name
+
+    def write(self, path: Path, output: str, kind: str, labels: int) -> None:
+        """Write the graph with an output of shape [rows, labels] called `kind`."""
+        self._nodes.append(helper.make_node("Identity", [output], [kind]))
+        types = (TensorProto.INT64, TensorProto.FLOAT)
+        inputs = [
+            helper.make_tensor_value_info(name, kind, ["rows", "terms"])
+            for name, kind in zip(TermInputs.names, types, strict=True)
+        ]
+        outputs = [helper.make_tensor_value_info(kind, TensorProto.FLOAT, ["rows", labels])]
+        graph = helper.make_graph(self._nodes, "classifier", inputs, outputs, self._constants)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+        onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION), path)
+
+
+def write_linear(
+    path: Path, weights: Values, bias: Values, *, links: Values | None, slope: Values, shift: Values
+) -> None:
+    """Write a linear model of each label, whose logits are slope * (weights of the terms + bias) + shift.
+
+    Parameters
+    ----------
+    path
+        The file.
+    weights
+        Shape [terms, labels].
+    bias, slope, shift
+        Shape [labels].
+    links
+        Of a chain: what label i adds to label j where i is decided, as its decision value is above 0; shape
+        [labels, labels]. None without a chain.
+    """
+    graph = Graph()
+    ids, term_weights = TermInputs.names
+    gathered = graph.add("Gather", graph.add_constant(weights.astype(np.float32)), ids)
+    row_axis = graph.add_constant(np.array([1]))
+    products = graph.add("MatMul", graph.add("Unsqueeze", term_weights, row_axis), gathered)
+    decisions = graph.add("Add", graph.add("Squeeze", products, row_axis), graph.add_constant(bias.astype(np.float32)))
+    if links is not None:
+        decisions = _add_links(graph, decisions, links.astype(np.float32))
+    scaled = graph.add("Mul", decisions, graph.add_constant(slope.astype(np.float32)))
+    logits = graph.add("Add", scaled, graph.add_constant(shift.astype(np.float32)))
+    graph.write(path, logits, LOGITS, len(bias))
+
+
+def _add_links(graph: Graph, decisions: str, links: Values) -> str:
+    zero = graph.add_constant(np.zeros((), np.float32))
+    for label in np.flatnonzero(links.any(axis=1)):
+        own = graph.add("Gather", decisions, graph.add_constant(np.array([label])), axis=1)
+        decided = graph.add("Cast", graph.add("Greater", own, zero), to=TensorProto.FLOAT)
+        decisions = graph.add("Add", decisions, graph.add("Mul", decided, graph.add_constant(links[label][np.newaxis])))
+    return decisions
+
+
+def write_forests(
+    path: Path, forests: Sequence[Any], *, terms: int, varying: Values, prior: Values, chain: bool
+) -> None:
+    """Write forests: one of all labels that vary, or one for each of them.
+
+    Parameters
+    ----------
+    path
+        The file.
+    forests
+        scikit-learn's, whose classes are 0 and 1.
+    terms
+        Terms of the vocabulary.
+    varying, prior
+        The labels that the forests predict, and for each of the others its probability.
+    chain
+        The labels before a label, where their probability is above 0.5, are features after the terms.
+    """
+    graph = Graph()
+    features = _add_features(graph, terms)
+    if chain:
+        known, columns = features, []
+        half = graph.add_constant(np.array(0.5, np.float32))
+        for forest in forests:
+            columns.append(_add_trees(graph, known, [(forest, [0])], 1))
+            decided = graph.add("Cast", graph.add("Greater", columns[-1], half), to=TensorProto.FLOAT)
+            known = graph.add("Concat", known, decided, axis=1)
+        probabilities = graph.add("Concat", *columns, axis=1)
+    else:
+        targets = [[index] for index in range(len(varying))] if len(forests) > 1 else [list(range(len(varying)))]
+        probabilities = _add_trees(graph, features, list(zip(forests, targets, strict=True)), len(varying))
+    if len(varying) < len(prior):  # each label that varies to its place, and the shares of the others
+        places = np.zeros((len(varying), len(prior)), np.float32)
+        places[np.arange(len(varying)), varying] = 1
+        rest = np.where(places.any(axis=0), 0, prior).astype(np.float32)
+        placed = graph.add("MatMul", probabilities, graph.add_constant(places))
+        probabilities = graph.add("Add", placed, graph.add_constant(rest))
+    graph.write(path, probabilities, PROBABILITIES, len(prior))
+
+
+def _add_features(graph: Graph, terms: int) -> str:
+    """Add the tf-idf weights of all terms, shape [rows, terms]; terms that fill a row have a weight of 0."""
+    ids, term_weights = TermInputs.names
+    rows = graph.add("Shape", ids, start=0, end=1)
+    shape = graph.add("Concat", rows, graph.add_constant(np.array([terms])), axis=0)
+    empty = graph.add("ConstantOfShape", shape)
+    return graph.add("ScatterElements", empty, ids, term_weights, axis=1, reduction="add")
+
+
+def _add_trees(graph: Graph, features: str, forests: Sequence[tuple[Any, Sequence[int]]], targets: int) -> str:
+    """Add the trees of forests, each with the columns of its labels, as one node; its output has shape [rows, targets]."""
+    nodes: dict[str, list[Values]] = {name: [] for name in _NODE_ATTRIBUTES}
+    leaves: dict[str, list[Values]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
+    trees = [(tree.tree_, forest, columns) for forest, columns in forests for tree in forest.estimators_]
+    for number, (tree, forest, columns) in enumerate(trees):
+        count = tree.node_count
+        is_leaf = tree.children_left == -1
+        for name, values in {
+            "treeids": np.full(count, number),
+            "nodeids": np.arange(count),
+            "featureids": np.where(is_leaf, 0, tree.feature),
+            "truenodeids": np.where(is_leaf, 0, tree.children_left),
+            "falsenodeids": np.where(is_leaf, 0, tree.children_right),
+            "values": np.where(is_leaf, 0, _round_down(tree.threshold)),
+            "modes": np.where(is_leaf, b"LEAF", b"BRANCH_LEQ"),
+        }.items():
+            nodes[name].append(values)
+        shares = tree.value[:, :, 1] / tree.value.sum(axis=2) / len(forest.estimators_)
+        # The first column stands for a leaf of no label, which must have a weight, too.
+        is_kept = is_leaf[:, np.newaxis] & ((shares > 0) | (np.arange(len(columns)) == 0))
+        node, column = np.nonzero(is_kept)
+        leaves["treeids"].append(np.full(len(node), number))
+        leaves["nodeids"].append(node)
+        leaves["ids"].append(np.asarray(columns)[column])
+        leaves["weights"].append(shares[node, column])
+    attributes = {f"nodes_{name}": np.concatenate(parts).tolist() for name, parts in nodes.items()}
+    attributes |= {f"target_{name}": np.concatenate(parts).tolist() for name, parts in leaves.items()}
+    return graph.add(
+        "TreeEnsembleRegressor",
+        features,
+        domain="ai.onnx.ml",
+        n_targets=targets,
+        aggregate_function="SUM",
+        post_transform="NONE",
+        **attributes,
+    )
+
+
+_NODE_ATTRIBUTES = ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids", "values", "modes")
+
+
+def _round_down(thresholds: Values) -> NDArray[np.float32]:
+    """Return the largest 32-bit numbers that are not above the 64-bit ones: a feature has 32 bits, and stays on its side."""
+    rounded = thresholds.astype(np.float32)
+    return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
