@@ -145,6 +145,8 @@ def type_of(schema: Schema) -> str:
         return f"list of {type_of(schema['items'])}"
     if isinstance(schema.get("additionalProperties"), dict):
         return f"map of {type_of(schema['additionalProperties'])}"
+    if isinstance(schema["type"], list):
+        return " or ".join(schema["type"])
     return "time" if schema.get("format") == "date-time" else str(schema["type"])
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO, BinaryIO, cast
 
 import typer
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
 
 from trainingtask_api import names
 from trainingtask_api.nested import get_path
@@ -26,24 +28,9 @@ ARCHIVE_FILE = "/etc/trainingtask-cli/archive.py"
 
 _CONTAINER = "helper"
 _ARCHIVE_ANNOTATION = f"{names.GROUP}/archive"
-_TRAINER_LABELS = (
-    f"{names.GROUP}/",
-    "app.kubernetes.io/",
-    "batch.kubernetes.io/",
-    "jobset.sigs.k8s.io/",
-    "controller-uid",
-    "job-name",
-)
 _TRAINER_VARIABLES = ("TRAININGTASK_", "HOME", "HF_HOME")  # of an attempt, and folders that are not mounted
-_USER = 1000  # the trainer's, which reads and writes the same claims
-_POD_SECURITY_CONTEXT = {
-    "runAsNonRoot": True,
-    "runAsUser": _USER,
-    "runAsGroup": _USER,
-    "fsGroup": _USER,
-    "fsGroupChangePolicy": "OnRootMismatch",
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
+# Whatever the namespace's annotations hold: those are anyone's who may edit its ServiceAccounts.
+_POD_SECURITY_CONTEXT = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
 _CONTAINER_SECURITY_CONTEXT = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -58,6 +45,17 @@ _EXEC_NOTE = "command terminated with exit code"
 _KILLED = 137
 
 
+class PodUser(BaseModel):
+    """User and groups of the trainers, which read and write the same claims; None leaves a field to the platform."""
+
+    model_config = ConfigDict(alias_generator=to_camel, frozen=True)
+
+    run_as_user: int | None = None
+    run_as_group: int | None = None
+    fs_group: int | None = None
+    fs_group_change_policy: str | None = None
+
+
 @dataclass(frozen=True)
 class HelperPod:
     """What a helper pod runs as, and what it mounts."""
@@ -65,6 +63,7 @@ class HelperPod:
     purpose: str
     """Part of its name."""
     image: str
+    user: PodUser
     claim: str | None = None
     is_read_only: bool = True
     code: str | None = None
@@ -85,7 +84,7 @@ class HelperPod:
             "metadata": {
                 "name": f"trainingtask-{self.purpose}-{secrets.token_hex(4)}",
                 # Such as those by which a cloud gives an identity to pods; the pod is none of the task's.
-                "labels": {key: value for key, value in labels.items() if not key.startswith(_TRAINER_LABELS)}
+                "labels": {key: value for key, value in labels.items() if not key.startswith(names.OWN_PREFIXES)}
                 | {"app.kubernetes.io/managed-by": "kubectl-trainingtask"},
                 "annotations": {_ARCHIVE_ANNOTATION: Path(archive.__file__).read_text(encoding="utf-8")},
             },
@@ -96,7 +95,7 @@ class HelperPod:
                 "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
                 "automountServiceAccountToken": False,
                 "enableServiceLinks": False,
-                "securityContext": _POD_SECURITY_CONTEXT,
+                "securityContext": _POD_SECURITY_CONTEXT | self.user.model_dump(by_alias=True, exclude_none=True),
                 "containers": [
                     {
                         "name": _CONTAINER,

@@ -19,9 +19,11 @@ from trainingtask_api.nested import get_path
 from trainingtask_cli.archive import find_files, read_archive, write_archive
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.errors import CommandError, NotFoundError, UsageError
-from trainingtask_cli.helper_pod import ARCHIVE_FILE, HelperPod, RunningPod, run_helper_pod
+from trainingtask_cli.formatting import format_cell
+from trainingtask_cli.helper_pod import ARCHIVE_FILE, HelperPod, PodUser, RunningPod, run_helper_pod
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import Table, print_sections, to_csv, to_document
+from trainingtask_cli.parsing import Object
 from trainingtask_cli.saved_model import SavedModel, find_model, join_claim_path
 
 __all__ = ["Cluster", "download", "predict", "upload"]
@@ -66,10 +68,13 @@ def upload(
         total = sum(path.stat().st_size for path in found.values())
         if not found:
             raise UsageError("there are no files in these folders: name files, or folders that hold some")
-        image = _find_image(cluster, options)
+        account = _get_account(cluster)
+        image = _find_image(account, options)
         _prepare_claim(cluster, claim, size)
         with (
-            run_helper_pod(cluster, HelperPod("upload", image, claim, is_read_only=False), options.timeout) as pod,
+            run_helper_pod(
+                cluster, HelperPod("upload", image, _find_user(account), claim, is_read_only=False), options.timeout
+            ) as pod,
             _show_progress(total) as on_bytes,
             pod.execute("python", "-P", ARCHIVE_FILE, "receive", target) as (stdin, _),
         ):
@@ -84,7 +89,9 @@ def download(cluster: Cluster, name: str, folder: Path | None, options: PodOptio
     model = find_model(cluster, cluster.get_task(name))
     folder = (folder or Path(name)).absolute()
     _check_replaceable(folder, is_forced=is_forced)
-    pod = HelperPod("download", _find_image(cluster, options, model.image), model.claim, template=model.template)
+    account = _get_account(cluster)
+    image = _find_image(account, options, model.image)
+    pod = HelperPod("download", image, _find_user(account), model.claim, template=model.template)
     with _report_file_errors():
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
@@ -120,8 +127,16 @@ def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, opt
     texts = [" ".join(text.splitlines()) for text in texts or sys.stdin if text.strip()]  # the trainer reads one a line
     if not texts:
         raise UsageError("there are no texts: name some, or write them to the standard input, one a line")
-    image = _find_image(cluster, options, model.image)
-    pod = HelperPod("predict", image, model.claim, code=model.code, memory=model.memory, template=model.template)
+    account = _get_account(cluster)
+    pod = HelperPod(
+        "predict",
+        _find_image(account, options, model.image),
+        _find_user(account),
+        model.claim,
+        code=model.code,
+        memory=model.memory,
+        template=model.template,
+    )
     code = ("--code-dir", names.CODE_DIR) if model.code else ()
     with (
         run_helper_pod(cluster, pod, options.timeout) as running,
@@ -133,28 +148,58 @@ def predict(cluster: Cluster, name: str, texts: Sequence[str], form: Format, opt
     _print_predictions(_parse_predictions(printed, len(texts)), form)
 
 
-def _find_image(cluster: Cluster, options: PodOptions, own: str | None = None) -> str:
-    """Return the image for helper pods: of the command, else of the task, else of the namespace.
+def _get_account(cluster: Cluster) -> Object:
+    """Return the ServiceAccount of helper pods, whose annotations name the trainers' image and user.
 
     Raises
     ------
     CommandError
-        When the namespace is not prepared for trainers, whose account the pod has.
+        When the namespace is not prepared for trainers.
     """
     try:
-        account = cluster.get("serviceaccounts", names.TRAINER_SERVICE_ACCOUNT)
+        return cluster.get("serviceaccounts", names.TRAINER_SERVICE_ACCOUNT)
     except NotFoundError as error:
         raise CommandError(
             f"{error}: namespace {cluster.namespace} is not prepared for trainers: name another one (-n), or have it"
             " added to the chart's trainer.namespaces"
         ) from None
+
+
+def _find_image(account: Object, options: PodOptions, own: str | None = None) -> str:
+    """Return the image for helper pods: of the command, else of the task, else of the namespace.
+
+    Raises
+    ------
+    CommandError
+        When none of them names one.
+    """
     image = options.image or own or get_path(account, "metadata", "annotations", names.TRAINER_IMAGE_ANNOTATION)
     if not image:
         raise CommandError(
-            f"the ServiceAccount {names.TRAINER_SERVICE_ACCOUNT} of namespace {cluster.namespace} does not name the"
+            f"the ServiceAccount {names.TRAINER_SERVICE_ACCOUNT} of this namespace does not name the"
             f" trainer's image ({names.TRAINER_IMAGE_ANNOTATION}): have the chart upgraded, or name it with --image"
         )
     return str(image)
+
+
+def _find_user(account: Object) -> PodUser:
+    """Return user and groups of helper pods; without the annotation, those of an earlier chart.
+
+    Raises
+    ------
+    CommandError
+        When the annotation cannot be read.
+    """
+    text = get_path(account, "metadata", "annotations", names.TRAINER_USER_ANNOTATION)
+    if text is None:
+        return PodUser(runAsUser=1000, runAsGroup=1000, fsGroup=1000, fsGroupChangePolicy="OnRootMismatch")
+    try:
+        return PodUser.model_validate_json(text)
+    except ValidationError:
+        raise CommandError(
+            f"the annotation {names.TRAINER_USER_ANNOTATION} of the ServiceAccount {names.TRAINER_SERVICE_ACCOUNT} is no"
+            f" security context ({format_cell(text)}): have the chart upgraded, which writes it"
+        ) from None
 
 
 def _prepare_claim(cluster: Cluster, claim: str, size: str | None) -> None:

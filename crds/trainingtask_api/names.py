@@ -17,8 +17,18 @@ TRAINER_FIELD_MANAGER: Final = "trainingtask-trainer"
 TRAINER_CONTAINER: Final = "trainer"
 TRAINER_SERVICE_ACCOUNT: Final = "trainingtask-trainer"
 TRAINER_IMAGE_ANNOTATION: Final = f"{GROUP}/trainer-image"  # of that account; for helper pods of the CLI
+TRAINER_USER_ANNOTATION: Final = f"{GROUP}/trainer-user"  # the same: user and groups as fields of a security context
 TASK_NAME_LABEL: Final = f"{GROUP}/task-name"
 TASK_UID_LABEL: Final = f"{GROUP}/task-uid"
+# Beginnings of the labels and annotations that the operator and Kubernetes' controllers set on a task's pods.
+OWN_PREFIXES: Final = (
+    f"{GROUP}/",
+    "app.kubernetes.io/",
+    "batch.kubernetes.io/",
+    "jobset.sigs.k8s.io/",
+    "controller-uid",
+    "job-name",
+)
 TASK_ANNOTATION: Final = f"{GROUP}/task"  # the task as JSON; the pod mounts it as its task file
 # Set by Kubernetes on the pods of an Indexed Job with a backoff limit per index; attempt = 1 + their sum.
 FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-failure-count"

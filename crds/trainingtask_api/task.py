@@ -20,6 +20,7 @@ class Metadata(BaseModel):
     namespace: str = "default"
     uid: str | None = None
     labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
     generation: int | None = None
     creation_timestamp: AwareDatetime | None = None
 

@@ -1,6 +1,6 @@
 """Fields of Kubernetes objects in plain JSON: owners, uids, conditions, times. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -117,3 +117,16 @@ def is_of_group(pod: Object) -> bool:
 def has_ttl(task: Object) -> bool:
     """Return whether a task's Job is to be deleted some time after it has finished."""
     return (task["spec"].get("runPolicy") or {}).get("ttlSecondsAfterFinished") is not None
+
+
+def select_inherited(entries: Mapping[str, str], prefixes: Sequence[str]) -> dict[str, str]:
+    """Return the labels or annotations of a task that its pods get as well.
+
+    A prefix without a domain selects only keys without one: 'k' is not 'kueue.x-k8s.io/queue-name'.
+    """
+    return {
+        key: value
+        for key, value in entries.items()
+        if not key.startswith(names.OWN_PREFIXES)
+        and any(key.startswith(prefix) and ("/" in prefix or "/" not in key) for prefix in prefixes)
+    }

@@ -12,6 +12,21 @@ from trainingtask_api import Device, TrainingTask, names
 
 SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"
 
+# Those of the "restricted" Pod Security Standard. fsGroup lets the image's user write to a freshly provisioned volume.
+POD_SECURITY_CONTEXT = {
+    "runAsNonRoot": True,
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "fsGroup": 1000,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY_CONTEXT = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
@@ -37,6 +52,8 @@ class DeviceSettings(_Section):
     runtime_class_name: str = ""
     resource_name: str = Field("nvidia.com/gpu", description="Extended resource of a GPU; unused for the CPU.")
     resources: DefaultResources
+    pod_labels: dict[str, str] = {}
+    pod_annotations: dict[str, str] = {}
 
 
 class DeviceProfile(DeviceSettings):
@@ -126,6 +143,10 @@ class Settings(_Section):
     env: list[EnvironmentVariable] = []
     env_from: list[EnvironmentSource] = []
     pod_labels: dict[str, str] = {}
+    pod_annotations: dict[str, str] = {}
+    inherited_prefixes: list[str] = Field([], description="Labels and annotations of a task that its pods get as well.")
+    pod_security_context: dict[str, Any] = POD_SECURITY_CONTEXT
+    container_security_context: dict[str, Any] = CONTAINER_SECURITY_CONTEXT
     proxy: ProxySettings = ProxySettings()
     ca_bundle: CaBundle = CaBundle()
     allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from sqlalchemy import make_url
 
-from support.helm import CHART, ROOT, Manifest, helm, named, of_kind, render, render_anew
+from support.helm import CHART, ROOT, Manifest, bound_roles, helm, named, of_kind, render, render_anew
 from trainingtask_api import names
 from trainingtask_history.roles import get_trainer_role
 from trainingtask_operator import health
@@ -94,7 +94,7 @@ def test_the_cluster_role_writes_only_statuses_and_events() -> None:
     objects = render("--set=trainer.namespaces={ml}", "--set=kueue.enabled=true")
     everywhere = {
         (resource, verb)
-        for role in of_kind(objects, "ClusterRole")
+        for role in of_kind(bound_roles(objects), "ClusterRole")
         for rule in role["rules"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -106,11 +106,28 @@ def test_the_cluster_role_writes_only_statuses_and_events() -> None:
     assert role["metadata"]["namespace"] == "ml"
 
 
+def test_users_roles_are_aggregated_and_leave_the_status_read_only() -> None:
+    def rights(target: str) -> set[tuple[str, str]]:
+        label = f"rbac.authorization.k8s.io/aggregate-to-{target}"
+        roles = [r for r in of_kind(render(), "ClusterRole") if r["metadata"]["labels"].get(label) == "true"]
+        rules = [rule for role in roles for rule in role["rules"]]
+        assert {group for rule in rules for group in rule["apiGroups"]} == {names.GROUP}
+        return {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
+
+    reads = {
+        (resource, verb) for resource in ("trainingtasks", "trainingtasks/status") for verb in ("get", "list", "watch")
+    }
+    writes = {("trainingtasks", verb) for verb in ("create", "update", "patch", "delete", "deletecollection")}
+    assert rights("view") == reads
+    assert rights("edit") == rights("admin") == reads | writes
+    without = render("--set=rbac.aggregateClusterRoles=false")
+    assert of_kind(without, "ClusterRole") == of_kind(bound_roles(without), "ClusterRole")
+
+
 def test_kueue_rights_are_granted_only_when_enabled() -> None:
     def groups(*options: str) -> set[str]:
         objects = render("--set=trainer.namespaces={ml}", *options)
-        roles = of_kind(objects, "ClusterRole") + of_kind(objects, "Role")
-        return {group for role in roles for rule in role["rules"] for group in rule["apiGroups"]}
+        return {group for role in bound_roles(objects) for rule in role["rules"] for group in rule["apiGroups"]}
 
     assert groups("--set=kueue.enabled=true") - groups() == {names.KUEUE_GROUP}
 
@@ -125,11 +142,33 @@ def test_only_a_change_of_settings_restarts_the_operator() -> None:
     assert checksum() != checksum("--set=trainer.hub.offline=true")
 
 
-@pytest.mark.parametrize("mode", ["external", "none"])
-def test_rendering_twice_gives_the_same(mode: str) -> None:
-    web = ("--set=web.enabled=true", "--set=history.external.readerSecret.name=db") if mode == "external" else ()
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_rendering_twice_gives_the_same_bytes(mode: str, replicas: int) -> None:
+    options = [*MODES[mode], f"--set=replicas={replicas}", "--set=history.external.readerSecret.name=db"]
+    options += [f"--set=web.enabled={json.dumps(mode != 'none')}"]
+    if mode == "evaluation":
+        options += [
+            "--set=history.evaluation.existingSecret=mine",
+            "--set=history.evaluation.tls.existingSecret=my-tls",
+        ]
 
-    assert render(*MODES[mode], *web) == render_anew(*MODES[mode], *web)
+    first, second = (helm("template", "tt", str(CHART), *options) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_an_umbrella_chart_can_switch_it_by_a_condition(tmp_path: Path, is_enabled: bool) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / CHART.name)
+    dependency = {"name": CHART.name, "version": "0.1.0", "condition": f"{CHART.name}.enabled"}
+    umbrella = {"apiVersion": "v2", "name": "umbrella", "version": "1.0.0", "dependencies": [dependency]}
+    values = {"global": {"environment": "test"}, CHART.name: {"enabled": is_enabled, "replicas": 2}}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(umbrella))
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(values))
+
+    deployments = of_kind(render_anew(chart=tmp_path), "Deployment")
+    assert [deployment["spec"]["replicas"] for deployment in deployments] == ([2] if is_enabled else [])
 
 
 def test_another_version_of_the_chart_restarts_no_pod(tmp_path: Path) -> None:
@@ -167,7 +206,7 @@ def test_every_pod_is_restricted(mode: str) -> None:
 @pytest.mark.parametrize("mode", MODES)
 def test_roles_have_no_secrets_wildcards_or_escalation(mode: str) -> None:
     manifests = render(*MODES[mode])
-    rules = [rule for kind in ("ClusterRole", "Role") for role in of_kind(manifests, kind) for rule in role["rules"]]
+    rules = [rule for role in bound_roles(manifests) for rule in role["rules"]]
 
     assert rules
     for rule in rules:
@@ -188,7 +227,7 @@ def test_every_trainer_namespace_is_prepared() -> None:
     assert of_kind(manifests, "Namespace") == []
     for namespace in ("a", "b"):
         account = named(manifests, "ServiceAccount", names.TRAINER_SERVICE_ACCOUNT, namespace)
-        assert account["metadata"]["annotations"] == {names.TRAINER_IMAGE_ANNOTATION: "reg/cpu:1"}
+        assert account["metadata"]["annotations"][names.TRAINER_IMAGE_ANNOTATION] == "reg/cpu:1"
         assert account["imagePullSecrets"] == [{"name": "pull"}]
         binding = named(manifests, "RoleBinding", "trainingtask-trainer", namespace)
         assert binding["subjects"] == [

@@ -36,6 +36,14 @@ def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
+def bound_roles(manifests: list[Manifest]) -> list[Manifest]:
+    """Return the roles of the chart's own accounts; the others are for users."""
+    bindings = of_kind(manifests, "ClusterRoleBinding") + of_kind(manifests, "RoleBinding")
+    names = {(binding["roleRef"]["kind"], binding["roleRef"]["name"]) for binding in bindings}
+    roles = of_kind(manifests, "ClusterRole") + of_kind(manifests, "Role")
+    return [role for role in roles if (role["kind"], role["metadata"]["name"]) in names]
+
+
 def named(manifests: list[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:
     (found,) = (
         manifest

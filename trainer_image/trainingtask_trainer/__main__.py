@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``predict``, ``serve``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
+"""The command line of the trainer. Slow imports are deferred until they are needed."""
 
 import sys
 
@@ -14,6 +14,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from trainingtask_api.exports import Format
@@ -28,7 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    commands = {"run": _run, "predict": _predict, "serve": _serve, "download": _download, "list": _list}
+    commands = {
+        "run": _run,
+        "predict": _predict,
+        "serve": _serve,
+        "compare": _compare,
+        "download": _download,
+        "list": _list,
+    }
     try:
         return commands[options.command](options)
     except TrainerError as error:
@@ -89,6 +97,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=8080, help="port to listen on, 0: a free one (default: %(default)s)")
     serve.add_argument("--name", help="its name in the Open Inference Protocol (default: that of its task)")
 
+    compare = commands.add_parser("compare", help="show whether two trained models differ by more than chance")
+    compare.add_argument("models", nargs=2, metavar="model", help="folder or address of a model, as for `predict`")
+
     download = commands.add_parser("download", help="copy a trained model from an object store or a hub")
     download.add_argument("model", help="its s3://, gs://, az:// or hf:// address")
     download.add_argument("folder", type=Path, help="the new folder")
@@ -128,17 +139,24 @@ def _prepare_model(options: argparse.Namespace) -> None:
         add_code_folder(options.code_dir)
 
 
+def _fetch_model(address: str) -> AbstractContextManager[Path]:
+    """Return the folder of a model, without the files that no prediction reads."""
+    from trainingtask_trainer.artifacts.error_file_names import ERROR_FILES  # noqa: PLC0415
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    return fetch_model(address, lambda name: name not in ERROR_FILES)
+
+
 def _predict(options: argparse.Namespace) -> int:
     _prepare_model(options)
     if options.input is not None or options.output is not None:
         return _predict_file(options)
     from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
-    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         return ExitCode.SUCCESS
-    with fetch_model(options.model) as folder:
+    with _fetch_model(options.model) as folder:
         predictions = SavedModel(folder, options.format).predict(texts)
     for prediction in predictions:
         if options.json:
@@ -146,6 +164,21 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.artifacts.comparison import compare_predictions, format_differences  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.error_file_names import PREDICTIONS_FILE  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.predictions import read_test_predictions  # noqa: PLC0415
+    from trainingtask_trainer.storage.folder_store import MODEL_MANIFEST  # noqa: PLC0415
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    stored = []
+    for address in options.models:
+        with fetch_model(address, lambda name: name in (MODEL_MANIFEST, PREDICTIONS_FILE)) as folder:
+            stored.append(read_test_predictions(folder))
+    print(*format_differences(compare_predictions(*stored), stored[0]), sep="\n")
     return ExitCode.SUCCESS
 
 
@@ -158,10 +191,9 @@ def _predict_file(options: argparse.Namespace) -> int:
     from trainingtask_trainer.batch_prediction.inputs import fetch_input  # noqa: PLC0415
     from trainingtask_trainer.batch_prediction.run import ModelSource, predict_file  # noqa: PLC0415
     from trainingtask_trainer.batch_prediction.shards import Shard  # noqa: PLC0415
-    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
     shard = Shard.parse(options.shard) if options.shard else None
-    with fetch_model(options.model) as folder, fetch_input(options.input) as file:
+    with _fetch_model(options.model) as folder, fetch_input(options.input) as file:
         source = ModelSource(folder.absolute(), options.format, options.code_dir)
         predict_file(source, file, options.output, columns=options.text_column or (), shard=shard)
     return ExitCode.SUCCESS
@@ -171,9 +203,8 @@ def _serve(options: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # as process 1 of a container it would be ignored
     _prepare_model(options)
     from trainingtask_trainer.serving.server import serve  # noqa: PLC0415
-    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
-    with fetch_model(options.model) as folder:
+    with _fetch_model(options.model) as folder:
         serve(folder, options.format, host=options.host, port=options.port, name=options.name)
     return ExitCode.SUCCESS
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +15,19 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.error_files import write_error_files
+from trainingtask_trainer.artifacts.exporting import write_exports
 from trainingtask_trainer.artifacts.model_manifest import Manifest
+from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warnings
 from trainingtask_trainer.datasets.base import Dataset
-from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
+from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
-from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
+from trainingtask_trainer.evaluation.calibration import scale_probabilities
+from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
+from trainingtask_trainer.evaluation.label_errors import PredictedRows, report_label_errors
+from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
+from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
@@ -58,11 +65,14 @@ def train(
     UserError, Fault
         With a sentence for the task's author. Any other exception is a fault, too.
     """
-    with observe_downloads(reporter), open_downloads():
-        return _run_phases(task, volumes, reporter, processes)
+    with observe_downloads(reporter), open_downloads(), tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+        return _run_phases(task, volumes, reporter, processes, Path(folder))
 
 
-def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes) -> Results | None:
+def _run_phases(
+    task: TrainingTask, volumes: Volumes, reporter: Reporter, processes: Processes, saved: Path
+) -> Results | None:
+    """Run all phases; the model is put together in the folder `saved`."""
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
     registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
@@ -73,8 +83,7 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     model_class: type[Model] = registry.load("models", spec.model.name)
     preprocessor_name = wanted or model_class.preprocessor
     preprocessor_class = registry.load("preprocessors", preprocessor_name)
-    if processes.world_size > 1:
-        _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
+    _check_processes(spec, processes.world_size, model_class, preprocessor_class, reporter)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -91,8 +100,15 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
     data = prepare_data(raw, spec.dataset)
 
     def train_model() -> _Trained:
-        checkpoints = destination.checkpoints if destination else None
-        return _train_model(model, preprocessor, data, features, reporter=reporter, checkpoints=checkpoints)
+        return _train_model(
+            [model, *(model_class(spec, volumes) for _ in range(_get_folds(spec) or 0))],
+            preprocessor,
+            data,
+            features,
+            reporter=reporter,
+            checkpoints=destination.checkpoints if destination else None,
+            seed=spec.dataset.seed,
+        )
 
     meet_ranks(processes, "loaded")  # downloads may take longer than a collective waits
     with join_process_group(processes, spec.device):
@@ -103,7 +119,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         trained = train_model() if is_distributed(model_class) else None
     if not processes.is_main:
         return None
-    fitted, runtime, validation, test, test_seconds = trained or train_model()
+    fitted, runtime, held_out, test_seconds = trained or train_model()
+    validation, test = held_out["validation"], held_out["test"]
     evaluation = evaluate(
         spec.evaluation,
         data.label_names,
@@ -112,10 +129,24 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test=test,
         seconds=test_seconds,
     )
+    parts = _decide_labels(data, held_out, evaluation)
+    repeated_texts = count_repeated_texts(list(data.get_splits().values()))
+    errors = report_label_errors(data.label_names, parts, _get_folds(spec), repeated_texts)
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
     measured = preprocessor if isinstance(preprocessor, HasTextLengths) else None
+    written = write_exports(
+        spec.output,
+        saved,
+        model,
+        preprocessor,
+        texts=data.test.texts,
+        test=test,
+        rule=evaluation.rule,
+        temperature=evaluation.temperature,
+        report=reporter.report_saving,
+    )
     results = Results(
         global_step=fitted.global_step,
         training_loss=fitted.training_loss,
@@ -135,6 +166,8 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
         test_texts_in_train=repeated["test"],
         validation=evaluation.validation,
         evaluation=evaluation.test,
+        label_errors=errors.summary,
+        exports=written.exports,
         warnings=_truncate_warnings(
             [
                 *reporter.warnings,
@@ -143,10 +176,12 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
                 *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
+                *(list_size_warnings(parts) if destination else ()),
+                *written.warnings,
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
-        versions=provenance.collect_versions((*dataset.packages, *model.packages)),
+        versions=provenance.collect_versions((*dataset.packages, *model.packages, *written.packages)),
         model_path=destination and destination.model_path,
         model_uri=destination and destination.model_uri,
         text_lengths=measured.text_lengths if measured else None,
@@ -159,14 +194,44 @@ def _run_phases(task: TrainingTask, volumes: Volumes, reporter: Reporter, proces
             model=spec.model.name,
             preprocessor=preprocessor_name,
             labels=data.label_names,
-            thresholds=tuple(evaluation.thresholds.values.tolist()),
+            thresholds=tuple(map(float, evaluation.rule.thresholds)),
+            at_least_one=evaluation.rule.at_least_one,
+            max_labels=evaluation.rule.max_labels,
+            temperature=evaluation.temperature,
+            formats=written.formats,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
-        with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
-            write_bundle(Path(folder), model, preprocessor, manifest=manifest, results=results, curve=fitted.curve)
-            destination.publish(Path(folder))
+        write_bundle(
+            saved,
+            model if written.is_native_written else None,
+            preprocessor,
+            manifest=manifest,
+            results=results,
+            curve=fitted.curve,
+        )
+        write_error_files(
+            saved,
+            name,
+            Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+            parts,
+            errors,
+            keep_texts=spec.output is not None and spec.output.keep_texts,
+        )
+        destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _decide_labels(
+    data: PreparedData, held_out: Mapping[str, ScoredRows], evaluation: Evaluation
+) -> list[PredictedRows]:
+    """Return the rows that the model was not trained on, with the labels that the saved model would predict."""
+    if evaluation.temperature is not None and "train" in held_out:  # the others were calibrated for their scores
+        scale_probabilities(held_out["train"].probabilities, evaluation.temperature)
+    return [
+        PredictedRows(name, data.get_splits()[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
+        for name, rows in held_out.items()
+    ]
 
 
 class _Trained(NamedTuple):
@@ -174,40 +239,59 @@ class _Trained(NamedTuple):
 
     fitted: FitResult
     seconds: float
-    validation: ScoredRows
-    test: ScoredRows
+    held_out: dict[str, ScoredRows]
+    """By split: validation and test rows, and with folds the training rows."""
     test_seconds: float
 
 
 def _train_model(
-    model: Model,
+    models: Sequence[Model],
     preprocessor: Preprocessor,
     data: PreparedData,
     features: Mapping[str, Any],
     *,
     reporter: Reporter,
     checkpoints: FolderStore | None,
+    seed: int,
 ) -> _Trained:
-    """Fit the model, and predict the validation and the test rows."""
+    """Fit the first model, and predict the validation and the test rows; the others predict a fold of the training rows each."""
+    model, *fold_models = models
     reporter.start_phase(Phase.TRAINING)
+    progress = SharedProgress(reporter.report_step, trainings=len(models))
     started = time.perf_counter()
     rows = TrainingRows(
         features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
     )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    fitted = model.fit(rows, preprocessor, progress, checkpoints)
     seconds = time.perf_counter() - started
+    held_out = {}
+    if fold_models:
+        folds = assign_folds(data.train, len(fold_models), seed)
+        found = predict_out_of_fold(fold_models, rows, folds, preprocessor, progress)
+        held_out["train"] = ScoredRows(data.train.labels, found)
 
     reporter.start_phase(Phase.EVALUATING)
-    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
+    held_out["validation"] = ScoredRows(data.validation.labels, model.predict(features["validation"]))
     started = time.perf_counter()
-    test = ScoredRows(data.test.labels, model.predict(features["test"]))
-    return _Trained(fitted, seconds, validation, test, time.perf_counter() - started)
+    held_out["test"] = ScoredRows(data.test.labels, model.predict(features["test"]))
+    return _Trained(fitted, seconds, held_out, time.perf_counter() - started)
 
 
-def _check_distributes(
-    spec: TrainingTaskSpec, model: type[Model], preprocessor: type[Preprocessor], count: int
+def _get_folds(spec: TrainingTaskSpec) -> int | None:
+    return spec.evaluation.folds if spec.evaluation else None
+
+
+def _check_processes(
+    spec: TrainingTaskSpec, count: int, model: type[Model], preprocessor: type[Preprocessor], reporter: Reporter
 ) -> None:
-    """Refuse several processes where neither model nor preprocessor uses them."""
+    """Refuse several processes where neither model nor preprocessor uses them; warn of fewer than the task asks for."""
+    if count != spec.process_count:
+        reporter.add_warning(
+            f"{_count_processes(count)} trained this, where resources.nodes and resources.gpus ask for"
+            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
+        )
+    if count == 1:
+        return
     if spec.training.loop == Loop.TRAINER:
         raise UserError(
             Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
@@ -218,6 +302,10 @@ def _check_distributes(
             f"model.name '{spec.model.name}' trains in one process, and the task has {count}: remove resources.gpus and"
             f" resources.nodes, or set `is_distributed = True` on {model.__name__} if it trains in several",
         )
+
+
+def _count_processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:

@@ -27,20 +27,39 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- define "tt.image" -}}
 {{- $image := index . 1 -}}
 {{- $tag := $image.tag | default (index . 0).Chart.AppVersion -}}
-{{- $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $tag) }}{{ $tag -}}
+{{- $version := $image.digest | default $tag -}}
+{{- $image.repository }}{{ ternary "@" ":" (hasPrefix "sha256:" $version) }}{{ $version -}}
+{{- end -}}
+
+{{/* Where the scheduler places a component's pods. Call with (list $ "operator" .Values). */}}
+{{- define "tt.placement" -}}
+{{- $ := index . 0 -}}
+{{- $component := index . 1 -}}
+{{- $values := index . 2 -}}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.topologySpreadConstraints }}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (include "tt.selector" (list $ $component) | fromYaml)) }}
+topologySpreadConstraints:
+  {{- range . }}
+  - {{- toYaml (merge (dict) . (ternary dict $selector (hasKey . "labelSelector"))) | nindent 4 }}
+  {{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* The end of a refusal, as a CEL string: what is allowed instead. Call with a list. */}}
 {{- define "tt.allowed" -}}
 {{ printf "' is refused: allowed are %s" (join ", " . | trunc 2000) | toJson }}
-{{- end -}}
-
-{{/* What the "restricted" Pod Security Standard asks of a container. */}}
-{{- define "tt.containerSecurity" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
 {{- end -}}
 
 {{/* The database role of a namespace's trainers, as `trainingtask_history.roles.trainer_role` names it. */}}
@@ -83,6 +102,10 @@ hub: {{ toJson .Values.trainer.hub }}
 env: {{ toJson .Values.trainer.env }}
 envFrom: {{ toJson .Values.trainer.envFrom }}
 podLabels: {{ toJson .Values.trainer.podLabels }}
+podAnnotations: {{ toJson .Values.trainer.podAnnotations }}
+inheritedPrefixes: {{ toJson .Values.trainer.inheritedPrefixes }}
+podSecurityContext: {{ .Values.trainer.podSecurityContext | default dict | toJson }}
+containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default dict | toJson }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}

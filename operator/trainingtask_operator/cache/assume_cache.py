@@ -1,6 +1,6 @@
 """The watched objects together with this process's newest writes: what a reconcile observes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,11 +52,14 @@ class AssumeCache:
 
     Attributes
     ----------
+    inherited_prefixes
+        Of the annotations of a task that its pods get as well.
     has_synced
         Whether all Jobs, JobSets and pods have been listed once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inherited_prefixes: Sequence[str] = ()) -> None:
+        self.inherited_prefixes = inherited_prefixes
         self.tasks, self.jobs, self.jobsets = (ObjectStore(is_finished) for _ in range(3))
         self.pods = ObjectStore(is_pod_finished)
         self._stores = (self.tasks, self.jobs, self.jobsets, self.pods)
@@ -96,7 +99,7 @@ class AssumeCache:
 
     def assume(self, written: Object) -> None:
         """Use the result of a write in the place of the object until the watch has confirmed it."""
-        written = trim_workload(written) if _is_workload(written) else trim_task(written)
+        written = trim_workload(written) if _is_workload(written) else trim_task(written, self.inherited_prefixes)
         metadata = written["metadata"]
         task_uid = _get_task_uid(written)
         store = self.jobsets if written["kind"] == names.JOBSET_KIND else self.jobs

@@ -4,14 +4,22 @@ A trimmed object is small and has the types that a reconcile relies on: anything
 `malformed_records.MALFORMED`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainingtask_api import names
-from trainingtask_operator.kube_objects import TERMINAL_CONDITIONS, KubeEvent, Object, get_container_status, parse_time
+from trainingtask_operator.kube_objects import (
+    TERMINAL_CONDITIONS,
+    KubeEvent,
+    Object,
+    get_container_status,
+    parse_time,
+    select_inherited,
+)
 
 # A task with more labels than this, keys and values together, is cached and recorded without any.
 MAX_LABELS_CHARACTERS = 4096
+MAX_ANNOTATIONS_CHARACTERS = 16384  # the same of the annotations that its pods get
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
@@ -38,14 +46,18 @@ _TIMES = {"startedAt", "finishedAt", "startTime", "lastTransitionTime", "creatio
 _NUMBERS = {"exitCode", "generation"}
 
 
-def trim_task(body: Mapping[str, Any]) -> Object:
-    """Return the cached fields of a task."""
+def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -> Object:
+    """Return the cached fields of a task; of its annotations those that its pods get as well."""
     labels = _to_object(body["metadata"].get("labels"))
-    if sum(len(_to_text(key)) + len(_to_text(value)) for key, value in labels.items()) > MAX_LABELS_CHARACTERS:
+    if _count_characters(labels) > MAX_LABELS_CHARACTERS:
         labels = {}
     spec = _to_object(body["spec"])
     _to_object(spec.get("runPolicy"))
     task = _trim(body, dict(labels), spec)
+    if inherited_prefixes:
+        annotations = select_inherited(_to_object(body["metadata"].get("annotations")), inherited_prefixes)
+        if _count_characters(annotations) <= MAX_ANNOTATIONS_CHARACTERS:
+            task["metadata"]["annotations"] = annotations
     if body.get("status"):
         task["status"] = _to_object(body["status"])
     return task
@@ -165,6 +177,10 @@ def _trim(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> O
         "metadata": {**metadata, "labels": labels},
         "spec": spec,
     }
+
+
+def _count_characters(entries: Mapping[Any, Any]) -> int:
+    return sum(len(_to_text(key)) + len(_to_text(value)) for key, value in entries.items())
 
 
 def _select(item: Mapping[str, Any], *fields: str) -> Object:

@@ -6,28 +6,12 @@ from pydantic_core import to_json
 
 from trainingtask_api import Device, TrainingTask, names
 from trainingtask_operator.controller.pod_environment import build_environment, build_environment_sources
-from trainingtask_operator.kube_objects import Object
+from trainingtask_operator.kube_objects import Object, select_inherited
 from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
 
-# The image's unprivileged user; fsGroup lets it write to a freshly provisioned volume.
-TRAINER_USER = 1000
 GRACE_PERIOD_SECONDS = 60
 
 SHARED_MEMORY_MIB_PER_GPU = 256  # for NCCL, where GPUs cannot reach each other's memory
-
-_POD_SECURITY_CONTEXT = {
-    "runAsNonRoot": True,
-    "runAsUser": TRAINER_USER,
-    "runAsGroup": TRAINER_USER,
-    "fsGroup": TRAINER_USER,
-    "fsGroupChangePolicy": "OnRootMismatch",
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-_CONTAINER_SECURITY_CONTEXT = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 
 def build_labels(task: TrainingTask) -> dict[str, str]:
@@ -49,10 +33,14 @@ def build_pod_template(task: TrainingTask, settings: Settings, own_variables: li
     own_variables
         Variables that depend on the kind of the pods' owner.
     """
+    device, prefixes = get_device_settings(task, settings), settings.inherited_prefixes
+    labels = select_inherited(task.metadata.labels, prefixes) | settings.pod_labels | device.pod_labels
+    inherited = select_inherited(task.metadata.annotations, prefixes)
+    annotations = inherited | settings.pod_annotations | device.pod_annotations
     return {
         "metadata": {
-            "labels": settings.pod_labels | build_labels(task),
-            "annotations": _build_task_annotation(task),
+            "labels": labels | build_labels(task),
+            "annotations": annotations | _build_task_annotation(task),
         },
         "spec": _build_pod_spec(task, settings, own_variables),
     }
@@ -81,7 +69,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[
         "serviceAccountName": names.TRAINER_SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_PERIOD_SECONDS,
         "enableServiceLinks": False,
-        "securityContext": _POD_SECURITY_CONTEXT,
+        "securityContext": settings.pod_security_context,
         "containers": [
             {
                 "name": names.TRAINER_CONTAINER,
@@ -101,7 +89,7 @@ def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[
                 "resources": resources,
                 "volumeMounts": mounts,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "securityContext": _CONTAINER_SECURITY_CONTEXT,
+                "securityContext": settings.container_security_context,
             }
         ],
         "volumes": volumes,

@@ -65,7 +65,7 @@ class EventHandlers:
             self._enqueue(key)  # a new task may have the name already
             self._record_deleted(trim_task(body))
             return
-        task = trim_task(body)
+        task = trim_task(body, self.cache.inherited_prefixes)
         is_own_write = self.cache.confirm(task)
         self.gauges.set_state(uid, str((task.get("status") or {}).get("state") or "Pending"))
         before = self.cache.tasks.get_unfinished(uid)

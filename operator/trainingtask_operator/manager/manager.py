@@ -46,7 +46,7 @@ class Manager:
         self.recorder: Recorder = (
             RunRecorder(url, trainers=load_role_passwords(settings.namespaces)) if url else Recorder()
         )
-        self.cache = AssumeCache()
+        self.cache = AssumeCache(settings.inherited_prefixes)
         self.queue: WorkQueue[Key] = WorkQueue()
         self.gauges = TaskGauges()
         self.backfill = Backfill(self.cache.tasks, self.queue, self.recorder)

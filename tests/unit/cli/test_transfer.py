@@ -64,6 +64,22 @@ class TestUpload:
         assert list_pods(server) == []
         assert kubectl.arguments[:4] == ["--namespace=team-a", "exec", "-i", pod["metadata"]["name"]]
 
+    def test_the_pod_has_the_user_of_the_namespaces_trainers(
+        self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path
+    ) -> None:
+        (tmp_path / "a.csv").write_text("a")
+        annotations = server.objects["serviceaccounts", "trainingtask-trainer"]["metadata"]["annotations"]
+        annotations[names.TRAINER_USER_ANNOTATION] = '{"runAsUser": 1234, "privileged": true, "runAsNonRoot": false}'
+        assert cli("upload", "a.csv", "--claim=data").exit_code == 0
+        assert get_created_pods(server)[0]["spec"]["securityContext"] == {
+            "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
+            "runAsUser": 1234,
+        }
+        annotations[names.TRAINER_USER_ANNOTATION] = '{"runAsUser": "root"}'
+        sentence = get_sentence(cli("upload", "a.csv", "--claim=data"))
+        assert "annotation trainingtask.dev/trainer-user of the ServiceAccount trainingtask-trainer is no" in sentence
+
     def test_the_image_may_be_named(self, cli: Cli, server: Any, kubectl: FakeKubectl, tmp_path: Path) -> None:
         (tmp_path / "a.csv").write_text("a")
         server.objects["serviceaccounts", "trainingtask-trainer"]["metadata"].clear()

@@ -7,10 +7,13 @@ from typing import Final
 from trainingtask_api.exports import Format
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError, join_names
+from trainingtask_trainer.preprocessors.base import TERMS_FILE, TOKENIZER_FILE
 from trainingtask_trainer.volumes import describe_contents
 
 MODEL_FILES: Final = {Format.ONNX: "model.onnx", Format.ONNX_INT8: "model.int8.onnx"}
 """The names of ONNX files."""
+INPUT_FILES: Final = (TOKENIZER_FILE, TERMS_FILE)
+"""What may turn texts into the inputs of an ONNX file."""
 # skops first: a model on embeddings has the encoder's safetensors beside it.
 _PATTERNS = {Format.SKOPS: "*.skops", Format.SAFETENSORS: "*.safetensors"} | MODEL_FILES
 

@@ -10,6 +10,8 @@ from trainingtask_trainer.volumes import Volumes
 
 TOKENIZER_FILE: Final = "tokenizer.json"
 """The file of a tokenizer that the library `tokenizers` reads."""
+TERMS_FILE: Final = "terms.json"
+"""The file of a tf-idf's terms, see `tfidf_file`."""
 
 
 class Preprocessor(Protocol):

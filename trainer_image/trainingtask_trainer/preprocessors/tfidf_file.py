@@ -12,7 +12,6 @@ from sklearn.pipeline import FeatureUnion
 
 from trainingtask_trainer.preprocessors.tfidf import create_vectorizer
 
-TERMS_FILE: Final = "terms.json"
 MAX_BYTES: Final = 1 << 30
 # What `fit` alone reads.
 _FIT_PARAMETERS = {"min_df", "max_df", "max_features", "vocabulary"}

@@ -34,6 +34,9 @@ class ConsoleSink:
                 self._update_bar(report)
             else:
                 self._print_line(_describe_step(report), is_last=report.step == report.total_steps)
+        elif report.phase == Phase.SAVING and report.progress not in (None, "100%", self._shown):
+            self._shown = report.progress
+            print(report.progress, file=self._progress, flush=True)
         elif report.phase in _DOWNLOAD_PHASES and report.progress not in (None, self._shown):
             self._shown = report.progress
             is_end = report.rows_read is not None or report.bytes_read == report.bytes_total

@@ -80,6 +80,10 @@ class Reporter:
         if rows is not None:
             self._send(rows_read=rows, progress=f"{rows} rows")
 
+    def report_saving(self, progress: str) -> None:
+        """Report which step of saving the model comes next."""
+        self._send(progress=progress)
+
     def report_source(self, source: Source) -> None:
         """Report which state of a source is read; one of the same field is replaced."""
         others = [known for known in self.report.sources or () if known.field != source.field]

@@ -11,6 +11,7 @@ from support import specs
 from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder
 from trainingtask_api import names
 from trainingtask_operator.cache.cached_fields import (
+    MAX_ANNOTATIONS_CHARACTERS,
     MAX_LABELS_CHARACTERS,
     trim_job,
     trim_jobset,
@@ -78,6 +79,15 @@ def test_labels_are_cached_whole_or_not_at_all() -> None:
 
     assert trimmed(MAX_LABELS_CHARACTERS)["team"]
     assert trimmed(MAX_LABELS_CHARACTERS + 1) == {}
+
+
+def test_only_annotations_that_pods_inherit_are_cached() -> None:
+    body: dict[str, Any] = from_json(large("t", 0))
+    body["metadata"]["annotations"] = {"example.com/a": "1", "kubectl.kubernetes.io/last-applied-configuration": "{}"}
+    assert "annotations" not in trim_task(body)["metadata"]
+    assert trim_task(body, ["example.com/"])["metadata"]["annotations"] == {"example.com/a": "1"}
+    body["metadata"]["annotations"]["example.com/b"] = "v" * MAX_ANNOTATIONS_CHARACTERS
+    assert "annotations" not in trim_task(body, ["example.com/"])["metadata"]
 
 
 def test_of_a_pod_the_trainers_container_is_cached() -> None:

@@ -13,8 +13,9 @@ from trainingtask_operator.settings import Settings
 def build_pod(settings: Settings, changes: dict[str, Any], **task: Any) -> Any:
     """Return the pod template of a task under these changes of the settings."""
     changed = Settings.model_validate(settings.model_dump(by_alias=True) | changes)
+    metadata = task.pop("metadata", {})
     manifest = specs.task("a-task", specs.changed(specs.CLASSICAL, **task))
-    manifest["metadata"]["uid"] = "uid-1"
+    manifest["metadata"] |= {"uid": "uid-1", **metadata}
     return build_job(TrainingTask.model_validate(manifest), changed)["spec"]["template"]
 
 
@@ -106,7 +107,45 @@ def test_the_admins_authorities_are_mounted_read_only(settings: Settings, bundle
     assert variables["SSL_CERT_FILE"] == variables["REQUESTS_CA_BUNDLE"] == f"{names.CA_BUNDLE_DIR}/ca.crt"
 
 
+def test_the_admins_security_contexts_replace_the_default(settings: Settings) -> None:
+    contexts = {"podSecurityContext": {"runAsNonRoot": True}, "containerSecurityContext": {}}
+    pod = build_pod(settings, contexts)["spec"]
+    assert (pod["securityContext"], pod["containers"][0]["securityContext"]) == ({"runAsNonRoot": True}, {})
+
+
 def test_a_pod_label_never_replaces_the_operators(settings: Settings) -> None:
     labels = {"azure.workload.identity/use": "true", names.TASK_UID_LABEL: "another"}
     found = build_pod(settings, {"podLabels": labels})["metadata"]["labels"]
     assert (found["azure.workload.identity/use"], found[names.TASK_UID_LABEL]) == ("true", "uid-1")
+
+
+def test_pods_get_the_listed_labels_and_annotations_of_their_task(settings: Settings) -> None:
+    own = {
+        "example.com/team": "nlp",
+        "cost-center": "7",
+        "centre": "x",
+        "cost.example.com/a": "b",
+        names.TASK_UID_LABEL: "another",
+        "job-name": "another",
+    }
+    changes = {
+        "inheritedPrefixes": ["example.com/", "cost", "job", f"{names.GROUP}/"],
+        "podAnnotations": {"example.com/team": "admin"},
+    }
+    found = build_pod(settings, changes, metadata={"labels": own, "annotations": own})["metadata"]
+    assert (found["labels"]["example.com/team"], found["labels"]["cost-center"]) == ("nlp", "7")
+    assert (found["annotations"]["example.com/team"], found["annotations"]["cost-center"]) == ("admin", "7")
+    assert found["labels"][names.TASK_UID_LABEL] == "uid-1"
+    for entries in found.values():
+        assert not {"centre", "cost.example.com/a", "job-name"} & set(entries)
+    found = build_pod(settings, {}, metadata={"labels": own, "annotations": own})["metadata"]
+    assert set(found["annotations"]) == {names.TASK_ANNOTATION}
+    assert "example.com/team" not in found["labels"]
+
+
+def test_a_profiles_labels_and_annotations_win_over_those_of_all(settings: Settings) -> None:
+    cpu = settings.model_dump(mode="json", by_alias=True)["devices"]["cpu"]
+    profile = cpu | {"device": "cpu", "podLabels": {"pool": "large"}, "podAnnotations": {"a": "profile"}}
+    changes = {"profiles": {"large": profile}, "podLabels": {"pool": "any", "b": "any"}, "podAnnotations": {"a": "any"}}
+    found = build_pod(settings, changes, resources={"profile": "large"})["metadata"]
+    assert (found["labels"]["pool"], found["labels"]["b"], found["annotations"]["a"]) == ("large", "any", "profile")

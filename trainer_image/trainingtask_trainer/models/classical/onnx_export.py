@@ -9,8 +9,8 @@ from scipy.special import logit
 from trainingtask_api.exports import Format
 from trainingtask_trainer.models.formats import MODEL_FILES, NotExportableError
 from trainingtask_trainer.models.onnx import graphs
-from trainingtask_trainer.preprocessors.base import HasVectorizer, Preprocessor
-from trainingtask_trainer.preprocessors.tfidf_file import TERMS_FILE, write_terms
+from trainingtask_trainer.preprocessors.base import TERMS_FILE, HasVectorizer, Preprocessor
+from trainingtask_trainer.preprocessors.tfidf_file import write_terms
 
 
 def write_model(state: dict[str, Any], preprocessor: Preprocessor, folder: Path) -> None:

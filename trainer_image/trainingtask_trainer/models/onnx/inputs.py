@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainingtask_trainer.preprocessors.base import TOKENIZER_FILE
+from trainingtask_trainer.preprocessors.base import TERMS_FILE, TOKENIZER_FILE
 
 # Padding counted. The activations of 512 tokens stay in a core's cache: with 4,096 a MiniLM takes half as long again.
 _BATCH_TOKENS = 512
@@ -56,10 +56,7 @@ class TermInputs:
     names: ClassVar = ("term_ids", "term_weights")
 
     def __init__(self, folder: Path) -> None:
-        from trainingtask_trainer.preprocessors.tfidf_file import (  # noqa: PLC0415 - scikit-learn, not needed for tokens
-            TERMS_FILE,
-            read_terms,
-        )
+        from trainingtask_trainer.preprocessors.tfidf_file import read_terms  # noqa: PLC0415 - scikit-learn
 
         self._transform = read_terms(folder / TERMS_FILE)
 

@@ -57,4 +57,5 @@ class OnnxModel:
             raise ValueError(f"the output {self._output} has shape {values.shape}")
         values = values.astype(np.float64)
         # The sigmoid of any number, without an overflow.
-        return np.exp(-np.logaddexp(0, -values)) if self._output == LOGITS else values
+        probabilities: Probabilities = np.exp(-np.logaddexp(0, -values)) if self._output == LOGITS else values
+        return probabilities

@@ -103,5 +103,5 @@ def test_a_vectorizer_of_other_settings_is_not_exported(
 ) -> None:
     fitted = fit(make_task, volumes, tickets, "logistic_regression", "one_vs_rest")
     fitted.tfidf.vectorizer.set_params(lowercase=False)
-    with pytest.raises(NotExportableError, match="of other settings than preprocessor.name 'tfidf' has"):
+    with pytest.raises(NotExportableError, match="of other settings than preprocessor"):
         fitted.model.export(tmp_path, fitted.tfidf)
