@@ -120,3 +120,68 @@ def test_a_file_that_is_too_large_or_no_model_is_refused(tmp_path: Path) -> None
         file.truncate(2 << 30)  # a hole: takes no space
     with pytest.raises(ValueError, match="has 2147483648 bytes, at most 2147483647 are allowed"):
         open_session(tmp_path, Format.ONNX, 1)
+
+
+TREES = {
+    "nodes_treeids": [0, 0, 0, 1],
+    "nodes_nodeids": [0, 1, 2, 0],
+    "nodes_featureids": [3, 0, 0, 0],
+    "nodes_truenodeids": [1, 0, 0, 0],
+    "nodes_falsenodeids": [2, 0, 0, 0],
+    "nodes_values": [0.5, 0.0, 0.0, 0.0],
+    "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF", "LEAF"],
+    "target_treeids": [0, 0, 1],
+    "target_nodeids": [1, 2, 0],
+    "target_ids": [0, 1, 1],
+    "target_weights": [1.0, 2.0, 3.0],
+    "n_targets": 2,
+}
+
+
+def write_trees(folder: Path, *, width: int = 4, **forged: object) -> Path:
+    graph = helper.make_graph(
+        [
+            helper.make_node("Reshape", ["features", "shape"], ["read"]),
+            helper.make_node("TreeEnsembleRegressor", ["read"], ["logits"], domain="ai.onnx.ml", **TREES | forged),
+        ],
+        "forged",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", 4])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", 2])],
+        [numpy_helper.from_array(np.array([-1, width]), "shape")],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    return folder
+
+
+def test_honest_trees_are_read(tmp_path: Path) -> None:
+    session = open_session(write_trees(tmp_path), Format.ONNX, 1)
+    [sums] = session.run(None, {"features": np.array([[0, 0, 0, 0], [0, 0, 0, 1]], np.float32)})
+    np.testing.assert_array_equal(sums, [[1, 3], [0, 5]])
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"nodes_featureids": [4, 0, 0, 0]},
+        {"nodes_featureids": [-1, 0, 0, 0]},
+        {"width": 3},
+        {"nodes_truenodeids": [0, 0, 0, 0]},
+        {"nodes_falsenodeids": [3, 0, 0, 0]},
+        {"nodes_nodeids": [0, 1, 1, 0]},
+        {"nodes_treeids": [0, 0, 1, 0]},
+        {"nodes_modes": ["BRANCH_MEMBER", "LEAF", "LEAF", "LEAF"]},
+        {"target_ids": [0, 1, 2]},
+        {"target_ids": [0, 1, -1]},
+    ],
+    ids=str,
+)
+def test_trees_that_index_what_is_not_there_are_refused(tmp_path: Path, forged: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="trees that name nodes, features or targets that they do not have"):
+        open_session(write_trees(tmp_path, **forged), Format.ONNX, 1)  # type: ignore[arg-type]
+
+
+def test_trees_of_uneven_attributes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trees without nodes, or with attributes of other lengths"):
+        open_session(write_trees(tmp_path, nodes_modes=["LEAF"]), Format.ONNX, 1)
