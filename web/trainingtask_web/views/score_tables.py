@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from trainingtask_api.exports import Export
 from trainingtask_api.formatting import format_duration, format_size
 from trainingtask_api.nested import flatten, get_path
 from trainingtask_history.read_models import RunDetail
@@ -177,9 +180,18 @@ def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
         "Test texts seen in training": formatting.format_number(get_number(result, "test_texts_in_train")),
         "Model folder": str(get_path(result, "model_path") or formatting.ABSENT),
         "Model address": str(get_path(result, "model_uri") or formatting.ABSENT),
+        **{f"Export {get_path(item, 'format')}": _describe_export(item) for item in get_list(result, "exports")},
         "Data fingerprint": str(get_path(result, "data_fingerprint") or formatting.ABSENT),
     }
     return [(name, value) for name, value in facts.items() if value != formatting.ABSENT]
+
+
+def _describe_export(item: Any) -> str:
+    """Return an export as one phrase."""
+    try:
+        return Export.model_validate(item, by_name=True).describe()
+    except ValidationError:  # of another release
+        return formatting.ABSENT
 
 
 def _describe_lengths(result: Any) -> str | None:
