@@ -197,6 +197,8 @@ class EvaluationResult(Contract):
                 intervals.mean_average_precision,
             ),
             compare("accuracy_thresh", self.accuracy_thresh, "accuracy_thresh"),
-            Comparison("calibration error", calibration and calibration.expected_calibration_error, None, None),
-            Comparison("Brier score", calibration and calibration.brier_score, None, None),
+            Comparison(
+                "calibration error", calibration.expected_calibration_error if calibration else None, None, None
+            ),
+            Comparison("Brier score", calibration.brier_score if calibration else None, None, None),
         ]

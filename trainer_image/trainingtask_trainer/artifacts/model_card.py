@@ -19,7 +19,7 @@ RELIABILITY_FILE = "reliability.png"
 
 Cell = Scalar | None
 
-_OBJECTIVES = {
+_OBJECTIVES: dict[str | None, str] = {
     Objective.MICRO_F1: "micro-F1",
     Objective.MACRO_F1: "macro-F1",
     Objective.F_BETA: "F-beta",

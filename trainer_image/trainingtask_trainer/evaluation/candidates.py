@@ -55,7 +55,7 @@ class Candidates(NamedTuple):
     def thin(self, count: int) -> "Candidates":
         """Return about `count` of the candidates of a single group, evenly chosen."""
         step = -(-len(self.thresholds) // count)
-        return Candidates(*(values[::step] for values in self[:3]), self.starts)
+        return Candidates(self.thresholds[::step], self.predicted[::step], self.hits[::step], self.starts)
 
 
 def collect_by_label(

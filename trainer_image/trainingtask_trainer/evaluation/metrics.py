@@ -135,9 +135,10 @@ def map_label_blocks(
     """
 
     def run(block: Sequence[int] | Counts) -> Score:
-        parts = (matrix.take(block, axis=1) for matrix in (truth, probabilities))
-        ours, theirs = (np.ascontiguousarray((part if rows is None else part[rows]).T) for part in parts)
-        return work(ours, theirs)
+        ours, theirs = truth.take(block, axis=1), probabilities.take(block, axis=1)
+        if rows is not None:
+            ours, theirs = ours[rows], theirs[rows]
+        return work(np.ascontiguousarray(ours.T), np.ascontiguousarray(theirs.T))
 
     with ThreadPoolExecutor(get_cpu_limit()) as pool:
         yield from pool.map(run, (labels[at : at + _BLOCK_LABELS] for at in range(0, len(labels), _BLOCK_LABELS)))
