@@ -1,6 +1,8 @@
-# The operator, and with --target web the view over all runs. Built from the repository's root:
+# The operator, with --target web the view over all runs, and with --target serve the server of a trained model. Built from
+# the repository's root:
 #   docker build -t trainingtask-operator .
 #   docker build -t trainingtask-web --target web .
+#   docker build -t trainingtask-serve --target serve .
 # `make base-image` pins the base by its digest.
 ARG BASE_IMAGE=debian:trixie-slim
 FROM ${BASE_IMAGE} AS python
@@ -29,6 +31,24 @@ ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="trainingtask-web" \
     org.opencontainers.image.description="Pages and HTTP API over the runs of TrainingTasks" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.version="$VERSION" \
+    org.opencontainers.image.revision="$REVISION"
+
+FROM python AS serve
+COPY requirements/serve.txt /build/requirements/
+RUN uv pip install --compile-bytecode --require-hashes -r /build/requirements/serve.txt
+COPY pyproject.toml README.md /build/
+COPY crds/trainingtask_api /build/crds/trainingtask_api
+COPY trainer_image/trainingtask_trainer /build/trainer_image/trainingtask_trainer
+RUN uv pip install --compile-bytecode --no-deps --no-build-isolation /build
+USER 1000:1000
+EXPOSE 8080
+ENTRYPOINT ["trainingtask-trainer", "serve", "--host=0.0.0.0"]
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="trainingtask-serve" \
+    org.opencontainers.image.description="Serves a model of trainingtask-trainer over HTTP" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="$VERSION" \
     org.opencontainers.image.revision="$REVISION"

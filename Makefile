@@ -10,7 +10,7 @@ BOTH = $(MAKE) --jobs 2 --output-sync --no-print-directory
 # Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-unit test-cluster test-full coverage lint bench-trainer bench-reading bench-classical bench-operator bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
+.PHONY: help demo test test-unit test-cluster test-full coverage lint bench-trainer bench-reading bench-classical bench-operator bench-serving bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
@@ -69,6 +69,9 @@ bench-trainer: $(VENV)/ready ## Time the transformers' training against padded b
 	$(BIN)/python benchmarks/trainer/bench.py
 	$(BIN)/python benchmarks/trainer/recipe.py --models MiniLM --batch-sizes 32 --steps 5 --warm-up-steps 2
 
+bench-serving: $(VENV)/ready ## Serve and predict with MiniLM on one core, against transformers' pipelines (20 minutes)
+	$(BIN)/python benchmarks/serving/bench.py
+
 crd: $(VENV)/ready ## Write the CRD from the models, for kubectl and for the chart
 	$(BIN)/python -m trainingtask_api.crd > crds/trainingtasks.yaml.new
 	mv crds/trainingtasks.yaml.new crds/trainingtasks.yaml
@@ -112,6 +115,7 @@ requirements: $(VENV)/ready ## Resolve the pinned requirements anew
 	$(COMPILE) pyproject.toml --extra dev -o requirements/dev.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra operator -o requirements/operator.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra web -o requirements/web.txt
+	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra serve -o requirements/serve.txt
 	$(COMPILE) -c requirements/dev.txt pyproject.toml --extra trainer --override <(echo "torch; sys_platform == 'never'") \
 	  --no-emit-package torch -o requirements/trainer.txt
 	$(COMPILE) -c requirements/dev.txt <(echo torch) -o requirements/torch.txt
@@ -131,7 +135,7 @@ SBOM = $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-repr
 # What pip installs; the base image brings the packages of its own list.
 sbom: $(VENV)/ready ## Write a CycloneDX bill of materials per image, in out/sbom
 	mkdir -p out/sbom
-	for image in operator web; do $(SBOM) requirements/$$image.txt --output-file out/sbom/$$image.json; done
+	for image in operator web serve; do $(SBOM) requirements/$$image.txt --output-file out/sbom/$$image.json; done
 	cat requirements/torch.txt requirements/trainer.txt | $(SBOM) - --output-file out/sbom/trainer.json
 
 clean: ## Remove what the targets made here

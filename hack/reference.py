@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -11,6 +12,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from trainingtask_api import ExitCode
 from trainingtask_operator import metrics
+from trainingtask_trainer.serving import metrics as serving_metrics
 from trainingtask_web.views.remediation import NEXT_STEPS
 
 ROOT = Path(__file__).parents[1]
@@ -187,10 +189,17 @@ def metrics_page() -> str:
         "Metrics of the operator",
         "Served at `/metrics` on port 8081 of the operator's pod, beside `process_*` and `python_*`.\n"
         "[Alert on metrics](../how-to/alert-on-metrics.md) has alerting rules.",
-        table(
-            ("Metric", "Type", "Labels", "Meaning"),
-            (metric_row(item) for item in vars(metrics).values() if isinstance(item, MetricWrapperBase)),
-        ),
+        metrics_table(metrics),
+        "## Of a served model\n\nServed at `/metrics` by `trainingtask-trainer serve`, beside `process_*` and `python_*`.",
+        metrics_table(serving_metrics),
+    )
+
+
+def metrics_table(module: ModuleType) -> str:
+    """Return the table of a module's metrics."""
+    return table(
+        ("Metric", "Type", "Labels", "Meaning"),
+        (metric_row(item) for item in vars(module).values() if isinstance(item, MetricWrapperBase)),
     )
 
 

@@ -79,6 +79,7 @@ def _list_report_facts(report: TrainingReport) -> dict[str, Cell]:
         "Model path": results.model_path if results else None,
         "Model address": results.model_uri if results else None,
         "Trained on": f"{results.train_rows} rows in {format_age(results.runtime_seconds)}" if results else None,
+        **({export.format.value: export.describe() for export in results.exports} if results else {}),
         "Text lengths": _format_lengths(results.text_lengths) if results and results.text_lengths else None,
     }
 

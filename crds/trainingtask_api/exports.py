@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from trainingtask_api.formatting import format_size
 from trainingtask_api.rules import Contract
 
 
@@ -18,7 +19,7 @@ class Format(StrEnum):
 
 
 class Export(Contract):
-    """A model in a format beside its own, scored on the test rows with ONNX Runtime."""
+    """A model as ONNX, scored with ONNX Runtime on the test rows, of more than 5,000 on as many of them."""
 
     format: Format = Field(description="The format.")
     is_written: bool = Field(description="Whether it lies in the model's folder; not when it costs too much F1.")
@@ -27,7 +28,15 @@ class Export(Contract):
     macro_f1: float | None = Field(None, description="Macro-averaged F1 at the model's thresholds.")
     f1_loss: float = Field(description="Micro-averaged F1 that it costs against the trained model.")
     max_probability_difference: float = Field(description="Largest difference from the model's own probabilities.")
-    rows_per_second: float = Field(description="Test rows per second on one core, tokenization included.")
+    rows_per_second: float = Field(description="Rows per second on one core, from texts to probabilities.")
+
+    def describe(self) -> str:
+        """Return the export in one phrase: size, F1, difference and speed."""
+        f1 = "no micro-F1" if self.micro_f1 is None else f"micro-F1 {self.micro_f1:.4f} ({-self.f1_loss:+.4f})"
+        return (
+            f"{'' if self.is_written else 'not written: '}{format_size(self.size)}, {f1}, probabilities within"
+            f" {self.max_probability_difference:.2g}, {self.rows_per_second:.0f} rows/s on one core"
+        )
 
 
 Exports = Annotated[list[Export], Field(max_length=4)]

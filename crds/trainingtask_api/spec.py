@@ -378,6 +378,7 @@ class TrainingTaskSpec(Contract):
         _refuse_format(
             (Format.SAFETENSORS, Format.ONNX_INT8), "a classical model", CLASSICAL_MODELS, "'skops' and 'onnx'"
         ),
+        _refuse_format((Format.ONNX,), "knn", ("knn",), "'skops' alone: the model is its training rows"),
         _refuse_format((Format.SKOPS,), "a transformer", TRANSFORMER_FAMILIES, "'safetensors', 'onnx' and 'onnx_int8'"),
         Rule(
             f"!has(self.evaluation) || !has(self.evaluation.folds) || !(self.model.name in {to_cel_list(TRANSFORMER_FAMILIES)})",

@@ -181,6 +181,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no-format": (changed(CLASSICAL, output={"volumeClaim": "m", "formats": []}), "formats"),
     "unknown-format": (changed(CLASSICAL, output={"volumeClaim": "m", "formats": ["pickle"]}), "formats"),
     "int8-of-classical": (changed(CLASSICAL, output={"volumeClaim": "m", "formats": ["onnx_int8"]}), "output.formats of a classical model are 'skops' and 'onnx'"),
+    "onnx-of-neighbours": (changed(CLASSICAL, model__name="knn", output={"volumeClaim": "m", "formats": ["skops", "onnx"]}), "output.formats of knn are 'skops' alone: the model is its training rows"),
     "skops-of-transformer": (changed(TRANSFORMER, output={"volumeClaim": "m", "formats": ["skops"]}), "output.formats of a transformer are 'safetensors', 'onnx' and 'onnx_int8'"),
     "f1-loss": (changed(CLASSICAL, output={"volumeClaim": "m", "maxF1Loss": 1.5}), "maxF1Loss"),
     "class-path": (changed(CLASSICAL, model__name="my-models:X"), "must be a registered name"),

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 DOCKERFILES = ("Dockerfile", "trainer_image/Dockerfile")
-IMAGES = {"operator": ("operator",), "web": ("web",), "trainer": ("torch", "trainer")}
+IMAGES = {"operator": ("operator",), "web": ("web",), "serve": ("serve",), "trainer": ("torch", "trainer")}
 
 
 def instructions(dockerfile: str) -> list[str]:

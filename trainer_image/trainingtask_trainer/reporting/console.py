@@ -98,6 +98,7 @@ def format_summary(results: Results) -> str:
         *(_format_row(name, mean.precision, mean.recall, mean.f1) for name, mean in averages),
         _format_row("", "model", "label prior", "no label", "95 %"),
         *(_format_row(*row) for row in scores.compare_baselines()),
+        *(f"  {export.format}: {export.describe()}" for export in results.exports),
         *(f"  warning: {warning}" for warning in results.warnings),
     ]
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -12,7 +13,9 @@ from typing import Final
 import uvicorn
 
 from trainingtask_api.exports import Format
+from trainingtask_trainer.artifacts.model_manifest import read_manifest
 from trainingtask_trainer.artifacts.saved_model import SavedModel
+from trainingtask_trainer.models.formats import MODEL_FILES
 from trainingtask_trainer.serving.app import Readiness, create_app
 
 # Until each node's proxy has removed a terminating pod, new connections still come to it.
@@ -57,7 +60,7 @@ def serve(folder: Path, wanted: Format | None, *, host: str, port: int, name: st
     folder
         Of the model.
     wanted
-        The format to read; None: as `SavedModel` chooses.
+        The format to read; None: as `SavedModel` chooses, in an image without torch ONNX where it is there.
     host, port
         Where to listen; port 0: a free one.
     name
@@ -68,7 +71,7 @@ def serve(folder: Path, wanted: Format | None, *, host: str, port: int, name: st
     UserError
         When `folder` holds no saved model.
     """
-    model = SavedModel(folder, wanted)
+    model = SavedModel(folder, wanted or _find_format_without_torch(folder))
     name = name or model.manifest.task
     readiness = Readiness()
     config = uvicorn.Config(
@@ -85,3 +88,9 @@ def serve(folder: Path, wanted: Format | None, *, host: str, port: int, name: st
     subject = f"Serving '{name}' ({len(model.manifest.labels)} labels)"
     with suppress(KeyboardInterrupt):  # which uvicorn raises again at the end
         _Server(config, readiness, subject).run()
+
+
+def _find_format_without_torch(folder: Path) -> Format | None:
+    if find_spec("torch") is not None:
+        return None
+    return next((kind for kind in MODEL_FILES if kind in read_manifest(folder).formats), None)

@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError
 
 from trainingtask_api.exports import Format
 from trainingtask_trainer.models.formats import MODEL_FILES
+from trainingtask_trainer.models.onnx.trees import check_trees
 
 MAX_BYTES: Final = (2 << 30) - 1
 """The most that a protobuf message may have, and so a file whose weights stand in it."""
@@ -57,6 +58,8 @@ def _check_model(name: str, content: bytes) -> None:
     for node in model.graph.node:
         if node.domain not in _DOMAINS:
             raise ValueError(f"{name} has a node of {node.domain}: only operators of ONNX are allowed")
+        if node.domain == "ai.onnx.ml":
+            check_trees(name, node, model.graph)
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise ValueError(f"{name} has a graph inside of its node {node.op_type}, which no export writes")

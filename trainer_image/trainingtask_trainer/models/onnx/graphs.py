@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from trainingtask_trainer.models.formats import NotExportableError
+from trainingtask_trainer.models.onnx import trees
 from trainingtask_trainer.models.onnx.files import MAX_BYTES
 from trainingtask_trainer.models.onnx.inputs import TermInputs
 from trainingtask_trainer.models.onnx.model import LOGITS
 
 PROBABILITIES = "probabilities"
-_OPSETS = {"": 18, "ai.onnx.ml": 3}
+_OPSETS = {"": 18, trees.DOMAIN: 3}
 _IR_VERSION = 10
 
 Values = NDArray[Any]
@@ -131,13 +132,13 @@ def write_forests(
         known, columns = features, []
         half = graph.add_constant(np.array(0.5, np.float32))
         for forest in forests:
-            columns.append(_add_trees(graph, known, [(forest, [0])], 1))
+            columns.append(_add_trees(graph, known, terms + len(columns), [(forest, [0])], 1))
             decided = graph.add("Cast", graph.add("Greater", columns[-1], half), to=TensorProto.FLOAT)
             known = graph.add("Concat", known, decided, axis=1)
         probabilities = graph.add("Concat", *columns, axis=1)
     else:
         targets = [[index] for index in range(len(varying))] if len(forests) > 1 else [list(range(len(varying)))]
-        probabilities = _add_trees(graph, features, list(zip(forests, targets, strict=True)), len(varying))
+        probabilities = _add_trees(graph, features, terms, list(zip(forests, targets, strict=True)), len(varying))
     if len(varying) < len(prior):  # each label that varies to its place, and the shares of the others
         places = np.zeros((len(varying), len(prior)), np.float32)
         places[np.arange(len(varying)), varying] = 1
@@ -156,49 +157,10 @@ def _add_features(graph: Graph, terms: int) -> str:
     return graph.add("ScatterElements", empty, ids, term_weights, axis=1, reduction="add")
 
 
-def _add_trees(graph: Graph, features: str, forests: Sequence[tuple[Any, Sequence[int]]], targets: int) -> str:
+def _add_trees(
+    graph: Graph, features: str, width: int, forests: Sequence[tuple[Any, Sequence[int]]], targets: int
+) -> str:
     """Add the trees of forests, each with the columns of its labels, as one node; its output has shape [rows, targets]."""
-    nodes: dict[str, list[Values]] = {name: [] for name in _NODE_ATTRIBUTES}
-    leaves: dict[str, list[Values]] = {name: [] for name in ("treeids", "nodeids", "ids", "weights")}
-    trees = [(tree.tree_, forest, columns) for forest, columns in forests for tree in forest.estimators_]
-    for number, (tree, forest, columns) in enumerate(trees):
-        count = tree.node_count
-        is_leaf = tree.children_left == -1
-        for name, values in {
-            "treeids": np.full(count, number),
-            "nodeids": np.arange(count),
-            "featureids": np.where(is_leaf, 0, tree.feature),
-            "truenodeids": np.where(is_leaf, 0, tree.children_left),
-            "falsenodeids": np.where(is_leaf, 0, tree.children_right),
-            "values": np.where(is_leaf, 0, _round_down(tree.threshold)),
-            "modes": np.where(is_leaf, b"LEAF", b"BRANCH_LEQ"),
-        }.items():
-            nodes[name].append(values)
-        shares = tree.value[:, :, 1] / tree.value.sum(axis=2) / len(forest.estimators_)
-        # The first column stands for a leaf of no label, which must have a weight, too.
-        is_kept = is_leaf[:, np.newaxis] & ((shares > 0) | (np.arange(len(columns)) == 0))
-        node, column = np.nonzero(is_kept)
-        leaves["treeids"].append(np.full(len(node), number))
-        leaves["nodeids"].append(node)
-        leaves["ids"].append(np.asarray(columns)[column])
-        leaves["weights"].append(shares[node, column])
-    attributes = {f"nodes_{name}": np.concatenate(parts).tolist() for name, parts in nodes.items()}
-    attributes |= {f"target_{name}": np.concatenate(parts).tolist() for name, parts in leaves.items()}
-    return graph.add(
-        "TreeEnsembleRegressor",
-        features,
-        domain="ai.onnx.ml",
-        n_targets=targets,
-        aggregate_function="SUM",
-        post_transform="NONE",
-        **attributes,
-    )
-
-
-_NODE_ATTRIBUTES = ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids", "values", "modes")
-
-
-def _round_down(thresholds: Values) -> NDArray[np.float32]:
-    """Return the largest 32-bit numbers that are not above the 64-bit ones: a feature has 32 bits, and stays on its side."""
-    rounded = thresholds.astype(np.float32)
-    return np.where(rounded > thresholds, np.nextafter(rounded, np.float32(-np.inf)), rounded)
+    read = graph.add("Reshape", features, graph.add_constant(np.array([-1, width])))  # see `check_trees`
+    attributes = trees.collect_attributes(forests) | {"n_targets": targets}
+    return graph.add(trees.OPERATOR, read, domain=trees.DOMAIN, **attributes)
