@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["logistic_regression", "linear_svc"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     options = parser.parse_args()
-    print("| model | errors | list | precision at k | at k/10 | listed | of the planted |")
+    print("| model | errors | list | precision at k | at k/10 | suspected | of the planted |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for model in options.models:
         spec = TrainingTaskSpec.model_validate(
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def measure(spec: TrainingTaskSpec, raw: RawData, seed: int) -> Iterator[tuple[str, str, float, float, float, float]]:
-    """Yield kind of error and list, precision at k and at k/10, length of a list that has one and its share of the errors."""
+    """Yield kind of error and list, precision at k and at k/10, the number suspected and its share of the errors."""
     planted = plant_errors(raw.train.labels, np.random.RandomState(seed))
     part = predict(spec, raw, planted.given, seed)
     probabilities, given = part.probabilities, planted.given == 1
@@ -100,13 +100,13 @@ def measure(spec: TrainingTaskSpec, raw: RawData, seed: int) -> Iterator[tuple[s
             yield kind, name, *compute_precision(hits, int(wrong.sum())), np.nan, np.nan
         chosen = suspected.select(suspected.is_missing == (kind == "missing"))
         hits = wrong[chosen.rows, chosen.labels]
-        listed = count_suspected(report.mistakes, kind)
-        share = wrong[listed.rows, listed.labels].sum() / wrong.sum()
-        yield kind, "label-issues.csv", *compute_precision(hits, int(wrong.sum())), len(listed.rows), share
+        found = select_suspected_of_kind(report.mistakes, kind)
+        share = wrong[found.rows, found.labels].sum() / wrong.sum()
+        yield kind, "label-issues.csv", *compute_precision(hits, int(wrong.sum())), len(found.rows), share
 
 
-def count_suspected(mistakes: Mistakes, kind: str) -> Mistakes:
-    """Return all suspected labels of a kind, also beyond the length of the list."""
+def select_suspected_of_kind(mistakes: Mistakes, kind: str) -> Mistakes:
+    """Return all suspected labels of a kind, also those beyond the length of label-issues.csv."""
     return mistakes.select(mistakes.is_suspected & (mistakes.is_missing == (kind == "missing")))
 
 
