@@ -59,9 +59,9 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/session")
-def sign_in(problem: str = "", next: str = "/runs") -> HTMLResponse:
+def sign_in(request: Request, problem: str = "", next: str = "") -> HTMLResponse:
     """Ask for a token."""
-    return render("session.html", problem=_SIGN_IN_PROBLEMS.get(problem), next=next)
+    return render(request, "session.html", problem=_SIGN_IN_PROBLEMS.get(problem), next=next)
 
 
 @router.get("/runs")
@@ -88,6 +88,7 @@ def list_runs(
     kept = filters | ({"limit": str(limit)} if "limit" in request.query_params else {})
     views = [run_view.build_run_view(run, now, curves.get(run.id, ())) for run in page.items]
     return render(
+        request,
         "runs.html",
         422 if problem else 200,
         here="runs",
@@ -161,6 +162,7 @@ def compare_runs(
     ]
     lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(compared, runs, strict=True)]
     return render(
+        request,
         "compare.html",
         principal=principal,
         runs=compared,
@@ -192,6 +194,7 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
     now = datetime.now(UTC)
     curves = queries.get_metrics(engine, principal.scope, [run.id])
     return render(
+        request,
         "run.html",
         principal=principal,
         run=run,
