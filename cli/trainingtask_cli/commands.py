@@ -102,6 +102,10 @@ def compare(cluster: Cluster, task_names: Sequence[str], form: Format) -> None:
             _print_note(
                 "note: these tasks did not have the same data (see the last line): mind that when you compare them"
             )
+        elif any(row[0] == "micro-F1" for row in scores.rows):
+            _print_note(
+                "note: `trainingtask-trainer compare MODEL MODEL` says whether a difference is more than chance"
+            )
     elif form is Format.CSV:
         sys.stdout.write(
             to_csv(("field", *spec.columns[1:]), [*(_prefix_path(row) for row in spec.rows), *scores.rows])

@@ -24,7 +24,7 @@ class LabelPair(Contract):
     """A confusion of two labels."""
 
     given: _Label = Field(description="Label that the rows carry and that is not predicted.")
-    predicted: _Label = Field(description="Label that is predicted instead.")
+    predicted: _Label = Field(description="The most probable label that is predicted instead.")
     rows: int = Field(description="Number of rows.")
 
 
@@ -35,8 +35,12 @@ class LabelErrors(Contract):
     folds: int | None = Field(None, description="Folds of the training rows; absent when only held-out rows were read.")
     suspected_missing: int = Field(description="Labels that seem to be missing, in all rows together.")
     suspected_surplus: int = Field(description="Labels that seem to be too many, in all rows together.")
-    conflicting_rows: int = Field(description="Rows whose text stands in another row with other labels.")
-    near_duplicate_rows: int = Field(description="Rows whose text is nearly another row's.")
+    conflicting_rows: int = Field(
+        description="Rows of the data set whose text stands in another row with other labels."
+    )
+    near_duplicate_rows: int = Field(
+        description="Rows of the data set whose text is another row's but for case, punctuation and spacing."
+    )
     per_label: Annotated[list[LabelErrorCounts], Field(max_length=MAX_REPORTED_PAIRS)] = Field(
         [], description="The labels with the most errors, most first."
     )

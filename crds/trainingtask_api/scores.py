@@ -1,6 +1,6 @@
 """The scores of a trained model, with a reason where a score is undefined."""
 
-from typing import Annotated, NamedTuple
+from typing import Annotated, NamedTuple, Self
 
 from pydantic import Field
 
@@ -159,8 +159,25 @@ class EvaluationResult(Contract):
     runtime_seconds: float = Field(description="Duration of the evaluation.")
     samples_per_second: float = Field(description="Rows evaluated per second.")
 
+    def keep_labels(self, count: int) -> Self:
+        """Return a copy with the scores of at most `count` labels, the worst and the best by F1, in their order."""
+        labels = self.per_label
+        if len(labels) <= count:
+            return self
+        places = sorted(range(len(labels)), key=lambda place: (labels[place].f1 is None, labels[place].f1 or 0.0))
+        defined = sum(score.f1 is not None for score in labels)
+        best = min(count // 2, defined)
+        kept = sorted({*places[: count - best], *places[defined - best : defined]})
+        why = f"the {len(kept)} labels of {len(labels)} with the lowest and the highest F1; results.json has the others"
+        return self.model_copy(
+            update={
+                "per_label": [labels[place] for place in kept],
+                "undefined": self.undefined | {"perLabel": why},
+            }
+        )
+
     def compare_baselines(self) -> list[Comparison]:
-        """Return the scores that the baselines have as well."""
+        """Return the scores that the baselines have as well, and calibration."""
         prior, zero = self.label_prior, self.all_zero
 
         def compare(name: str, model: float | None, field: str, interval: Interval | None = None) -> Comparison:
@@ -168,7 +185,7 @@ class EvaluationResult(Contract):
                 name, model, getattr(prior, field), getattr(zero, field), None if interval is None else str(interval)
             )
 
-        intervals = self.intervals
+        intervals, calibration = self.intervals, self.calibration
         return [
             compare("loss", self.loss, "loss"),
             compare("micro-F1", self.micro.f1, "micro_f1", intervals.micro_f1),
@@ -180,4 +197,8 @@ class EvaluationResult(Contract):
                 intervals.mean_average_precision,
             ),
             compare("accuracy_thresh", self.accuracy_thresh, "accuracy_thresh"),
+            Comparison(
+                "calibration error", calibration.expected_calibration_error if calibration else None, None, None
+            ),
+            Comparison("Brier score", calibration.brier_score if calibration else None, None, None),
         ]

@@ -128,7 +128,7 @@ class Output(Contract):
     )
     keep_texts: bool = Field(
         False,
-        description="Write the texts of the rows beside the predictions and the suspected label errors. Default: row numbers only.",
+        description="Write the texts of the rows into the files beside the model that show its mistakes, and these as an import for Label Studio. Default: row numbers alone.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -220,7 +220,7 @@ class Evaluation(Contract):
     )
     folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
         None,
-        description="Look for wrong labels in the training rows as well: train this many times without a part of them and predict that part. Classical models only. Default: validation and test rows alone.",
+        description="Look for wrong labels in the training rows as well: train this many more times, each time without a part of them, and predict that part. Classical models and models of your own. Default: validation and test rows alone.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

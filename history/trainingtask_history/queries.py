@@ -41,9 +41,10 @@ MAX_LIMIT = 500  # runs of one page
 MAX_CURVES = 32  # of one run
 MAX_EVENTS = 1000  # of one run
 MAX_ATTEMPTS = 1000  # of one task
-MAX_TEXT = 2**19  # characters of one column, JSON included
-MAX_PARTS = 20_000  # of one column's JSON, which grows in memory; the scores of 1,000 labels have 8,000
-_FULL_ROWS = 8  # more rows share the limits of this many
+MAX_TEXT = 2**19  # characters of one column
+MAX_JSON = 2**21  # characters of one column of JSON
+MAX_PARTS = 100_000  # of one column's JSON, which grows in memory; the scores of 10,000 labels have 80,000
+_FULL_ROWS = {JSON: 2, Text: 8}  # more rows share the limits of this many
 # The range of datetime in any zone; Postgres has earlier and later times, and infinity.
 _FIRST_TIME = datetime(1, 1, 2, tzinfo=UTC)
 _LAST_TIME = datetime(9999, 12, 30, tzinfo=UTC)
@@ -52,13 +53,14 @@ _MAX_UNION = 100
 
 def _bound_column(column: Column[Any], rows: int = 1) -> ColumnElement[Any]:
     """Return a column cut to its limits, NULL where Python cannot read the value: trainers write rows as they like."""
-    share = min(1.0, _FULL_ROWS / max(1, rows))
+    kind = JSON if isinstance(column.type, JSON) else Text
+    share = min(1.0, _FULL_ROWS[kind] / max(1, rows))
     if isinstance(column.type, DateTime):
         return case((column.between(_FIRST_TIME, _LAST_TIME), column)).label(column.name)
     if isinstance(column.type, JSON):  # as text: one unreadable value must not spoil the others
         text = cast(column, Text)
         without_separators = func.replace(func.replace(func.replace(text, "[", ""), "{", ""), ",", "")
-        is_short = func.length(text) <= int(MAX_TEXT * share)
+        is_short = func.length(text) <= int(MAX_JSON * share)
         has_few_parts = func.length(text) - func.length(without_separators) <= int(MAX_PARTS * share)
         return case((and_(is_short, has_few_parts), text)).label(column.name)
     if isinstance(column.type, Text):

@@ -10,7 +10,7 @@ import yaml
 from sqlalchemy import make_url
 
 from support.helm import CHART, ROOT, Manifest, bound_roles, helm, named, of_kind, render, render_anew
-from trainingtask_api import names
+from trainingtask_api import TrainingTask, names
 from trainingtask_history.roles import get_trainer_role
 from trainingtask_operator import health
 from trainingtask_operator.settings import Settings
@@ -366,14 +366,24 @@ def test_every_value_is_described_and_in_the_schema() -> None:
 
 
 def test_the_notes_show_a_valid_task() -> None:
-    from trainingtask_api import TrainingTask
-
     done = helm("install", "tt", str(CHART), "--dry-run=client", "--namespace=ops")
     assert done.returncode == 0, done.stderr
     notes = done.stdout.partition("NOTES:")[2]
     task = notes.partition("<<END\n")[2].partition("  END")[0]
     assert TrainingTask.model_validate(yaml.safe_load(task)).spec.dataset.name == "support_tickets"
     assert "kubectl get trainingtasks -n default -w" in notes
+
+
+def test_artifact_hubs_metadata_is_that_of_the_crd_and_the_licence() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    metadata = {key.removeprefix("artifacthub.io/"): value for key, value in chart["annotations"].items()}
+    (crd,) = of_kind(render(), "CustomResourceDefinition")
+    (described,) = yaml.safe_load(metadata["crds"])
+    assert (described["kind"], described["name"]) == (crd["spec"]["names"]["kind"], crd["metadata"]["name"])
+    assert described["version"] in [version["name"] for version in crd["spec"]["versions"]]
+    (example,) = yaml.safe_load(metadata["crdsExamples"])
+    assert TrainingTask.model_validate(example).spec.model.name == "logistic_regression"
+    assert f'license = "{metadata["license"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_only_several_replicas_use_a_lease() -> None:

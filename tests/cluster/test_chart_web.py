@@ -1,5 +1,7 @@
 """The chart's optional web app: its rights, settings and Secrets."""
 
+import json
+
 import pytest
 from sqlalchemy import make_url
 
@@ -113,3 +115,45 @@ def test_the_number_of_web_pods_is_no_value() -> None:
     refused = helm("template", "tt", str(CHART), ENABLED, "--set=web.replicas=2")
     assert refused.returncode != 0
     assert "replicas" in refused.stderr
+
+
+@pytest.mark.parametrize("path", ["", "/trainingtask"])
+def test_an_ingress_leads_each_host_to_the_service(path: str) -> None:
+    options = [ENABLED, "--set=web.hosts={a.example.com,b.example.com}", f"--set=web.basePath={path}"]
+    options += [
+        "--set=web.ingress.enabled=true",
+        "--set=web.ingress.className=nginx",
+        "--set=web.ingress.tlsSecret=tls",
+    ]
+    manifests = render(*options, '--set-json=web.ingress.annotations={"cert-manager.io/issuer":"ca"}')
+    ingress, service = named(manifests, "Ingress", WEB), named(manifests, "Service", WEB)
+    hosts = ["a.example.com", "b.example.com"]
+    assert ingress["metadata"]["annotations"] == {"cert-manager.io/issuer": "ca"}
+    assert ingress["spec"]["ingressClassName"] == "nginx"
+    assert ingress["spec"]["tls"] == [{"secretName": "tls", "hosts": hosts}]
+    assert [rule["host"] for rule in ingress["spec"]["rules"]] == hosts
+    for rule in ingress["spec"]["rules"]:
+        (way,) = rule["http"]["paths"]
+        backend = {
+            "service": {"name": service["metadata"]["name"], "port": {"name": service["spec"]["ports"][0]["name"]}}
+        }
+        assert way == {"path": path or "/", "pathType": "Prefix", "backend": backend}
+    assert load_settings(environment_of(manifests)).base_path == path
+
+
+def test_an_http_route_leads_to_the_service() -> None:
+    gateway = {"name": "shared", "namespace": "gateways"}
+    options = [ENABLED, "--set=web.hosts={a.example.com}", "--set=web.basePath=/tt", "--set=web.httpRoute.enabled=true"]
+    manifests = render(*options, f"--set-json=web.httpRoute.parentRefs={json.dumps([gateway])}")
+    route, service = named(manifests, "HTTPRoute", WEB), named(manifests, "Service", WEB)
+    assert (route["spec"]["parentRefs"], route["spec"]["hostnames"]) == ([gateway], ["a.example.com"])
+    (rule,) = route["spec"]["rules"]
+    assert rule["matches"] == [{"path": {"type": "PathPrefix", "value": "/tt"}}]
+    assert rule["backendRefs"] == [{"name": WEB, "port": service["spec"]["ports"][0]["port"]}]
+
+
+@pytest.mark.parametrize("kind", ["ingress", "httpRoute"])
+def test_a_route_without_hosts_is_refused(kind: str) -> None:
+    done = helm("template", "tt", str(CHART), ENABLED, f"--set=web.{kind}.enabled=true")
+    assert "web.ingress and web.httpRoute need web.hosts" in done.stderr
+    assert not {"Ingress", "HTTPRoute"} & {manifest["kind"] for manifest in render(ENABLED)}

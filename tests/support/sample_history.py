@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from trainingtask_api import TrainingTaskSpec
 from trainingtask_api.formatting import format_time_left
+from trainingtask_api.label_errors import LabelErrorCounts, LabelErrors, LabelPair
 from trainingtask_api.scores import (
     Averages,
     Baseline,
@@ -319,6 +320,11 @@ def make_results(
         arguments={"dataset.name": dataset, "dataset.seed": 42, "device": "gpu" if steps else "cpu", "model.name": model, "preprocessor.name": "tokenizer" if steps else "tfidf", "training.batchSize": 32, "training.epochs": 3, "training.learningRate": 5e-5, "training.warmupFraction": 0.1, "training.weightDecay": 0.01},
         versions={"python": "3.13.1", "numpy": "2.4.0", "scikit-learn": "1.8.0", "torch": "2.9.1", "transformers": "5.23.0", "trainingtask": "0.1.0"},
         model_path=f"{dataset.replace('_', '-')}-{model}",
+        label_errors=LabelErrors(
+            rows=10_853, suspected_missing=412, suspected_surplus=97, conflicting_rows=31, near_duplicate_rows=158,
+            per_label=[LabelErrorCounts(label="neutral", false_positives=640, false_negatives=702, suspected_missing=120, suspected_surplus=40)],
+            pairs=[LabelPair(given="neutral", predicted="approval", rows=88)],
+        ) if dataset == "go_emotions" else None,
     )  # fmt: skip
 
 

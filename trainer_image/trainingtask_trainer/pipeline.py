@@ -15,16 +15,14 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
-from trainingtask_trainer.artifacts.error_files import write_error_files
 from trainingtask_trainer.artifacts.exporting import write_exports
 from trainingtask_trainer.artifacts.model_manifest import Manifest
-from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warnings
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.calibration import scale_probabilities
 from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
-from trainingtask_trainer.evaluation.label_errors import PredictedRows, report_label_errors
+from trainingtask_trainer.evaluation.label_errors import LabelErrorReport, PredictedRows, report_label_errors
 from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
 from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
@@ -176,7 +174,7 @@ def _run_phases(
                 *(measured.list_warnings() if measured else ()),
                 *fitted.warnings,
                 *evaluation.warnings,
-                *(list_size_warnings(parts) if destination else ()),
+                *(_list_size_warnings(parts) if destination else ()),
                 *written.warnings,
             ]
         ),
@@ -209,14 +207,7 @@ def _run_phases(
             results=results,
             curve=fitted.curve,
         )
-        write_error_files(
-            saved,
-            name,
-            Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
-            parts,
-            errors,
-            keep_texts=spec.output is not None and spec.output.keep_texts,
-        )
+        _write_error_files(saved, task, data, parts, errors)
         destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
@@ -232,6 +223,29 @@ def _decide_labels(
         PredictedRows(name, data.get_splits()[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
         for name, rows in held_out.items()
     ]
+
+
+def _list_size_warnings(parts: Sequence[PredictedRows]) -> list[str]:
+    from trainingtask_trainer.artifacts.predictions import list_size_warnings  # noqa: PLC0415 - pyarrow
+
+    return list_size_warnings(parts)
+
+
+def _write_error_files(
+    folder: Path, task: TrainingTask, data: PreparedData, parts: Sequence[PredictedRows], errors: LabelErrorReport
+) -> None:
+    from trainingtask_trainer.artifacts.error_files import write_error_files  # noqa: PLC0415 - pyarrow
+    from trainingtask_trainer.artifacts.predictions import Metadata  # noqa: PLC0415
+
+    output = task.spec.output
+    write_error_files(
+        folder,
+        task.metadata.name,
+        Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+        parts,
+        errors,
+        keep_texts=output is not None and output.keep_texts,
+    )
 
 
 class _Trained(NamedTuple):
@@ -295,6 +309,12 @@ def _check_processes(
     if spec.training.loop == Loop.TRAINER:
         raise UserError(
             Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
+        )
+    if is_distributed(model) and (folds := _get_folds(spec)):
+        raise UserError(
+            Reason.INVALID_SPEC,
+            f"evaluation.folds {folds} trains in one process, not in {count}: remove it, or resources.gpus and"
+            " resources.nodes",
         )
     if not (is_distributed(model) or is_distributed(preprocessor)):
         raise UserError(

@@ -20,7 +20,7 @@ from trainingtask_web.auth.authorization import Authenticator
 from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.auth.sessions import SessionStore
 from trainingtask_web.http import errors, swagger
-from trainingtask_web.http.middleware import SecurityHeadersMiddleware
+from trainingtask_web.http.middleware import BasePathMiddleware, SecurityHeadersMiddleware
 from trainingtask_web.routes import api, legacy, pages, session
 from trainingtask_web.routes.rendering import render_error_page
 from trainingtask_web.settings import AuthMode, Settings
@@ -64,9 +64,11 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     app.state.settings = settings
     app.state.engine = engine
     app.state.authenticator = authenticator
-    app.state.sessions = SessionStore(secure=settings.secure_cookie)
+    app.state.sessions = SessionStore(secure=settings.secure_cookie, base_path=settings.base_path)
     app.state.api_server = api_server
     app.add_middleware(SecurityHeadersMiddleware, hosts=frozenset(settings.hosts))
+    if settings.base_path:
+        app.add_middleware(BasePathMiddleware, base_path=settings.base_path)
     app.include_router(api.router)
     app.include_router(legacy.router)
     if api_server is not None:

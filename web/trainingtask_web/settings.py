@@ -40,6 +40,12 @@ class Settings(BaseModel):
         alias="TRAININGTASK_WEB_HOSTS",
         description="The names, separated by commas, by which browsers and programs reach it; no other Host is served.",
     )
+    base_path: str = Field(
+        "",
+        alias="TRAININGTASK_WEB_BASE_PATH",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="The path below which browsers reach it, such as /trainingtask; '' for the whole host.",
+    )
     trusted_proxies: CommaSeparated = Field(
         (),
         alias="TRAININGTASK_WEB_TRUSTED_PROXIES",

@@ -9,6 +9,8 @@ from trainingtask_api.capabilities import CLASSICAL_MODELS, TRANSFORMER_FAMILIES
 from trainingtask_api.fields import HUB_ID_PATTERN
 from trainingtask_api.status import Results, Scalar
 
+_MAX_LABELS = 1000
+
 
 def render_metadata(name: str, results: Results) -> str:
     """Return the metadata as a YAML document between its marks; it holds only what is known.
@@ -24,7 +26,7 @@ def render_metadata(name: str, results: Results) -> str:
         "base_model": _get_hub_id(arguments, "model") or _get_hub_id(arguments, "preprocessor"),
         "datasets": data_sets,
         "metrics": ["f1", "precision", "recall"],
-        "labels": [score.label for score in results.evaluation.per_label],
+        "labels": [score.label for score in results.evaluation.per_label[:_MAX_LABELS]],
         "model-index": [{"name": name, "results": [_build_evaluation(results, data_sets)]}],
     }
     known = {key: value for key, value in metadata.items() if value}

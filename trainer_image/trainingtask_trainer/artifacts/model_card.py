@@ -6,15 +6,25 @@ from pathlib import Path
 
 import jinja2
 
+from trainingtask_api.scores import MAX_REPORTED_LABELS
 from trainingtask_api.status import Results, Scalar
+from trainingtask_api.training import Objective
 from trainingtask_trainer.artifacts.card_metadata import render_metadata
 from trainingtask_trainer.reporting.progress import CurvePoint
 
 CARD_FILE = "README.md"
 CURVE_FILE = "curve.png"
 LABELS_FILE = "per-label-f1.png"
+RELIABILITY_FILE = "reliability.png"
 
 Cell = Scalar | None
+
+_OBJECTIVES: dict[str | None, str] = {
+    Objective.MICRO_F1: "micro-F1",
+    Objective.MACRO_F1: "macro-F1",
+    Objective.F_BETA: "F-beta",
+    Objective.MIN_PRECISION: "recall at the wanted precision",
+}
 
 
 def write_card(folder: Path, name: str, results: Results, curve: Sequence[CurvePoint]) -> None:
@@ -37,6 +47,8 @@ def write_card(folder: Path, name: str, results: Results, curve: Sequence[CurveP
     if curve:
         plots.draw_curve(curve, folder / CURVE_FILE)
     plots.draw_label_scores(scores.per_label, scores.macro.f1, folder / LABELS_FILE)
+    if scores.calibration is not None:
+        plots.draw_reliability(scores.calibration, folder / RELIABILITY_FILE)
     card = render_metadata(name, results) + render_card(name, results, has_curve=bool(curve))
     (folder / CARD_FILE).write_text(card, encoding="utf-8")
 
@@ -55,9 +67,12 @@ def render_card(name: str, results: Results, *, has_curve: bool) -> str:
         results=results,
         training_facts=_list_training_facts(results),
         length_facts=_list_length_facts(results),
+        shown=results.evaluation.keep_labels(MAX_REPORTED_LABELS),
+        objective=_OBJECTIVES.get(results.evaluation.objective),
         has_curve=has_curve,
         curve_file=CURVE_FILE,
         labels_file=LABELS_FILE,
+        reliability_file=RELIABILITY_FILE,
     )
 
 

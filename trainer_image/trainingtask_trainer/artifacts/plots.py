@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from trainingtask_api.scores import LabelScore
+from trainingtask_api.scores import CalibrationScores, LabelScore
 from trainingtask_trainer.reporting.progress import CurvePoint
 
 # Okabe and Ito's palette, distinguishable with colour blindness; the markers are so in grey.
@@ -98,6 +98,25 @@ def draw_label_scores(scores: Sequence[LabelScore], macro_f1: float | None, path
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
     figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
+    _save_figure(figure, path)
+
+
+def draw_reliability(calibration: CalibrationScores, path: Path) -> None:
+    """Draw the fraction of right decisions by their probability, and below it how many decisions there are."""
+    bins = calibration.bins
+    probabilities = [one.probability for one in bins]
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    above.plot([0, 1], [0, 1], color=_GREY, linestyle=":", label="as probable as the model says")
+    above.plot(probabilities, [one.fraction for one in bins], color=_BLUE, marker="o", label="the test rows")
+    above.set_ylim(0, 1)
+    above.legend(frameon=False)
+    _style_axes(above, "Reliability of the probabilities", "fraction of decisions\nwhose label is there")
+    below.bar(probabilities, [one.decisions for one in bins], width=0.06, color=_PALE, edgecolor=_BLUE)
+    below.set_yscale("log")
+    below.set_xlim(0, 1)
+    below.set_xlabel("probability, mean of a bin")
+    _style_axes(below, None, "decisions")
     _save_figure(figure, path)
 
 

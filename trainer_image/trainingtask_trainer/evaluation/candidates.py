@@ -52,6 +52,11 @@ class Candidates(NamedTuple):
         places = np.where(is_best, np.arange(len(scores)), len(scores))
         return np.asarray(np.minimum.reduceat(places, self.starts))
 
+    def thin(self, count: int) -> "Candidates":
+        """Return about `count` of the candidates of a single group, evenly chosen."""
+        step = -(-len(self.thresholds) // count)
+        return Candidates(self.thresholds[::step], self.predicted[::step], self.hits[::step], self.starts)
+
 
 def collect_by_label(
     truth: LabelMatrix, probabilities: Probabilities, labels: Sequence[int] | Counts, rows: RowMask | None = None
@@ -70,31 +75,30 @@ def _to_columns(ranking: Ranking) -> tuple[Floats, Counts, Counts]:
 
 
 def collect_over_all(truth: LabelMatrix, probabilities: Probabilities, rows: RowMask | None = None) -> Candidates:
-    """Return the candidates of all decisions as one group; some of the rows carry a label.
+    """Return the candidates of all decisions as one group; none where no row carries a label.
 
     Blocks of rows are sorted one by one: no second matrix of all probabilities is made.
     """
-    positives = [part[0][part[1] == 1] for part in _iter_blocks(truth, probabilities, rows)]
+    positives = [theirs[ours == 1] for ours, theirs in _iter_blocks(truth, probabilities, rows)]
     rising, gains = np.unique(np.concatenate(positives), return_counts=True)
     cuts = rising[::-1]
     predicted, below = np.zeros(len(cuts), dtype=np.int64), np.full(len(cuts), -np.inf)
-    for block, _ in _iter_blocks(truth, probabilities, rows):
-        ordered = np.sort(block, axis=None)
+    for _, theirs in _iter_blocks(truth, probabilities, rows):
+        ordered = np.sort(theirs, axis=None)
         lower = np.searchsorted(ordered, cuts, "left")
         predicted += ordered.size - lower
-        np.maximum(below, np.where(lower > 0, ordered[lower - 1], -np.inf), out=below)
+        if ordered.size:
+            np.maximum(below, np.where(lower > 0, ordered[lower - 1], -np.inf), out=below)
     below = np.where(np.isinf(below), cuts, below)
     return Candidates(_compute_middles(cuts, below), predicted, np.cumsum(gains[::-1]), np.array([0]))
 
 
 def _iter_blocks(
     truth: LabelMatrix, probabilities: Probabilities, rows: RowMask | None
-) -> Iterator[tuple[Probabilities, LabelMatrix]]:
+) -> Iterator[tuple[LabelMatrix, Probabilities]]:
     for block in split_rows(probabilities):
-        if rows is None:
-            yield probabilities[block], truth[block]
-        elif rows[block].any():
-            yield probabilities[block][rows[block]], truth[block][rows[block]]
+        ours, theirs = truth[block], probabilities[block]
+        yield (ours, theirs) if rows is None else (ours[rows[block]], theirs[rows[block]])
 
 
 def _compute_middles(cuts: Probabilities, below: Probabilities) -> Floats:

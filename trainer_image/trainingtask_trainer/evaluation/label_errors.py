@@ -154,15 +154,15 @@ def _compute_class_thresholds(parts: Sequence[PredictedRows]) -> tuple[Floats, F
     """
     rows = sum(len(part.split) for part in parts)
     given = sum(part.split.labels.sum(axis=0, dtype=np.int64) for part in parts)
-    total = sum(part.probabilities.sum(axis=0) for part in parts)
-    there = sum(np.einsum("rl,rl->l", part.probabilities, part.split.labels) for part in parts)
+    total = sum(part.probabilities.sum(axis=0, dtype=np.float64) for part in parts)
+    there = sum(np.einsum("rl,rl->l", part.probabilities, part.split.labels, dtype=np.float64) for part in parts)
     with np.errstate(invalid="ignore"):
         return there / given, 1 - (total - there) / (rows - given)
 
 
 def _find_mistakes(block: _Block, there: Floats, absent: Floats) -> Mistakes:
     rows, labels = np.nonzero(block.predicted != block.given)
-    probabilities = block.probabilities[rows, labels]
+    probabilities = block.probabilities[rows, labels].astype(np.float64)
     is_missing = block.predicted[rows, labels] == 1
     is_there, is_absent = probabilities >= there[labels], 1 - probabilities >= absent[labels]
     is_likely = probabilities > 0.5

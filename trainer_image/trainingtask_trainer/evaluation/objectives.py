@@ -7,7 +7,14 @@ import numpy as np
 from trainingtask_api.training import Evaluation, Objective, ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation.candidates import Candidates, RowMask
-from trainingtask_trainer.evaluation.metrics import Counts, Decisions, Floats, Probabilities, average_defined
+from trainingtask_trainer.evaluation.metrics import (
+    Counts,
+    Decisions,
+    Floats,
+    Probabilities,
+    average_defined,
+    map_label_blocks,
+)
 
 NONE_FITS = -1
 
@@ -68,21 +75,29 @@ class Goal:
             The rows that they come from.
         """
         rising = candidates.thresholds[::-1]
-        gains = np.zeros(len(rising))  # of the sum of the scores, from one candidate to the next
-        read = slice(None) if rows is None else rows
-        for label in np.flatnonzero(truth.any(axis=0)):
-            # The first candidate that predicts each row; of the number of candidates, none does.
-            first = len(rising) - np.searchsorted(rising, probabilities[:, label][read], "right")
-            order = np.argsort(first, kind="stable")
-            first, hits = first[order], np.cumsum(truth[:, label][read][order], dtype=np.int64)
-            if hits[-1] > 0:
-                last = np.flatnonzero(np.diff(first, append=len(rising)))  # rows of a candidate are predicted together
-                scores = _f_beta(hits[last], last + 1, hits[-1], self.beta)
-                gains[first[last]] += np.diff(scores, prepend=0.0)
+
+        def sum_gains(ours: LabelMatrix, theirs: Probabilities) -> Floats:
+            """Return what the sum of the labels' scores gains from one candidate to the next."""
+            gains = np.zeros(len(rising))
+            for labels, given in zip(ours, theirs, strict=True):
+                # The first candidate that predicts each row; of the number of candidates, none does.
+                first, of_hits = (
+                    len(rising) - np.searchsorted(rising, np.sort(part)[::-1], "right")
+                    for part in (given, given[labels == 1])
+                )
+                if of_hits.size:
+                    last = np.flatnonzero(np.diff(first, append=len(rising)))  # those of a candidate come together
+                    hits = np.searchsorted(of_hits, first[last], "right")
+                    scores = _f_beta(hits, last + 1, of_hits.size, self.beta)
+                    gains[first[last]] += np.diff(scores, prepend=0.0)
+            return gains
+
+        carried = np.flatnonzero(truth.any(axis=0))
+        gains = sum(map_label_blocks(sum_gains, truth, probabilities, carried, rows), np.zeros(len(rising)))
         return int(np.argmax(np.cumsum(gains)))
 
 
-def _f_beta(hits: Counts, predicted: Counts, support: Counts | np.int64, beta: float) -> Floats:
+def _f_beta(hits: Counts, predicted: Counts, support: Counts | int, beta: float) -> Floats:
     """Return (1 + b²) TP / (predicted + b² support), the F score that weighs recall b times as much as precision.
 
     van Rijsbergen, Information Retrieval, 1979, chapter 7.

@@ -15,6 +15,7 @@ from trainingtask_trainer.evaluation.objectives import NONE_FITS, Goal
 DEFAULT_THRESHOLD = 0.5
 # Of a label that is best not predicted: only a probability of 1 reaches it.
 NEVER = 1.0
+_FOLD_CANDIDATES = 1_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def _tune_shared(goal: Goal, truth: LabelMatrix, probabilities: Probabilities, r
     if not len(candidates.thresholds):
         return DEFAULT_THRESHOLD
     if goal.is_label_mean:
+        if rows is not None:  # a part of cross-validation, for which the thousandth part of a threshold is exact enough
+            candidates = candidates.thin(_FOLD_CANDIDATES)
         best = goal.select_by_label_mean(candidates, truth, probabilities, rows)
     else:
         best = int(goal.select_candidates(candidates)[0])

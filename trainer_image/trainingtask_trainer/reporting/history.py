@@ -1,6 +1,7 @@
 """The sink to the run's row in the history, with its curve and its phases."""
 
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 
 from trainingtask_api import names
 from trainingtask_api.reasons import Reason
-from trainingtask_api.status import Phase, TrainingReport
+from trainingtask_api.scores import LabelScore
+from trainingtask_api.status import Phase, Results, TrainingReport
 from trainingtask_api.task import TrainingTask
 from trainingtask_history.engine import open_history
 from trainingtask_history.errors import HistoryError
@@ -23,6 +25,8 @@ from trainingtask_trainer.reporting.progress import CurvePoint
 
 logger = logging.getLogger(__name__)
 
+# The scores of the labels in a row; the database refuses more than 2 MiB of one column.
+_MAX_LABEL_BYTES = 1_900_000
 _FINAL_TIMEOUT = 10.0  # seconds for two tries to connect; then the operator writes the row
 
 
@@ -150,7 +154,7 @@ def build_row(task: TrainingTask, origin: RunOrigin, report: TrainingReport) -> 
         create_time=task.metadata.creation_timestamp or report.start_time,
         start_time=report.start_time,
         finish_time=report.finish_time if final else None,
-        results=report.results,
+        results=report.results and _fit_results(report.results),
         phase=report.phase.value,
         step=report.step,
         total_steps=report.total_steps,
@@ -161,6 +165,18 @@ def build_row(task: TrainingTask, origin: RunOrigin, report: TrainingReport) -> 
         trainer_image=origin.image,
         node=origin.node,
     )
+
+
+def _fit_results(results: Results) -> Results:
+    """Return results with as many labels' scores as a row has room for, each to four digits."""
+    scores = [score.model_copy(update=_round_scores(score)) for score in results.evaluation.per_label]
+    longest = max((len(json.dumps(score.model_dump()).encode()) for score in scores), default=1)
+    evaluation = results.evaluation.model_copy(update={"per_label": scores})
+    return results.model_copy(update={"evaluation": evaluation.keep_labels(_MAX_LABEL_BYTES // longest)})
+
+
+def _round_scores(score: LabelScore) -> dict[str, float]:
+    return {name: float(f"{value:.4g}") for name, value in score if isinstance(value, float)}
 
 
 def _get_run_status(report: TrainingReport) -> RunStatus:

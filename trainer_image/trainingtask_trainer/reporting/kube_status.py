@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from trainingtask_api import names
+from trainingtask_api.scores import MAX_REPORTED_LABELS
 from trainingtask_api.status import MAX_SOURCES, Source, TrainingReport
 from trainingtask_api.task import Metadata
 from trainingtask_trainer.reporting.background import (
@@ -115,8 +116,17 @@ def build_patch(metadata: Metadata, report: TrainingReport) -> dict[str, Any]:
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
         "metadata": identity | ({"uid": metadata.uid} if metadata.uid else {}),
-        "status": {"training": report.to_json()},
+        "status": {"training": shorten_report(report).to_json()},
     }
+
+
+def shorten_report(report: TrainingReport) -> TrainingReport:
+    """Return a report with as many labels' scores as the status holds."""
+    results = report.results
+    if results is None:
+        return report
+    evaluation = results.evaluation.keep_labels(MAX_REPORTED_LABELS)
+    return report.model_copy(update={"results": results.model_copy(update={"evaluation": evaluation})})
 
 
 class _LazyApply:

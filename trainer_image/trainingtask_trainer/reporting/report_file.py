@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainingtask_api.status import TrainingReport
+from trainingtask_trainer.reporting.kube_status import shorten_report
 
 _MAX_BYTES = 2**20
 
@@ -24,7 +25,7 @@ class ReportFile:
         """Replace the report in the file."""
         partial = self._path.with_suffix(".tmp")
         try:
-            partial.write_text(json.dumps(report.to_json()), encoding="utf-8")
+            partial.write_text(json.dumps(shorten_report(report).to_json()), encoding="utf-8")
             os.replace(partial, self._path)
         except OSError as error:
             logger.warning("The launcher does not get the report: %s", error)

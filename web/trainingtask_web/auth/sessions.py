@@ -17,14 +17,17 @@ _MAX_SESSIONS = 5000
 class SessionStore:
     """The sessions of this process; ending one invalidates every copy of its cookie."""
 
-    def __init__(self, *, secure: bool, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, secure: bool, base_path: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
         self._sessions: TTLCache[str, tuple[str, str]] = TTLCache(
             _MAX_SESSIONS, SESSION_SECONDS, clock
         )  # id -> user, token
         self._secure = secure
-        # With this prefix, browsers refuse the cookie from another host and over plain http.
-        self._name = "__Host-trainingtask" if secure else "trainingtask"
+        self._path = base_path or "/"
+        # With these prefixes, browsers refuse the cookie over plain http; with __Host-, which allows no path but /, also
+        # from another host. On a host with a base path, other apps must not be sent the cookie.
+        prefix = ("__Secure-" if base_path else "__Host-") if secure else ""
+        self._name = f"{prefix}trainingtask"
 
     def get_token(self, request: Request) -> str | None:
         """Return the token of a request's session, None without one."""
@@ -45,12 +48,18 @@ class SessionStore:
                 self._sessions.pop(oldest, None)
             self._sessions[new_id] = user, token
         response.set_cookie(
-            self._name, new_id, max_age=SESSION_SECONDS, httponly=True, samesite="strict", secure=self._secure
+            self._name,
+            new_id,
+            max_age=SESSION_SECONDS,
+            path=self._path,
+            httponly=True,
+            samesite="strict",
+            secure=self._secure,
         )
 
     def end(self, request: Request, response: Response) -> str | None:
         """End a request's session and delete its cookie; return its user, None without a session."""
         with self._lock:
             user, _ = self._sessions.pop(request.cookies.get(self._name, ""), (None, None))
-        response.delete_cookie(self._name, httponly=True, samesite="strict", secure=self._secure)
+        response.delete_cookie(self._name, self._path, httponly=True, samesite="strict", secure=self._secure)
         return user

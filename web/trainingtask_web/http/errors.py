@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from trainingtask_history.errors import HistoryError, HistoryUnavailable
 from trainingtask_web.auth.errors import ApiServerError, SignInRequired
-from trainingtask_web.http.middleware import get_security_headers
+from trainingtask_web.http.middleware import get_security_headers, get_site_path
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ RUN_NOT_FOUND = "There is no such run, or it is not yours to see."
 
 def is_html_preferred(request: Request) -> bool:
     """Return whether the Accept header prefers HTML to JSON; never for the API's paths."""
-    if request.url.path.startswith("/api/"):
+    if request.url.path.startswith(get_site_path(request, "/api/")):
         return False
     weights = dict(_parse_accept(request.headers.get("accept", "")))
     html = weights.get("text/html", 0.0)
@@ -63,10 +63,10 @@ def add_exception_handlers(app: FastAPI, render_page: ErrorPage) -> None:
     def handle_http_exception(request: Request, error: HTTPException) -> Response:
         if isinstance(error, SignInRequired) and request.method == "GET" and is_html_preferred(request):
             target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-            return RedirectResponse(f"/session?next={quote(target, safe='')}", 303)
+            return RedirectResponse(get_site_path(request, f"/session?next={quote(target, safe='')}"), 303)
         sentence = str(error.detail)
         if sentence == "Not Found" and not is_html_preferred(request):
-            sentence = f"There is nothing at {request.url.path[:200]!r}: /docs lists what there is."
+            sentence = f"There is nothing at {request.url.path[:200]!r}: {get_site_path(request, '/docs')} lists what there is."
         return respond(request, error.status_code, sentence, error.headers)
 
     @app.exception_handler(RequestValidationError)

@@ -54,6 +54,22 @@ def get_security_headers(path: str) -> dict[str, str]:
     return _DOCS_HEADERS if path == "/docs" else _DEFAULT_HEADERS
 
 
+class BasePathMiddleware:
+    """ASGI middleware: serves the app below a base path, whether a proxy in front passes it on or removes it."""
+
+    def __init__(self, app: ASGIApp, base_path: str) -> None:
+        self.app = app
+        self.base_path = base_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request whose path begins with the base path, or stands below it."""
+        if scope["type"] == "http":
+            path = scope["path"]
+            is_whole = f"{path}/".startswith(f"{self.base_path}/")
+            scope = {**scope, "root_path": self.base_path, "path": path if is_whole else self.base_path + path}
+        await self.app(scope, receive, send)
+
+
 class SecurityHeadersMiddleware:
     """ASGI middleware: adds the headers to every response, and refuses unknown hosts and bodies that are too large."""
 
@@ -67,6 +83,7 @@ class SecurityHeadersMiddleware:
             await self.app(scope, receive, send)
             return
         read = 0
+        path = scope["path"].removeprefix(scope.get("root_path", ""))  # a mounted app changes both
 
         async def receive_bounded() -> Message:
             nonlocal read
@@ -78,14 +95,14 @@ class SecurityHeadersMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(get_security_headers(scope["path"]) | (_HSTS if is_https else {}))
+                MutableHeaders(scope=message).update(get_security_headers(path) | (_HSTS if is_https else {}))
             await send(message)
 
         headers = Headers(scope=scope)
         is_https = "https" in (scope["scheme"], headers.get("x-forwarded-proto"))
         host = headers.get("host", "")
         length = headers.get("content-length", "0")
-        if not (scope["path"] in _HEALTH_PATHS or self._is_served_host(host)):
+        if not (path in _HEALTH_PATHS or self._is_served_host(host)):
             sentence = f"Host {host[:200]!r} is refused: the admin names it in web.hosts (TRAININGTASK_WEB_HOSTS)."
             await JSONResponse({"detail": sentence}, 400)(scope, receive, send_with_headers)
         elif length.isdecimal() and int(length) > MAX_BODY_BYTES:
@@ -96,6 +113,11 @@ class SecurityHeadersMiddleware:
     def _is_served_host(self, host: str) -> bool:
         match = _HOST_HEADER.fullmatch(host)
         return match is not None and match[1].lower() in self.hosts
+
+
+def get_site_path(request: Request, path: str) -> str:
+    """Return the path under which a browser reaches a page of this app."""
+    return f"{request.app.state.settings.base_path}{path}"
 
 
 def is_same_origin(request: Request) -> bool:

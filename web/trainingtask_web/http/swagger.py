@@ -15,13 +15,13 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>TrainingTask: HTTP API</title>
-<link rel="icon" href="/docs/files/favicon.png">
-<link rel="stylesheet" href="/docs/files/swagger-ui.css">
+<link rel="icon" href="docs/files/favicon.png">
+<link rel="stylesheet" href="docs/files/swagger-ui.css">
 </head>
 <body>
-<div id="swagger-ui"><noscript>This page needs JavaScript; <a href="/openapi.json">the OpenAPI document</a> does not.</noscript></div>
-<script src="/docs/files/swagger-ui-bundle.js"></script>
-<script src="/docs/start.js"></script>
+<div id="swagger-ui"><noscript>This page needs JavaScript; <a href="openapi.json">the OpenAPI document</a> does not.</noscript></div>
+<script src="docs/files/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
 </body>
 </html>
 """

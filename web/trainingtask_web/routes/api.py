@@ -24,6 +24,7 @@ from trainingtask_web.routes import export
 from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
 from trainingtask_web.views.compare_view import MAX_COMPARED
 from trainingtask_web.views.diff import PathValues, collect_scores, diff_specs
+from trainingtask_web.views.error_tables import LabelErrorRow, PairRow, build_errors
 
 router = APIRouter(
     prefix="/api/v1/runs",
@@ -163,6 +164,27 @@ def get_events(request: Request, principal: CurrentPrincipal, key: RunId) -> Res
     if not events:
         get_run_or_404(request, principal, key)
     return _serialize(Events(events))
+
+
+@router.get(
+    "/{id}/errors",
+    response_class=Response,
+    summary="Mistakes of a run as CSV",
+    responses={
+        200: {"content": {"text/csv": {}}, "description": "Header and lines; the header alone without mistakes."}
+    },
+)
+def get_errors(
+    request: Request,
+    principal: CurrentPrincipal,
+    key: RunId,
+    table: Annotated[Literal["labels", "pairs"], Query(description="By label, or which label is predicted for which.")],
+) -> Response:
+    """Return how often the model and the given labels disagree; the most frequent first, at most 50."""
+    errors = build_errors(get_run_or_404(request, principal, key).training_result)
+    if table == "labels":
+        return export.create_csv(LabelErrorRow._fields, errors.labels if errors else [], "errors-by-label")
+    return export.create_csv(PairRow._fields, errors.pairs if errors else [], "label-pairs")
 
 
 def _parse_ids(ids: str) -> Sequence[uuid.UUID]:

@@ -1,12 +1,12 @@
-"""A list of runs as a file, streamed page by page, so that memory does not grow with its length."""
+"""Files to download: a list of runs, streamed page by page, so that memory does not grow with its length; small tables."""
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Literal
+from typing import Any, Literal
 
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from pydantic import TypeAdapter
 
 from trainingtask_api.formatting import escape_formula
@@ -58,3 +58,13 @@ def _iter_json(runs: Iterator[RunSummary]) -> Iterator[bytes]:
         start = b","
     empty = start if start != b"," else b""
     yield empty + (b'], "truncated": true}' if next(runs, None) else b'], "truncated": false}')
+
+
+def create_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]], name: str) -> Response:
+    """Return a small table as a download called `name`."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(columns)
+    writer.writerows([escape_formula(cell) for cell in row] for row in rows)
+    headers = {"Content-Disposition": f'attachment; filename="{name}.csv"'}
+    return Response(buffer.getvalue(), media_type="text/csv", headers=headers)

@@ -28,7 +28,7 @@ from trainingtask_web.auth.authorization import CurrentPrincipal, Principal
 from trainingtask_web.auth.errors import ApiServerError, TaskRejected
 from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.http.errors import ErrorResponse, is_html_preferred
-from trainingtask_web.http.middleware import CROSS_SITE, MAX_BODY_BYTES, is_same_origin
+from trainingtask_web.http.middleware import CROSS_SITE, MAX_BODY_BYTES, get_site_path, is_same_origin
 from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
 
 MAX_RECORDS = 100
@@ -122,7 +122,7 @@ def list_records(
 ) -> Response:
     """Return the newest runs. A browser is sent to the page instead."""
     if is_html_preferred(request):
-        return RedirectResponse("/runs", 303)
+        return RedirectResponse(get_site_path(request, "/runs"), 303)
     engine = get_engine(request)
     page = queries.list_runs(engine, principal.scope, limit=limit)
     runs = queries.get_runs(engine, principal.scope, [run.id for run in page.items])
@@ -189,7 +189,7 @@ def create_record(
     answer = _create_task(request.app.state.api_server, principal, namespace, task, audited)
     created = TrainingTask.model_validate(answer)
     key = run_id(str(created.metadata.uid), 1)
-    response.headers["Location"] = f"/{key}"
+    response.headers["Location"] = get_site_path(request, f"/{key}")
     return Record(
         id=key,
         name=created.metadata.name,

@@ -26,6 +26,7 @@ from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
 from trainingtask_web.routes.rendering import render
 from trainingtask_web.views import charts, compare_view, formatting, manifest, run_view, score_tables
 from trainingtask_web.views.compare_view import LETTERS, MAX_COMPARED
+from trainingtask_web.views.error_tables import build_errors
 from trainingtask_web.views.remediation import get_next_step
 from trainingtask_web.views.timeline import build_timeline
 
@@ -58,9 +59,9 @@ router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 
 
 @router.get("/session")
-def sign_in(problem: str = "", next: str = "/runs") -> HTMLResponse:
+def sign_in(request: Request, problem: str = "", next: str = "") -> HTMLResponse:
     """Ask for a token."""
-    return render("session.html", problem=_SIGN_IN_PROBLEMS.get(problem), next=next)
+    return render(request, "session.html", problem=_SIGN_IN_PROBLEMS.get(problem), next=next)
 
 
 @router.get("/runs")
@@ -87,6 +88,7 @@ def list_runs(
     kept = filters | ({"limit": str(limit)} if "limit" in request.query_params else {})
     views = [run_view.build_run_view(run, now, curves.get(run.id, ())) for run in page.items]
     return render(
+        request,
         "runs.html",
         422 if problem else 200,
         here="runs",
@@ -160,6 +162,7 @@ def compare_runs(
     ]
     lines = [(f"{one['letter']} {run.name}", curves.get(run.id, {})) for one, run in zip(compared, runs, strict=True)]
     return render(
+        request,
         "compare.html",
         principal=principal,
         runs=compared,
@@ -191,6 +194,7 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
     now = datetime.now(UTC)
     curves = queries.get_metrics(engine, principal.scope, [run.id])
     return render(
+        request,
         "run.html",
         principal=principal,
         run=run,
@@ -202,6 +206,7 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
             run_view.build_run_view(one, now) for one in queries.get_attempts(engine, principal.scope, run.task_uid)
         ],
         scores=score_tables.build_scores(run),
+        errors=build_errors(run.training_result),
         warnings=score_tables.get_warnings(run),
         charts=charts.build_run_charts(curves.get(run.id, {})),
         facts=_list_facts(run),

@@ -25,16 +25,17 @@ _ERROR_PAGES = {
 _UNEXPECTED_ERROR = ("Something went wrong", "Load this page again. If that does not help, tell the cluster's admin.")
 
 
-def render(template: str, status: int = 200, **context: Any) -> HTMLResponse:
-    """Return a page of a template in templates/."""
-    return HTMLResponse(_ENVIRONMENT.get_template(template).render({"here": ""} | context), status)
+def render(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
+    """Return a page of a template in templates/, whose links begin with `base`."""
+    shared = {"here": "", "base": request.app.state.settings.base_path}
+    return HTMLResponse(_ENVIRONMENT.get_template(template).render(shared | context), status)
 
 
 def render_error_page(request: Request, status: int, sentence: str) -> HTMLResponse:
     """Return the page of an error: what went wrong, and what to do."""
     title, advice = _ERROR_PAGES.get(status, _UNEXPECTED_ERROR)
     shown = "There is no such page." if sentence == "Not Found" else sentence
-    return render("error.html", status, title=title, sentence=shown, advice=advice, code=status)
+    return render(request, "error.html", status, title=title, sentence=shown, advice=advice, code=status)
 
 
 def _render_code(text: str) -> Markup:

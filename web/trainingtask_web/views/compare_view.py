@@ -8,7 +8,7 @@ from trainingtask_history.read_models import RunDetail
 from trainingtask_web.views.diff import diff_specs
 from trainingtask_web.views.formatting import format_leaf
 from trainingtask_web.views.numbers import get_number
-from trainingtask_web.views.score_tables import METRICS, build_label_rows
+from trainingtask_web.views.score_tables import MAX_SHOWN_LABELS, METRICS, build_label_rows
 
 LETTERS = "ABCDEFGHIJ"
 MAX_COMPARED = len(LETTERS)
@@ -46,7 +46,7 @@ def compare_scores(runs: Sequence[RunDetail]) -> list[ComparedScore]:
 
 
 def compare_labels(runs: Sequence[RunDetail]) -> list[ComparedScore]:
-    """Return F1 by label, sorted by descending spread over the runs."""
+    """Return F1 of the labels on which the runs differ most, sorted by descending spread."""
     scores = [{row.label: row.f1 for row in build_label_rows(run.evaluate_result)} for run in runs]
     labels = dict.fromkeys(label for one in scores for label in one)
     lines = [
@@ -54,7 +54,7 @@ def compare_labels(runs: Sequence[RunDetail]) -> list[ComparedScore]:
         for label in labels
         for values in [[one.get(label) for one in scores]]
     ]
-    return sorted(lines, key=lambda line: -_get_spread(line.values))
+    return sorted(lines, key=lambda line: -_get_spread(line.values))[:MAX_SHOWN_LABELS]
 
 
 def _get_spread(values: Sequence[float | None]) -> float:

@@ -42,7 +42,11 @@ METRICS = (
     Metric("ROC AUC", ("roc_auc",)),
     Metric("label ranking average precision", ("label_ranking_average_precision",)),
     Metric("Hamming loss", ("hamming_loss",), less_is_better=True),
+    Metric("expected calibration error", ("calibration", "expected_calibration_error"), less_is_better=True),
+    Metric("Brier score", ("calibration", "brier_score"), less_is_better=True),
 )
+# Labels on a page; of more, the best and the worst.
+MAX_SHOWN_LABELS = 100
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,8 @@ class Scores:
     against_baselines: list[ScoreRow]
     others: list[tuple[str, float]]
     labels: list[LabelRow]
+    """At most `MAX_SHOWN_LABELS`, best F1 first."""
+    label_count: int
     undefined: list[tuple[str, str]]
     about: str
     """Number of rows, split, threshold and its source."""
@@ -91,12 +97,14 @@ def build_scores(run: RunDetail) -> Scores | None:
     if not result:
         return None
     rows = [_compare_to_baselines(metric, result) for metric in METRICS if metric.baseline]
+    labels = build_label_rows(result)
     others = [(metric.title, get_number(result, *metric.path)) for metric in METRICS if not metric.baseline]
     return Scores(
         headline=[(row.title, row.model) for row in rows[:3] if row.model is not None],
         against_baselines=[row for row in rows if row.model is not None],
         others=[(title, value) for title, value in others if value is not None],
-        labels=build_label_rows(result),
+        labels=_keep_ends(labels),
+        label_count=len(labels),
         undefined=[(path, format_leaf(value)) for path, value in flatten(get_path(result, "undefined"))],
         about=_describe_evaluation(result),
     )
@@ -130,7 +138,11 @@ def _describe_evaluation(result: Mapping[str, Any]) -> str:
             "global": "tuned on the validation rows",
             "per_label": "a threshold for each label, tuned on the validation rows",
         }
-        parts.append(chosen.get(str(source), str(source)))
+        objective = get_path(result, "objective")
+        parts.append(chosen.get(str(source), str(source)) + (f" for {objective}" if objective is not None else ""))
+    temperature = get_number(result, "calibration", "temperature")
+    if temperature is not None:
+        parts.append(f"temperature {formatting.format_score(temperature)}")
     return ", ".join(parts)
 
 
@@ -153,6 +165,14 @@ def build_label_rows(result: Mapping[str, Any] | None) -> list[LabelRow]:
             )
         )
     return sorted(rows, key=lambda row: (row.f1 is None, -(row.f1 or 0.0)))
+
+
+def _keep_ends(labels: list[LabelRow]) -> list[LabelRow]:
+    if len(labels) <= MAX_SHOWN_LABELS:
+        return labels
+    defined = [row for row in labels if row.f1 is not None]
+    half = MAX_SHOWN_LABELS // 2
+    return defined[:half] + defined[half:][-half:]
 
 
 def get_warnings(run: RunDetail) -> list[str]:

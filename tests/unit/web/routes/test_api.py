@@ -170,6 +170,18 @@ def test_no_cell_of_an_export_is_a_formula(client: Client, engine: Engine) -> No
     assert (row["model"], row["total_time"]) == ('\'=HYPERLINK("http://x")', "-0.5")
 
 
+def test_no_cell_of_the_errors_of_a_run_is_a_formula(client: Client, engine: Engine) -> None:
+    errors = {"per_label": [{"label": "=1+1", "false_positives": 3}, "broken"]}
+    run = of_team_b(1, training_result={"label_errors": errors})
+    record(engine, run)
+    address = f"{API}/{run.id}/errors"
+    bob = client(engine, "token-of-bob")
+    assert bob.get(address, params={"table": "labels"}).text.splitlines()[1:] == ["'=1+1,3,,,"]
+    assert bob.get(address, params={"table": "pairs"}).text.splitlines() == ["predicted,given,rows"]
+    assert client(engine, "token-of-ann").get(address, params={"table": "labels"}).status_code == 404
+    assert bob.get(address).status_code == 422
+
+
 def test_an_export_of_many_pages_is_whole(client: Client, engine: Engine) -> None:
     record_many(engine, [a_run(number) for number in range(1201)])
     ann = client(engine, "token-of-ann")

@@ -31,7 +31,7 @@ def test_responses_conform_to_the_openapi_document(history: Engine, kubernetes: 
     schema = schemathesis.openapi.from_asgi("/openapi.json", app)
     headers = {"Authorization": "Bearer token-of-admin"}
     operations = [found.ok() for found in schema.get_all_operations()]
-    assert len(operations) == 9
+    assert len(operations) == 10
     for operation in operations:
         for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 

@@ -25,11 +25,15 @@ def hostile(own: tuple[Engine, TestClient]) -> tuple[TestClient, list[TrainingRu
         "micro": {"f1": 0.5}, "split": HOSTILE, "threshold_source": HOSTILE, "rows": 3, "undefined": {HOSTILE: HOSTILE},
         "per_label": [{"label": HOSTILE, "f1": 0.4, "support": 3}],
     }  # fmt: skip
+    errors = {
+        "rows": HOSTILE, "per_label": [{"label": HOSTILE, "false_positives": [HOSTILE]}, HOSTILE],
+        "pairs": [{"given": HOSTILE, "predicted": HOSTILE, "rows": 1}],
+    }  # fmt: skip
     runs = [
         a_run(number, name=HOSTILE, namespace=HOSTILE, dataset=HOSTILE, model=HOSTILE, labels={HOSTILE: HOSTILE},
             error_reason=HOSTILE, error_message=HOSTILE * 40, log_tail=HOSTILE, node=HOSTILE, trainer_image=HOSTILE,
             spec={HOSTILE: {HOSTILE: number}}, training_args={HOSTILE: HOSTILE}, evaluate_result=result,
-            training_result={"warnings": [HOSTILE], "versions": {HOSTILE: HOSTILE}, "model_path": HOSTILE}, score=0.5,
+            training_result={"warnings": [HOSTILE], "versions": {HOSTILE: HOSTILE}, "model_path": HOSTILE, "label_errors": errors}, score=0.5,
         )
         for number in range(2)
     ]  # fmt: skip

@@ -59,6 +59,24 @@ def test_a_finished_run_shows_scores_facts_and_arguments(browser: TestClient, sa
     assert not select(tree, "section.notice")
 
 
+def test_the_errors_of_a_run_are_shown_and_can_be_downloaded(browser: TestClient, sample: SampleHistory) -> None:
+    tree = get_page(browser, f"/runs/{sample.get_run('emotions-bert-base', 2).id}")
+    assert get_text(select(tree, "#errors")[0]) == "Errors on 10,853 rows that the model was not trained on"
+    [label] = select(tree, "table.errors tbody tr")
+    assert [get_text(cell) for cell in label] == ["neutral", "640", "120", "702", "40"]
+    [pair] = select(tree, "table.pairs tbody tr")
+    assert [get_text(cell) for cell in pair] == ["approval", "neutral", "88"]
+    files = [browser.get(str(link.get("href"))) for link in select(tree, "section[aria-labelledby=errors] a")]
+    assert [answer.headers["Content-Disposition"] for answer in files] == [
+        'attachment; filename="errors-by-label.csv"',
+        'attachment; filename="label-pairs.csv"',
+    ]
+    assert [answer.text.splitlines() for answer in files] == [
+        ["label,false_positives,suspected_missing,false_negatives,suspected_surplus", "neutral,640,120,702,40"],
+        ["predicted,given,rows", "approval,neutral,88"],
+    ]
+
+
 def test_curves_are_embedded_as_json_svg_and_table(browser: TestClient, sample: SampleHistory) -> None:
     run = sample.get_run("emotions-bert-base", 2)
     tree = get_page(browser, f"/runs/{run.id}")
