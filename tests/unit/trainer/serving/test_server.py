@@ -3,6 +3,8 @@
 import json
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +16,9 @@ import yaml
 from support.served_models import HeldModel, ModelServer, run_model_server, write_held_model
 from support.specs import CLASSICAL, changed
 from support.specs import task as manifest_of
+from trainingtask_api.exports import Format
 from trainingtask_trainer.__main__ import main
+from trainingtask_trainer.serving import server as server_module
 
 TEXTS = ["the dashboard is very slow", "I want to cancel the plan that includes the API", "hello", ""]
 
@@ -22,7 +26,8 @@ TEXTS = ["the dashboard is very slow", "I want to cancel the plan that includes 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
-    (root / "task.yaml").write_text(yaml.safe_dump(manifest_of("tickets", changed(CLASSICAL, output__volumeClaim="x"))))
+    spec = changed(CLASSICAL, output__volumeClaim="x", output__formats=["skops", "onnx"])
+    (root / "task.yaml").write_text(yaml.safe_dump(manifest_of("tickets", spec)))
     arguments = [f"--output-dir={root}", f"--history=sqlite:///{root}/history.db"]
     assert main(["run", str(root / "task.yaml"), *arguments]) == 0
     return root / "tickets"
@@ -46,12 +51,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelServer]:
         yield running
 
 
-def test_served_labels_are_those_of_predict(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["predict", str(trained), *TEXTS, "--json"]) == 0
+@pytest.mark.parametrize("kind", ["skops", "onnx"])
+def test_served_labels_are_those_of_predict(trained: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    capsys.readouterr()
+    assert main(["predict", str(trained), *TEXTS, "--json", f"--format={kind}"]) == 0
     expected = [json.loads(line)["labels"] for line in capsys.readouterr().out.splitlines()]
     assert any(expected)
     labels = json.loads((trained / "trainingtask.json").read_text())["labels"]
-    with run_model_server(str(trained)) as server:
+    with run_model_server(str(trained), f"--format={kind}") as server:
         answer = server.client.post("/predict", json={"texts": TEXTS})
         assert [text["labels"] for text in answer.json()["predictions"]] == expected
 
@@ -234,6 +241,19 @@ def test_sigterm_drains_before_the_server_stops(held: HeldModel, server: ModelSe
         assert late.result().headers["Connection"] == "close"
     server.client.close()
     assert server.process.wait() == 0
+
+
+def test_the_server_imports_no_torch_and_no_scikit_learn() -> None:
+    program = "import sys, trainingtask_trainer.serving.server, trainingtask_trainer.models.onnx.model\n"
+    program += "print({'torch', 'transformers', 'sklearn', 'pyarrow', 'joblib'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_without_torch_a_model_is_read_as_onnx(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert server_module._find_format_without_torch(trained) is None
+    monkeypatch.setattr(server_module, "find_spec", lambda name: None)
+    assert server_module._find_format_without_torch(trained) == Format.ONNX
 
 
 def test_a_folder_without_a_model_ends_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
