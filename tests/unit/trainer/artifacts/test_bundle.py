@@ -9,7 +9,7 @@ import pytest
 
 from support.results import RESULTS
 from trainingtask_trainer import registry
-from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.bundle import _add_thresholds, write_bundle
 from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.artifacts.saved_model import SavedModel
 from trainingtask_trainer.errors import UserError
@@ -82,3 +82,40 @@ def test_a_model_of_several_text_columns_reads_json_objects(tmp_path: Path, monk
         SavedModel(tmp_path / "m").predict(['{"text": "x"}'])
     saved(tmp_path / "one")
     assert SavedModel(tmp_path / "one").predict(rows[:1])[0].text == rows[0]  # of a model of one column, text is text
+
+
+@pytest.mark.parametrize(
+    ("rule", "labels"),
+    [
+        ({"thresholds": (0.95, 0.95, 0.95)}, []),
+        ({"thresholds": (0.95, 0.95, 0.95), "at_least_one": True}, ["c"]),
+        ({"max_labels": 1}, ["c"]),
+        ({"thresholds": (0.42, 0.2, 0.3), "temperature": 2.0}, ["c", "a", "b"]),
+    ],
+)
+def test_labels_follow_the_rule_of_the_manifest(
+    rule: dict[str, object], labels: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "load_for_saved_model", lambda *_: FixedModel)
+    model = SavedModel(saved(tmp_path / "model", MANIFEST.model_copy(update=rule)))
+    assert list(model.predict(["a text"])[0].labels) == labels
+
+
+def test_a_temperature_divides_the_logits_of_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "load_for_saved_model", lambda *_: FixedModel)
+    model = SavedModel(saved(tmp_path / "model", MANIFEST.model_copy(update={"temperature": 2.0})))
+    assert model.predict_probabilities(["a text"])[0].tolist() == pytest.approx([0.449, 1 / 3, 0.75], abs=1e-3)
+
+
+def test_thresholds_in_the_configuration_are_those_before_calibration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    _add_thresholds(
+        tmp_path / "config.json", MANIFEST.model_copy(update={"thresholds": (0.5, 0.75, 0.25), "temperature": 2.0})
+    )
+    written = json.loads((tmp_path / "config.json").read_text())["thresholds"]
+    assert written == pytest.approx([0.5, 0.9, 0.1])  # odds of 3 squared
+
+
+def test_a_manifest_without_a_rule_is_that_of_an_older_model(tmp_path: Path) -> None:
+    written = json.loads((saved(tmp_path / "model") / "trainingtask.json").read_text())
+    assert not {"at_least_one", "max_labels", "temperature"} & written.keys()

@@ -60,3 +60,15 @@ def test_what_is_cut_is_told() -> None:
     facts = score_tables.list_training_facts(detail(training_result={"text_lengths": lengths}))
     assert facts == [("Text lengths", "p50 20, p95 100, p99 150 tokens; 12.6% cut to 64")]
     assert score_tables.list_training_facts(detail(training_result={"text_lengths": lengths | {"p95": "x"}})) == []
+
+
+def test_of_many_labels_the_best_and_the_worst_are_shown() -> None:
+    labels = [{"label": str(number), "f1": number / 1000, "support": 1} for number in range(900)]
+    scores = score_tables.build_scores(
+        detail(evaluate_result={"per_label": [*labels, {"label": "never", "support": 0}]})
+    )
+    assert scores is not None
+    assert scores.label_count == 901
+    assert [row.label for row in scores.labels] == [
+        str(number) for number in [*range(899, 849, -1), *range(49, -1, -1)]
+    ]
