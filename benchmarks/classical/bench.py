@@ -28,6 +28,7 @@ from trainingtask_api.task import TrainingTask
 from trainingtask_trainer import registry
 from trainingtask_trainer.datasets.splits import prepare_data
 from trainingtask_trainer.evaluation import thresholds
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.models.base import TrainingRows
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
@@ -108,7 +109,7 @@ def timed(work: Callable[[], Any], data: TrainingRows) -> Timed:
     half = len(values) // 2
     truth = data.validation_labels
     chosen = thresholds.choose_thresholds(None, truth[:half], values[:half])
-    predicted = thresholds.apply_thresholds(chosen.values, values[half:])
+    predicted = DecisionRule(chosen.values).predict(values[half:])
     return Timed(seconds, cpu, float(2 * (predicted & truth[half:]).sum() / (predicted.sum() + truth[half:].sum())))
 
 

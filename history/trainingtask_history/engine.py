@@ -5,18 +5,19 @@ Every function that takes such an engine blocks; an event loop calls it in a thr
 
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import NullPool
 
-from trainingtask_history.errors import HistoryError
+from trainingtask_history.errors import READ_ONLY, HistoryError
 
 _CONNECT_SECONDS = 5
 _STATEMENT_SECONDS = 10
 
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": _CONNECT_SECONDS,
-    "options": f"-c statement_timeout={_STATEMENT_SECONDS}s",
+    # A pooler in transaction mode gives each transaction another session: a prepared statement is not in it, or is another's.
+    "prepare_threshold": None,
     # A server that vanished silently is noticed after 25 seconds, not after hours: on an idle connection by
     # keep-alives, on one that waits for an answer by the timeout.
     "tcp_user_timeout": 25_000,
@@ -46,9 +47,11 @@ def open_history(url: str, *, pooled: bool = True) -> Engine:
         engine = create_engine(parsed, hide_parameters=True, connect_args={"timeout": _STATEMENT_SECONDS})
         _use_real_transactions(engine)
         return engine
-    if not pooled:
-        return create_engine(parsed, hide_parameters=True, poolclass=NullPool, connect_args=_POSTGRES_ARGUMENTS)
-    return create_engine(parsed, hide_parameters=True, pool_pre_ping=True, connect_args=_POSTGRES_ARGUMENTS)
+    pool: dict[str, Any] = {"pool_pre_ping": True} if pooled else {"poolclass": NullPool}
+    engine = create_engine(parsed, hide_parameters=True, connect_args=_POSTGRES_ARGUMENTS, **pool)
+    _limit_statements(engine)
+    _leave_standbys(engine)
+    return engine
 
 
 def _parse_url(url: str) -> URL:
@@ -71,6 +74,23 @@ def _parse_url(url: str) -> URL:
             " with special characters of the password percent-encoded"
         )
     return parsed.set(drivername="postgresql+psycopg")
+
+
+def _limit_statements(engine: Engine) -> None:
+    """Limit each statement's time, by transaction: PgBouncer refuses settings at the start of a session."""
+
+    @event.listens_for(engine, "begin")
+    def _set_timeout(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{_STATEMENT_SECONDS}s'")
+
+
+def _leave_standbys(engine: Engine) -> None:
+    """Close the pool's connections when the server takes no writes: after a failover the address is another server's."""
+
+    @event.listens_for(engine, "handle_error")
+    def _disconnect(context: ExceptionContext) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
+            context.is_disconnect = True
 
 
 def _use_real_transactions(engine: Engine) -> None:

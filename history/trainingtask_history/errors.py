@@ -16,6 +16,8 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 _LOCK_NOT_AVAILABLE = "55P03"
+READ_ONLY = "25006"
+_FATAL = "FATAL:"  # of the server, or of a pooler before it
 
 
 class HistoryError(Exception):
@@ -38,10 +40,14 @@ def translate_db_errors(engine: Engine) -> Iterator[None]:
     except (OperationalError, InterfaceError) as error:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise HistoryLocked(f"{describe_database(engine)} keeps a row locked for another session") from None
-        raise HistoryUnavailable(
-            f"{describe_database(engine)} did not answer: {_extract_cause(engine, error)}"
-        ) from None
+        cause = _extract_cause(engine, error)
+        verb = "refused the connection" if _FATAL in cause else "did not answer"
+        raise HistoryUnavailable(f"{describe_database(engine)} {verb}: {cause}") from None
     except SQLAlchemyError as error:
+        if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == READ_ONLY:
+            raise HistoryUnavailable(
+                f"{describe_database(engine)} takes no writes, as a standby does: the history URL must name the primary"
+            ) from None
         raise HistoryError(f"{describe_database(engine)} refused: {_extract_cause(engine, error)}") from None
 
 

@@ -121,6 +121,7 @@ def assert_resumed_after(group: Group, number: int, pod: str, reached: int, reas
     eventually("one row for each attempt", lambda: [row["status"] for row in rows(uid)] == expected)
 
 
+@pytest.mark.full
 def test_killed_second_node_restarts_the_group_from_its_checkpoint(group: Group, number: int, rows: Rows) -> None:
     pods, reached = group.wait_for_attempt(number), group.wait_for_steps()
     kill_trainer(pods[1])
@@ -142,7 +143,7 @@ def test_killed_worker_is_named_with_its_rank_and_pod(group: Group, number: int,
     assert f"killed by signal 9 (SIGKILL) (rank 1 on pod {pods[1]})" in message
 
 
-@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("index", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_evicted_pod_restarts_the_group_without_counting(group: Group, number: int, rows: Rows, index: int) -> None:
     counted = group.get_jobset()["status"].get("restartsCountTowardsMax", 0)
     pods, reached = group.wait_for_attempt(number), group.wait_for_steps()
@@ -188,6 +189,7 @@ def test_a_users_mistake_fails_the_group_with_one_attempt(
     eventually("one row", lambda: [row["error_reason"] for row in rows(uid)] == ["SourceNotFound"])
 
 
+@pytest.mark.full
 def test_the_deadline_ends_the_group(kubectl: Kubectl, task: Apply, store: Store, jobset: None) -> None:
     task("pair-late", build_spec("models/late", runPolicy__activeDeadlineSeconds=15))
     kubectl.wait("pair-late", "Failed")

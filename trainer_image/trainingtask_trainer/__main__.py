@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``predict``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
+"""The command line: ``run``, ``predict``, ``compare``, ``download`` and ``list``. Slow imports are deferred until they are needed."""
 
 import sys
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
-    commands = {"run": _run, "predict": _predict, "download": _download, "list": _list}
+    commands = {"run": _run, "predict": _predict, "compare": _compare, "download": _download, "list": _list}
     try:
         return commands[options.command](options)
     except TrainerError as error:
@@ -69,6 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     predict.add_argument("--json", action="store_true", help="one JSON object per text, with probabilities")
 
+    compare = commands.add_parser("compare", help="show whether two trained models differ by more than chance")
+    compare.add_argument("models", nargs=2, metavar="model", help="folder or address of a model, as for `predict`")
+
     download = commands.add_parser("download", help="copy a trained model from an object store or a hub")
     download.add_argument("model", help="its s3://, gs://, az:// or hf:// address")
     download.add_argument("folder", type=Path, help="the new folder")
@@ -91,13 +94,14 @@ def _predict(options: argparse.Namespace) -> int:
         from trainingtask_trainer.registry import add_code_folder  # noqa: PLC0415
 
         add_code_folder(options.code_dir)
+    from trainingtask_trainer.artifacts.error_file_names import ERROR_FILES  # noqa: PLC0415
     from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
     texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not texts:
         return ExitCode.SUCCESS
-    with fetch_model(options.model) as folder:
+    with fetch_model(options.model, lambda name: name not in ERROR_FILES) as folder:
         predictions = SavedModel(folder).predict(texts)
     for prediction in predictions:
         if options.json:
@@ -106,6 +110,21 @@ def _predict(options: argparse.Namespace) -> int:
         else:
             shown = ", ".join(f"{label} ({value:.2f})" for label, value in prediction.labels.items())
             print(f"{shown or '-'}\t{prediction.text}")
+    return ExitCode.SUCCESS
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from trainingtask_trainer.artifacts.comparison import compare_predictions, format_differences  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.error_file_names import PREDICTIONS_FILE  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.predictions import read_test_predictions  # noqa: PLC0415
+    from trainingtask_trainer.storage.folder_store import MODEL_MANIFEST  # noqa: PLC0415
+    from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
+
+    stored = []
+    for address in options.models:
+        with fetch_model(address, lambda name: name in (MODEL_MANIFEST, PREDICTIONS_FILE)) as folder:
+            stored.append(read_test_predictions(folder))
+    print(*format_differences(compare_predictions(*stored), stored[0]), sep="\n")
     return ExitCode.SUCCESS
 
 

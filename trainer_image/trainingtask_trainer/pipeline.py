@@ -2,8 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,14 +15,18 @@ from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
 from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.error_files import write_error_files
 from trainingtask_trainer.artifacts.exporting import write_exports
 from trainingtask_trainer.artifacts.model_manifest import Manifest
+from trainingtask_trainer.artifacts.predictions import Metadata, list_size_warnings
 from trainingtask_trainer.datasets.base import Dataset
-from trainingtask_trainer.datasets.splits import PreparedData, prepare_data
+from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
 from trainingtask_trainer.evaluation.evaluator import ScoredRows, evaluate
-from trainingtask_trainer.evaluation.thresholds import apply_thresholds
+from trainingtask_trainer.evaluation.label_errors import PredictedRows, report_label_errors
+from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
 from trainingtask_trainer.models.base import FitResult, Model, TrainingRows, is_distributed
+from trainingtask_trainer.models.out_of_fold import SharedProgress, predict_out_of_fold
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST
 from trainingtask_trainer.preprocessors.base import HasTextLengths, Preprocessor
 from trainingtask_trainer.reporting.reporter import Reporter
@@ -71,16 +74,14 @@ def _run_phases(
     """Run all phases; the model is put together in the folder `saved`."""
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
-    registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
-    registry.check_name("models", spec.model.name)
-    wanted = spec.preprocessor.name if spec.preprocessor else None
-    if wanted is not None:
-        registry.check_name("preprocessors", wanted)
-    model_class: type[Model] = registry.load("models", spec.model.name)
-    preprocessor_name = wanted or model_class.preprocessor
-    preprocessor_class = registry.load("preprocessors", preprocessor_name)
+    model_class, preprocessor_name, preprocessor_class = _load_classes(spec)
     if processes.world_size > 1:
         _check_distributes(spec, model_class, preprocessor_class, processes.world_size)
+    if processes.world_size != spec.process_count:
+        reporter.add_warning(
+            f"{_count_processes(processes.world_size)} trained this, where resources.nodes and resources.gpus ask for"
+            f" {spec.process_count}: speed and memory are not those of the task on a cluster"
+        )
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
     destination = (
@@ -91,14 +92,21 @@ def _run_phases(
 
     reporter.start_phase(Phase.LOADING)
     model = model_class(spec, volumes)
-    preprocessor: Preprocessor = preprocessor_class(spec, volumes)
+    preprocessor = preprocessor_class(spec, volumes)
     raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
     reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
     data = prepare_data(raw, spec.dataset)
 
     def train_model() -> _Trained:
-        checkpoints = destination.checkpoints if destination else None
-        return _train_model(model, preprocessor, data, features, reporter=reporter, checkpoints=checkpoints)
+        return _train_model(
+            [model, *(model_class(spec, volumes) for _ in range(_get_folds(spec) or 0))],
+            preprocessor,
+            data,
+            features,
+            reporter=reporter,
+            checkpoints=destination.checkpoints if destination else None,
+            seed=spec.dataset.seed,
+        )
 
     meet_ranks(processes, "loaded")  # downloads may take longer than a collective waits
     with join_process_group(processes, spec.device):
@@ -109,7 +117,8 @@ def _run_phases(
         trained = train_model() if is_distributed(model_class) else None
     if not processes.is_main:
         return None
-    fitted, runtime, validation, test, test_seconds = trained or train_model()
+    fitted, runtime, held_out, test_seconds = trained or train_model()
+    validation, test = held_out["validation"], held_out["test"]
     evaluation = evaluate(
         spec.evaluation,
         data.label_names,
@@ -118,6 +127,17 @@ def _run_phases(
         test=test,
         seconds=test_seconds,
     )
+    parts = [
+        PredictedRows(
+            name,
+            data.get_splits()[name],
+            rows.probabilities,
+            evaluation.rule.predict(rows.probabilities),
+        )
+        for name, rows in held_out.items()
+    ]
+    repeated_texts = count_repeated_texts(list(data.get_splits().values()))
+    errors = report_label_errors(data.label_names, parts, _get_folds(spec), repeated_texts)
 
     reporter.start_phase(Phase.SAVING)
     repeated = data.count_texts_in_train()
@@ -129,7 +149,8 @@ def _run_phases(
         preprocessor,
         texts=data.test.texts,
         test=test,
-        decide=partial(apply_thresholds, evaluation.thresholds.values),
+        temperature=evaluation.temperature,
+        rule=evaluation.rule,
         report=reporter.report_saving,
     )
     results = Results(
@@ -152,6 +173,7 @@ def _run_phases(
         validation=evaluation.validation,
         evaluation=evaluation.test,
         exports=written.exports,
+        label_errors=errors.summary,
         warnings=_truncate_warnings(
             [
                 *reporter.warnings,
@@ -161,6 +183,7 @@ def _run_phases(
                 *fitted.warnings,
                 *evaluation.warnings,
                 *written.warnings,
+                *(list_size_warnings(parts) if destination else ()),
             ]
         ),
         arguments=provenance.collect_arguments(spec, data, preprocessor_name, preprocessor, model),
@@ -177,7 +200,10 @@ def _run_phases(
             model=spec.model.name,
             preprocessor=preprocessor_name,
             labels=data.label_names,
-            thresholds=tuple(evaluation.thresholds.values.tolist()),
+            thresholds=tuple(map(float, evaluation.rule.thresholds)),
+            at_least_one=evaluation.rule.at_least_one,
+            max_labels=evaluation.rule.max_labels,
+            temperature=evaluation.temperature,
             formats=written.formats,
             text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
         )
@@ -189,9 +215,30 @@ def _run_phases(
             results=results,
             curve=fitted.curve,
         )
+        write_error_files(
+            saved,
+            name,
+            Metadata(labels=data.label_names, test_fingerprint=data.compute_fingerprint("test")),
+            parts,
+            errors,
+            keep_texts=spec.output is not None and spec.output.keep_texts,
+        )
         destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _load_classes(spec: TrainingTaskSpec) -> tuple[type[Model], str, type[Preprocessor]]:
+    """Return the class of the model, and name and class of the preprocessor."""
+    registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
+    registry.check_name("models", spec.model.name)
+    wanted = spec.preprocessor.name if spec.preprocessor else None
+    if wanted is not None:
+        registry.check_name("preprocessors", wanted)
+    model_class: type[Model] = registry.load("models", spec.model.name)
+    preprocessor_name = wanted or model_class.preprocessor
+    preprocessor_class: type[Preprocessor] = registry.load("preprocessors", preprocessor_name)
+    return model_class, preprocessor_name, preprocessor_class
 
 
 class _Trained(NamedTuple):
@@ -199,34 +246,46 @@ class _Trained(NamedTuple):
 
     fitted: FitResult
     seconds: float
-    validation: ScoredRows
-    test: ScoredRows
+    held_out: dict[str, ScoredRows]
+    """By split: validation and test rows, and with folds the training rows."""
     test_seconds: float
 
 
 def _train_model(
-    model: Model,
+    models: Sequence[Model],
     preprocessor: Preprocessor,
     data: PreparedData,
     features: Mapping[str, Any],
     *,
     reporter: Reporter,
     checkpoints: FolderStore | None,
+    seed: int,
 ) -> _Trained:
-    """Fit the model, and predict the validation and the test rows."""
+    """Fit the first model, and predict the validation and the test rows; the others predict a fold of the training rows each."""
+    model, *fold_models = models
     reporter.start_phase(Phase.TRAINING)
+    progress = SharedProgress(reporter.report_step, trainings=len(models))
     started = time.perf_counter()
     rows = TrainingRows(
         features["train"], data.train.labels, features["validation"], data.validation.labels, data.label_names
     )
-    fitted = model.fit(rows, preprocessor, reporter.report_step, checkpoints)
+    fitted = model.fit(rows, preprocessor, progress, checkpoints)
     seconds = time.perf_counter() - started
+    held_out = {}
+    if fold_models:
+        folds = assign_folds(data.train, len(fold_models), seed)
+        found = predict_out_of_fold(fold_models, rows, folds, preprocessor, progress)
+        held_out["train"] = ScoredRows(data.train.labels, found)
 
     reporter.start_phase(Phase.EVALUATING)
-    validation = ScoredRows(data.validation.labels, model.predict(features["validation"]))
+    held_out["validation"] = ScoredRows(data.validation.labels, model.predict(features["validation"]))
     started = time.perf_counter()
-    test = ScoredRows(data.test.labels, model.predict(features["test"]))
-    return _Trained(fitted, seconds, validation, test, time.perf_counter() - started)
+    held_out["test"] = ScoredRows(data.test.labels, model.predict(features["test"]))
+    return _Trained(fitted, seconds, held_out, time.perf_counter() - started)
+
+
+def _get_folds(spec: TrainingTaskSpec) -> int | None:
+    return spec.evaluation.folds if spec.evaluation else None
 
 
 def _check_distributes(
@@ -237,12 +296,22 @@ def _check_distributes(
         raise UserError(
             Reason.INVALID_SPEC, f"training.loop 'trainer' trains in one process, not in {count}: use 'accelerate'"
         )
+    if is_distributed(model) and (folds := _get_folds(spec)):
+        raise UserError(
+            Reason.INVALID_SPEC,
+            f"evaluation.folds {folds} trains in one process, not in {count}: remove it, or resources.gpus"
+            " and resources.nodes",
+        )
     if not (is_distributed(model) or is_distributed(preprocessor)):
         raise UserError(
             Reason.INVALID_SPEC,
             f"model.name '{spec.model.name}' trains in one process, and the task has {count}: remove resources.gpus and"
             f" resources.nodes, or set `is_distributed = True` on {model.__name__} if it trains in several",
         )
+
+
+def _count_processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
 
 
 def _fetch_dataset(spec: DatasetSpec, root: Path) -> tuple[DatasetSpec, Path]:

@@ -23,6 +23,7 @@ PACKAGES = (
     "mount",
     "nftables",
     "openssl",
+    "pgbouncer",
     "python3-venv",
     "runc",
 )

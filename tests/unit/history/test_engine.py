@@ -81,3 +81,16 @@ def test_the_store_reconnects_after_a_restart_of_postgres(postgres: Engine, post
 
     record(postgres, make_run(status="Succeeded"))
     assert load_run(postgres).status == "Succeeded"
+
+
+def test_a_standby_is_left_and_named(postgres: Engine, postgres_server: Postgres) -> None:
+    migrate(postgres)
+    database = postgres.url.database
+    postgres_server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    postgres.dispose()
+    with pytest.raises(HistoryUnavailable, match="takes no writes, as a standby does") as refused:
+        record(postgres, make_run())
+    assert "password" not in str(refused.value)
+    postgres_server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = off")
+    record(postgres, make_run())  # over a new connection: the old one's session is still read-only
+    assert load_run(postgres).status == make_run().status

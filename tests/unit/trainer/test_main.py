@@ -130,6 +130,23 @@ def test_bad_spec_is_told_at_once(tmp_path: Path, write_task: WriteTask) -> None
     assert not (tmp_path / "trainingtask-history.db").exists()
 
 
+def test_fewer_processes_than_the_task_asks_for_are_a_warning(
+    tmp_path: Path,
+    write_task: WriteTask,
+    tiny_models: Path,
+    read_json: Callable[[Path], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    embedding = {"name": "embedding", "volumeClaim": "m", "checkpoint": "bert"}
+    spec = changed(
+        CLASSICAL, preprocessor=embedding, resources={"nodes": 2}, dataset__sampleSize=100, output__volumeClaim="o"
+    )
+    assert main(["run", str(write_task(spec)), f"--preprocessor-dir={tiny_models}"]) == 0
+    warnings = read_json(tmp_path / "out" / "a-task" / "results.json")["warnings"]
+    assert any(warning.startswith("1 process trained this, where resources.nodes") for warning in warnings), warnings
+
+
 def test_missing_data_is_the_same_sentence_everywhere(
     tmp_path: Path,
     write_task: WriteTask,

@@ -7,9 +7,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from trainingtask_api.status import Results
 from trainingtask_trainer.artifacts.model_card import write_card
 from trainingtask_trainer.artifacts.model_manifest import Manifest
+from trainingtask_trainer.evaluation.calibration import scale_probabilities
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
@@ -32,15 +35,21 @@ def write_bundle(
     if model is not None:
         model.save(folder, preprocessor)
     write_card(folder, manifest.task, results, curve)
-    _add_thresholds(folder / CONFIG_FILE, manifest.thresholds)
+    _add_thresholds(folder / CONFIG_FILE, manifest)
     _write_json(folder / RESULTS_FILE, results.to_json())
     _write_json(folder / MODEL_MANIFEST, manifest.model_dump(exclude_defaults=True))
 
 
-def _add_thresholds(config: Path, values: Sequence[float]) -> None:
-    """Write the thresholds, in the order of `id2label`, into a transformer's configuration for tools that read no manifest."""
+def _add_thresholds(config: Path, manifest: Manifest) -> None:
+    """Write the thresholds into a transformer's configuration for tools that read no manifest.
+
+    They are in the order of `id2label`, and those of the probabilities as the model gives them, before calibration.
+    """
     if config.is_file():
-        _write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "thresholds": list(values)})
+        values = np.array([manifest.thresholds])
+        if manifest.temperature is not None:
+            scale_probabilities(values, 1 / manifest.temperature)
+        _write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "thresholds": values[0].tolist()})
 
 
 def _write_json(path: Path, content: object) -> None:

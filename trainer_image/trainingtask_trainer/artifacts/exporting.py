@@ -12,8 +12,10 @@ import numpy as np
 
 from trainingtask_api.exports import Export, Format
 from trainingtask_api.spec import Output
+from trainingtask_trainer.evaluation.calibration import scale_probabilities
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.evaluator import ScoredRows
-from trainingtask_trainer.evaluation.metrics import Decisions, Probabilities, average_defined
+from trainingtask_trainer.evaluation.metrics import Decisions, average_defined
 from trainingtask_trainer.models.base import Exportable, Model
 from trainingtask_trainer.models.formats import INPUT_FILES, MODEL_FILES, NotExportableError
 from trainingtask_trainer.preprocessors.base import Preprocessor
@@ -21,8 +23,6 @@ from trainingtask_trainer.preprocessors.base import Preprocessor
 DEFAULT_MAX_F1_LOSS = 0.01
 # With more test rows, as many of them are drawn: a large model reads 20 in a second on one core.
 _MAX_SCORED_ROWS = 5000
-
-Decide = Callable[[Probabilities], np.ndarray]
 
 
 @dataclass
@@ -50,7 +50,8 @@ def write_exports(
     *,
     texts: Sequence[str],
     test: ScoredRows,
-    decide: Decide,
+    temperature: float | None,
+    rule: DecisionRule,
     report: Callable[[str], None],
 ) -> WrittenFormats:
     """Write the ONNX formats that the task asks for into `folder`, and score each on the test rows.
@@ -64,9 +65,9 @@ def write_exports(
     model, preprocessor
         As trained.
     texts, test
-        The test rows, with the trained model's probabilities.
-    decide
-        From probabilities to labels, as the saved model decides.
+        The test rows, with the trained model's calibrated probabilities.
+    temperature, rule
+        How the saved model calibrates, and how it decides.
     report
         Takes what is done next.
     """
@@ -81,7 +82,7 @@ def write_exports(
     try:
         for kind in _write_files(folder, model, preprocessor, wanted, report):
             report(f"scoring {kind}")
-            export = _score(folder, kind, [texts[row] for row in rows], scored, decide)
+            export = _score(folder, kind, [texts[row] for row in rows], scored, temperature=temperature, rule=rule)
             is_kept = export.f1_loss <= limit
             written.exports.append(export.model_copy(update={"is_written": is_kept}))
             if not is_kept:
@@ -122,7 +123,9 @@ def _write_files(
         yield Format.ONNX_INT8
 
 
-def _score(folder: Path, kind: Format, texts: Sequence[str], test: ScoredRows, decide: Decide) -> Export:
+def _score(
+    folder: Path, kind: Format, texts: Sequence[str], test: ScoredRows, *, temperature: float | None, rule: DecisionRule
+) -> Export:
     """Return the scores of a written file, read as a saved model is, by one thread."""
     from trainingtask_trainer.models.onnx.model import OnnxModel  # noqa: PLC0415 - the extra `onnx`
 
@@ -131,9 +134,11 @@ def _score(folder: Path, kind: Format, texts: Sequence[str], test: ScoredRows, d
         started = time.perf_counter()
         probabilities = opened.predict_probabilities(texts)
         seconds = time.perf_counter() - started
-    predicted = decide(probabilities)
+    if temperature is not None:
+        scale_probabilities(probabilities, temperature)
+    predicted = rule.predict(probabilities)
     micro = Decisions.of(test.truth, predicted, axis=None).f1
-    own = Decisions.of(test.truth, decide(test.probabilities), axis=None).f1
+    own = Decisions.of(test.truth, rule.predict(test.probabilities), axis=None).f1
     return Export(
         format=kind,
         is_written=True,

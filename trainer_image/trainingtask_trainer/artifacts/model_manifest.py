@@ -33,6 +33,12 @@ class Manifest(BaseModel):
     """One per label: the probability from which it is predicted."""
     formats: Annotated[tuple[Format, ...], Field(max_length=4)] = ()
     """The formats that were asked for and written; none: the model's own."""
+    at_least_one: bool = False
+    """Whether the most probable label is predicted where none reaches its threshold."""
+    max_labels: Annotated[int, Field(ge=1)] | None = None
+    """The most labels that are predicted of a text."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """What the model's logits are divided by, before the thresholds; None: nothing."""
     text_columns: Annotated[tuple[IndicatorName, ...], Field(max_length=16)] = ()
     """The columns that a row's text was joined from; none for a text of one column."""
 

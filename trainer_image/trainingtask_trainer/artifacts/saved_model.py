@@ -13,7 +13,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_manifest import Manifest, create_invalid_model_error, read_manifest
 from trainingtask_trainer.errors import TrainerError, UserError, describe_with_location, join_names
-from trainingtask_trainer.evaluation import thresholds
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model, Predictor
 from trainingtask_trainer.models.formats import MODEL_FILES, choose_format
@@ -50,13 +50,14 @@ class SavedModel:
 
     def __init__(self, folder: Path, wanted: Format | None = None, threads: int | None = None) -> None:
         self.manifest: Manifest = read_manifest(folder)
+        self._rule = DecisionRule(self.manifest.thresholds, self.manifest.at_least_one, self.manifest.max_labels)
         self._folder = folder
         self.format: Format | None = choose_format(folder, self.manifest.formats, wanted)
         """The format that is read; None for that of an extension."""
         self._predict: Predictor = self._guard(lambda: self._load(threads))
 
     def predict_probabilities(self, texts: Sequence[str]) -> Probabilities:
-        """Return the probabilities of the labels, shape [texts, labels]."""
+        """Return the calibrated probabilities of the labels, shape [texts, labels]."""
         probabilities = self._guard(lambda: self._predict(texts))
         shape, expected = np.shape(probabilities), (len(texts), len(self.manifest.labels))
         if shape != expected:
@@ -66,16 +67,20 @@ class SavedModel:
             )
         if not np.isfinite(probabilities).all():
             raise create_invalid_model_error(self._folder, "the model gives probabilities that are no numbers")
+        if self.manifest.temperature is not None:
+            from trainingtask_trainer.evaluation.calibration import scale_probabilities  # noqa: PLC0415 - scipy
+
+            scale_probabilities(probabilities, self.manifest.temperature)
         return probabilities
 
     def predict(self, rows: Sequence[str]) -> list[Prediction]:
-        """Return the labels of each row: those whose probability reaches their threshold.
+        """Return the labels of each row: those whose probability reaches their threshold, by the manifest's rule.
 
         A row is a text. For a model of several text columns it may be a JSON object with these.
         """
         texts = [_read_row(row, self.manifest.text_columns) for row in rows]
         probabilities = self.predict_probabilities(texts)
-        predicted = thresholds.apply_thresholds(self.manifest.thresholds, probabilities)
+        predicted = self._rule.predict(probabilities)
         predictions = []
         for text, row, labels in zip(texts, probabilities, predicted, strict=True):
             chosen = [index for index in (-row).argsort(kind="stable") if labels[index]]

@@ -5,13 +5,14 @@ Stratification of Multi-Label Data", ECML PKDD 2011), so that each frequent labe
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.reasons import Reason
-from trainingtask_trainer.datasets.base import RawData, Split
+from trainingtask_trainer.datasets.base import LabelMatrix, RawData, Split
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.runtime.import_guard import block_import
 
@@ -59,8 +60,8 @@ class PreparedData:
             "use more rows, or let dataset.topLabels keep fewer labels",
         ]
 
-    def compute_fingerprint(self) -> str:
-        """Return the SHA-256 over label names, texts and labels of all splits."""
+    def compute_fingerprint(self, *splits: str) -> str:
+        """Return the SHA-256 over label names, texts and labels of these splits (default: all)."""
         digest = hashlib.sha256()
 
         def add(part: bytes) -> None:
@@ -70,6 +71,8 @@ class PreparedData:
         for name in self.label_names:
             add(name.encode())
         for name, split in self.get_splits().items():
+            if splits and name not in splits:
+                continue
             add(name.encode())
             for text in split.texts:
                 add(text.encode("utf-8", "surrogatepass"))
@@ -88,6 +91,7 @@ def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
     UserError
         When a split would be empty, no training row has a label, or a label's name is too long.
     """
+    raw = _locate_rows(raw)
     if spec.top_labels is not None:
         raw = keep_top_labels(raw, spec.top_labels)
     _check_label_names(raw.label_names)
@@ -113,6 +117,16 @@ def prepare_data(raw: RawData, spec: DatasetSpec) -> PreparedData:
     return data
 
 
+def _locate_rows(raw: RawData) -> RawData:
+    """Return the data with places, which the rows keep in any split."""
+    return replace(
+        raw,
+        train=raw.train.locate("train"),
+        validation=raw.validation and raw.validation.locate("validation"),
+        test=raw.test and raw.test.locate("test"),
+    )
+
+
 def _check_label_names(names: tuple[str, ...]) -> None:
     longest = max(names, key=len)
     if len(longest) > _MAX_LABEL_LENGTH:
@@ -136,7 +150,7 @@ def keep_top_labels(raw: RawData, count: int) -> RawData:
             return None
         rows = np.flatnonzero(split.labels[:, kept].any(axis=1))
         part = split.take(rows)
-        return Split(part.texts, part.labels[:, kept])
+        return replace(part, labels=part.labels[:, kept])
 
     train = narrow(raw.train)
     assert train is not None  # noqa: S101 - for the type checker: raw.train is never None
@@ -151,11 +165,6 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
     side; rows without one of them are spread evenly. Each label keeps a row in the rest: its only row is not held out,
     unless there are too few others, and where all of several were drawn, the first is put back.
     """
-    with block_import("pandas"):  # imported by scikit-learn
-        from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - unused with official splits
-            IterativeStratification,
-        )
-
     rows = len(split)
     held = max(1, round(rows * fraction))
     if held >= rows:
@@ -168,11 +177,7 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
         free = np.arange(rows)
     shares = np.array([len(free) - held, held]) / len(free)
     free = random.permutation(free)  # the library takes the rows of a label in order
-    free_labels = split.labels[free]
-    due = free_labels.sum(axis=0, dtype=np.int64) * shares.min()
-    frequent = np.argsort(-due, kind="stable")[:_MAX_STRATIFIED_LABELS]
-    frequent = frequent[due[frequent] >= 1]
-    part = IterativeStratification(free_labels[:, frequent].astype(bool), shares, random)
+    part = _stratify(split.labels[free], shares, random)
     chosen = np.zeros(rows, dtype=bool)
     chosen[free[part == 1]] = True
     for label in np.flatnonzero((frequency > 1) & ~split.labels[~chosen].any(axis=0)):
@@ -180,3 +185,41 @@ def _hold_out(split: Split, fraction: float, random: np.random.RandomState, name
         if chosen[carriers].all():
             chosen[carriers[0]] = False
     return split.take(np.flatnonzero(~chosen)), split.take(np.flatnonzero(chosen))
+
+
+def assign_folds(split: Split, folds: int, seed: int) -> NDArray[np.intp]:
+    """Return the fold of each row, from 0, shape [rows]: stratified by label, and rows of equal text in the same fold.
+
+    Raises
+    ------
+    UserError
+        When there are fewer texts than folds.
+    """
+    # A model that has seen a text with its wrong label repeats it: rows of equal text follow the first of them.
+    found: dict[str, int] = {}
+    positions = [found.setdefault(text, len(found)) for text in split.texts]
+    if len(found) < folds:
+        raise UserError(
+            Reason.INVALID_SPEC,
+            f"evaluation.folds {folds} is more than the {len(found)} different training texts: use fewer folds",
+        )
+    first = np.unique(positions, return_index=True)[1]
+    random = np.random.RandomState(seed)
+    order = random.permutation(len(first))
+    assigned = np.empty(len(first), dtype=np.intp)
+    assigned[order] = _stratify(split.labels[first[order]], np.full(folds, 1 / folds), random)
+    return assigned[positions]
+
+
+def _stratify(labels: LabelMatrix, shares: NDArray[np.float64], random: np.random.RandomState) -> NDArray[np.intp]:
+    """Return the part of each row, from 0, so that frequent labels and all rows are divided by these shares."""
+    with block_import("pandas"):  # imported by scikit-learn
+        from iterstrat.ml_stratifiers import (  # type: ignore[import-untyped]  # noqa: PLC0415 - unused with official splits
+            IterativeStratification,
+        )
+
+    due = labels.sum(axis=0, dtype=np.int64) * shares.min()
+    frequent = np.argsort(-due, kind="stable")[:_MAX_STRATIFIED_LABELS]
+    frequent = frequent[due[frequent] >= 1]
+    parts: NDArray[np.intp] = IterativeStratification(labels[:, frequent].astype(bool), shares, random)
+    return parts

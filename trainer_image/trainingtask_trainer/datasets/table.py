@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.dataset import FileFormat, HubSource, OnBadRow, TableColumns
 from trainingtask_api.reasons import Reason
-from trainingtask_trainer.datasets.base import LabelMatrix, RawData, Split
+from trainingtask_trainer.datasets.base import LabelMatrix, Places, RawData, Split
 from trainingtask_trainer.datasets.hub_table import open_hub_table
 from trainingtask_trainer.datasets.label_cells import LabelColumn, parse_labels
 from trainingtask_trainer.errors import UserError, join_names
@@ -256,7 +256,8 @@ def _locate_row(files: Sequence[_File], row: int) -> str:
 def _build_split(files: Sequence[_File], names: Sequence[str]) -> Split:
     texts = files[0].texts if len(files) == 1 else [text for file in files for text in file.texts]
     matrices = [file.matrix(names) for file in files]
-    return Split(texts, matrices[0] if len(matrices) == 1 else np.concatenate(matrices))
+    places = Places.of((file.columns.file, np.asarray(file.columns.numbers)[file.rows]) for file in files)
+    return Split(texts, matrices[0] if len(matrices) == 1 else np.concatenate(matrices), places)
 
 
 def _describe_unseen_labels(files: dict[str, list[_File]], names: Sequence[str]) -> list[str]:

@@ -16,11 +16,12 @@ from trainingtask_api.scores import (
     LabelScore,
     ValidationScores,
 )
+from trainingtask_api.training import Calibration, ThresholdTuning
 from trainingtask_api.training import Evaluation as EvaluationSpec
-from trainingtask_api.training import ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.errors import join_names
-from trainingtask_trainer.evaluation import baselines, metrics, thresholds, uncertainty
+from trainingtask_trainer.evaluation import baselines, calibration, metrics, thresholds, uncertainty
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
 from trainingtask_trainer.evaluation.thresholds import Thresholds
 
@@ -52,9 +53,11 @@ class ScoredRows:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores, and the thresholds that are saved with the model."""
+    """Scores, and the rule and the temperature that are saved with the model."""
 
-    thresholds: Thresholds
+    rule: DecisionRule
+    temperature: float | None
+    """What the logits are divided by; None without calibration."""
     validation: ValidationScores
     test: EvaluationResult
     warnings: list[str]
@@ -69,7 +72,9 @@ def evaluate(
     test: ScoredRows,
     seconds: float,
 ) -> Evaluation:
-    """Choose thresholds on the validation rows and score the test rows with them.
+    """Calibrate and choose thresholds on the validation rows, and score the test rows with them.
+
+    The probabilities of both are the calibrated ones afterwards: they are scaled in place.
 
     Parameters
     ----------
@@ -80,13 +85,16 @@ def evaluate(
     train_labels
         For the label-prior baseline, 0/1, shape [training rows, labels].
     validation, test
-        The rows; thresholds are chosen on the validation rows alone.
+        The rows; temperature and thresholds are chosen on the validation rows alone.
     seconds
         Seconds for the prediction of the test rows.
     """
+    spec = spec or EvaluationSpec()
+    temperature = _calibrate(validation, test) if spec.calibration == Calibration.TEMPERATURE else None
     chosen = thresholds.choose_thresholds(spec, validation.truth, validation.probabilities)
+    rule = DecisionRule(chosen.values, spec.at_least_one, spec.max_labels)
     rows = len(test.truth)
-    predicted = thresholds.apply_thresholds(chosen.values, test.probabilities)
+    predicted = rule.predict(test.probabilities)
     averages = _Averager(label_names)
     per_label = Decisions.of(test.truth, predicted, axis=0)
     per_row = Decisions.of(test.truth, predicted, axis=1)
@@ -98,6 +106,8 @@ def evaluate(
         rows=rows,
         threshold=chosen.shared_value,
         threshold_source=chosen.source,
+        objective=chosen.objective and chosen.objective.value,
+        threshold_shrinkage=chosen.shrinkage,
         loss=metrics.binary_cross_entropy(test.truth, test.probabilities),
         accuracy_thresh=accuracy,
         subset_accuracy=metrics.subset_accuracy(test.truth, predicted),
@@ -114,6 +124,7 @@ def evaluate(
         ),
         roc_auc=averages.average_labels("rocAuc", areas, "rocAuc"),
         intervals=averages.estimate_intervals(test.truth, predicted, test.probabilities),
+        calibration=calibration.score_calibration(test.truth, test.probabilities, temperature),
         per_label=averages.score_labels(per_label, precisions, chosen.values),
         all_zero=_score_all_zero(averages, test.truth),
         label_prior=_score_label_prior(averages, prior, validation.truth, test.truth),
@@ -122,11 +133,18 @@ def evaluate(
         samples_per_second=rows / seconds,
     )
     warnings = [*_compare_with_baselines(result), *_check_threshold_support(chosen, label_names, validation.truth)]
-    return Evaluation(chosen, _score_validation(validation, chosen), result, warnings)
+    return Evaluation(rule, temperature, _score_validation(validation, rule), result, warnings)
 
 
-def _score_validation(rows: ScoredRows, chosen: Thresholds) -> ValidationScores:
-    predicted = thresholds.apply_thresholds(chosen.values, rows.probabilities)
+def _calibrate(validation: ScoredRows, test: ScoredRows) -> float:
+    temperature = calibration.fit_temperature(validation.truth, validation.probabilities)
+    for rows in (validation, test):
+        calibration.scale_probabilities(rows.probabilities, temperature)
+    return temperature
+
+
+def _score_validation(rows: ScoredRows, rule: DecisionRule) -> ValidationScores:
+    predicted = rule.predict(rows.probabilities)
     return ValidationScores(
         rows=len(rows.truth),
         loss=metrics.binary_cross_entropy(rows.truth, rows.probabilities),
@@ -302,13 +320,18 @@ def _compare_with_baselines(scores: EvaluationResult) -> list[str]:
 
 
 def _check_threshold_support(chosen: Thresholds, label_names: Sequence[str], validation: LabelMatrix) -> list[str]:
-    """Return warnings about per-label thresholds with too few positive validation rows."""
+    """Return warnings about thresholds that keep no wanted precision, or have too few positive validation rows."""
+    warnings = []
+    if chosen.unreached is not None and chosen.unreached.any():
+        warnings.append(
+            "evaluation.minPrecision is reached by no threshold on the validation rows for"
+            f" {join_names(_select_names(chosen.unreached, label_names))}: only a probability of 1 is predicted"
+        )
     if chosen.source != ThresholdTuning.PER_LABEL:
-        return []
+        return warnings
     support = validation.sum(axis=0, dtype=np.int64)
     unseen = _select_names(support == 0, label_names)
     rare = _select_names((support > 0) & (support < MIN_POSITIVES), label_names)
-    warnings = []
     if unseen:
         warnings.append(
             f"no validation row carries {join_names(unseen)}: the threshold is the one that is best for all labels together"

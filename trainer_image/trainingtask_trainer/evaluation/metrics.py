@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 
-Probabilities = NDArray[np.float64]
+Probabilities = NDArray[np.floating[Any]]
+"""float32 is enough, and half as large; no function here makes a float64 copy of all of them."""
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 Score = TypeVar("Score")
@@ -30,7 +31,7 @@ def binary_cross_entropy(truth: LabelMatrix, probabilities: Probabilities) -> fl
     A decision with the probability 0 counts as one float64 epsilon, as in `sklearn.metrics.log_loss`.
     """
     total = 0.0
-    for block in _split_rows(probabilities):
+    for block in split_rows(probabilities):
         given = np.where(truth[block] == 1, probabilities[block], 1 - probabilities[block])
         total -= float(np.log(np.maximum(given, np.finfo(np.float64).eps)).sum())
     return total / probabilities.size
@@ -121,11 +122,20 @@ def rank_decisions(truth: NDArray[np.uint8], probabilities: Probabilities) -> Ra
 
 
 def map_rankings(
-    score: Callable[[Ranking], Score], truth: LabelMatrix, probabilities: Probabilities, labels: Iterable[int]
+    score: Callable[[Ranking], Score],
+    truth: LabelMatrix,
+    probabilities: Probabilities,
+    labels: Iterable[int],
+    rows: NDArray[np.bool_] | None = None,
 ) -> list[Score]:
-    """Return the score of each label's ranking; sorting, the most of the work, takes all cores."""
+    """Return the score of each label's ranking, of all or of some rows; sorting, the most of the work, takes all cores."""
+    read = slice(None) if rows is None else rows
+
+    def score_label(label: int) -> Score:
+        return score(rank_decisions(truth[:, label][read], probabilities[:, label][read]))
+
     with ThreadPoolExecutor(get_cpu_limit()) as pool:
-        return list(pool.map(lambda label: score(rank_decisions(truth[:, label], probabilities[:, label])), labels))
+        return list(pool.map(score_label, labels))
 
 
 def average_precision(ranking: Ranking) -> float:
@@ -175,7 +185,7 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     """
     result = np.full(len(truth), math.nan)
     labels = truth.shape[1]
-    for block in _split_rows(probabilities):
+    for block in split_rows(probabilities):
         order = np.argsort(-probabilities[block], axis=1)
         ranked = np.take_along_axis(probabilities[block], order, axis=1)
         hits = np.take_along_axis(truth[block], order, axis=1)
@@ -189,7 +199,8 @@ def label_ranking_average_precision(truth: LabelMatrix, probabilities: Probabili
     return result
 
 
-def _split_rows(values: NDArray[Any]) -> Iterator[slice]:
+def split_rows(values: NDArray[Any]) -> Iterator[slice]:
+    """Yield the rows of a matrix as blocks, so that what is computed from one stays small."""
     rows = max(1, _BLOCK_BYTES // (8 * values.shape[1]))
     return (slice(start, start + rows) for start in range(0, len(values), rows))
 

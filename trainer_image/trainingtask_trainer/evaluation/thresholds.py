@@ -1,15 +1,20 @@
-"""Decision thresholds: one for all labels, or one for each, chosen on the validation rows."""
+"""Decision thresholds: one for all labels, or one for each, chosen on the validation rows by the task's objective."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from trainingtask_api.training import Evaluation, ThresholdTuning
+from trainingtask_api.training import Evaluation, Objective, ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
-from trainingtask_trainer.evaluation.metrics import Floats, Probabilities, Ranking, map_rankings, rank_decisions
+from trainingtask_trainer.evaluation import shrinkage
+from trainingtask_trainer.evaluation.candidates import RowMask, collect_by_label, collect_over_all
+from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
+from trainingtask_trainer.evaluation.objectives import NONE_FITS, Goal
 
 DEFAULT_THRESHOLD = 0.5
+# Of a label that is best not predicted: only a probability of 1 reaches it.
+NEVER = 1.0
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,12 @@ class Thresholds:
     """One per label, shape [labels]."""
     source: str
     """``fixed``, ``global`` or ``per_label``."""
+    objective: Objective | None = None
+    """What they are best for; None for a fixed one."""
+    shrinkage: float | None = None
+    """Positive rows at which a label's own threshold and the global one weigh the same; None without own ones."""
+    unreached: NDArray[np.bool_] | None = None
+    """Labels that no threshold gives the wanted precision, shape [labels]; None for other objectives."""
 
     @property
     def shared_value(self) -> float | None:
@@ -27,46 +38,58 @@ class Thresholds:
         return None if self.source == ThresholdTuning.PER_LABEL else float(self.values[0])
 
 
-def apply_thresholds(thresholds: Sequence[float] | Floats, probabilities: Probabilities) -> LabelMatrix:
-    """Return 1 where a probability reaches its label's threshold, shape [rows, labels]."""
-    return (probabilities >= np.asarray(thresholds)).view(np.uint8)
-
-
 def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
-    """Return the thresholds that the task fixes, or that are tuned on these rows.
+    """Return the thresholds that the task fixes, or the best ones on these rows.
 
-    A label that none of these rows carries gets the global threshold.
+    With one threshold per label, that of a label which few of the rows carry is drawn towards the global one, and that
+    of a label which none carries is the global one. A precision that no threshold reaches is kept by predicting nothing.
     """
     labels = truth.shape[1]
     evaluation = evaluation or Evaluation()
     if evaluation.threshold is not None:
         return Thresholds(np.full(labels, evaluation.threshold), "fixed")
-    if evaluation.threshold_tuning != ThresholdTuning.PER_LABEL:
-        return Thresholds(
-            np.full(labels, _find_best_threshold(rank_decisions(truth, probabilities))), ThresholdTuning.GLOBAL.value
-        )
-    carried = truth.any(axis=0)
-    # The global threshold costs as much as those of all labels: only where a label needs it.
-    values = np.full(
-        labels, DEFAULT_THRESHOLD if carried.all() else _find_best_threshold(rank_decisions(truth, probabilities))
+    goal = Goal.of(evaluation)
+    if evaluation.threshold_tuning == ThresholdTuning.PER_LABEL:
+        return _tune_per_label(goal, truth, probabilities)
+    shared = _tune_shared(goal, truth, probabilities)
+    return Thresholds(
+        np.full(labels, shared), ThresholdTuning.GLOBAL.value, goal.objective, unreached=_mark_unreached(goal, shared)
     )
-    values[carried] = map_rankings(_find_best_threshold, truth, probabilities, np.flatnonzero(carried))
-    return Thresholds(values, ThresholdTuning.PER_LABEL.value)
 
 
-def _find_best_threshold(ranking: Ranking) -> float:
-    """Return the threshold with the highest F1: over one label's rows the label's, over all decisions micro-F1.
-
-    Exact: F1 is 2 TP(k) / (k + positives) with the k most probable decisions predicted, and grows at true ones alone. All
-    of these are tried in one pass; of equal ones the highest threshold wins. It lies in the middle between the last
-    probability predicted and the first that is not, so that rounding on another machine does not move a row across it.
-    """
-    if ranking.hits.size == 0:
+def _tune_shared(goal: Goal, truth: LabelMatrix, probabilities: Probabilities, rows: RowMask | None = None) -> float:
+    candidates = collect_over_all(truth, probabilities, rows)
+    if not len(candidates.thresholds):
         return DEFAULT_THRESHOLD
-    best = int(np.argmax(ranking.hits / (ranking.predicted + ranking.hits[-1])))
-    last, lower = float(ranking.cuts[best]), ranking.ordered.size - int(ranking.predicted[best])
-    if lower == 0:
-        return last
-    next_lower = float(ranking.ordered[lower - 1])
-    middle = (last + next_lower) / 2
-    return middle if middle > next_lower else last
+    if goal.is_label_mean:
+        best = goal.select_by_label_mean(candidates, truth, probabilities, rows)
+    else:
+        best = int(goal.select_candidates(candidates)[0])
+    return NEVER if best == NONE_FITS else float(candidates.thresholds[best])
+
+
+def _tune_per_label(goal: Goal, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
+    def tune(rows: RowMask | None = None) -> shrinkage.TunedThresholds:
+        support = truth.sum(axis=0, dtype=np.int64, where=True if rows is None else rows[:, np.newaxis])
+        carried = np.flatnonzero(support)
+        own = np.full(len(support), np.nan)
+        if carried.size:
+            candidates = collect_by_label(truth, probabilities, carried, rows)
+            best = goal.select_candidates(candidates)
+            own[carried] = np.where(best == NONE_FITS, NEVER, candidates.thresholds[best])
+        return shrinkage.TunedThresholds(own, _tune_shared(goal, truth, probabilities, rows), support)
+
+    tuned = tune()
+    is_shrunk = goal.objective != Objective.MIN_PRECISION  # which a threshold drawn elsewhere would not keep
+    strength = shrinkage.choose_strength(goal, truth, probabilities, tune) if is_shrunk else 0.0
+    return Thresholds(
+        tuned.shrink(strength),
+        ThresholdTuning.PER_LABEL.value,
+        goal.objective,
+        shrinkage=strength,
+        unreached=_mark_unreached(goal, tuned.own),
+    )
+
+
+def _mark_unreached(goal: Goal, values: Floats | float) -> NDArray[np.bool_] | None:
+    return np.asarray(values) == NEVER if goal.objective == Objective.MIN_PRECISION else None

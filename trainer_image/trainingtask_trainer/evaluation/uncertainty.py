@@ -4,7 +4,8 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13. A resa
 vector of n weights, how often each row was drawn, so that no row is copied.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,24 +45,42 @@ def estimate_intervals(truth: LabelMatrix, predicted: LabelMatrix, probabilities
     truth, predicted, probabilities
         Of the rows that are scored, each of shape [rows, labels].
     """
+    resampled = resample_scores(truth, [Predictions(predicted, probabilities)])
+    if resampled is None:
+        return Intervals()
+    micro, macro, precision = map(cut_interval, resampled[0])
+    return Intervals(micro_f1=micro, macro_f1=macro, mean_average_precision=precision)
+
+
+class Predictions(NamedTuple):
+    """A model's predictions, of shape [rows, labels]."""
+
+    predicted: LabelMatrix
+    probabilities: Probabilities
+
+
+def resample_scores(truth: LabelMatrix, models: Sequence[Predictions]) -> NDArray[np.float64] | None:
+    """Return micro-F1, macro-F1 and mean average precision of each model on the same resamples of the rows.
+
+    Returns
+    -------
+    numpy.ndarray or None
+        Of shape [models, 3, resamples], NaN where undefined; None where the rows allow for no resamples.
+    """
     rows = len(truth)
     resamples = count_resamples(truth.size)
     if resamples == 0 or rows < 2:
-        return Intervals()
+        return None
     random = np.random.RandomState(_SEED)  # frozen (NEP 19): the same intervals with every version of numpy
     chunk = max(1, min(resamples, _CHUNK_BYTES // (4 * rows)))
-    resampled: tuple[list[Floats], ...] = ([], [], [])
+    scores = np.empty((len(models), 3, resamples))
     for start in range(0, resamples, chunk):
-        size = min(chunk, resamples - start)
-        weights = _draw_weights(random, rows, size)
-        values = (
-            *_resample_f1(weights, truth, predicted),
-            _resample_average_precision(weights, truth, probabilities),
-        )
-        for scores, part in zip(resampled, values, strict=True):
-            scores.append(part)
-    micro, macro, precision = (_cut(np.concatenate(scores)) for scores in resampled)
-    return Intervals(micro_f1=micro, macro_f1=macro, mean_average_precision=precision)
+        part = slice(start, min(start + chunk, resamples))
+        weights = _draw_weights(random, rows, part.stop - start)
+        for model, (predicted, probabilities) in enumerate(models):
+            scores[model, :2, part] = _resample_f1(weights, truth, predicted)
+            scores[model, 2, part] = _resample_average_precision(weights, truth, probabilities)
+    return scores
 
 
 def _draw_weights(random: np.random.RandomState, rows: int, resamples: int) -> Weights:
@@ -115,7 +134,7 @@ def _average_defined(scores: Floats) -> Floats:
     return _divide(np.where(defined, scores, 0).sum(axis=0), defined.sum(axis=0))
 
 
-def _cut(scores: Floats) -> Interval | None:
+def cut_interval(scores: Floats) -> Interval | None:
     """Return the interval between the percentiles; None if a score is undefined in any resample."""
     if np.isnan(scores).any():
         return None

@@ -1,7 +1,7 @@
 """A saved model wherever it is, as a local folder."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -23,13 +23,15 @@ _REASONS: Final = StoreReasons(
 
 
 @contextmanager
-def fetch_model(address: str) -> Iterator[Path]:
+def fetch_model(address: str, is_wanted: Callable[[str], bool] = lambda name: True) -> Iterator[Path]:
     """Yield the folder of a saved model: the folder itself, or a copy of what is in an object store or on the hub.
 
     Parameters
     ----------
     address
         A folder, ``s3://``, ``gs://`` or ``az://``, or ``hf://owner/name``.
+    is_wanted
+        Whether a file of this name is copied; a folder is as it is.
 
     Raises
     ------
@@ -62,5 +64,5 @@ def fetch_model(address: str) -> Iterator[Path]:
             f"{join_names(names, limit=10) or 'nothing'}",
         )
     with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
-        store.download(files, Path(scratch))
+        store.download([entry for entry in files if is_wanted(entry.name)], Path(scratch))
         yield Path(scratch)

@@ -1,11 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from trainingtask_api.dataset import Dataset
-from trainingtask_trainer.datasets.base import RawData, Split, encode_multi_hot
-from trainingtask_trainer.datasets.splits import prepare_data
+from trainingtask_trainer.datasets.base import Places, RawData, Split, encode_multi_hot
+from trainingtask_trainer.datasets.splits import assign_folds, prepare_data
 from trainingtask_trainer.datasets.support_tickets import LABELS, SupportTickets
 from trainingtask_trainer.errors import UserError
 
@@ -28,7 +29,10 @@ RAW = RawData(("a", "b", "c"), rows(100), rows(20, 100), rows(30, 200))
 
 def test_official_splits_are_kept() -> None:
     data = prepare_data(RAW, spec())
-    assert data.get_splits() == {"train": RAW.train, "validation": RAW.validation, "test": RAW.test}
+    for name, split in data.get_splits().items():
+        given: Split = getattr(RAW, name)
+        assert split.texts is given.texts
+        assert split.labels is given.labels
     assert data.fractions == {}
 
 
@@ -160,3 +164,43 @@ def test_support_tickets_are_the_same_everywhere() -> None:
 
 def test_support_tickets_follow_their_seed() -> None:
     assert SupportTickets().load(spec(seed=1), Path()).train.texts != SupportTickets().load(spec(), Path()).train.texts
+
+
+def test_a_row_keeps_its_place_in_the_source() -> None:
+    parts = Places.of([("a.csv", np.arange(2, 72)), ("b.csv", np.arange(2, 32))])
+    data = prepare_data(RawData(RAW.label_names, replace(rows(100), places=parts)), spec(sampleSize=60))
+    found = set()
+    for split in data.get_splits().values():
+        assert split.places is not None
+        for text, index, number in zip(split.texts, split.places.source_indexes, split.places.numbers, strict=True):
+            found.add(text)
+            assert int(text) == number - 2 + (0 if parts.sources[index] == "a.csv" else 70)
+    assert len(found) == 80
+
+
+def test_rows_without_places_are_counted_in_their_own_split() -> None:
+    data = prepare_data(RawData(RAW.label_names, rows(100)), spec())
+    assert data.test.places is not None
+    assert data.test.places.sources == ("train",)
+    assert [str(number - 1) for number in data.test.places.numbers] == data.test.texts
+
+
+def test_folds_have_a_like_share_of_each_label() -> None:
+    split = rows(300)
+    folds = assign_folds(split, 3, seed=1)
+    assert np.bincount(folds).tolist() == [100, 100, 100]
+    counts = np.array([split.labels[folds == fold].sum(axis=0) for fold in range(3)])
+    assert (counts.max(axis=0) - counts.min(axis=0) <= 2).all()
+    assert (folds == assign_folds(split, 3, seed=1)).all()
+
+
+def test_rows_of_equal_text_are_in_one_fold() -> None:
+    split = Split([str(number // 2) for number in range(40)], np.tile(np.eye(2, dtype=np.uint8), (20, 1)))
+    folds = assign_folds(split, 4, seed=0)
+    assert (folds[::2] == folds[1::2]).all()
+    assert len(set(folds)) == 4
+
+
+def test_more_folds_than_rows_are_refused() -> None:
+    with pytest.raises(UserError, match=r"evaluation\.folds 5 is more than the 4 different training texts"):
+        assign_folds(rows(4), 5, seed=0)

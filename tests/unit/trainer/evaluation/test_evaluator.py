@@ -2,14 +2,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
 from trainingtask_api.scores import EvaluationResult
+from trainingtask_api.training import Calibration, Objective, ThresholdTuning
 from trainingtask_api.training import Evaluation as EvaluationSpec
-from trainingtask_api.training import ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
 from trainingtask_trainer.datasets.splits import prepare_data
+from trainingtask_trainer.evaluation import evaluator
 from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
 from trainingtask_trainer.evaluation.metrics import Probabilities, estimate_label_prior
 
@@ -77,9 +79,8 @@ def test_rows_without_any_label_leave_no_score_but_reasons() -> None:
     assert scores.undefined["weighted.f1"] == "no row carries any label"
     assert scores.undefined["samples.f1"] == "all 4 rows carry no label and are predicted none"
     assert scores.undefined["labelPrior.meanAveragePrecision"] == "no row carries any label"
-    absent = {
-        path for path, value in _numbers(scores) if value is None and path not in ("allZero.loss",)
-    } - scores.undefined.keys()
+    optional = {"allZero.loss", "objective", "thresholdShrinkage", "calibration.temperature"}
+    absent = {path for path, value in _numbers(scores) if value is None} - scores.undefined.keys() - optional
     assert absent == set()
     assert EvaluationResult.model_validate_json(scores.model_dump_json(by_alias=True)) == scores
 
@@ -125,8 +126,8 @@ def test_a_model_no_better_than_the_baselines_is_warned_about() -> None:
 def test_thresholds_come_from_the_validation_rows_alone() -> None:
     validation = ScoredRows(TRUTH, PROBABILITIES)
     other = evaluated(1 - TRUTH, PROBABILITIES[::-1], PER_LABEL, validation=validation)
-    assert other.thresholds.values.tolist() == evaluated(spec=PER_LABEL).thresholds.values.tolist()
-    assert [score.threshold for score in other.test.per_label] == other.thresholds.values.tolist()
+    assert list(other.rule.thresholds) == list(evaluated(spec=PER_LABEL).rule.thresholds)
+    assert [score.threshold for score in other.test.per_label] == list(other.rule.thresholds)
     assert (other.test.threshold, other.test.threshold_source) == (None, "per_label")
     assert other.validation.micro_f1 == evaluated(spec=PER_LABEL).validation.micro_f1
     assert other.validation.mean_average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
@@ -138,23 +139,64 @@ def test_labels_with_few_validation_rows_are_named() -> None:
     truth[3:, 1] = 0  # one row is left
     validation = ScoredRows(truth, np.tile(PROBABILITIES, (8, 1)))
     warnings = evaluated(spec=PER_LABEL, validation=validation).warnings
-    assert [warning.split(":")[0] for warning in warnings] == [
+    assert [warning.split(":")[0] for warning in warnings][-2:] == [
         "no validation row carries c",
         "fewer than 10 validation rows carry b",
     ]
     assert evaluated(validation=validation).warnings == []
 
 
-def test_a_thousand_labels_are_the_most_that_are_listed() -> None:
-    labels = 1001
+def test_labels_that_do_not_reach_the_wanted_precision_are_named() -> None:
+    spec = EvaluationSpec(
+        threshold_tuning=ThresholdTuning.PER_LABEL, objective=Objective.MIN_PRECISION, min_precision=0.9
+    )
+    result = evaluated(spec=spec)
+    assert result.warnings[0] == (
+        "evaluation.minPrecision is reached by no threshold on the validation rows for c:"
+        " only a probability of 1 is predicted"
+    )
+    assert (result.test.objective, result.test.threshold_shrinkage) == ("min_precision", 0)
+
+
+def test_both_parts_are_predicted_by_the_same_rule() -> None:
+    spec = EvaluationSpec(threshold=0.95, at_least_one=True, max_labels=1)
+    result = evaluated(np.tile(TRUTH, (2, 1)), np.tile(PROBABILITIES, (2, 1)), spec)
+    assert (result.rule.at_least_one, result.rule.max_labels) == (True, 1)
+    assert result.test.micro.recall == pytest.approx(3 / 5)  # the most probable label of each row: 6 of 10
+    assert result.test.micro.f1 == result.validation.micro_f1
+
+
+def test_calibration_scales_both_parts_before_thresholds_are_tuned() -> None:
+    random = np.random.RandomState(0)
+    logits = random.standard_normal((400, 3))
+    truth = (random.random_sample(logits.shape) < expit(logits)).astype(np.uint8)
+    parts = [ScoredRows(truth[half], expit(4 * logits[half])) for half in (slice(200), slice(200, None))]
+    spec = EvaluationSpec(calibration=Calibration.TEMPERATURE)
+    before = evaluate(None, NAMES, train_labels=truth, validation=parts[0], test=parts[1], seconds=1.0).test
+    result = evaluate(spec, NAMES, train_labels=truth, validation=parts[0], test=parts[1], seconds=1.0)
+    after = result.test
+    assert before.calibration is not None
+    assert after.calibration is not None
+    assert (before.calibration.temperature, after.calibration.temperature) == (None, result.temperature)
+    assert result.temperature == pytest.approx(4, rel=0.2)
+    assert after.loss < before.loss
+    assert after.calibration.expected_calibration_error < before.calibration.expected_calibration_error / 3
+    assert after.micro == before.micro  # the same decisions
+    assert after.mean_average_precision == before.mean_average_precision
+    assert parts[0].probabilities.max() < 0.99
+
+
+def test_labels_beyond_the_limit_are_left_out_of_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluator, "MAX_SCORED_LABELS", 100)
+    labels = 101
     truth = np.eye(labels, dtype=np.uint8)
     truth[5] = 0  # the label that is left out
-    truth[1000, :2] = 1
+    truth[100, :2] = 1
     rows = ScoredRows(truth, truth * 0.8 + 0.1)
     names = [f"label-{label}" for label in range(labels)]
     scores = evaluate(None, names, train_labels=truth, validation=rows, test=rows, seconds=1.0).test
     assert [score.label for score in scores.per_label] == names[:5] + names[6:]
-    assert scores.undefined["perLabel"] == "the 1000 labels of 1001 with the most rows"
+    assert scores.undefined["perLabel"] == "the 100 labels of 101 with the most rows"
     assert scores.macro.f1 == 1
 
 

@@ -1,64 +1,109 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import f1_score
+from numpy.typing import NDArray
 
-from trainingtask_api.training import Evaluation, ThresholdTuning
-from trainingtask_trainer.evaluation import thresholds
+from trainingtask_api.training import Evaluation, Objective, ThresholdTuning
+from trainingtask_trainer.evaluation import shrinkage
+from trainingtask_trainer.evaluation.thresholds import NEVER, choose_thresholds
 
 PER_LABEL = Evaluation(threshold_tuning=ThresholdTuning.PER_LABEL)
+PRECISE = Evaluation(objective=Objective.MIN_PRECISION, min_precision=0.75)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6)), min_size=4, max_size=40))
-def test_tuned_thresholds_are_the_best_of_all(cells: list[tuple[bool, int]]) -> None:
-    cells = cells[: len(cells) // 2 * 2]
-    truth = np.array([cell[0] for cell in cells], dtype=np.uint8).reshape(-1, 2)
-    probabilities = np.array([cell[1] / 7 for cell in cells]).reshape(-1, 2)  # few values: many ties
-
-    def micro_f1(threshold: float) -> float:
-        predicted = thresholds.apply_thresholds([threshold], probabilities)
-        return float(f1_score(truth, predicted, average="micro", zero_division=0))
-
-    shared = thresholds.choose_thresholds(None, truth, probabilities).shared_value
-    assert shared is not None
-    assert micro_f1(shared) == pytest.approx(max(map(micro_f1, np.unique(probabilities))))
-
-    own = thresholds.choose_thresholds(PER_LABEL, truth, probabilities)
-    assert own.shared_value is None
-    for label in range(2):
-        column, scores = truth[:, label], probabilities[:, label]
-        if not column.any():
-            assert own.values[label] == shared
-            continue
-        best = max(float(f1_score(column, scores >= cut, zero_division=0)) for cut in np.unique(scores))
-        assert f1_score(column, scores >= own.values[label], zero_division=0) == pytest.approx(best)
+def column(*cells: tuple[float, int]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return one label's truth and probabilities."""
+    return np.array([[cell[1]] for cell in cells], dtype=np.uint8), np.array([[cell[0]] for cell in cells])
 
 
 def test_threshold_keeps_clear_of_the_probabilities_beside_it() -> None:
-    chosen = thresholds.choose_thresholds(None, np.array([[1, 0]], dtype=np.uint8), np.array([[0.8, 0.4]]))
+    chosen = choose_thresholds(None, np.array([[1, 0]], dtype=np.uint8), np.array([[0.8, 0.4]]))
     assert chosen.shared_value == pytest.approx(0.6)
-    assert (chosen.source, len(chosen.values)) == ("global", 2)
+    assert (chosen.source, chosen.objective, len(chosen.values)) == ("global", "micro_f1", 2)
 
 
-def test_threshold_between_neighbours_that_have_no_middle() -> None:
-    higher = np.nextafter(0.5, 1)
-    chosen = thresholds.choose_thresholds(None, np.array([[1, 0]], dtype=np.uint8), np.array([[higher, 0.5]]))
-    assert chosen.shared_value == higher
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_threshold_between_neighbours_that_have_no_middle(dtype: type[np.floating]) -> None:
+    higher = np.nextafter(dtype(0.5), dtype(1))
+    rows = np.array([[higher, 0.5]], dtype=dtype)
+    chosen = choose_thresholds(None, np.array([[1, 0]], dtype=np.uint8), rows)
+    assert chosen.shared_value is not None
+    assert (rows >= chosen.values).tolist() == [[True, False]]
 
 
 def test_threshold_without_a_positive_row_is_a_half() -> None:
-    for spec in (None, PER_LABEL):
-        chosen = thresholds.choose_thresholds(spec, np.zeros((3, 2), dtype=np.uint8), np.full((3, 2), 0.3))
+    for spec in (None, PER_LABEL, PRECISE, Evaluation(objective=Objective.MACRO_F1)):
+        chosen = choose_thresholds(spec, np.zeros((7, 2), dtype=np.uint8), np.full((7, 2), 0.3))
         assert chosen.values.tolist() == [0.5, 0.5]
 
 
 def test_a_fixed_threshold_looks_at_no_row() -> None:
-    chosen = thresholds.choose_thresholds(
-        Evaluation(threshold=0.3), np.ones((3, 2), dtype=np.uint8), np.full((3, 2), 0.1)
-    )
-    assert (chosen.shared_value, chosen.source) == (0.3, "fixed")
+    chosen = choose_thresholds(Evaluation(threshold=0.3), np.ones((3, 2), dtype=np.uint8), np.full((3, 2), 0.1))
+    assert (chosen.shared_value, chosen.source, chosen.objective) == (0.3, "fixed", None)
 
 
-def test_a_probability_that_reaches_its_labels_threshold_counts() -> None:
-    assert thresholds.apply_thresholds([0.5, 0.2], np.array([[0.5, 0.19], [0.49, 0.2]])).tolist() == [[1, 0], [0, 1]]
+def test_most_recall_with_at_least_the_wanted_precision() -> None:
+    truth, probabilities = column((0.9, 1), (0.8, 0), (0.7, 1), (0.6, 1), (0.5, 0), (0.4, 1))
+    chosen = choose_thresholds(PRECISE, truth, probabilities)
+    assert chosen.shared_value == pytest.approx(0.55)  # 3 of 4; with the next hit 4 of 6
+    assert chosen.unreached is not None
+    assert not chosen.unreached.any()
+
+
+def test_a_precision_that_no_threshold_reaches_is_kept_by_silence() -> None:
+    truth = np.array([[1, 0], [0, 1], [1, 0]], dtype=np.uint8)
+    probabilities = np.array([[0.9, 0.8], [0.1, 0.2], [0.7, 0.1]])
+    spec = Evaluation(threshold_tuning=ThresholdTuning.PER_LABEL, objective=Objective.MIN_PRECISION, min_precision=0.75)
+    chosen = choose_thresholds(spec, truth, probabilities)
+    assert chosen.values.tolist() == [pytest.approx(0.4), NEVER]
+    assert chosen.unreached is not None
+    assert chosen.unreached.tolist() == [False, True]
+    assert chosen.shrinkage == 0
+
+
+def test_labels_without_a_positive_row_get_the_threshold_of_all() -> None:
+    truth, probabilities = column((0.9, 1), (0.3, 0), (0.7, 1), (0.2, 0), (0.8, 1), (0.1, 0))
+    truth = np.append(truth, np.zeros_like(truth), axis=1)
+    probabilities = np.append(probabilities, np.full_like(probabilities, 0.05), axis=1)
+    chosen = choose_thresholds(PER_LABEL, truth, probabilities)
+    shared = choose_thresholds(Evaluation(objective=Objective.MACRO_F1), truth, probabilities)
+    assert chosen.values[1] == shared.shared_value
+
+
+def test_shrinkage_draws_a_rare_label_further_than_a_frequent_one() -> None:
+    tuned = shrinkage.TunedThresholds(np.array([0.9, 0.9, np.nan]), 0.5, np.array([10, 90, 0]))
+    rare, frequent, unseen = tuned.shrink(10.0)
+    assert rare == pytest.approx(0.75)  # halfway between the logits of 0.5 and 0.9: odds of 3
+    assert rare < frequent < 0.9
+    assert unseen == 0.5
+    assert tuned.shrink(0.0).tolist() == [0.9, 0.9, 0.5]
+
+
+def test_shrinkage_keeps_thresholds_of_0_and_1_in_range() -> None:
+    drawn = shrinkage.TunedThresholds(np.array([0.0, 1.0]), 0.5, np.array([3, 3])).shrink(3.0)
+    assert (drawn > 0).all()
+    assert (drawn < 1).all()
+
+
+def draw_rows(rows: int, spread: float) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Return labels whose best thresholds differ by `spread` in the logit."""
+    random = np.random.RandomState(0)
+    truth = (random.random_sample((rows, 40)) < 0.1).astype(np.uint8)
+    logits = 2.0 * truth - 1 + random.standard_normal(truth.shape) + spread * random.standard_normal(40)
+    return truth, 1 / (1 + np.exp(-logits))
+
+
+def test_shrinkage_is_strong_where_labels_are_alike_and_rows_few() -> None:
+    alike = choose_thresholds(PER_LABEL, *draw_rows(150, 0.0))
+    unlike = choose_thresholds(PER_LABEL, *draw_rows(2_000, 3.0))
+    assert alike.shrinkage is not None
+    assert unlike.shrinkage is not None
+    assert alike.shrinkage >= 30
+    assert unlike.shrinkage <= 10
+    assert np.ptp(alike.values) < 0.2 < np.ptp(unlike.values)
+
+
+def test_thresholds_are_the_same_in_every_run() -> None:
+    truth, probabilities = draw_rows(200, 1.0)
+    first, second = (choose_thresholds(PER_LABEL, truth, probabilities) for _ in range(2))
+    assert first.values.tolist() == second.values.tolist()
+    assert first.shrinkage == second.shrinkage

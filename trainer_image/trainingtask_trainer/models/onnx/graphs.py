@@ -129,7 +129,8 @@ def write_forests(
     graph = Graph()
     features = _add_features(graph, terms)
     if chain:
-        known, columns = features, []
+        known = features
+        columns: list[str] = []
         half = graph.add_constant(np.array(0.5, np.float32))
         for forest in forests:
             columns.append(_add_trees(graph, known, terms + len(columns), [(forest, [0])], 1))
