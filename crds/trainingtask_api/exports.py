@@ -32,7 +32,7 @@ class Export(Contract):
 
     def describe(self) -> str:
         """Return the export in one phrase: size, F1, difference and speed."""
-        f1 = "no micro-F1" if self.micro_f1 is None else f"micro-F1 {self.micro_f1:.4f} ({-self.f1_loss:+.4f})"
+        f1 = "no micro-F1" if self.micro_f1 is None else f"micro-F1 {self.micro_f1:.4f} ({0 - self.f1_loss:+.4f})"
         return (
             f"{'' if self.is_written else 'not written: '}{format_size(self.size)}, {f1}, probabilities within"
             f" {self.max_probability_difference:.2g}, {self.rows_per_second:.0f} rows/s on one core"

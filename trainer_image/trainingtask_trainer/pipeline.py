@@ -73,14 +73,7 @@ def _run_phases(
     """Run all phases; the model is put together in the folder `saved`."""
     spec = task.spec
     reporter.start_phase(Phase.STARTING)
-    registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
-    registry.check_name("models", spec.model.name)
-    wanted = spec.preprocessor.name if spec.preprocessor else None
-    if wanted is not None:
-        registry.check_name("preprocessors", wanted)
-    model_class: type[Model] = registry.load("models", spec.model.name)
-    preprocessor_name = wanted or model_class.preprocessor
-    preprocessor_class = registry.load("preprocessors", preprocessor_name)
+    model_class, preprocessor_name, preprocessor_class = _load_classes(spec)
     _check_processes(spec, processes.world_size, model_class, preprocessor_class, reporter)
     dataset: Dataset = registry.load("datasets", spec.dataset.name)()
     name = task.metadata.name
@@ -92,7 +85,7 @@ def _run_phases(
 
     reporter.start_phase(Phase.LOADING)
     model = model_class(spec, volumes)
-    preprocessor: Preprocessor = preprocessor_class(spec, volumes)
+    preprocessor = preprocessor_class(spec, volumes)
     raw = dataset.load(*_fetch_dataset(spec.dataset, volumes.dataset))
     reporter.report_loading(rows=sum(len(split) for split in (raw.train, raw.validation, raw.test) if split))
     data = prepare_data(raw, spec.dataset)
@@ -211,6 +204,19 @@ def _run_phases(
         destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results
+
+
+def _load_classes(spec: TrainingTaskSpec) -> tuple[type[Model], str, type[Preprocessor]]:
+    """Return the class of the model, and name and class of the preprocessor."""
+    registry.check_name("datasets", spec.dataset.name)  # all names first, before any slow import
+    registry.check_name("models", spec.model.name)
+    wanted = spec.preprocessor.name if spec.preprocessor else None
+    if wanted is not None:
+        registry.check_name("preprocessors", wanted)
+    model_class: type[Model] = registry.load("models", spec.model.name)
+    preprocessor_name = wanted or model_class.preprocessor
+    preprocessor_class: type[Preprocessor] = registry.load("preprocessors", preprocessor_name)
+    return model_class, preprocessor_name, preprocessor_class
 
 
 def _decide_labels(

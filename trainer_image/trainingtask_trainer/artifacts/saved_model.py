@@ -13,7 +13,6 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.model_manifest import Manifest, create_invalid_model_error, read_manifest
 from trainingtask_trainer.errors import TrainerError, UserError, describe_with_location, join_names
-from trainingtask_trainer.evaluation.calibration import scale_probabilities
 from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model, Predictor
@@ -73,6 +72,8 @@ class SavedModel:
         if not np.isfinite(probabilities).all():
             raise create_invalid_model_error(self._folder, "the model gives probabilities that are no numbers")
         if self.manifest.temperature is not None:
+            from trainingtask_trainer.evaluation.calibration import scale_probabilities  # noqa: PLC0415 - scipy
+
             scale_probabilities(probabilities, self.manifest.temperature)
         return probabilities
 

@@ -17,6 +17,7 @@ from trainingtask_trainer.artifacts import exporting
 from trainingtask_trainer.artifacts.exporting import WrittenFormats, write_exports
 from trainingtask_trainer.artifacts.saved_model import SavedModel
 from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.evaluator import ScoredRows
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.onnx.model import OnnxModel
@@ -37,7 +38,8 @@ def export(run: Run, folder: Path, formats: list[Format] | None, limit: float | 
         run.tokenizer,
         texts=TEXTS,
         test=ScoredRows(LABELS, run.probabilities),
-        decide=lambda probabilities: (probabilities >= 0.3).astype(np.uint8),
+        temperature=None,
+        rule=DecisionRule([0.3]),
         report=lambda step: None,
     )
 
@@ -100,7 +102,8 @@ def test_a_model_without_export_is_saved_in_its_own_format(tmp_path: Path) -> No
         None,  # type: ignore[arg-type]
         texts=TEXTS,
         test=ScoredRows(LABELS, LABELS.astype(float)),
-        decide=lambda probabilities: probabilities,
+        temperature=None,
+        rule=DecisionRule([0.5]),
         report=lambda step: None,
     )
     assert written.is_native_written

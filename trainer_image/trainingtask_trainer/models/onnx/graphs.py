@@ -129,7 +129,7 @@ def write_forests(
     graph = Graph()
     features = _add_features(graph, terms)
     if chain:
-        known: str = features
+        known = features
         columns: list[str] = []
         half = graph.add_constant(np.array(0.5, np.float32))
         for forest in forests:
