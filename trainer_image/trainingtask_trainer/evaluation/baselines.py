@@ -1,4 +1,8 @@
-"""Models that read no text: each predicts the same labels for every row. Pure functions on counts per label."""
+"""Models that read no text: each predicts the same labels for every row. Pure functions on counts per label.
+
+The task's objective, `atLeastOne` and `maxLabels` do not bind them: a baseline is the strongest that reads no text. One
+threshold for all labels predicts at least one label of each row as it is, and at most a number of labels would weaken it.
+"""
 
 from collections.abc import Iterator
 
