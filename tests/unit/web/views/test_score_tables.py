@@ -60,3 +60,20 @@ def test_what_is_cut_is_told() -> None:
     facts = score_tables.list_training_facts(detail(training_result={"text_lengths": lengths}))
     assert facts == [("Text lengths", "p50 20, p95 100, p99 150 tokens; 12.6% cut to 64")]
     assert score_tables.list_training_facts(detail(training_result={"text_lengths": lengths | {"p95": "x"}})) == []
+
+
+def test_exports_are_facts_and_those_of_another_shape_are_left_out() -> None:
+    export = {
+        "format": "onnx_int8",
+        "is_written": False,
+        "size": 24_000_000,
+        "micro_f1": 0.58,
+        "f1_loss": 0.02,
+        "max_probability_difference": 0.034,
+        "rows_per_second": 180.4,
+    }
+    facts = dict(score_tables.list_training_facts(detail(training_result={"exports": [export, {"format": "next"}, 3]})))
+    assert facts["Export onnx_int8"] == (
+        "not written: 23 MiB, micro-F1 0.5800 (-0.0200), probabilities within 0.034, 180 rows/s on one core"
+    )
+    assert "Export next" not in facts
