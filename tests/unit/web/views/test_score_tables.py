@@ -72,3 +72,20 @@ def test_of_many_labels_the_best_and_the_worst_are_shown() -> None:
     assert [row.label for row in scores.labels] == [
         str(number) for number in [*range(899, 849, -1), *range(49, -1, -1)]
     ]
+
+
+def test_exports_are_facts_and_those_of_another_shape_are_left_out() -> None:
+    export = {
+        "format": "onnx_int8",
+        "is_written": False,
+        "size": 24_000_000,
+        "micro_f1": 0.58,
+        "f1_loss": 0.02,
+        "max_probability_difference": 0.034,
+        "rows_per_second": 180.4,
+    }
+    facts = dict(score_tables.list_training_facts(detail(training_result={"exports": [export, {"format": "next"}, 3]})))
+    assert facts["Export onnx_int8"] == (
+        "not written: 23 MiB, micro-F1 0.5800 (-0.0200), probabilities within 0.034, 180 rows/s on one core"
+    )
+    assert "Export next" not in facts
