@@ -17,6 +17,7 @@ _STATEMENT_SECONDS = 10
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": _CONNECT_SECONDS,
     # A pooler in transaction mode gives each transaction another session: a prepared statement is not in it, or is another's.
+    # Without one each statement is planned for its values: a generic plan scans the table where a rare value has an index.
     "prepare_threshold": None,
     # A server that vanished silently is noticed after 25 seconds, not after hours: on an idle connection by
     # keep-alives, on one that waits for an answer by the timeout.

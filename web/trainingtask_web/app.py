@@ -6,13 +6,12 @@ Routes take the principal as `authorization.CurrentPrincipal` and the history fr
 import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
 
 from trainingtask_history import queries
 from trainingtask_history.engine import open_history
@@ -41,7 +40,7 @@ def create_app(settings: Settings, api_server: ApiServer | None = None) -> FastA
     """
     if (api_server is None) != (settings.auth is AuthMode.NONE):
         raise ValueError("an API server goes with auth 'kubernetes', and none with auth 'none'")
-    engine = _open_engine(settings)
+    engine = open_history(settings.history_url.get_secret_value())
     authenticator = Authenticator(engine, api_server, settings.namespace)
 
     @contextlib.asynccontextmanager
@@ -91,15 +90,3 @@ def _add_health_checks(app: FastAPI, engine: Engine) -> None:
     def readyz() -> PlainTextResponse:
         queries.ping(engine)
         return PlainTextResponse("ok\n")
-
-
-def _open_engine(settings: Settings) -> Engine:
-    engine = open_history(settings.history_url.get_secret_value())
-
-    @event.listens_for(engine, "do_connect")
-    def force_custom_plans(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> None:
-        # A generic plan scans the whole table where a rare value has an index.
-        if engine.dialect.name == "postgresql":
-            parameters["options"] += " -c plan_cache_mode=force_custom_plan"
-
-    return engine

@@ -41,7 +41,8 @@ def record_statements(engine: Engine) -> Iterator[list[tuple[str, Any]]]:
     sent: list[tuple[str, Any]] = []
 
     def append(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool) -> None:
-        sent.append((statement, parameters))
+        if not statement.startswith("SET LOCAL"):
+            sent.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", append)
     try:

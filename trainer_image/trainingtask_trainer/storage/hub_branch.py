@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -122,7 +123,9 @@ class HubBranch:
             CommitOperationDelete(name, is_folder=False) for name in delete
         ]
         operations += [CommitOperationAdd(name, str(file)) for name, file in add.items()]
-        with self._access("written") as api:
+        with self._access("written") as api, warnings.catch_warnings():
+            # The library takes predictions.parquet for a data set that was meant for another kind of repository.
+            warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")
             api.create_commit(self._repository, operations, commit_message=message, revision=self._branch)
 
     @contextmanager
