@@ -201,7 +201,7 @@ class Evaluation(Contract):
         None,
         description="What the thresholds are best for on the validation rows: 'micro_f1', 'macro_f1', 'f_beta' (see beta), or 'min_precision' (the most recall with at least minPrecision). Default: micro_f1 for one threshold, macro_f1 for one per label.",
     )
-    beta: Annotated[float, Field(ge=0.1, le=10)] | None = Field(
+    beta: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None,
         description="Weight of recall against precision in objective 'f_beta': 2 for recall, 0.5 for precision. Micro-averaged over all labels for one threshold, each label's own for one per label.",
     )
