@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import CHART, helm, named, render
+from support.helm import assert_refused, named, render
 from trainingtask_api import names
 from trainingtask_operator.settings import Settings
 
@@ -65,13 +65,13 @@ def test_a_namespaces_identity_wins_over_that_of_all() -> None:
     ],
 )
 def test_a_wrong_access_value_is_refused_by_its_path(option: str, message: str) -> None:
-    done = helm("template", "tt", str(CHART), f"--set-json=trainer.{option}")
-    assert done.returncode != 0
-    assert message in done.stderr
+    assert_refused(message, f"--set-json=trainer.{option}")
 
 
 def test_variables_of_secrets_are_refused_where_code_comes_from_images_alone() -> None:
     sources = '--set-json=trainer.envFrom=[{"secretRef":{"name":"store"}}]'
-    done = helm("template", "tt", str(CHART), sources, "--set=policy.code.configMaps=false")
-    assert done.returncode != 0
-    assert "trainer.envFrom and policy.code.configMaps: false exclude each other" in done.stderr
+    assert_refused(
+        "trainer.envFrom and policy.code.configMaps: false exclude each other",
+        sources,
+        "--set=policy.code.configMaps=false",
+    )

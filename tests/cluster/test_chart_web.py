@@ -5,7 +5,7 @@ import json
 import pytest
 from sqlalchemy import make_url
 
-from support.helm import CHART, Manifest, helm, named, of_kind, render
+from support.helm import CHART, Manifest, assert_refused, helm, named, of_kind, render
 from trainingtask_api import names
 from trainingtask_web.settings import load_settings
 
@@ -106,9 +106,7 @@ def test_the_web_app_needs_a_history() -> None:
     ],
 )
 def test_a_wrong_value_is_refused(option: str) -> None:
-    done = helm("template", "tt", str(CHART), ENABLED, option)
-    assert done.returncode != 0
-    assert option.split("=")[1].replace(".", "/") in done.stderr
+    assert_refused(option.split("=")[1].replace(".", "/"), ENABLED, option)
 
 
 def test_the_number_of_web_pods_is_no_value() -> None:

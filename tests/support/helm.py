@@ -29,6 +29,13 @@ def render_anew(*options: str, chart: Path = CHART) -> list[Manifest]:
     return [manifest for manifest in yaml.load_all(done.stdout, Loader=yaml.CSafeLoader) if manifest]
 
 
+def assert_refused(message: str, *options: str) -> None:
+    """Assert that the chart is refused with these options, by a sentence with `message`."""
+    done = helm("template", "tt", str(CHART), *options)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
 _render_once = functools.cache(render_anew)
 
 

@@ -41,6 +41,12 @@ def test_every_string_list_and_map_of_the_spec_is_bounded(path: str) -> None:
         assert "properties" in schema or "maxProperties" in schema
 
 
+def test_every_bound_is_a_whole_number() -> None:
+    """The API server cuts the bound of a number to a whole one where the value is one: 0 would not be below 0.1."""
+    bounds = [(path, schema[key]) for path, schema in ALL.items() for key in ("minimum", "maximum") if key in schema]
+    assert [(path, bound) for path, bound in bounds if bound != int(bound)] == []
+
+
 def test_fields_checked_only_at_creation_are_immutable() -> None:
     at_creation, of_a_change = ALL[".spec"]["x-kubernetes-validations"]
     for field in ALL[".spec"]["properties"]:

@@ -65,6 +65,14 @@ def fit(
     return Fitted(task, volumes, tickets, constant=constant)
 
 
+def assert_same_probabilities(fitted: Fitted, texts: list[str], folder: Path) -> None:
+    """Assert that the exported model gives the probabilities of the trained one."""
+    expected = fitted.model.predict(fitted.tfidf.transform(texts))
+    fitted.model.export(folder, fitted.tfidf)
+    exported = OnnxModel(folder, Format.ONNX, 1).predict_probabilities(texts)
+    np.testing.assert_allclose(exported, expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("constant", [False, True])
 @pytest.mark.parametrize(("model", "strategy"), KINDS)
 def test_probabilities_are_those_of_the_trained_model(
@@ -72,10 +80,7 @@ def test_probabilities_are_those_of_the_trained_model(
 ) -> None:
     fitted = fit(make_task, volumes, tickets, model, strategy, constant=constant)
     texts = ["", "unknownword", "İstanbul ẞ 😀 !", *tickets.texts[200:400]]
-    expected = fitted.model.predict(fitted.tfidf.transform(texts))
-    fitted.model.export(tmp_path, fitted.tfidf)
-    exported = OnnxModel(tmp_path, Format.ONNX, 1).predict_probabilities(texts)
-    np.testing.assert_allclose(exported, expected, rtol=0, atol=1e-5)
+    assert_same_probabilities(fitted, texts, tmp_path)
 
 
 def test_character_terms_are_those_of_scikit_learn(
@@ -84,10 +89,7 @@ def test_character_terms_are_those_of_scikit_learn(
     characters = {"name": "tfidf", "characterNgramMax": 4}
     fitted = fit(make_task, volumes, tickets, "logistic_regression", "one_vs_rest", preprocessor=characters)
     texts = ["", "Straße, ǅ and ﬁ", "a\u00a0b\tc", *tickets.texts[200:250]]
-    expected = fitted.model.predict(fitted.tfidf.transform(texts))
-    fitted.model.export(tmp_path, fitted.tfidf)
-    exported = OnnxModel(tmp_path, Format.ONNX, 1).predict_probabilities(texts)
-    np.testing.assert_allclose(exported, expected, rtol=0, atol=1e-5)
+    assert_same_probabilities(fitted, texts, tmp_path)
 
 
 def test_nearest_neighbours_have_no_onnx_form(
