@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Engine
 
+import trainingtask_web
 from trainingtask_web.settings import SettingsError, load_settings
 
 Client = Callable[..., TestClient]
@@ -55,6 +57,13 @@ def test_every_link_of_every_page_leads_below_the_path(client: Client, history: 
             seen.add(address)
     assert {f"{BASE}/static/page.css", f"{BASE}/docs/files/swagger-ui.css", f"{BASE}/docs/start.js"} <= seen
     assert len([address for address in seen if re.fullmatch(rf"{BASE}/runs/[0-9a-f-]{{36}}", address)]) == 8
+
+
+def test_no_template_has_a_link_from_the_root() -> None:
+    """Also in the parts of a page that no run of the test above has."""
+    templates = Path(trainingtask_web.__file__).with_name("templates").glob("*.html")
+    links = [link for page in templates for link in re.findall(r'(?:href|src|action)="/[^"]*', page.read_text())]
+    assert links == []
 
 
 def test_the_session_is_sent_below_the_path_alone(client: Client, engine: Engine) -> None:
