@@ -189,7 +189,6 @@ def test_a_users_mistake_fails_the_group_with_one_attempt(
     eventually("one row", lambda: [row["error_reason"] for row in rows(uid)] == ["SourceNotFound"])
 
 
-@pytest.mark.full
 def test_the_deadline_ends_the_group(kubectl: Kubectl, task: Apply, store: Store, jobset: None) -> None:
     task("pair-late", build_spec("models/late", runPolicy__activeDeadlineSeconds=15))
     kubectl.wait("pair-late", "Failed")
