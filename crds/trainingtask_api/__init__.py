@@ -6,6 +6,7 @@ It imports pydantic alone: every other package builds on it.
 from trainingtask_api.dataset import Dataset, HubSource, TableColumns
 from trainingtask_api.model import Model, Preprocessor, Strategy
 from trainingtask_api.reasons import Reason
+from trainingtask_api.run_policy import RunPolicy
 from trainingtask_api.scores import Averages, Baseline, EvaluationResult, LabelScore, ValidationScores
 from trainingtask_api.spec import (
     Code,
@@ -13,7 +14,6 @@ from trainingtask_api.spec import (
     EnvironmentSecret,
     Output,
     Resources,
-    RunPolicy,
     SecretKey,
     TrainingTaskSpec,
 )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trainingtask_api.names import GROUP, KIND, PLURAL, VERSION
+from trainingtask_api.run_policy import MUTABLE_FIELDS
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import TrainingTaskStatus
 
@@ -115,12 +116,15 @@ def _merge_rules(spec: Schema) -> Schema:
     """Return the schema of a spec with all rules of its objects as two: one for creation, one for updates.
 
     The API server evaluates every rule at every write, a status included, and copies the object's schema for each field
-    that a rule reads: separate rules took half of its time for a status. The fields that the creation rule reads are
-    immutable, so that it need not run again.
+    that a rule reads: separate rules took half of its time for a status. A rule over immutable fields need not run
+    again.
     """
     rules = list(_pop_rules(spec, "self"))
     at_creation = _join_rules([rule for rule in rules if "oldSelf" not in rule[0]], "oldSelf.hasValue()")
-    at_update = _join_rules([rule for rule in rules if "oldSelf" in rule[0]], "self == oldSelf")
+    mutable = tuple(f"self.runPolicy.{field}" for field in MUTABLE_FIELDS)
+    at_update = _join_rules(
+        [rule for rule in rules if any(text in rule[0] for text in ("oldSelf", *mutable))], "self == oldSelf"
+    )
     spec["x-kubernetes-validations"] = [at_creation | {"optionalOldSelf": True}, at_update]
     return spec
 

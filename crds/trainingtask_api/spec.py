@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from pydantic import Field
-from pydantic.alias_generators import to_snake
+from pydantic.alias_generators import to_camel, to_snake
 
 from trainingtask_api.capabilities import CLASSICAL_MODELS, MODELS, PREPROCESSORS, TRANSFORMER_FAMILIES
 from trainingtask_api.dataset import Dataset
@@ -24,6 +24,8 @@ from trainingtask_api.fields import (
 )
 from trainingtask_api.model import PREPROCESSOR_FIELDS, Model, Preprocessor
 from trainingtask_api.rules import Contract, Rule
+from trainingtask_api.run_policy import MUTABLE_FIELDS, RunPolicy
+from trainingtask_api.tracking import Tracking
 from trainingtask_api.training import HYPERPARAMETER_MODELS, Evaluation, Loop, Precision, Training
 
 
@@ -131,6 +133,10 @@ class Output(Contract):
         description="Write the texts of the rows into the files beside the model that show its mistakes, and these as an import for Label Studio. Default: row numbers alone.",
     )
 
+    tensorboard: bool = Field(
+        False, description="Write the curves and scores as TensorBoard event files beside the model, in 'tensorboard'."
+    )
+
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"{count_fields(_DESTINATIONS)} == 1",
@@ -150,32 +156,6 @@ class Code(Contract):
 
     config_map: ObjectName = Field(
         description="ConfigMap whose keys are Python files, such as 'my_model.py'; mounted read-only."
-    )
-
-
-class RunPolicy(Contract):
-    """Suspension, deadline, retries, queue, priority and clean-up."""
-
-    suspend: bool = Field(
-        False, description="Stop the task, or do not start it, until this is false again. May be changed at any time."
-    )
-    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
-        None,
-        description="Fail the task when it has been active for this long, all attempts together; a suspension starts the count anew. Default: no deadline.",
-    )
-    retries: Annotated[int, Field(ge=0, le=10)] = Field(
-        2,
-        description="How often a fault is tried again. A user's mistake is never tried again, and an evicted pod does not count.",
-    )
-    queue_name: ObjectName | None = Field(
-        None, description="Kueue LocalQueue that admits the task when there is quota. Default: no queue."
-    )
-    priority_class_name: ObjectName | None = Field(
-        None, description="PriorityClass of the trainer's pod. Default: the cluster's."
-    )
-    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
-        None,
-        description="Delete the finished Job and its pods after this long; the TrainingTask stays. May be changed at any time. Default: keep them.",
     )
 
 
@@ -207,10 +187,6 @@ class EnvironmentSecret(Contract):
         ),
     ] = Field(description="Name of the variable, such as HF_TOKEN for a hub's access token.")
     secret_key_ref: SecretKey = Field(description="The Secret's key that holds the value.")
-
-
-# May change while a task exists; all else is immutable, so that the history shows what was trained.
-MUTABLE_RUN_POLICY = ("suspend", "ttlSecondsAfterFinished")
 
 
 def _unchanged(field: str) -> str:
@@ -297,7 +273,7 @@ def _describe_models(models: tuple[str, ...]) -> str:
 
 
 class TrainingTaskSpec(Contract):
-    """What to train, on what, how and where. Fixed at creation, except runPolicy.suspend and runPolicy.ttlSecondsAfterFinished."""
+    """What to train, on what, how and where. Fixed at creation, except suspend, ttlSecondsAfterFinished and deleteTask of runPolicy."""
 
     dataset: Dataset = Field(description="The texts and labels to train on.")
     preprocessor: Preprocessor | None = Field(
@@ -325,6 +301,9 @@ class TrainingTaskSpec(Contract):
         ]
         | None
     ) = Field(None, description="Trainer image. Default: the operator's image for the device.")
+    tracking: Tracking | None = Field(
+        None, description="Experiment tracking beside the history. Default: the operator's settings."
+    )
     code: Code | None = Field(None, description="Python files of your own, for a name of the form 'module:Class'.")
     env: Annotated[list[EnvironmentSecret], Field(max_length=16)] | None = Field(
         None,
@@ -403,18 +382,21 @@ class TrainingTaskSpec(Contract):
                 "image",
                 "code",
                 "env",
+                "tracking",
             )
         ),
         Rule(
             " && ".join(
                 [
                     "self.runPolicy.retries == oldSelf.runPolicy.retries",
-                    _unchanged("runPolicy.activeDeadlineSeconds"),
-                    _unchanged("runPolicy.queueName"),
-                    _unchanged("runPolicy.priorityClassName"),
+                    *(
+                        _unchanged(f"runPolicy.{to_camel(field)}")
+                        for field in RunPolicy.model_fields
+                        if to_camel(field) not in (*MUTABLE_FIELDS, "retries")
+                    ),
                 ]
             ),
-            f"of spec.runPolicy only {' and '.join(MUTABLE_RUN_POLICY)} can be changed: create a new TrainingTask instead",
+            f"of spec.runPolicy only {', '.join(MUTABLE_FIELDS)} can be changed: create a new TrainingTask instead",
             lambda _: True,
         ),
     )

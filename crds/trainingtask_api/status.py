@@ -170,6 +170,9 @@ class TrainingReport(Contract):
     sources: Annotated[list[Source], Field(max_length=MAX_SOURCES)] | None = Field(
         None, description="What is read from object stores, web servers and hubs; later attempts read the same commits."
     )
+    tracking_url: Annotated[str, Field(max_length=2048)] | None = Field(
+        None, description="Page of the training's run on the experiment tracker."
+    )
     results: Results | None = Field(None, description="Results of a finished training.")
     failure: Failure | None = Field(None, description="Why the training failed.")
 

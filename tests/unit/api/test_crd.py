@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,17 @@ def test_every_bound_is_a_whole_number() -> None:
 def test_fields_checked_only_at_creation_are_immutable() -> None:
     at_creation, of_a_change = ALL[".spec"]["x-kubernetes-validations"]
     for field in ALL[".spec"]["properties"]:
-        if f"self.{field}" in at_creation["rule"]:
+        if f"self.{field}" in at_creation["rule"] and field != "runPolicy":
             assert f"self.{field} == oldSelf.{field}" in of_a_change["rule"]
     others = [path for path, schema in ALL.items() if "properties" in schema and path not in ("", ".spec")]
     assert not [path for path in others if "x-kubernetes-validations" in ALL[path]]
+
+
+def test_rules_over_fields_that_may_change_hold_for_a_change_as_well() -> None:
+    at_creation, of_a_change = ALL[".spec"]["x-kubernetes-validations"]
+    read = set(re.findall(r"self\.runPolicy\.\w+", at_creation["rule"]))
+    assert read == {"self.runPolicy.deleteTask", "self.runPolicy.ttlSecondsAfterFinished"}
+    assert read <= set(re.findall(r"self\.runPolicy\.\w+", of_a_change["rule"]))
 
 
 def test_the_crd_is_smaller_than_256_kib() -> None:

@@ -38,5 +38,5 @@ def test_defaults_are_the_documented_ones() -> None:
         "model": {"name": "logistic_regression"},
         "training": {"seed": 42},
         "device": "cpu",
-        "runPolicy": {"suspend": False, "retries": 2},
+        "runPolicy": {"suspend": False, "retries": 2, "deleteTask": False},
     }
