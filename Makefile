@@ -53,7 +53,7 @@ test-full: $(VENV)/ready ## What `make test` leaves out, and the faults in full 
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	eval "$$($(CLUSTER) env)" && export TRAININGTASK_TESTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
+	eval "$$($(CLUSTER) env)" && export TRAININGTASK_TESTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full && $(BIN)/pytest tests/upgrade
 
 coverage: $(VENV)/ready ## The lines that the unit and browser tests do not run
 	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --cov --cov-report=
