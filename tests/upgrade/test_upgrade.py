@@ -1,4 +1,4 @@
-"""The way from one release to the next: upgrade with live runs, rollback, and a reinstallation under another name.
+"""The way from one release to the next: upgrade with live runs, rollback, reinstallation under another name; and a restored backup.
 
 Needs the local cluster, of which it takes the release of the other tests away: `make test-full` runs it last. The
 former release is the chart, and the images built, of the git tag in TRAININGTASK_FORMER_RELEASE.
@@ -189,3 +189,31 @@ def test_no_run_is_interrupted_and_no_row_lost(releases: tuple[Release, Release]
         eventually("the live run ends as cancelled", lambda: read_rows()["live/1"][0] == "Cancelled")
     finally:
         run("helm", "uninstall", "renamed", f"--namespace={SYSTEM}", "--wait")
+
+
+def test_a_restored_backup_has_the_lost_rows(releases: tuple[Release, Release], tmp_path: Path) -> None:
+    """Run the commands of docs/operations.md."""
+    _, present = releases
+    present.install()
+    train("backed-up")
+    rows = eventually("its row", lambda: (found := read_rows()) and "backed-up/1" in found and found)
+    dump = tmp_path / "history.dump"
+    database = ("kubectl", "exec", "--stdin", f"--namespace={SYSTEM}", POSTGRES, "--")
+    with dump.open("wb") as file:
+        command = [*database, "pg_dump", "-U", "postgres", "-d", "trainingtask", "--format=custom"]
+        subprocess.run(command, stdout=file, check=True)
+    TASKS("delete", "trainingtask", "--all")
+    run(*database, "psql", "-U", "postgres", "-d", "trainingtask", "-c", "delete from training_run")
+    operator = f"deployment/{RELEASE}"
+    HOME("scale", operator, "--replicas=0")
+    HOME("wait", "pods", "--selector=app.kubernetes.io/component=operator", "--for=delete", "--timeout=60s")
+    with dump.open("rb") as file:
+        options = ["--clean", "--if-exists", "--single-transaction"]
+        subprocess.run(
+            [*database, "pg_restore", "-U", "postgres", "-d", "trainingtask", *options], stdin=file, check=True
+        )
+    HOME("scale", operator, "--replicas=1")
+    HOME("rollout", "status", operator, "--timeout=120s")
+    assert_kept(rows)
+    train("after-the-restore")
+    eventually("its row", lambda: "after-the-restore/1" in read_rows())
