@@ -106,6 +106,9 @@ podAnnotations: {{ toJson .Values.trainer.podAnnotations }}
 inheritedPrefixes: {{ toJson .Values.trainer.inheritedPrefixes }}
 podSecurityContext: {{ .Values.trainer.podSecurityContext | default dict | toJson }}
 containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default dict | toJson }}
+hostUsers: {{ toJson .Values.trainer.hostUsers }}
+extraVolumes: {{ toJson .Values.trainer.extraVolumes }}
+extraVolumeMounts: {{ toJson .Values.trainer.extraVolumeMounts }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
