@@ -93,6 +93,23 @@ secret:
   items: [{key: ca.crt, path: ca.crt}]
 {{- end -}}
 
+{{/* Variables with the history's URL, as its owner. */}}
+{{- define "tt.historyOwnerEnv" -}}
+{{- if eq .Values.history.mode "evaluation" -}}
+- name: TRAININGTASK_HISTORY_URL
+  value: {{ include "tt.historyUrl" (list . "trainingtask") }}
+- name: PGPASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ include "tt.historySecret" . }}, key: owner-password}
+{{- else if eq .Values.history.mode "external" -}}
+- name: TRAININGTASK_HISTORY_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.history.external.operatorSecret.name }}
+      key: {{ .Values.history.external.operatorSecret.key }}
+{{- end }}
+{{- end -}}
+
 {{/* The operator's settings file. */}}
 {{- define "tt.settings" -}}
 namespaces: {{ toJson .Values.trainer.namespaces }}
