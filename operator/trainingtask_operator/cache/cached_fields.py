@@ -20,6 +20,7 @@ from trainingtask_operator.kube_objects import (
 # A task with more labels than this, keys and values together, is cached and recorded without any.
 MAX_LABELS_CHARACTERS = 4096
 MAX_ANNOTATIONS_CHARACTERS = 16384  # the same of the annotations that its pods get
+_MAX_NAME_CHARACTERS = 253
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
@@ -121,7 +122,10 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             if condition.get("type") in _POD_CONDITION_TYPES
         ],
     }
-    trainer = get_container_status({"containerStatuses": _to_objects(status.get("containerStatuses"))})
+    statuses = _to_objects(status.get("containerStatuses"))
+    if waiting := _find_waiting(_to_objects(status.get("initContainerStatuses"))):
+        pod["status"]["waitingInitContainer"] = waiting
+    trainer = get_container_status({"containerStatuses": statuses})
     state = _to_object(trainer.get("state"))
     if state:
         trimmed = {
@@ -130,6 +134,8 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             if state.get(name)
         }
         pod["status"]["containerStatuses"] = [{"name": names.TRAINER_CONTAINER, "state": trimmed}]
+        if "terminated" in trimmed:  # before, they are of no interest
+            pod["status"]["sidecars"] = [_to_text(item["name"]) for item in statuses if not _has_ended(item)]
     return pod
 
 
@@ -145,7 +151,25 @@ def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
     )
     count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
     message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
-    return KubeEvent(message=message, count=_to_number(count), time=parse_time(observed))
+    return KubeEvent(
+        message=message,
+        count=_to_number(count),
+        time=parse_time(observed),
+        reason=_to_text(body.get("reason") or "")[:_MAX_NAME_CHARACTERS],
+    )
+
+
+def _find_waiting(containers: list[Object]) -> Object | None:
+    """Return name, reason and message of the first container that waits, and not for one before it."""
+    for container in containers:
+        waiting = _to_object(_to_object(container.get("state")).get("waiting"))
+        if waiting and waiting.get("reason") != "PodInitializing":
+            return _select(container, "name") | _select(waiting, "reason", "message")
+    return None
+
+
+def _has_ended(container: Mapping[str, Any]) -> bool:
+    return bool(_to_object(container.get("state")).get("terminated"))
 
 
 def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:

@@ -142,6 +142,11 @@ class KubernetesClient:
         path = _build_workload_path(kind, namespace, name)
         await self._request_json("DELETE", path, {"propagationPolicy": "Background"})
 
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_CORE, namespace, "pods", name)
+        await self._request_json("DELETE", path, {"preconditions": {"uid": uid}})
+
     async def get_claim(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         path = _build_namespaced_path(_CORE, namespace, "persistentvolumeclaims", name)

@@ -4,8 +4,10 @@ from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
 from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
-from trainingtask_operator.controller.diagnosis import Cause, explain_missing_pod
+from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
+from trainingtask_operator.controller.sidecars import explain_sidecars, has_completed
+from trainingtask_operator.controller.waiting import explain_missing_pod
 from trainingtask_operator.controller.workload_builder import build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_true_conditions, is_finished, parse_time
 
@@ -52,7 +54,7 @@ def build_status(
     builder = StatusBuilder(task, before, attempts, now)
     accepted = Cause(Reason.ACCEPTED, f"The task is valid; its {get_workload_kind(task)} is created.")
     builder.set_condition("Accepted", True, accepted)
-    outcome = _find_outcome(task, job, attempts)
+    outcome = _find_outcome(task, job, attempts, now)
     if outcome is not None:
         return builder.build_finished(*outcome)
     suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
@@ -77,7 +79,7 @@ def _set_progress(builder: "StatusBuilder", latest: Attempt | None) -> None:
     """Set Running, and Interrupted, from the latest attempt."""
     if latest is None or (latest.cause is None and not latest.pod_exists):
         builder.set_condition("Running", False, STARTING)
-    elif latest.phase == "Running" and latest.cause is None:
+    elif latest.phase == "Running" and (latest.cause is None or latest.sidecars):
         builder.set_running(latest)
     elif latest.phase == "Pending":
         builder.set_condition("Running", False, latest.waiting_cause or STARTING)
@@ -147,11 +149,16 @@ def build_overdue_status(task: TrainingTask, attempts: list[Attempt], now: datet
 
 
 def is_ended_by_operator(status: TrainingTaskStatus, job: Object) -> bool:
-    """Return whether the operator ended the task before its Job: with its namespace, or a JobSet at the deadline."""
+    """Return whether the operator ended the task before its Job.
+
+    That is so with its namespace, at the deadline of a JobSet, and where sidecars outlive a trainer that succeeded.
+    """
     failed = status.get_condition("Failed")
-    if failed is None or is_finished(job):
+    if is_finished(job):
         return failed is not None and failed.reason == Reason.CANCELLED
-    return failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+    return status.is_true("Complete") or (
+        failed is not None and failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+    )
 
 
 def is_terminating_unfinished(job: Object) -> bool:
@@ -173,12 +180,14 @@ def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatu
 
 
 def _find_outcome(
-    task: TrainingTask, job: Object | None, attempts: list[Attempt]
+    task: TrainingTask, job: Object | None, attempts: list[Attempt], now: datetime
 ) -> tuple[bool, Cause, datetime] | None:
-    """Return whether the Job succeeded, why it ended, and when; None while it has not ended."""
+    """Return whether the task succeeded, why it ended, and when; None while it has not ended."""
     true = get_true_conditions(job)
     if "Complete" in true:
         return True, SUCCEEDED, parse_time(true["Complete"]["lastTransitionTime"])
+    if attempts and has_completed(attempts[-1], now):
+        return True, SUCCEEDED, attempts[-1].finish_time or now
     if "Failed" in true:
         failed = true["Failed"]
         cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)
@@ -256,8 +265,9 @@ class StatusBuilder:
     def set_running(self, attempt: Attempt) -> None:
         """Set Running, stale when the trainer has not reported for too long."""
         heartbeat = get_last_heartbeat(self._task, attempt)
-        self._is_stale = is_stale(heartbeat, self._now)
+        self._is_stale = not attempt.sidecars and is_stale(heartbeat, self._now)
         cause = _explain_staleness(attempt, heartbeat) if self._is_stale and heartbeat else RUNNING
+        cause = explain_sidecars(attempt) if attempt.sidecars else cause
         self.set_condition("Running", True, cause)
         if self.is_true("Interrupted"):
             self.set_condition("Interrupted", False, RUNNING)

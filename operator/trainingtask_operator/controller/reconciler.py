@@ -23,6 +23,7 @@ from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
 from trainingtask_operator.controller.job_lifecycle import JobLifecycle
 from trainingtask_operator.controller.kube_events import build_warnings
+from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import Object, is_finished
 from trainingtask_operator.settings import Settings
@@ -49,7 +50,7 @@ class Result:
     ----------
     status
         None to write none yet.
-    job_to_delete
+    job_to_delete, pod_to_delete
         Deleted after the status is written.
     error
         Raised after the status is written.
@@ -60,6 +61,7 @@ class Result:
     status: TrainingTaskStatus | None
     requeue_after: timedelta | None = None
     job_to_delete: Object | None = None
+    pod_to_delete: Object | None = None
     error: ClusterError | None = None
 
 
@@ -109,6 +111,8 @@ class Reconciler:
                 return REQUEUE_AFTER_CONFLICT  # a 409 may have another cause
             if result.job_to_delete is not None:
                 await self._jobs.delete(result.job_to_delete)
+            if result.pod_to_delete is not None:
+                await self._jobs.delete_pod(result.pod_to_delete)
             if result.error is not None:
                 raise result.error
             return result.requeue_after
@@ -182,10 +186,13 @@ class Reconciler:
             attempts = await self._refresh_last_attempt(task, observed, attempts)
             status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
             task = await self._restore_report(task, attempts)
+            job_to_delete = job if conditions.is_ended_by_operator(status, job) else None
+            return Result(task, attempts, status, job_to_delete=job_to_delete)
         requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
         if time_left is not None:
             requeue_after = min(requeue_after or time_left, time_left)
-        return Result(task, attempts, status, requeue_after)
+        pod = find_pod_to_delete(attempts[-1], observed.pods, now) if attempts else None
+        return Result(task, attempts, status, requeue_after, pod_to_delete=pod)
 
     async def _reconcile_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> Result:
         # With a deleted task its Job goes, and the Job's watch may be first: get the live task. It also has the
