@@ -152,6 +152,16 @@ class FakeCluster:
             raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
         return self.respond("get task", self.tasks[namespace, name])
 
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        self.receive("delete task")
+        task = self.tasks.get((namespace, name))
+        if task is None:
+            raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
+        if (task["metadata"]["uid"], task["metadata"]["resourceVersion"]) != (uid, version):
+            raise ClusterError(409, "the precondition does not match")
+        del self.tasks[namespace, name]
+        self.respond("delete task", {})
+
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         self.receive("list pods")
         return [_untrim(pod) for pod in self.pods.get(task_uid, [])]
@@ -185,6 +195,8 @@ class FakeCluster:
 
 class FakeRecorder:
     """A `Recorder` that keeps the latest version of each row."""
+
+    has_history = True
 
     def __init__(self) -> None:
         self.rows_by_id: dict[Any, TrainingRun] = {}

@@ -167,6 +167,12 @@ class KubernetesClient:
         """See `Cluster`."""
         return await self._request_json("GET", _build_namespaced_path(_TASKS, namespace, names.PLURAL, name))
 
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_TASKS, namespace, names.PLURAL, name)
+        preconditions = {"uid": uid, "resourceVersion": version}
+        await self._request_json("DELETE", path, {"preconditions": preconditions, "propagationPolicy": "Background"})
+
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         """See `Cluster`."""
         path = _build_namespaced_path(_CORE, namespace, "pods")

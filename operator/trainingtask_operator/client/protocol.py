@@ -14,6 +14,9 @@ class Cluster(Protocol):
     async def get_task(self, namespace: str, name: str) -> Object:
         """Return the task."""
 
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """Delete the task, and its Job after it; raise a 409 when it has another uid or resource version."""
+
     async def get_workload(self, kind: str, namespace: str, name: str) -> Object:
         """Return the Job or JobSet."""
 
