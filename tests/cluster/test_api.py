@@ -92,7 +92,7 @@ def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended_
     assert "spec.dataset" not in str(refused.value)
 
 
-@pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}, {"deleteTask": True}])
+@pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60, "deleteTask": True}])
 def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended_task: str, policy: dict[str, object]) -> None:
     patch_spec(kubectl, suspended_task, {"runPolicy": policy})
 

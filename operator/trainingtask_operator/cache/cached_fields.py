@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainingtask_api import names
+from trainingtask_api.status import UNOBSERVED_STATUS
 from trainingtask_operator.kube_objects import (
     TERMINAL_CONDITIONS,
     KubeEvent,
@@ -59,7 +60,7 @@ def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -
         annotations = select_inherited(_to_object(body["metadata"].get("annotations")), inherited_prefixes)
         if _count_characters(annotations) <= MAX_ANNOTATIONS_CHARACTERS:
             task["metadata"]["annotations"] = annotations
-    if body.get("status"):
+    if body.get("status") and body["status"] != UNOBSERVED_STATUS:
         task["status"] = _to_object(body["status"])
     return task
 

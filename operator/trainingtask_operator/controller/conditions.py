@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
+from trainingtask_api.status import SUMMARY_CONDITIONS
 from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
@@ -176,7 +177,11 @@ def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatu
     earlier = {
         condition.type: (condition.status, condition.reason) for condition in (before and before.conditions) or []
     }
-    return [c for c in after.conditions or [] if earlier.get(c.type) != (c.status, c.reason)]
+    return [
+        c
+        for c in after.conditions or []
+        if c.type not in SUMMARY_CONDITIONS and earlier.get(c.type) != (c.status, c.reason)
+    ]
 
 
 def _find_outcome(
@@ -294,6 +299,8 @@ class StatusBuilder:
         latest = begun[-1] if begun else None
         start_times = [attempt.start_time for attempt in begun if attempt.start_time]
         state, reason = self._derive_state()
+        start_time = self._before.start_time or min(start_times, default=None)
+        self._set_summary(has_started=start_time is not None)
         return TrainingTaskStatus(
             observed_generation=self._task.metadata.generation,
             state=state,
@@ -308,9 +315,24 @@ class StatusBuilder:
             )
             or None,
             progress_stale=self._is_stale or None,
-            start_time=self._before.start_time or min(start_times, default=None),
+            start_time=start_time,
             completion_time=completion_time,
         )
+
+    def _set_summary(self, *, has_started: bool) -> None:
+        """Set Stalled of a refused or failed task, Reconciling of one that is to start, and remove them otherwise."""
+        accepted, failed, running = (self._conditions.get(kind) for kind in ("Accepted", "Failed", "Running"))
+        is_refused = accepted is not None and accepted.status == "False"
+        has_reached_goal = has_started or self.is_true("Complete") or self.is_true("Suspended")
+        sources = {
+            "Stalled": failed or (accepted if is_refused else None),
+            "Reconciling": None if failed or is_refused or has_reached_goal else running,
+        }
+        for kind, source in sources.items():
+            if source is None:
+                self._conditions.pop(kind, None)
+            else:
+                self.set_condition(kind, True, Cause(source.reason, source.message))
 
     def _derive_state(self) -> tuple[str, str]:
         for kind, state in (

@@ -4,6 +4,7 @@ import uuid
 from datetime import datetime
 
 from trainingtask_api import Reason, TrainingReport, TrainingTask, TrainingTaskStatus
+from trainingtask_api.status import SUMMARY_CONDITIONS
 from trainingtask_history.rows import build_run
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.controller.attempts import Attempt
@@ -33,7 +34,7 @@ def build_run_events(status: TrainingTaskStatus, rows: list[TrainingRun], attemp
             message=condition.message,
         )
         for condition in status.conditions or ()
-        if not _is_earlier(condition.last_transition_time, created)
+        if condition.type not in SUMMARY_CONDITIONS and not _is_earlier(condition.last_transition_time, created)
     ]
 
 
