@@ -32,7 +32,9 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.persistence.progress_storage = NullProgressStorage()
     # Each in another of the two Event APIs: a watch has one field selector, which has no "or".
     settings.watching.field_selectors["", "events"] = "reason=FailedCreate,involvedObject.kind=Job"
-    settings.watching.field_selectors["events.k8s.io", "events"] = "reason=FailedMount,regarding.kind=Pod"
+    # Of pods there are several reasons, see kube_objects.EVENT_REASONS: the most frequent others are left out.
+    usual = ",".join(f"reason!={reason}" for reason in ("BackOff", "Failed", "FailedScheduling", "Unhealthy"))
+    settings.watching.field_selectors["events.k8s.io", "events"] = f"regarding.kind=Pod,type=Warning,{usual}"
     manager: Manager = memo.manager
     memo.servers = contextlib.AsyncExitStack()
     await memo.servers.enter_async_context(
@@ -71,7 +73,7 @@ async def on_namespace_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
 @kopf.on.event("", "v1", "events", id="kube_event")
 @kopf.on.event("events.k8s.io", "v1", "events", id="kube_event")
 async def on_kube_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Pass on the event of an Event about a Job without a pod, or a pod without a volume."""
+    """Pass on the event of an Event about a Job without a pod, or a pod that does not start."""
     memo.manager.event_handlers.on_kube_event(event["type"], event["object"])
 
 

@@ -19,7 +19,15 @@ OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 WEB = f"{OPERATOR}-web"
 TRAINER = ":trainingtask-trainer"
 # Modules that use the rights; without them unused rights cannot be found.
-USING_MODULES = {"test_faults", "test_groups", "test_life", "test_operations", "test_reasons", "test_web_access"}
+USING_MODULES = {
+    "test_faults",
+    "test_groups",
+    "test_life",
+    "test_operations",
+    "test_reasons",
+    "test_sidecars",
+    "test_web_access",
+}
 CLUSTER = "cluster"
 # Granted but unused, or unused where they are granted -> why they stay.
 UNUSED = {

@@ -142,6 +142,11 @@ class KubernetesClient:
         path = _build_workload_path(kind, namespace, name)
         await self._request_json("DELETE", path, {"propagationPolicy": "Background"})
 
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_CORE, namespace, "pods", name)
+        await self._request_json("DELETE", path, {"preconditions": {"uid": uid}})
+
     async def get_claim(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         path = _build_namespaced_path(_CORE, namespace, "persistentvolumeclaims", name)
@@ -161,6 +166,12 @@ class KubernetesClient:
     async def get_task(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         return await self._request_json("GET", _build_namespaced_path(_TASKS, namespace, names.PLURAL, name))
+
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_TASKS, namespace, names.PLURAL, name)
+        preconditions = {"uid": uid, "resourceVersion": version}
+        await self._request_json("DELETE", path, {"preconditions": preconditions, "propagationPolicy": "Background"})
 
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         """See `Cluster`."""
