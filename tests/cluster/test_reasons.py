@@ -42,6 +42,19 @@ def workloads() -> dict[str, Any]:
     }
 
 
+def build_workload(name: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Return a Workload of a Job as Kueue makes it."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    labels = {"kueue.x-k8s.io/job-uid": owner["uid"]}
+    template = {"metadata": {"labels": job["spec"]["template"]["metadata"]["labels"]}}
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "kind": "Workload",
+        "metadata": {"name": name, "labels": labels, "ownerReferences": [{**owner, "controller": True}]},
+        "spec": {"active": True, "queueName": "team-a", "podSets": [{"template": template}]},
+    }
+
+
 def wait_for_reason(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
     """Wait for a condition's reason; return its message."""
 
@@ -134,9 +147,7 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
     kubectl.apply(workloads())
     try:
         kubectl("wait", "crd/workloads.kueue.x-k8s.io", "--for=condition=Established")
-        labels = {"kueue.x-k8s.io/job-uid": job()["metadata"]["uid"]}
-        kind = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload"}
-        kubectl.apply({**kind, "metadata": {"name": "queued", "labels": labels}, "spec": {"active": True}})
+        kubectl.apply(build_workload("queued", job()))
         eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
         wait_for_reason(kubectl, "queued", "SuspendedByUser", "Suspended")
         assert job()["spec"]["suspend"] is False, "the operator left the Job to Kueue"

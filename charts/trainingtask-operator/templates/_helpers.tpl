@@ -109,6 +109,8 @@ containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default 
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
+kueue:
+  enabled: {{ .Values.kueue.enabled }}
 history:
   retentionDays: {{ .Values.history.retentionDays }}
 devices:
