@@ -213,11 +213,11 @@ def test_a_default_queue_holds_jobs_that_the_operator_leaves_alone(
 def test_kueue_may_manage_the_jobs_of_a_whole_namespace(kubectl: Kubectl, queue: str, nodes: None, task: Apply) -> None:
     with manage_jobs_without_queue_name(kubectl):
         task("unnamed", FAKE)
-        wait_for_words(kubectl, "unnamed", "Kueue has not admitted the task yet: LocalQueue  doesn't exist")
+        wait_for_words(kubectl, "unnamed", "this one names no queue")
         suspend(kubectl, "unnamed", True)
         wait_for_state(kubectl, "unnamed", "Suspended")
         suspend(kubectl, "unnamed", False)
-        wait_for_words(kubectl, "unnamed", "Kueue has not admitted the task yet")
+        wait_for_words(kubectl, "unnamed", "this one names no queue")
         (job,) = kubectl.jobs("unnamed")
         kubectl("label", "job", job["metadata"]["name"], f"kueue.x-k8s.io/queue-name={queue}")
         wait_for_state(kubectl, "unnamed", "Running")

@@ -92,17 +92,19 @@ def explain_suspended_job(
     queue = get_queue_name(task, job, workload)
     place = f"Queue {queue!r}" if queue else "Kueue"
     if workload is not None:
-        return _explain_workload(workload, place)
+        return _explain_workload(task, workload, place)
     waits = f"{place} has not admitted the task yet"
     if compute_workload_wait(task, job, workload, settings, now) is not None:
         return Cause(Reason.WAITING_FOR_QUOTA, f"{waits}: it starts when there is quota.")
     if queue is None:
         return _explain_foreign_suspension(task, settings)
     if settings.kueue.enabled:
+        priority = task.spec.run_policy.workload_priority_class_name
+        exists = f", and is there a WorkloadPriorityClass {priority!r}" if priority else ""
         return Cause(
             Reason.WAITING_FOR_QUOTA,
-            f"{waits}, and Kueue has no Workload of {describe_job(task)}: is Kueue installed, and does it manage the"
-            " Jobs of this namespace?",
+            f"{waits}, and has no Workload of {describe_job(task)}: is Kueue installed, does it manage the Jobs of this"
+            f" namespace{exists}?",
         )
     return Cause(
         Reason.WAITING_FOR_QUOTA,
@@ -142,35 +144,49 @@ def _explain_queue_unavailable(task: TrainingTask, words: str) -> Cause:
     )
 
 
-def _explain_workload(workload: Object, place: str) -> Cause:
+def _explain_workload(task: TrainingTask, workload: Object, place: str) -> Cause:
     conditions = {condition["type"]: condition for condition in get_conditions(workload)}
-    eviction = conditions.get("Evicted", {})
+    eviction, reservation = conditions.get("Evicted", {}), conditions.get("QuotaReserved", {})
     evicted = str(eviction.get("message", "")) if eviction.get("status") == "True" else ""
     if not workload["spec"]["active"]:
+        patch = _build_patch("workload", workload["metadata"]["name"], "active", True)
         return Cause(
             Reason.JOB_SUSPENDED,
             f"{place} does not start the task, since its Workload is deactivated, and not by spec.runPolicy.suspend: by"
-            f" Kueue or an admin, who can activate it ({_build_patch('workload', workload['metadata']['name'], 'active', True)}),"
-            f" and the task is queued again. {_cut(evicted)}".rstrip(),
+            f" Kueue or an admin, who can activate it ({patch}), and the task is queued again. {_cut(evicted)}".rstrip(),
         )
-    if conditions.get("Admitted", {}).get("status") == "True":
+    if not evicted and conditions.get("Admitted", {}).get("status") == "True":
         return Cause(Reason.WAITING_FOR_QUOTA, f"{place} has admitted the task: its pods are about to start.")
-    reservation = conditions.get("QuotaReserved", {})
-    if reservation.get("status") == "True":
-        checks = "; ".join(
-            f"{check.get('name')!r} is {check.get('state')}{': ' if check.get('message') else ''}{check.get('message', '')}"
-            for check in workload["status"]["admissionChecks"]
-            if check.get("state") != "Ready"
+    if not evicted and reservation.get("status") == "True":
+        checks = _cut(_describe_checks(workload)) or "they are under way"
+        return Cause(
+            Reason.WAITING_FOR_QUOTA, f"{place} has quota for the task, which waits for admission checks: {checks}."
         )
-        waits = f"has quota for the task, which waits for admission checks: {checks or 'they are under way'}"
-        return Cause(Reason.WAITING_FOR_QUOTA, f"{place} {_cut(waits)}.")
-    waiting = str(reservation.get("message", ""))
-    words = [f"it took the quota back ({eviction.get('reason')}): {evicted}"] if evicted else []
+    waits = f"{place} has not admitted the task yet"
+    if not workload["spec"]["queueName"]:
+        label = f"kubectl label {get_workload_kind(task).lower()} {build_workload_name(task)} {names.QUEUE_LABEL}=QUEUE"
+        return Cause(
+            Reason.WAITING_FOR_QUOTA,
+            f"{waits}, since it holds all Jobs of this namespace, and this one names no queue: create the task with"
+            f" spec.runPolicy.queueName, or give its {get_workload_kind(task)} one ({label}).",
+        )
+    reason, waiting = str(eviction.get("reason", "")), str(reservation.get("message", ""))
+    # Of a Workload that is active again, the deactivation stays the last eviction.
+    words = (
+        [f"it took the quota back ({reason}): {evicted}"] if evicted and not reason.startswith("Deactivated") else []
+    )
     words += [waiting] if waiting and waiting != evicted else []
     return Cause(
         Reason.WAITING_FOR_QUOTA,
-        f"{place} has not admitted the task yet: {_cut('; '.join(words) or 'Kueue has not tried yet')}."
-        " It starts by itself when there is quota.",
+        f"{waits}: {_cut('; '.join(words)) or 'Kueue has not tried yet'}. It starts by itself when there is quota.",
+    )
+
+
+def _describe_checks(workload: Object) -> str:
+    checks = [check for check in workload["status"]["admissionChecks"] if check.get("state") != "Ready"]
+    return "; ".join(
+        f"{check.get('name')!r} is {check.get('state')}{': ' if check.get('message') else ''}{check.get('message', '')}"
+        for check in checks
     )
 
 

@@ -235,6 +235,19 @@ WORDS: list[tuple[dict[str, Any], list[dict[str, Any]], list[str]]] = [
         ["has quota for the task, which waits for admission checks: 'nodes' is Pending: 2 nodes are made."],
     ),
     ({"Admitted": {"status": "True"}}, [], ["Queue 'default' has admitted the task"]),
+    (
+        {"Admitted": {"status": "True"}, "Evicted": {"status": "True", "reason": "Preempted", "message": "preempted"}},
+        [],
+        ["it took the quota back (Preempted): preempted."],
+    ),
+    (
+        {
+            "QuotaReserved": {"status": "False", "message": "The workload is deactivated"},
+            "Evicted": {"status": "True", "reason": "Deactivated", "message": "The workload is deactivated"},
+        },
+        [],
+        ["yet: Kueue has not tried yet."],
+    ),
     ({"QuotaReserved": {"status": "False", "message": "x" * 9000}}, [], ["xxx…", "when there is quota."]),
 ]
 
@@ -278,10 +291,9 @@ async def test_a_new_job_that_was_suspended_waits_a_moment_for_its_workload(
     assert get_running(task)[0] == "JobSuspended"
     cluster.workloads[get_job(cluster, task)["metadata"]["uid"]] = kueue_workload("")
     await reconciler.reconcile(*KEY)
-    assert get_running(task) == (
-        "WaitingForQuota",
-        "Kueue has not admitted the task yet: Kueue has not tried yet. It starts by itself when there is quota.",
-    )
+    reason, message = get_running(task)
+    assert reason == "WaitingForQuota"
+    assert f"kubectl label job {get_job(cluster, task)['metadata']['name']} {QUEUE}=QUEUE" in message
 
 
 async def test_a_suspended_task_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
