@@ -70,7 +70,9 @@ def build_status(
     outcome = _find_outcome(task, job, attempts)
     if outcome is not None:
         return builder.build_finished(*outcome)
-    suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
+    suspended = task.spec.run_policy.suspend
+    if queue_cause is not None:  # it stays what it is
+        suspended = before.is_true("Suspended") and job is not None and bool(job["spec"].get("suspend"))
     if suspended or before.get_condition("Suspended") or queue_cause:
         builder.set_condition("Suspended", suspended, queue_cause or (SUSPENDED if suspended else RESUMED))
     # A Job that is about to fail ends its pods first: that is no interruption, and its Failed condition follows.

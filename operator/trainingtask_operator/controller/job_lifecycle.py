@@ -13,6 +13,8 @@ from trainingtask_operator.controller.kueue import (
     explain_disabled_kueue,
     explain_missing_workload,
     explain_rejected_workload_patch,
+    explain_resumed_job,
+    has_suspension_mark,
     is_queued,
     is_suspended_by_operator,
 )
@@ -84,12 +86,15 @@ class JobLifecycle:
 
         What somebody else has suspended is left alone: Kueue, or a person, would suspend it again.
         """
-        suspend = task.spec.run_policy.suspend
+        suspend, is_suspended = task.spec.run_policy.suspend, bool(job["spec"].get("suspend"))
         if is_finished(job):
             return job, workload, None
         if is_queued(task, job, workload):
             return job, *await self._sync_workload(task, job, workload)
-        if suspend != bool(job["spec"].get("suspend")) and (suspend or is_suspended_by_operator(task, job)):
+        if suspend and not is_suspended and has_suspension_mark(job):
+            return job, workload, explain_resumed_job(task)
+        is_own = has_suspension_mark(job) or (is_suspended and is_suspended_by_operator(task, job))
+        if is_own if not suspend else not is_suspended:
             job = await self._patch(job, {"metadata": build_suspension_mark(suspend), "spec": {"suspend": suspend}})
         return job, workload, None
 

@@ -31,10 +31,9 @@ def is_suspended_by_operator(task: TrainingTask, item: Object) -> bool:
     The annotation is a part of that write. What has none, such as a Job of an earlier release, is the operator's while
     the task's condition Suspended is true.
     """
-    marked = _get_mark(item)
-    if marked is None:
+    if _get_mark(item) is None:
         return task.status is not None and task.status.is_true("Suspended")
-    return marked == "true"
+    return has_suspension_mark(item)
 
 
 def build_suspension_mark(suspend: bool) -> Object:
@@ -54,6 +53,11 @@ def build_workload_patch(task: TrainingTask, workload: Object) -> Object | None:
     if suspend and not is_own and _get_mark(workload) is None:
         return {"metadata": build_suspension_mark(False), "spec": {"active": False}}
     return None
+
+
+def has_suspension_mark(item: Object) -> bool:
+    """Return whether the operator has suspended the Job and not resumed it; somebody else may have."""
+    return _get_mark(item) == "true"
 
 
 def _get_mark(item: Object) -> str | None:
@@ -133,6 +137,15 @@ def explain_disabled_kueue(task: TrainingTask) -> Cause:
     """Return why a queued task cannot be suspended or resumed: the operator may not change Workloads."""
     return _explain_queue_unavailable(
         task, "is not told: ask the cluster's admin to set kueue.enabled in the Helm release."
+    )
+
+
+def explain_resumed_job(task: TrainingTask) -> Cause:
+    """Return why a task is not suspended: somebody else resumes the Job that the operator has suspended."""
+    return Cause(
+        Reason.QUEUE_UNAVAILABLE,
+        f"spec.runPolicy.suspend is true, but somebody has resumed {describe_job(task)} since, as Kueue does with all that it"
+        " manages: ask the cluster's admin to set kueue.enabled in the Helm release, or set it to false and to true again.",
     )
 
 

@@ -109,6 +109,24 @@ async def test_the_operators_own_suspension_is_marked_by_the_same_write(
     assert (job["spec"]["suspend"], job["metadata"]["annotations"]) == (False, {MARK: "false"})
 
 
+async def test_a_job_that_somebody_resumes_is_not_suspended_again_and_again(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    job = get_job(cluster, task)
+    set_suspend(task, True)
+    for _ in range(3):
+        await reconciler.reconcile(*KEY)
+        job["spec"]["suspend"] = False  # by Kueue, whose Workloads the operator does not watch
+    assert cluster.requests.count("patch job") == 1
+    assert (task["status"]["state"], get_condition(task, "Suspended")["reason"]) == ("Running", "QueueUnavailable")
+    for suspend in (False, True):
+        set_suspend(task, suspend)
+        await reconciler.reconcile(*KEY)
+    assert job["spec"]["suspend"] is True
+
+
 async def test_a_suspended_job_of_an_earlier_release_is_resumed(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await run_pod(cluster, reconciler, task)
