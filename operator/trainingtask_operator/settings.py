@@ -137,6 +137,12 @@ class CaBundle(_Section):
         return bool(self.config_map or self.secret)
 
 
+class KueueSettings(_Section):
+    """Kueue in front of the Jobs."""
+
+    enabled: bool = Field(False, description="Watch Kueue's Workloads, and suspend queued tasks by them.")
+
+
 class HistorySettings(_Section):
     """Retention of runs in the history."""
 
@@ -165,6 +171,7 @@ class Settings(_Section):
     proxy: ProxySettings = ProxySettings()
     ca_bundle: CaBundle = CaBundle()
     allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")
+    kueue: KueueSettings = KueueSettings()
     history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
     profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")
