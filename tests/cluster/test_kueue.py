@@ -217,12 +217,12 @@ def test_kueue_may_manage_the_jobs_of_a_whole_namespace(kubectl: Kubectl, queue:
     with manage_jobs_without_queue_name(kubectl):
         task("unnamed", FAKE)
         wait_for_words(kubectl, "unnamed", "this one names no queue")
-        suspend(kubectl, "unnamed", True)
-        wait_for_state(kubectl, "unnamed", "Suspended")
-        suspend(kubectl, "unnamed", False)
-        wait_for_words(kubectl, "unnamed", "this one names no queue")
         (job,) = kubectl.jobs("unnamed")
         kubectl("label", "job", job["metadata"]["name"], f"kueue.x-k8s.io/queue-name={queue}")
+        wait_for_state(kubectl, "unnamed", "Running")
+        suspend(kubectl, "unnamed", True)
+        eventually("no pod", lambda: not kubectl.pods("unnamed"))
+        suspend(kubectl, "unnamed", False)
         wait_for_state(kubectl, "unnamed", "Running")
         assert count_job_patches(job["metadata"]["name"]) == 0
 
