@@ -38,7 +38,7 @@ def iterate_commands() -> Iterator[tuple[str, list[str]]]:
     for page in PAGES:
         for block in read_blocks(page, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
+                words = shlex.split(line.partition(" | ")[0], comments=True)
                 if words[:1] == ["helm"] and "charts/trainingtask-operator" in words:
                     options = words[words.index("charts/trainingtask-operator") + 1 :]
                     yield page.stem, [word for word in options if word != "…"]

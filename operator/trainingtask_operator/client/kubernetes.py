@@ -85,14 +85,28 @@ _JOBS = "apis/batch/v1"
 _EVENTS = "apis/events.k8s.io/v1"
 _LEASES = "apis/coordination.k8s.io/v1"
 _JOBSETS = f"apis/{names.JOBSET_API_VERSION}"
-_CHILDREN = {
-    "jobs": (_build_path(_JOBS, "jobs"), "Job"),
-    "jobsets": (_build_path(_JOBSETS, "jobsets"), names.JOBSET_KIND),
-    "pods": (_build_path(_CORE, "pods"), "Pod"),
+# Each kind of Event is in another of the two Event APIs: a watch has one field selector, which has no "or".
+JOB_EVENTS = "reason=FailedCreate,involvedObject.kind=Job"
+POD_EVENTS = "reason=FailedMount,regarding.kind=Pod"
+_OF_TASKS = {"labelSelector": names.TASK_UID_LABEL}
+_COLLECTIONS: dict[str, tuple[str, str, str, dict[str, str]]] = {  # API, plural, kind and selectors
+    "tasks": (_TASKS, names.PLURAL, names.KIND, {}),
+    "jobs": (_JOBS, "jobs", "Job", _OF_TASKS),
+    "jobsets": (_JOBSETS, "jobsets", names.JOBSET_KIND, _OF_TASKS),
+    "pods": (_CORE, "pods", "Pod", _OF_TASKS),
+    "job events": (_CORE, "events", "Event", {"fieldSelector": JOB_EVENTS}),
+    "pod events": (_EVENTS, "events", "Event", {"fieldSelector": POD_EVENTS}),
 }
 _WORKLOADS = {"Job": (_JOBS, "jobs"), names.JOBSET_KIND: (_JOBSETS, "jobsets")}
 _FIELD_MANAGER = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
 _JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
+
+
+def _find_collection(kind: str, namespace: str | None) -> tuple[str, str, dict[str, str]]:
+    """Return path, kind and selectors of a collection, in a namespace or in all."""
+    api, plural, singular, selectors = _COLLECTIONS[kind]
+    path = _build_path(api, plural) if namespace is None else _build_namespaced_path(api, namespace, plural)
+    return path, singular, selectors
 
 
 class KubernetesClient:
@@ -149,8 +163,12 @@ class KubernetesClient:
 
     async def is_namespace_terminating(self, namespace: str) -> bool:
         """See `Cluster`."""
-        found = await self._request_json("GET", _build_namespaced_path(_CORE, namespace))
+        found = await self.get_namespace(namespace)
         return (found.get("status") or {}).get("phase") == "Terminating"
+
+    async def get_namespace(self, name: str) -> Object:
+        """Return the namespace."""
+        return await self._request_json("GET", _build_namespaced_path(_CORE, name))
 
     async def create_event(self, event: Object) -> None:
         """See `Cluster`."""
@@ -208,10 +226,10 @@ class KubernetesClient:
                 return bool(found["items"])
         return False
 
-    async def list_tasks(self) -> AsyncIterator[Object]:
-        """Iterate over all live tasks."""
-        async for page in self._list_pages(_build_path(_TASKS, names.PLURAL)):
-            for task in page["items"]:
+    async def list_tasks(self, namespace: str | None = None) -> AsyncIterator[Object]:
+        """Iterate over all live tasks, or those of a namespace."""
+        async for items, _ in self.list_objects("tasks", namespace):
+            for task in items:
                 yield task
 
     async def list_namespaces(self) -> AsyncIterator[Object]:
@@ -220,18 +238,26 @@ class KubernetesClient:
             for namespace in page["items"]:
                 yield namespace
 
-    async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
-        """Iterate over the live "jobs", "jobsets" or "pods" of tasks, page by page, each with the version of the whole list."""
-        path, singular = _CHILDREN[kind]
-        async for page in self._list_pages(path, labelSelector=names.TASK_UID_LABEL):
+    async def list_objects(self, kind: str, namespace: str | None = None) -> AsyncIterator[tuple[list[Object], str]]:
+        """Iterate over live objects, page by page, each with the version of the whole list.
+
+        Parameters
+        ----------
+        kind
+            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events".
+        namespace
+            None for all namespaces.
+        """
+        path, singular, selectors = _find_collection(kind, namespace)
+        async for page in self._list_pages(path, **selectors):
             # The items of a list have no kind.
             yield [{**item, "kind": singular} for item in page["items"]], page["metadata"]["resourceVersion"]
 
-    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
-        """Yield the watch events of the "jobs", "jobsets" or "pods" of tasks after a version, until the connection ends."""
-        path, _ = _CHILDREN[kind]
+    async def watch_objects(self, kind: str, version: str, namespace: str | None = None) -> AsyncGenerator[Object]:
+        """Yield the watch events of what `list_objects` lists after a version, until the connection ends."""
+        path, _, selectors = _find_collection(kind, namespace)
         params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-        params |= {"labelSelector": names.TASK_UID_LABEL, "resourceVersion": version}
+        params |= {"resourceVersion": version, **selectors}
         # The server sends a bookmark every minute: a connection without bytes for longer is dead.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=WATCH_IDLE_SECONDS)
         try:
