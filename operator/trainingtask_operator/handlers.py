@@ -72,7 +72,7 @@ async def on_namespace_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
 @kopf.on.event("", "v1", "events", id="kube_event")
 @kopf.on.event("events.k8s.io", "v1", "events", id="kube_event")
 async def on_kube_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Pass on the event of an Event about a Job without a pod, or a pod without a volume."""
+    """Pass on the event of an Event about a Job without a pod, or a pod that does not start."""
     memo.manager.event_handlers.on_kube_event(event["type"], event["object"])
 
 

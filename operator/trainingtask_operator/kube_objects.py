@@ -11,16 +11,24 @@ Object = dict[str, Any]
 Key = tuple[str, str]  # namespace and name of a task
 
 WORKLOAD_KINDS = ("Job", names.JOBSET_KIND)
+# Of Events about what a Job or a pod does not show itself.
+EVENT_REASONS = ("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
 TERMINAL_CONDITIONS = ("Complete", "Failed")  # of tasks and of Jobs
 
 
 @dataclass(frozen=True)
 class KubeEvent:
-    """The newest Event about a pod or a Job, reduced to what the object itself does not show."""
+    """An Event about a pod or a Job, reduced to what the object itself does not show."""
 
     message: str
     count: int
     time: datetime
+    reason: str = ""
+
+    @property
+    def is_summary(self) -> bool:
+        """Return whether the kubelet sums up that volumes are missing after minutes; another Event has the cause."""
+        return self.message.startswith("Unable to attach or mount volumes")
 
 
 def parse_time(text: str) -> datetime:
@@ -74,6 +82,11 @@ def get_labelled_task_key(child: Object) -> Key:
     """Return the namespace of a Job, JobSet or pod, and the task's name in its labels."""
     metadata = child["metadata"]
     return metadata.get("namespace", ""), (metadata.get("labels") or {}).get(names.TASK_NAME_LABEL, "")
+
+
+def is_of_waiting(event: Object) -> bool:
+    """Return whether an Event is about why a Job has no pod, or why a pod does not start."""
+    return event.get("reason") in EVENT_REASONS
 
 
 def get_regarding_uid(event: Object) -> str:

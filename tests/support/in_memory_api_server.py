@@ -123,6 +123,14 @@ class FakeCluster:
             raise ClusterError(404, f'{kind} "{name}" not found')
         self.respond(f"delete {kind.lower()}", {})
 
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        self.receive("delete pod")
+        pods = {pod["metadata"]["uid"]: pod for pods in self.pods.values() for pod in pods}
+        if uid not in pods:
+            raise ClusterError(404, f'pods "{name}" not found')
+        pods[uid]["metadata"]["deletionTimestamp"] = "2026-01-01T00:03:00Z"  # and its kubelet ends it
+        self.respond("delete pod", {})
+
     async def get_claim(self, namespace: str, name: str) -> Object:
         self.receive("get claim")
         if (namespace, name) not in self.claims:
@@ -143,6 +151,16 @@ class FakeCluster:
         if (namespace, name) not in self.tasks:
             raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
         return self.respond("get task", self.tasks[namespace, name])
+
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        self.receive("delete task")
+        task = self.tasks.get((namespace, name))
+        if task is None:
+            raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
+        if (task["metadata"]["uid"], task["metadata"]["resourceVersion"]) != (uid, version):
+            raise ClusterError(409, "the precondition does not match")
+        del self.tasks[namespace, name]
+        self.respond("delete task", {})
 
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         self.receive("list pods")
@@ -178,6 +196,8 @@ class FakeCluster:
 class FakeRecorder:
     """A `Recorder` that keeps the latest version of each row."""
 
+    has_history = True
+
     def __init__(self) -> None:
         self.rows_by_id: dict[Any, TrainingRun] = {}
         self.log_pods: dict[uuid.UUID, str] = {}
@@ -207,9 +227,10 @@ def _untrim(pod: Object) -> Object:
     metadata = {"namespace": "default", "resourceVersion": "1", **pod["metadata"]}
     container = {"name": names.TRAINER_CONTAINER, "image": pod["spec"]["image"]}
     container["resources"] = {"limits": {"memory": pod["spec"]["memoryLimit"]}}
-    return copy.deepcopy(
-        {**pod, "metadata": metadata, "spec": {"nodeName": pod["spec"]["nodeName"], "containers": [container]}}
-    )
+    sidecars = [{"name": name, "state": running()} for name in pod["status"]["sidecars"]]
+    status = {**pod["status"], "containerStatuses": [*pod["status"]["containerStatuses"], *sidecars]}
+    spec = {"nodeName": pod["spec"]["nodeName"], "containers": [container]}
+    return copy.deepcopy({**pod, "metadata": metadata, "spec": spec, "status": status})
 
 
 def pod(
@@ -220,6 +241,7 @@ def pod(
     state: Object | None = None,
     conditions: list[Object] | None = None,
     created: str = "2026-01-01T00:00:02Z",
+    sidecars: Sequence[str] = (),
 ) -> Object:
     """Return a pod of the task's Job as the cache holds it."""
     container = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
@@ -227,13 +249,19 @@ def pod(
     return {
         "metadata": {
             "name": name,
+            "namespace": task["metadata"]["namespace"],
             "uid": str(uuid.uuid5(uuid.UUID(task["metadata"]["uid"]), name)),
             "creationTimestamp": created,
             "labels": {names.TASK_UID_LABEL: task["metadata"]["uid"]},
             "annotations": {names.FAILURE_COUNT_ANNOTATION: str(attempt - 1)},
         },
         "spec": {"nodeName": "node-1", "image": "trainer:test", "memoryLimit": "2Gi"},
-        "status": {"phase": phase, "containerStatuses": container, "conditions": conditions or []},
+        "status": {
+            "phase": phase,
+            "containerStatuses": container,
+            "conditions": conditions or [],
+            "sidecars": list(sidecars),
+        },
     }
 
 

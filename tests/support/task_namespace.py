@@ -26,9 +26,9 @@ Value = TypeVar("Value")
 
 POLL_SECONDS = 0.2
 CONVERGED_SECONDS = 30.0
-# Exit codes of simulated trainers, by image. `RUNS` runs until its pod is deleted.
-SUCCEEDS, CRASHES, KILLED, MISTAKEN, RUNS = (
-    f"trainer:{outcome}" for outcome in ("succeeds", "crashes", "killed", "mistaken", "runs")
+# Exit codes of simulated trainers, by image. `RUNS` runs until its pod is deleted; the container of `WAITS` never starts.
+SUCCEEDS, CRASHES, KILLED, MISTAKEN, RUNS, WAITS = (
+    f"trainer:{outcome}" for outcome in ("succeeds", "crashes", "killed", "mistaken", "runs", "waits")
 )
 EXIT_CODES = {SUCCEEDS: 0, CRASHES: 1, KILLED: 137, MISTAKEN: 64}
 RESULTS = {

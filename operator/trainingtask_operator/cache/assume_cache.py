@@ -144,7 +144,8 @@ class AssumeCache:
             self.forget(uid)
 
     def _get_event(self, namespace: str, uid: str) -> KubeEvent | None:
-        return max(self.kube_events.get((namespace, uid), ()), key=lambda event: event.time, default=None)
+        events = self.kube_events.get((namespace, uid), ())
+        return max(events, key=lambda event: (not event.is_summary, event.time), default=None)
 
     def _drop_assumed(self, uid: str) -> None:
         assumed = self._assumed.pop(uid, None)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainingtask_api import names
+from trainingtask_api.status import UNOBSERVED_STATUS
 from trainingtask_operator.kube_objects import (
     TERMINAL_CONDITIONS,
     KubeEvent,
@@ -20,6 +21,7 @@ from trainingtask_operator.kube_objects import (
 # A task with more labels than this, keys and values together, is cached and recorded without any.
 MAX_LABELS_CHARACTERS = 4096
 MAX_ANNOTATIONS_CHARACTERS = 16384  # the same of the annotations that its pods get
+_MAX_NAME_CHARACTERS = 253
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
@@ -58,7 +60,7 @@ def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -
         annotations = select_inherited(_to_object(body["metadata"].get("annotations")), inherited_prefixes)
         if _count_characters(annotations) <= MAX_ANNOTATIONS_CHARACTERS:
             task["metadata"]["annotations"] = annotations
-    if body.get("status"):
+    if body.get("status") and body["status"] != UNOBSERVED_STATUS:
         task["status"] = _to_object(body["status"])
     return task
 
@@ -121,7 +123,10 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             if condition.get("type") in _POD_CONDITION_TYPES
         ],
     }
-    trainer = get_container_status({"containerStatuses": _to_objects(status.get("containerStatuses"))})
+    statuses = _to_objects(status.get("containerStatuses"))
+    if waiting := _find_waiting(_to_objects(status.get("initContainerStatuses"))):
+        pod["status"]["waitingInitContainer"] = waiting
+    trainer = get_container_status({"containerStatuses": statuses})
     state = _to_object(trainer.get("state"))
     if state:
         trimmed = {
@@ -130,6 +135,8 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             if state.get(name)
         }
         pod["status"]["containerStatuses"] = [{"name": names.TRAINER_CONTAINER, "state": trimmed}]
+        if "terminated" in trimmed:  # before, they are of no interest
+            pod["status"]["sidecars"] = [_to_text(item["name"]) for item in statuses if not _has_ended(item)]
     return pod
 
 
@@ -145,7 +152,25 @@ def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
     )
     count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
     message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
-    return KubeEvent(message=message, count=_to_number(count), time=parse_time(observed))
+    return KubeEvent(
+        message=message,
+        count=_to_number(count),
+        time=parse_time(observed),
+        reason=_to_text(body.get("reason") or "")[:_MAX_NAME_CHARACTERS],
+    )
+
+
+def _find_waiting(containers: list[Object]) -> Object | None:
+    """Return name, reason and message of the first container that waits, and not for one before it."""
+    for container in containers:
+        waiting = _to_object(_to_object(container.get("state")).get("waiting"))
+        if waiting and waiting.get("reason") != "PodInitializing":
+            return _select(container, "name") | _select(waiting, "reason", "message")
+    return None
+
+
+def _has_ended(container: Mapping[str, Any]) -> bool:
+    return bool(_to_object(container.get("state")).get("terminated"))
 
 
 def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:

@@ -87,7 +87,9 @@ _LEASES = "apis/coordination.k8s.io/v1"
 _JOBSETS = f"apis/{names.JOBSET_API_VERSION}"
 # Each kind of Event is in another of the two Event APIs: a watch has one field selector, which has no "or".
 JOB_EVENTS = "reason=FailedCreate,involvedObject.kind=Job"
-POD_EVENTS = "reason=FailedMount,regarding.kind=Pod"
+# Of pods there are several reasons, see kube_objects.EVENT_REASONS: the most frequent others are left out.
+_USUAL_REASONS = ",".join(f"reason!={reason}" for reason in ("BackOff", "Failed", "FailedScheduling", "Unhealthy"))
+POD_EVENTS = f"regarding.kind=Pod,type=Warning,{_USUAL_REASONS}"
 _OF_TASKS = {"labelSelector": names.TASK_UID_LABEL}
 _COLLECTIONS: dict[str, tuple[str, str, str, dict[str, str]]] = {  # API, plural, kind and selectors
     "tasks": (_TASKS, names.PLURAL, names.KIND, {}),
@@ -156,6 +158,11 @@ class KubernetesClient:
         path = _build_workload_path(kind, namespace, name)
         await self._request_json("DELETE", path, {"propagationPolicy": "Background"})
 
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_CORE, namespace, "pods", name)
+        await self._request_json("DELETE", path, {"preconditions": {"uid": uid}})
+
     async def get_claim(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         path = _build_namespaced_path(_CORE, namespace, "persistentvolumeclaims", name)
@@ -179,6 +186,12 @@ class KubernetesClient:
     async def get_task(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         return await self._request_json("GET", _build_namespaced_path(_TASKS, namespace, names.PLURAL, name))
+
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_TASKS, namespace, names.PLURAL, name)
+        preconditions = {"uid": uid, "resourceVersion": version}
+        await self._request_json("DELETE", path, {"preconditions": preconditions, "propagationPolicy": "Background"})
 
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         """See `Cluster`."""
@@ -225,12 +238,6 @@ class KubernetesClient:
             else:
                 return bool(found["items"])
         return False
-
-    async def list_tasks(self, namespace: str | None = None) -> AsyncIterator[Object]:
-        """Iterate over all live tasks, or those of a namespace."""
-        async for items, _ in self.list_objects("tasks", namespace):
-            for task in items:
-                yield task
 
     async def list_namespaces(self) -> AsyncIterator[Object]:
         """Iterate over all namespaces."""

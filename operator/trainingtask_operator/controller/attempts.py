@@ -7,7 +7,8 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from trainingtask_api import AttemptRecord, ExitCode, Reason, TrainingReport, TrainingTaskStatus, names
-from trainingtask_operator.controller.diagnosis import Cause, explain_failure, explain_waiting, find_disruption
+from trainingtask_operator.controller.diagnosis import Cause, explain_failure, find_disruption
+from trainingtask_operator.controller.waiting import explain_waiting
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_container_status, parse_time
 
 MAX_ATTEMPT_RECORDS = 16  # as many as status.attempts may hold
@@ -42,11 +43,17 @@ class Attempt:
     counts_as_failure: bool  # a pod after it is another attempt
     waiting_cause: Cause | None  # of a pod that cannot start
     termination_report: TrainingReport | None  # the trainer's termination message
+    sidecars: tuple[str, ...] = ()  # containers that have not ended, though the trainer has
 
     @property
     def is_user_error(self) -> bool:
         """Return whether the trainer refused the task: it is not retried."""
         return self.exit_code == ExitCode.USER_ERROR
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Return whether the trainer, on each node, has ended with success."""
+        return self.exit_code == ExitCode.SUCCESS and self.pod_exists and not self.lacks_pods
 
     @property
     def has_begun(self) -> bool:
@@ -195,15 +202,19 @@ def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapp
     termination_report = _parse_termination_message(terminated.get("message", ""))
     start_time = terminated.get("startedAt") or running.get("startedAt")
     phase = status.get("phase", "Pending")
+    if phase == "Pending" and start_time:  # another container cannot start
+        phase = "Running"
     disruption = find_disruption(status)
     is_terminating = "deletionTimestamp" in metadata
     number = 1 + sum(parse_count(annotations, name) for name in _COUNT_ANNOTATIONS)
+    exit_code = terminated.get("exitCode")
+    # The pod of a trainer that has ended may still run, or have failed by another container.
+    has_failed = phase == "Failed" if exit_code is None else exit_code != ExitCode.SUCCESS
     # On a lost node no kubelet is left to report the pod's end.
-    cause = disruption if is_terminating else None
-    if phase == "Failed":
+    cause = disruption if is_terminating and exit_code is None else None
+    if has_failed:
         own_report = report if report and report.attempt == number else None
         cause = explain_failure(pod, terminated, termination_report, own_report)
-    mount_event = kube_events.get(metadata["uid"])
     return Attempt(
         number=number,
         reported_number=number,
@@ -219,12 +230,13 @@ def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapp
         create_time=parse_time(metadata["creationTimestamp"]),
         start_time=parse_time(start_time) if start_time else None,
         finish_time=parse_time(terminated["finishedAt"]) if terminated.get("finishedAt") else None,
-        exit_code=terminated.get("exitCode"),
+        exit_code=exit_code,
         cause=cause,
         # A pod that the Job controller deletes to suspend the Job is no failure.
-        counts_as_failure=phase == "Failed" and (not is_terminating or disruption is not None),
-        waiting_cause=explain_waiting(status, container, mount_event) if phase == "Pending" else None,
+        counts_as_failure=has_failed and phase == "Failed" and (not is_terminating or disruption is not None),
+        waiting_cause=explain_waiting(status, kube_events.get(metadata["uid"])) if phase == "Pending" else None,
         termination_report=termination_report,
+        sidecars=tuple(status.get("sidecars") or ()),
     )
 
 

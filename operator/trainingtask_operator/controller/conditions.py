@@ -3,9 +3,12 @@
 from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
+from trainingtask_api.status import SUMMARY_CONDITIONS
 from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
-from trainingtask_operator.controller.diagnosis import Cause, explain_missing_pod
+from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
+from trainingtask_operator.controller.sidecars import explain_sidecars, has_completed
+from trainingtask_operator.controller.waiting import explain_missing_pod
 from trainingtask_operator.controller.workload_builder import build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_true_conditions, is_finished, parse_time
 
@@ -52,7 +55,7 @@ def build_status(
     builder = StatusBuilder(task, before, attempts, now)
     accepted = Cause(Reason.ACCEPTED, f"The task is valid; its {get_workload_kind(task)} is created.")
     builder.set_condition("Accepted", True, accepted)
-    outcome = _find_outcome(task, job, attempts)
+    outcome = _find_outcome(task, job, attempts, now)
     if outcome is not None:
         return builder.build_finished(*outcome)
     suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
@@ -77,7 +80,7 @@ def _set_progress(builder: "StatusBuilder", latest: Attempt | None) -> None:
     """Set Running, and Interrupted, from the latest attempt."""
     if latest is None or (latest.cause is None and not latest.pod_exists):
         builder.set_condition("Running", False, STARTING)
-    elif latest.phase == "Running" and latest.cause is None:
+    elif latest.phase == "Running" and (latest.cause is None or latest.sidecars):
         builder.set_running(latest)
     elif latest.phase == "Pending":
         builder.set_condition("Running", False, latest.waiting_cause or STARTING)
@@ -147,11 +150,16 @@ def build_overdue_status(task: TrainingTask, attempts: list[Attempt], now: datet
 
 
 def is_ended_by_operator(status: TrainingTaskStatus, job: Object) -> bool:
-    """Return whether the operator ended the task before its Job: with its namespace, or a JobSet at the deadline."""
+    """Return whether the operator ended the task before its Job.
+
+    That is so with its namespace, at the deadline of a JobSet, and where sidecars outlive a trainer that succeeded.
+    """
     failed = status.get_condition("Failed")
-    if failed is None or is_finished(job):
+    if is_finished(job):
         return failed is not None and failed.reason == Reason.CANCELLED
-    return failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+    return status.is_true("Complete") or (
+        failed is not None and failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+    )
 
 
 def is_terminating_unfinished(job: Object) -> bool:
@@ -169,16 +177,22 @@ def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatu
     earlier = {
         condition.type: (condition.status, condition.reason) for condition in (before and before.conditions) or []
     }
-    return [c for c in after.conditions or [] if earlier.get(c.type) != (c.status, c.reason)]
+    return [
+        c
+        for c in after.conditions or []
+        if c.type not in SUMMARY_CONDITIONS and earlier.get(c.type) != (c.status, c.reason)
+    ]
 
 
 def _find_outcome(
-    task: TrainingTask, job: Object | None, attempts: list[Attempt]
+    task: TrainingTask, job: Object | None, attempts: list[Attempt], now: datetime
 ) -> tuple[bool, Cause, datetime] | None:
-    """Return whether the Job succeeded, why it ended, and when; None while it has not ended."""
+    """Return whether the task succeeded, why it ended, and when; None while it has not ended."""
     true = get_true_conditions(job)
     if "Complete" in true:
         return True, SUCCEEDED, parse_time(true["Complete"]["lastTransitionTime"])
+    if attempts and has_completed(attempts[-1], now):
+        return True, SUCCEEDED, attempts[-1].finish_time or now
     if "Failed" in true:
         failed = true["Failed"]
         cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)
@@ -256,8 +270,9 @@ class StatusBuilder:
     def set_running(self, attempt: Attempt) -> None:
         """Set Running, stale when the trainer has not reported for too long."""
         heartbeat = get_last_heartbeat(self._task, attempt)
-        self._is_stale = is_stale(heartbeat, self._now)
+        self._is_stale = not attempt.sidecars and is_stale(heartbeat, self._now)
         cause = _explain_staleness(attempt, heartbeat) if self._is_stale and heartbeat else RUNNING
+        cause = explain_sidecars(attempt) if attempt.sidecars else cause
         self.set_condition("Running", True, cause)
         if self.is_true("Interrupted"):
             self.set_condition("Interrupted", False, RUNNING)
@@ -284,6 +299,8 @@ class StatusBuilder:
         latest = begun[-1] if begun else None
         start_times = [attempt.start_time for attempt in begun if attempt.start_time]
         state, reason = self._derive_state()
+        start_time = self._before.start_time or min(start_times, default=None)
+        self._set_summary(has_started=start_time is not None)
         return TrainingTaskStatus(
             observed_generation=self._task.metadata.generation,
             state=state,
@@ -298,9 +315,24 @@ class StatusBuilder:
             )
             or None,
             progress_stale=self._is_stale or None,
-            start_time=self._before.start_time or min(start_times, default=None),
+            start_time=start_time,
             completion_time=completion_time,
         )
+
+    def _set_summary(self, *, has_started: bool) -> None:
+        """Set Stalled of a refused or failed task, Reconciling of one that is to start, and remove them otherwise."""
+        accepted, failed, running = (self._conditions.get(kind) for kind in ("Accepted", "Failed", "Running"))
+        is_refused = accepted is not None and accepted.status == "False"
+        has_reached_goal = has_started or self.is_true("Complete") or self.is_true("Suspended")
+        sources = {
+            "Stalled": failed or (accepted if is_refused else None),
+            "Reconciling": None if failed or is_refused or has_reached_goal else running,
+        }
+        for kind, source in sources.items():
+            if source is None:
+                self._conditions.pop(kind, None)
+            else:
+                self.set_condition(kind, True, Cause(source.reason, source.message))
 
     def _derive_state(self) -> tuple[str, str]:
         for kind, state in (

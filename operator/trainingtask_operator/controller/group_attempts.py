@@ -56,13 +56,18 @@ def _build_members(
 
 
 def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
-    """Return one attempt: start and report are those of the pod with index 0, the end is that of the pod that failed first."""
+    """Return one attempt: start and report are those of the pod with index 0.
+
+    Its end is that of the pod that failed first, or else of the last pod once all have ended.
+    """
     main = members.get(0) or next(iter(members.values()))
     failed = [member for member in members.values() if member.cause]
     first = min(failed, key=_rank_failure, default=None)
     create_times = [member.create_time for member in members.values() if member.create_time]
     nodes = describe_nodes(list(dict.fromkeys(member.node for member in members.values() if member.node)))
     lacks_pods = len(members) < node_count
+    finish_times = [member.finish_time for member in members.values() if member.finish_time]
+    has_ended = len(finish_times) == len(members)
     merged = replace(
         main,
         pod_uid=main.pod_uid if 0 in members else None,
@@ -73,7 +78,10 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
         lacks_pods=lacks_pods,
         is_terminating=any(member.is_terminating for member in members.values()),
         create_time=min(create_times, default=None),
+        finish_time=max(finish_times) if has_ended else None,
+        exit_code=main.exit_code if has_ended else None,
         waiting_cause=next((member.waiting_cause for member in members.values() if member.waiting_cause), None),
+        sidecars=tuple(dict.fromkeys(name for member in members.values() for name in member.sidecars if has_ended)),
     )
     if first is None or first.cause is None:
         return merged
@@ -87,6 +95,7 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
         exit_code=first.exit_code,
         cause=_name_pod(first, first.cause, members.values()),
         counts_as_failure=first.counts_as_failure,
+        sidecars=first.sidecars,
     )
 
 

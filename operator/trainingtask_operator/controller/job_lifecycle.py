@@ -1,4 +1,4 @@
-"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete."""
+"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete; also of its pods."""
 
 from collections.abc import Callable
 
@@ -105,6 +105,15 @@ class JobLifecycle:
             await self._cluster.delete_workload(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
         except ClusterError as error:
             if not error.is_not_found:
+                raise
+
+    async def delete_pod(self, pod: Object) -> None:
+        """Delete the pod, unless it is deleted already."""
+        metadata = pod["metadata"]
+        try:
+            await self._cluster.delete_pod(metadata["namespace"], metadata["name"], metadata["uid"])
+        except ClusterError as error:
+            if not error.is_not_found and not error.is_conflict:
                 raise
 
     async def _patch(self, job: Object, patch: Object) -> Object:

@@ -17,12 +17,13 @@ from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
 from trainingtask_operator.controller.attempts import Attempt
-from trainingtask_operator.controller.deadline import compute_time_left
+from trainingtask_operator.controller.deadline import compute_time_left, compute_ttl_left
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
 from trainingtask_operator.controller.job_lifecycle import JobLifecycle
 from trainingtask_operator.controller.kube_events import build_warnings
+from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import Object, is_finished
 from trainingtask_operator.settings import Settings
@@ -49,7 +50,7 @@ class Result:
     ----------
     status
         None to write none yet.
-    job_to_delete
+    job_to_delete, pod_to_delete
         Deleted after the status is written.
     error
         Raised after the status is written.
@@ -60,6 +61,7 @@ class Result:
     status: TrainingTaskStatus | None
     requeue_after: timedelta | None = None
     job_to_delete: Object | None = None
+    pod_to_delete: Object | None = None
     error: ClusterError | None = None
 
 
@@ -109,6 +111,8 @@ class Reconciler:
                 return REQUEUE_AFTER_CONFLICT  # a 409 may have another cause
             if result.job_to_delete is not None:
                 await self._jobs.delete(result.job_to_delete)
+            if result.pod_to_delete is not None:
+                await self._jobs.delete_pod(result.pod_to_delete)
             if result.error is not None:
                 raise result.error
             return result.requeue_after
@@ -182,10 +186,13 @@ class Reconciler:
             attempts = await self._refresh_last_attempt(task, observed, attempts)
             status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
             task = await self._restore_report(task, attempts)
+            job_to_delete = job if conditions.is_ended_by_operator(status, job) else None
+            return Result(task, attempts, status, job_to_delete=job_to_delete)
         requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
         if time_left is not None:
             requeue_after = min(requeue_after or time_left, time_left)
-        return Result(task, attempts, status, requeue_after)
+        pod = find_pod_to_delete(attempts[-1], observed.pods, now) if attempts else None
+        return Result(task, attempts, status, requeue_after, pod_to_delete=pod)
 
     async def _reconcile_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> Result:
         # With a deleted task its Job goes, and the Job's watch may be first: get the live task. It also has the
@@ -200,24 +207,41 @@ class Reconciler:
     async def _reconcile_finished(
         self, task: TrainingTask, observed: Observed, attempts: list[Attempt]
     ) -> timedelta | None:
-        """Record a finished task, then delete its Job or hand it to the TTL controller."""
-        job = observed.job
+        """Record a finished task, then delete its Job or hand it to the TTL controller, and delete the task if it asks for that."""
+        job, now = observed.job, self._clock()
         attempts = await self._refresh_last_attempt(task, observed, attempts)
         task = await self._restore_report(task, attempts)
         status = task.status or TrainingTaskStatus()
-        rows = self._submit_rows(task, status, attempts)
-        if job is None:
-            return None
-        if conditions.is_ended_by_operator(status, job):
+        is_ended_by_operator = job is not None and conditions.is_ended_by_operator(status, job)
+        rows = self._submit_rows(task, status, attempts, is_deleting=is_ended_by_operator)
+        if job is not None and is_ended_by_operator:
             await self._jobs.delete(job)
-            return None
+            job = None
         ttl = task.spec.run_policy.ttl_seconds_after_finished
-        if job["spec"].get("ttlSecondsAfterFinished") == ttl:
-            return None
+        needs_ttl = job is not None and job["spec"].get("ttlSecondsAfterFinished") != ttl
+        time_left = compute_ttl_left(task, now) if self._recorder.has_history else None
+        if not needs_ttl and (time_left is None or time_left > timedelta(0)):
+            return time_left
         if not self._recorder.is_recorded(rows):
             return REQUEUE_UNTIL_RECORDED
-        await self._jobs.set_ttl(job, ttl)
-        return None
+        if job is not None and needs_ttl:
+            await self._jobs.set_ttl(job, ttl)
+        if time_left is not None and time_left <= timedelta(0):
+            await self._delete_expired_task(observed.task)
+            return None
+        return time_left
+
+    async def _delete_expired_task(self, task: Object) -> None:
+        """Delete the task, unless it has changed since it was observed: its author may want to keep it."""
+        metadata = task["metadata"]
+        log.info("%s/%s is deleted, as its runPolicy asks", metadata["namespace"], metadata["name"])
+        try:
+            await self._cluster.delete_task(
+                metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"]
+            )
+        except ClusterError as error:
+            if not error.is_not_found:
+                raise
 
     async def _reject_invalid_spec(self, body: Object) -> None:
         """Write the condition of a spec that the schema of another release let in; leave the rest of the status."""

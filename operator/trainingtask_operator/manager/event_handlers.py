@@ -25,6 +25,7 @@ from trainingtask_operator.kube_objects import (
     is_controlled_by,
     is_finished,
     is_of_group,
+    is_of_waiting,
     parse_time,
 )
 from trainingtask_operator.malformed_records import skip_malformed
@@ -109,6 +110,8 @@ class EventHandlers:
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
             self.cache.kube_events.remove(uid)
+            return
+        if not is_of_waiting(body):
             return
         # An Event is about objects of its own namespace, whatever uid it names.
         regarding = get_regarding_uid(body)

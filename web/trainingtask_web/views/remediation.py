@@ -7,6 +7,9 @@ NEXT_STEPS: dict[str, str] = {
     Reason.STARTING: "Wait.",
     Reason.TRAINER_RUNNING: "Wait.",
     Reason.PROGRESS_STALE: "`kubectl logs` of the pod. If it hangs, delete the pod: the attempt ends and is tried again.",
+    Reason.SIDECAR_RUNNING: (
+        "None for this task. Ask the admin to keep such containers out of trainers' pods, by `trainer.podAnnotations`."
+    ),
     Reason.SUSPENDED_BY_USER: "Set it to false to go on from the last checkpoint.",
     Reason.RESUMED: "None.",
     Reason.ENDED: "See that condition.",
@@ -30,7 +33,11 @@ NEXT_STEPS: dict[str, str] = {
     Reason.POD_REFUSED: "Read the message; it is the API server's own.",
     Reason.UNSCHEDULABLE: "Wait, ask for less in `resources`, or ask the admin for nodes.",
     Reason.VOLUME_NOT_FOUND: "Create it in the task's namespace.",
+    Reason.VOLUME_NOT_ATTACHED: (
+        "Wait until the pod that uses the volume has ended, or use a volume claim with access mode ReadWriteMany."
+    ),
     Reason.VOLUME_NOT_MOUNTED: "Read the message; it is the kubelet's own.",
+    Reason.SANDBOX_NOT_CREATED: "Read the message; it is the container runtime's own, often about the network.",
     Reason.IMAGE_PULL_FAILED: "Correct `image`, or ask the admin for the registry's Secret.",
     Reason.SECRET_NOT_FOUND: "Create it.",
     Reason.CONTAINER_NOT_CREATED: "Read the message; it is the container runtime's own.",

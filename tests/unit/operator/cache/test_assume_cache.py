@@ -152,6 +152,16 @@ def test_an_event_of_another_namespace_is_not_about_a_job(cache: AssumeCache) ->
     assert observed.kube_events == {"job-1": event}
 
 
+def test_of_events_about_a_pod_the_newest_counts_that_names_a_cause(cache: AssumeCache) -> None:
+    put(cache.jobs, "task-1", job("job-1", 20))
+    put(cache.pods, "task-1", pod("pod-1", 21, "job-1"))
+    texts = ("no such disk", "Multi-Attach error", "Unable to attach or mount volumes: timed out")
+    for minute, text in enumerate(texts):
+        event = KubeEvent(text, 1, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
+        cache.kube_events.put(("default", "pod-1"), f"event-{minute}", event)
+    assert observe(cache).kube_events["pod-1"].message == "Multi-Attach error"
+
+
 def jobset(uid: str, version: int) -> Object:
     return {**job(uid, version), "kind": "JobSet"}
 

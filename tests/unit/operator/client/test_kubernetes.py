@@ -103,7 +103,7 @@ async def test_all_pages_of_a_list_are_read() -> None:
         return web.json_response({"items": [{"number": number}], "metadata": {"resourceVersion": "1", **more}})
 
     async with serving(page) as (client, _):
-        assert [item["number"] async for item in client.list_tasks()] == [0, 1, 2]
+        assert [items[0]["number"] async for items, _ in client.list_objects("tasks")] == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
