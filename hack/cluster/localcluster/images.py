@@ -5,6 +5,7 @@ current and the previous one of each name are kept: pods that have not been roll
 """
 
 import fcntl
+import functools
 import hashlib
 import http.client
 import json
@@ -66,7 +67,8 @@ def build(config: Config, names: Iterable[str]) -> dict[str, str]:
             line.note("built" if fresh else "cached")
         changed = False
         for name in names:
-            with stage(f"build {name}"):
+            with stage(f"build {name}") as line:
+                line.progress = functools.partial(_read_step, _build_log(config, name))
                 image = _build(config, name, recipes[name], base)
             with stage(f"push {name}") as line:
                 changed |= _publish(config, name, image)
@@ -181,6 +183,13 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
 
 def _build_log(config: Config, name: str) -> Path:
     return config.logs / f"image-{name}.log"
+
+
+def _read_step(log: Path) -> str:
+    """Return the step of a Dockerfile that a build is at."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    steps = [line for line in lines if line.startswith("STEP ")]
+    return steps[-1][:100] if steps else ""
 
 
 def _publish(config: Config, name: str, image: str) -> bool:

@@ -1,4 +1,4 @@
-"""Informers of Jobs, JobSets and pods: one list, then a watch, for ever.
+"""Informers of Jobs, JobSets, Workloads and pods: one list, then a watch, for ever.
 
 kopf could watch them as well, but it gives every object a worker of its own: in a burst, the events of a pod that
 changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks themselves are kopf's.
@@ -45,7 +45,7 @@ class Informer:
         client
             The API server.
         kind
-            "jobs", "jobsets" or "pods".
+            "jobs", "jobsets", "workloads" or "pods".
         on_event
             Called with the event's type, None for a listed object, and the object; it must not raise.
         on_list

@@ -194,30 +194,19 @@ class KubernetesClient:
         )
         return log[-LOG_BYTES:].decode(errors="ignore")
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         """See `Cluster`."""
+        path = _build_namespaced_path(await self._find_kueue_api(), namespace, "workloads", name)
+        await self._request_json("PATCH", path, patch, _MERGE, params=_FIELD_MANAGER)
+
+    async def _find_kueue_api(self) -> str:
+        """Return Kueue's API in the newest version that is served; raise a 404 when none is."""
+        group = await self._request_json("GET", f"/apis/{names.KUEUE_GROUP}")
+        served = {version["version"] for version in group["versions"]}
         for version in names.KUEUE_VERSIONS:
-            workloads = (f"apis/{names.KUEUE_GROUP}/{version}", namespace, "workloads")
-            try:
-                found = await self._request_json(
-                    "GET",
-                    _build_namespaced_path(*workloads),
-                    params={"labelSelector": f"{names.KUEUE_JOB_UID_LABEL}={job_uid}"},
-                )
-                for workload in found["items"]:
-                    await self._request_json(
-                        "PATCH",
-                        _build_namespaced_path(*workloads, workload["metadata"]["name"]),
-                        {"spec": {"active": active}},
-                        _MERGE,
-                        params=_FIELD_MANAGER,
-                    )
-            except ClusterError as error:
-                if not error.is_not_found:  # this version is not served
-                    raise
-            else:
-                return bool(found["items"])
-        return False
+            if version in served:
+                return f"apis/{names.KUEUE_GROUP}/{version}"
+        raise ClusterError(404, f"{names.KUEUE_GROUP} is served in no version of {', '.join(names.KUEUE_VERSIONS)}")
 
     async def list_tasks(self) -> AsyncIterator[Object]:
         """Iterate over all live tasks."""
@@ -232,17 +221,20 @@ class KubernetesClient:
                 yield namespace
 
     async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
-        """Iterate over the live "jobs", "jobsets" or "pods" of tasks, page by page, each with the version of the whole list."""
-        path, singular = _CHILDREN[kind]
-        async for page in self._list_pages(path, labelSelector=names.TASK_UID_LABEL):
+        """Iterate over the live "jobs", "jobsets" or "pods" of tasks, page by page, each with the version of the whole list.
+
+        Of "workloads", which have no label of their task, those of all Jobs.
+        """
+        path, singular, label = await self._find_children(kind)
+        async for page in self._list_pages(path, labelSelector=label):
             # The items of a list have no kind.
             yield [{**item, "kind": singular} for item in page["items"]], page["metadata"]["resourceVersion"]
 
     async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
-        """Yield the watch events of the "jobs", "jobsets" or "pods" of tasks after a version, until the connection ends."""
-        path, _ = _CHILDREN[kind]
+        """Yield the watch events of what `list_children` lists after a version, until the connection ends."""
+        path, _, label = await self._find_children(kind)
         params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-        params |= {"labelSelector": names.TASK_UID_LABEL, "resourceVersion": version}
+        params |= {"labelSelector": label, "resourceVersion": version}
         # The server sends a bookmark every minute: a connection without bytes for longer is dead.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=WATCH_IDLE_SECONDS)
         try:
@@ -261,6 +253,13 @@ class KubernetesClient:
                         yield event
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
+
+    async def _find_children(self, kind: str) -> tuple[str, str, str]:
+        """Return the path, the kind and the label of a kind of children."""
+        if kind == "workloads":
+            path = _build_path(await self._find_kueue_api(), "workloads")
+            return path, names.KUEUE_WORKLOAD_KIND, names.KUEUE_JOB_UID_LABEL
+        return *_CHILDREN[kind], names.TASK_UID_LABEL
 
     async def get_lease(self, namespace: str, name: str) -> Object:
         """Return the Lease."""

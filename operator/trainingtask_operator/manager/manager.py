@@ -14,6 +14,7 @@ from trainingtask_operator import metrics
 from trainingtask_operator.background_tasks import cancel_all, start_background_task
 from trainingtask_operator.cache.assume_cache import AssumeCache
 from trainingtask_operator.cache.informer import Informer
+from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.kubernetes import Credentials, KubernetesClient, connect
@@ -23,7 +24,7 @@ from trainingtask_operator.history.orphans import close_orphans
 from trainingtask_operator.history.pod_logs import build_log_reader
 from trainingtask_operator.history.recorder import Recorder, RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
-from trainingtask_operator.kube_objects import Key
+from trainingtask_operator.kube_objects import Key, Object
 from trainingtask_operator.manager.backfill import Backfill
 from trainingtask_operator.manager.event_handlers import EventHandlers
 from trainingtask_operator.manager.gauges import TaskGauges
@@ -32,6 +33,7 @@ from trainingtask_operator.manager.workers import WORKERS, run_worker
 from trainingtask_operator.settings import Settings, load_role_passwords
 
 RETRY_SECONDS = 2.0
+KUEUE_SYNC_SECONDS = 10.0
 FINISH_RECONCILES_SECONDS = 8.0
 FLUSH_HISTORY_SECONDS = 5.0
 
@@ -61,23 +63,20 @@ class Manager:
     async def start(self, login: Callable[[], Credentials]) -> None:
         """Connect to the API server, wait until Jobs, JobSets and pods are listed, and start the election and the workers."""
         client = await self._resources.enter_async_context(connect(login))
-        handlers = self.event_handlers
-        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
-        informers = [
-            Informer(client, "jobs", handlers.on_job_event, partial(handlers.prune_missing, self.cache.jobs)),
-            Informer(
-                client,
-                "jobsets",
-                handlers.on_jobset_event,
-                partial(handlers.prune_missing, self.cache.jobsets),
-                is_optional=True,
-            ),
-            Informer(client, "pods", handlers.on_pod_event, partial(handlers.prune_missing, self.cache.pods)),
-        ]
-        self._resources.push_async_callback(cancel_all, [start_background_task(i.run()) for i in informers])
+        informers, kueue_informers = self._build_informers(client)
+        self._resources.push_async_callback(
+            cancel_all, [start_background_task(informer.run()) for informer in (*informers, *kueue_informers)]
+        )
         await self.sync_namespaces(client)
+        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
         for informer in informers:
             await informer.synced.wait()
+        try:
+            async with asyncio.timeout(KUEUE_SYNC_SECONDS):
+                for informer in kueue_informers:
+                    await informer.synced.wait()
+        except TimeoutError:  # a broken Kueue keeps no other task waiting
+            log.warning("Kueue's Workloads cannot be listed yet: queued tasks go without its words")
         self.cache.has_synced = True
         metrics.QUEUE_DEPTH.set_function(lambda: len(self.queue))
         metrics.QUEUE_AGE.set_function(lambda: self.queue.longest_wait_seconds)
@@ -92,6 +91,26 @@ class Manager:
         else:
             metrics.LEADER.set(1)
         self._resources.push_async_callback(cancel_all, [start_background_task(loop) for loop in loops])
+
+    def _build_informers(self, client: KubernetesClient) -> tuple[list[Informer], list[Informer]]:
+        """Return the informers of a task's children, and that of Kueue's Workloads where it is enabled."""
+        handlers, cache = self.event_handlers, self.cache
+
+        def build(
+            kind: str, on_event: Callable[[str | None, Object], None], store: ObjectStore, *, is_optional: bool = False
+        ) -> Informer:
+            prune = partial(handlers.prune_missing, store)
+            return Informer(client, kind, on_event, prune, is_optional=is_optional)
+
+        children = [
+            build("jobs", handlers.on_job_event, cache.jobs),
+            build("jobsets", handlers.on_jobset_event, cache.jobsets, is_optional=True),
+            build("pods", handlers.on_pod_event, cache.pods),
+        ]
+        if not self._settings.kueue.enabled:
+            return children, []
+        on_workload = handlers.on_kueue_workload_event
+        return children, [build("workloads", on_workload, cache.kueue_workloads, is_optional=True)]
 
     async def stop(self) -> None:
         """Finish the running reconciles and write the submitted rows, within bounds; the next start does the rest."""
