@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from trainingtask_api import Device, TrainingTask, names
+from trainingtask_api.tracking import MLflowExperiment, MLflowUri
 
 SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"
 
@@ -125,6 +126,20 @@ class CaBundle(_Section):
         return bool(self.config_map or self.secret)
 
 
+class MLflowSettings(_Section):
+    """The MLflow server of tasks that name no other; '' for none."""
+
+    uri: MLflowUri | Literal[""] = ""
+    experiment: MLflowExperiment | Literal[""] = Field("", description="'' for one named as the task's namespace.")
+    secret: str = Field("", description="Secret in each task's namespace, whose keys are MLflow's variables.")
+
+
+class TrackingSettings(_Section):
+    """Experiment trackers, beside the history."""
+
+    mlflow: MLflowSettings = MLflowSettings()
+
+
 class HistorySettings(_Section):
     """Retention of runs in the history."""
 
@@ -149,6 +164,7 @@ class Settings(_Section):
     container_security_context: dict[str, Any] = CONTAINER_SECURITY_CONTEXT
     proxy: ProxySettings = ProxySettings()
     ca_bundle: CaBundle = CaBundle()
+    tracking: TrackingSettings = TrackingSettings()
     allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")
     history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")

@@ -108,6 +108,7 @@ podSecurityContext: {{ .Values.trainer.podSecurityContext | default dict | toJso
 containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default dict | toJson }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
+tracking: {{ toJson .Values.trainer.tracking }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
 history:
   retentionDays: {{ .Values.history.retentionDays }}
