@@ -11,6 +11,7 @@ import pytest
 
 from support import specs
 from support.http_server import Answer, HttpServer, Request, serve_http
+from support.mlflow_answers import answer_as_mlflow, answer_json
 from support.ports import free_port
 from support.results import RESULTS
 from trainingtask_api import names
@@ -26,8 +27,6 @@ from trainingtask_trainer.reporting.reporter import Reporter
 
 TOKEN = "a-very-secret-token"
 CURVE = [CurvePoint(1, training_loss=0.5)]
-RUN = {"run": {"info": {"run_id": "r1", "artifact_uri": "mlflow-artifacts:/1/r1/artifacts"}}}
-EXPERIMENT = {"experiment": {"experiment_id": "1"}}
 
 
 @pytest.fixture(autouse=True)
@@ -55,16 +54,6 @@ def end_with_warning(reporter: Reporter, **changes: list[str]) -> str:
     assert warning.startswith("tracking.mlflow: ")
     assert TOKEN not in warning
     return warning
-
-
-def answer_json(content: object, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(content).encode(), {"Content-Type": "application/json"})
-
-
-def answer_as_mlflow(request: Request) -> Answer:
-    """Answer as an MLflow server that stores nothing."""
-    kinds = {"get-by-name": EXPERIMENT, "runs/create": RUN}
-    return answer_json(next((content for path, content in kinds.items() if path in request.path), {}))
 
 
 def list_paths(server: HttpServer) -> list[str]:
