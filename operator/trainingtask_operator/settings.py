@@ -155,6 +155,9 @@ class Settings(_Section):
     namespaces: list[str] = Field(
         description="Namespaces that are prepared for trainers: service account, history Secret."
     )
+    namespaced: bool = Field(
+        False, description="Whether the operator has rights, and watches, in these namespaces alone."
+    )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: list[dict[str, str]] = []
     hub: HubSettings = HubSettings()

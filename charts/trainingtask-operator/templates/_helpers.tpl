@@ -113,6 +113,7 @@ secret:
 {{/* The operator's settings file. */}}
 {{- define "tt.settings" -}}
 namespaces: {{ toJson .Values.trainer.namespaces }}
+namespaced: {{ .Values.rbac.namespaced }}
 imagePullPolicy: {{ .Values.trainer.imagePullPolicy }}
 imagePullSecrets: {{ toJson .Values.trainer.imagePullSecrets }}
 hub: {{ toJson .Values.trainer.hub }}

@@ -265,21 +265,17 @@ class MalformedClient:
         self.listed_twice = asyncio.Event()
         self.watched = asyncio.Event()
 
-    async def list_tasks(self) -> AsyncIterator[Object]:
-        self.lists += 1
-        if self.lists == 2:
-            self.listed_twice.set()
-        for item in self.items:
-            yield item
-
     async def list_namespaces(self) -> AsyncIterator[Object]:
         for item in self.items:
             yield item
 
-    async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
+    async def list_objects(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Object], str]]:
+        self.lists += kind == "tasks"
+        if self.lists == 2:
+            self.listed_twice.set()
         yield self.items, "10"
 
-    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
+    async def watch_objects(self, kind: str, version: str, namespace: str | None) -> AsyncGenerator[Object]:
         for item in self.items:
             yield {"type": "MODIFIED", "object": item}
         self.watched.set()

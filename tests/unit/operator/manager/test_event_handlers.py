@@ -109,14 +109,17 @@ async def test_a_standby_enqueues_unfinished_tasks_once_it_leads(
     assert list(manager.backfill._pending) == [("n", "over")], "the history is queried first"
 
 
-async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager) -> None:
+@pytest.mark.parametrize("namespace", [None, "n"])
+async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager, namespace: str | None) -> None:
     for number, name in enumerate(("live", "deleted")):
         manager.event_handlers.on_task_event("ADDED", make_task(name))
         manager.event_handlers.on_pod_event("ADDED", make_pod(name, version=number + 10))
     assert await drain(manager.queue) == ["live", "deleted"]
     manager.cache.has_synced = True
     manager.event_handlers.on_pod_event(None, make_pod("live", version=10))
-    manager.event_handlers.prune_missing(manager.cache.pods, {"pod-live"})
+    manager.event_handlers.prune_missing(manager.cache.pods, "another", set())
+    assert manager.cache.pods.uids() == {"pod-live", "pod-deleted"}, "the list was of another namespace"
+    manager.event_handlers.prune_missing(manager.cache.pods, namespace, {"pod-live"})
     assert manager.cache.pods.uids() == {"pod-live"}
     assert (await drain(manager.queue))[0] == "deleted"
 
