@@ -88,6 +88,29 @@ async def test_a_failing_sidecar_fails_no_training(
     assert [(row.status, row.error_reason) for row in recorder.rows] == [("Succeeded", None)]
 
 
+async def test_a_deadline_within_the_sidecars_time_fails_no_training(
+    cluster: FakeCluster, reconciler: Reconciler, settings: Settings, recorder: FakeRecorder
+) -> None:
+    task = await end_trainer(cluster, reconciler, 0, runPolicy={"activeDeadlineSeconds": 7})
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "DeadlineExceeded")]}
+    await reconcile_at(ENDED + timedelta(seconds=5), cluster, settings, recorder).reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["completionTime"]) == ("Succeeded", "2026-01-01T00:01:03Z")
+
+
+async def test_a_groups_deadline_within_the_sidecars_time_fails_no_training(
+    cluster: FakeCluster, reconciler: Reconciler, settings: Settings, recorder: FakeRecorder
+) -> None:
+    task = add_group(cluster, runPolicy={"activeDeadlineSeconds": 65})
+    early = reconcile_at(ENDED, cluster, settings, recorder)
+    await start_group(cluster, early, task)
+    set_pods(cluster, task, ended_pod(task, 0, 0), ended_pod(task, 1, 0))
+    assert await reconcile_at(ENDED + timedelta(seconds=20), cluster, settings, recorder).reconcile(*KEY) == timedelta(
+        seconds=10
+    )
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+
+
 @pytest.mark.parametrize("code", [1, 64])
 async def test_a_failure_beside_a_sidecar_deletes_the_pod_once(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder, code: int
