@@ -33,6 +33,7 @@ class Reason(StrEnum):
 
     # Its pod waits.
     WAITING_FOR_QUOTA = "WaitingForQuota"
+    JOB_SUSPENDED = "JobSuspended"
     QUEUE_UNAVAILABLE = "QueueUnavailable"
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_REFUSED = "PodRefused"

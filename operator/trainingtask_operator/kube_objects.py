@@ -117,6 +117,11 @@ def is_finished(item: Object) -> bool:
     return any(c.get("type") in TERMINAL_CONDITIONS and c.get("status") == "True" for c in get_conditions(item))
 
 
+def has_true_condition(item: Object, kind: str) -> bool:
+    """Return whether a condition of an object is True."""
+    return any(c.get("type") == kind and c.get("status") == "True" for c in get_conditions(item))
+
+
 def is_pod_finished(pod: Object) -> bool:
     """Return whether a pod has Succeeded or Failed."""
     return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

@@ -137,6 +137,12 @@ class CaBundle(_Section):
         return bool(self.config_map or self.secret)
 
 
+class KueueSettings(_Section):
+    """Kueue in front of the Jobs."""
+
+    enabled: bool = Field(False, description="Watch Kueue's Workloads, and suspend queued tasks by them.")
+
+
 class HistorySettings(_Section):
     """Retention of runs in the history."""
 
@@ -168,9 +174,15 @@ class Settings(_Section):
     proxy: ProxySettings = ProxySettings()
     ca_bundle: CaBundle = CaBundle()
     allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")
+    kueue: KueueSettings = KueueSettings()
     history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
     profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")
+
+    @property
+    def watched_namespaces(self) -> list[str | None]:
+        """Return where the operator watches; None stands for all namespaces."""
+        return [*self.namespaces] if self.namespaced else [None]
 
 
 def get_device_settings(task: TrainingTask, settings: Settings) -> DeviceSettings:

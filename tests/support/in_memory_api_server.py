@@ -31,7 +31,7 @@ class FakeCluster:
         self.kube_events: dict[str, KubeEvent] = {}
         self.claims: dict[tuple[str, str], list[str]] = {}  # access modes
         self.serves_jobsets = True
-        self.workloads: dict[str, bool] = {}  # uid of the Job -> whether Kueue may start it
+        self.workloads: dict[str, Object] = {}  # uid of the Job -> Kueue's Workload, as the cache holds it
         self.terminating_namespaces: set[str] = set()
         self.events: list[Object] = []
         self.requests: list[str] = []
@@ -69,7 +69,8 @@ class FakeCluster:
         if job is not None and job["kind"] == names.JOBSET_KIND:
             job = trim_jobset(job)
         pods = copy.deepcopy(self.pods.get(task["metadata"]["uid"], []))
-        return Observed(copy.deepcopy(task), job, pods, dict(self.kube_events), owners)
+        workload = copy.deepcopy(self.workloads.get(job["metadata"]["uid"])) if job else None
+        return Observed(copy.deepcopy(task), job, pods, dict(self.kube_events), owners, workload)
 
     def assume(self, written: Object) -> None:
         """The fake's watch never lags."""
@@ -166,12 +167,11 @@ class FakeCluster:
         self.receive("list pods")
         return [_untrim(pod) for pod in self.pods.get(task_uid, [])]
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         self.receive("patch workload")
-        if job_uid not in self.workloads:
-            return False
-        self.workloads[job_uid] = active
-        return True
+        (workload,) = (w for w in self.workloads.values() if w["metadata"]["name"] == name)
+        for section, fields in patch.items():
+            workload[section] |= fields
 
     def _receive_about(self, kind: str, verb: str) -> None:
         self.receive(f"{verb} {kind.lower()}")
@@ -262,6 +262,15 @@ def pod(
             "conditions": conditions or [],
             "sidecars": list(sidecars),
         },
+    }
+
+
+def kueue_workload(queue: str = "team-a", **conditions: Object) -> Object:
+    """Return Kueue's Workload of a Job as the cache holds it, with conditions by their type."""
+    return {
+        "metadata": {"name": "job-w", "annotations": {}},
+        "spec": {"queueName": queue, "active": True},
+        "status": {"conditions": [{"type": kind, **c} for kind, c in conditions.items()], "admissionChecks": []},
     }
 
 

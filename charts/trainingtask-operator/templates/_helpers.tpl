@@ -130,6 +130,8 @@ extraVolumeMounts: {{ toJson .Values.trainer.extraVolumeMounts }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
+kueue:
+  enabled: {{ .Values.kueue.enabled }}
 history:
   retentionDays: {{ .Values.history.retentionDays }}
 devices:

@@ -1,4 +1,4 @@
-"""The fields of tasks, Jobs, JobSets, pods and Events that are kept in memory: those that a reconcile reads. Pure.
+"""The fields of tasks, Jobs, JobSets, Workloads, pods and Events that are kept in memory: those that a reconcile reads. Pure.
 
 A trimmed object is small and has the types that a reconcile relies on: anything else raises one of
 `malformed_records.MALFORMED`.
@@ -27,6 +27,7 @@ _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termin
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 _MAX_LENGTHS = {"uid": 128}
 _METADATA = (*_IDENTITY, "generation", "deletionTimestamp")
+_CHILD_LABELS = (names.TASK_NAME_LABEL, names.TASK_UID_LABEL, names.QUEUE_LABEL)
 _JOB_SPEC = ("suspend", "ttlSecondsAfterFinished")
 _JOB_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
 _JOBSET_CONDITIONS = {"Completed": "Complete", "Failed": "Failed"}  # name of a JobSet's condition -> of a Job's
@@ -39,13 +40,16 @@ _POD_ANNOTATIONS = (
     names.RESTART_COUNT_ANNOTATION,
     names.NODE_RANK_ANNOTATION,
 )
+_WORKLOAD_CONDITION = ("type", "status", "reason", "message")
+_WORKLOAD_CONDITION_TYPES = ("QuotaReserved", "Admitted", "Evicted")
+_CHECK = ("name", "state", "message")
 _CONTAINER_STATES = {
     "waiting": ("reason", "message"),
     "running": ("startedAt",),
     "terminated": ("exitCode", "reason", "message", "startedAt", "finishedAt"),
 }
 _TIMES = {"startedAt", "finishedAt", "startTime", "lastTransitionTime", "creationTimestamp", "deletionTimestamp"}
-_NUMBERS = {"exitCode", "generation"}
+_NUMBERS = {"exitCode", "generation", "ready"}
 
 
 def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -> Object:
@@ -72,7 +76,10 @@ def trim_job(body: Mapping[str, Any]) -> Object:
     conditions = [_select(condition, *_JOB_CONDITION) for condition in _to_objects(status.get("conditions"))]
     if any("lastTransitionTime" not in c for c in conditions if c["type"] in TERMINAL_CONDITIONS):
         raise KeyError("lastTransitionTime")
-    job["status"] = {**_select(status, "startTime"), "conditions": conditions}
+    job["metadata"]["annotations"] = _select_annotations(body, (names.SUSPENDED_ANNOTATION,))
+    # Of a Job that runs in another cluster there are no pods to see; of others the count changes in vain.
+    counts = ("ready",) if spec.get("managedBy") else ()
+    job["status"] = {**_select(status, "startTime", *counts), "conditions": conditions}
     return job
 
 
@@ -87,7 +94,33 @@ def trim_jobset(body: Mapping[str, Any]) -> Object:
             started = body["metadata"]["creationTimestamp"]
         elif suspended.get("status") == "False":
             started = suspended["lastTransitionTime"]
-    return trim_job({**body, "status": {"conditions": terminal, "startTime": started}})
+    jobs = _to_objects(_to_object(body.get("status")).get("replicatedJobsStatus"))
+    ready = sum(_to_number(job.get("ready") or 0) for job in jobs)
+    return trim_job({**body, "status": {"conditions": terminal, "startTime": started, "ready": ready}})
+
+
+def trim_kueue_workload(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of Kueue's Workload of a Job, with the labels of the task from those of its pods."""
+    spec, status = _to_object(body["spec"]), _to_object(body.get("status"))
+    trimmed = {"queueName": _to_text(spec.get("queueName") or ""), "active": spec.get("active") is not False}
+    workload = _trim_child({**body, "metadata": {**body["metadata"], "labels": get_pod_labels(body)}}, trimmed)
+    workload["metadata"]["annotations"] = _select_annotations(body, (names.SUSPENDED_ANNOTATION,))
+    workload["status"] = {
+        "conditions": [
+            _select(condition, *_WORKLOAD_CONDITION)
+            for condition in _to_objects(status.get("conditions"))
+            if condition.get("type") in _WORKLOAD_CONDITION_TYPES
+        ],
+        "admissionChecks": [_select(check, *_CHECK) for check in _to_objects(status.get("admissionChecks"))],
+    }
+    return workload
+
+
+def get_pod_labels(workload: Mapping[str, Any]) -> Object:
+    """Return the labels that the pods of Kueue's Workload get; {} when it has no pods."""
+    for pod_set in _to_objects(_to_object(workload["spec"]).get("podSets")):
+        return _to_object(_to_object(_to_object(pod_set.get("template")).get("metadata")).get("labels"))
+    return {}
 
 
 def trim_workload(body: Mapping[str, Any]) -> Object:
@@ -110,10 +143,7 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             "storageLimit": _to_optional_text(limits.get("ephemeral-storage")),
         },
     )
-    annotations = _to_object(body["metadata"].get("annotations"))
-    pod["metadata"]["annotations"] = {
-        name: _to_text(annotations[name]) for name in _POD_ANNOTATIONS if name in annotations
-    }
+    pod["metadata"]["annotations"] = _select_annotations(body, _POD_ANNOTATIONS)
     status = _to_object(body.get("status"))
     pod["status"] = {
         **_select(status, *_POD_STATUS),
@@ -177,9 +207,7 @@ def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:
     """Return a Job or pod with the labels and the controller that connect it to its task."""
     metadata = body["metadata"]
     found = _to_object(metadata.get("labels"))
-    labels = {
-        label: _to_text(found[label]) for label in (names.TASK_NAME_LABEL, names.TASK_UID_LABEL) if label in found
-    }
+    labels = {label: _to_text(found[label]) for label in _CHILD_LABELS if label in found}
     child = _trim(body, labels, spec)
     child["metadata"]["ownerReferences"] = [
         {"uid": _to_text(owner["uid"]), "controller": True}
@@ -187,6 +215,11 @@ def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:
         if owner.get("controller")
     ]
     return child
+
+
+def _select_annotations(body: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, str]:
+    annotations = _to_object(body["metadata"].get("annotations"))
+    return {name: _to_text(annotations[name]) for name in wanted if name in annotations}
 
 
 def _trim(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> Object:

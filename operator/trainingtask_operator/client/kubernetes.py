@@ -104,13 +104,6 @@ _FIELD_MANAGER = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
 _JSON, _MERGE, _APPLY = "application/json", "application/merge-patch+json", "application/apply-patch+yaml"
 
 
-def _find_collection(kind: str, namespace: str | None) -> tuple[str, str, dict[str, str]]:
-    """Return path, kind and selectors of a collection, in a namespace or in all."""
-    api, plural, singular, selectors = _COLLECTIONS[kind]
-    path = _build_path(api, plural) if namespace is None else _build_namespaced_path(api, namespace, plural)
-    return path, singular, selectors
-
-
 class KubernetesClient:
     """`Cluster` on a real API server. Objects stay plain JSON: parsing them into models would cost more than the requests."""
 
@@ -214,30 +207,19 @@ class KubernetesClient:
         )
         return log[-LOG_BYTES:].decode(errors="ignore")
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         """See `Cluster`."""
+        path = _build_namespaced_path(await self._find_kueue_api(), namespace, "workloads", name)
+        await self._request_json("PATCH", path, patch, _MERGE, params=_FIELD_MANAGER)
+
+    async def _find_kueue_api(self) -> str:
+        """Return Kueue's API in the newest version that is served; raise a 404 when none is."""
+        group = await self._request_json("GET", f"/apis/{names.KUEUE_GROUP}")
+        served = {version["version"] for version in group["versions"]}
         for version in names.KUEUE_VERSIONS:
-            workloads = (f"apis/{names.KUEUE_GROUP}/{version}", namespace, "workloads")
-            try:
-                found = await self._request_json(
-                    "GET",
-                    _build_namespaced_path(*workloads),
-                    params={"labelSelector": f"{names.KUEUE_JOB_UID_LABEL}={job_uid}"},
-                )
-                for workload in found["items"]:
-                    await self._request_json(
-                        "PATCH",
-                        _build_namespaced_path(*workloads, workload["metadata"]["name"]),
-                        {"spec": {"active": active}},
-                        _MERGE,
-                        params=_FIELD_MANAGER,
-                    )
-            except ClusterError as error:
-                if not error.is_not_found:  # this version is not served
-                    raise
-            else:
-                return bool(found["items"])
-        return False
+            if version in served:
+                return f"apis/{names.KUEUE_GROUP}/{version}"
+        raise ClusterError(404, f"{names.KUEUE_GROUP} is served in no version of {', '.join(names.KUEUE_VERSIONS)}")
 
     async def list_namespaces(self) -> AsyncIterator[Object]:
         """Iterate over all namespaces."""
@@ -251,18 +233,19 @@ class KubernetesClient:
         Parameters
         ----------
         kind
-            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events".
+            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events"; Kueue's "workloads", which have
+            no label of their task, of all Jobs.
         namespace
             None for all namespaces.
         """
-        path, singular, selectors = _find_collection(kind, namespace)
+        path, singular, selectors = await self._find_collection(kind, namespace)
         async for page in self._list_pages(path, **selectors):
             # The items of a list have no kind.
             yield [{**item, "kind": singular} for item in page["items"]], page["metadata"]["resourceVersion"]
 
     async def watch_objects(self, kind: str, version: str, namespace: str | None = None) -> AsyncGenerator[Object]:
         """Yield the watch events of what `list_objects` lists after a version, until the connection ends."""
-        path, _, selectors = _find_collection(kind, namespace)
+        path, _, selectors = await self._find_collection(kind, namespace)
         params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
         params |= {"resourceVersion": version, **selectors}
         # The server sends a bookmark every minute: a connection without bytes for longer is dead.
@@ -283,6 +266,16 @@ class KubernetesClient:
                         yield event
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
+
+    async def _find_collection(self, kind: str, namespace: str | None) -> tuple[str, str, dict[str, str]]:
+        """Return path, kind and selectors of a collection, in a namespace or in all."""
+        if kind == "workloads":
+            api, plural = await self._find_kueue_api(), kind
+            singular, selectors = names.KUEUE_WORKLOAD_KIND, {"labelSelector": names.KUEUE_JOB_UID_LABEL}
+        else:
+            api, plural, singular, selectors = _COLLECTIONS[kind]
+        path = _build_path(api, plural) if namespace is None else _build_namespaced_path(api, namespace, plural)
+        return path, singular, selectors
 
     async def get_lease(self, namespace: str, name: str) -> Object:
         """Return the Lease."""

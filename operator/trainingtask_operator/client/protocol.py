@@ -32,8 +32,8 @@ class Cluster(Protocol):
     async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
         """Delete the pod; raise a 409 when it has another uid."""
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
-        """Activate or deactivate the Workload that Kueue has for a Job or JobSet; return False when it has none."""
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
+        """Merge `patch` into Kueue's Workload of a Job or JobSet."""
 
     async def get_claim(self, namespace: str, name: str) -> Object:
         """Return the PersistentVolumeClaim."""

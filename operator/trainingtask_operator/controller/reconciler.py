@@ -3,8 +3,9 @@
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -23,6 +24,7 @@ from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
 from trainingtask_operator.controller.job_lifecycle import JobLifecycle
 from trainingtask_operator.controller.kube_events import build_warnings
+from trainingtask_operator.controller.kueue import compute_workload_wait, explain_suspended_job
 from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import Object, is_finished
@@ -35,7 +37,6 @@ REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
 REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
 REQUEUE_UNTIL_JOBSET = timedelta(seconds=10)  # of a cluster without JobSet
 REQUEUE_UNTIL_CLAIM = timedelta(seconds=30)  # claims are not watched
-REQUEUE_UNTIL_WORKLOAD = timedelta(seconds=10)  # Kueue creates a Job's Workload within moments; it is not watched
 
 
 class TaskGoneError(Exception):
@@ -132,7 +133,8 @@ class Reconciler:
                 return await self._reconcile_deleted_job(task, attempts)
         if job is None:
             return await self._reconcile_missing_job(task, observed, attempts)
-        queue_cause = await self._jobs.sync_suspension(task, job)
+        job, workload, queue_cause = await self._jobs.sync_suspension(task, job, observed.kueue_workload)
+        observed = replace(observed, kueue_workload=workload)
         return await self._reconcile_job(task, job, observed, attempts, queue_cause)
 
     async def _reconcile_missing_job(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> Result:
@@ -141,7 +143,7 @@ class Reconciler:
             return self._refuse(task, attempts, cause)
         if cause := await self._jobs.find_unshared_claim(task):
             return self._refuse(task, attempts, cause, requeue=REQUEUE_UNTIL_CLAIM)
-        if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # Kueue would start a Job
+        if task.spec.run_policy.suspend:  # Kueue would start a Job
             return Result(task, attempts, conditions.build_status(task, None, attempts, self._clock()))
         try:
             job = await self._jobs.create(task)
@@ -181,16 +183,22 @@ class Reconciler:
         time_left = compute_time_left(task, job, now)
         if time_left is not None and time_left <= timedelta(0):
             return Result(task, attempts, conditions.build_overdue_status(task, attempts, now), job_to_delete=job)
-        status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
+        workload_wait = compute_workload_wait(task, job, observed.kueue_workload, self._settings, now)
+        build = partial(
+            conditions.build_status,
+            kube_event=event,
+            queue_cause=queue_cause,
+            suspended_cause=explain_suspended_job(task, job, observed.kueue_workload, self._settings, now),
+        )
+        status = build(task, job, attempts, now)
         if status.finished_at is not None:
             attempts = await self._refresh_last_attempt(task, observed, attempts)
-            status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
+            status = build(task, job, attempts, now)
             task = await self._restore_report(task, attempts)
             job_to_delete = job if conditions.is_ended_by_operator(status, job) else None
             return Result(task, attempts, status, job_to_delete=job_to_delete)
-        requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
-        if time_left is not None:
-            requeue_after = min(requeue_after or time_left, time_left)
+        waits = (compute_requeue_after(task, attempts, now), workload_wait, time_left)
+        requeue_after = min((wait for wait in waits if wait is not None), default=None)
         pod = find_pod_to_delete(attempts[-1], observed.pods, now) if attempts else None
         return Result(task, attempts, status, requeue_after, pod_to_delete=pod)
 

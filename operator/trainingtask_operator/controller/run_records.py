@@ -63,6 +63,8 @@ def _build_row(
     report = _find_report(task, attempt, number)
     run_status, reason, message, finish_time = _find_outcome(status, attempt, is_last=is_last)
     start_time = (attempt and attempt.start_time) or (report and report.start_time) or None
+    if attempt is None and task.spec.run_policy.managed_by is not None:
+        start_time = start_time or status.start_time
     return build_run(
         task,
         task_uid=task.metadata.uid or "",
@@ -116,6 +118,8 @@ def _find_outcome(
     # The last attempt stays open until the task has finished: after a suspension it continues as the same attempt.
     if status.is_true("Suspended"):
         return RunStatus.SUSPENDED, None, None, None
+    if attempt is None and status.is_true("Running"):  # in another cluster
+        return RunStatus.RUNNING, None, None, None
     if attempt is None:  # the row's events hold why it waits: a reason in the row would stay when it runs
         return RunStatus.PENDING, None, None, None
     if attempt.cause is not None:

@@ -25,12 +25,13 @@ from trainingtask_operator.kube_objects import Key, Object
 from trainingtask_operator.manager.backfill import Backfill
 from trainingtask_operator.manager.event_handlers import EventHandlers
 from trainingtask_operator.manager.gauges import TaskGauges
-from trainingtask_operator.manager.informers import build_child_informers, build_task_informers
+from trainingtask_operator.manager.informers import InformerFactory
 from trainingtask_operator.manager.resync import RESYNC_SECONDS, Resync
 from trainingtask_operator.manager.workers import WORKERS, run_worker
 from trainingtask_operator.settings import Settings, load_role_passwords
 
 RETRY_SECONDS = 2.0
+KUEUE_SYNC_SECONDS = 10.0
 FINISH_RECONCILES_SECONDS = 8.0
 FLUSH_HISTORY_SECONDS = 5.0
 
@@ -62,21 +63,29 @@ class Manager:
     async def start(self, login: Callable[[], Credentials]) -> None:
         """Connect to the API server, wait until Jobs, JobSets and pods are listed, and start the election and the workers."""
         client = await self._resources.enter_async_context(connect(login))
-        namespaces = self._settings.namespaces if self._settings.namespaced else [None]
-        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
-        informers = build_child_informers(client, self.event_handlers, namespaces)
-        self._resources.push_async_callback(cancel_all, [start_background_task(i.run()) for i in informers])
+        factory = InformerFactory(client, self.event_handlers, self._settings.watched_namespaces)
+        informers = factory.build_children()
+        kueue_informers = factory.build_workloads() if self._settings.kueue.enabled else []
+        self._resources.push_async_callback(
+            cancel_all, [start_background_task(informer.run()) for informer in (*informers, *kueue_informers)]
+        )
         await self.sync_namespaces(client)
+        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
         for informer in informers:
             await informer.synced.wait()
+        try:
+            async with asyncio.timeout(KUEUE_SYNC_SECONDS):
+                for informer in kueue_informers:
+                    await informer.synced.wait()
+        except TimeoutError:  # a broken Kueue keeps no other task waiting
+            log.warning("Kueue's Workloads cannot be listed yet: queued tasks go without its words")
         self.cache.has_synced = True
         metrics.QUEUE_DEPTH.set_function(lambda: len(self.queue))
         metrics.QUEUE_AGE.set_function(lambda: self.queue.longest_wait_seconds)
         metrics.HISTORY_BACKLOG.set_function(lambda: self.recorder.backlog)
         loops = [self._run_as_leader(client)]
         if self._settings.namespaced:
-            watched = build_task_informers(client, self.event_handlers, self._settings.namespaces)
-            loops += [*(informer.run() for informer in watched), self._refresh_namespaces(client)]
+            loops += [*(informer.run() for informer in factory.build_tasks()), self._refresh_namespaces(client)]
         lease = os.environ.get(names.ENV_LEASE)
         if lease:
             namespace, _, name = lease.partition("/")

@@ -56,7 +56,7 @@ VALUES = [
     *TIMES,
 ]
 MUTATIONS = st.lists(st.tuples(st.integers(0, 400), st.sampled_from([*VALUES, "delete"])), min_size=1, max_size=3)
-KINDS = ("task", "job", "jobset", "pod", "event", "namespace")
+KINDS = ("task", "job", "jobset", "workload", "pod", "event", "namespace")
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -87,6 +87,7 @@ def make_task(name: str = "t", *, ended: bool = False) -> Object:
 
 def make_job() -> Object:
     job = build_job(TrainingTask.model_validate({**make_task(), "status": None}), SETTINGS)
+    job["spec"]["suspend"] = True
     job["metadata"] |= {"uid": "job-t", "resourceVersion": "2", "creationTimestamp": CREATED}
     return {**job, "status": {"startTime": CREATED, "conditions": [job_condition("FailureTarget")]}}
 
@@ -96,6 +97,25 @@ def make_jobset() -> Object:
     conditions = [job_condition("Failed"), {**job_condition("Suspended"), "status": "False"}]
     metadata = {**job["metadata"], "uid": "jobset-t"}
     return {**job, "kind": names.JOBSET_KIND, "metadata": metadata, "status": {"conditions": conditions}}
+
+
+def make_kueue_workload() -> Object:
+    metadata = make_job()["metadata"] | {
+        "uid": "workload-t",
+        "name": "job-t-w",
+        "labels": {},
+        "annotations": {"a": "b"},
+    }
+    metadata["ownerReferences"] = [{"uid": "job-t", "controller": True, "kind": "Job"}]
+    labels = {names.TASK_UID_LABEL: "uid-t", names.TASK_NAME_LABEL: "t"}
+    spec = {"active": True, "queueName": "q", "podSets": [{"template": {"metadata": {"labels": labels}}}]}
+    checks = [{"name": "c", "state": "Pending", "message": "m"}]
+    return {
+        "kind": "Workload",
+        "metadata": metadata,
+        "spec": spec,
+        "status": {"conditions": [job_condition("QuotaReserved")], "admissionChecks": checks},
+    }
 
 
 def make_pod(state: Object | None = None) -> Object:
@@ -133,6 +153,7 @@ VALID: dict[str, Callable[[], Object]] = {
     "task": make_task,
     "job": make_job,
     "jobset": make_jobset,
+    "workload": make_kueue_workload,
     "pod": lambda: make_pod(terminated(1, "killed")),
     "event": make_event,
     "namespace": make_namespace,
@@ -166,6 +187,7 @@ def handle(manager: Manager, kind: str, event: str | None, body: Object) -> None
         "task": handlers.on_task_event,
         "job": handlers.on_job_event,
         "jobset": handlers.on_jobset_event,
+        "workload": handlers.on_kueue_workload_event,
         "pod": handlers.on_pod_event,
         "event": handlers.on_kube_event,
         "namespace": handlers.on_namespace_event,

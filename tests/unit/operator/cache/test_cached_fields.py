@@ -167,7 +167,7 @@ def test_the_counts_of_a_job_are_not_cached() -> None:
     trimmed = trim_job({**body, "status": {"active": 1, "startTime": start, "conditions": []}})
     assert trimmed["status"] == {"startTime": start, "conditions": []}
     assert trimmed["spec"] == {"suspend": False}
-    assert trimmed["metadata"] == {**identity, "labels": {}, "ownerReferences": []}
+    assert trimmed["metadata"] == {**identity, "labels": {}, "annotations": {}, "ownerReferences": []}
 
 
 @pytest.mark.parametrize(

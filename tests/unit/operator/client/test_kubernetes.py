@@ -197,6 +197,29 @@ async def test_a_silent_watch_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
     assert error.value.status == 0
 
 
+@pytest.mark.parametrize("served", [["v1beta1"], ["v1beta1", "v1beta2"], ["v1"]])
+async def test_workloads_are_read_and_changed_in_the_newest_served_version(served: list[str]) -> None:
+    requests: list[tuple[str, str]] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        if request.path == "/apis/kueue.x-k8s.io":
+            return web.json_response({"versions": [{"version": version} for version in served]})
+        requests.append((request.method, request.path))
+        assert request.method == "PATCH" or request.query["labelSelector"] == "kueue.x-k8s.io/job-uid"
+        return web.json_response({"items": [{}], "metadata": {"resourceVersion": "7"}})
+
+    async with serving(respond) as (client, _):
+        if served == ["v1"]:
+            with pytest.raises(ClusterError, match="v1beta2, v1beta1") as error:
+                await anext(client.list_objects("workloads"))
+            assert error.value.is_not_served
+            return
+        assert await anext(client.list_objects("workloads")) == ([{"kind": "Workload"}], "7")
+        await client.patch_kueue_workload("n", "w", {"spec": {"active": False}})
+    api = f"/apis/kueue.x-k8s.io/{served[-1]}"
+    assert requests == [("GET", f"{api}/workloads"), ("PATCH", f"{api}/namespaces/n/workloads/w")]
+
+
 HOSTILE = "x/../../../../../api/v1/namespaces/kube-system/secrets/any?a="
 
 

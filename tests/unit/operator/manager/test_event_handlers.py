@@ -1,18 +1,22 @@
 """Which events enqueue a task, and with which priority."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from support.groups import TRAINER_SPEC
 from support.in_memory_api_server import FakeRecorder
+from support.virtual_time import in_virtual_time
 from trainingtask_api import names
 from trainingtask_operator.cache.workqueue import WorkQueue
 from trainingtask_operator.kube_objects import Key, Object
+from trainingtask_operator.manager.event_handlers import KUEUE_SECONDS
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import Settings
 
 CREATED = "2026-01-01T00:00:00Z"
+SETTINGS = Settings.model_validate({"namespaces": ["n"], "devices": {}})
 COMPLETE = [{"type": "Complete", "status": "True"}]
 
 
@@ -142,6 +146,48 @@ async def test_the_end_of_a_jobset_comes_before_its_starting_pods(manager: Manag
     assert await drain(manager.queue) == ["b", "a"]
     manager.event_handlers.on_jobset_event("DELETED", jobset)
     assert (await drain(manager.queue), manager.cache.jobsets.uids()) == (["b"], set())
+
+
+def make_kueue_workload(name: str = "t", version: int = 1, **condition: str) -> Object:
+    labels = {names.TASK_UID_LABEL: f"uid-{name}", names.TASK_NAME_LABEL: name}
+    metadata = {"namespace": "n", "name": f"job-{name}", "uid": f"workload-{name}", "resourceVersion": str(version)}
+    return {
+        "kind": "Workload",
+        "metadata": metadata | {"creationTimestamp": CREATED},
+        "spec": {"podSets": [{"template": {"metadata": {"labels": labels}, "spec": {"containers": ["large"]}}}]},
+        "status": {"conditions": [condition] if condition else []},
+    }
+
+
+@in_virtual_time
+async def test_the_words_of_a_queue_enqueue_at_most_every_few_seconds() -> None:
+    manager = Manager(SETTINGS)
+    for version in range(20):
+        words = {"type": "QuotaReserved", "status": "False", "message": f"{version} more needed"}
+        manager.event_handlers.on_kueue_workload_event("MODIFIED", make_kueue_workload(version=version, **words))
+    assert await drain(manager.queue) == []
+    await asyncio.sleep(KUEUE_SECONDS)
+    assert await drain(manager.queue) == ["t"]
+    unseen = {"type": "PodsReady", "status": "False", "message": "not yet"}
+    workload = make_kueue_workload(version=21, **words)
+    workload["status"]["conditions"].append(unseen)
+    manager.event_handlers.on_kueue_workload_event("MODIFIED", workload)
+    await asyncio.sleep(KUEUE_SECONDS)
+    assert await drain(manager.queue) == [], "a condition that nothing is told of"
+
+
+async def test_only_unfinished_workloads_of_tasks_are_kept(manager: Manager) -> None:
+    workloads = manager.cache.kueue_workloads
+    foreign = make_kueue_workload("foreign")
+    foreign["spec"] = {"podSets": [{"template": {"metadata": {"labels": {"app": "x"}}}}]}
+    manager.event_handlers.on_kueue_workload_event(None, foreign)
+    assert workloads.uids() == set()
+    manager.event_handlers.on_kueue_workload_event(None, make_kueue_workload())
+    (kept,) = workloads["uid-t"]
+    assert "podSets" not in kept["spec"]
+    finished = {"type": "Finished", "status": "True"}
+    manager.event_handlers.on_kueue_workload_event("MODIFIED", make_kueue_workload(version=2, **finished))
+    assert workloads.uids() == set()
 
 
 async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
