@@ -195,6 +195,11 @@ class Settings(_Section):
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
     profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")
 
+    @property
+    def watched_namespaces(self) -> list[str | None]:
+        """Return where the operator watches; None stands for all namespaces."""
+        return [*self.namespaces] if self.namespaced else [None]
+
 
 def get_device_settings(task: TrainingTask, settings: Settings) -> DeviceSettings:
     """Return the settings of the task's profile, or of its device's default.
