@@ -113,6 +113,7 @@ secret:
 {{/* The operator's settings file. */}}
 {{- define "tt.settings" -}}
 namespaces: {{ toJson .Values.trainer.namespaces }}
+namespaced: {{ .Values.rbac.namespaced }}
 imagePullPolicy: {{ .Values.trainer.imagePullPolicy }}
 imagePullSecrets: {{ toJson .Values.trainer.imagePullSecrets }}
 hub: {{ toJson .Values.trainer.hub }}
@@ -128,6 +129,7 @@ extraVolumes: {{ toJson .Values.trainer.extraVolumes }}
 extraVolumeMounts: {{ toJson .Values.trainer.extraVolumeMounts }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
+tracking: {{ toJson .Values.trainer.tracking }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
 kueue:
   enabled: {{ .Values.kueue.enabled }}

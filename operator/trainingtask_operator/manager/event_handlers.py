@@ -152,12 +152,23 @@ class EventHandlers:
         elif self.namespaces.get(metadata["name"]) == metadata["uid"]:
             del self.namespaces[metadata["name"]]
 
-    def prune_missing(self, store: ObjectStore, live: set[str]) -> None:
-        """Drop the Jobs, JobSets or pods that a whole list did not show: they were deleted while the watch was down."""
-        missing = store.uids() - live
-        keys = [self.cache.get_task_key(uid) for uid in missing]
-        self.cache.evict_stale(missing)
-        for key in keys:
+    def prune_missing(self, store: ObjectStore, namespace: str | None, live: set[str]) -> None:
+        """Drop the Jobs, JobSets or pods that a whole list did not show: they were deleted while the watch was down.
+
+        Parameters
+        ----------
+        store
+            Of one kind.
+        namespace
+            Where the list looked, None for all namespaces.
+        live
+            The uids that it showed.
+        """
+        keys = {uid: self.cache.get_task_key(uid) for uid in store.uids() - live}
+        if namespace is not None:  # a child of an unknown task is left to the resync
+            keys = {uid: key for uid, key in keys.items() if key and key[0] == namespace}
+        self.cache.evict_stale(set(keys))
+        for key in keys.values():
             if key:
                 self._enqueue(key)
 

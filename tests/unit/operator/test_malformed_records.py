@@ -133,7 +133,13 @@ def make_pod(state: Object | None = None) -> Object:
     status = {
         "phase": "Failed" if state and "terminated" in state else "Running",
         "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Evicted", "message": "m"}],
-        "containerStatuses": [{"name": names.TRAINER_CONTAINER, "state": state or running()}],
+        "containerStatuses": [
+            {"name": names.TRAINER_CONTAINER, "state": state or running()},
+            {"name": "sidecar", "state": running()},
+        ],
+        "initContainerStatuses": [
+            {"name": "init", "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "m"}}}
+        ],
     }
     return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n", "containers": [container]}, "status": status}
 
@@ -142,7 +148,8 @@ def make_event() -> Object:
     metadata = {"name": "e", "namespace": "default", "uid": "event-1", "creationTimestamp": CREATED}
     about = {"kind": "Job", "uid": "job-t", "namespace": "default"}
     series = {"count": 2, "lastObservedTime": CREATED}
-    return {"metadata": metadata, "involvedObject": about, "message": "exceeded quota", "series": series}
+    event = {"metadata": metadata, "involvedObject": about, "message": "exceeded quota", "series": series}
+    return {**event, "reason": "FailedCreate"}
 
 
 def make_namespace() -> Object:
@@ -258,21 +265,17 @@ class MalformedClient:
         self.listed_twice = asyncio.Event()
         self.watched = asyncio.Event()
 
-    async def list_tasks(self) -> AsyncIterator[Object]:
-        self.lists += 1
-        if self.lists == 2:
-            self.listed_twice.set()
-        for item in self.items:
-            yield item
-
     async def list_namespaces(self) -> AsyncIterator[Object]:
         for item in self.items:
             yield item
 
-    async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
+    async def list_objects(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Object], str]]:
+        self.lists += kind == "tasks"
+        if self.lists == 2:
+            self.listed_twice.set()
         yield self.items, "10"
 
-    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
+    async def watch_objects(self, kind: str, version: str, namespace: str | None) -> AsyncGenerator[Object]:
         for item in self.items:
             yield {"type": "MODIFIED", "object": item}
         self.watched.set()

@@ -109,14 +109,17 @@ async def test_a_standby_enqueues_unfinished_tasks_once_it_leads(
     assert list(manager.backfill._pending) == [("n", "over")], "the history is queried first"
 
 
-async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager) -> None:
+@pytest.mark.parametrize("namespace", [None, "n"])
+async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager, namespace: str | None) -> None:
     for number, name in enumerate(("live", "deleted")):
         manager.event_handlers.on_task_event("ADDED", make_task(name))
         manager.event_handlers.on_pod_event("ADDED", make_pod(name, version=number + 10))
     assert await drain(manager.queue) == ["live", "deleted"]
     manager.cache.has_synced = True
     manager.event_handlers.on_pod_event(None, make_pod("live", version=10))
-    manager.event_handlers.prune_missing(manager.cache.pods, {"pod-live"})
+    manager.event_handlers.prune_missing(manager.cache.pods, "another", set())
+    assert manager.cache.pods.uids() == {"pod-live", "pod-deleted"}, "the list was of another namespace"
+    manager.event_handlers.prune_missing(manager.cache.pods, namespace, {"pod-live"})
     assert manager.cache.pods.uids() == {"pod-live"}
     assert (await drain(manager.queue))[0] == "deleted"
 
@@ -205,3 +208,19 @@ async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
     manager.event_handlers.on_task_event("DELETED", task)
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Cancelled")]
     assert list(recorder.log_pods.values()) == ["t-0"], "read while the pods have their grace period"
+
+
+@pytest.mark.parametrize(
+    ("reason", "enqueued"),
+    [("FailedAttachVolume", ["t"]), ("FailedCreatePodSandBox", ["t"]), ("FailedMount", ["t"]), ("NodeNotReady", [])],
+)
+async def test_of_events_those_about_a_pod_that_does_not_start_enqueue(
+    manager: Manager, reason: str, enqueued: list[str]
+) -> None:
+    manager.event_handlers.on_task_event("ADDED", make_task())
+    manager.event_handlers.on_pod_event("ADDED", make_pod("t", "Pending"))
+    await drain(manager.queue)
+    event: Object = {"metadata": {"namespace": "n", "uid": "e", "creationTimestamp": CREATED}, "reason": reason}
+    manager.event_handlers.on_kube_event("ADDED", event | {"regarding": {"uid": "pod-t"}, "note": "why"})
+    assert await drain(manager.queue) == enqueued
+    assert bool(manager.cache.kube_events) == bool(enqueued), "others are not kept"
