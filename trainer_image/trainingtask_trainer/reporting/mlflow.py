@@ -15,7 +15,8 @@ from trainingtask_trainer.reporting.background import (
     BackgroundSink,
     PermanentDeliveryError,
 )
-from trainingtask_trainer.reporting.mlflow_client import Credentials, MLflowClient, MLflowServer, RefusedError, Run
+from trainingtask_trainer.reporting.mlflow_answers import Run
+from trainingtask_trainer.reporting.mlflow_client import Credentials, MLflowClient, MLflowServer, RefusedError
 from trainingtask_trainer.reporting.progress import CurvePoint
 from trainingtask_trainer.reporting.scalars import Scalar, collect_scores, iterate_curve
 
@@ -106,8 +107,9 @@ class _Recording:
             f"{_TAG}.namespace": task.metadata.namespace,
             f"{_TAG}.name": task.metadata.name,
             f"{_TAG}.attempt": str(report.attempt),
-            f"{_TAG}.image": os.environ.get(names.ENV_IMAGE) or "none",
         }
+        if image := os.environ.get(names.ENV_IMAGE):
+            tags[f"{_TAG}.image"] = image
         experiment = client.get_experiment(self._experiment)
         run = client.find_run(experiment, _UID_TAG, self._source.task_uid)
         if run is None:

@@ -7,14 +7,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainingtask_api import names
 from trainingtask_trainer.reporting.background import DeliveryError, PermanentDeliveryError
+from trainingtask_trainer.reporting.mlflow_answers import (
+    Accepted,
+    CreatedRun,
+    Error,
+    Experiment,
+    ExperimentId,
+    FoundRuns,
+    Run,
+)
 from trainingtask_trainer.reporting.scalars import Scalar
 
 # Seconds to connect, and between two packets.
@@ -25,10 +34,8 @@ _TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 # Limits of the server for one request, and for the parts of it.
 _MAX_METRICS, _MAX_PARAMS = 1000, 100
 _MAX_KEY_LENGTH, _MAX_PARAM_LENGTH = 250, 6000
-_PROXIED_ARTIFACTS = re.compile(r"mlflow-artifacts:/([\w-][\w.-]*(?:/[\w-][\w.-]*)*)")
 _ORIGIN = re.compile(r"https?://([^/?#@\s]{1,300})")
 
-_Id = Annotated[str, Field(pattern=r"^[\w-]{1,64}$")]
 _Answer = TypeVar("_Answer", bound=BaseModel)
 
 
@@ -38,63 +45,6 @@ class RefusedError(PermanentDeliveryError):
     def __init__(self, message: str, code: str = "") -> None:
         super().__init__(message)
         self.code = code
-
-
-class _Metric(BaseModel):
-    key: str
-    step: int = 0
-
-
-class _Param(BaseModel):
-    key: str
-
-
-class _RunInfo(BaseModel):
-    run_id: _Id
-    artifact_uri: str = ""
-
-
-class _RunData(BaseModel):
-    metrics: list[_Metric] = []
-    params: list[_Param] = []
-
-
-class Run(BaseModel):
-    """A run as the server knows it."""
-
-    info: _RunInfo
-    data: _RunData = _RunData()
-
-    @property
-    def artifact_path(self) -> str | None:
-        """The path of its artifacts below the server's own, None where the server does not store them itself."""
-        match = _PROXIED_ARTIFACTS.fullmatch(self.info.artifact_uri)
-        return match[1] if match else None
-
-
-class _ExperimentId(BaseModel):
-    experiment_id: _Id
-
-
-class _Experiment(BaseModel):
-    experiment: _ExperimentId
-
-
-class _CreatedRun(BaseModel):
-    run: Run
-
-
-class _FoundRuns(BaseModel):
-    runs: list[Run] = []
-
-
-class _Accepted(BaseModel):
-    """An answer of which nothing is read."""
-
-
-class _Error(BaseModel):
-    error_code: str = ""
-    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,14 +121,14 @@ class MLflowClient:
     def get_experiment(self, name: str) -> str:
         """Return the id of an experiment, which is created if it is not there."""
         try:
-            answer = self._call("GET", "experiments/get-by-name", _Experiment, params={"experiment_name": name})
+            answer = self._call("GET", "experiments/get-by-name", Experiment, params={"experiment_name": name})
         except RefusedError as error:
             if error.code != "RESOURCE_DOES_NOT_EXIST":
                 raise
         else:
             return answer.experiment.experiment_id
         try:
-            return self._post("experiments/create", {"name": name}, _ExperimentId).experiment_id
+            return self._post("experiments/create", {"name": name}, ExperimentId).experiment_id
         except RefusedError as error:
             if error.code == "RESOURCE_ALREADY_EXISTS":  # another task created it meanwhile
                 raise DeliveryError(str(error)) from error
@@ -187,17 +137,17 @@ class MLflowClient:
     def find_run(self, experiment_id: str, tag: str, value: str) -> Run | None:
         """Return the run with this value of a tag, None where there is none."""
         body = {"experiment_ids": [experiment_id], "filter": f"tags.`{tag}` = '{value}'", "max_results": 1}
-        return next(iter(self._post("runs/search", body, _FoundRuns).runs), None)
+        return next(iter(self._post("runs/search", body, FoundRuns).runs), None)
 
     def create_run(self, experiment_id: str, name: str, start_time: int, tags: Mapping[str, str]) -> Run:
         """Create a run; its start is in milliseconds since 1970."""
         body = {"experiment_id": experiment_id, "run_name": name, "start_time": start_time, "tags": _list_pairs(tags)}
-        return self._post("runs/create", body, _CreatedRun).run
+        return self._post("runs/create", body, CreatedRun).run
 
     def update_run(self, run: Run, status: str, end_time: int | None = None) -> None:
         """Set the status of a run, and its end in milliseconds since 1970."""
         end = {} if end_time is None else {"end_time": end_time}
-        self._post("runs/update", {"run_id": run.info.run_id, "status": status, **end}, _Accepted)
+        self._post("runs/update", {"run_id": run.info.run_id, "status": status, **end}, Accepted)
 
     def log_metrics(self, run: Run, scalars: Sequence[Scalar], timestamp: int) -> None:
         """Record values, all with one time in milliseconds since 1970."""
@@ -225,7 +175,7 @@ class MLflowClient:
         self._request("PUT", f"mlflow-artifacts/artifacts/{quote(path)}", content=content)
 
     def _log_batch(self, run: Run, **entries: Any) -> None:
-        self._post("runs/log-batch", {"run_id": run.info.run_id, **entries}, _Accepted)
+        self._post("runs/log-batch", {"run_id": run.info.run_id, **entries}, Accepted)
 
     def _post(self, path: str, body: Mapping[str, Any], kind: type[_Answer]) -> _Answer:
         return self._call("POST", path, kind, json=body)
@@ -249,8 +199,9 @@ class MLflowClient:
             origin = _ORIGIN.match(response.headers["location"])
             target = f"'{origin[0]}'" if origin else "another path"
             raise RefusedError(f"it redirects to {target}, which is not followed")
-        code, words = _read_error(body)
-        message = f"it answers {response.status_code}" + (f" ({self._credentials.redact(words)})" if words else "")
+        code, text = _read_error(body)
+        words = _shorten(self._credentials.redact(text))
+        message = f"it answers {response.status_code}" + (f" ({words})" if words else "")
         if response.status_code in _TEMPORARY_STATUS:
             raise DeliveryError(message)
         raise RefusedError(message, code)
@@ -282,15 +233,16 @@ def _read_body(response: httpx.Response) -> bytes:
 
 
 def _read_error(body: bytes) -> tuple[str, str]:
-    """Return MLflow's code of an error, and what the server says, on one line."""
+    """Return MLflow's code of an error, and what the server says."""
     try:
-        error = _Error.model_validate(json.loads(body))
+        error = Error.model_validate(json.loads(body))
     except ValueError:
-        return "", _shorten(body[: 4 * _MAX_WORDS].decode(errors="replace"))
-    return error.error_code, _shorten(": ".join(filter(None, (error.error_code, error.message))))
+        return "", body.decode(errors="replace")
+    return error.error_code, ": ".join(filter(None, (error.error_code, error.message)))
 
 
 def _shorten(text: str) -> str:
+    """Return the beginning of a text on one line."""
     words = " ".join("".join(character if character.isprintable() else " " for character in text).split())
     return words if len(words) <= _MAX_WORDS else f"{words[: _MAX_WORDS - 3]}..."
 

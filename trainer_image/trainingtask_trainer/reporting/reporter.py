@@ -186,12 +186,12 @@ class Reporter:
 
     def _send(self, **changes: Any) -> None:
         self.raise_if_interrupted()
-        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_measure_memory()})
-        if self._tracker is not None:
-            self.report = self.report.model_copy(update=self._get_tracking_url(self._tracker))
-            self._tracker.send(self.report)
+        measured = {"report_time": self._now(), "tracking_url": self._get_tracking_url(), **_measure_memory()}
+        self.report = self.report.model_copy(update=changes | measured)
         for sink in self._sinks:
             sink.send(self.report)
+        if self._tracker is not None:
+            self._tracker.send(self.report)
 
     def _finish(self, timeout: float | None, **changes: Any) -> None:
         now = self._now()
@@ -209,16 +209,16 @@ class Reporter:
         """End the tracker's run, and add its page, and what it lacks, to the last report."""
         tracker.finish(self.report, timeout and timeout / 2)
         tracker.wait()
-        changes: dict[str, Any] = self._get_tracking_url(tracker)
+        changes: dict[str, Any] = {"tracking_url": self._get_tracking_url()}
         loss, results = tracker.describe_loss(), self.report.results
         if loss and results is not None:
             warnings = [*results.warnings[: MAX_WARNINGS - 1], loss]
             changes["results"] = results.model_copy(update={"warnings": warnings})
         self.report = self.report.model_copy(update=changes)
 
-    def _get_tracking_url(self, tracker: Tracker) -> dict[str, str | None]:
+    def _get_tracking_url(self) -> str | None:
         # A launcher that continues the report of its worker has the address before its own tracker does.
-        return {"tracking_url": tracker.url or self.report.tracking_url}
+        return (self._tracker and self._tracker.url) or self.report.tracking_url
 
 
 def _measure_memory() -> dict[str, int]:

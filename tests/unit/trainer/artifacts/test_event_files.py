@@ -1,15 +1,11 @@
 """Event files beside a model, as TensorBoard reads them."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from support.results import RESULTS
-from support.specs import CLASSICAL, changed
-from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.artifacts.event_files import write_event_files
 from trainingtask_trainer.reporting.progress import CurvePoint
 
@@ -30,20 +26,3 @@ def test_tensorboard_reads_curves_and_scores(tmp_path: Path) -> None:
     assert "validation_loss" not in scalars
     assert scalars["evaluation.micro.f1"] == [(8, pytest.approx(0.5454))]
     assert scalars["validation.loss"] == [(8, pytest.approx(0.3))]
-
-
-@pytest.mark.parametrize("is_wanted", [True, False])
-def test_a_task_gets_event_files_if_it_asks(
-    tmp_path: Path, write_task: Callable[..., Path], read_json: Callable[[Path], Any], is_wanted: bool
-) -> None:
-    spec = changed(CLASSICAL, dataset__sampleSize=100, output__volumeClaim="models", output__tensorboard=is_wanted)
-    history = f"--history=sqlite:///{tmp_path}/history.db"
-    assert main(["run", str(write_task(spec)), f"--output-dir={tmp_path}/out", history]) == 0
-    folder = tmp_path / "out" / "a-task"
-    assert (folder / "tensorboard").exists() == is_wanted
-    if is_wanted:
-        scalars = read_scalars(folder / "tensorboard")
-        results = read_json(folder / "results.json")
-        assert scalars["evaluation.micro.f1"] == [
-            (results["globalStep"], pytest.approx(results["evaluation"]["micro"]["f1"]))
-        ]

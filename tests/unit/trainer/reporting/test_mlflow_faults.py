@@ -107,7 +107,7 @@ def test_a_server_that_was_away_gets_one_more_try_at_the_end(monkeypatch: pytest
 
 
 def test_a_refusal_is_told_in_the_servers_words_without_the_token(caplog: pytest.LogCaptureFixture) -> None:
-    words = f"the token {TOKEN}\x1b[2J is not known\n" + "x" * 5000
+    words = f"the token {TOKEN}\x1b[2J is not known\n" + "x" * 5000 + TOKEN
     error = {"error_code": "UNAUTHENTICATED", "message": words}
     with serve_http(lambda _: answer_json(error, 401)) as server:
         reporter = track(server.url)
@@ -130,6 +130,11 @@ def test_a_user_and_a_password_are_sent_and_never_shown(monkeypatch: pytest.Monk
     with serve_http(lambda _: Answer(403, f"no, {encoded}, pä:ss".encode())) as server:
         assert "it answers 403 (no, ***, ***);" in end_with_warning(track(server.url))
         assert server.requests[0].headers["authorization"] == f"Basic {encoded}"
+
+
+def test_a_token_is_not_shown_in_part() -> None:
+    with serve_http(lambda _: Answer(400, b"x" * 290 + TOKEN.encode() + b"y")) as server:
+        assert TOKEN[:5] not in end_with_warning(track(server.url))
 
 
 @pytest.mark.parametrize("path", ["/api/2.0/?a=b", None])
