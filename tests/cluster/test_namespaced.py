@@ -23,7 +23,6 @@ ACCOUNT = f"system:serviceaccount:{SYSTEM}:{NAME}"
 POLICIES = ("task-policy", "trainer-policy", "trainer-pods-policy")
 # As OpenShift's restricted-v2 gives them to a namespace; its group is root's, which owns no file that a pod may write.
 USER = {"runAsUser": 1000650000, "runAsGroup": 0, "fsGroup": 1000650000}
-SMALL: dict[str, Any] = {"resources": {"cpu": "500m"}, "runPolicy": {"retries": 0}}
 
 
 def build_user_policy() -> list[dict[str, Any]]:
