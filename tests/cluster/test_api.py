@@ -103,13 +103,14 @@ def test_every_section_is_explained(kubectl: Kubectl) -> None:
     assert "Pretrained weights" in kubectl("explain", "tt.spec.model.checkpoint")
 
 
-def test_the_operator_cannot_read_secrets_or_delete_tasks(system: Kubectl) -> None:
+def test_the_operator_cannot_read_secrets_or_delete_tasks_elsewhere(system: Kubectl) -> None:
     account = f"--as=system:serviceaccount:{system.namespace}:trainingtask-operator"
     rules = system("auth", "can-i", "--list", account, "--namespace=default")
     assert "secrets" not in rules
     for verb, kind in (
         ("delete", "trainingtasks"),
         ("create", "pods"),
+        ("delete", "pods"),
         ("update", "trainingtasks"),
         ("create", "pods/exec"),
     ):

@@ -19,6 +19,7 @@ from support.object_store import Bucket
 from support.release import RELEASE, SYSTEM
 from support.s3_server import S3Server
 from support.task_bucket import BUCKET, TABLE, name_keys
+from trainingtask_api import names
 
 Apply = Callable[..., str]
 WAIT_SECONDS = 120
@@ -38,7 +39,9 @@ def queue(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture
 def first(kubectl: Kubectl, queue: str, nodes: None, task: Apply) -> str:
-    """Return a task that runs, and takes the whole quota."""
+    """Return a task that runs, and takes the whole quota; the tasks of the last test are gone."""
+    earlier = f"{names.TASK_NAME_LABEL} in (first,second,urgent,later)"
+    eventually("no Jobs", lambda: not kubectl.find("jobs", earlier))
     task("first", QUEUED)
     wait_for_state(kubectl, "first", "Running")
     return "first"

@@ -21,6 +21,7 @@ from .console import ClusterError, run, stage
 from .settings import PAUSE_TAG
 
 NAMES = ("operator", "web", "trainer", "postgres")
+ON_DEMAND = ("serve",)  # built only when it is named
 GENERATIONS = 2
 BASE_SUITE = "trixie"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -44,6 +45,7 @@ def _recipes() -> dict[str, Recipe]:
     return {
         "operator": Recipe(REPOSITORY / "Dockerfile", REPOSITORY),
         "web": Recipe(REPOSITORY / "Dockerfile", REPOSITORY, target="web"),
+        "serve": Recipe(REPOSITORY / "Dockerfile", REPOSITORY, target="serve"),
         "trainer": Recipe(REPOSITORY / "trainer_image" / "Dockerfile", REPOSITORY),
         "postgres": Recipe(postgres / "Dockerfile", postgres, downloads=False),
     }
@@ -59,7 +61,7 @@ def build(config: Config, names: Iterable[str]) -> dict[str, str]:
     recipes = _recipes()
     names = list(names)
     if unknown := [name for name in names if name not in recipes]:
-        raise ClusterError(f"there is no image {unknown[0]!r}; there are {', '.join(NAMES)}")
+        raise ClusterError(f"there is no image {unknown[0]!r}; there are {', '.join(recipes)}")
     with locked(config):
         _require_registry(config)
         with stage("base image") as line:
@@ -72,11 +74,11 @@ def build(config: Config, names: Iterable[str]) -> dict[str, str]:
                 image = _build(config, name, recipes[name], base)
             with stage(f"push {name}") as line:
                 changed |= _publish(config, name, image)
-                line.note(references(config)[name])
+                line.note(_generations(config)[name][0])
         if changed:
             with stage("remove old images"):
                 _prune(config)
-    return {name: references(config)[name] for name in names}
+    return {name: _generations(config)[name][0] for name in names}
 
 
 def build_on_trainer(config: Config, name: str, context: Path) -> str:

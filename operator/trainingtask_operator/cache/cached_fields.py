@@ -166,7 +166,9 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
         }
         pod["status"]["containerStatuses"] = [{"name": names.TRAINER_CONTAINER, "state": trimmed}]
         if "terminated" in trimmed:  # before, they are of no interest
-            pod["status"]["sidecars"] = [_to_text(item["name"]) for item in statuses if not _has_ended(item)]
+            pod["status"]["sidecars"] = [
+                _to_text(item["name"])[:_MAX_NAME_CHARACTERS] for item in statuses if not _has_ended(item)
+            ]
     return pod
 
 

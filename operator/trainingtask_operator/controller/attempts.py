@@ -44,6 +44,7 @@ class Attempt:
     waiting_cause: Cause | None  # of a pod that cannot start
     termination_report: TrainingReport | None  # the trainer's termination message
     sidecars: tuple[str, ...] = ()  # containers that have not ended, though the trainer has
+    is_recorded: bool = False  # the status has its end
 
     @property
     def is_user_error(self) -> bool:
@@ -83,12 +84,15 @@ def build_attempts(
     records = (status and status.attempts) or []
     report = status.training if status else None
     numbers: dict[str | None, int] = {record.pod: record.number for record in records if record.pod}
-    attempts = {record.number: build_from_record(record) for record in records}
+    attempts = {record.number: build_from_record(record, report) for record in records}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
         attempt = build_from_pod(pod, report, kube_events or {})
         number = numbers.get(attempt.pod) or max(
             [attempt.number, *(other.number + (1 if other.counts_as_failure else 0) for other in attempts.values())]
         )
+        known = attempts.get(number)
+        if known is not None and known.is_recorded and known.pod == attempt.pod and attempt.cause is not None:
+            attempt = replace(attempt, is_recorded=True, counts_as_failure=True)  # also while its pod is deleted
         attempts[number] = replace(attempt, number=number)
     return fill_gaps(attempts, report)
 
@@ -121,9 +125,12 @@ def _close_unobserved(attempt: Attempt, report: TrainingReport | None, successor
     return replace(attempt, cause=cause, counts_as_failure=True, finish_time=finish_time)
 
 
-def build_from_record(record: AttemptRecord) -> Attempt:
-    """Return an attempt whose pod does not exist, or is not yet processed."""
+def build_from_record(record: AttemptRecord, report: TrainingReport | None = None) -> Attempt:
+    """Return an attempt whose pod does not exist, or is not yet processed; `report` may be that of another one."""
     cause = Cause(record.reason, f"Attempt {record.number} ended: {record.reason}.") if record.reason else None
+    failure = report.failure if report and report.attempt == record.number else None
+    if failure is not None and failure.reason == record.reason:
+        cause = Cause(failure.reason, failure.message)
     return Attempt(
         number=record.number,
         reported_number=record.number,
@@ -144,6 +151,7 @@ def build_from_record(record: AttemptRecord) -> Attempt:
         counts_as_failure=cause is not None,
         waiting_cause=None,
         termination_report=None,
+        is_recorded=cause is not None,
     )
 
 
@@ -154,7 +162,7 @@ def build_attempt_records(
 
     An attempt that succeeded, or that the trainer refused, stays open until the task has finished: recording its end
     would be a write of its own, a moment before the Job's condition. So does one without a reason: a pod that follows
-    it is the same attempt, as after a suspension.
+    it is the same attempt, as after a suspension. A pod that is to be deleted, because of its sidecars, is recorded before.
 
     Parameters
     ----------
@@ -179,7 +187,8 @@ def build_attempt_records(
 
 
 def _build_record(attempt: Attempt) -> AttemptRecord:
-    has_failed = attempt.counts_as_failure and not attempt.is_user_error
+    has_failed = attempt.counts_as_failure and (attempt.is_recorded or not attempt.is_user_error)
+    has_failed = has_failed or (attempt.cause is not None and bool(attempt.sidecars))
     return AttemptRecord(
         number=attempt.number,
         pod=attempt.pod,

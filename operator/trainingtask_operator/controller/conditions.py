@@ -211,8 +211,10 @@ def _find_outcome(
     if "Complete" in true:
         succeeded = SUCCEEDED if task.spec.run_policy.managed_by is None else SUCCEEDED_REMOTELY
         return True, succeeded, parse_time(true["Complete"]["lastTransitionTime"])
-    if attempts and has_completed(attempts[-1], now):
-        return True, SUCCEEDED, attempts[-1].finish_time or now
+    latest = attempts[-1] if attempts else None
+    # A Job may fail after its trainer succeeded: at its deadline, or by a sidecar.
+    if latest is not None and (has_completed(latest, now) or ("Failed" in true and latest.has_succeeded)):
+        return True, SUCCEEDED, latest.finish_time or now
     if "Failed" in true:
         failed = true["Failed"]
         cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)

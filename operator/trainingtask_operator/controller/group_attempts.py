@@ -32,7 +32,7 @@ def build_task_attempts(
         return build_attempts(pods, task.status, kube_events)
     records = (task.status and task.status.attempts) or []
     report = task.status.training if task.status else None
-    attempts = {record.number: build_from_record(record) for record in records}
+    attempts = {record.number: build_from_record(record, report) for record in records}
     groups: defaultdict[int, list[Object]] = defaultdict(list)
     for pod in pods:
         groups[1 + parse_count(pod["metadata"].get("annotations") or {}, names.RESTART_COUNT_ANNOTATION)].append(pod)
@@ -129,7 +129,9 @@ def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt])
             return attempt
         return replace(attempt, pod=record.pod, node=record.node, start_time=record.start_time)
     is_known_better = record.cause.reason in _CONSEQUENCES and not _is_consequence(attempt)
-    if attempt.counts_as_failure and (is_known_better or record.pod in {member.pod for member in members.values()}):
+    has_failed = attempt.counts_as_failure or bool(attempt.cause and attempt.sidecars)
+    if has_failed and (is_known_better or record.pod in {member.pod for member in members.values()}):
+        attempt = replace(attempt, is_recorded=True)
         return attempt if 0 in members else replace(attempt, start_time=record.start_time)
     return replace(
         attempt,
@@ -141,6 +143,7 @@ def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt])
         exit_code=record.exit_code,
         cause=record.cause,
         counts_as_failure=True,
+        is_recorded=True,
     )
 
 

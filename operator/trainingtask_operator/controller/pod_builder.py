@@ -10,6 +10,7 @@ from trainingtask_operator.kube_objects import Object, select_inherited
 from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
 
 GRACE_PERIOD_SECONDS = 60
+DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 
 SHARED_MEMORY_MIB_PER_GPU = 256  # for NCCL, where GPUs cannot reach each other's memory
 
@@ -43,14 +44,17 @@ def build_pod_template(task: TrainingTask, settings: Settings, own_variables: li
     return {
         "metadata": {
             "labels": labels | build_labels(task),
-            "annotations": annotations | _build_task_annotation(task),
+            "annotations": annotations | _build_own_annotations(task),
         },
         "spec": _build_pod_spec(task, settings, own_variables),
     }
 
 
-def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
-    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in sync."""
+def _build_own_annotations(task: TrainingTask) -> dict[str, str]:
+    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in sync.
+
+    The other annotation is for `kubectl logs` of a pod with injected containers.
+    """
     content = {
         "apiVersion": task.api_version,
         "kind": task.kind,
@@ -59,7 +63,7 @@ def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
         ),
         "spec": task.spec.to_json(),
     }
-    return {names.TASK_ANNOTATION: to_json(content).decode()}
+    return {names.TASK_ANNOTATION: to_json(content).decode(), DEFAULT_CONTAINER_ANNOTATION: names.TRAINER_CONTAINER}
 
 
 def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[Object]) -> Object:

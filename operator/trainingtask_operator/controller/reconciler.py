@@ -180,7 +180,8 @@ class Reconciler:
             status = conditions.build_cancelled_status(task, attempts, self._clock())
             return Result(task, attempts, status, job_to_delete=job)
         event, now = observed.missing_pod_event, self._clock()
-        time_left = compute_time_left(task, job, now)
+        has_succeeded = bool(attempts) and attempts[-1].has_succeeded
+        time_left = None if has_succeeded else compute_time_left(task, job, now)
         if time_left is not None and time_left <= timedelta(0):
             return Result(task, attempts, conditions.build_overdue_status(task, attempts, now), job_to_delete=job)
         workload_wait = compute_workload_wait(task, job, observed.kueue_workload, self._settings, now)

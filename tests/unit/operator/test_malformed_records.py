@@ -133,7 +133,13 @@ def make_pod(state: Object | None = None) -> Object:
     status = {
         "phase": "Failed" if state and "terminated" in state else "Running",
         "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Evicted", "message": "m"}],
-        "containerStatuses": [{"name": names.TRAINER_CONTAINER, "state": state or running()}],
+        "containerStatuses": [
+            {"name": names.TRAINER_CONTAINER, "state": state or running()},
+            {"name": "sidecar", "state": running()},
+        ],
+        "initContainerStatuses": [
+            {"name": "init", "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "m"}}}
+        ],
     }
     return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n", "containers": [container]}, "status": status}
 
@@ -142,7 +148,8 @@ def make_event() -> Object:
     metadata = {"name": "e", "namespace": "default", "uid": "event-1", "creationTimestamp": CREATED}
     about = {"kind": "Job", "uid": "job-t", "namespace": "default"}
     series = {"count": 2, "lastObservedTime": CREATED}
-    return {"metadata": metadata, "involvedObject": about, "message": "exceeded quota", "series": series}
+    event = {"metadata": metadata, "involvedObject": about, "message": "exceeded quota", "series": series}
+    return {**event, "reason": "FailedCreate"}
 
 
 def make_namespace() -> Object:

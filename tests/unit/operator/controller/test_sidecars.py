@@ -1,5 +1,6 @@
 """Trainers that have ended in pods that go on, for a sidecar that has not."""
 
+import json
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -87,6 +88,29 @@ async def test_a_failing_sidecar_fails_no_training(
     assert [(row.status, row.error_reason) for row in recorder.rows] == [("Succeeded", None)]
 
 
+async def test_a_deadline_within_the_sidecars_time_fails_no_training(
+    cluster: FakeCluster, reconciler: Reconciler, settings: Settings, recorder: FakeRecorder
+) -> None:
+    task = await end_trainer(cluster, reconciler, 0, runPolicy={"activeDeadlineSeconds": 7})
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "DeadlineExceeded")]}
+    await reconcile_at(ENDED + timedelta(seconds=5), cluster, settings, recorder).reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["completionTime"]) == ("Succeeded", "2026-01-01T00:01:03Z")
+
+
+async def test_a_groups_deadline_within_the_sidecars_time_fails_no_training(
+    cluster: FakeCluster, reconciler: Reconciler, settings: Settings, recorder: FakeRecorder
+) -> None:
+    task = add_group(cluster, runPolicy={"activeDeadlineSeconds": 65})
+    early = reconcile_at(ENDED, cluster, settings, recorder)
+    await start_group(cluster, early, task)
+    set_pods(cluster, task, ended_pod(task, 0, 0), ended_pod(task, 1, 0))
+    assert await reconcile_at(ENDED + timedelta(seconds=20), cluster, settings, recorder).reconcile(*KEY) == timedelta(
+        seconds=10
+    )
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+
+
 @pytest.mark.parametrize("code", [1, 64])
 async def test_a_failure_beside_a_sidecar_deletes_the_pod_once(
     cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder, code: int
@@ -99,6 +123,29 @@ async def test_a_failure_beside_a_sidecar_deletes_the_pod_once(
     assert task["status"]["state"] == "Running"
     assert [(row.status, row.error_reason) for row in recorder.rows] == [("Interrupted", "TrainerCrashed")]
     assert len(recorder.log_pods) == 1
+
+
+async def test_a_users_error_outlives_its_deleted_pod(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
+) -> None:
+    """The Job controller and the kubelet may delete it before the Job's end is seen."""
+    task = await end_trainer(cluster, reconciler, 64)
+    failure = {"reason": "InvalidData", "message": "Row 3 has no text.", "phase": "Loading"}
+    (held,) = cluster.pods[task["metadata"]["uid"]]
+    held["status"]["containerStatuses"][0]["state"] = terminated(
+        64, json.dumps({"attempt": 1, "phase": "Failed", "failure": failure})
+    )
+    await reconciler.reconcile(*KEY)
+    held["status"] |= {"phase": "Failed", "sidecars": []}
+    await reconciler.reconcile(*KEY)
+    task["status"]["training"] = {"attempt": 1, "phase": "Failed", "failure": failure}
+    cluster.pods.clear()
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", "PodFailurePolicy")]}
+    await reconciler.reconcile(*KEY)
+    failed = get_condition(task, "Failed")
+    assert (failed["reason"], failed["message"]) == ("InvalidData", "Row 3 has no text.")
+    assert [(a["exitCode"], a["reason"]) for a in task["status"]["attempts"]] == [(64, "InvalidData")]
+    assert [(row.status, row.error_reason) for row in recorder.rows] == [("Failed", "InvalidData")]
 
 
 async def test_the_attempt_after_a_deleted_pod_is_the_next_one(cluster: FakeCluster, reconciler: Reconciler) -> None:
@@ -177,3 +224,17 @@ async def test_of_a_failed_group_the_pod_that_failed_first_is_deleted(
         if "deletionTimestamp" in pod["metadata"]
     ]
     assert deleted == ["t-trainer-0-1-r0"]
+    (record,) = task["status"]["attempts"]
+    assert (record["pod"], record["exitCode"]) == ("t-trainer-0-1-r0", 64), "before the pod is gone"
+
+
+async def test_a_recorded_group_is_ended_all_the_same(
+    cluster: FakeCluster, reconciler: Reconciler, settings: Settings, recorder: FakeRecorder
+) -> None:
+    task = add_group(cluster)
+    await start_group(cluster, reconciler, task)
+    set_pods(cluster, task, ended_pod(task, 0, 1), ended_pod(task, 1, 1))
+    await reconcile_at(ENDED + timedelta(seconds=1), cluster, settings, recorder).reconcile(*KEY)
+    assert (task["status"]["reason"], task["status"]["attempts"][0]["exitCode"]) == ("SidecarRunning", 1)
+    await reconciler.reconcile(*KEY)
+    assert cluster.requests.count("delete pod") == 1

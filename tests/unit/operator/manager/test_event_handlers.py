@@ -208,3 +208,19 @@ async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
     manager.event_handlers.on_task_event("DELETED", task)
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Cancelled")]
     assert list(recorder.log_pods.values()) == ["t-0"], "read while the pods have their grace period"
+
+
+@pytest.mark.parametrize(
+    ("reason", "enqueued"),
+    [("FailedAttachVolume", ["t"]), ("FailedCreatePodSandBox", ["t"]), ("FailedMount", ["t"]), ("NodeNotReady", [])],
+)
+async def test_of_events_those_about_a_pod_that_does_not_start_enqueue(
+    manager: Manager, reason: str, enqueued: list[str]
+) -> None:
+    manager.event_handlers.on_task_event("ADDED", make_task())
+    manager.event_handlers.on_pod_event("ADDED", make_pod("t", "Pending"))
+    await drain(manager.queue)
+    event: Object = {"metadata": {"namespace": "n", "uid": "e", "creationTimestamp": CREATED}, "reason": reason}
+    manager.event_handlers.on_kube_event("ADDED", event | {"regarding": {"uid": "pod-t"}, "note": "why"})
+    assert await drain(manager.queue) == enqueued
+    assert bool(manager.cache.kube_events) == bool(enqueued), "others are not kept"
