@@ -1,6 +1,5 @@
 """The sink to a run on an MLflow server, which all attempts of a task share."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,6 @@ from trainingtask_trainer.reporting.scalars import Scalar, collect_scores, itera
 _FINAL_TIMEOUT, _FINAL_TIMEOUT_IN_OUTAGE = 10.0, 2.0
 _TAG = "trainingtask"
 _UID_TAG = f"{_TAG}.uid"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
