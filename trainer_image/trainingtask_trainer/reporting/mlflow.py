@@ -9,11 +9,7 @@ from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Phase, Results, TrainingReport
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.reporting.background import (
-    MIN_HISTORY_INTERVAL,
-    BackgroundSink,
-    PermanentDeliveryError,
-)
+from trainingtask_trainer.reporting.background import MIN_HISTORY_INTERVAL, BackgroundSink, PermanentDeliveryError
 from trainingtask_trainer.reporting.mlflow_answers import Run
 from trainingtask_trainer.reporting.mlflow_client import Credentials, MLflowClient, MLflowServer, RefusedError
 from trainingtask_trainer.reporting.progress import CurvePoint
