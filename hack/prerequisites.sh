@@ -1,11 +1,13 @@
 #!/bin/sh
-# What the tests need beyond Python: a virtual environment's tools, a Postgres server to start and stop, and a browser.
-# Installs what is missing with apt-get when run as root; says what to install otherwise.
+# What the tests need beyond Python: a virtual environment's tools, a Postgres server to start and stop, and a browser;
+# with the argument `venv` the first alone. Installs what is missing with apt-get when run as root; says what to install otherwise.
 set -eu
 missing=""
 "${PYTHON:-python3}" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
-command -v chromium >/dev/null || missing="$missing chromium"
+if [ "${1:-}" != venv ]; then
+    ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
+    command -v chromium >/dev/null || missing="$missing chromium"
+fi
 [ -z "$missing" ] && exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "Please install:$missing" >&2

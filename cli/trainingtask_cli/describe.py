@@ -6,7 +6,7 @@ from typing import Any
 from trainingtask_api import EvaluationResult, TrainingReport, TrainingTaskStatus
 from trainingtask_api.formatting import format_age, format_size
 from trainingtask_api.nested import get_path
-from trainingtask_api.status import TextLengths
+from trainingtask_api.status import SUMMARY_CONDITIONS, TextLengths
 from trainingtask_cli.formatting import Cell, format_elapsed, format_time, format_time_and_age
 from trainingtask_cli.output import Table
 from trainingtask_cli.parsing import Object, get_spec, parse_status, primary_condition
@@ -123,7 +123,10 @@ def format_progress(status: TrainingTaskStatus) -> str | None:
 
 def _build_conditions(task: Object, status: TrainingTaskStatus) -> list[Section]:
     start = get_creation_time(task)
-    conditions = sorted(status.conditions or (), key=lambda condition: condition.last_transition_time)
+    conditions = sorted(
+        (condition for condition in status.conditions or () if condition.type not in SUMMARY_CONDITIONS),
+        key=lambda condition: condition.last_transition_time,
+    )
     rows: list[tuple[Cell, ...]] = [
         (
             format_time(condition.last_transition_time),

@@ -58,7 +58,7 @@ def _delete_path(value: Any, path: Path) -> None:
 def primary_condition(status: TrainingTaskStatus) -> Condition | None:
     """Return the condition that the task's state is derived from, None without one."""
     candidates = [condition for condition in status.conditions or () if condition.reason == status.reason]
-    # Accepted=False and Running=False may have one reason, with one message.
+    # Accepted=False, Running=False and Stalled=True may have one reason, with one message.
     return max(candidates, key=lambda condition: condition.last_transition_time, default=None)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from trainingtask_api.names import GROUP, KIND, PLURAL, VERSION
 from trainingtask_api.run_policy import MUTABLE_FIELDS
 from trainingtask_api.spec import TrainingTaskSpec
-from trainingtask_api.status import TrainingTaskStatus
+from trainingtask_api.status import UNOBSERVED_STATUS, TrainingTaskStatus
 
 Schema = dict[str, Any]
 
@@ -220,7 +220,7 @@ def build_crd() -> dict[str, Any]:
                             ],
                             "properties": {
                                 "spec": _merge_rules(_build_model_schema(TrainingTaskSpec)),
-                                "status": _build_model_schema(TrainingTaskStatus),
+                                "status": _build_model_schema(TrainingTaskStatus) | {"default": UNOBSERVED_STATUS},
                             },
                         }
                     },

@@ -45,9 +45,14 @@ NODE_RANK_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"  # on e
 # The file by which a folder is known as a trained model.
 MODEL_MANIFEST_FILE: Final = "trainingtask.json"
 
+# On a Job, JobSet or Workload: "true" while it is suspended by the operator, for the task is.
+SUSPENDED_ANNOTATION: Final = f"{GROUP}/suspended"
+
 # Kueue: labels of its Jobs and of its Workloads.
 QUEUE_LABEL: Final = "kueue.x-k8s.io/queue-name"
+WORKLOAD_PRIORITY_LABEL: Final = "kueue.x-k8s.io/priority-class"
 KUEUE_GROUP: Final = "kueue.x-k8s.io"
+KUEUE_WORKLOAD_KIND: Final = "Workload"
 KUEUE_VERSIONS: Final = ("v1beta2", "v1beta1")  # newest first
 KUEUE_JOB_UID_LABEL: Final = "kueue.x-k8s.io/job-uid"
 

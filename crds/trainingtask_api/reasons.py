@@ -15,6 +15,7 @@ class Reason(StrEnum):
     STARTING = "Starting"
     TRAINER_RUNNING = "TrainerRunning"
     PROGRESS_STALE = "ProgressStale"
+    SIDECAR_RUNNING = "SidecarRunning"
     SUSPENDED_BY_USER = "SuspendedByUser"
     RESUMED = "Resumed"
     ENDED = "Ended"
@@ -32,12 +33,15 @@ class Reason(StrEnum):
 
     # Its pod waits.
     WAITING_FOR_QUOTA = "WaitingForQuota"
+    JOB_SUSPENDED = "JobSuspended"
     QUEUE_UNAVAILABLE = "QueueUnavailable"
     QUOTA_EXCEEDED = "QuotaExceeded"
     POD_REFUSED = "PodRefused"
     UNSCHEDULABLE = "Unschedulable"
     VOLUME_NOT_FOUND = "VolumeNotFound"
+    VOLUME_NOT_ATTACHED = "VolumeNotAttached"
     VOLUME_NOT_MOUNTED = "VolumeNotMounted"
+    SANDBOX_NOT_CREATED = "SandboxNotCreated"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a word
     CONTAINER_NOT_CREATED = "ContainerNotCreated"

@@ -49,11 +49,11 @@ class RunPolicy(Contract):
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         None,
-        description="Delete the finished Job and its pods after this long; the TrainingTask stays. May be changed at any time. Default: keep them.",
+        description="Delete the finished Job and its pods after this long; the TrainingTask stays, unless deleteTask is true. May be changed at any time. Default: keep them.",
     )
     delete_task: bool = Field(
         False,
-        description="Delete the TrainingTask as well when ttlSecondsAfterFinished is over and its end is in the history. May be changed at any time.",
+        description="Delete the TrainingTask as well when ttlSecondsAfterFinished is over and its end is in the history; in a cluster without a history it stays. May be changed at any time.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -16,6 +16,10 @@ from trainingtask_api.scores import EvaluationResult, MessageText, ShortText, Va
 
 Scalar = str | int | float | bool
 
+# Repeat other conditions for tools that compute a status by kstatus's rules (Flux, Argo CD, kpt); they are True or absent.
+SUMMARY_CONDITIONS = ("Reconciling", "Stalled")
+# The API server's default: without it, kstatus takes a task that no operator has observed yet as done.
+UNOBSERVED_STATUS = {"observedGeneration": -1}
 MAX_WARNINGS = 16
 MAX_SOURCES = 8
 MAX_SOURCE_OBJECTS = 32
@@ -180,7 +184,9 @@ class TrainingReport(Contract):
 class Condition(Contract):
     """A condition after the Kubernetes API conventions."""
 
-    type: ShortText = Field(description="Accepted, Running, Suspended, Interrupted, Complete or Failed.")
+    type: ShortText = Field(
+        description="Accepted, Running, Suspended, Interrupted, Complete, Failed, Reconciling or Stalled."
+    )
     status: Annotated[ShortText, Field(json_schema_extra={"enum": ["True", "False", "Unknown"]})] = Field(
         description="True, False or Unknown."
     )
@@ -205,7 +211,9 @@ class AttemptRecord(Contract):
 class TrainingTaskStatus(Contract):
     """Status of a TrainingTask."""
 
-    observed_generation: int | None = Field(None, description="Generation of the spec that this status is about.")
+    observed_generation: int | None = Field(
+        None, description="Generation of the spec that this status is about; -1 until the operator has written one."
+    )
     state: ShortText | None = Field(
         None,
         description="One word for people, derived from the conditions: Pending, Running, Suspended, Interrupted, Succeeded or Failed.",
@@ -213,7 +221,7 @@ class TrainingTaskStatus(Contract):
     reason: ShortText | None = Field(None, description="Reason of the condition that `state` is derived from.")
     conditions: Annotated[list[Condition], Field(max_length=16)] | None = Field(
         None,
-        description="Conditions: Accepted, Running, Suspended, Interrupted, Complete, Failed.",
+        description="Conditions: Accepted, Running, Suspended, Interrupted, Complete, Failed; after the rules of kstatus, for GitOps tools, Reconciling until the trainer has started, and Stalled when the task is refused or has failed.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     job_name: ShortText | None = Field(None, description="The Job that trains.")

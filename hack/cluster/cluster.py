@@ -22,7 +22,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     down.add_argument("--purge", action="store_true", help="delete its data too (never the cache of built binaries)")
     commands.add_parser("status", help="what runs and whether it answers; exit code 1 when it is not healthy")
     build = commands.add_parser("images", help="build and push images, print their references")
-    build.add_argument("names", nargs="*", metavar="IMAGE", help=f"of {', '.join(images.NAMES)}; default: all of them")
+    build.add_argument(
+        "names",
+        nargs="*",
+        metavar="IMAGE",
+        help=f"of {', '.join((*images.NAMES, *images.ON_DEMAND))}; default: all but {', '.join(images.ON_DEMAND)}",
+    )
     build.add_argument("--json", action="store_true", help="print the references as one JSON object")
     extend = commands.add_parser("extend", help="build and push an image on top of the trainer's, print its reference")
     extend.add_argument("name")

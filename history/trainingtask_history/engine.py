@@ -3,6 +3,7 @@
 Every function that takes such an engine blocks; an event loop calls it in a thread.
 """
 
+import re
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
@@ -13,6 +14,9 @@ from trainingtask_history.errors import READ_ONLY, HistoryError
 
 _CONNECT_SECONDS = 5
 _STATEMENT_SECONDS = 10
+
+# libpq's form, with the scheme and the user before the hosts: postgresql://user:password@a:5432,b:5432/database
+_SEVERAL_HOSTS = re.compile(r"(\w+(?:\+\w+)?://(?:[^@/?]*@)?)([\w.-]+(?::\d+)?)((?:,[\w.-]+(?::\d+)?)+)(?=/)")
 
 _POSTGRES_ARGUMENTS = {
     "connect_timeout": _CONNECT_SECONDS,
@@ -34,7 +38,8 @@ def open_history(url: str, *, pooled: bool = True) -> Engine:
     Parameters
     ----------
     url
-        ``postgresql://user:password@host:5432/database``, also with ``+psycopg``, or ``sqlite:///file.db``.
+        ``postgresql://user:password@host:5432/database``, also with ``+psycopg``, with several hosts as in libpq, or
+        ``sqlite:///file.db``.
     pooled
         Keep connections to Postgres between transactions.
 
@@ -56,9 +61,11 @@ def open_history(url: str, *, pooled: bool = True) -> Engine:
 
 
 def _parse_url(url: str) -> URL:
+    url = url.strip()
+    several = _SEVERAL_HOSTS.match(url)
     # `from None`: the parser's own errors quote parts of the URL.
     try:
-        parsed = make_url(url.strip())
+        parsed = make_url(several[1] + several[2] + url[several.end() :] if several else url)
     except (ArgumentError, ValueError):
         raise HistoryError(
             "the history URL cannot be read: expected postgresql://user:password@host:5432/database or"
@@ -74,7 +81,19 @@ def _parse_url(url: str) -> URL:
             "the history URL must name a host and a database, as in postgresql://user:password@host:5432/database,"
             " with special characters of the password percent-encoded"
         )
-    return parsed.set(drivername="postgresql+psycopg")
+    parsed = parsed.set(drivername="postgresql+psycopg")
+    if several is None:
+        return parsed
+    hosts = (several[2] + several[3]).split(",")  # SQLAlchemy reads several from the query alone
+    return URL.create(
+        parsed.drivername,
+        parsed.username,
+        parsed.password,
+        None,
+        None,
+        parsed.database,
+        {**parsed.query, "host": hosts},
+    )
 
 
 def _limit_statements(engine: Engine) -> None:

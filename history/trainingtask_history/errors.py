@@ -9,6 +9,7 @@
 Their messages never contain the password.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,11 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlch
 _LOCK_NOT_AVAILABLE = "55P03"
 READ_ONLY = "25006"
 _FATAL = "FATAL:"  # of the server, or of a pooler before it
+# Of libpq, which has no codes for them: it does not trust the server, or found none that takes writes.
+_UNTRUSTED = re.compile(
+    "certificate verify failed|does not match host name|root certificate file|server does not support SSL"
+)
+_NO_PRIMARY = "session is read-only"
 
 
 class HistoryError(Exception):
@@ -41,13 +47,18 @@ def translate_db_errors(engine: Engine) -> Iterator[None]:
         if getattr(error.orig, "sqlstate", None) == _LOCK_NOT_AVAILABLE:
             raise HistoryLocked(f"{describe_database(engine)} keeps a row locked for another session") from None
         cause = _extract_cause(engine, error)
+        if _NO_PRIMARY in cause:
+            raise HistoryUnavailable(_explain_standby(engine)) from None
+        if _UNTRUSTED.search(cause):
+            raise HistoryUnavailable(
+                f"{describe_database(engine)} is not trusted: {cause}; correct sslmode, sslrootcert or the host of the"
+                " history URL"
+            ) from None
         verb = "refused the connection" if _FATAL in cause else "did not answer"
         raise HistoryUnavailable(f"{describe_database(engine)} {verb}: {cause}") from None
     except SQLAlchemyError as error:
         if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) == READ_ONLY:
-            raise HistoryUnavailable(
-                f"{describe_database(engine)} takes no writes, as a standby does: the history URL must name the primary"
-            ) from None
+            raise HistoryUnavailable(_explain_standby(engine)) from None
         raise HistoryError(f"{describe_database(engine)} refused: {_extract_cause(engine, error)}") from None
 
 
@@ -56,7 +67,12 @@ def describe_database(engine: Engine) -> str:
     url = engine.url
     if engine.dialect.name == "sqlite":
         return f"the history in {url.database}"
-    return f"the history database '{url.database}' at {url.host}:{url.port or 5432}"
+    hosts = url.normalized_query.get("host") or (f"{url.host}:{url.port or 5432}",)
+    return f"the history database '{url.database}' at {' or '.join(hosts)}"
+
+
+def _explain_standby(engine: Engine) -> str:
+    return f"{describe_database(engine)} takes no writes, as a standby does: the history URL must name the primary"
 
 
 def _extract_cause(engine: Engine, error: SQLAlchemyError) -> str:

@@ -5,7 +5,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Executable, Insert, Table, and_, bindparam, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Executable,
+    Insert,
+    Table,
+    and_,
+    bindparam,
+    func,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 
 from trainingtask_history.errors import HistoryLocked, describe_database, translate_db_errors
@@ -158,7 +171,9 @@ def _build_upserts(
         upsert: Insert = new.on_conflict_do_update(
             index_elements=[RUNS.c.id],
             # Columns that the rows lack are in neither half: the statement cannot overwrite them.
-            set_={name: new.excluded[name] for name in columns},
+            set_={
+                name: _keep_log(new.excluded[name]) if name == "log_tail" else new.excluded[name] for name in columns
+            },
             # A row that claims this run for another namespace is not written into.
             where=and_(RUNS.c.finish_time.is_(None), *(RUNS.c[name] == new.excluded[name] for name in _IDENTITY)),
         )
@@ -168,6 +183,11 @@ def _build_upserts(
         if finished:
             is_empty = (RUNS.c.id == bindparam("key"), RUNS.c[name].is_(None))
             yield update(RUNS).where(*is_empty).values({name: bindparam("new")}), finished
+
+
+def _keep_log(new: ColumnElement[str | None]) -> ColumnElement[str | None]:
+    """Return the new tail of a log, or the earlier one where the new is empty: the pod was deleted meanwhile."""
+    return func.coalesce(func.nullif(new, ""), RUNS.c.log_tail, new)
 
 
 def _to_row(item: TrainingRun | RunEvent | MetricPoint) -> dict[str, Any]:

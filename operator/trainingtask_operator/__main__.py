@@ -13,9 +13,9 @@ import kopf
 import uvloop
 from pydantic import ValidationError
 
-import trainingtask_operator.handlers  # noqa: F401 - registers the handlers
 from trainingtask_api import names
 from trainingtask_operator import logs
+from trainingtask_operator.handlers import build_namespaced_registry
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import SETTINGS_VARIABLE, load_settings
 
@@ -38,7 +38,11 @@ def main() -> None:
     code = 1
     try:
         kopf.run(
-            loop=uvloop.new_event_loop(), standalone=True, clusterwide=True, memo=kopf.Memo(manager=Manager(settings))
+            loop=uvloop.new_event_loop(),
+            standalone=True,
+            clusterwide=True,
+            registry=build_namespaced_registry() if settings.namespaced else None,
+            memo=kopf.Memo(manager=Manager(settings)),
         )
         code = 0
     except Exception:

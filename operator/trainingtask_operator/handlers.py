@@ -9,6 +9,7 @@ from typing import Any
 import kopf
 
 from trainingtask_api import names
+from trainingtask_operator.client.kubernetes import JOB_EVENTS, POD_EVENTS
 from trainingtask_operator.health import serve
 from trainingtask_operator.manager.manager import Manager
 
@@ -27,12 +28,12 @@ async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> N
     settings.networking.error_backoffs = (1, 1, 2, 3, *[5] * 60)
     settings.networking.connect_timeout = 10
     settings.watching.chunk_size = PAGE_SIZE
+    settings.scanning.disabled = memo.manager.is_namespaced  # kopf would watch all CRDs and namespaces
     settings.queueing.idle_timeout = 0.5  # an idle worker keeps the last state of its object
     settings.persistence.diffbase_storage = NullDiffBaseStorage()
     settings.persistence.progress_storage = NullProgressStorage()
-    # Each in another of the two Event APIs: a watch has one field selector, which has no "or".
-    settings.watching.field_selectors["", "events"] = "reason=FailedCreate,involvedObject.kind=Job"
-    settings.watching.field_selectors["events.k8s.io", "events"] = "reason=FailedMount,regarding.kind=Pod"
+    settings.watching.field_selectors["", "events"] = JOB_EVENTS
+    settings.watching.field_selectors["events.k8s.io", "events"] = POD_EVENTS
     manager: Manager = memo.manager
     memo.servers = contextlib.AsyncExitStack()
     await memo.servers.enter_async_context(
@@ -71,8 +72,17 @@ async def on_namespace_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
 @kopf.on.event("", "v1", "events", id="kube_event")
 @kopf.on.event("events.k8s.io", "v1", "events", id="kube_event")
 async def on_kube_event(event: Any, memo: kopf.Memo, **_: Any) -> None:
-    """Pass on the event of an Event about a Job without a pod, or a pod without a volume."""
+    """Pass on the event of an Event about a Job without a pod, or a pod that does not start."""
     memo.manager.event_handlers.on_kube_event(event["type"], event["object"])
+
+
+def build_namespaced_registry() -> kopf.OperatorRegistry:
+    """Return the handlers of an operator without rights in the cluster: kopf watches nothing, the manager's informers do."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.startup(id="start", registry=registry)(start)
+    kopf.on.login(id="login", registry=registry)(login)
+    kopf.on.cleanup(id="stop", registry=registry)(stop)
+    return registry
 
 
 class NullDiffBaseStorage(kopf.DiffBaseStorage):

@@ -11,16 +11,24 @@ Object = dict[str, Any]
 Key = tuple[str, str]  # namespace and name of a task
 
 WORKLOAD_KINDS = ("Job", names.JOBSET_KIND)
+# Of Events about what a Job or a pod does not show itself.
+EVENT_REASONS = ("FailedCreate", "FailedMount", "FailedAttachVolume", "FailedCreatePodSandBox")
 TERMINAL_CONDITIONS = ("Complete", "Failed")  # of tasks and of Jobs
 
 
 @dataclass(frozen=True)
 class KubeEvent:
-    """The newest Event about a pod or a Job, reduced to what the object itself does not show."""
+    """An Event about a pod or a Job, reduced to what the object itself does not show."""
 
     message: str
     count: int
     time: datetime
+    reason: str = ""
+
+    @property
+    def is_summary(self) -> bool:
+        """Return whether the kubelet sums up that volumes are missing after minutes; another Event has the cause."""
+        return self.message.startswith("Unable to attach or mount volumes")
 
 
 def parse_time(text: str) -> datetime:
@@ -76,6 +84,11 @@ def get_labelled_task_key(child: Object) -> Key:
     return metadata.get("namespace", ""), (metadata.get("labels") or {}).get(names.TASK_NAME_LABEL, "")
 
 
+def is_of_waiting(event: Object) -> bool:
+    """Return whether an Event is about why a Job has no pod, or why a pod does not start."""
+    return event.get("reason") in EVENT_REASONS
+
+
 def get_regarding_uid(event: Object) -> str:
     """Return the uid of the object that an Event is about, in either of the two Event APIs."""
     return str((event.get("regarding") or event.get("involvedObject") or {}).get("uid", ""))
@@ -102,6 +115,11 @@ def get_true_conditions(job: Object | None) -> dict[str, Object]:
 def is_finished(item: Object) -> bool:
     """Return whether a task, or a trimmed Job or JobSet, is Complete or Failed."""
     return any(c.get("type") in TERMINAL_CONDITIONS and c.get("status") == "True" for c in get_conditions(item))
+
+
+def has_true_condition(item: Object, kind: str) -> bool:
+    """Return whether a condition of an object is True."""
+    return any(c.get("type") == kind and c.get("status") == "True" for c in get_conditions(item))
 
 
 def is_pod_finished(pod: Object) -> bool:

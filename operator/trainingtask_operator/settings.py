@@ -43,6 +43,13 @@ class DefaultResources(_Section):
     )
 
 
+class ResourceClaim(_Section):
+    """A claim on devices of dynamic resource allocation, which each pod gets from a template in its namespace."""
+
+    name: str
+    resource_claim_template_name: str
+
+
 class DeviceSettings(_Section):
     """Image, node placement and resources of the trainers on one device."""
 
@@ -51,7 +58,12 @@ class DeviceSettings(_Section):
     affinity: dict[str, Any] = {}
     tolerations: list[dict[str, Any]] = []
     runtime_class_name: str = ""
-    resource_name: str = Field("nvidia.com/gpu", description="Extended resource of a GPU; unused for the CPU.")
+    scheduler_name: str = ""
+    topology_spread_constraints: list[dict[str, Any]] = []
+    resource_name: str = Field(
+        "nvidia.com/gpu", description="Extended resource of a GPU, '' where a claim stands for it; unused for the CPU."
+    )
+    resource_claims: list[ResourceClaim] = []
     resources: DefaultResources
     pod_labels: dict[str, str] = {}
     pod_annotations: dict[str, str] = {}
@@ -126,6 +138,12 @@ class CaBundle(_Section):
         return bool(self.config_map or self.secret)
 
 
+class KueueSettings(_Section):
+    """Kueue in front of the Jobs."""
+
+    enabled: bool = Field(False, description="Watch Kueue's Workloads, and suspend queued tasks by them.")
+
+
 class MLflowSettings(_Section):
     """The MLflow server of tasks that name no other; '' for none."""
 
@@ -152,6 +170,9 @@ class Settings(_Section):
     namespaces: list[str] = Field(
         description="Namespaces that are prepared for trainers: service account, history Secret."
     )
+    namespaced: bool = Field(
+        False, description="Whether the operator has rights, and watches, in these namespaces alone."
+    )
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     image_pull_secrets: list[dict[str, str]] = []
     hub: HubSettings = HubSettings()
@@ -162,13 +183,22 @@ class Settings(_Section):
     inherited_prefixes: list[str] = Field([], description="Labels and annotations of a task that its pods get as well.")
     pod_security_context: dict[str, Any] = POD_SECURITY_CONTEXT
     container_security_context: dict[str, Any] = CONTAINER_SECURITY_CONTEXT
+    host_users: bool | None = Field(None, description="false: user namespaces; None leaves it to the platform.")
+    extra_volumes: list[dict[str, Any]] = []
+    extra_volume_mounts: list[dict[str, Any]] = []
     proxy: ProxySettings = ProxySettings()
     ca_bundle: CaBundle = CaBundle()
     tracking: TrackingSettings = TrackingSettings()
     allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")
+    kueue: KueueSettings = KueueSettings()
     history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
     profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")
+
+    @property
+    def watched_namespaces(self) -> list[str | None]:
+        """Return where the operator watches; None stands for all namespaces."""
+        return [*self.namespaces] if self.namespaced else [None]
 
 
 def get_device_settings(task: TrainingTask, settings: Settings) -> DeviceSettings:

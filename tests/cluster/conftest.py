@@ -19,7 +19,7 @@ from support.fake_nodes import PROFILES
 from support.kubectl import Kubectl, Refused, eventually, forward_port, run
 from support.plugin import Cli, create_cli
 from support.reason_tasks import apply_task, broken, empty_hub, nodes
-from support.release import NAMESPACE, POSTGRES, RELEASE, STORE_SETTINGS, SYSTEM
+from support.release import NAMESPACE, POSTGRES, RELEASE, STORE_SETTINGS, SYSTEM, get_image_options
 from support.s3_server import REGION
 from support.task_bucket import store
 from support.trainer_tokens import ReportAs, reporter
@@ -27,12 +27,6 @@ from support.trainer_tokens import ReportAs, reporter
 __all__ = ["apply_task", "broken", "empty_hub", "nodes", "store"]
 
 ROOT = Path(__file__).parents[2]
-IMAGES = {
-    "TRAININGTASK_IMAGE_OPERATOR": "image",
-    "TRAININGTASK_IMAGE_WEB": "web.image",
-    "TRAININGTASK_IMAGE_TRAINER": "trainer.image",
-    "TRAININGTASK_IMAGE_POSTGRES": "history.evaluation.image",
-}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,13 +55,6 @@ def release() -> datetime:
     run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
     for namespace in (SYSTEM, NAMESPACE):
         kubectl.apply(build_namespace(namespace))
-    values = [
-        argument
-        for variable, value in IMAGES.items()
-        if variable in os.environ
-        for repository, _, tag in [os.environ[variable].rpartition(":")]
-        for argument in ("--set-string", f"{value}.repository={repository},{value}.tag={tag}")
-    ]
     namespaces = ",".join(sorted(get_prepared_namespaces() | {NAMESPACE}))
     chart = str(ROOT / "charts" / "trainingtask-operator")
     run(
@@ -78,7 +65,7 @@ def release() -> datetime:
         f"--set-json=trainer.envFrom={json.dumps([{'configMapRef': {'name': STORE_SETTINGS}}])}",
         f"--set-json=trainer.env={json.dumps([{'name': 'AWS_REGION', 'value': REGION}])}",
         "--set=kueue.enabled=true", "--set=web.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
-        *values, "--wait", "--timeout=10m", timeout=660,
+        *get_image_options(), "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
     run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")
     return datetime.now(UTC)

@@ -87,12 +87,12 @@ def test_every_immutable_field_of_a_change_is_named(kubectl: Kubectl, suspended_
     spec = CHANGED_FIELDS["device"] | CHANGED_FIELDS["training"] | CHANGED_FIELDS["runPolicy"]
     with pytest.raises(Refused) as refused:
         patch_spec(kubectl, suspended_task, spec)
-    for part in ("spec.training", "spec.device", "of spec.runPolicy only suspend and ttlSecondsAfterFinished"):
+    for part in ("spec.training", "spec.device", "of spec.runPolicy only suspend, ttlSecondsAfterFinished, deleteTask"):
         assert f"{part} can" in str(refused.value)
     assert "spec.dataset" not in str(refused.value)
 
 
-@pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60}])
+@pytest.mark.parametrize("policy", [{"suspend": False}, {"ttlSecondsAfterFinished": 60, "deleteTask": True}])
 def test_suspend_and_ttl_may_change(kubectl: Kubectl, suspended_task: str, policy: dict[str, object]) -> None:
     patch_spec(kubectl, suspended_task, {"runPolicy": policy})
 
@@ -103,13 +103,14 @@ def test_every_section_is_explained(kubectl: Kubectl) -> None:
     assert "Pretrained weights" in kubectl("explain", "tt.spec.model.checkpoint")
 
 
-def test_the_operator_cannot_read_secrets_or_delete_tasks(system: Kubectl) -> None:
+def test_the_operator_cannot_read_secrets_or_delete_tasks_elsewhere(system: Kubectl) -> None:
     account = f"--as=system:serviceaccount:{system.namespace}:trainingtask-operator"
     rules = system("auth", "can-i", "--list", account, "--namespace=default")
     assert "secrets" not in rules
     for verb, kind in (
         ("delete", "trainingtasks"),
         ("create", "pods"),
+        ("delete", "pods"),
         ("update", "trainingtasks"),
         ("create", "pods/exec"),
     ):

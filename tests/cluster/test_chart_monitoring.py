@@ -9,7 +9,7 @@ import pytest
 import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
-from support.helm import CHART, ROOT, named, of_kind, render
+from support.helm import CHART, ROOT, assert_refused, named, of_kind, render
 from trainingtask_operator import metrics
 
 NAME = "tt-trainingtask-operator"
@@ -35,7 +35,7 @@ def series_of_the_operator() -> Iterator[tuple[str, set[str]]]:
 
 
 def test_nothing_is_monitored_by_default() -> None:
-    assert not {"PodMonitor", "PrometheusRule"} & {manifest["kind"] for manifest in render()}
+    assert not {"PodMonitor", "PrometheusRule", "ServiceMonitor"} & {manifest["kind"] for manifest in render()}
     assert f"{NAME}-dashboard" not in [manifest["metadata"]["name"] for manifest in of_kind(render(), "ConfigMap")]
 
 
@@ -47,6 +47,25 @@ def test_the_pod_monitor_selects_the_operators_metrics_port() -> None:
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in [port["name"] for port in pod["spec"]["containers"][0]["ports"]]
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_the_service_monitor_selects_a_service_of_the_operators_metrics_port() -> None:
+    options = ["--set=metrics.serviceMonitor.enabled=true", "--set=metrics.serviceMonitor.interval=30s"]
+    manifests = render(*options, "--set=metrics.serviceMonitor.labels.release=prometheus")
+    monitor, service = named(manifests, "ServiceMonitor", NAME), named(manifests, "Service", f"{NAME}-metrics")
+    pod = named(manifests, "Deployment", NAME)["spec"]["template"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    others = [other for other in of_kind(manifests, "Service") if other != service]
+    assert not [
+        o for o in others if monitor["spec"]["selector"]["matchLabels"].items() <= o["metadata"]["labels"].items()
+    ]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    (port,), (endpoint,) = service["spec"]["ports"], monitor["spec"]["endpoints"]
+    assert endpoint == {"port": port["name"], "path": "/metrics", "interval": "30s"}
+    ports = {found["name"]: found["containerPort"] for found in pod["spec"]["containers"][0]["ports"]}
+    assert ports[port["targetPort"]] == port["port"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert_refused("a Prometheus that reads both counts twice", *options, *ENABLED)
 
 
 def test_the_rules_and_the_dashboard_are_those_of_the_files() -> None:

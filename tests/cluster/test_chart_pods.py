@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
+from support import specs
 from support.helm import CHART, Manifest, assert_refused, named, of_kind, render, render_anew
-from trainingtask_api import Device, names
+from trainingtask_api import Device, TrainingTask, names
 from trainingtask_cli.helper_pod import PodUser
 from trainingtask_operator import settings as operator_settings
+from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.settings import Settings
 
 NAME = "tt-trainingtask-operator"
@@ -121,6 +123,38 @@ def test_trainers_labels_and_annotations_reach_the_operators_settings() -> None:
 )
 def test_wrong_labels_and_annotations_are_refused_by_their_path(option: str, message: str) -> None:
     assert_refused(message, f"--set-json={option}")
+
+
+def test_placement_and_volumes_of_trainers_reach_the_operators_settings() -> None:
+    spread = {"topologyKey": "kubernetes.io/hostname", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
+    claim = {"name": "gpu", "resourceClaimTemplateName": "one-gpu"}
+    placed = {"schedulerName": "volcano", "topologySpreadConstraints": [spread], "resourceClaims": [claim]}
+    trainer: dict[str, Any] = {"devices": {"gpu": {**placed, "resourceName": ""}}, "hostUsers": False}
+    trainer["profiles"] = {"large": {"device": "gpu", **placed, "resourceName": ""}}
+    trainer |= {"extraVolumes": [{"name": "roots", "configMap": {"name": "roots"}}]}
+    trainer |= {"extraVolumeMounts": [{"name": "roots", "mountPath": "/etc/roots"}]}
+    found = settings_of(render(f"--set-json=trainer={json.dumps(trainer)}"))
+    for device in (found.devices[Device.GPU], found.profiles["large"]):
+        chosen = device.model_dump(by_alias=True)
+        assert {key: chosen[key] for key in placed} == placed
+        assert device.resource_name == ""
+    assert (found.host_users, found.extra_volumes) == (False, trainer["extraVolumes"])
+    assert found.extra_volume_mounts == trainer["extraVolumeMounts"]
+    assert settings_of(render()).host_users is None
+
+
+def test_no_value_replaces_the_operators_own_volumes() -> None:
+    manifest = specs.task("t", specs.changed(specs.CLASSICAL, code={"configMap": "c"}, model__name="a:B"))
+    manifest["metadata"]["uid"] = "u"
+    full = render("--set=trainer.caBundle.secret=a", "--set=trainer.hub.cache.claim=b")
+    pod = build_job(TrainingTask.model_validate(manifest), settings_of(full))["spec"]["template"]["spec"]
+    mounts = pod["containers"][0]["volumeMounts"]
+    assert {"task", "code", "ca-bundle", "hub-cache"} <= {volume["name"] for volume in pod["volumes"]}
+    for volume in pod["volumes"]:
+        assert_refused("at '/trainer/extraVolumes/0/name'", f"--set=trainer.extraVolumes[0].name={volume['name']}")
+    for mount in mounts:
+        option = f'--set-json=trainer.extraVolumeMounts=[{{"name":"x","mountPath":"{mount["mountPath"]}/"}}]'
+        assert_refused("at '/trainer/extraVolumeMounts/0/mountPath'", option)
 
 
 DEPLOYMENTS = [component for component, (kind, _) in COMPONENTS.items() if kind == "Deployment"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from support.kubectl import Kubectl, eventually
 from support.node_pair import Group, kill_worker
 from support.object_store import Bucket
 from support.s3_server import S3Server
+from support.sidecars import CLASSIC, inject_sidecars
 from support.task_bucket import BUCKET, TABLE, list_folder, name_keys
 from support.trainer_processes import kill_trainer
 
@@ -187,6 +189,24 @@ def test_a_users_mistake_fails_the_group_with_one_attempt(
     assert attempt["exitCode"] == 64
     uid = kubectl.get("trainingtask", "pair-mistaken")["metadata"]["uid"]
     eventually("one row", lambda: [row["error_reason"] for row in rows(uid)] == ["SourceNotFound"])
+
+
+@pytest.mark.full
+def test_a_group_beside_classic_sidecars_ends_with_its_trainers(
+    kubectl: Kubectl, task: Apply, store: Store, jobset: None, rows: Rows, tmp_path: Path
+) -> None:
+    tasks = dict.fromkeys(("meshed", "meshed-mistaken"), CLASSIC)
+    with inject_sidecars(kubectl, os.environ.get("TRAININGTASK_IMAGE_OPERATOR", ""), tasks, tmp_path / "webhook.pem"):
+        task("meshed", build_spec("models/meshed", training__epochs=1))
+        task("meshed-mistaken", build_spec("models/meshed-mistaken", dataset__uri=f"s3://{BUCKET}/nothing.csv"))
+        kubectl.wait("meshed-mistaken", "Failed", timeout=240)
+        kubectl.wait("meshed", "Complete", timeout=240)
+    eventually("no JobSet", lambda: not kubectl.find("jobsets", "trainingtask.dev/task-name=meshed"))
+    assert len(kubectl.status("meshed")["attempts"]) == 1
+    assert kubectl.condition("meshed-mistaken", "Failed")["reason"] == "SourceNotFound"
+    assert [attempt["exitCode"] for attempt in kubectl.status("meshed-mistaken")["attempts"]] == [64]
+    uid = kubectl.get("trainingtask", "meshed")["metadata"]["uid"]
+    eventually("a final row", lambda: [row["status"] for row in rows(uid)] == ["Succeeded"])
 
 
 def test_the_deadline_ends_the_group(kubectl: Kubectl, task: Apply, store: Store, jobset: None) -> None:

@@ -164,13 +164,18 @@ def test_a_suspended_task_runs_when_it_is_resumed(kubectl: Kubectl, task: Apply)
     assert kubectl.condition("later", "Suspended")["status"] == "False"
 
 
-def test_the_ttl_removes_the_job_and_keeps_the_task(kubectl: Kubectl, task: Apply) -> None:
+def test_the_ttl_removes_the_job_and_the_task_only_if_it_says_so(
+    kubectl: Kubectl, task: Apply, rows: Callable[[str], list[dict[str, Any]]]
+) -> None:
     task("tidy", specs.changed(specs.CLASSICAL, runPolicy__ttlSecondsAfterFinished=1))
     kubectl.wait("tidy", "Complete")
     eventually("no Job", lambda: not kubectl.jobs("tidy"))
     eventually("no pods", lambda: not kubectl.pods("tidy"))
-    status = kubectl.status("tidy")
-    assert (status["state"], status["training"]["phase"]) == ("Succeeded", "Done")
+    found = kubectl.get("trainingtask", "tidy")
+    assert (found["status"]["state"], found["status"]["training"]["phase"]) == ("Succeeded", "Done")
+    kubectl("patch", "trainingtask", "tidy", "--type=merge", "--patch", '{"spec": {"runPolicy": {"deleteTask": true}}}')
+    eventually("no task", lambda: not kubectl("get", "trainingtask", "tidy", "--ignore-not-found"))
+    assert [row["status"] for row in rows(found["metadata"]["uid"])] == ["Succeeded"]
 
 
 def test_a_deleted_task_leaves_no_job_and_a_cancelled_row(

@@ -7,7 +7,7 @@ Tests of GPUs and of a lost node use fake nodes.
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ import pytest
 from support import specs
 from support.fake_nodes import GPU
 from support.kubectl import Kubectl, eventually
-from support.reason_tasks import GPU_TASK, HIGH, LOW, Apply
+from support.reason_tasks import FAKE, GPU_TASK, HIGH, LOW, Apply
 from trainingtask_api import names
 
 Row = dict[str, Any]
@@ -39,6 +39,19 @@ def workloads() -> dict[str, Any]:
             "scope": "Namespaced",
             "versions": [{"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": schema}}],
         },
+    }
+
+
+def build_workload(name: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Return a Workload of a Job as Kueue makes it."""
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": job["metadata"]["name"], "uid": job["metadata"]["uid"]}
+    labels = {"kueue.x-k8s.io/job-uid": owner["uid"]}
+    template = {"metadata": {"labels": job["spec"]["template"]["metadata"]["labels"]}}
+    return {
+        "apiVersion": "kueue.x-k8s.io/v1beta1",
+        "kind": "Workload",
+        "metadata": {"name": name, "labels": labels, "ownerReferences": [{**owner, "controller": True}]},
+        "spec": {"active": True, "queueName": "team-a", "podSets": [{"template": template}]},
     }
 
 
@@ -134,9 +147,7 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
     kubectl.apply(workloads())
     try:
         kubectl("wait", "crd/workloads.kueue.x-k8s.io", "--for=condition=Established")
-        labels = {"kueue.x-k8s.io/job-uid": job()["metadata"]["uid"]}
-        kind = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload"}
-        kubectl.apply({**kind, "metadata": {"name": "queued", "labels": labels}, "spec": {"active": True}})
+        kubectl.apply(build_workload("queued", job()))
         eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
         wait_for_reason(kubectl, "queued", "SuspendedByUser", "Suspended")
         assert job()["spec"]["suspend"] is False, "the operator left the Job to Kueue"
@@ -149,6 +160,45 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
         assert job()["spec"]["suspend"] is True
     finally:
         kubectl("delete", "crd", "workloads.kueue.x-k8s.io")
+
+
+def test_a_job_that_somebody_suspended_waits_for_them(kubectl: Kubectl, apply_task: Apply) -> None:
+    def suspend(value: bool) -> None:
+        kubectl("patch", "job", job, "--type=merge", "--patch", json.dumps({"spec": {"suspend": value}}))
+
+    apply_task("halted", FAKE)
+    wait_for_reason(kubectl, "halted", "TrainerRunning")
+    job = kubectl.status("halted")["jobName"]
+    suspend(True)
+    assert f"kubectl patch job {job}" in wait_for_reason(kubectl, "halted", "JobSuspended")
+    kubectl("label", "trainingtask", "halted", "a=b")  # the operator reconciles it once more
+    eventually("no pod", lambda: not kubectl.pods("halted"))
+    assert kubectl.get("job", job)["spec"]["suspend"] is True
+    suspend(False)
+    wait_for_reason(kubectl, "halted", "TrainerRunning")
+    assert attempts(kubectl, "halted") == [(1, None)]
+
+
+def test_a_task_in_another_cluster_is_followed_by_its_jobs_status(kubectl: Kubectl, apply_task: Apply) -> None:
+    """The test acts for MultiKueue, which copies the status of the Job in the other cluster."""
+
+    def mirror(**status: Any) -> None:
+        patch = json.dumps({"status": {"startTime": started, **status}})
+        kubectl("patch", "job", job, "--subresource=status", "--type=merge", "--patch", patch)
+
+    apply_task("remote", specs.changed(FAKE, runPolicy={"managedBy": "kueue.x-k8s.io/multikueue"}))
+    message = eventually("accepted", lambda: kubectl.condition("remote", "Running").get("message"))
+    assert "another cluster" in message
+    job, started = kubectl.status("remote")["jobName"], datetime.now(UTC).isoformat(timespec="seconds")
+    mirror(active=1, ready=1)
+    eventually("Running", lambda: kubectl.status("remote").get("state") == "Running")
+    assert kubectl.pods("remote") == []
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    ended = {"status": "True", "reason": "CompletionsReached", "message": "", "lastTransitionTime": now}
+    conditions = [{"type": "SuccessCriteriaMet", **ended}, {"type": "Complete", **ended}]
+    mirror(active=0, ready=0, succeeded=1, completedIndexes="0", completionTime=now, conditions=conditions)
+    kubectl.wait("remote", "Complete")
+    assert "in another cluster" in kubectl.condition("remote", "Complete")["message"]
 
 
 def test_a_taken_job_name_is_a_name_conflict(kubectl: Kubectl, apply_task: Apply) -> None:

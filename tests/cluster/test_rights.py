@@ -1,17 +1,14 @@
 """The rights that the chart grants, compared with those used by the audit log; runs after all other tests."""
 
-import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from support import specs
+from support.audit_log import is_allowed, read_audit_events
 from support.kubectl import Kubectl, eventually, run
 from support.release import NAMESPACE, RELEASE, SYSTEM
 
@@ -19,7 +16,15 @@ OPERATOR = f"system:serviceaccount:{SYSTEM}:{RELEASE}"
 WEB = f"{OPERATOR}-web"
 TRAINER = ":trainingtask-trainer"
 # Modules that use the rights; without them unused rights cannot be found.
-USING_MODULES = {"test_faults", "test_groups", "test_life", "test_operations", "test_reasons", "test_web_access"}
+USING_MODULES = {
+    "test_faults",
+    "test_groups",
+    "test_life",
+    "test_operations",
+    "test_reasons",
+    "test_sidecars",
+    "test_web_access",
+}
 CLUSTER = "cluster"
 # Granted but unused, or unused where they are granted -> why they stay.
 UNUSED = {
@@ -52,19 +57,7 @@ Grant = tuple[str, str, str, str, str]  # account, namespace or CLUSTER, group, 
 @pytest.fixture(scope="module")
 def uses(system: Kubectl, session_begin: datetime) -> list[Use]:
     """Return the requests of the chart's accounts since the session began."""
-    log = Path(os.environ.get("KUBECONFIG", "")).parent / "logs" / "audit.log"
-    if not log.exists():
-        pytest.skip("needs the local cluster (make test-cluster): its API server keeps an audit log")
-    return [use for use in map(_parse_use, _read_events(log, session_begin)) if use is not None]
-
-
-def _read_events(log: Path, begin: datetime) -> Iterator[dict[str, Any]]:
-    for file in sorted(log.parent.glob("audit*.log")):
-        with file.open() as lines:
-            for line in lines:
-                event = json.loads(line)
-                if datetime.fromisoformat(event["requestReceivedTimestamp"]) >= begin:
-                    yield event
+    return [use for use in map(_parse_use, read_audit_events(session_begin)) if use is not None]
 
 
 def _parse_use(event: dict[str, Any]) -> Use | None:
@@ -73,7 +66,7 @@ def _parse_use(event: dict[str, Any]) -> Use | None:
         return None
     resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
     namespace = "" if resource == "namespaces" else target.get("namespace", "")
-    allowed = event.get("annotations", {}).get("authorization.k8s.io/decision") == "allow"
+    allowed = is_allowed(event)
     code = event.get("responseStatus", {}).get("code", 0)
     account = TRAINER if account.endswith(TRAINER) else account
     time = datetime.fromisoformat(event["requestReceivedTimestamp"])

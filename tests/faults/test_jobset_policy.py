@@ -15,6 +15,7 @@ NAMESPACE = "policy-jobset"
 NAME = "tt-trainingtask-operator"
 OPERATOR = f"system:serviceaccount:ops:{NAME}"
 CONTROLLER = "system:serviceaccount:jobset-system:jobset-controller-manager"
+MULTIKUEUE = "system:serviceaccount:kueue-system:multikueue"
 USER = "jane"
 LABEL = {names.TASK_UID_LABEL: "uid-of-the-task"}
 TASK = {"apiVersion": names.API_VERSION, "kind": names.KIND, "name": "t", "uid": "1", "controller": True}
@@ -73,7 +74,7 @@ def users(plane: ControlPlane) -> Iterator[Users]:
         kubectl.apply(CRD)
         query = "--output=jsonpath={.status.conditions[?(@.status=='True')].type}"
         eventually("the kind", lambda: "Established" in kubectl("get", "crd", "jobsets.jobset.x-k8s.io", query))
-        manifests = render(f"--set=trainer.namespaces={{{NAMESPACE}}}")
+        manifests = render(f"--set=trainer.namespaces={{{NAMESPACE}}}", f"--set=kueue.controllers={{{MULTIKUEUE}}}")
         for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"):
             kubectl.apply(named(manifests, kind, f"{NAME}-task-children"))
         eventually("the policy holds", lambda: "task-uid is set by" in kubectl.create(USER, make_jobset(labels=LABEL)))
@@ -115,6 +116,12 @@ def make_tasks_jobset() -> Manifest:
 def test_the_operator_and_jobsets_controller_create_a_tasks_group(users: Users) -> None:
     assert users.create(OPERATOR, make_tasks_jobset()) == ""
     assert users.create(CONTROLLER, make_job(JOBSET, labels=LABEL)) == ""
+
+
+def test_multikueue_creates_what_other_clusters_tasks_have_without_an_owner(users: Users) -> None:
+    assert users.create(MULTIKUEUE, make_jobset(labels=LABEL, template=make_job_template(LABEL, LABEL))) == ""
+    assert users.create(MULTIKUEUE, make_job(labels=LABEL)) == ""
+    assert "only the trainingtask-operator" in users.create(MULTIKUEUE, make_job(TASK, labels=LABEL))
 
 
 def test_jobsets_of_users_are_not_hindered(users: Users) -> None:

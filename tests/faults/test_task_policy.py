@@ -22,6 +22,7 @@ NARROW = (
     "--set=policy.env.allowedNames={HF_TOKEN,OTHER_TOKEN}",
     "--set=policy.env.allowedSecrets={hf-*,hub-token}",
     "--set=policy.priorityClasses.allowed={low,system-cluster-critical}",
+    "--set=policy.workloadPriorityClasses.allowed={usual,urgent}",
     "--set=policy.queues.allowed={team-a,team-b}",
 )
 
@@ -44,6 +45,7 @@ ALLOWED: dict[str, dict[str, Any]] = {
     "secret-prefix": {"env": [secret("hf-1"), secret("hf-mine.1", "OTHER_TOKEN")]},
     "priority": {"runPolicy__priorityClassName": "low"},
     "priority-system-listed": {"runPolicy__priorityClassName": "system-cluster-critical"},
+    "workload-priority": {"runPolicy__workloadPriorityClassName": "urgent"},
     "queue": {"runPolicy__queueName": "team-b"},
 }
 IMAGES = (
@@ -68,6 +70,7 @@ ATTACKS: dict[str, tuple[dict[str, Any], str]] = {
     "secret-prefix-inside": ({"env": [secret("x-hf-1")]}, "'x-hf-1' is refused"),
     "priority": ({"runPolicy__priorityClassName": "high"}, "spec.runPolicy.priorityClassName 'high' is refused: allowed are low, system-cluster-critical"),
     "priority-system": ({"runPolicy__priorityClassName": "system-node-critical"}, "'system-node-critical' is refused"),
+    "workload-priority": ({"runPolicy__workloadPriorityClassName": "first"}, "spec.runPolicy.workloadPriorityClassName 'first' is refused: allowed are usual, urgent"),
     "queue": ({"runPolicy__queueName": "team-c"}, "spec.runPolicy.queueName 'team-c' is refused: allowed are team-a, team-b"),
 }  # fmt: skip
 

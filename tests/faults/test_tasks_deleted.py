@@ -57,6 +57,25 @@ async def test_task_deleted(namespace: TaskNamespace, history: str) -> None:
         assert not operator.find_defects()
 
 
+async def test_finished_task_deleted_after_its_time_to_live(namespace: TaskNamespace, history: str) -> None:
+    """The operator is killed once the task has finished; the next one deletes it."""
+    async with namespace.operator(history=history) as operator:
+        await namespace.create("task", SUCCEEDS, runPolicy={"ttlSecondsAfterFinished": 600, "deleteTask": True})
+        task = await namespace.wait_for_state("task", "Succeeded", timeout=60)
+        await operator.kill()
+        await namespace.patch(TASKS, names.PLURAL, "task", {"spec": {"runPolicy": {"ttlSecondsAfterFinished": 1}}})
+        await operator.start()
+
+        async def is_deleted() -> bool:
+            return not await namespace.list_tasks()
+
+        await eventually("the task is deleted", is_deleted, 60)
+        uid = task["metadata"]["uid"]
+        await wait_until_no_job(namespace, uid)
+        assert [row["status"] for row in await read_rows_of(history, uid)] == ["Succeeded"]
+        assert not operator.find_defects()
+
+
 @pytest.mark.full
 async def test_task_deleted_while_the_operator_is_down(namespace: TaskNamespace, history: str) -> None:
     async with namespace.operator(history=history) as operator:

@@ -1,5 +1,6 @@
 """JobSet and Kueue on the local cluster, installed for the tests that need them alone."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -28,6 +29,27 @@ def install_addons(*names: str) -> Iterator[None]:
 
 
 @contextmanager
+def manage_jobs_without_queue_name(kubectl: Kubectl) -> Iterator[None]:
+    """Let Kueue suspend all Jobs of a namespace, by its configuration; undo that after."""
+    kueue = Kubectl("kueue-system")
+    config = kueue.get("configmap", "kueue-manager-config")["data"]["controller_manager_config.yaml"]
+    selector = {"matchLabels": {"kubernetes.io/metadata.name": kubectl.namespace}}
+    setting = f"manageJobsWithoutQueueName: true\nmanagedJobsNamespaceSelector: {json.dumps(selector)}\n"
+    _configure_kueue(kueue, f"{config}\n{setting}")
+    try:
+        yield
+    finally:
+        _configure_kueue(kueue, config)
+
+
+def _configure_kueue(kueue: Kubectl, config: str) -> None:
+    patch = json.dumps({"data": {"controller_manager_config.yaml": config}})
+    kueue("patch", "configmap", "kueue-manager-config", "--type=merge", "--patch", patch)
+    kueue("rollout", "restart", "deployment/kueue-controller-manager")
+    kueue("rollout", "status", "deployment/kueue-controller-manager", "--timeout=3m")
+
+
+@contextmanager
 def create_queue(kubectl: Kubectl, cpu: str, memory: str) -> Iterator[None]:
     """Create the queue `QUEUE` with this quota in a namespace; delete it after."""
     api_version = "kueue.x-k8s.io/v1beta2"
@@ -38,6 +60,7 @@ def create_queue(kubectl: Kubectl, cpu: str, memory: str) -> Iterator[None]:
     queue = {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": kubectl.namespace}},
         "resourceGroups": [{"coveredResources": ["cpu", "memory"], "flavors": [flavor]}],
+        "preemption": {"withinClusterQueue": "LowerPriority"},
     }
     manifests = [
         {"apiVersion": api_version, "kind": "ResourceFlavor", "metadata": {"name": "default"}},

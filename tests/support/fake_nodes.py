@@ -11,6 +11,7 @@ from support.kubectl import Kubectl, eventually
 STAGES = Path(__file__).with_name("fake_nodes.yaml")
 LABEL = "trainingtask.dev/fake"  # its value is the kind of node
 GPU = "nvidia.com/gpu"
+ZONE = "trainingtask.dev/no-such-zone"
 
 # Device profiles on the fake nodes, whose taints repel ordinary pods.
 PROFILES = {
@@ -23,6 +24,17 @@ PROFILES = {
         "device": "cpu",
         "nodeSelector": {LABEL: "doomed"},
         "tolerations": [{"key": LABEL, "operator": "Exists", "effect": "NoSchedule"}],
+    },
+    # For no node: none has that label, no scheduler that name, and no driver offers devices.
+    "zoned": {
+        "device": "cpu",
+        "topologySpreadConstraints": [{"topologyKey": ZONE, "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}],
+    },
+    "claimed": {
+        "device": "gpu",
+        "schedulerName": "no-such-scheduler",
+        "resourceName": "",
+        "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
     },
 }
 

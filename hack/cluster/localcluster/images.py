@@ -5,6 +5,7 @@ current and the previous one of each name are kept: pods that have not been roll
 """
 
 import fcntl
+import functools
 import hashlib
 import http.client
 import json
@@ -20,6 +21,7 @@ from .console import ClusterError, run, stage
 from .settings import PAUSE_TAG
 
 NAMES = ("operator", "web", "trainer", "postgres")
+ON_DEMAND = ("serve",)  # built only when it is named
 GENERATIONS = 2
 BASE_SUITE = "trixie"
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -43,6 +45,7 @@ def _recipes() -> dict[str, Recipe]:
     return {
         "operator": Recipe(REPOSITORY / "Dockerfile", REPOSITORY),
         "web": Recipe(REPOSITORY / "Dockerfile", REPOSITORY, target="web"),
+        "serve": Recipe(REPOSITORY / "Dockerfile", REPOSITORY, target="serve"),
         "trainer": Recipe(REPOSITORY / "trainer_image" / "Dockerfile", REPOSITORY),
         "postgres": Recipe(postgres / "Dockerfile", postgres, downloads=False),
     }
@@ -58,7 +61,7 @@ def build(config: Config, names: Iterable[str]) -> dict[str, str]:
     recipes = _recipes()
     names = list(names)
     if unknown := [name for name in names if name not in recipes]:
-        raise ClusterError(f"there is no image {unknown[0]!r}; there are {', '.join(NAMES)}")
+        raise ClusterError(f"there is no image {unknown[0]!r}; there are {', '.join(recipes)}")
     with locked(config):
         _require_registry(config)
         with stage("base image") as line:
@@ -66,15 +69,16 @@ def build(config: Config, names: Iterable[str]) -> dict[str, str]:
             line.note("built" if fresh else "cached")
         changed = False
         for name in names:
-            with stage(f"build {name}"):
+            with stage(f"build {name}") as line:
+                line.progress = functools.partial(_read_step, _build_log(config, name))
                 image = _build(config, name, recipes[name], base)
             with stage(f"push {name}") as line:
                 changed |= _publish(config, name, image)
-                line.note(references(config)[name])
+                line.note(_generations(config)[name][0])
         if changed:
             with stage("remove old images"):
                 _prune(config)
-    return {name: references(config)[name] for name in names}
+    return {name: _generations(config)[name][0] for name in names}
 
 
 def build_on_trainer(config: Config, name: str, context: Path) -> str:
@@ -181,6 +185,13 @@ def _build(config: Config, name: str, recipe: Recipe, base: str) -> str:
 
 def _build_log(config: Config, name: str) -> Path:
     return config.logs / f"image-{name}.log"
+
+
+def _read_step(log: Path) -> str:
+    """Return the step of a Dockerfile that a build is at."""
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    steps = [line for line in lines if line.startswith("STEP ")]
+    return steps[-1][:100] if steps else ""
 
 
 def _publish(config: Config, name: str, image: str) -> bool:

@@ -32,7 +32,7 @@ def up(config: Config) -> None:
         with stage("packages") as line:
             line.note(f"{len(host.install_packages(config))} installed")
         with stage("Go binaries") as line:
-            line.note(f"built {', '.join(built)}" if (built := binaries.ensure(config)) else "cached")
+            line.note(f"built {', '.join(built)}" if (built := binaries.ensure(config, line)) else "cached")
         with stage("certificates") as line:
             line.note("new" if pki.ensure(config) else "reused")
         cluster = build_daemons(config)

@@ -27,6 +27,8 @@ class Observed:
     ----------
     pod_owners
         The uids of the Jobs that own the pods: the task's Job, or those of its JobSet.
+    kueue_workload
+        Kueue's Workload of the Job, None when it has none.
     """
 
     task: Object
@@ -34,6 +36,7 @@ class Observed:
     pods: list[Object]
     kube_events: Mapping[str, KubeEvent] = field(default_factory=dict)
     pod_owners: frozenset[str] = frozenset()
+    kueue_workload: Object | None = None
 
     @property
     def missing_pod_event(self) -> KubeEvent | None:
@@ -43,7 +46,7 @@ class Observed:
 
 
 class AssumeCache:
-    """The stores of tasks, Jobs, JobSets, pods and Events, corrected where a watch lags.
+    """The stores of tasks, Jobs, JobSets, Workloads, pods and Events, corrected where a watch lags.
 
     - A watch lags behind this process's own writes: a Job just created would be created again on the next event. The
       result of a write is assumed until the watch has confirmed it.
@@ -63,6 +66,7 @@ class AssumeCache:
         self.tasks, self.jobs, self.jobsets = (ObjectStore(is_finished) for _ in range(3))
         self.pods = ObjectStore(is_pod_finished)
         self._stores = (self.tasks, self.jobs, self.jobsets, self.pods)
+        self.kueue_workloads = ObjectStore()
         self.kube_events = ObjectStore()
         self.has_synced = False
         self._task_keys: dict[str, Key] = {}  # uid of a Job, JobSet or pod -> its task
@@ -91,10 +95,18 @@ class AssumeCache:
         ]
         children = [*owners, *(pod["metadata"]["uid"] for pod in pods)]
         events = {child: self._get_event(namespace, child) for child in children}
-        return Observed(task, job, pods, {child: event for child, event in events.items() if event}, frozenset(owners))
+        workloads = [w for w in self.kueue_workloads.get(uid, ()) if _is_child(w, namespace, job["metadata"]["uid"])]
+        return Observed(
+            task,
+            job,
+            pods,
+            {child: event for child, event in events.items() if event},
+            frozenset(owners),
+            max(workloads, key=_get_age, default=None),
+        )
 
     def get_task_key(self, uid: str) -> Key | None:
-        """Return the task of a Job, JobSet or pod."""
+        """Return the task of a Job, JobSet, Workload or pod."""
         return self._task_keys.get(uid)
 
     def assume(self, written: Object) -> None:
@@ -139,12 +151,13 @@ class AssumeCache:
     def evict_stale(self, uids: set[str]) -> None:
         """Drop objects that a live list did not show; a uid never comes back."""
         for uid in uids:
-            for store in self._stores:
+            for store in (*self._stores, self.kueue_workloads):
                 store.remove(uid)
             self.forget(uid)
 
     def _get_event(self, namespace: str, uid: str) -> KubeEvent | None:
-        return max(self.kube_events.get((namespace, uid), ()), key=lambda event: event.time, default=None)
+        events = self.kube_events.get((namespace, uid), ())
+        return max(events, key=lambda event: (not event.is_summary, event.time), default=None)
 
     def _drop_assumed(self, uid: str) -> None:
         assumed = self._assumed.pop(uid, None)

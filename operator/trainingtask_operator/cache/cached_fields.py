@@ -1,4 +1,4 @@
-"""The fields of tasks, Jobs, JobSets, pods and Events that are kept in memory: those that a reconcile reads. Pure.
+"""The fields of tasks, Jobs, JobSets, Workloads, pods and Events that are kept in memory: those that a reconcile reads. Pure.
 
 A trimmed object is small and has the types that a reconcile relies on: anything else raises one of
 `malformed_records.MALFORMED`.
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from trainingtask_api import names
+from trainingtask_api.status import UNOBSERVED_STATUS
 from trainingtask_operator.kube_objects import (
     TERMINAL_CONDITIONS,
     KubeEvent,
@@ -20,11 +21,13 @@ from trainingtask_operator.kube_objects import (
 # A task with more labels than this, keys and values together, is cached and recorded without any.
 MAX_LABELS_CHARACTERS = 4096
 MAX_ANNOTATIONS_CHARACTERS = 16384  # the same of the annotations that its pods get
+_MAX_NAME_CHARACTERS = 253
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 _MAX_LENGTHS = {"uid": 128}
 _METADATA = (*_IDENTITY, "generation", "deletionTimestamp")
+_CHILD_LABELS = (names.TASK_NAME_LABEL, names.TASK_UID_LABEL, names.QUEUE_LABEL)
 _JOB_SPEC = ("suspend", "ttlSecondsAfterFinished")
 _JOB_CONDITION = ("type", "status", "reason", "message", "lastTransitionTime")
 _JOBSET_CONDITIONS = {"Completed": "Complete", "Failed": "Failed"}  # name of a JobSet's condition -> of a Job's
@@ -37,13 +40,16 @@ _POD_ANNOTATIONS = (
     names.RESTART_COUNT_ANNOTATION,
     names.NODE_RANK_ANNOTATION,
 )
+_WORKLOAD_CONDITION = ("type", "status", "reason", "message")
+_WORKLOAD_CONDITION_TYPES = ("QuotaReserved", "Admitted", "Evicted")
+_CHECK = ("name", "state", "message")
 _CONTAINER_STATES = {
     "waiting": ("reason", "message"),
     "running": ("startedAt",),
     "terminated": ("exitCode", "reason", "message", "startedAt", "finishedAt"),
 }
 _TIMES = {"startedAt", "finishedAt", "startTime", "lastTransitionTime", "creationTimestamp", "deletionTimestamp"}
-_NUMBERS = {"exitCode", "generation"}
+_NUMBERS = {"exitCode", "generation", "ready"}
 
 
 def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -> Object:
@@ -58,7 +64,7 @@ def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -
         annotations = select_inherited(_to_object(body["metadata"].get("annotations")), inherited_prefixes)
         if _count_characters(annotations) <= MAX_ANNOTATIONS_CHARACTERS:
             task["metadata"]["annotations"] = annotations
-    if body.get("status"):
+    if body.get("status") and body["status"] != UNOBSERVED_STATUS:
         task["status"] = _to_object(body["status"])
     return task
 
@@ -70,7 +76,10 @@ def trim_job(body: Mapping[str, Any]) -> Object:
     conditions = [_select(condition, *_JOB_CONDITION) for condition in _to_objects(status.get("conditions"))]
     if any("lastTransitionTime" not in c for c in conditions if c["type"] in TERMINAL_CONDITIONS):
         raise KeyError("lastTransitionTime")
-    job["status"] = {**_select(status, "startTime"), "conditions": conditions}
+    job["metadata"]["annotations"] = _select_annotations(body, (names.SUSPENDED_ANNOTATION,))
+    # Of a Job that runs in another cluster there are no pods to see; of others the count changes in vain.
+    counts = ("ready",) if spec.get("managedBy") else ()
+    job["status"] = {**_select(status, "startTime", *counts), "conditions": conditions}
     return job
 
 
@@ -85,7 +94,33 @@ def trim_jobset(body: Mapping[str, Any]) -> Object:
             started = body["metadata"]["creationTimestamp"]
         elif suspended.get("status") == "False":
             started = suspended["lastTransitionTime"]
-    return trim_job({**body, "status": {"conditions": terminal, "startTime": started}})
+    jobs = _to_objects(_to_object(body.get("status")).get("replicatedJobsStatus"))
+    ready = sum(_to_number(job.get("ready") or 0) for job in jobs)
+    return trim_job({**body, "status": {"conditions": terminal, "startTime": started, "ready": ready}})
+
+
+def trim_kueue_workload(body: Mapping[str, Any]) -> Object:
+    """Return the cached fields of Kueue's Workload of a Job, with the labels of the task from those of its pods."""
+    spec, status = _to_object(body["spec"]), _to_object(body.get("status"))
+    trimmed = {"queueName": _to_text(spec.get("queueName") or ""), "active": spec.get("active") is not False}
+    workload = _trim_child({**body, "metadata": {**body["metadata"], "labels": get_pod_labels(body)}}, trimmed)
+    workload["metadata"]["annotations"] = _select_annotations(body, (names.SUSPENDED_ANNOTATION,))
+    workload["status"] = {
+        "conditions": [
+            _select(condition, *_WORKLOAD_CONDITION)
+            for condition in _to_objects(status.get("conditions"))
+            if condition.get("type") in _WORKLOAD_CONDITION_TYPES
+        ],
+        "admissionChecks": [_select(check, *_CHECK) for check in _to_objects(status.get("admissionChecks"))],
+    }
+    return workload
+
+
+def get_pod_labels(workload: Mapping[str, Any]) -> Object:
+    """Return the labels that the pods of Kueue's Workload get; {} when it has no pods."""
+    for pod_set in _to_objects(_to_object(workload["spec"]).get("podSets")):
+        return _to_object(_to_object(_to_object(pod_set.get("template")).get("metadata")).get("labels"))
+    return {}
 
 
 def trim_workload(body: Mapping[str, Any]) -> Object:
@@ -108,10 +143,7 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             "storageLimit": _to_optional_text(limits.get("ephemeral-storage")),
         },
     )
-    annotations = _to_object(body["metadata"].get("annotations"))
-    pod["metadata"]["annotations"] = {
-        name: _to_text(annotations[name]) for name in _POD_ANNOTATIONS if name in annotations
-    }
+    pod["metadata"]["annotations"] = _select_annotations(body, _POD_ANNOTATIONS)
     status = _to_object(body.get("status"))
     pod["status"] = {
         **_select(status, *_POD_STATUS),
@@ -121,7 +153,10 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             if condition.get("type") in _POD_CONDITION_TYPES
         ],
     }
-    trainer = get_container_status({"containerStatuses": _to_objects(status.get("containerStatuses"))})
+    statuses = _to_objects(status.get("containerStatuses"))
+    if waiting := _find_waiting(_to_objects(status.get("initContainerStatuses"))):
+        pod["status"]["waitingInitContainer"] = waiting
+    trainer = get_container_status({"containerStatuses": statuses})
     state = _to_object(trainer.get("state"))
     if state:
         trimmed = {
@@ -130,6 +165,10 @@ def trim_pod(body: Mapping[str, Any]) -> Object:
             if state.get(name)
         }
         pod["status"]["containerStatuses"] = [{"name": names.TRAINER_CONTAINER, "state": trimmed}]
+        if "terminated" in trimmed:  # before, they are of no interest
+            pod["status"]["sidecars"] = [
+                _to_text(item["name"])[:_MAX_NAME_CHARACTERS] for item in statuses if not _has_ended(item)
+            ]
     return pod
 
 
@@ -145,16 +184,32 @@ def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
     )
     count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
     message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
-    return KubeEvent(message=message, count=_to_number(count), time=parse_time(observed))
+    return KubeEvent(
+        message=message,
+        count=_to_number(count),
+        time=parse_time(observed),
+        reason=_to_text(body.get("reason") or "")[:_MAX_NAME_CHARACTERS],
+    )
+
+
+def _find_waiting(containers: list[Object]) -> Object | None:
+    """Return name, reason and message of the first container that waits, and not for one before it."""
+    for container in containers:
+        waiting = _to_object(_to_object(container.get("state")).get("waiting"))
+        if waiting and waiting.get("reason") != "PodInitializing":
+            return _select(container, "name") | _select(waiting, "reason", "message")
+    return None
+
+
+def _has_ended(container: Mapping[str, Any]) -> bool:
+    return bool(_to_object(container.get("state")).get("terminated"))
 
 
 def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:
     """Return a Job or pod with the labels and the controller that connect it to its task."""
     metadata = body["metadata"]
     found = _to_object(metadata.get("labels"))
-    labels = {
-        label: _to_text(found[label]) for label in (names.TASK_NAME_LABEL, names.TASK_UID_LABEL) if label in found
-    }
+    labels = {label: _to_text(found[label]) for label in _CHILD_LABELS if label in found}
     child = _trim(body, labels, spec)
     child["metadata"]["ownerReferences"] = [
         {"uid": _to_text(owner["uid"]), "controller": True}
@@ -162,6 +217,11 @@ def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:
         if owner.get("controller")
     ]
     return child
+
+
+def _select_annotations(body: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, str]:
+    annotations = _to_object(body["metadata"].get("annotations"))
+    return {name: _to_text(annotations[name]) for name in wanted if name in annotations}
 
 
 def _trim(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> Object:

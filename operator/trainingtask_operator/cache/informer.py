@@ -1,7 +1,8 @@
-"""Informers of Jobs, JobSets and pods: one list, then a watch, for ever.
+"""Informers: one list, then a watch, for ever.
 
 kopf could watch them as well, but it gives every object a worker of its own: in a burst, the events of a pod that
-changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks themselves are kopf's.
+changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks of a whole cluster are kopf's;
+within namespaces they are an informer's, since kopf ends the process where a namespace, or the rights in it, go.
 """
 
 import asyncio
@@ -36,6 +37,7 @@ class Informer:
         on_event: Callable[[str | None, Object], None],
         on_list: Callable[[set[str]], None],
         *,
+        namespace: str | None = None,
         is_optional: bool = False,
     ) -> None:
         """Make an informer of one kind.
@@ -45,11 +47,13 @@ class Informer:
         client
             The API server.
         kind
-            "jobs", "jobsets" or "pods".
+            A kind of `KubernetesClient.list_objects`.
         on_event
             Called with the event's type, None for a listed object, and the object; it must not raise.
         on_list
             Called with the uids of all objects after each complete list.
+        namespace
+            The namespace, None for all. One without rights keeps no other waiting.
         is_optional
             Whether the cluster may be without the kind; it is waited for, and its objects are those that were known.
         """
@@ -58,6 +62,7 @@ class Informer:
         self._kind = kind
         self._on_event = on_event
         self._on_list = on_list
+        self._namespace = namespace
         self._is_optional = is_optional
         self._version = ""  # to watch from; "" when a list is needed
 
@@ -69,7 +74,7 @@ class Informer:
                     await self._list()
                 await self._watch()
             except ClusterError as error:
-                if error.is_not_served and self._is_optional:
+                if self._is_absent(error):
                     self._version = ""
                     self.synced.set()
                     await asyncio.sleep(NOT_SERVED_PAUSE_SECONDS)
@@ -82,9 +87,17 @@ class Informer:
             else:
                 await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
 
+    def _is_absent(self, error: ClusterError) -> bool:
+        """Return whether there is nothing to watch, or not at the moment: no such kind, or a namespace that is gone."""
+        if error.status == 403 and self._namespace is not None:
+            if not self.synced.is_set() or self._version:
+                log.warning("%s of namespace %s cannot be watched: %s", self._kind, self._namespace, error)
+            return True
+        return error.is_not_served and self._is_optional
+
     async def _list(self) -> None:
         uids = set()
-        async for items, list_version in self._client.list_children(self._kind):
+        async for items, list_version in self._client.list_objects(self._kind, self._namespace):
             version = list_version
             for item in items:
                 uids.add(get_uid(item))
@@ -94,7 +107,7 @@ class Informer:
         self.synced.set()
 
     async def _watch(self) -> None:
-        async with aclosing(self._client.watch_children(self._kind, self._version)) as events:
+        async with aclosing(self._client.watch_objects(self._kind, self._version, self._namespace)) as events:
             async for event in events:
                 if event["type"] != "BOOKMARK":
                     self._on_event(event["type"], event["object"])

@@ -85,10 +85,19 @@ _JOBS = "apis/batch/v1"
 _EVENTS = "apis/events.k8s.io/v1"
 _LEASES = "apis/coordination.k8s.io/v1"
 _JOBSETS = f"apis/{names.JOBSET_API_VERSION}"
-_CHILDREN = {
-    "jobs": (_build_path(_JOBS, "jobs"), "Job"),
-    "jobsets": (_build_path(_JOBSETS, "jobsets"), names.JOBSET_KIND),
-    "pods": (_build_path(_CORE, "pods"), "Pod"),
+# Each kind of Event is in another of the two Event APIs: a watch has one field selector, which has no "or".
+JOB_EVENTS = "reason=FailedCreate,involvedObject.kind=Job"
+# Of pods there are several reasons, see kube_objects.EVENT_REASONS: the most frequent others are left out.
+_USUAL_REASONS = ",".join(f"reason!={reason}" for reason in ("BackOff", "Failed", "FailedScheduling", "Unhealthy"))
+POD_EVENTS = f"regarding.kind=Pod,type=Warning,{_USUAL_REASONS}"
+_OF_TASKS = {"labelSelector": names.TASK_UID_LABEL}
+_COLLECTIONS: dict[str, tuple[str, str, str, dict[str, str]]] = {  # API, plural, kind and selectors
+    "tasks": (_TASKS, names.PLURAL, names.KIND, {}),
+    "jobs": (_JOBS, "jobs", "Job", _OF_TASKS),
+    "jobsets": (_JOBSETS, "jobsets", names.JOBSET_KIND, _OF_TASKS),
+    "pods": (_CORE, "pods", "Pod", _OF_TASKS),
+    "job events": (_CORE, "events", "Event", {"fieldSelector": JOB_EVENTS}),
+    "pod events": (_EVENTS, "events", "Event", {"fieldSelector": POD_EVENTS}),
 }
 _WORKLOADS = {"Job": (_JOBS, "jobs"), names.JOBSET_KIND: (_JOBSETS, "jobsets")}
 _FIELD_MANAGER = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
@@ -142,6 +151,11 @@ class KubernetesClient:
         path = _build_workload_path(kind, namespace, name)
         await self._request_json("DELETE", path, {"propagationPolicy": "Background"})
 
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_CORE, namespace, "pods", name)
+        await self._request_json("DELETE", path, {"preconditions": {"uid": uid}})
+
     async def get_claim(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         path = _build_namespaced_path(_CORE, namespace, "persistentvolumeclaims", name)
@@ -149,8 +163,12 @@ class KubernetesClient:
 
     async def is_namespace_terminating(self, namespace: str) -> bool:
         """See `Cluster`."""
-        found = await self._request_json("GET", _build_namespaced_path(_CORE, namespace))
+        found = await self.get_namespace(namespace)
         return (found.get("status") or {}).get("phase") == "Terminating"
+
+    async def get_namespace(self, name: str) -> Object:
+        """Return the namespace."""
+        return await self._request_json("GET", _build_namespaced_path(_CORE, name))
 
     async def create_event(self, event: Object) -> None:
         """See `Cluster`."""
@@ -161,6 +179,12 @@ class KubernetesClient:
     async def get_task(self, namespace: str, name: str) -> Object:
         """See `Cluster`."""
         return await self._request_json("GET", _build_namespaced_path(_TASKS, namespace, names.PLURAL, name))
+
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """See `Cluster`."""
+        path = _build_namespaced_path(_TASKS, namespace, names.PLURAL, name)
+        preconditions = {"uid": uid, "resourceVersion": version}
+        await self._request_json("DELETE", path, {"preconditions": preconditions, "propagationPolicy": "Background"})
 
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         """See `Cluster`."""
@@ -183,36 +207,19 @@ class KubernetesClient:
         )
         return log[-LOG_BYTES:].decode(errors="ignore")
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         """See `Cluster`."""
-        for version in names.KUEUE_VERSIONS:
-            workloads = (f"apis/{names.KUEUE_GROUP}/{version}", namespace, "workloads")
-            try:
-                found = await self._request_json(
-                    "GET",
-                    _build_namespaced_path(*workloads),
-                    params={"labelSelector": f"{names.KUEUE_JOB_UID_LABEL}={job_uid}"},
-                )
-                for workload in found["items"]:
-                    await self._request_json(
-                        "PATCH",
-                        _build_namespaced_path(*workloads, workload["metadata"]["name"]),
-                        {"spec": {"active": active}},
-                        _MERGE,
-                        params=_FIELD_MANAGER,
-                    )
-            except ClusterError as error:
-                if not error.is_not_found:  # this version is not served
-                    raise
-            else:
-                return bool(found["items"])
-        return False
+        path = _build_namespaced_path(await self._find_kueue_api(), namespace, "workloads", name)
+        await self._request_json("PATCH", path, patch, _MERGE, params=_FIELD_MANAGER)
 
-    async def list_tasks(self) -> AsyncIterator[Object]:
-        """Iterate over all live tasks."""
-        async for page in self._list_pages(_build_path(_TASKS, names.PLURAL)):
-            for task in page["items"]:
-                yield task
+    async def _find_kueue_api(self) -> str:
+        """Return Kueue's API in the newest version that is served; raise a 404 when none is."""
+        group = await self._request_json("GET", f"/apis/{names.KUEUE_GROUP}")
+        served = {version["version"] for version in group["versions"]}
+        for version in names.KUEUE_VERSIONS:
+            if version in served:
+                return f"apis/{names.KUEUE_GROUP}/{version}"
+        raise ClusterError(404, f"{names.KUEUE_GROUP} is served in no version of {', '.join(names.KUEUE_VERSIONS)}")
 
     async def list_namespaces(self) -> AsyncIterator[Object]:
         """Iterate over all namespaces."""
@@ -220,18 +227,27 @@ class KubernetesClient:
             for namespace in page["items"]:
                 yield namespace
 
-    async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
-        """Iterate over the live "jobs", "jobsets" or "pods" of tasks, page by page, each with the version of the whole list."""
-        path, singular = _CHILDREN[kind]
-        async for page in self._list_pages(path, labelSelector=names.TASK_UID_LABEL):
+    async def list_objects(self, kind: str, namespace: str | None = None) -> AsyncIterator[tuple[list[Object], str]]:
+        """Iterate over live objects, page by page, each with the version of the whole list.
+
+        Parameters
+        ----------
+        kind
+            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events"; Kueue's "workloads", which have
+            no label of their task, of all Jobs.
+        namespace
+            None for all namespaces.
+        """
+        path, singular, selectors = await self._find_collection(kind, namespace)
+        async for page in self._list_pages(path, **selectors):
             # The items of a list have no kind.
             yield [{**item, "kind": singular} for item in page["items"]], page["metadata"]["resourceVersion"]
 
-    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
-        """Yield the watch events of the "jobs", "jobsets" or "pods" of tasks after a version, until the connection ends."""
-        path, _ = _CHILDREN[kind]
+    async def watch_objects(self, kind: str, version: str, namespace: str | None = None) -> AsyncGenerator[Object]:
+        """Yield the watch events of what `list_objects` lists after a version, until the connection ends."""
+        path, _, selectors = await self._find_collection(kind, namespace)
         params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-        params |= {"labelSelector": names.TASK_UID_LABEL, "resourceVersion": version}
+        params |= {"resourceVersion": version, **selectors}
         # The server sends a bookmark every minute: a connection without bytes for longer is dead.
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=WATCH_IDLE_SECONDS)
         try:
@@ -250,6 +266,16 @@ class KubernetesClient:
                         yield event
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error
+
+    async def _find_collection(self, kind: str, namespace: str | None) -> tuple[str, str, dict[str, str]]:
+        """Return path, kind and selectors of a collection, in a namespace or in all."""
+        if kind == "workloads":
+            api, plural = await self._find_kueue_api(), kind
+            singular, selectors = names.KUEUE_WORKLOAD_KIND, {"labelSelector": names.KUEUE_JOB_UID_LABEL}
+        else:
+            api, plural, singular, selectors = _COLLECTIONS[kind]
+        path = _build_path(api, plural) if namespace is None else _build_namespaced_path(api, namespace, plural)
+        return path, singular, selectors
 
     async def get_lease(self, namespace: str, name: str) -> Object:
         """Return the Lease."""

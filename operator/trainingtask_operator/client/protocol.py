@@ -14,6 +14,9 @@ class Cluster(Protocol):
     async def get_task(self, namespace: str, name: str) -> Object:
         """Return the task."""
 
+    async def delete_task(self, namespace: str, name: str, uid: str, version: str) -> None:
+        """Delete the task, and its Job after it; raise a 409 when it has another uid or resource version."""
+
     async def get_workload(self, kind: str, namespace: str, name: str) -> Object:
         """Return the Job or JobSet."""
 
@@ -26,8 +29,11 @@ class Cluster(Protocol):
     async def delete_workload(self, kind: str, namespace: str, name: str) -> None:
         """Delete the Job or JobSet, and its pods after it."""
 
-    async def set_workload_active(self, namespace: str, job_uid: str, active: bool) -> bool:
-        """Activate or deactivate the Workload that Kueue has for a Job or JobSet; return False when it has none."""
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete the pod; raise a 409 when it has another uid."""
+
+    async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
+        """Merge `patch` into Kueue's Workload of a Job or JobSet."""
 
     async def get_claim(self, namespace: str, name: str) -> Object:
         """Return the PersistentVolumeClaim."""

@@ -7,7 +7,8 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from trainingtask_api import AttemptRecord, ExitCode, Reason, TrainingReport, TrainingTaskStatus, names
-from trainingtask_operator.controller.diagnosis import Cause, explain_failure, explain_waiting, find_disruption
+from trainingtask_operator.controller.diagnosis import Cause, explain_failure, find_disruption
+from trainingtask_operator.controller.waiting import explain_waiting
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_container_status, parse_time
 
 MAX_ATTEMPT_RECORDS = 16  # as many as status.attempts may hold
@@ -42,11 +43,18 @@ class Attempt:
     counts_as_failure: bool  # a pod after it is another attempt
     waiting_cause: Cause | None  # of a pod that cannot start
     termination_report: TrainingReport | None  # the trainer's termination message
+    sidecars: tuple[str, ...] = ()  # containers that have not ended, though the trainer has
+    is_recorded: bool = False  # the status has its end
 
     @property
     def is_user_error(self) -> bool:
         """Return whether the trainer refused the task: it is not retried."""
         return self.exit_code == ExitCode.USER_ERROR
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Return whether the trainer, on each node, has ended with success."""
+        return self.exit_code == ExitCode.SUCCESS and self.pod_exists and not self.lacks_pods
 
     @property
     def has_begun(self) -> bool:
@@ -76,12 +84,15 @@ def build_attempts(
     records = (status and status.attempts) or []
     report = status.training if status else None
     numbers: dict[str | None, int] = {record.pod: record.number for record in records if record.pod}
-    attempts = {record.number: build_from_record(record) for record in records}
+    attempts = {record.number: build_from_record(record, report) for record in records}
     for pod in sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"])):
         attempt = build_from_pod(pod, report, kube_events or {})
         number = numbers.get(attempt.pod) or max(
             [attempt.number, *(other.number + (1 if other.counts_as_failure else 0) for other in attempts.values())]
         )
+        known = attempts.get(number)
+        if known is not None and known.is_recorded and known.pod == attempt.pod and attempt.cause is not None:
+            attempt = replace(attempt, is_recorded=True, counts_as_failure=True)  # also while its pod is deleted
         attempts[number] = replace(attempt, number=number)
     return fill_gaps(attempts, report)
 
@@ -114,9 +125,12 @@ def _close_unobserved(attempt: Attempt, report: TrainingReport | None, successor
     return replace(attempt, cause=cause, counts_as_failure=True, finish_time=finish_time)
 
 
-def build_from_record(record: AttemptRecord) -> Attempt:
-    """Return an attempt whose pod does not exist, or is not yet processed."""
+def build_from_record(record: AttemptRecord, report: TrainingReport | None = None) -> Attempt:
+    """Return an attempt whose pod does not exist, or is not yet processed; `report` may be that of another one."""
     cause = Cause(record.reason, f"Attempt {record.number} ended: {record.reason}.") if record.reason else None
+    failure = report.failure if report and report.attempt == record.number else None
+    if failure is not None and failure.reason == record.reason:
+        cause = Cause(failure.reason, failure.message)
     return Attempt(
         number=record.number,
         reported_number=record.number,
@@ -137,6 +151,7 @@ def build_from_record(record: AttemptRecord) -> Attempt:
         counts_as_failure=cause is not None,
         waiting_cause=None,
         termination_report=None,
+        is_recorded=cause is not None,
     )
 
 
@@ -147,7 +162,7 @@ def build_attempt_records(
 
     An attempt that succeeded, or that the trainer refused, stays open until the task has finished: recording its end
     would be a write of its own, a moment before the Job's condition. So does one without a reason: a pod that follows
-    it is the same attempt, as after a suspension.
+    it is the same attempt, as after a suspension. A pod that is to be deleted, because of its sidecars, is recorded before.
 
     Parameters
     ----------
@@ -172,7 +187,8 @@ def build_attempt_records(
 
 
 def _build_record(attempt: Attempt) -> AttemptRecord:
-    has_failed = attempt.counts_as_failure and not attempt.is_user_error
+    has_failed = attempt.counts_as_failure and (attempt.is_recorded or not attempt.is_user_error)
+    has_failed = has_failed or (attempt.cause is not None and bool(attempt.sidecars))
     return AttemptRecord(
         number=attempt.number,
         pod=attempt.pod,
@@ -195,15 +211,19 @@ def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapp
     termination_report = _parse_termination_message(terminated.get("message", ""))
     start_time = terminated.get("startedAt") or running.get("startedAt")
     phase = status.get("phase", "Pending")
+    if phase == "Pending" and start_time:  # another container cannot start
+        phase = "Running"
     disruption = find_disruption(status)
     is_terminating = "deletionTimestamp" in metadata
     number = 1 + sum(parse_count(annotations, name) for name in _COUNT_ANNOTATIONS)
+    exit_code = terminated.get("exitCode")
+    # The pod of a trainer that has ended may still run, or have failed by another container.
+    has_failed = phase == "Failed" if exit_code is None else exit_code != ExitCode.SUCCESS
     # On a lost node no kubelet is left to report the pod's end.
-    cause = disruption if is_terminating else None
-    if phase == "Failed":
+    cause = disruption if is_terminating and exit_code is None else None
+    if has_failed:
         own_report = report if report and report.attempt == number else None
         cause = explain_failure(pod, terminated, termination_report, own_report)
-    mount_event = kube_events.get(metadata["uid"])
     return Attempt(
         number=number,
         reported_number=number,
@@ -219,12 +239,13 @@ def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapp
         create_time=parse_time(metadata["creationTimestamp"]),
         start_time=parse_time(start_time) if start_time else None,
         finish_time=parse_time(terminated["finishedAt"]) if terminated.get("finishedAt") else None,
-        exit_code=terminated.get("exitCode"),
+        exit_code=exit_code,
         cause=cause,
         # A pod that the Job controller deletes to suspend the Job is no failure.
-        counts_as_failure=phase == "Failed" and (not is_terminating or disruption is not None),
-        waiting_cause=explain_waiting(status, container, mount_event) if phase == "Pending" else None,
+        counts_as_failure=has_failed and phase == "Failed" and (not is_terminating or disruption is not None),
+        waiting_cause=explain_waiting(status, kube_events.get(metadata["uid"])) if phase == "Pending" else None,
         termination_report=termination_report,
+        sidecars=tuple(status.get("sidecars") or ()),
     )
 
 

@@ -3,15 +3,29 @@
 from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
+from trainingtask_api.status import SUMMARY_CONDITIONS
 from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
-from trainingtask_operator.controller.diagnosis import Cause, explain_missing_pod
+from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
+from trainingtask_operator.controller.sidecars import explain_sidecars, has_completed
+from trainingtask_operator.controller.waiting import explain_missing_pod
 from trainingtask_operator.controller.workload_builder import build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_true_conditions, is_finished, parse_time
 
 STARTING = Cause(Reason.STARTING, "Waiting for the trainer's pod to start.")
+STARTING_REMOTELY = Cause(
+    Reason.STARTING,
+    "Waiting for the trainer's pod to start in another cluster, where spec.runPolicy.managedBy runs it.",
+)
 RUNNING = Cause(Reason.TRAINER_RUNNING, "The trainer runs; status.training tells how far it is.")
+RUNNING_REMOTELY = Cause(
+    Reason.TRAINER_RUNNING, "The trainer runs in another cluster: its progress and its log are there."
+)
 SUCCEEDED = Cause(Reason.SUCCEEDED, "The model is trained; status.training.results holds its scores.")
+SUCCEEDED_REMOTELY = Cause(
+    Reason.SUCCEEDED,
+    "The model is trained, in another cluster: its scores are beside it, where spec.output leads there.",
+)
 SUSPENDED = Cause(Reason.SUSPENDED_BY_USER, "spec.runPolicy.suspend is true: set it to false to go on.")
 RESUMED = Cause(Reason.RESUMED, "spec.runPolicy.suspend is false.")
 ENDED = Cause(Reason.ENDED, "The task has ended.")
@@ -26,6 +40,7 @@ def build_status(
     *,
     kube_event: KubeEvent | None = None,
     queue_cause: Cause | None = None,
+    suspended_cause: Cause | None = None,
 ) -> TrainingTaskStatus:
     """Return the operator's part of the status of a task.
 
@@ -36,7 +51,7 @@ def build_status(
     task
         With its status as it is stored.
     job
-        Its Job; None when it is about to be created.
+        Its Job; None when it is suspended before it has one.
     attempts
         See `build_attempts`.
     now
@@ -45,17 +60,22 @@ def build_status(
         The newest Event about why the Job has no pod.
     queue_cause
         Why a queued task could not be suspended or resumed.
+    suspended_cause
+        Why the Job is suspended although the task is not, None when it is not.
     """
     before = task.status or TrainingTaskStatus()
     if before.finished_at is not None:
         return before.model_copy(update={"training": None})
     builder = StatusBuilder(task, before, attempts, now)
-    accepted = Cause(Reason.ACCEPTED, f"The task is valid; its {get_workload_kind(task)} is created.")
+    creation = "is created" if job else "is created when spec.runPolicy.suspend is false"
+    accepted = Cause(Reason.ACCEPTED, f"The task is valid; its {get_workload_kind(task)} {creation}.")
     builder.set_condition("Accepted", True, accepted)
-    outcome = _find_outcome(task, job, attempts)
+    outcome = _find_outcome(task, job, attempts, now)
     if outcome is not None:
         return builder.build_finished(*outcome)
-    suspended = before.is_true("Suspended") if queue_cause else task.spec.run_policy.suspend
+    suspended = task.spec.run_policy.suspend
+    if queue_cause is not None:  # it stays what it is
+        suspended = before.is_true("Suspended") and job is not None and bool(job["spec"].get("suspend"))
     if suspended or before.get_condition("Suspended") or queue_cause:
         builder.set_condition("Suspended", suspended, queue_cause or (SUSPENDED if suspended else RESUMED))
     # A Job that is about to fail ends its pods first: that is no interruption, and its Failed condition follows.
@@ -64,8 +84,10 @@ def build_status(
     latest = attempts[-1] if attempts else None
     if suspended:
         builder.set_condition("Running", False, queue_cause or SUSPENDED)
-    elif task.spec.run_policy.queue_name is not None and (job is None or job["spec"].get("suspend")):
-        builder.set_condition("Running", False, _explain_missing_quota(task))
+    elif suspended_cause is not None:
+        builder.set_condition("Running", False, suspended_cause)
+    elif task.spec.run_policy.managed_by is not None and job is not None:
+        _set_remote_progress(builder, job)
     elif kube_event is not None and _is_about_missing_pod(kube_event, job, latest):
         builder.set_condition("Running", False, explain_missing_pod(kube_event))
     else:
@@ -77,7 +99,7 @@ def _set_progress(builder: "StatusBuilder", latest: Attempt | None) -> None:
     """Set Running, and Interrupted, from the latest attempt."""
     if latest is None or (latest.cause is None and not latest.pod_exists):
         builder.set_condition("Running", False, STARTING)
-    elif latest.phase == "Running" and latest.cause is None:
+    elif latest.phase == "Running" and (latest.cause is None or latest.sidecars):
         builder.set_running(latest)
     elif latest.phase == "Pending":
         builder.set_condition("Running", False, latest.waiting_cause or STARTING)
@@ -86,13 +108,13 @@ def _set_progress(builder: "StatusBuilder", latest: Attempt | None) -> None:
     # Else it has succeeded, or was refused as the user's error: the Job's own condition follows.
 
 
-def _explain_missing_quota(task: TrainingTask) -> Cause:
-    queue = task.spec.run_policy.queue_name
-    return Cause(
-        Reason.WAITING_FOR_QUOTA,
-        f"Queue {queue!r} has not admitted the task yet: it starts when there is quota"
-        f" (kubectl get localqueue {queue} tells how long the queue is).",
-    )
+def _set_remote_progress(builder: "StatusBuilder", job: Object) -> None:
+    """Set Running from the status of a Job that another controller runs in another cluster, and reports here."""
+    status = job.get("status") or {}
+    if status.get("ready"):
+        builder.set_running_remotely(parse_time(status["startTime"]) if status.get("startTime") else None)
+    else:
+        builder.set_condition("Running", False, STARTING_REMOTELY)
 
 
 def _is_about_missing_pod(event: KubeEvent, job: Object | None, latest: Attempt | None) -> bool:
@@ -147,11 +169,16 @@ def build_overdue_status(task: TrainingTask, attempts: list[Attempt], now: datet
 
 
 def is_ended_by_operator(status: TrainingTaskStatus, job: Object) -> bool:
-    """Return whether the operator ended the task before its Job: with its namespace, or a JobSet at the deadline."""
+    """Return whether the operator ended the task before its Job.
+
+    That is so with its namespace, at the deadline of a JobSet, and where sidecars outlive a trainer that succeeded.
+    """
     failed = status.get_condition("Failed")
-    if failed is None or is_finished(job):
+    if is_finished(job):
         return failed is not None and failed.reason == Reason.CANCELLED
-    return failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+    return status.is_true("Complete") or (
+        failed is not None and failed.reason in (Reason.CANCELLED, Reason.DEADLINE_EXCEEDED)
+    )
 
 
 def is_terminating_unfinished(job: Object) -> bool:
@@ -169,16 +196,25 @@ def find_transitions(before: TrainingTaskStatus | None, after: TrainingTaskStatu
     earlier = {
         condition.type: (condition.status, condition.reason) for condition in (before and before.conditions) or []
     }
-    return [c for c in after.conditions or [] if earlier.get(c.type) != (c.status, c.reason)]
+    return [
+        c
+        for c in after.conditions or []
+        if c.type not in SUMMARY_CONDITIONS and earlier.get(c.type) != (c.status, c.reason)
+    ]
 
 
 def _find_outcome(
-    task: TrainingTask, job: Object | None, attempts: list[Attempt]
+    task: TrainingTask, job: Object | None, attempts: list[Attempt], now: datetime
 ) -> tuple[bool, Cause, datetime] | None:
-    """Return whether the Job succeeded, why it ended, and when; None while it has not ended."""
+    """Return whether the task succeeded, why it ended, and when; None while it has not ended."""
     true = get_true_conditions(job)
     if "Complete" in true:
-        return True, SUCCEEDED, parse_time(true["Complete"]["lastTransitionTime"])
+        succeeded = SUCCEEDED if task.spec.run_policy.managed_by is None else SUCCEEDED_REMOTELY
+        return True, succeeded, parse_time(true["Complete"]["lastTransitionTime"])
+    latest = attempts[-1] if attempts else None
+    # A Job may fail after its trainer succeeded: at its deadline, or by a sidecar.
+    if latest is not None and (has_completed(latest, now) or ("Failed" in true and latest.has_succeeded)):
+        return True, SUCCEEDED, latest.finish_time or now
     if "Failed" in true:
         failed = true["Failed"]
         cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)
@@ -202,7 +238,12 @@ def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[At
         return explain_deadline(task)
     if not failed:
         details = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
-        message = f"The {get_workload_kind(task)} failed, and no pod says why: create the task again. {details}"
+        place = (
+            ", and no pod says why"
+            if policy.managed_by is None
+            else " in another cluster, where its pod's log says why"
+        )
+        message = f"The {get_workload_kind(task)} failed{place}: create the task again. {details}"
         return Cause(Reason.JOB_FAILED, message.strip())
     last = failed[-1]
     assert last.cause is not None  # noqa: S101 - selected above
@@ -235,6 +276,7 @@ class StatusBuilder:
         self._now = now
         self._conditions = {condition.type: condition for condition in before.conditions or []}
         self._is_stale = False
+        self._start_time: datetime | None = None  # of a trainer in another cluster
 
     def is_true(self, kind: str) -> bool:
         """Return whether the condition of this type is True."""
@@ -256,11 +298,17 @@ class StatusBuilder:
     def set_running(self, attempt: Attempt) -> None:
         """Set Running, stale when the trainer has not reported for too long."""
         heartbeat = get_last_heartbeat(self._task, attempt)
-        self._is_stale = is_stale(heartbeat, self._now)
+        self._is_stale = not attempt.sidecars and is_stale(heartbeat, self._now)
         cause = _explain_staleness(attempt, heartbeat) if self._is_stale and heartbeat else RUNNING
+        cause = explain_sidecars(attempt) if attempt.sidecars else cause
         self.set_condition("Running", True, cause)
         if self.is_true("Interrupted"):
             self.set_condition("Interrupted", False, RUNNING)
+
+    def set_running_remotely(self, start_time: datetime | None) -> None:
+        """Set Running for a trainer in another cluster, which is not seen from here."""
+        self._start_time = start_time or self._now
+        self.set_condition("Running", True, RUNNING_REMOTELY)
 
     def set_interrupted(self, attempt: Attempt, cause: Cause) -> None:
         """Set Interrupted for an attempt that ended without being the user's error."""
@@ -284,6 +332,8 @@ class StatusBuilder:
         latest = begun[-1] if begun else None
         start_times = [attempt.start_time for attempt in begun if attempt.start_time]
         state, reason = self._derive_state()
+        start_time = self._before.start_time or min(start_times, default=self._start_time)
+        self._set_summary(has_started=start_time is not None)
         return TrainingTaskStatus(
             observed_generation=self._task.metadata.generation,
             state=state,
@@ -298,9 +348,24 @@ class StatusBuilder:
             )
             or None,
             progress_stale=self._is_stale or None,
-            start_time=self._before.start_time or min(start_times, default=None),
+            start_time=start_time,
             completion_time=completion_time,
         )
+
+    def _set_summary(self, *, has_started: bool) -> None:
+        """Set Stalled of a refused or failed task, Reconciling of one that is to start, and remove them otherwise."""
+        accepted, failed, running = (self._conditions.get(kind) for kind in ("Accepted", "Failed", "Running"))
+        is_refused = accepted is not None and accepted.status == "False"
+        has_reached_goal = has_started or self.is_true("Complete") or self.is_true("Suspended")
+        sources = {
+            "Stalled": failed or (accepted if is_refused else None),
+            "Reconciling": None if failed or is_refused or has_reached_goal else running,
+        }
+        for kind, source in sources.items():
+            if source is None:
+                self._conditions.pop(kind, None)
+            else:
+                self.set_condition(kind, True, Cause(source.reason, source.message))
 
     def _derive_state(self) -> tuple[str, str]:
         for kind, state in (

@@ -1,4 +1,4 @@
-"""The deadline of a task with a JobSet, over all its attempts: a Job has its own. Pure."""
+"""The deadline of a task with a JobSet, over all its attempts (a Job has its own), and of a task that is to be deleted. Pure."""
 
 from datetime import datetime, timedelta
 
@@ -16,3 +16,11 @@ def compute_time_left(task: TrainingTask, job: Object, now: datetime) -> timedel
     if job["kind"] != names.JOBSET_KIND or seconds is None or started is None or is_finished(job):
         return None
     return timedelta(seconds=seconds) - (now - parse_time(started))
+
+
+def compute_ttl_left(task: TrainingTask, now: datetime) -> timedelta | None:
+    """Return for how long a finished task stays, None for one that is not to be deleted."""
+    policy, finished_at = task.spec.run_policy, task.status.finished_at if task.status else None
+    if not policy.delete_task or policy.ttl_seconds_after_finished is None or finished_at is None:
+        return None
+    return finished_at + timedelta(seconds=policy.ttl_seconds_after_finished) - now

@@ -1,10 +1,10 @@
-"""Causes of failed, waiting and missing pods, from what Kubernetes and the trainer report. Pure."""
+"""Causes of failed pods, from what Kubernetes and the trainer report. Pure."""
 
 import re
 from dataclasses import dataclass
 
 from trainingtask_api import ExitCode, Reason, TrainingReport
-from trainingtask_operator.kube_objects import KubeEvent, Object
+from trainingtask_operator.kube_objects import Object
 
 # Reason of the DisruptionTarget condition -> reason in the task's status.
 _DISRUPTION_REASONS = {
@@ -14,11 +14,8 @@ _DISRUPTION_REASONS = {
     "EvictionByEvictionAPI": Reason.EVICTED,
     "TerminationByKubelet": Reason.EVICTED,
 }
-_PULL_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-_CREATION_REASONS = {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 # The kubelet's messages for a pod over its own disk limit. Such a pod is no DisruptionTarget, so its failure counts.
 _STORAGE_EXCEEDED = re.compile(r"exceed(s|ed) (its local ephemeral storage limit|the total limit|the limit)")
-_MISSING_OBJECT = re.compile(r"(persistentvolumeclaim|configmap|secret) \"([^\"]+)\" not found", re.IGNORECASE)
 _LOG_TAIL_LINES = 3
 _MIB = 1 << 20
 
@@ -100,84 +97,4 @@ def _explain_out_of_memory(limit: str | None, report: TrainingReport | None) -> 
         Reason.OOM_KILLED,
         f"The trainer was killed as it passed its memory limit of {limit or 'its node'}; {memory}:"
         " raise spec.resources.memory, or lower training.batchSize or preprocessor.maxLength.",
-    )
-
-
-def explain_waiting(status: Object, container: Object, mount_event: KubeEvent | None) -> Cause | None:
-    """Return why a pending pod does not start, None when nothing keeps it from starting.
-
-    Parameters
-    ----------
-    status
-        The pod's.
-    container
-        The status of its container, {} when there is none.
-    mount_event
-        The kubelet's Event about a volume that it could not mount.
-    """
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
-            return _explain_unschedulable(str(condition.get("message", "")))
-    waiting: Object = container.get("state", {}).get("waiting") or {}
-    reason, message = waiting.get("reason", ""), waiting.get("message", "")
-    if reason in _PULL_REASONS:
-        return Cause(
-            Reason.IMAGE_PULL_FAILED,
-            f"The trainer image cannot be pulled: correct spec.image, or ask the cluster's admin. {message}",
-        )
-    if reason in _CREATION_REASONS:
-        if "secret" in message.lower():
-            return Cause(
-                Reason.SECRET_NOT_FOUND,
-                f"The container cannot be created, {message}: create the Secret, with every key that spec.env names.",
-            )
-        return Cause(
-            Reason.CONTAINER_NOT_CREATED,
-            f"The container cannot be created ({reason}): correct spec.image in a new task, or ask the cluster's admin."
-            f" {message}",
-        )
-    return None if mount_event is None else _explain_unmounted_volume(mount_event)
-
-
-def _explain_unschedulable(message: str) -> Cause:
-    return _explain_missing_volume(message) or Cause(
-        Reason.UNSCHEDULABLE,
-        f"No node can take the pod: {message} It starts by itself when one can; or ask for less in spec.resources.",
-    )
-
-
-def _explain_unmounted_volume(event: KubeEvent) -> Cause | None:
-    missing = _explain_missing_volume(event.message)
-    # A single failure is usual while the kubelet's caches fill; a repeated one is not.
-    if missing is None and event.count > 1:
-        return Cause(
-            Reason.VOLUME_NOT_MOUNTED,
-            f"A volume of the pod cannot be mounted: it is tried again; ask the cluster's admin. {event.message}",
-        )
-    return missing
-
-
-def _explain_missing_volume(message: str) -> Cause | None:
-    found = _MISSING_OBJECT.search(message)
-    if found is None:
-        return None
-    kind = {"persistentvolumeclaim": "PersistentVolumeClaim", "configmap": "ConfigMap", "secret": "Secret"}
-    return Cause(
-        Reason.VOLUME_NOT_FOUND,
-        f"There is no {kind[found[1].lower()]} {found[2]!r} in the task's namespace: create it, and the task starts by"
-        f" itself. ({message.strip()})",
-    )
-
-
-def explain_missing_pod(event: KubeEvent) -> Cause:
-    """Return why the Job controller cannot create the pod, from its own Event."""
-    if "exceeded quota" in event.message:
-        return Cause(
-            Reason.QUOTA_EXCEEDED,
-            "The namespace's ResourceQuota leaves no room for the pod; it starts when there is, or ask for less in"
-            f" spec.resources. {event.message}",
-        )
-    return Cause(
-        Reason.POD_REFUSED,
-        f"The pod cannot be created: correct what the message names, or ask the cluster's admin. {event.message}",
     )

@@ -32,7 +32,7 @@ def build_task_attempts(
         return build_attempts(pods, task.status, kube_events)
     records = (task.status and task.status.attempts) or []
     report = task.status.training if task.status else None
-    attempts = {record.number: build_from_record(record) for record in records}
+    attempts = {record.number: build_from_record(record, report) for record in records}
     groups: defaultdict[int, list[Object]] = defaultdict(list)
     for pod in pods:
         groups[1 + parse_count(pod["metadata"].get("annotations") or {}, names.RESTART_COUNT_ANNOTATION)].append(pod)
@@ -56,13 +56,18 @@ def _build_members(
 
 
 def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
-    """Return one attempt: start and report are those of the pod with index 0, the end is that of the pod that failed first."""
+    """Return one attempt: start and report are those of the pod with index 0.
+
+    Its end is that of the pod that failed first, or else of the last pod once all have ended.
+    """
     main = members.get(0) or next(iter(members.values()))
     failed = [member for member in members.values() if member.cause]
     first = min(failed, key=_rank_failure, default=None)
     create_times = [member.create_time for member in members.values() if member.create_time]
     nodes = describe_nodes(list(dict.fromkeys(member.node for member in members.values() if member.node)))
     lacks_pods = len(members) < node_count
+    finish_times = [member.finish_time for member in members.values() if member.finish_time]
+    has_ended = len(finish_times) == len(members)
     merged = replace(
         main,
         pod_uid=main.pod_uid if 0 in members else None,
@@ -73,7 +78,10 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
         lacks_pods=lacks_pods,
         is_terminating=any(member.is_terminating for member in members.values()),
         create_time=min(create_times, default=None),
+        finish_time=max(finish_times) if has_ended else None,
+        exit_code=main.exit_code if has_ended else None,
         waiting_cause=next((member.waiting_cause for member in members.values() if member.waiting_cause), None),
+        sidecars=tuple(dict.fromkeys(name for member in members.values() for name in member.sidecars if has_ended)),
     )
     if first is None or first.cause is None:
         return merged
@@ -87,6 +95,7 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
         exit_code=first.exit_code,
         cause=_name_pod(first, first.cause, members.values()),
         counts_as_failure=first.counts_as_failure,
+        sidecars=first.sidecars,
     )
 
 
@@ -120,7 +129,9 @@ def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt])
             return attempt
         return replace(attempt, pod=record.pod, node=record.node, start_time=record.start_time)
     is_known_better = record.cause.reason in _CONSEQUENCES and not _is_consequence(attempt)
-    if attempt.counts_as_failure and (is_known_better or record.pod in {member.pod for member in members.values()}):
+    has_failed = attempt.counts_as_failure or bool(attempt.cause and attempt.sidecars)
+    if has_failed and (is_known_better or record.pod in {member.pod for member in members.values()}):
+        attempt = replace(attempt, is_recorded=True)
         return attempt if 0 in members else replace(attempt, start_time=record.start_time)
     return replace(
         attempt,
@@ -132,6 +143,7 @@ def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt])
         exit_code=record.exit_code,
         cause=record.cause,
         counts_as_failure=True,
+        is_recorded=True,
     )
 
 

@@ -41,12 +41,17 @@ def build_unique_name(task: TrainingTask, max_characters: int) -> str:
 
 
 def build_metadata(task: TrainingTask, name: str) -> Object:
-    """Return the metadata of the task's Job or JobSet: its labels, its queue, and the task as its owner."""
-    queue = task.spec.run_policy.queue_name
+    """Return the metadata of the task's Job or JobSet: its labels, its queue and priority, and the task as its owner."""
+    policy = task.spec.run_policy
+    kueue = {
+        names.QUEUE_LABEL: policy.queue_name,
+        names.WORKLOAD_PRIORITY_LABEL: policy.workload_priority_class_name,
+    }
     return {
         "name": name,
         "namespace": task.metadata.namespace,
-        "labels": build_labels(task) | ({names.QUEUE_LABEL: queue} if queue else {}),
+        "labels": build_labels(task) | {label: value for label, value in kueue.items() if value},
+        "annotations": {names.SUSPENDED_ANNOTATION: "false"},
         "ownerReferences": [
             {
                 "apiVersion": names.API_VERSION,
@@ -60,9 +65,14 @@ def build_metadata(task: TrainingTask, name: str) -> Object:
     }
 
 
-def should_create_suspended(task: TrainingTask) -> bool:
-    """Return whether the Job is created suspended: Kueue requires that of those in its queues, and starts them when there is quota."""
-    return task.spec.run_policy.suspend or task.spec.run_policy.queue_name is not None
+def build_scheduling(task: TrainingTask) -> Object:
+    """Return the fields of a Job or JobSet that say who starts it, and when.
+
+    Kueue requires that the Jobs of its queues are created suspended, and starts them when there is quota.
+    """
+    policy = task.spec.run_policy
+    managed_by = {"managedBy": policy.managed_by.value} if policy.managed_by else {}
+    return {"suspend": policy.queue_name is not None, **managed_by}
 
 
 def build_job(task: TrainingTask, settings: Settings) -> Object:
@@ -79,7 +89,7 @@ def build_job(task: TrainingTask, settings: Settings) -> Object:
         "backoffLimitPerIndex": policy.retries,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [FAIL_ON_USER_ERROR, _IGNORE_DISRUPTION]},
-        "suspend": should_create_suspended(task),
+        **build_scheduling(task),
         "template": build_pod_template(task, settings, _FAILURE_COUNTS),
     }
     if policy.active_deadline_seconds is not None:

@@ -1,4 +1,4 @@
-"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete."""
+"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete; also of its pods."""
 
 from collections.abc import Callable
 
@@ -7,8 +7,18 @@ from trainingtask_operator.cache.cached_fields import trim_jobset
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller.diagnosis import Cause
+from trainingtask_operator.controller.kueue import (
+    build_suspension_mark,
+    build_workload_patch,
+    explain_disabled_kueue,
+    explain_missing_workload,
+    explain_rejected_workload_patch,
+    explain_resumed_job,
+    has_suspension_mark,
+    is_queued,
+    is_suspended_by_operator,
+)
 from trainingtask_operator.controller.pod_builder import build_labels
-from trainingtask_operator.controller.preconditions import explain_missing_workload, explain_rejected_workload_patch
 from trainingtask_operator.controller.shared_claims import explain_unshared_claim, list_claims
 from trainingtask_operator.controller.workload_builder import build_workload, build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import Object, is_controlled_by, is_finished
@@ -69,27 +79,46 @@ class JobLifecycle:
             return _read_as_job(job)
         return await self._patch(job, {"metadata": {"labels": labels}})
 
-    async def sync_suspension(self, task: TrainingTask, job: Object) -> Cause | None:
-        """Suspend or resume the Job as the task's spec requires; return why that is not possible in a queue."""
+    async def sync_suspension(
+        self, task: TrainingTask, job: Object, workload: Object | None
+    ) -> tuple[Object, Object | None, Cause | None]:
+        """Suspend or resume the task as its spec requires; return its Job and Workload after that, and why it is not possible.
+
+        What somebody else has suspended is left alone: Kueue, or a person, would suspend it again.
+        """
+        suspend, is_suspended = task.spec.run_policy.suspend, bool(job["spec"].get("suspend"))
         if is_finished(job):
-            return None
-        suspend, is_suspended = task.spec.run_policy.suspend, bool(job["spec"].get("suspend", False))
-        if task.spec.run_policy.queue_name is None:
-            if is_suspended != suspend:
-                await self._patch(job, {"spec": {"suspend": suspend}})
-            return None
-        reported = task.status is not None and task.status.is_true("Suspended")
-        if reported == suspend and (is_suspended or not suspend):
-            return None
-        # Of a queue's Jobs the Workload is deactivated: Kueue resumes a Job that was suspended in any other way.
-        metadata = job["metadata"]
+            return job, workload, None
+        if is_queued(task, job, workload):
+            return job, *await self._sync_workload(task, job, workload)
+        if suspend and not is_suspended and has_suspension_mark(job):
+            return job, workload, explain_resumed_job(task)
+        is_own = has_suspension_mark(job) or (is_suspended and is_suspended_by_operator(task, job))
+        if is_own if not suspend else not is_suspended:
+            job = await self._patch(job, {"metadata": build_suspension_mark(suspend), "spec": {"suspend": suspend}})
+        return job, workload, None
+
+    async def _sync_workload(
+        self, task: TrainingTask, job: Object, workload: Object | None
+    ) -> tuple[Object | None, Cause | None]:
+        """Deactivate or activate the Workload of a queue's Job: Kueue resumes one that was suspended in any other way."""
+        suspend = task.spec.run_policy.suspend
+        if workload is None:
+            reported = task.status is not None and task.status.is_true("Suspended")
+            if reported == suspend and (job["spec"].get("suspend") or not suspend):
+                return None, None
+            explain = explain_missing_workload if self._settings.kueue.enabled else explain_disabled_kueue
+            return None, explain(task)
+        patch = build_workload_patch(task, workload)
+        if patch is None:
+            return workload, None
         try:
-            found = await self._cluster.set_workload_active(task.metadata.namespace, metadata["uid"], not suspend)
+            await self._cluster.patch_kueue_workload(task.metadata.namespace, workload["metadata"]["name"], patch)
         except ClusterError as error:
             if not error.is_rejected:
                 raise
-            return explain_rejected_workload_patch(task, error)
-        return None if found else explain_missing_workload(task)
+            return workload, explain_rejected_workload_patch(task, error)
+        return {**workload, "spec": workload["spec"] | patch["spec"]}, None
 
     async def set_ttl(self, job: Object, seconds: int | None) -> None:
         """Hand a finished Job to the TTL controller, unless it is deleted already."""
@@ -105,6 +134,15 @@ class JobLifecycle:
             await self._cluster.delete_workload(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
         except ClusterError as error:
             if not error.is_not_found:
+                raise
+
+    async def delete_pod(self, pod: Object) -> None:
+        """Delete the pod, unless it is deleted already."""
+        metadata = pod["metadata"]
+        try:
+            await self._cluster.delete_pod(metadata["namespace"], metadata["name"], metadata["uid"])
+        except ClusterError as error:
+            if not error.is_not_found and not error.is_conflict:
                 raise
 
     async def _patch(self, job: Object, patch: Object) -> Object:

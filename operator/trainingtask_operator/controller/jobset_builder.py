@@ -8,8 +8,8 @@ from trainingtask_api import ExitCode, TrainingTask, names
 from trainingtask_operator.controller.job_builder import (
     FAIL_ON_USER_ERROR,
     build_metadata,
+    build_scheduling,
     build_unique_name,
-    should_create_suspended,
 )
 from trainingtask_operator.controller.pod_builder import build_labels, build_pod_template
 from trainingtask_operator.controller.pod_environment import build_field_variable, build_variable
@@ -58,7 +58,7 @@ def build_jobset(task: TrainingTask, settings: Settings) -> Object:
         "kind": names.JOBSET_KIND,
         "metadata": build_metadata(task, build_jobset_name(task)),
         "spec": {
-            "suspend": should_create_suspended(task),
+            **build_scheduling(task),
             # Defaults of JobSet's webhook, which may not serve yet when the kind appears: its controller fails without.
             "successPolicy": {"operator": "All"},
             "startupPolicy": {"startupPolicyOrder": "AnyOrder"},

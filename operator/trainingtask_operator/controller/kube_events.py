@@ -8,7 +8,7 @@ from trainingtask_operator.kube_objects import Object
 
 # A task without a failure gets no Event: its conditions hold the same, and a thousand tasks save a thousand requests.
 _WARNING_CONDITIONS = {("Accepted", "False"), ("Failed", "True"), ("Interrupted", "True")}
-_WARNING_REASONS = {Reason.PROGRESS_STALE, Reason.QUEUE_UNAVAILABLE}
+_WARNING_REASONS = {Reason.PROGRESS_STALE, Reason.QUEUE_UNAVAILABLE, Reason.SIDECAR_RUNNING}
 _USUAL_WAITING_REASONS = {Reason.STARTING, Reason.WAITING_FOR_QUOTA, Reason.SUSPENDED_BY_USER, Reason.ENDED}
 
 

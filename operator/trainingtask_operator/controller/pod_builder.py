@@ -10,14 +10,18 @@ from trainingtask_operator.kube_objects import Object, select_inherited
 from trainingtask_operator.settings import CaBundle, DeviceSettings, Settings, get_device_settings
 
 GRACE_PERIOD_SECONDS = 60
+DEFAULT_CONTAINER_ANNOTATION = "kubectl.kubernetes.io/default-container"
 
 SHARED_MEMORY_MIB_PER_GPU = 256  # for NCCL, where GPUs cannot reach each other's memory
+
+
+_MANAGED_BY = {"app.kubernetes.io/managed-by": "trainingtask-operator"}
 
 
 def build_labels(task: TrainingTask) -> dict[str, str]:
     """Return the labels by which a task's Job and pods are found."""
     return {
-        "app.kubernetes.io/managed-by": "trainingtask-operator",
+        **_MANAGED_BY,
         names.TASK_NAME_LABEL: task.metadata.name,
         names.TASK_UID_LABEL: task.metadata.uid or "",
     }
@@ -40,14 +44,17 @@ def build_pod_template(task: TrainingTask, settings: Settings, own_variables: li
     return {
         "metadata": {
             "labels": labels | build_labels(task),
-            "annotations": annotations | _build_task_annotation(task),
+            "annotations": annotations | _build_own_annotations(task),
         },
         "spec": _build_pod_spec(task, settings, own_variables),
     }
 
 
-def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
-    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in sync."""
+def _build_own_annotations(task: TrainingTask) -> dict[str, str]:
+    """Return the task as an annotation of the pod, which mounts it as its task file: no second object to keep in sync.
+
+    The other annotation is for `kubectl logs` of a pod with injected containers.
+    """
     content = {
         "apiVersion": task.api_version,
         "kind": task.kind,
@@ -56,7 +63,7 @@ def _build_task_annotation(task: TrainingTask) -> dict[str, str]:
         ),
         "spec": task.spec.to_json(),
     }
-    return {names.TASK_ANNOTATION: to_json(content).decode()}
+    return {names.TASK_ANNOTATION: to_json(content).decode(), DEFAULT_CONTAINER_ANNOTATION: names.TRAINER_CONTAINER}
 
 
 def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[Object]) -> Object:
@@ -100,10 +107,20 @@ def _build_pod_spec(task: TrainingTask, settings: Settings, own_variables: list[
         "affinity": device.affinity,
         "tolerations": device.tolerations,
         "runtimeClassName": device.runtime_class_name,
+        "schedulerName": device.scheduler_name,
+        "topologySpreadConstraints": _build_spread(device),
+        "resourceClaims": [claim.model_dump(by_alias=True) for claim in device.resource_claims],
         "priorityClassName": task.spec.run_policy.priority_class_name,
     }
     spec.update({field: value for field, value in optional.items() if value})
+    if settings.host_users is not None:
+        spec["hostUsers"] = settings.host_users
     return spec
+
+
+def _build_spread(device: DeviceSettings) -> list[Object]:
+    """Return the constraints; without a labelSelector, which Kubernetes would take for no pods, over all trainers."""
+    return [{"labelSelector": {"matchLabels": _MANAGED_BY}, **each} for each in device.topology_spread_constraints]
 
 
 def _build_resources(task: TrainingTask, device: DeviceSettings) -> Object:
@@ -115,10 +132,13 @@ def _build_resources(task: TrainingTask, device: DeviceSettings) -> Object:
     }
     if storage := (requested and requested.storage) or device.resources.storage:
         amounts["ephemeral-storage"] = storage
-    if task.spec.device is Device.GPU:
+    if task.spec.device is Device.GPU and device.resource_name:
         amounts[device.resource_name] = (requested and requested.gpus) or 1
     amounts = {resource: str(amount) for resource, amount in amounts.items()}
-    return {"requests": amounts, "limits": dict(amounts)}
+    resources: Object = {"requests": amounts, "limits": dict(amounts)}
+    if device.resource_claims:
+        resources["claims"] = [{"name": claim.name} for claim in device.resource_claims]
+    return resources
 
 
 def _build_volumes(task: TrainingTask, settings: Settings, storage: str | None) -> tuple[list[Object], list[Object]]:
@@ -163,7 +183,7 @@ def _build_volumes(task: TrainingTask, settings: Settings, storage: str | None) 
     if claim := settings.hub.cache.claim:
         volumes.append({"name": "hub-cache", "persistentVolumeClaim": {"claimName": claim}})
         mounts.append({"name": "hub-cache", "mountPath": names.HUB_CACHE_DIR})
-    return volumes, mounts
+    return [*volumes, *settings.extra_volumes], [*mounts, *settings.extra_volume_mounts]
 
 
 def _build_ca_bundle(bundle: CaBundle) -> Object | None:

@@ -2,7 +2,7 @@
 
 from trainingtask_api import Reason, TrainingTask, names
 from trainingtask_operator.controller.diagnosis import Cause
-from trainingtask_operator.controller.workload_builder import build_workload_name, get_workload_kind
+from trainingtask_operator.controller.workload_builder import describe_job, get_workload_kind
 from trainingtask_operator.settings import Settings
 
 
@@ -41,7 +41,7 @@ def explain_name_conflict(task: TrainingTask) -> Cause:
     """Return the cause for a name that another owner's Job or JobSet has."""
     return Cause(
         Reason.NAME_CONFLICT,
-        f"{_describe_workload(task)} exists and does not belong to this task: delete it, or give the task another name.",
+        f"{describe_job(task)} exists and does not belong to this task: delete it, or give the task another name.",
     )
 
 
@@ -60,26 +60,3 @@ def explain_rejected_job(task: TrainingTask, error: Exception) -> Cause:
         Reason.JOB_REFUSED,
         f"The API server refuses the {get_workload_kind(task)}: correct what it names in a new task, or ask the cluster's admin. {error}",
     )
-
-
-def explain_rejected_workload_patch(task: TrainingTask, error: Exception) -> Cause:
-    """Return the cause for a Workload that the operator may not activate or deactivate."""
-    return Cause(
-        Reason.QUEUE_UNAVAILABLE,
-        f"Kueue's Workload of {_describe_workload(task)} cannot be changed: ask the cluster's admin to set kueue.enabled"
-        f" in the Helm release. {error}",
-    )
-
-
-def explain_missing_workload(task: TrainingTask) -> Cause:
-    """Return the cause for a Job or JobSet for which Kueue has no Workload."""
-    policy = task.spec.run_policy
-    return Cause(
-        Reason.QUEUE_UNAVAILABLE,
-        f"spec.runPolicy.suspend is {str(policy.suspend).lower()}, but {_describe_workload(task)} has no Workload to"
-        f" tell Kueue: is Kueue installed, and does it serve queue {policy.queue_name!r}?",
-    )
-
-
-def _describe_workload(task: TrainingTask) -> str:
-    return f"{get_workload_kind(task)} {build_workload_name(task)!r}"

@@ -3,8 +3,9 @@
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from pydantic import ValidationError
 
@@ -17,12 +18,14 @@ from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
 from trainingtask_operator.controller.attempts import Attempt
-from trainingtask_operator.controller.deadline import compute_time_left
+from trainingtask_operator.controller.deadline import compute_time_left, compute_ttl_left
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.group_attempts import build_task_attempts
 from trainingtask_operator.controller.heartbeat import compute_requeue_after
 from trainingtask_operator.controller.job_lifecycle import JobLifecycle
 from trainingtask_operator.controller.kube_events import build_warnings
+from trainingtask_operator.controller.kueue import compute_workload_wait, explain_suspended_job
+from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
 from trainingtask_operator.kube_objects import Object, is_finished
 from trainingtask_operator.settings import Settings
@@ -34,7 +37,6 @@ REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
 REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
 REQUEUE_UNTIL_JOBSET = timedelta(seconds=10)  # of a cluster without JobSet
 REQUEUE_UNTIL_CLAIM = timedelta(seconds=30)  # claims are not watched
-REQUEUE_UNTIL_WORKLOAD = timedelta(seconds=10)  # Kueue creates a Job's Workload within moments; it is not watched
 
 
 class TaskGoneError(Exception):
@@ -49,7 +51,7 @@ class Result:
     ----------
     status
         None to write none yet.
-    job_to_delete
+    job_to_delete, pod_to_delete
         Deleted after the status is written.
     error
         Raised after the status is written.
@@ -60,6 +62,7 @@ class Result:
     status: TrainingTaskStatus | None
     requeue_after: timedelta | None = None
     job_to_delete: Object | None = None
+    pod_to_delete: Object | None = None
     error: ClusterError | None = None
 
 
@@ -109,6 +112,8 @@ class Reconciler:
                 return REQUEUE_AFTER_CONFLICT  # a 409 may have another cause
             if result.job_to_delete is not None:
                 await self._jobs.delete(result.job_to_delete)
+            if result.pod_to_delete is not None:
+                await self._jobs.delete_pod(result.pod_to_delete)
             if result.error is not None:
                 raise result.error
             return result.requeue_after
@@ -128,7 +133,8 @@ class Reconciler:
                 return await self._reconcile_deleted_job(task, attempts)
         if job is None:
             return await self._reconcile_missing_job(task, observed, attempts)
-        queue_cause = await self._jobs.sync_suspension(task, job)
+        job, workload, queue_cause = await self._jobs.sync_suspension(task, job, observed.kueue_workload)
+        observed = replace(observed, kueue_workload=workload)
         return await self._reconcile_job(task, job, observed, attempts, queue_cause)
 
     async def _reconcile_missing_job(self, task: TrainingTask, observed: Observed, attempts: list[Attempt]) -> Result:
@@ -137,7 +143,7 @@ class Reconciler:
             return self._refuse(task, attempts, cause)
         if cause := await self._jobs.find_unshared_claim(task):
             return self._refuse(task, attempts, cause, requeue=REQUEUE_UNTIL_CLAIM)
-        if task.spec.run_policy.suspend and task.spec.run_policy.queue_name:  # Kueue would start a Job
+        if task.spec.run_policy.suspend:  # Kueue would start a Job
             return Result(task, attempts, conditions.build_status(task, None, attempts, self._clock()))
         try:
             job = await self._jobs.create(task)
@@ -174,18 +180,28 @@ class Reconciler:
             status = conditions.build_cancelled_status(task, attempts, self._clock())
             return Result(task, attempts, status, job_to_delete=job)
         event, now = observed.missing_pod_event, self._clock()
-        time_left = compute_time_left(task, job, now)
+        has_succeeded = bool(attempts) and attempts[-1].has_succeeded
+        time_left = None if has_succeeded else compute_time_left(task, job, now)
         if time_left is not None and time_left <= timedelta(0):
             return Result(task, attempts, conditions.build_overdue_status(task, attempts, now), job_to_delete=job)
-        status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
+        workload_wait = compute_workload_wait(task, job, observed.kueue_workload, self._settings, now)
+        build = partial(
+            conditions.build_status,
+            kube_event=event,
+            queue_cause=queue_cause,
+            suspended_cause=explain_suspended_job(task, job, observed.kueue_workload, self._settings, now),
+        )
+        status = build(task, job, attempts, now)
         if status.finished_at is not None:
             attempts = await self._refresh_last_attempt(task, observed, attempts)
-            status = conditions.build_status(task, job, attempts, now, kube_event=event, queue_cause=queue_cause)
+            status = build(task, job, attempts, now)
             task = await self._restore_report(task, attempts)
-        requeue_after = REQUEUE_UNTIL_WORKLOAD if queue_cause else compute_requeue_after(task, attempts, now)
-        if time_left is not None:
-            requeue_after = min(requeue_after or time_left, time_left)
-        return Result(task, attempts, status, requeue_after)
+            job_to_delete = job if conditions.is_ended_by_operator(status, job) else None
+            return Result(task, attempts, status, job_to_delete=job_to_delete)
+        waits = (compute_requeue_after(task, attempts, now), workload_wait, time_left)
+        requeue_after = min((wait for wait in waits if wait is not None), default=None)
+        pod = find_pod_to_delete(attempts[-1], observed.pods, now) if attempts else None
+        return Result(task, attempts, status, requeue_after, pod_to_delete=pod)
 
     async def _reconcile_deleted_job(self, task: TrainingTask, attempts: list[Attempt]) -> Result:
         # With a deleted task its Job goes, and the Job's watch may be first: get the live task. It also has the
@@ -200,24 +216,41 @@ class Reconciler:
     async def _reconcile_finished(
         self, task: TrainingTask, observed: Observed, attempts: list[Attempt]
     ) -> timedelta | None:
-        """Record a finished task, then delete its Job or hand it to the TTL controller."""
-        job = observed.job
+        """Record a finished task, then delete its Job or hand it to the TTL controller, and delete the task if it asks for that."""
+        job, now = observed.job, self._clock()
         attempts = await self._refresh_last_attempt(task, observed, attempts)
         task = await self._restore_report(task, attempts)
         status = task.status or TrainingTaskStatus()
-        rows = self._submit_rows(task, status, attempts)
-        if job is None:
-            return None
-        if conditions.is_ended_by_operator(status, job):
+        is_ended_by_operator = job is not None and conditions.is_ended_by_operator(status, job)
+        rows = self._submit_rows(task, status, attempts, is_deleting=is_ended_by_operator)
+        if job is not None and is_ended_by_operator:
             await self._jobs.delete(job)
-            return None
+            job = None
         ttl = task.spec.run_policy.ttl_seconds_after_finished
-        if job["spec"].get("ttlSecondsAfterFinished") == ttl:
-            return None
+        needs_ttl = job is not None and job["spec"].get("ttlSecondsAfterFinished") != ttl
+        time_left = compute_ttl_left(task, now) if self._recorder.has_history else None
+        if not needs_ttl and (time_left is None or time_left > timedelta(0)):
+            return time_left
         if not self._recorder.is_recorded(rows):
             return REQUEUE_UNTIL_RECORDED
-        await self._jobs.set_ttl(job, ttl)
-        return None
+        if job is not None and needs_ttl:
+            await self._jobs.set_ttl(job, ttl)
+        if time_left is not None and time_left <= timedelta(0):
+            await self._delete_expired_task(observed.task)
+            return None
+        return time_left
+
+    async def _delete_expired_task(self, task: Object) -> None:
+        """Delete the task, unless it has changed since it was observed: its author may want to keep it."""
+        metadata = task["metadata"]
+        log.info("%s/%s is deleted, as its runPolicy asks", metadata["namespace"], metadata["name"])
+        try:
+            await self._cluster.delete_task(
+                metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"]
+            )
+        except ClusterError as error:
+            if not error.is_not_found:
+                raise
 
     async def _reject_invalid_spec(self, body: Object) -> None:
         """Write the condition of a spec that the schema of another release let in; leave the rest of the status."""

@@ -4,6 +4,7 @@ import uuid
 from datetime import datetime
 
 from trainingtask_api import Reason, TrainingReport, TrainingTask, TrainingTaskStatus
+from trainingtask_api.status import SUMMARY_CONDITIONS
 from trainingtask_history.rows import build_run
 from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.controller.attempts import Attempt
@@ -33,15 +34,15 @@ def build_run_events(status: TrainingTaskStatus, rows: list[TrainingRun], attemp
             message=condition.message,
         )
         for condition in status.conditions or ()
-        if not _is_earlier(condition.last_transition_time, created)
+        if condition.type not in SUMMARY_CONDITIONS and not _is_earlier(condition.last_transition_time, created)
     ]
 
 
 def select_log_pods(task: TrainingTask, attempts: list[Attempt], *, is_deleting: bool = False) -> dict[uuid.UUID, str]:
     """Return the pods whose logs are recorded, by the id of the attempt's row.
 
-    Those are the failed attempts, and every attempt if its pod is to be deleted, with its task or by its TTL: otherwise
-    ``kubectl logs`` shows the log for as long as the task exists. The log of a lost node cannot be read.
+    Those are the failed attempts, and every attempt if its pod is to be deleted: with its task, by its TTL, or because
+    of its sidecars. Otherwise ``kubectl logs`` shows the log for as long as the task exists. The log of a lost node cannot be read.
     """
     is_deleting = is_deleting or task.spec.run_policy.ttl_seconds_after_finished is not None
     return {
@@ -50,7 +51,7 @@ def select_log_pods(task: TrainingTask, attempts: list[Attempt], *, is_deleting:
         if attempt.pod_exists
         and attempt.pod
         and attempt.start_time
-        and (is_deleting or attempt.phase == "Failed")
+        and (is_deleting or attempt.phase == "Failed" or attempt.sidecars)
         and not (attempt.cause and attempt.cause.reason == Reason.NODE_LOST)
     }
 
@@ -62,6 +63,8 @@ def _build_row(
     report = _find_report(task, attempt, number)
     run_status, reason, message, finish_time = _find_outcome(status, attempt, is_last=is_last)
     start_time = (attempt and attempt.start_time) or (report and report.start_time) or None
+    if attempt is None and task.spec.run_policy.managed_by is not None:
+        start_time = start_time or status.start_time
     return build_run(
         task,
         task_uid=task.metadata.uid or "",
@@ -115,6 +118,8 @@ def _find_outcome(
     # The last attempt stays open until the task has finished: after a suspension it continues as the same attempt.
     if status.is_true("Suspended"):
         return RunStatus.SUSPENDED, None, None, None
+    if attempt is None and status.is_true("Running"):  # in another cluster
+        return RunStatus.RUNNING, None, None, None
     if attempt is None:  # the row's events hold why it waits: a reason in the row would stay when it runs
         return RunStatus.PENDING, None, None, None
     if attempt.cause is not None:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from pydantic import ValidationError
 
 from trainingtask_api import Metadata, Reason, TrainingReport, TrainingTask, TrainingTaskStatus
+from trainingtask_api.status import SUMMARY_CONDITIONS
 from trainingtask_operator.kube_objects import TERMINAL_CONDITIONS, Object, get_conditions, is_finished
 from trainingtask_operator.malformed_records import report_malformed
 
@@ -83,21 +84,18 @@ def _cache_spec(spec: Object, task: TrainingTask) -> None:
 
 
 def has_invalid_spec_condition(body: Object, message: str) -> bool:
-    """Return whether a raw task's status has the condition for an invalid spec with this message."""
-    return any(
+    """Return whether a raw task's status has the condition for an invalid spec with this message, about this generation."""
+    status = body.get("status") or {}
+    return status.get("observedGeneration") == body["metadata"].get("generation") and any(
         item.get("reason") == Reason.INVALID_SPEC and item.get("message") == message for item in get_conditions(body)
     )
 
 
 def build_invalid_spec_status(body: Object, message: str, now: datetime) -> Object:
     """Return the status of a task with an invalid spec; the rest of the status stays."""
-    condition = {
-        "type": "Accepted",
-        "status": "False",
-        "reason": Reason.INVALID_SPEC.value,
-        "message": message,
-        "lastTransitionTime": now.isoformat(),
-    }
+    cause = {"reason": Reason.INVALID_SPEC.value, "message": message, "lastTransitionTime": now.isoformat()}
+    conditions = [{"type": "Accepted", "status": "False"} | cause, {"type": "Stalled", "status": "True"} | cause]
     status = {field: value for field, value in (body.get("status") or {}).items() if field != "training"}
-    others = [item for item in get_conditions(body) if item.get("type") != "Accepted"]
-    return {"state": "Pending"} | status | {"reason": Reason.INVALID_SPEC.value, "conditions": [*others, condition]}
+    others = [item for item in get_conditions(body) if item.get("type") not in ("Accepted", *SUMMARY_CONDITIONS)]
+    changed = {"reason": Reason.INVALID_SPEC.value, "conditions": [*others, *conditions]}
+    return {"state": "Pending"} | status | changed | {"observedGeneration": body["metadata"].get("generation")}

@@ -17,6 +17,11 @@ def build_workload_name(task: TrainingTask) -> str:
     return build_jobset_name(task) if task.spec.node_count > 1 else build_job_name(task)
 
 
+def describe_job(task: TrainingTask) -> str:
+    """Return the kind and name of the task's Job or JobSet."""
+    return f"{get_workload_kind(task)} {build_workload_name(task)!r}"
+
+
 def build_workload(task: TrainingTask, settings: Settings) -> Object:
     """Return the Job or JobSet that trains `task`."""
     return build_jobset(task, settings) if task.spec.node_count > 1 else build_job(task, settings)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from trainingtask_api.names import TASK_NAME_PATTERN
@@ -24,12 +24,19 @@ INTERVAL_SECONDS = 300.0
 class _Search:
     """One search of all open rows. A row is written by its trainer: its names are untrusted."""
 
-    def __init__(self, cluster: Cluster, is_watched: Callable[[str], bool], reported: set[Any]) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        is_watched: Callable[[str], bool],
+        reported: set[Any],
+        namespaces: Collection[str] | None,
+    ) -> None:
         self.is_complete = True  # the API server answered for every row
         self.malformed: set[Any] = set()  # ids of rows that no task can have
         self._cluster = cluster
         self._is_watched = is_watched
         self._reported = reported
+        self._namespaces = namespaces
 
     async def exists(self, run: OpenRun) -> bool:
         """Return whether the row's task exists, or may exist.
@@ -40,6 +47,8 @@ class _Search:
             When the API server does not answer: it would not for the other rows either.
         """
         if self._is_watched(run.task_uid):
+            return True
+        if self._namespaces is not None and run.namespace not in self._namespaces:
             return True
         if not (re.fullmatch(TASK_NAME_PATTERN, run.namespace) and re.fullmatch(TASK_NAME_PATTERN, run.name)):
             self._report(run, f"no task can be called {run.namespace!r:.70}/{run.name!r:.70}")
@@ -67,7 +76,12 @@ class _Search:
             report_malformed("row", f"{run.id}", ValueError(problem))
 
 
-async def close_orphans(recorder: RunRecorder, cluster: Cluster, is_watched: Callable[[str], bool]) -> None:
+async def close_orphans(
+    recorder: RunRecorder,
+    cluster: Cluster,
+    is_watched: Callable[[str], bool],
+    namespaces: Collection[str] | None = None,
+) -> None:
     """Close orphaned rows after the start and periodically: a watch that was down for long misses deletions as well.
 
     Parameters
@@ -78,12 +92,14 @@ async def close_orphans(recorder: RunRecorder, cluster: Cluster, is_watched: Cal
         Asked for the tasks that no watch shows.
     is_watched
         Returns whether a watch shows the task of a uid.
+    namespaces
+        Where tasks can be read, None for everywhere.
     """
     reported: set[Any] = set()
     delay = RETRY_SECONDS
     while True:
         await asyncio.sleep(delay)
-        search = _Search(cluster, is_watched, reported)
+        search = _Search(cluster, is_watched, reported, namespaces)
         try:
             await recorder.close_orphans(search.exists)
         except (HistoryError, ClusterError) as error:

@@ -32,6 +32,8 @@ LOCKED_SECONDS = 1.0
 class Recorder:
     """The recorder without a database, which does nothing: the custom resources are the only record."""
 
+    has_history = False
+
     @property
     def backlog(self) -> int:
         """Return the number of rows that wait to be written."""
@@ -73,6 +75,8 @@ class RunRecorder(Recorder):
     get_namespace_uid
         Returns the uid of the namespace of this name, None while it is not known.
     """
+
+    has_history = True
 
     def __init__(
         self,

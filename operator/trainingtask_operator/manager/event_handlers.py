@@ -5,9 +5,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from trainingtask_api import names
 from trainingtask_operator import metrics
 from trainingtask_operator.cache.assume_cache import AssumeCache
-from trainingtask_operator.cache.cached_fields import trim_job, trim_jobset, trim_kube_event, trim_pod, trim_task
+from trainingtask_operator.cache.cached_fields import (
+    get_pod_labels,
+    trim_job,
+    trim_jobset,
+    trim_kube_event,
+    trim_kueue_workload,
+    trim_pod,
+    trim_task,
+)
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
 from trainingtask_operator.controller.group_attempts import build_task_attempts
@@ -21,10 +30,12 @@ from trainingtask_operator.kube_objects import (
     get_labelled_task_uid,
     get_owner_uid,
     get_regarding_uid,
+    has_true_condition,
     has_ttl,
     is_controlled_by,
     is_finished,
     is_of_group,
+    is_of_waiting,
     parse_time,
 )
 from trainingtask_operator.malformed_records import skip_malformed
@@ -34,6 +45,8 @@ from trainingtask_operator.manager.predicates import has_changed, is_low_priorit
 
 # A trainer reports every few seconds; reports of progress are reconciled less often.
 PROGRESS_SECONDS = 10.0
+# Kueue may change its words many times a second while it looks for quota; a status is written less often.
+KUEUE_SECONDS = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +108,17 @@ class EventHandlers:
         self._observe_creation(kind, body)
         self._on_child_event(self.cache.jobsets, kind, body, trim_jobset)
 
+    @skip_malformed("workload")
+    def on_kueue_workload_event(self, kind: str | None, body: Object) -> None:
+        """Handle the event of Kueue's Workload of any Job; only unfinished ones of tasks are kept."""
+        if names.TASK_UID_LABEL not in get_pod_labels(body):
+            return
+        if kind != "DELETED" and has_true_condition(body, "Finished"):
+            self.cache.kueue_workloads.remove(body["metadata"]["uid"])
+            self.cache.forget(body["metadata"]["uid"])
+            return
+        self._on_child_event(self.cache.kueue_workloads, kind, body, trim_kueue_workload, delay=KUEUE_SECONDS)
+
     @skip_malformed("pod")
     def on_pod_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a pod."""
@@ -109,6 +133,8 @@ class EventHandlers:
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
             self.cache.kube_events.remove(uid)
+            return
+        if not is_of_waiting(body):
             return
         # An Event is about objects of its own namespace, whatever uid it names.
         regarding = get_regarding_uid(body)
@@ -126,12 +152,23 @@ class EventHandlers:
         elif self.namespaces.get(metadata["name"]) == metadata["uid"]:
             del self.namespaces[metadata["name"]]
 
-    def prune_missing(self, store: ObjectStore, live: set[str]) -> None:
-        """Drop the Jobs, JobSets or pods that a whole list did not show: they were deleted while the watch was down."""
-        missing = store.uids() - live
-        keys = [self.cache.get_task_key(uid) for uid in missing]
-        self.cache.evict_stale(missing)
-        for key in keys:
+    def prune_missing(self, store: ObjectStore, namespace: str | None, live: set[str]) -> None:
+        """Drop the Jobs, JobSets or pods that a whole list did not show: they were deleted while the watch was down.
+
+        Parameters
+        ----------
+        store
+            Of one kind.
+        namespace
+            Where the list looked, None for all namespaces.
+        live
+            The uids that it showed.
+        """
+        keys = {uid: self.cache.get_task_key(uid) for uid in store.uids() - live}
+        if namespace is not None:  # a child of an unknown task is left to the resync
+            keys = {uid: key for uid, key in keys.items() if key and key[0] == namespace}
+        self.cache.evict_stale(set(keys))
+        for key in keys.values():
             if key:
                 self._enqueue(key)
 
@@ -150,7 +187,13 @@ class EventHandlers:
                     metrics.JOB_SECONDS.observe((datetime.now(UTC) - created).total_seconds())
 
     def _on_child_event(
-        self, store: ObjectStore, kind: str | None, body: Object, trim: Callable[[Object], Object]
+        self,
+        store: ObjectStore,
+        kind: str | None,
+        body: Object,
+        trim: Callable[[Object], Object],
+        *,
+        delay: float = 0.0,
     ) -> None:
         uid = body["metadata"]["uid"]
         if kind == "DELETED":
@@ -172,7 +215,12 @@ class EventHandlers:
                 is_changed = before is None or has_changed(before, child)
                 is_low = not is_changed or is_low_priority(child)
                 self._enqueue(key, priority=Priority.LOW if is_low else Priority.NORMAL)
-        elif not is_own_write and (before is None or has_changed(before, child)):
+        elif is_own_write or (before is not None and not has_changed(before, child)):
+            return
+        elif delay:
+            if self.is_leader():
+                self.queue.add_after(key, delay)
+        else:
             self._enqueue_unless_own_write(
                 key, child, priority=Priority.LOW if is_low_priority(child) else Priority.NORMAL
             )

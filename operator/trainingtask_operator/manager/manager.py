@@ -5,15 +5,13 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
-from functools import partial
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
 from trainingtask_operator.background_tasks import cancel_all, start_background_task
 from trainingtask_operator.cache.assume_cache import AssumeCache
-from trainingtask_operator.cache.informer import Informer
 from trainingtask_operator.cache.workqueue import Priority, WorkQueue
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.kubernetes import Credentials, KubernetesClient, connect
@@ -23,15 +21,17 @@ from trainingtask_operator.history.orphans import close_orphans
 from trainingtask_operator.history.pod_logs import build_log_reader
 from trainingtask_operator.history.recorder import Recorder, RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
-from trainingtask_operator.kube_objects import Key
+from trainingtask_operator.kube_objects import Key, Object
 from trainingtask_operator.manager.backfill import Backfill
 from trainingtask_operator.manager.event_handlers import EventHandlers
 from trainingtask_operator.manager.gauges import TaskGauges
-from trainingtask_operator.manager.resync import Resync
+from trainingtask_operator.manager.informers import InformerFactory
+from trainingtask_operator.manager.resync import RESYNC_SECONDS, Resync
 from trainingtask_operator.manager.workers import WORKERS, run_worker
 from trainingtask_operator.settings import Settings, load_role_passwords
 
 RETRY_SECONDS = 2.0
+KUEUE_SYNC_SECONDS = 10.0
 FINISH_RECONCILES_SECONDS = 8.0
 FLUSH_HISTORY_SECONDS = 5.0
 
@@ -50,7 +50,9 @@ class Manager:
         self.queue: WorkQueue[Key] = WorkQueue()
         self.gauges = TaskGauges()
         self.backfill = Backfill(self.cache.tasks, self.queue, self.recorder)
-        self.resync = Resync(self.cache, self.queue, self.gauges)
+        self.resync = Resync(
+            self.cache, self.queue, self.gauges, settings.namespaces if settings.namespaced else [None]
+        )
         self.event_handlers = EventHandlers(
             self.cache, self.queue, self.recorder, self.gauges, self.backfill, is_leader=lambda: self.is_leader
         )
@@ -61,28 +63,29 @@ class Manager:
     async def start(self, login: Callable[[], Credentials]) -> None:
         """Connect to the API server, wait until Jobs, JobSets and pods are listed, and start the election and the workers."""
         client = await self._resources.enter_async_context(connect(login))
-        handlers = self.event_handlers
-        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
-        informers = [
-            Informer(client, "jobs", handlers.on_job_event, partial(handlers.prune_missing, self.cache.jobs)),
-            Informer(
-                client,
-                "jobsets",
-                handlers.on_jobset_event,
-                partial(handlers.prune_missing, self.cache.jobsets),
-                is_optional=True,
-            ),
-            Informer(client, "pods", handlers.on_pod_event, partial(handlers.prune_missing, self.cache.pods)),
-        ]
-        self._resources.push_async_callback(cancel_all, [start_background_task(i.run()) for i in informers])
+        factory = InformerFactory(client, self.event_handlers, self._settings.watched_namespaces)
+        informers = factory.build_children()
+        kueue_informers = factory.build_workloads() if self._settings.kueue.enabled else []
+        self._resources.push_async_callback(
+            cancel_all, [start_background_task(informer.run()) for informer in (*informers, *kueue_informers)]
+        )
         await self.sync_namespaces(client)
+        # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
         for informer in informers:
             await informer.synced.wait()
+        try:
+            async with asyncio.timeout(KUEUE_SYNC_SECONDS):
+                for informer in kueue_informers:
+                    await informer.synced.wait()
+        except TimeoutError:  # a broken Kueue keeps no other task waiting
+            log.warning("Kueue's Workloads cannot be listed yet: queued tasks go without its words")
         self.cache.has_synced = True
         metrics.QUEUE_DEPTH.set_function(lambda: len(self.queue))
         metrics.QUEUE_AGE.set_function(lambda: self.queue.longest_wait_seconds)
         metrics.HISTORY_BACKLOG.set_function(lambda: self.recorder.backlog)
         loops = [self._run_as_leader(client)]
+        if self._settings.namespaced:
+            loops += [*(informer.run() for informer in factory.build_tasks()), self._refresh_namespaces(client)]
         lease = os.environ.get(names.ENV_LEASE)
         if lease:
             namespace, _, name = lease.partition("/")
@@ -96,6 +99,11 @@ class Manager:
     async def stop(self) -> None:
         """Finish the running reconciles and write the submitted rows, within bounds; the next start does the rest."""
         await self._resources.aclose()
+
+    @property
+    def is_namespaced(self) -> bool:
+        """Return whether the namespaces of the settings are all that is watched."""
+        return self._settings.namespaced
 
     @property
     def is_leader(self) -> bool:
@@ -114,13 +122,32 @@ class Manager:
         """List all namespaces before the first row is written; kopf has no signal that it has listed them."""
         while True:
             try:
-                async for namespace in client.list_namespaces():
+                async for namespace in self._iterate_namespaces(client):
                     self.event_handlers.on_namespace_event(None, namespace)
             except ClusterError as error:
                 log.warning("the namespaces cannot be listed: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
+
+    async def _iterate_namespaces(self, client: KubernetesClient) -> AsyncIterator[Object]:
+        """Iterate over all namespaces, or those of the settings that exist."""
+        if not self._settings.namespaced:
+            async for namespace in client.list_namespaces():
+                yield namespace
+            return
+        for name in self._settings.namespaces:
+            try:
+                yield await client.get_namespace(name)
+            except ClusterError as error:
+                if error.status not in (403, 404):  # the rights in a namespace go with it
+                    raise
+
+    async def _refresh_namespaces(self, client: KubernetesClient) -> None:
+        """Read the namespaces again and again: without rights in the cluster they cannot be watched."""
+        while True:
+            await asyncio.sleep(RESYNC_SECONDS)
+            await self.sync_namespaces(client)
 
     async def _run_as_leader(self, client: KubernetesClient) -> None:
         """Wait until elected, then run the workers and the other loops until cancelled."""
@@ -153,7 +180,8 @@ class Manager:
         recorder.read_log = build_log_reader(client)
         recorder.request_rows = lambda key: self.queue.add(key, priority=Priority.LOW)
         recorder.get_namespace_uid = self.event_handlers.namespaces.get
-        loops = [recorder.run(), close_orphans(recorder, client, self.cache.tasks.has)]
+        readable = frozenset(self._settings.namespaces) if self._settings.namespaced else None
+        loops = [recorder.run(), close_orphans(recorder, client, self.cache.tasks.has, readable)]
         days = self._settings.history.retention_days
         if days:
             loops.append(delete_expired_runs(recorder, timedelta(days=days)))

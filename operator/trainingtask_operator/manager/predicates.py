@@ -1,7 +1,7 @@
 """What a watch event changes: whether it needs a reconcile, and how soon. Pure."""
 
-from trainingtask_operator.controller.diagnosis import explain_waiting
-from trainingtask_operator.kube_objects import WORKLOAD_KINDS, Object, get_container_status, get_true_conditions
+from trainingtask_operator.controller.waiting import explain_waiting
+from trainingtask_operator.kube_objects import WORKLOAD_KINDS, Object, get_true_conditions
 
 
 def has_changed(before: Object, after: Object) -> bool:
@@ -27,7 +27,7 @@ def is_low_priority(child: Object) -> bool:
     status = child.get("status") or {}
     if status.get("phase") == "Succeeded":
         return True
-    return status.get("phase") == "Pending" and explain_waiting(status, get_container_status(status), None) is None
+    return status.get("phase") == "Pending" and explain_waiting(status, None) is None
 
 
 def _without_training(task: Object) -> Object:

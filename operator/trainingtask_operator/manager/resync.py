@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from trainingtask_operator.cache.assume_cache import AssumeCache
@@ -24,6 +25,7 @@ class Resync:
     cache: AssumeCache
     queue: WorkQueue[Key]
     gauges: TaskGauges
+    namespaces: Sequence[str | None] = (None,)  # to list; None stands for all
     last_run: float = field(default_factory=time.monotonic)  # of the last complete comparison
     missing: set[str] = field(default_factory=set)  # uids that two live lists in a row showed and no watch did
 
@@ -34,7 +36,7 @@ class Resync:
             await asyncio.sleep(RESYNC_SECONDS)
             cached = self.cache.uids()  # before the list: what is created meanwhile is not stale
             try:
-                live = await _list_uids(client)
+                live = await _list_uids(client, self.namespaces)
             except ClusterError as error:
                 log.warning("resync: %s", error)
                 continue
@@ -53,14 +55,16 @@ class Resync:
                 self.gauges.forget(uid)
 
 
-async def _list_uids(client: KubernetesClient) -> set[str]:
+async def _list_uids(client: KubernetesClient, namespaces: Sequence[str | None]) -> set[str]:
     """Return the uids of all live tasks, Jobs, JobSets and pods."""
-    uids = {get_uid(item) async for item in client.list_tasks()}
-    for kind in ("jobs", "jobsets", "pods"):
-        try:
-            async for items, _ in client.list_children(kind):
-                uids |= {get_uid(item) for item in items}
-        except ClusterError as error:
-            if kind != "jobsets" or not error.is_not_served:
-                raise
+    uids = set()
+    for namespace in namespaces:
+        for kind in ("tasks", "jobs", "jobsets", "pods"):
+            try:
+                async for items, _ in client.list_objects(kind, namespace):
+                    uids |= {get_uid(item) for item in items}
+            except ClusterError as error:
+                is_gone = error.status == 403 and namespace is not None  # the rights in a namespace go with it
+                if not is_gone and not (kind == "jobsets" and error.is_not_served):
+                    raise
     return uids

@@ -2,6 +2,7 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
 
+from trainingtask_api.status import UNOBSERVED_STATUS
 from trainingtask_cli.describe import build_sections
 from trainingtask_cli.formatting import format_time
 from trainingtask_cli.output import Table
@@ -18,10 +19,11 @@ def facts(task: dict[str, Any]) -> dict[str, object]:
 
 
 def test_a_task_without_a_status_is_explained(make: SimpleNamespace) -> None:
-    found = facts(make.task("a"))
-    assert found["State"] == "none"
-    assert "the operator has not looked at it yet" in str(found["Reason"])
-    assert list(sections(make.task("a"))) == [""]
+    for task in (make.task("a"), make.task("a") | {"status": UNOBSERVED_STATUS}):
+        found = facts(task)
+        assert found["State"] == "none"
+        assert "the operator has not looked at it yet" in str(found["Reason"])
+        assert list(sections(task)) == [""]
 
 
 def test_a_running_task_shows_its_progress(make: SimpleNamespace) -> None:
@@ -50,6 +52,8 @@ def test_a_failed_task_shows_reason_conditions_and_attempts(make: SimpleNamespac
     task["spec"]["dataset"] = {"name": "table", "uri": "https://host/x.csv?signature=secret"}
     assert facts(task)["Data set"] == "table (https://host/x.csv)"
     assert facts(task | {"spec": task["spec"] | {"output": {"uri": "s3://bucket/a"}}})["Output"] == "s3://bucket/a"
+    (failed,) = (condition for condition in task["status"]["conditions"] if condition["type"] == "Failed")
+    task["status"]["conditions"].append(failed | {"type": "Stalled"})
     timeline = sections(task)["Conditions"].rows
     assert [row[1:4] for row in timeline] == [
         ("+0s", "Accepted=True", "Accepted"),

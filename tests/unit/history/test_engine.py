@@ -26,6 +26,8 @@ from trainingtask_history.store import record
         "postgresql://user:hunter2@host",
         "postgresql://user:hunter2@host:port/db",
         "postgresql+nonsense://user:hunter2@host/db",
+        "postgresql://user:hunter2@one:5432,two:port/db",
+        "postgresql://user:hun@hunter2@one:5432,two:5432/db",
     ],
 )
 def test_a_bad_url_is_refused_without_its_password(url: str) -> None:

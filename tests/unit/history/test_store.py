@@ -27,6 +27,13 @@ def test_a_finished_row_accepts_its_log_once_and_nothing_else(engine: Engine) ->
             connection.execute(text(f"UPDATE training_run SET {change}"))
 
 
+def test_the_tail_of_a_log_outlives_its_pod(engine: Engine) -> None:
+    """The row is written again once the pod, and with it the log, is gone."""
+    record(engine, make_run(status="Interrupted", log_tail="Killed"))
+    record(engine, make_run(status="Failed", finish_time=NOW, log_tail=""))
+    assert (load_run(engine).status, load_run(engine).log_tail) == ("Failed", "Killed")
+
+
 def test_a_finished_row_is_final_but_for_operator_columns(engine: Engine) -> None:
     record(engine, make_run(status="Succeeded", finish_time=NOW))
     for column in RUNS.columns:

@@ -56,7 +56,7 @@ VALUES = [
     *TIMES,
 ]
 MUTATIONS = st.lists(st.tuples(st.integers(0, 400), st.sampled_from([*VALUES, "delete"])), min_size=1, max_size=3)
-KINDS = ("task", "job", "jobset", "pod", "event", "namespace")
+KINDS = ("task", "job", "jobset", "workload", "pod", "event", "namespace")
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -87,6 +87,7 @@ def make_task(name: str = "t", *, ended: bool = False) -> Object:
 
 def make_job() -> Object:
     job = build_job(TrainingTask.model_validate({**make_task(), "status": None}), SETTINGS)
+    job["spec"]["suspend"] = True
     job["metadata"] |= {"uid": "job-t", "resourceVersion": "2", "creationTimestamp": CREATED}
     return {**job, "status": {"startTime": CREATED, "conditions": [job_condition("FailureTarget")]}}
 
@@ -96,6 +97,25 @@ def make_jobset() -> Object:
     conditions = [job_condition("Failed"), {**job_condition("Suspended"), "status": "False"}]
     metadata = {**job["metadata"], "uid": "jobset-t"}
     return {**job, "kind": names.JOBSET_KIND, "metadata": metadata, "status": {"conditions": conditions}}
+
+
+def make_kueue_workload() -> Object:
+    metadata = make_job()["metadata"] | {
+        "uid": "workload-t",
+        "name": "job-t-w",
+        "labels": {},
+        "annotations": {"a": "b"},
+    }
+    metadata["ownerReferences"] = [{"uid": "job-t", "controller": True, "kind": "Job"}]
+    labels = {names.TASK_UID_LABEL: "uid-t", names.TASK_NAME_LABEL: "t"}
+    spec = {"active": True, "queueName": "q", "podSets": [{"template": {"metadata": {"labels": labels}}}]}
+    checks = [{"name": "c", "state": "Pending", "message": "m"}]
+    return {
+        "kind": "Workload",
+        "metadata": metadata,
+        "spec": spec,
+        "status": {"conditions": [job_condition("QuotaReserved")], "admissionChecks": checks},
+    }
 
 
 def make_pod(state: Object | None = None) -> Object:
@@ -113,7 +133,13 @@ def make_pod(state: Object | None = None) -> Object:
     status = {
         "phase": "Failed" if state and "terminated" in state else "Running",
         "conditions": [{"type": "DisruptionTarget", "status": "True", "reason": "Evicted", "message": "m"}],
-        "containerStatuses": [{"name": names.TRAINER_CONTAINER, "state": state or running()}],
+        "containerStatuses": [
+            {"name": names.TRAINER_CONTAINER, "state": state or running()},
+            {"name": "sidecar", "state": running()},
+        ],
+        "initContainerStatuses": [
+            {"name": "init", "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "m"}}}
+        ],
     }
     return {"kind": "Pod", "metadata": metadata, "spec": {"nodeName": "n", "containers": [container]}, "status": status}
 
@@ -122,7 +148,8 @@ def make_event() -> Object:
     metadata = {"name": "e", "namespace": "default", "uid": "event-1", "creationTimestamp": CREATED}
     about = {"kind": "Job", "uid": "job-t", "namespace": "default"}
     series = {"count": 2, "lastObservedTime": CREATED}
-    return {"metadata": metadata, "involvedObject": about, "message": "exceeded quota", "series": series}
+    event = {"metadata": metadata, "involvedObject": about, "message": "exceeded quota", "series": series}
+    return {**event, "reason": "FailedCreate"}
 
 
 def make_namespace() -> Object:
@@ -133,6 +160,7 @@ VALID: dict[str, Callable[[], Object]] = {
     "task": make_task,
     "job": make_job,
     "jobset": make_jobset,
+    "workload": make_kueue_workload,
     "pod": lambda: make_pod(terminated(1, "killed")),
     "event": make_event,
     "namespace": make_namespace,
@@ -166,6 +194,7 @@ def handle(manager: Manager, kind: str, event: str | None, body: Object) -> None
         "task": handlers.on_task_event,
         "job": handlers.on_job_event,
         "jobset": handlers.on_jobset_event,
+        "workload": handlers.on_kueue_workload_event,
         "pod": handlers.on_pod_event,
         "event": handlers.on_kube_event,
         "namespace": handlers.on_namespace_event,
@@ -236,21 +265,17 @@ class MalformedClient:
         self.listed_twice = asyncio.Event()
         self.watched = asyncio.Event()
 
-    async def list_tasks(self) -> AsyncIterator[Object]:
-        self.lists += 1
-        if self.lists == 2:
-            self.listed_twice.set()
-        for item in self.items:
-            yield item
-
     async def list_namespaces(self) -> AsyncIterator[Object]:
         for item in self.items:
             yield item
 
-    async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
+    async def list_objects(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Object], str]]:
+        self.lists += kind == "tasks"
+        if self.lists == 2:
+            self.listed_twice.set()
         yield self.items, "10"
 
-    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
+    async def watch_objects(self, kind: str, version: str, namespace: str | None) -> AsyncGenerator[Object]:
         for item in self.items:
             yield {"type": "MODIFIED", "object": item}
         self.watched.set()

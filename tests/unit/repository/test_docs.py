@@ -42,10 +42,10 @@ def spec_sections(text: str) -> Iterator[dict[str, Any]]:
     """Yield the sections of a task's spec in each YAML block of a page that has some."""
     fields = set(TrainingTaskSpec.model_json_schema()["properties"])
     for block in re.findall(r"^```yaml\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-        manifest = yaml.safe_load(block)
-        sections = manifest.get("spec", manifest)
-        if manifest.get("kind", "TrainingTask") == "TrainingTask" and sections.keys() <= fields:
-            yield sections
+        for manifest in yaml.safe_load_all(block):
+            sections = manifest.get("spec", manifest)
+            if manifest.get("kind", "TrainingTask") == "TrainingTask" and sections.keys() <= fields:
+                yield sections
 
 
 @pytest.mark.parametrize(("name", "sections"), [(name, part) for name in GUIDES for part in spec_sections(TEXTS[name])])

@@ -7,6 +7,9 @@ NEXT_STEPS: dict[str, str] = {
     Reason.STARTING: "Wait.",
     Reason.TRAINER_RUNNING: "Wait.",
     Reason.PROGRESS_STALE: "`kubectl logs` of the pod. If it hangs, delete the pod: the attempt ends and is tried again.",
+    Reason.SIDECAR_RUNNING: (
+        "None for this task. Ask the admin to keep such containers out of trainers' pods, by `trainer.podAnnotations`."
+    ),
     Reason.SUSPENDED_BY_USER: "Set it to false to go on from the last checkpoint.",
     Reason.RESUMED: "None.",
     Reason.ENDED: "See that condition.",
@@ -24,13 +27,18 @@ NEXT_STEPS: dict[str, str] = {
     ),
     Reason.NAME_CONFLICT: "Delete that Job, or create the task anew.",
     Reason.JOB_REFUSED: "Read the message; it is the API server's own.",
-    Reason.WAITING_FOR_QUOTA: "Wait; `kubectl get localqueue` shows the queue.",
+    Reason.WAITING_FOR_QUOTA: "Wait; the message says what is short, and `kubectl get localqueue` how long the queue is.",
+    Reason.JOB_SUSPENDED: "Ask who suspended it, or resume it by the command in the message.",
     Reason.QUEUE_UNAVAILABLE: "Check that Kueue serves the queue, and that `kueue.enabled` is set in the Helm release.",
     Reason.QUOTA_EXCEEDED: "Wait for other pods to end, or ask for less in `resources`.",
     Reason.POD_REFUSED: "Read the message; it is the API server's own.",
     Reason.UNSCHEDULABLE: "Wait, ask for less in `resources`, or ask the admin for nodes.",
     Reason.VOLUME_NOT_FOUND: "Create it in the task's namespace.",
+    Reason.VOLUME_NOT_ATTACHED: (
+        "Wait until the pod that uses the volume has ended, or use a volume claim with access mode ReadWriteMany."
+    ),
     Reason.VOLUME_NOT_MOUNTED: "Read the message; it is the kubelet's own.",
+    Reason.SANDBOX_NOT_CREATED: "Read the message; it is the container runtime's own, often about the network.",
     Reason.IMAGE_PULL_FAILED: "Correct `image`, or ask the admin for the registry's Secret.",
     Reason.SECRET_NOT_FOUND: "Create it.",
     Reason.CONTAINER_NOT_CREATED: "Read the message; it is the container runtime's own.",

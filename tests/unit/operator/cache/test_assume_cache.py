@@ -30,6 +30,7 @@ def item(uid: str, version: int, **metadata: Any) -> Object:
 
 def job(uid: str, version: int, task: str = "task-1") -> Object:
     made = item(uid, version, labels={names.TASK_UID_LABEL: task}, ownerReferences=[{"uid": task, "controller": True}])
+    made["metadata"]["annotations"] = {}
     return {**made, "kind": "Job", "status": {"conditions": []}}
 
 
@@ -152,6 +153,16 @@ def test_an_event_of_another_namespace_is_not_about_a_job(cache: AssumeCache) ->
     assert observed.kube_events == {"job-1": event}
 
 
+def test_of_events_about_a_pod_the_newest_counts_that_names_a_cause(cache: AssumeCache) -> None:
+    put(cache.jobs, "task-1", job("job-1", 20))
+    put(cache.pods, "task-1", pod("pod-1", 21, "job-1"))
+    texts = ("no such disk", "Multi-Attach error", "Unable to attach or mount volumes: timed out")
+    for minute, text in enumerate(texts):
+        event = KubeEvent(text, 1, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
+        cache.kube_events.put(("default", "pod-1"), f"event-{minute}", event)
+    assert observe(cache).kube_events["pod-1"].message == "Multi-Attach error"
+
+
 def jobset(uid: str, version: int) -> Object:
     return {**job(uid, version), "kind": "JobSet"}
 
@@ -188,3 +199,14 @@ def test_a_created_jobset_is_assumed_until_the_watch_confirms_it(cache: AssumeCa
     assert observe(cache).job == jobset("set-1", 21)
     cache.evict_stale({"set-1"})
     assert observe(cache).job is None
+
+
+def test_a_workload_is_known_by_its_namespace_and_its_owner(cache: AssumeCache) -> None:
+    put(cache.jobs, "task-1", job("job-1", 20))
+    own = item("workload-1", 21, ownerReferences=[{"uid": "job-1", "controller": True}])
+    forged = item("workload-2", 22, ownerReferences=[{"uid": "job-2", "controller": True}])
+    elsewhere = item("workload-3", 23, namespace="other", ownerReferences=[{"uid": "job-1", "controller": True}])
+    put(cache.kueue_workloads, "task-1", own, forged, elsewhere)
+    assert observe(cache).kueue_workload == own
+    cache.evict_stale({"workload-1"})
+    assert observe(cache).kueue_workload is None

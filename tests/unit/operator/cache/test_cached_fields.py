@@ -92,7 +92,7 @@ def test_only_annotations_that_pods_inherit_are_cached() -> None:
 
 def test_of_a_pod_the_trainers_container_is_cached() -> None:
     state = {"terminated": {"exitCode": 1, "reason": "Error", "message": "m" * 9000, "containerID": "c"}}
-    pod = {
+    pod: dict[str, Any] = {
         "kind": "Pod",
         "metadata": {
             "name": "p",
@@ -121,7 +121,20 @@ def test_of_a_pod_the_trainers_container_is_cached() -> None:
         "phase": "Failed",
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "containerStatuses": [{"name": "trainer", "state": {"terminated": terminated}}],
+        "sidecars": ["sidecar"],
     }
+    pod["status"]["containerStatuses"][0]["state"] = {"terminated": {"exitCode": 0}}
+    assert trim_pod(pod)["status"]["sidecars"] == []
+
+
+def test_of_init_containers_the_one_that_waits_for_no_other_is_cached() -> None:
+    waiting = {"reason": "ImagePullBackOff", "message": "m", "other": 1}
+    states = [{"terminated": {"exitCode": 0}}, {"waiting": waiting}, {"waiting": {"reason": "PodInitializing"}}]
+    metadata = dict.fromkeys(("name", "namespace", "uid", "resourceVersion"), "1") | {"creationTimestamp": CREATED}
+    statuses = [{"name": f"init-{number}", "state": state} for number, state in enumerate(states)]
+    pod = {"metadata": metadata, "spec": {"containers": []}, "status": {"initContainerStatuses": statuses}}
+    found = trim_pod(pod)["status"]["waitingInitContainer"]
+    assert found == {"name": "init-1", "reason": "ImagePullBackOff", "message": "m"}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +167,7 @@ def test_the_counts_of_a_job_are_not_cached() -> None:
     trimmed = trim_job({**body, "status": {"active": 1, "startTime": start, "conditions": []}})
     assert trimmed["status"] == {"startTime": start, "conditions": []}
     assert trimmed["spec"] == {"suspend": False}
-    assert trimmed["metadata"] == {**identity, "labels": {}, "ownerReferences": []}
+    assert trimmed["metadata"] == {**identity, "labels": {}, "annotations": {}, "ownerReferences": []}
 
 
 @pytest.mark.parametrize(

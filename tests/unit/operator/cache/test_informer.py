@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ class ScriptedClient:
         self.calls: list[str] = []
         self.done = asyncio.Event()
 
-    async def list_children(self, kind: str) -> AsyncIterator[tuple[list[Object], str]]:
+    async def list_objects(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Object], str]]:
         self.calls.append(f"list {kind}")
         listed = self.lists.pop(0)
         if isinstance(listed, ClusterError):
@@ -35,7 +36,7 @@ class ScriptedClient:
         for one in listed:
             yield [one], "10"
 
-    async def watch_children(self, kind: str, version: str) -> AsyncGenerator[Object]:
+    async def watch_objects(self, kind: str, version: str, namespace: str | None) -> AsyncGenerator[Object]:
         self.calls.append(f"watch {kind} from {version}")
         for step in self.watches.pop(0):
             if isinstance(step, ClusterError):
@@ -57,10 +58,9 @@ async def run_informer(
     client: ScriptedClient,
     on_event: Callable[[str | None, Object], None],
     on_list: Callable[[set[str]], None] = lambda _: None,
-    *,
-    is_optional: bool = False,
+    **options: Any,
 ) -> None:
-    running_informer = Informer(client, "pods", on_event, on_list, is_optional=is_optional)  # type: ignore[arg-type] - the two methods it uses
+    running_informer = Informer(client, "pods", on_event, on_list, **options)  # type: ignore[arg-type] - the two methods it uses
     running = asyncio.create_task(running_informer.run())
     await asyncio.wait_for(client.done.wait(), 5)
     assert running_informer.synced.is_set()
@@ -108,3 +108,20 @@ async def test_a_kind_that_appears_and_goes_is_waited_for(caplog: pytest.LogCapt
     await run_informer(client, lambda kind, body: events.append((kind, body["metadata"]["uid"])), is_optional=True)
     assert events == [(None, "a"), ("DELETED", "a"), (None, "b")]
     assert caplog.records == [], "a cluster without it needs no warnings"
+
+
+async def test_a_namespace_without_rights_keeps_nobody_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    forbidden = ClusterError(403, "pods is forbidden")
+    events: list[tuple[str | None, str]] = []
+    client = ScriptedClient([forbidden, forbidden, [item("a", 1)], forbidden, [item("a", 12)]], [[forbidden], []])
+    await run_informer(client, lambda kind, body: events.append((kind, body["metadata"]["uid"])), namespace="n")
+    assert events == [(None, "a"), (None, "a")]
+    warnings = [record.getMessage() for record in caplog.records]
+    assert warnings == ["pods of namespace n cannot be watched: pods is forbidden"] * 2, "one for each time they go"
+
+
+async def test_rights_in_the_whole_cluster_are_waited_for() -> None:
+    client = ScriptedClient([ClusterError(403, "pods is forbidden"), [item("a", 1)]], [[]])
+    listed: list[set[str]] = []
+    await run_informer(client, lambda *_: None, listed.append)
+    assert listed == [{"a"}]

@@ -96,14 +96,53 @@ async def test_no_answer_has_status_0() -> None:
     assert (error.value.status, error.value.is_rejected) == (0, False)
 
 
+async def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"uid": "u"}})
+
+    async with serving(answer) as (client, _):
+        assert await client.get_namespace("n") == {"metadata": {"uid": "u"}}
+    assert kopf.OperatorSettings().networking.trust_env is False
+
+
 async def test_all_pages_of_a_list_are_read() -> None:
     async def page(request: web.Request) -> web.Response:
         number = int(request.query.get("continue", "0"))
         more = {"continue": str(number + 1)} if number < 2 else {}
-        return web.json_response({"items": [{"number": number}], "metadata": more})
+        return web.json_response({"items": [{"number": number}], "metadata": {"resourceVersion": "1", **more}})
 
     async with serving(page) as (client, _):
-        assert [item["number"] async for item in client.list_tasks()] == [0, 1, 2]
+        assert [items[0]["number"] async for items, _ in client.list_objects("tasks")] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespace", "path"),
+    [
+        ("jobs", None, "/apis/batch/v1/jobs"),
+        ("jobs", "a", "/apis/batch/v1/namespaces/a/jobs"),
+        ("tasks", "a", f"/apis/{names.API_VERSION}/namespaces/a/{names.PLURAL}"),
+        ("job events", "a", "/api/v1/namespaces/a/events"),
+        ("pod events", "a", "/apis/events.k8s.io/v1/namespaces/a/events"),
+    ],
+)
+async def test_a_list_and_its_watch_are_of_one_collection(kind: str, namespace: str | None, path: str) -> None:
+    requested: list[tuple[str, dict[str, str]]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        selectors = {key: value for key, value in request.query.items() if key.endswith("Selector")}
+        requested.append((request.path, selectors))
+        return web.json_response({"items": [], "metadata": {"resourceVersion": "1"}, "type": "BOOKMARK", "object": {}})
+
+    async with serving(answer) as (client, _):
+        assert [items async for items, _ in client.list_objects(kind, namespace)] == [[]]
+        assert [event async for event in client.watch_objects(kind, "1", namespace)] == []
+    listed, watched = requested
+    assert listed == watched
+    assert listed[0] == path
 
 
 async def test_a_token_that_was_renewed_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +174,7 @@ async def test_a_watch_is_read_line_by_line_however_the_bytes_come() -> None:
         return response
 
     async with serving(watch) as (client, _):
-        events = [event async for event in client.watch_children("pods", "7")]
+        events = [event async for event in client.watch_objects("pods", "7")]
     assert events == [{"type": "ADDED", "object": {"a": 1}}, {"type": "BOOKMARK", "object": {}}]
 
 
@@ -150,7 +189,7 @@ async def test_an_expired_version_raises_410_from_the_response_or_the_stream(lat
 
     async with serving(refuse) as (client, _):
         with pytest.raises(ClusterError, match="too old") as error:
-            await anext(client.watch_children("jobs", "1"))
+            await anext(client.watch_objects("jobs", "1"))
     assert error.value.status == 410
 
 
@@ -166,9 +205,32 @@ async def test_a_silent_watch_is_given_up(monkeypatch: pytest.MonkeyPatch) -> No
 
     async with serving(send_nothing) as (client, _):
         with pytest.raises(ClusterError, match="does not answer") as error:
-            await anext(client.watch_children("jobs", "1"))
+            await anext(client.watch_objects("jobs", "1"))
         ended.set()
     assert error.value.status == 0
+
+
+@pytest.mark.parametrize("served", [["v1beta1"], ["v1beta1", "v1beta2"], ["v1"]])
+async def test_workloads_are_read_and_changed_in_the_newest_served_version(served: list[str]) -> None:
+    requests: list[tuple[str, str]] = []
+
+    async def respond(request: web.Request) -> web.Response:
+        if request.path == "/apis/kueue.x-k8s.io":
+            return web.json_response({"versions": [{"version": version} for version in served]})
+        requests.append((request.method, request.path))
+        assert request.method == "PATCH" or request.query["labelSelector"] == "kueue.x-k8s.io/job-uid"
+        return web.json_response({"items": [{}], "metadata": {"resourceVersion": "7"}})
+
+    async with serving(respond) as (client, _):
+        if served == ["v1"]:
+            with pytest.raises(ClusterError, match="v1beta2, v1beta1") as error:
+                await anext(client.list_objects("workloads"))
+            assert error.value.is_not_served
+            return
+        assert await anext(client.list_objects("workloads")) == ([{"kind": "Workload"}], "7")
+        await client.patch_kueue_workload("n", "w", {"spec": {"active": False}})
+    api = f"/apis/kueue.x-k8s.io/{served[-1]}"
+    assert requests == [("GET", f"{api}/workloads"), ("PATCH", f"{api}/namespaces/n/workloads/w")]
 
 
 HOSTILE = "x/../../../../../api/v1/namespaces/kube-system/secrets/any?a="

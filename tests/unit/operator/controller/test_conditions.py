@@ -1,4 +1,4 @@
-"""Conditions of tasks that wait, that a queue holds back, or whose trainer sends no reports."""
+"""Conditions of tasks that wait, or whose trainer sends no reports."""
 
 import json
 from datetime import datetime, timedelta
@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder, pod, running, terminated
-from support.reconcile import KEY, add_task, get_condition, get_condition_status, get_job, run_pod
-from trainingtask_operator.client.errors import ClusterError
+from support.reconcile import KEY, add_task, get_condition, get_job, run_pod
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT
 from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.kube_objects import KubeEvent
@@ -132,85 +131,6 @@ async def test_a_trainer_without_reports_is_stale_and_left_running(
     assert await reconciler.reconcile(*KEY) == HEARTBEAT_TIMEOUT
     assert get_running_condition(task)[0] == "TrainerRunning"
     assert "progressStale" not in task["status"]
-
-
-async def test_a_queued_job_is_suspended_and_resumed_through_its_workload(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add_task(cluster, runPolicy={"queueName": "team-a"})
-    await reconciler.reconcile(*KEY)
-    job = get_job(cluster, task)
-    assert job["spec"]["suspend"] is True
-    assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
-    assert cluster.events == [], "to wait for its turn is no waiting_cause"
-
-    job["spec"]["suspend"] = False  # by Kueue
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
-    await reconciler.reconcile(*KEY)
-    assert task["status"]["state"] == "Running"
-
-    task["spec"]["runPolicy"]["suspend"] = True
-    assert await reconciler.reconcile(*KEY) is not None, "requeued"
-    assert (get_condition_status(task, "Suspended"), get_condition(task, "Suspended")["reason"]) == (
-        "False",
-        "QueueUnavailable",
-    )
-    assert task["status"]["state"] == "Running"
-    uid = job["metadata"]["uid"]
-    cluster.workloads[uid] = True
-    await reconciler.reconcile(*KEY)
-    assert cluster.workloads[uid] is False
-    assert task["status"]["state"] == "Suspended"
-    job["spec"]["suspend"] = True  # by Kueue
-    cluster.pods[task["metadata"]["uid"]] = []
-    count = cluster.requests.count("patch workload")
-    await reconciler.reconcile(*KEY)
-    assert cluster.requests.count("patch workload") == count, "the Workload is inactive already"
-
-    task["spec"]["runPolicy"]["suspend"] = False
-    await reconciler.reconcile(*KEY)
-    assert cluster.workloads[uid] is True
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
-    assert "patch job" not in cluster.requests
-
-
-async def test_a_task_stays_suspended_while_its_workload_cannot_be_activated(
-    cluster: FakeCluster, reconciler: Reconciler
-) -> None:
-    task = add_task(cluster, runPolicy={"queueName": "team-a"})
-    await reconciler.reconcile(*KEY)
-    uid = get_job(cluster, task)["metadata"]["uid"]
-    cluster.workloads[uid] = True
-    task["spec"]["runPolicy"]["suspend"] = True
-    await reconciler.reconcile(*KEY)
-    task["spec"]["runPolicy"]["suspend"] = False
-
-    def refuse(what: str) -> None:
-        if what == "patch workload":
-            raise ClusterError(403, "may not")
-
-    cluster.before_each = refuse
-    await reconciler.reconcile(*KEY)
-    assert (get_condition_status(task, "Suspended"), get_condition(task, "Suspended")["reason"]) == (
-        "True",
-        "QueueUnavailable",
-    )
-    cluster.before_each = lambda _: None
-    await reconciler.reconcile(*KEY)
-    assert (get_condition_status(task, "Suspended"), cluster.workloads[uid]) == ("False", True)
-
-
-async def test_a_suspended_task_of_a_queue_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
-    task = add_task(cluster, runPolicy={"queueName": "team-a", "suspend": True})
-    await reconciler.reconcile(*KEY)
-    await reconciler.reconcile(*KEY)
-    assert cluster.jobs == {}, "Kueue would start it"
-    assert task["status"]["state"] == "Suspended"
-    task["spec"]["runPolicy"]["suspend"] = False
-    await reconciler.reconcile(*KEY)
-    assert get_job(cluster, task)["spec"]["suspend"] is True
-    assert (task["status"]["state"], task["status"]["reason"]) == ("Pending", "WaitingForQuota")
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu"])

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from support.groups import add_group, group_pod, run_group, set_jobset_condition, set_pods, start_group
-from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder, running, terminated
+from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder, kueue_workload, running, terminated
 from support.reconcile import KEY, get_condition, get_condition_status, get_job
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.controller.group_attempts import describe_nodes
@@ -51,8 +51,9 @@ async def test_the_deadline_begins_anew_when_the_group_is_resumed(
     cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
 ) -> None:
     reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: NOW)
-    task = add_group(cluster, runPolicy={"activeDeadlineSeconds": 100, "suspend": True})
+    task = add_group(cluster, runPolicy={"activeDeadlineSeconds": 100})
     await reconciler.reconcile(*KEY)
+    task["spec"]["runPolicy"]["suspend"] = True
     await reconciler.reconcile(*KEY)
     set_jobset_condition(cluster, task, "Suspended", "SuspendedJobs")
     assert await reconciler.reconcile(*KEY) is None, "a suspended group is not active"
@@ -109,10 +110,10 @@ async def test_a_queued_group_waits_and_is_suspended_by_its_workload(
     await reconciler.reconcile(*KEY)
     assert task["status"]["reason"] == "WaitingForQuota"
     uid = get_job(cluster, task)["metadata"]["uid"]
-    cluster.workloads[uid] = True
+    cluster.workloads[uid] = kueue_workload()
     task["spec"]["runPolicy"]["suspend"] = True
     await reconciler.reconcile(*KEY)
-    assert cluster.workloads == {uid: False}
+    assert cluster.workloads[uid]["spec"]["active"] is False
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])

@@ -122,22 +122,23 @@ def test_a_profile_replaces_its_devices_default(settings: Settings) -> None:
 
 
 def test_a_queued_job_is_suspended_and_its_pod_has_the_priority(settings: Settings) -> None:
-    policy = {"queueName": "team-a", "priorityClassName": "low"}
+    policy = {"queueName": "team-a", "priorityClassName": "low", "workloadPriorityClassName": "urgent"}
     job = build(settings, specs.changed(specs.CLASSICAL, runPolicy=policy))
     assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert job["metadata"]["labels"]["kueue.x-k8s.io/priority-class"] == "urgent"
     assert job["spec"]["suspend"] is True
     assert pod_of(job)["priorityClassName"] == "low"
 
     without = build(settings, specs.CLASSICAL)
-    assert "kueue.x-k8s.io/queue-name" not in without["metadata"]["labels"]
-    assert without["spec"]["suspend"] is False
+    assert not any("kueue" in label for label in without["metadata"]["labels"])
+    assert (without["spec"]["suspend"], "managedBy" in without["spec"]) == (False, False)
     assert "priorityClassName" not in pod_of(without)
 
 
 def test_the_policy_maps_onto_the_job(settings: Settings) -> None:
-    policy = {"suspend": True, "activeDeadlineSeconds": 60, "retries": 4, "ttlSecondsAfterFinished": 5}
+    policy = {"activeDeadlineSeconds": 60, "retries": 4, "ttlSecondsAfterFinished": 5}
     spec = build(settings, specs.changed(specs.CLASSICAL, runPolicy=policy))["spec"]
-    assert (spec["suspend"], spec["activeDeadlineSeconds"], spec["backoffLimitPerIndex"]) == (True, 60, 4)
+    assert (spec["activeDeadlineSeconds"], spec["backoffLimitPerIndex"]) == (60, 4)
     # The TTL comes only after the end of the task is on record.
     assert "ttlSecondsAfterFinished" not in spec
 

@@ -7,6 +7,7 @@ import pytest
 from support import specs
 from trainingtask_api import TrainingTask, names
 from trainingtask_operator.controller.job_builder import build_job
+from trainingtask_operator.controller.pod_builder import DEFAULT_CONTAINER_ANNOTATION
 from trainingtask_operator.settings import Settings
 
 
@@ -179,7 +180,8 @@ def test_pods_get_the_listed_labels_and_annotations_of_their_task(settings: Sett
     for entries in found.values():
         assert not {"centre", "cost.example.com/a", "job-name"} & set(entries)
     found = build_pod(settings, {}, metadata={"labels": own, "annotations": own})["metadata"]
-    assert set(found["annotations"]) == {names.TASK_ANNOTATION}
+    assert set(found["annotations"]) == {names.TASK_ANNOTATION, DEFAULT_CONTAINER_ANNOTATION}
+    assert found["annotations"][DEFAULT_CONTAINER_ANNOTATION] == names.TRAINER_CONTAINER
     assert "example.com/team" not in found["labels"]
 
 

@@ -117,8 +117,9 @@ async def test_a_foreign_job_of_the_same_name_is_reported_and_left_alone(
 async def test_suspend_and_resume_reach_the_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster, runPolicy={"suspend": True})
     await reconciler.reconcile(*KEY)
-    assert get_job(cluster, task)["spec"]["suspend"] is True
+    assert cluster.jobs == {}, "a queue would start it"
     assert (task["status"]["state"], get_condition_status(task, "Suspended")) == ("Suspended", "True")
+    assert "is created when" in get_condition(task, "Accepted")["message"]
 
     task["spec"]["runPolicy"] = {"suspend": False}
     await reconciler.reconcile(*KEY)
@@ -129,6 +130,7 @@ async def test_suspend_and_resume_reach_the_job(cluster: FakeCluster, reconciler
     await reconciler.reconcile(*KEY)
     task["spec"]["runPolicy"] = {"suspend": True}
     await reconciler.reconcile(*KEY)
+    assert get_job(cluster, task)["spec"]["suspend"] is True
     assert (task["status"]["state"], get_condition_status(task, "Running")) == ("Suspended", "False")
     assert cluster.events == [], "a suspension by the user is no Warning"
 

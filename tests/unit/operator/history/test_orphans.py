@@ -33,9 +33,11 @@ def make_run(name: str, uid: str, namespace: str = "default") -> OpenRun:
     return OpenRun(id=uid, task_uid=uid, namespace=namespace, name=name, start_time=None)
 
 
-async def close(cluster: FakeCluster, runs: list[OpenRun], watched: str = "") -> list[str]:
+async def close(
+    cluster: FakeCluster, runs: list[OpenRun], watched: str = "", namespaces: set[str] | None = None
+) -> list[str]:
     recorder: Any = FakeRecorder(runs)
-    searching = asyncio.create_task(orphans.close_orphans(recorder, cluster, lambda uid: uid == watched))
+    searching = asyncio.create_task(orphans.close_orphans(recorder, cluster, lambda uid: uid == watched, namespaces))
     await asyncio.wait_for(recorder.searched.wait(), 5)
     searching.cancel()
     with suppress(asyncio.CancelledError):
@@ -52,6 +54,12 @@ async def test_rows_of_deleted_and_recreated_tasks_are_closed(cluster: FakeClust
     task = cluster.add_task({"metadata": {"namespace": "default", "name": "t"}})
     runs = [make_run("t", task["metadata"]["uid"]), make_run("t", "earlier"), make_run("gone", "uid")]
     assert await close(cluster, runs) == ["t", "gone"]
+
+
+async def test_rows_of_namespaces_without_rights_stay_open(cluster: FakeCluster) -> None:
+    runs = [make_run("gone", "uid"), make_run("unknown", "uid", namespace="elsewhere")]
+    assert await close(cluster, runs, namespaces={"default"}) == ["gone"]
+    assert len(cluster.requests) == 1
 
 
 async def test_a_watched_task_is_not_requested(cluster: FakeCluster) -> None:

@@ -1,18 +1,22 @@
 """Which events enqueue a task, and with which priority."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from support.groups import TRAINER_SPEC
 from support.in_memory_api_server import FakeRecorder
+from support.virtual_time import in_virtual_time
 from trainingtask_api import names
 from trainingtask_operator.cache.workqueue import WorkQueue
 from trainingtask_operator.kube_objects import Key, Object
+from trainingtask_operator.manager.event_handlers import KUEUE_SECONDS
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import Settings
 
 CREATED = "2026-01-01T00:00:00Z"
+SETTINGS = Settings.model_validate({"namespaces": ["n"], "devices": {}})
 COMPLETE = [{"type": "Complete", "status": "True"}]
 
 
@@ -105,14 +109,17 @@ async def test_a_standby_enqueues_unfinished_tasks_once_it_leads(
     assert list(manager.backfill._pending) == [("n", "over")], "the history is queried first"
 
 
-async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager) -> None:
+@pytest.mark.parametrize("namespace", [None, "n"])
+async def test_a_list_shows_what_was_deleted_while_the_watch_was_down(manager: Manager, namespace: str | None) -> None:
     for number, name in enumerate(("live", "deleted")):
         manager.event_handlers.on_task_event("ADDED", make_task(name))
         manager.event_handlers.on_pod_event("ADDED", make_pod(name, version=number + 10))
     assert await drain(manager.queue) == ["live", "deleted"]
     manager.cache.has_synced = True
     manager.event_handlers.on_pod_event(None, make_pod("live", version=10))
-    manager.event_handlers.prune_missing(manager.cache.pods, {"pod-live"})
+    manager.event_handlers.prune_missing(manager.cache.pods, "another", set())
+    assert manager.cache.pods.uids() == {"pod-live", "pod-deleted"}, "the list was of another namespace"
+    manager.event_handlers.prune_missing(manager.cache.pods, namespace, {"pod-live"})
     assert manager.cache.pods.uids() == {"pod-live"}
     assert (await drain(manager.queue))[0] == "deleted"
 
@@ -141,6 +148,48 @@ async def test_the_end_of_a_jobset_comes_before_its_starting_pods(manager: Manag
     assert (await drain(manager.queue), manager.cache.jobsets.uids()) == (["b"], set())
 
 
+def make_kueue_workload(name: str = "t", version: int = 1, **condition: str) -> Object:
+    labels = {names.TASK_UID_LABEL: f"uid-{name}", names.TASK_NAME_LABEL: name}
+    metadata = {"namespace": "n", "name": f"job-{name}", "uid": f"workload-{name}", "resourceVersion": str(version)}
+    return {
+        "kind": "Workload",
+        "metadata": metadata | {"creationTimestamp": CREATED},
+        "spec": {"podSets": [{"template": {"metadata": {"labels": labels}, "spec": {"containers": ["large"]}}}]},
+        "status": {"conditions": [condition] if condition else []},
+    }
+
+
+@in_virtual_time
+async def test_the_words_of_a_queue_enqueue_at_most_every_few_seconds() -> None:
+    manager = Manager(SETTINGS)
+    for version in range(20):
+        words = {"type": "QuotaReserved", "status": "False", "message": f"{version} more needed"}
+        manager.event_handlers.on_kueue_workload_event("MODIFIED", make_kueue_workload(version=version, **words))
+    assert await drain(manager.queue) == []
+    await asyncio.sleep(KUEUE_SECONDS)
+    assert await drain(manager.queue) == ["t"]
+    unseen = {"type": "PodsReady", "status": "False", "message": "not yet"}
+    workload = make_kueue_workload(version=21, **words)
+    workload["status"]["conditions"].append(unseen)
+    manager.event_handlers.on_kueue_workload_event("MODIFIED", workload)
+    await asyncio.sleep(KUEUE_SECONDS)
+    assert await drain(manager.queue) == [], "a condition that nothing is told of"
+
+
+async def test_only_unfinished_workloads_of_tasks_are_kept(manager: Manager) -> None:
+    workloads = manager.cache.kueue_workloads
+    foreign = make_kueue_workload("foreign")
+    foreign["spec"] = {"podSets": [{"template": {"metadata": {"labels": {"app": "x"}}}}]}
+    manager.event_handlers.on_kueue_workload_event(None, foreign)
+    assert workloads.uids() == set()
+    manager.event_handlers.on_kueue_workload_event(None, make_kueue_workload())
+    (kept,) = workloads["uid-t"]
+    assert "podSets" not in kept["spec"]
+    finished = {"type": "Finished", "status": "True"}
+    manager.event_handlers.on_kueue_workload_event("MODIFIED", make_kueue_workload(version=2, **finished))
+    assert workloads.uids() == set()
+
+
 async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
     manager: Manager, recorder: FakeRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,3 +208,19 @@ async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
     manager.event_handlers.on_task_event("DELETED", task)
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Cancelled")]
     assert list(recorder.log_pods.values()) == ["t-0"], "read while the pods have their grace period"
+
+
+@pytest.mark.parametrize(
+    ("reason", "enqueued"),
+    [("FailedAttachVolume", ["t"]), ("FailedCreatePodSandBox", ["t"]), ("FailedMount", ["t"]), ("NodeNotReady", [])],
+)
+async def test_of_events_those_about_a_pod_that_does_not_start_enqueue(
+    manager: Manager, reason: str, enqueued: list[str]
+) -> None:
+    manager.event_handlers.on_task_event("ADDED", make_task())
+    manager.event_handlers.on_pod_event("ADDED", make_pod("t", "Pending"))
+    await drain(manager.queue)
+    event: Object = {"metadata": {"namespace": "n", "uid": "e", "creationTimestamp": CREATED}, "reason": reason}
+    manager.event_handlers.on_kube_event("ADDED", event | {"regarding": {"uid": "pod-t"}, "note": "why"})
+    assert await drain(manager.queue) == enqueued
+    assert bool(manager.cache.kube_events) == bool(enqueued), "others are not kept"

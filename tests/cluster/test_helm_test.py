@@ -1,0 +1,16 @@
+"""`helm test` of the installed release: it trains the quickstart, finds its row, and leaves nothing."""
+
+from support.helm import helm
+from support.kubectl import Kubectl
+from support.release import RELEASE, SYSTEM
+
+
+def test_helm_test_trains_and_leaves_only_the_row(kubectl: Kubectl, system: Kubectl) -> None:
+    done = helm("test", RELEASE, f"--namespace={SYSTEM}", "--logs", "--timeout=10m")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "has succeeded" in done.stdout
+    assert "its row in the history says Succeeded" in done.stdout
+    assert f"{RELEASE}-test" not in kubectl(
+        "get", "trainingtasks,roles,rolebindings", "--all-namespaces", "--output=name"
+    )
+    assert f"{RELEASE}-test" not in system("get", "pods,serviceaccounts", "--output=name")

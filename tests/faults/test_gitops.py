@@ -1,0 +1,30 @@
+"""Tasks that a GitOps tool applies, on a real API server: their status by kstatus's rules, and no drift."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from support import specs
+from support.kstatus import compute_kstatus
+from support.kubectl import run
+from support.task_namespace import SUCCEEDS, TaskNamespace, get_true_conditions
+
+
+async def test_task_applied_while_the_operator_is_away(namespace: TaskNamespace, tmp_path: Path) -> None:
+    """It is no success before an operator has seen it, and nothing that is written later differs from its manifest."""
+    spec = specs.changed(specs.CLASSICAL, image=SUCCEEDS)
+    manifest = tmp_path / "task.json"
+    manifest.write_text(json.dumps(specs.task("task", spec, namespace.name)))
+
+    async def kubectl(*command: str) -> str:
+        kubeconfig = f"--kubeconfig={namespace.plane.kubeconfig()}"
+        return await asyncio.to_thread(run, "kubectl", kubeconfig, *command, f"--filename={manifest}")
+
+    await kubectl("apply")
+    assert compute_kstatus(await namespace.get_task("task"))[0] == "InProgress"
+    async with namespace.operator():
+        task = await namespace.wait_for_state("task", "Succeeded", timeout=60)
+    assert compute_kstatus(task)[0] == "Current"
+    assert get_true_conditions(task) == {"Accepted", "Complete"}
+    assert await kubectl("diff") == ""
+    assert await kubectl("diff", "--server-side", "--force-conflicts") == ""
