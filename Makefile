@@ -112,6 +112,9 @@ $(VENV)/ready: requirements/dev.txt requirements/build.txt pyproject.toml
 	UV_SYSTEM_CERTS=1 $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# MLflow's server, which the tests start, in an environment of its own: its pins are not the project's. It needs none of these.
+UNUSED_BY_MLFLOW = docker graphene matplotlib pyarrow scikit-learn scipy skops
+
 # torch comes in a layer of its own in the trainer's image, so its requirements have a file of their own.
 COMPILE = UV_SYSTEM_CERTS=1 $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 requirements: $(VENV)/ready ## Resolve the pinned requirements anew
@@ -123,6 +126,7 @@ requirements: $(VENV)/ready ## Resolve the pinned requirements anew
 	  --no-emit-package torch -o requirements/trainer.txt
 	$(COMPILE) -c requirements/dev.txt <(echo torch) -o requirements/torch.txt
 	$(COMPILE) <(printf 'hatchling\nuv\n') -o requirements/build.txt
+	$(COMPILE) <(echo mlflow) --override <(printf "%s; sys_platform == 'never'\n" $(UNUSED_BY_MLFLOW)) -o requirements/mlflow.txt
 
 BACKEND ?= cpu
 requirements-torch: $(VENV)/ready ## Pin torch of another backend for the trainer's image (BACKEND=cpu, cu130, ...): needs torch's own index

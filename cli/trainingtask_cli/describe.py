@@ -76,6 +76,7 @@ def _list_report_facts(report: TrainingReport) -> dict[str, Cell]:
     return {
         "Peak memory": None if report.peak_memory_bytes is None else format_size(report.peak_memory_bytes),
         "Resumed from": None if report.resumed_from_step is None else f"step {report.resumed_from_step}",
+        "Tracked at": report.tracking_url,
         "Model path": results.model_path if results else None,
         "Model address": results.model_uri if results else None,
         "Trained on": f"{results.train_rows} rows in {format_age(results.runtime_seconds)}" if results else None,

@@ -77,6 +77,12 @@ ENV_NODE_RANK: Final = "JOB_COMPLETION_INDEX"
 ENV_STORAGE_LIMIT: Final = "TRAININGTASK_STORAGE_LIMIT"  # bytes of the node's disk that the pod may write
 # "true": a web server may redirect a download to an address of the cluster's own network.
 ENV_ALLOW_PRIVATE_REDIRECTS: Final = "TRAININGTASK_ALLOW_PRIVATE_REDIRECTS"
+# The cluster's MLflow server, and the experiment of all tasks there; and the keys of the admin's Secret, which are variables.
+ENV_MLFLOW_URI: Final = "TRAININGTASK_MLFLOW_URI"
+ENV_MLFLOW_EXPERIMENT: Final = "TRAININGTASK_MLFLOW_EXPERIMENT"
+ENV_MLFLOW_TOKEN: Final = "MLFLOW_TRACKING_TOKEN"  # noqa: S105 - a name
+ENV_MLFLOW_USERNAME: Final = "MLFLOW_TRACKING_USERNAME"
+ENV_MLFLOW_PASSWORD: Final = "MLFLOW_TRACKING_PASSWORD"  # noqa: S105
 
 # Environment of the operator.
 ENV_LEASE: Final = "TRAININGTASK_LEASE"  # namespace/name; set: only the replica that holds it acts

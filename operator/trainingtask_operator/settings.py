@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from trainingtask_api import Device, TrainingTask, names
+from trainingtask_api.tracking import MLflowExperiment, MLflowUri
 
 SETTINGS_VARIABLE = "TRAININGTASK_SETTINGS"
 
@@ -143,6 +144,20 @@ class KueueSettings(_Section):
     enabled: bool = Field(False, description="Watch Kueue's Workloads, and suspend queued tasks by them.")
 
 
+class MLflowSettings(_Section):
+    """The MLflow server of tasks that name no other; '' for none."""
+
+    uri: MLflowUri | Literal[""] = ""
+    experiment: MLflowExperiment | Literal[""] = Field("", description="'' for one named as the task's namespace.")
+    secret: str = Field("", description="Secret in each task's namespace, whose keys are MLflow's variables.")
+
+
+class TrackingSettings(_Section):
+    """Experiment trackers, beside the history."""
+
+    mlflow: MLflowSettings = MLflowSettings()
+
+
 class HistorySettings(_Section):
     """Retention of runs in the history."""
 
@@ -173,11 +188,17 @@ class Settings(_Section):
     extra_volume_mounts: list[dict[str, Any]] = []
     proxy: ProxySettings = ProxySettings()
     ca_bundle: CaBundle = CaBundle()
+    tracking: TrackingSettings = TrackingSettings()
     allow_private_redirects: bool = Field(False, description="Let https:// sources redirect to private addresses.")
     kueue: KueueSettings = KueueSettings()
     history: HistorySettings = HistorySettings()
     devices: dict[Device, DeviceSettings] = Field(description="Settings of tasks without a profile, by device.")
     profiles: dict[str, DeviceProfile] = Field({}, description="Settings of tasks by their resources.profile.")
+
+    @property
+    def watched_namespaces(self) -> list[str | None]:
+        """Return where the operator watches; None stands for all namespaces."""
+        return [*self.namespaces] if self.namespaced else [None]
 
 
 def get_device_settings(task: TrainingTask, settings: Settings) -> DeviceSettings:

@@ -7,20 +7,33 @@ import pytest
 
 from support import specs
 from support.helm import CHART
+from support.http_server import HttpServer, serve_http
 from support.kubectl import Kubectl, run
+from support.mlflow_answers import answer_as_mlflow
 from support.ports import free_port
 from support.release import RELEASE, SYSTEM
 from trainingtask_api import names
 
 ROLE = "eks.amazonaws.com/role-arn"
+TOKEN = "the-clusters-token"
 
 
 @pytest.fixture(scope="module")
-def access(kubectl: Kubectl, empty_claim: str) -> Iterator[str]:
-    """Upgrade the release with a proxy that is away, authorities, a shared cache and an identity; yield the proxy's address."""
+def mlflow(kubectl: Kubectl) -> Iterator[HttpServer]:
+    """Run the cluster's MLflow server, whose token is in a Secret of the namespace."""
+    token = {"MLFLOW_TRACKING_TOKEN": TOKEN}
+    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "mlflow"}, "stringData": token})
+    with serve_http(answer_as_mlflow, host=kubectl.get_node_address()) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def access(kubectl: Kubectl, empty_claim: str, mlflow: HttpServer) -> Iterator[str]:
+    """Upgrade the release with all values of access, and a proxy that is away; yield the proxy's address."""
     proxy = f"http://{kubectl.get_node_address()}:{free_port()}"
     values = {
-        "proxy": {"http": proxy, "https": proxy},
+        "proxy": {"http": proxy, "https": proxy, "noProxy": [mlflow.host]},
+        "tracking": {"mlflow": {"uri": mlflow.url, "secret": "mlflow"}},
         "caBundle": {"configMap": "kube-root-ca.crt"},  # in every namespace
         "hub": {"cache": {"claim": empty_claim}, "tokenSecret": {"name": "absent"}},
         "podLabels": {"azure.workload.identity/use": "true"},
@@ -45,6 +58,27 @@ def test_a_trainer_reports_although_the_proxy_is_away(
 
     manifest = json.loads(kubectl("get", "trainingtask", "behind-a-proxy", "--output=json", "--show-managed-fields"))
     assert names.TRAINER_FIELD_MANAGER in {entry["manager"] for entry in manifest["metadata"]["managedFields"]}
+
+
+def test_trainers_report_to_the_clusters_mlflow_server(
+    kubectl: Kubectl, task: Callable[..., str], access: str, mlflow: HttpServer
+) -> None:
+    kubectl.wait(task("tracked", specs.CLASSICAL), "Complete")
+    training = kubectl.get("trainingtask", "tracked")["status"]["training"]
+    assert training["trackingUrl"] == f"{mlflow.url}/#/experiments/1/runs/r1"
+    assert {request.headers["authorization"] for request in mlflow.requests} == {f"Bearer {TOKEN}"}
+    (last,) = (json.loads(request.body) for request in mlflow.requests[-1:])
+    assert (last["run_id"], last["status"]) == ("r1", "FINISHED")
+
+
+def test_a_tasks_own_mlflow_server_gets_no_token_of_the_clusters(
+    kubectl: Kubectl, task: Callable[..., str], access: str, mlflow: HttpServer
+) -> None:
+    with serve_http(answer_as_mlflow, host=mlflow.host) as own:
+        spec = specs.changed(specs.CLASSICAL, tracking={"mlflow": {"uri": own.url, "experiment": "mine"}})
+        kubectl.wait(task("tracked-elsewhere", spec), "Complete")
+        assert own.requests[0].path.endswith("?experiment_name=mine")
+        assert not any("authorization" in request.headers for request in own.requests)
 
 
 def test_the_namespaces_account_has_identity_and_image(kubectl: Kubectl, access: str) -> None:

@@ -22,6 +22,7 @@ ACCESS: dict[str, Any] = {
         "cache": {"claim": "downloads"},
     },
     "proxy": {"https": "http://proxy.example.com:3128", "noProxy": [".example.com"]},
+    "tracking": {"mlflow": {"uri": "https://mlflow.example.com", "experiment": "All", "secret": "mlflow"}},
     "caBundle": {"configMap": "roots"},
     "allowPrivateRedirects": True,
 }
@@ -39,6 +40,8 @@ def test_access_values_reach_the_operators_settings(tmp_path: Path) -> None:
     assert (settings.hub.token_secret.name, settings.hub.token_secret.key) == ("hub", "hf")
     assert (settings.proxy.http, settings.proxy.https) == ("", "http://proxy.example.com:3128")
     assert settings.proxy.no_proxy == [".example.com"]
+    mlflow = settings.tracking.mlflow
+    assert mlflow.model_dump() == {"uri": "https://mlflow.example.com", "experiment": "All", "secret": "mlflow"}
     assert (settings.ca_bundle.config_map, settings.ca_bundle.key) == ("roots", "ca.crt")
 
 
@@ -60,6 +63,7 @@ def test_a_namespaces_identity_wins_over_that_of_all() -> None:
         ('envFrom=[{"secretRef":{"name":"a"},"configMapRef":{"name":"b"}}]', "at '/trainer/envFrom/0'"),
         ('podLabels={"trainingtask.dev/task-uid":"x"}', "invalid propertyName 'trainingtask.dev/task-uid'"),
         ('caBundle={"configMap":"a","secret":"b"}', "at '/trainer/caBundle'"),
+        ('tracking={"mlflow":{"uri":"https://me:secret@mlflow.example.com"}}', "at '/trainer/tracking/mlflow/uri'"),
         ('proxy={"https":"proxy:3128"}', "at '/trainer/proxy/https'"),
         ('serviceAccount={"namespaces":{"typo":{"a":"b"}}}', "names 'typo', which is not among trainer.namespaces"),
     ],

@@ -19,6 +19,7 @@ from support.object_store import Bucket
 from support.release import RELEASE, SYSTEM
 from support.s3_server import S3Server
 from support.task_bucket import BUCKET, TABLE, name_keys
+from trainingtask_api import names
 
 Apply = Callable[..., str]
 WAIT_SECONDS = 120
@@ -38,7 +39,9 @@ def queue(kubectl: Kubectl) -> Iterator[str]:
 
 @pytest.fixture
 def first(kubectl: Kubectl, queue: str, nodes: None, task: Apply) -> str:
-    """Return a task that runs, and takes the whole quota."""
+    """Return a task that runs, and takes the whole quota; the tasks of the last test are gone."""
+    earlier = f"{names.TASK_NAME_LABEL} in (first,second,urgent,later)"
+    eventually("no Jobs", lambda: not kubectl.find("jobs", earlier))
     task("first", QUEUED)
     wait_for_state(kubectl, "first", "Running")
     return "first"
@@ -214,12 +217,12 @@ def test_kueue_may_manage_the_jobs_of_a_whole_namespace(kubectl: Kubectl, queue:
     with manage_jobs_without_queue_name(kubectl):
         task("unnamed", FAKE)
         wait_for_words(kubectl, "unnamed", "this one names no queue")
-        suspend(kubectl, "unnamed", True)
-        wait_for_state(kubectl, "unnamed", "Suspended")
-        suspend(kubectl, "unnamed", False)
-        wait_for_words(kubectl, "unnamed", "this one names no queue")
         (job,) = kubectl.jobs("unnamed")
         kubectl("label", "job", job["metadata"]["name"], f"kueue.x-k8s.io/queue-name={queue}")
+        wait_for_state(kubectl, "unnamed", "Running")
+        suspend(kubectl, "unnamed", True)
+        eventually("no pod", lambda: not kubectl.pods("unnamed"))
+        suspend(kubectl, "unnamed", False)
         wait_for_state(kubectl, "unnamed", "Running")
         assert count_job_patches(job["metadata"]["name"]) == 0
 

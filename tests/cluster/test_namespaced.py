@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from support import specs
 from support.audit_log import is_allowed, read_audit_events
 from support.helm import CHART, helm
-from support.kubectl import Kubectl, Refused, eventually, run
+from support.kubectl import Kubectl, Refused, run
 from support.release import OPERATOR, get_image_options
 
 RELEASE, SYSTEM = "scoped", "scoped-system"
@@ -24,7 +23,6 @@ ACCOUNT = f"system:serviceaccount:{SYSTEM}:{NAME}"
 POLICIES = ("task-policy", "trainer-policy", "trainer-pods-policy")
 # As OpenShift's restricted-v2 gives them to a namespace; its group is root's, which owns no file that a pod may write.
 USER = {"runAsUser": 1000650000, "runAsGroup": 0, "fsGroup": 1000650000}
-SMALL: dict[str, Any] = {"resources": {"cpu": "500m"}, "runPolicy": {"retries": 0}}
 
 
 def build_user_policy() -> list[dict[str, Any]]:
@@ -103,26 +101,3 @@ def test_it_trains_and_records_with_roles_alone(scoped: datetime) -> None:
     requests = [event for event in read_audit_events(scoped) if event["user"]["username"] == ACCOUNT]
     assert requests
     assert [event["requestURI"] for event in requests if not is_allowed(event)] == []
-
-
-def test_a_namespace_without_rights_stops_no_other(scoped: datetime) -> None:
-    refused, other = map(Kubectl, TEAMS)
-    binding = refused.get("rolebinding", "trainingtask-operator")
-    del binding["metadata"]["resourceVersion"], binding["metadata"]["uid"]
-    refused("delete", "rolebinding", "trainingtask-operator")
-    leader = get_leader()
-    for team in (refused, other):
-        team.apply(specs.task("after", specs.CLASSICAL | SMALL, team.namespace))
-    other.wait("after", "Complete")
-    assert refused.status("after") == {}
-    assert get_leader() == leader
-
-    refused.apply(binding)
-    refused.wait("after", "Complete")
-    pods = Kubectl(SYSTEM).find("pods", "app.kubernetes.io/component=operator")
-    assert [status["restartCount"] for pod in pods for status in pod["status"]["containerStatuses"]] == [0, 0]
-
-
-def get_leader() -> str:
-    lease = eventually("a leader", lambda: Kubectl(SYSTEM).get("lease", NAME)["spec"].get("holderIdentity"))
-    return str(lease)

@@ -35,13 +35,15 @@ CONTROLLERS = (
     "ttl-after-finished-controller",
 )
 ADMIN, OPERATORS = "admin", ("operator", "operator-2")
-# Every write of an operator, at its response: the tests count writes in this log.
+NAMESPACED = "namespaced-operator"  # has no rights but those that a test grants it
+# Every write of an operator, at its response: the tests count writes in this log. Of the one without rights every request.
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
     "omitStages": ["RequestReceived"],
     "rules": [
         {"level": "Metadata", "users": list(OPERATORS), "verbs": ["create", "update", "patch", "delete"]},
+        {"level": "Metadata", "users": [NAMESPACED]},
         {"level": "None"},
     ],
 }
@@ -92,6 +94,7 @@ class ControlPlane:
         """Start all processes; wait until the API server is ready."""
         self.folder.mkdir(parents=True, exist_ok=True)
         users = [f'{get_token(user)},{user},{user},"system:masters"' for user in (ADMIN, *OPERATORS)]
+        users.append(f"{get_token(NAMESPACED)},{NAMESPACED},{NAMESPACED}")
         (self.folder / "tokens.csv").write_text("\n".join(users) + "\n")
         (self.folder / "audit-policy.json").write_text(json.dumps(AUDIT_POLICY))
         key = str(self.folder / "service-account.key")

@@ -42,17 +42,20 @@ class HttpServer:
     port: int
     answer: Callable[[Request], Answer]
     scheme: str = "http"
+    host: str = "127.0.0.1"
     requests: list[Request] = field(default_factory=list)
 
     @property
     def url(self) -> str:
         """The root of the server."""
-        return f"{self.scheme}://127.0.0.1:{self.port}"
+        return f"{self.scheme}://{self.host}:{self.port}"
 
 
 @contextmanager
 def serve_http(
-    answer: Callable[[Request], Answer] = lambda _: Answer(404), certificate: Path | None = None
+    answer: Callable[[Request], Answer] = lambda _: Answer(404),
+    certificate: Path | None = None,
+    host: str = "127.0.0.1",
 ) -> Iterator[HttpServer]:
     """Run a server that answers as `answer`, which a test may replace; with a certificate, at ``https://``."""
 
@@ -78,8 +81,8 @@ def serve_http(
         def log_message(self, *_: object) -> None:
             """Write nothing to the test's output."""
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state = HttpServer(server.server_address[1], answer)
+    with ThreadingHTTPServer((host, 0), Handler) as server:
+        state = HttpServer(server.server_address[1], answer, host=host)
         if certificate is not None:
             state.scheme = "https"
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

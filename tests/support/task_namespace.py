@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -82,6 +82,7 @@ class TaskNamespace:
         history: str | None = None,
         lease: bool = False,
         watch_timeout: float | None = None,
+        namespaces: Sequence[str] = (),
     ) -> Operator:
         """Return a replica that is not started yet.
 
@@ -97,12 +98,15 @@ class TaskNamespace:
             Whether it takes part in a leader election.
         watch_timeout
             Seconds without a byte after which it reconnects a watch.
+        namespaces
+            Where it has rights and watches, in place of the whole cluster.
         """
         settings = self.folder / "settings.json"
         settings.write_text(
             json.dumps(
                 {
-                    "namespaces": [self.name],
+                    "namespaces": [*namespaces] or [self.name],
+                    "namespaced": bool(namespaces),
                     "devices": {"cpu": {"image": SUCCEEDS, "resources": {"cpu": "1", "memory": "2Gi"}}},
                 }
             )

@@ -62,9 +62,11 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Release
     """Build both releases' images, and end the other tests' release; yield the former and the present one."""
     if "TRAININGTASK_IMAGE_TRAINER" not in os.environ:
         pytest.skip("needs the local cluster (make test-full)")
-    git = ("git", "-C", str(ROOT), "worktree")
+    git = ("git", "-C", str(ROOT))
+    if subprocess.run([*git, "rev-parse", "--verify", "--quiet", f"{FORMER}^{{commit}}"], check=False).returncode != 0:
+        pytest.skip(f"the clone has no tag {FORMER}: git fetch --tags, or set TRAININGTASK_FORMER_RELEASE")
     folder = tmp_path_factory.mktemp("former") / "release"
-    run(*git, "add", "--detach", str(folder), FORMER)
+    run(*git, "worktree", "add", "--detach", str(folder), FORMER)
     try:
         former, present = Release(folder), Release(ROOT)
         run("helm", "uninstall", RELEASE, f"--namespace={SYSTEM}", "--ignore-not-found", "--wait")
@@ -73,7 +75,7 @@ def releases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Release
             TASKS.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         yield former, present
     finally:
-        run(*git, "remove", "--force", str(folder))
+        run(*git, "worktree", "remove", "--force", str(folder))
 
 
 @pytest.fixture

@@ -142,9 +142,11 @@ def _prepare_model(options: argparse.Namespace) -> None:
 def _fetch_model(address: str) -> AbstractContextManager[Path]:
     """Return the folder of a model, without the files that no prediction reads."""
     from trainingtask_trainer.artifacts.error_file_names import ERROR_FILES  # noqa: PLC0415
+    from trainingtask_trainer.artifacts.event_files import EVENTS_FOLDER  # noqa: PLC0415
     from trainingtask_trainer.storage.saved_model import fetch_model  # noqa: PLC0415
 
-    return fetch_model(address, lambda name: name not in ERROR_FILES)
+    unread = (*ERROR_FILES, f"{EVENTS_FOLDER}/")
+    return fetch_model(address, lambda name: not name.startswith(unread))
 
 
 def _predict(options: argparse.Namespace) -> int:

@@ -14,8 +14,10 @@ from trainingtask_api.task import TrainingTask
 from trainingtask_api.training import Loop
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts import provenance
-from trainingtask_trainer.artifacts.bundle import write_bundle
+from trainingtask_trainer.artifacts.bundle import RESULTS_FILE, write_bundle
+from trainingtask_trainer.artifacts.event_files import write_event_files
 from trainingtask_trainer.artifacts.exporting import write_exports
+from trainingtask_trainer.artifacts.model_card import CARD_FILE
 from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
@@ -201,6 +203,9 @@ def _run_phases(
             curve=fitted.curve,
         )
         _write_error_files(saved, task, data, parts, errors)
+        if spec.output is not None and spec.output.tensorboard:
+            write_event_files(saved, results, fitted.curve)
+        reporter.keep_artifacts([saved / CARD_FILE, saved / RESULTS_FILE])
         destination.publish(saved)
         destination.remove_checkpoints(CHECKPOINT_MANIFEST)
     return results

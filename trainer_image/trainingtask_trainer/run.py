@@ -112,7 +112,7 @@ def _launch(options: argparse.Namespace, task: "TrainingTask", group: Group, rep
 
 
 def _add_task_sinks(options: argparse.Namespace, task: "TrainingTask", uid: str, reporter: Reporter) -> None:
-    """Add the sinks to the task's status and to the history."""
+    """Add the sinks to the task's status, to the history and to an experiment tracker."""
     from trainingtask_trainer.reporting.history import create_history_sink  # noqa: PLC0415
     from trainingtask_trainer.reporting.kube_status import EarlierSources, create_status_sink  # noqa: PLC0415
 
@@ -123,6 +123,21 @@ def _add_task_sinks(options: argparse.Namespace, task: "TrainingTask", uid: str,
     history = create_history_sink(options.history, task, uid, lambda: reporter.curve)
     if history is not None:
         reporter.add_sink(history)
+    _track(task, uid, reporter)
+
+
+def _track(task: "TrainingTask", uid: str, reporter: Reporter) -> None:
+    """Report to the MLflow server that the task or the cluster names."""
+    wanted = task.spec.tracking is not None and task.spec.tracking.mlflow is not None
+    if not wanted and names.ENV_MLFLOW_URI not in os.environ:
+        return
+    from trainingtask_trainer.reporting.mlflow import RunSource, create_mlflow_sink  # noqa: PLC0415 - httpx
+
+    tracker = create_mlflow_sink(RunSource(task, uid, lambda: reporter.curve, lambda: reporter.artifacts))
+    if tracker is not None:
+        reporter.track(tracker)
+    else:
+        reporter.add_warning("tracking.mlflow has no uri, and the cluster names no MLflow server: no run is recorded")
 
 
 def _find_uid(task: "TrainingTask") -> str:

@@ -129,6 +129,7 @@ extraVolumes: {{ toJson .Values.trainer.extraVolumes }}
 extraVolumeMounts: {{ toJson .Values.trainer.extraVolumeMounts }}
 proxy: {{ toJson .Values.trainer.proxy }}
 caBundle: {{ toJson .Values.trainer.caBundle }}
+tracking: {{ toJson .Values.trainer.tracking }}
 allowPrivateRedirects: {{ .Values.trainer.allowPrivateRedirects }}
 kueue:
   enabled: {{ .Values.kueue.enabled }}

@@ -233,8 +233,8 @@ class KubernetesClient:
         Parameters
         ----------
         kind
-            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events"; Kueue's "workloads", which have no label of
-            their task, of all Jobs.
+            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events"; Kueue's "workloads", which have
+            no label of their task, of all Jobs.
         namespace
             None for all namespaces.
         """
@@ -270,8 +270,8 @@ class KubernetesClient:
     async def _find_collection(self, kind: str, namespace: str | None) -> tuple[str, str, dict[str, str]]:
         """Return path, kind and selectors of a collection, in a namespace or in all."""
         if kind == "workloads":
-            api, plural, singular = await self._find_kueue_api(), "workloads", names.KUEUE_WORKLOAD_KIND
-            selectors = {"labelSelector": names.KUEUE_JOB_UID_LABEL}
+            api, plural = await self._find_kueue_api(), kind
+            singular, selectors = names.KUEUE_WORKLOAD_KIND, {"labelSelector": names.KUEUE_JOB_UID_LABEL}
         else:
             api, plural, singular, selectors = _COLLECTIONS[kind]
         path = _build_path(api, plural) if namespace is None else _build_namespaced_path(api, namespace, plural)

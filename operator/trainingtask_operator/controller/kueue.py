@@ -94,10 +94,9 @@ def explain_suspended_job(
     if not _is_suspended_otherwise(task, job):
         return None
     queue = get_queue_name(task, job, workload)
-    place = f"Queue {queue!r}" if queue else "Kueue"
     if workload is not None:
-        return _explain_workload(task, workload, place)
-    waits = f"{place} has not admitted the task yet"
+        return _explain_workload(task, workload, queue)
+    waits = f"{_describe_queue(queue)} has not admitted the task yet"
     if compute_workload_wait(task, job, workload, settings, now) is not None:
         return Cause(Reason.WAITING_FOR_QUOTA, f"{waits}: it starts when there is quota.")
     if queue is None:
@@ -157,7 +156,12 @@ def _explain_queue_unavailable(task: TrainingTask, words: str) -> Cause:
     )
 
 
-def _explain_workload(task: TrainingTask, workload: Object, place: str) -> Cause:
+def _describe_queue(queue: str | None) -> str:
+    return "Kueue" if queue is None else f"Queue {queue!r}"
+
+
+def _explain_workload(task: TrainingTask, workload: Object, queue: str | None) -> Cause:
+    place = _describe_queue(queue)
     conditions = {condition["type"]: condition for condition in get_conditions(workload)}
     eviction, reservation = conditions.get("Evicted", {}), conditions.get("QuotaReserved", {})
     evicted = str(eviction.get("message", "")) if eviction.get("status") == "True" else ""
@@ -176,7 +180,7 @@ def _explain_workload(task: TrainingTask, workload: Object, place: str) -> Cause
             Reason.WAITING_FOR_QUOTA, f"{place} has quota for the task, which waits for admission checks: {checks}."
         )
     waits = f"{place} has not admitted the task yet"
-    if not workload["spec"]["queueName"]:
+    if queue is None:
         label = f"kubectl label {get_workload_kind(task).lower()} {build_workload_name(task)} {names.QUEUE_LABEL}=QUEUE"
         return Cause(
             Reason.WAITING_FOR_QUOTA,

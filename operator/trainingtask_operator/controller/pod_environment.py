@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from trainingtask_api import TrainingTask, names
 from trainingtask_operator.kube_objects import Object
-from trainingtask_operator.settings import HubSettings, ProxySettings, Settings
+from trainingtask_operator.settings import HubSettings, MLflowSettings, ProxySettings, Settings
 
 # Asked directly in every cluster: this pod, Services, the API server, and the clouds' servers of a pod's credentials.
 # The kubelet fills in the variable. httpx compares whole addresses only, so no address ranges.
@@ -20,6 +20,9 @@ _NEVER_PROXIED = (
     "metadata.google.internal",
 )
 
+# Variables of a task that lead its requests to another address, or make another one trusted.
+_REDIRECTING = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
 
 def build_environment(
     task: TrainingTask, settings: Settings, image: str, own_variables: Iterable[Object]
@@ -32,6 +35,7 @@ def build_environment(
         *_iterate_hub(settings.hub),
         *_iterate_proxy(settings.proxy),
         *_iterate_ca_bundle(settings),
+        *_iterate_mlflow(task, settings.tracking.mlflow),
         *(build_variable(variable.name, variable.value) for variable in settings.env),
         *(_secret(env.name, env.secret_key_ref.name, env.secret_key_ref.key) for env in task.spec.env or ()),
     ]
@@ -96,3 +100,21 @@ def _iterate_ca_bundle(settings: Settings) -> Iterator[Object]:
         yield build_variable(
             "REQUESTS_CA_BUNDLE", names.CA_BUNDLE_FILE
         )  # requests, as datasets and users' code have it
+
+
+def _iterate_mlflow(task: TrainingTask, mlflow: MLflowSettings) -> Iterator[Object]:
+    if not mlflow.uri:
+        return
+    yield build_variable(names.ENV_MLFLOW_URI, mlflow.uri)
+    if mlflow.experiment:
+        yield build_variable(names.ENV_MLFLOW_EXPERIMENT, mlflow.experiment)
+    if mlflow.secret and _is_sent_to(task, mlflow.uri):
+        for key in (names.ENV_MLFLOW_TOKEN, names.ENV_MLFLOW_USERNAME, names.ENV_MLFLOW_PASSWORD):
+            yield _secret(key, mlflow.secret, key, optional=True)
+
+
+def _is_sent_to(task: TrainingTask, uri: str) -> bool:
+    """Return whether the task reports to this server: the admin's credentials go to no address that a task names."""
+    tracking = task.spec.tracking and task.spec.tracking.mlflow
+    is_same = not (tracking and tracking.uri) or tracking.uri.rstrip("/") == uri.rstrip("/")
+    return is_same and not any(env.name in _REDIRECTING for env in task.spec.env or ())

@@ -1,6 +1,7 @@
 """The informers of a replica: of all namespaces, or of each namespace that it has rights in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from trainingtask_operator.cache.informer import Informer
@@ -9,63 +10,52 @@ from trainingtask_operator.client.kubernetes import KubernetesClient
 from trainingtask_operator.kube_objects import Object
 from trainingtask_operator.manager.event_handlers import EventHandlers
 
-
-def build_child_informers(
-    client: KubernetesClient, handlers: EventHandlers, namespaces: Iterable[str | None]
-) -> list[Informer]:
-    """Return the informers of Jobs, JobSets and pods in these namespaces; None stands for all."""
-    cache = handlers.cache
-    kinds: list[tuple[str, Callable[[str | None, Object], None], ObjectStore]] = [
-        ("jobs", handlers.on_job_event, cache.jobs),
-        ("jobsets", handlers.on_jobset_event, cache.jobsets),
-        ("pods", handlers.on_pod_event, cache.pods),
-    ]
-    return [
-        Informer(
-            client,
-            kind,
-            on_event,
-            partial(handlers.prune_missing, store, namespace),
-            namespace=namespace,
-            is_optional=kind == "jobsets",
-        )
-        for namespace in namespaces
-        for kind, on_event, store in kinds
-    ]
+OnEvent = Callable[[str | None, Object], None]
 
 
-def build_kueue_informers(
-    client: KubernetesClient, handlers: EventHandlers, namespaces: Iterable[str | None]
-) -> list[Informer]:
-    """Return the informers of Kueue's Workloads in these namespaces; None stands for all."""
-    store = handlers.cache.kueue_workloads
-    return [
-        Informer(
-            client,
-            "workloads",
-            handlers.on_kueue_workload_event,
-            partial(handlers.prune_missing, store, namespace),
-            namespace=namespace,
-            is_optional=True,
-        )
-        for namespace in namespaces
-    ]
+@dataclass(frozen=True)
+class InformerFactory:
+    """Builds informers that share a client and the event handlers; of the namespaces None stands for all."""
 
+    client: KubernetesClient
+    handlers: EventHandlers
+    namespaces: Sequence[str | None]
 
-def build_task_informers(
-    client: KubernetesClient, handlers: EventHandlers, namespaces: Iterable[str]
-) -> list[Informer]:
-    """Return the informers of what kopf watches in a whole cluster: tasks, and Events about Jobs and pods.
+    def build_children(self) -> list[Informer]:
+        """Return the informers of Jobs, JobSets and pods."""
+        handlers, cache = self.handlers, self.handlers.cache
+        return [
+            *self._build("jobs", handlers.on_job_event, cache.jobs),
+            *self._build("jobsets", handlers.on_jobset_event, cache.jobsets, is_optional=True),
+            *self._build("pods", handlers.on_pod_event, cache.pods),
+        ]
 
-    Deleted tasks that no watch showed are the resync's to find, as they are with kopf.
-    """
-    kinds: list[tuple[str, Callable[[str | None, Object], None]]] = [
-        ("tasks", handlers.on_task_event),
-        ("job events", handlers.on_kube_event),
-        ("pod events", handlers.on_kube_event),
-    ]
-    return [
-        Informer(client, kind, on_event, lambda _: None, namespace=namespace, is_optional=True)
-        for namespace in namespaces
-        for kind, on_event in kinds
-    ]
+    def build_workloads(self) -> list[Informer]:
+        """Return the informers of Kueue's Workloads."""
+        handlers = self.handlers
+        on_event, store = handlers.on_kueue_workload_event, handlers.cache.kueue_workloads
+        return self._build("workloads", on_event, store, is_optional=True)
+
+    def build_tasks(self) -> list[Informer]:
+        """Return the informers of what kopf watches in a whole cluster: tasks, and Events about Jobs and pods.
+
+        Deleted objects that no watch showed are the resync's to find, as they are with kopf.
+        """
+        return [
+            *self._build("tasks", self.handlers.on_task_event, None, is_optional=True),
+            *self._build("job events", self.handlers.on_kube_event, None),
+            *self._build("pod events", self.handlers.on_kube_event, None),
+        ]
+
+    def _build(
+        self, kind: str, on_event: OnEvent, store: ObjectStore | None, *, is_optional: bool = False
+    ) -> list[Informer]:
+        """Return an informer for each namespace; `store` is pruned after each list."""
+
+        def get_pruning(namespace: str | None) -> Callable[[set[str]], None]:
+            return partial(self.handlers.prune_missing, store, namespace) if store is not None else lambda _: None
+
+        return [
+            Informer(self.client, kind, on_event, get_pruning(namespace), namespace=namespace, is_optional=is_optional)
+            for namespace in self.namespaces
+        ]

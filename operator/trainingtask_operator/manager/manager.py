@@ -25,7 +25,7 @@ from trainingtask_operator.kube_objects import Key, Object
 from trainingtask_operator.manager.backfill import Backfill
 from trainingtask_operator.manager.event_handlers import EventHandlers
 from trainingtask_operator.manager.gauges import TaskGauges
-from trainingtask_operator.manager.informers import build_child_informers, build_kueue_informers, build_task_informers
+from trainingtask_operator.manager.informers import InformerFactory
 from trainingtask_operator.manager.resync import RESYNC_SECONDS, Resync
 from trainingtask_operator.manager.workers import WORKERS, run_worker
 from trainingtask_operator.settings import Settings, load_role_passwords
@@ -63,11 +63,9 @@ class Manager:
     async def start(self, login: Callable[[], Credentials]) -> None:
         """Connect to the API server, wait until Jobs, JobSets and pods are listed, and start the election and the workers."""
         client = await self._resources.enter_async_context(connect(login))
-        namespaces = self._settings.namespaces if self._settings.namespaced else [None]
-        informers = build_child_informers(client, self.event_handlers, namespaces)
-        kueue_informers = (
-            build_kueue_informers(client, self.event_handlers, namespaces) if self._settings.kueue.enabled else []
-        )
+        factory = InformerFactory(client, self.event_handlers, self._settings.watched_namespaces)
+        informers = factory.build_children()
+        kueue_informers = factory.build_workloads() if self._settings.kueue.enabled else []
         self._resources.push_async_callback(
             cancel_all, [start_background_task(informer.run()) for informer in (*informers, *kueue_informers)]
         )
@@ -87,8 +85,7 @@ class Manager:
         metrics.HISTORY_BACKLOG.set_function(lambda: self.recorder.backlog)
         loops = [self._run_as_leader(client)]
         if self._settings.namespaced:
-            watched = build_task_informers(client, self.event_handlers, self._settings.namespaces)
-            loops += [*(informer.run() for informer in watched), self._refresh_namespaces(client)]
+            loops += [*(informer.run() for informer in factory.build_tasks()), self._refresh_namespaces(client)]
         lease = os.environ.get(names.ENV_LEASE)
         if lease:
             namespace, _, name = lease.partition("/")

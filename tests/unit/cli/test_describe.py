@@ -33,7 +33,9 @@ def test_a_running_task_shows_its_progress(make: SimpleNamespace) -> None:
         "Training 42%, epoch 2 of 3, step 42 of 100, loss 0.2100, 12.5 rows/s, 2m10s left, not heard of for some minutes"
     )
     assert found["Started"] == f"{format_time(datetime(2026, 5, 4, 10, 1, tzinfo=UTC))} (6m30s ago)"
-    assert "Ended" not in found
+    assert not {"Ended", "Tracked at"} & set(found)
+    task["status"]["training"]["trackingUrl"] = "https://mlflow.example.com/#/experiments/1/runs/a"
+    assert facts(task)["Tracked at"] == "https://mlflow.example.com/#/experiments/1/runs/a"
 
 
 def test_a_failed_task_shows_reason_conditions_and_attempts(make: SimpleNamespace) -> None:

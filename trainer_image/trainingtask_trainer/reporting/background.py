@@ -45,6 +45,11 @@ class BackgroundSink:
         Least seconds between two deliveries, see `compute_interval`; the last report does not wait for it.
     final_timeout
         Seconds for which the last report is tried, from `finish` on.
+
+    Attributes
+    ----------
+    error
+        Why the latest delivery failed; None when it did not.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class BackgroundSink:
         self._deadline: float | None = None  # set with the last report
         self._is_closed = False
         self._is_outage_logged = False
+        self.error: DeliveryError | None = None
         # A daemon, so that a delivery that hangs does not keep the process.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -79,10 +85,19 @@ class BackgroundSink:
 
     def wait(self) -> None:
         """Block until the last report is delivered or has timed out."""
+        self.join()
+        if not self.is_delivered:
+            logger.warning("The last report did not reach %s; the operator completes the record", self._name)
+
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the newest report is delivered."""
+        return self._pending is None
+
+    def join(self) -> None:
+        """Block until the last report is delivered or has timed out, without a word in the log."""
         if self._deadline is not None:
             self._thread.join(max(0.0, self._deadline - time.monotonic()))
-        if self._pending is not None:
-            logger.warning("The last report did not reach %s; the operator completes the record", self._name)
 
     def _run(self) -> None:
         backoff, begin = _INITIAL_BACKOFF, time.monotonic()
@@ -108,15 +123,18 @@ class BackgroundSink:
         try:
             self._deliver(report)
         except PermanentDeliveryError as error:
+            self.error = error
             logger.warning("%s takes no more reports: %s", self._name, error)
             self._is_closed = True
             return False
         except DeliveryError as error:
+            self.error = error
             if not self._is_outage_logged:  # once per outage, not every few seconds
                 logger.warning("%s cannot be reached, training goes on: %s", self._name, error)
             self._is_outage_logged = True
             return False
         self._is_outage_logged = False
+        self.error = None
         return True
 
     def _wait_between_deliveries(self, seconds: float) -> None:

@@ -1,9 +1,7 @@
 """The sink to the run's row in the history, with its curve and its phases."""
 
-import dataclasses
 import json
 import logging
-import math
 import os
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +20,7 @@ from trainingtask_history.tables import MetricPoint, RunEvent, RunStatus, Traini
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.reporting.background import MIN_HISTORY_INTERVAL, BackgroundSink, DeliveryError
 from trainingtask_trainer.reporting.progress import CurvePoint
+from trainingtask_trainer.reporting.scalars import iterate_curve
 
 logger = logging.getLogger(__name__)
 
@@ -99,11 +98,8 @@ class HistorySink(BackgroundSink):
 
 
 def _iter_points(key: uuid.UUID, curve: Sequence[CurvePoint]) -> Iterator[MetricPoint]:
-    """Yield the values of a curve under the names of its fields."""
-    for point in curve:
-        for name, value in dataclasses.asdict(point).items():
-            if name != "step" and value is not None and math.isfinite(value):
-                yield MetricPoint(run_id=key, name=name, step=point.step, value=value)
+    """Yield the values of a curve as rows."""
+    return (MetricPoint(run_id=key, **scalar._asdict()) for scalar in iterate_curve(curve))
 
 
 def create_history_sink(

@@ -1,12 +1,13 @@
 """The current report of a run, and its sinks, which get each new one."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 from trainingtask_api.formatting import format_size, format_time_left
-from trainingtask_api.status import MAX_SOURCES, ExitCode, Failure, Phase, Results, Source, TrainingReport
+from trainingtask_api.status import MAX_SOURCES, MAX_WARNINGS, ExitCode, Failure, Phase, Results, Source, TrainingReport
 from trainingtask_trainer.reporting.background import DeliveryError
 from trainingtask_trainer.reporting.kube_status import EarlierSources
 from trainingtask_trainer.reporting.progress import CurvePoint, Step
@@ -34,6 +35,19 @@ class Sink(Protocol):
         ...
 
 
+class Tracker(Sink, Protocol):
+    """A sink with a page of its own for the run; it ends before the others, which report that page and what is missing."""
+
+    @property
+    def url(self) -> str | None:
+        """The page of the run, None until there is one."""
+        ...
+
+    def describe_loss(self) -> str | None:
+        """Return a sentence on what was not recorded, None where all was."""
+        ...
+
+
 def utc_now() -> datetime:
     """Return the current time, with its zone."""
     return datetime.now(UTC)
@@ -52,8 +66,10 @@ class Reporter:
         self._sinks = list(sinks)
         self._interrupts = interrupts
         self._now = now
+        self._tracker: Tracker | None = None
         self._first: tuple[Step, datetime] | None = None  # of this attempt, and its time
         self.curve: Sequence[CurvePoint] = ()
+        self.artifacts: Mapping[str, bytes] = {}
         self.warnings: list[str] = []
         self.earlier_sources: EarlierSources | None = None  # outside a cluster there are none
         start = now()
@@ -63,6 +79,16 @@ class Reporter:
         """Add a sink, and send it the current report."""
         self._sinks.append(sink)
         sink.send(self.report)
+
+    def track(self, tracker: Tracker) -> None:
+        """Report to an experiment tracker as well."""
+        self._tracker = tracker
+        tracker.send(self.report)
+
+    def keep_artifacts(self, files: Sequence[Path]) -> None:
+        """Keep the contents of a model's files for the tracker, which gets them at the end."""
+        if self._tracker is not None:
+            self.artifacts = {file.name: file.read_bytes() for file in files}
 
     def start_phase(self, phase: Phase) -> None:
         """Report that the run enters a phase."""
@@ -160,19 +186,39 @@ class Reporter:
 
     def _send(self, **changes: Any) -> None:
         self.raise_if_interrupted()
-        self.report = self.report.model_copy(update=changes | {"report_time": self._now(), **_measure_memory()})
+        measured = {"report_time": self._now(), "tracking_url": self._get_tracking_url(), **_measure_memory()}
+        self.report = self.report.model_copy(update=changes | measured)
         for sink in self._sinks:
             sink.send(self.report)
+        if self._tracker is not None:
+            self._tracker.send(self.report)
 
     def _finish(self, timeout: float | None, **changes: Any) -> None:
         now = self._now()
         ending = changes | {"report_time": now, "finish_time": now, "eta": None, **_measure_memory()}
         self.report = self.report.model_copy(update=ending)
+        if self._tracker is not None:
+            self._finish_tracking(self._tracker, timeout)
         # All at once, then wait, so that the timeouts do not add up.
         for sink in self._sinks:
             sink.finish(self.report, timeout)
         for sink in self._sinks:
             sink.wait()
+
+    def _finish_tracking(self, tracker: Tracker, timeout: float | None) -> None:
+        """End the tracker's run, and add its page, and what it lacks, to the last report."""
+        tracker.finish(self.report, timeout and timeout / 2)
+        tracker.wait()
+        changes: dict[str, Any] = {"tracking_url": self._get_tracking_url()}
+        loss, results = tracker.describe_loss(), self.report.results
+        if loss and results is not None:
+            warnings = [*results.warnings[: MAX_WARNINGS - 1], loss]
+            changes["results"] = results.model_copy(update={"warnings": warnings})
+        self.report = self.report.model_copy(update=changes)
+
+    def _get_tracking_url(self) -> str | None:
+        # A launcher that continues the report of its worker has the address before its own tracker does.
+        return (self._tracker and self._tracker.url) or self.report.tracking_url
 
 
 def _measure_memory() -> dict[str, int]:

@@ -96,6 +96,19 @@ async def test_no_answer_has_status_0() -> None:
     assert (error.value.status, error.value.is_rejected) == (0, False)
 
 
+async def test_no_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:1")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.json_response({"metadata": {"uid": "u"}})
+
+    async with serving(answer) as (client, _):
+        assert await client.get_namespace("n") == {"metadata": {"uid": "u"}}
+    assert kopf.OperatorSettings().networking.trust_env is False
+
+
 async def test_all_pages_of_a_list_are_read() -> None:
     async def page(request: web.Request) -> web.Response:
         number = int(request.query.get("continue", "0"))

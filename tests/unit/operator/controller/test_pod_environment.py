@@ -90,6 +90,46 @@ def test_the_cluster_is_never_asked_through_a_proxy(settings: Settings) -> None:
     assert {"$(KUBERNETES_SERVICE_HOST)", ".svc", "169.254.169.254", ".example.com"} <= set(excluded)
 
 
+MLFLOW = {"tracking": {"mlflow": {"uri": "https://mlflow.example.com/", "experiment": "All", "secret": "mlflow"}}}
+
+
+def test_the_admins_mlflow_server_is_given_with_its_credentials(settings: Settings) -> None:
+    variables = variables_of(build_container(settings, MLFLOW, tracking={"mlflow": {"experiment": "Mine"}}))
+    assert (variables[names.ENV_MLFLOW_URI], variables[names.ENV_MLFLOW_EXPERIMENT]) == (
+        "https://mlflow.example.com/",
+        "All",
+    )
+    for key in ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        assert variables[key] == secret_key("mlflow", key, optional=True)
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_given"),
+    [
+        ("https://mlflow.example.com", True),
+        ("http://mlflow.example.com/", False),
+        ("https://mlflow.example.com:8443/", False),
+        ("https://mlflow.example.com.attacker.example/", False),
+    ],
+)
+def test_the_admins_credentials_go_to_the_admins_server_alone(settings: Settings, uri: str, is_given: bool) -> None:
+    variables = variables_of(build_container(settings, MLFLOW, tracking={"mlflow": {"uri": uri}}))
+    assert ("MLFLOW_TRACKING_TOKEN" in variables) == is_given
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"])
+def test_the_admins_credentials_go_through_no_proxy_of_a_task(settings: Settings, name: str) -> None:
+    env = [{"name": name, "secretKeyRef": {"name": "mine", "key": "a"}}]
+    assert "MLFLOW_TRACKING_TOKEN" not in variables_of(build_container(settings, MLFLOW, env=env))
+
+
+def test_a_tasks_own_credentials_of_mlflow_win(settings: Settings) -> None:
+    env = [{"name": "MLFLOW_TRACKING_TOKEN", "secretKeyRef": {"name": "mine", "key": "token"}}]
+    for uri in ("https://mlflow.example.com", "https://other.example.com"):
+        variables = variables_of(build_container(settings, MLFLOW, tracking={"mlflow": {"uri": uri}}, env=env))
+        assert variables["MLFLOW_TRACKING_TOKEN"] == secret_key("mine", "token")
+
+
 @pytest.mark.parametrize(
     ("bundle", "source"),
     [

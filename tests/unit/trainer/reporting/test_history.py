@@ -13,6 +13,7 @@ from sqlmodel import Session, select
 
 from support.kubectl import eventually
 from support.results import RESULTS
+from support.silent_proxy import use_silent_proxy
 from support.specs import CLASSICAL
 from trainingtask_api import names
 from trainingtask_api.status import Failure, Phase, TrainingReport
@@ -135,6 +136,17 @@ def test_curve_and_phases_are_written_as_they_grow(
     engine.dispose()
     assert run is not None
     assert (run.phase, run.step, run.total_steps, run.eta, run.score) == ("Done", 4, 4, None, 0.5454)
+
+
+def test_the_database_is_asked_without_a_proxy(
+    engine: Engine, make_task: Callable[..., TrainingTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with use_silent_proxy(monkeypatch):
+        url = engine.url.render_as_string(hide_password=False)
+        sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", "image:1", "node-1"))
+        sink.finish(report(Phase.DONE, results=RESULTS), 5)
+        sink.wait()
+    assert get_run(engine, ALL, run_id("uid-1", 1)) is not None
 
 
 @pytest.mark.parametrize("url", [None, "mysql://root:hunter2@host/db"])

@@ -14,6 +14,7 @@ import kubernetes.client
 import pytest
 
 from support.results import RESULTS
+from support.silent_proxy import use_silent_proxy
 from trainingtask_api.formatting import format_time_left
 from trainingtask_api.status import ExitCode, Failure, Phase, Results, Source, TrainingReport
 from trainingtask_api.task import Metadata
@@ -214,14 +215,11 @@ class TestStatus:
         assert "sources" not in server.requests[-1][3]["status"]["training"]
 
     def test_the_api_server_is_asked_without_a_proxy(self, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
-            monkeypatch.setenv(name, "http://127.0.0.1:9")
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
-        sink = sink_to(server)
-        sink.finish(report(Phase.DONE), 5)
-        sink.wait()
-        assert len(server.requests) == 2
+        with use_silent_proxy(monkeypatch):
+            sink = sink_to(server)
+            sink.finish(report(Phase.DONE), 5)
+            sink.wait()
+            assert len(server.requests) == 2
 
     @pytest.mark.parametrize("answer", [(404, "{}"), (409, '{"message": "Precondition failed: UID in precondition"}')])
     def test_leaves_another_task_of_the_name_alone(self, server: ApiServer, answer: tuple[int, str]) -> None:

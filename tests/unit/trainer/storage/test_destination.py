@@ -369,16 +369,18 @@ def test_a_task_stores_its_model_in_a_bucket_and_predicts_from_there(
     bucket: Bucket, tmp_path: Path, write_task: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     uri = f"{bucket.uri}/tickets"
-    task = write_task(changed(CLASSICAL, output__uri=uri))
+    task = write_task(changed(CLASSICAL, output={"uri": uri, "tensorboard": True}))
     arguments = [f"--output-dir={tmp_path / 'out'}", f"--history=sqlite:///{tmp_path}/history.db"]
     assert main(["run", str(task), *arguments]) == 0
     objects = bucket.read()
     assert {key.partition("/")[2] for key in objects} >= {MANIFEST, "results.json", "README.md"}
+    assert any(key.startswith("tickets/tensorboard/events.out.tfevents.") for key in objects)
     results = json.loads(objects["tickets/results.json"])
     assert (results["modelUri"], results.get("modelPath")) == (uri, None)
     capsys.readouterr()
     assert main(["predict", uri, "the dashboard is very slow."]) == 0
     assert "performance" in capsys.readouterr().out
     assert main(["download", uri, str(tmp_path / "copy")]) == 0
-    copied = {f"tickets/{path.name}": path.read_bytes() for path in (tmp_path / "copy").iterdir()}
+    files = (path for path in (tmp_path / "copy").rglob("*") if path.is_file())
+    copied = {f"tickets/{path.relative_to(tmp_path / 'copy')}": path.read_bytes() for path in files}
     assert copied == {key: content for key, content in objects.items() if key.startswith("tickets/")}

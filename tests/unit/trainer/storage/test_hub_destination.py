@@ -129,10 +129,11 @@ def test_a_training_goes_on_from_the_checkpoint_on_the_hub(tiny_models: Path, wr
 def test_a_task_stores_its_model_on_the_hub_and_predicts_from_there(
     writable: Hub, tmp_path: Path, write_task: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    task = write_task(changed(CLASSICAL, output__hub="me/tickets"))
+    task = write_task(changed(CLASSICAL, output={"hub": "me/tickets", "tensorboard": True}))
     arguments = [f"--output-dir={tmp_path / 'out'}", f"--history=sqlite:///{tmp_path}/history.db"]
     assert main(["run", str(task), *arguments]) == 0
     assert b"library_name: sklearn" in read(writable)["README.md"]
+    assert any(name.startswith("tensorboard/events.out.tfevents.") for name in read(writable))
     capsys.readouterr()
     assert main(["predict", "hf://me/tickets", "the dashboard is very slow."]) == 0
     assert "performance" in capsys.readouterr().out
