@@ -89,7 +89,7 @@ def is_of_waiting(event: Object) -> bool:
     return event.get("reason") in EVENT_REASONS
 
 
-def get_regarding_uid(event: Object) -> str:
+def get_regarding_uid(event: Mapping[str, Any]) -> str:
     """Return the uid of the object that an Event is about, in either of the two Event APIs."""
     return str((event.get("regarding") or event.get("involvedObject") or {}).get("uid", ""))
 

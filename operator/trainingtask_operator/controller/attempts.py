@@ -18,6 +18,8 @@ _COUNT_ANNOTATIONS = (
     names.IGNORED_FAILURE_COUNT_ANNOTATION,
     names.RESTART_COUNT_ANNOTATION,
 )
+# Reasons of a trainer that was stopped with others, or lost them.
+CONSEQUENCES = {Reason.PEER_LOST, Reason.PEER_UNRESPONSIVE, Reason.INTERRUPTED}
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,17 @@ class Attempt:
     @property
     def has_succeeded(self) -> bool:
         """Return whether the trainer, on each node, has ended with success."""
-        return self.exit_code == ExitCode.SUCCESS and self.pod_exists and not self.lacks_pods
+        return self.exit_code == ExitCode.SUCCESS and not (self.pod_exists and self.lacks_pods)
+
+    @property
+    def is_final(self) -> bool:
+        """Return whether it succeeded, but in a pod that is gone, or that another container failed: Kubernetes would train again."""
+        return self.has_succeeded and (not self.pod_exists or self.phase == "Failed")
 
     @property
     def has_begun(self) -> bool:
         """Return whether it ran, or failed before it could."""
-        return self.start_time is not None or self.cause is not None
+        return self.start_time is not None or self.exit_code is not None or self.cause is not None
 
 
 def build_attempts(
@@ -94,18 +101,25 @@ def build_attempts(
         if known is not None and known.is_recorded and known.pod == attempt.pod and attempt.cause is not None:
             attempt = replace(attempt, is_recorded=True, counts_as_failure=True)  # also while its pod is deleted
         attempts[number] = replace(attempt, number=number)
-    return fill_gaps(attempts, report)
+    return fill_gaps(attempts, status)
 
 
-def fill_gaps(attempts: dict[int, Attempt], report: TrainingReport | None) -> list[Attempt]:
-    """Return the attempts by number; an earlier one without a pod has ended, though no operator observed its end."""
+def fill_gaps(attempts: dict[int, Attempt], status: TrainingTaskStatus | None = None) -> list[Attempt]:
+    """Return the attempts by number, up to one that is final.
+
+    An earlier one without a pod has ended, though no operator observed its end.
+    """
     if not attempts:
         return []
-    filled = [attempts[max(attempts)]]
+    report = status.training if status else None
+    attempts = {n: _take_reported_success(a, report) if n < max(attempts) else a for n, a in attempts.items()}
+    recorded = max((record.number for record in (status and status.attempts) or []), default=0)
+    final = [number for number, attempt in attempts.items() if attempt.is_final and number >= recorded]
+    filled = [attempts[min(final, default=max(attempts))]]
     while filled[0].number > 1 and len(filled) < MAX_ATTEMPT_RECORDS:
         number = filled[0].number - 1
         attempt = attempts.get(number) or build_from_record(AttemptRecord(number=number))
-        if not attempt.pod_exists and attempt.cause is None:
+        if attempt.cause is None and (not attempt.pod_exists or attempt.phase == "Failed"):
             attempt = _close_unobserved(attempt, report, successor=filled[0])
         elif attempt.cause is not None:
             attempt = replace(
@@ -113,6 +127,17 @@ def fill_gaps(attempts: dict[int, Attempt], report: TrainingReport | None) -> li
             )  # even of a pod deleted by hand: another attempt followed
         filled.insert(0, attempt)
     return filled
+
+
+def _take_reported_success(attempt: Attempt, report: TrainingReport | None) -> Attempt:
+    """Return the attempt as one that succeeded when its trainer has reported its results, and nothing shows its failure."""
+    if report is None or report.attempt != attempt.number or report.results is None or report.finish_time is None:
+        return attempt
+    if attempt.cause is not None and attempt.cause.reason not in CONSEQUENCES:
+        return attempt
+    return replace(
+        attempt, pod_exists=False, exit_code=ExitCode.SUCCESS, cause=None, finish_time=report.finish_time, sidecars=()
+    )
 
 
 def _close_unobserved(attempt: Attempt, report: TrainingReport | None, successor: Attempt) -> Attempt:

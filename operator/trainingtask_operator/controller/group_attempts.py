@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from trainingtask_api import Reason, TrainingReport, TrainingTask, names
+from trainingtask_api import TrainingReport, TrainingTask, names
 from trainingtask_operator.controller.attempts import (
+    CONSEQUENCES,
     Attempt,
     build_attempts,
     build_from_pod,
@@ -19,8 +20,6 @@ from trainingtask_operator.kube_objects import KubeEvent, Object
 
 MAX_NODES_NAMED = 8
 MAX_NODES_CHARACTERS = 253  # of status.node and of the history's column
-# A pod that lost another one, or that was stopped with the others, did not fail first.
-_CONSEQUENCES = {Reason.PEER_LOST, Reason.PEER_UNRESPONSIVE, Reason.INTERRUPTED}
 _LAST = datetime.max.replace(tzinfo=UTC)
 
 
@@ -41,7 +40,7 @@ def build_task_attempts(
         attempt = _merge(members, task.spec.node_count)
         record = attempts.get(number)
         attempts[number] = attempt if record is None else _take_record(record, attempt, members)
-    return fill_gaps(attempts, report)
+    return fill_gaps(attempts, task.status)
 
 
 def _build_members(
@@ -58,16 +57,18 @@ def _build_members(
 def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
     """Return one attempt: start and report are those of the pod with index 0.
 
-    Its end is that of the pod that failed first, or else of the last pod once all have ended.
+    Its end is that of the pod that failed first, or else of the last pod once all have ended. When another container has
+    failed the pod with index 0 after its trainer's success, JobSet stops the others: that is the end, and no failure.
     """
     main = members.get(0) or next(iter(members.values()))
-    failed = [member for member in members.values() if member.cause]
+    is_final = 0 in members and main.is_final
+    failed = [m for m in members.values() if m.cause and not (is_final and m.cause.reason in CONSEQUENCES)]
     first = min(failed, key=_rank_failure, default=None)
     create_times = [member.create_time for member in members.values() if member.create_time]
     nodes = describe_nodes(list(dict.fromkeys(member.node for member in members.values() if member.node)))
-    lacks_pods = len(members) < node_count
+    lacks_pods = len(members) < node_count and not is_final
     finish_times = [member.finish_time for member in members.values() if member.finish_time]
-    has_ended = len(finish_times) == len(members)
+    has_ended = is_final or len(finish_times) == len(members)
     merged = replace(
         main,
         pod_uid=main.pod_uid if 0 in members else None,
@@ -103,7 +104,7 @@ def _rank_failure(member: Attempt) -> tuple[bool, bool, bool, datetime]:
     """Return a sort key: the pod that failed first is the least. All pods may report its failure, which names it."""
     reason, message = (member.cause.reason, member.cause.message) if member.cause else ("", "")
     is_own = member.pod is not None and member.pod in message
-    return not member.is_user_error, reason in _CONSEQUENCES, not is_own, member.finish_time or _LAST
+    return not member.is_user_error, reason in CONSEQUENCES, not is_own, member.finish_time or _LAST
 
 
 def _derive_phase(phases: list[str], *, lacks_pods: bool) -> str:
@@ -125,10 +126,11 @@ def _name_pod(member: Attempt, cause: Cause, members: Iterable[Attempt]) -> Caus
 def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt]) -> Attempt:
     """Return the attempt with what is recorded of pods that JobSet has deleted, or is deleting, while others remain."""
     if record.cause is None:
-        if 0 in members or attempt.cause is not None:
+        if 0 in members:
             return attempt
-        return replace(attempt, pod=record.pod, node=record.node, start_time=record.start_time)
-    is_known_better = record.cause.reason in _CONSEQUENCES and not _is_consequence(attempt)
+        attempt = replace(attempt, start_time=record.start_time)
+        return attempt if attempt.cause else replace(attempt, pod=record.pod, node=record.node)
+    is_known_better = record.cause.reason in CONSEQUENCES and not _is_consequence(attempt)
     has_failed = attempt.counts_as_failure or bool(attempt.cause and attempt.sidecars)
     if has_failed and (is_known_better or record.pod in {member.pod for member in members.values()}):
         attempt = replace(attempt, is_recorded=True)
@@ -148,7 +150,7 @@ def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt])
 
 
 def _is_consequence(attempt: Attempt) -> bool:
-    return attempt.cause is not None and attempt.cause.reason in _CONSEQUENCES
+    return attempt.cause is not None and attempt.cause.reason in CONSEQUENCES
 
 
 def describe_nodes(nodes: list[str]) -> str | None:

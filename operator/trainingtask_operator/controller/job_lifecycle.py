@@ -1,6 +1,8 @@
-"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete; also of its pods."""
+"""Requests on the Job or JobSet of a task: create, adopt, suspend and resume, expire, delete; also of its pods, and of an expired task."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from trainingtask_api import TrainingTask, names
 from trainingtask_operator.cache.cached_fields import trim_jobset
@@ -23,6 +25,8 @@ from trainingtask_operator.controller.shared_claims import explain_unshared_clai
 from trainingtask_operator.controller.workload_builder import build_workload, build_workload_name, get_workload_kind
 from trainingtask_operator.kube_objects import Object, is_controlled_by, is_finished
 from trainingtask_operator.settings import Settings
+
+log = logging.getLogger(__name__)
 
 
 class JobLifecycle:
@@ -122,34 +126,51 @@ class JobLifecycle:
 
     async def set_ttl(self, job: Object, seconds: int | None) -> None:
         """Hand a finished Job to the TTL controller, unless it is deleted already."""
-        try:
+        with _accept_refusal(job):
             await self._patch(job, {"spec": {"ttlSecondsAfterFinished": seconds}})
-        except ClusterError as error:
-            if not error.is_not_found:
-                raise
 
     async def delete(self, job: Object) -> None:
         """Delete the Job, unless it is deleted already."""
-        try:
-            await self._cluster.delete_workload(job["kind"], job["metadata"]["namespace"], job["metadata"]["name"])
-        except ClusterError as error:
-            if not error.is_not_found:
-                raise
+        metadata = job["metadata"]
+        with _accept_refusal(job):
+            await self._cluster.delete_workload(job["kind"], metadata["namespace"], metadata["name"])
 
     async def delete_pod(self, pod: Object) -> None:
         """Delete the pod, unless it is deleted already."""
         metadata = pod["metadata"]
-        try:
+        with _accept_refusal(pod, is_replaced=True):
             await self._cluster.delete_pod(metadata["namespace"], metadata["name"], metadata["uid"])
-        except ClusterError as error:
-            if not error.is_not_found and not error.is_conflict:
-                raise
+
+    async def delete_task(self, task: Object) -> None:
+        """Delete the expired task, unless it has changed since it was observed: its author may want to keep it."""
+        metadata = task["metadata"]
+        namespace, name = metadata["namespace"], metadata["name"]
+        log.info("%s/%s is deleted, as its runPolicy asks", namespace, name)
+        with _accept_refusal(task):
+            await self._cluster.delete_task(namespace, name, metadata["uid"], metadata["resourceVersion"])
 
     async def _patch(self, job: Object, patch: Object) -> Object:
         metadata = job["metadata"]
         patched = await self._cluster.patch_workload(job["kind"], metadata["namespace"], metadata["name"], patch)
         self._assume(patched)
         return _read_as_job(patched)
+
+
+@contextmanager
+def _accept_refusal(item: Object, *, is_replaced: bool = False) -> Iterator[None]:
+    """Go on when the object is gone, also replaced by another of its name, or when the request is forbidden for good.
+
+    The operator has these rights in the namespaces of its settings alone, and tasks outlive a change of those.
+    """
+    try:
+        yield
+    except ClusterError as error:
+        if error.is_rejected:
+            namespace, name = item["metadata"]["namespace"], item["metadata"]["name"]
+            question = "is its namespace among trainer.namespaces of the Helm chart?"
+            log.warning("%s/%s stays as it is: %s %s", namespace, name, question, error)
+        elif not error.is_not_found and not (is_replaced and error.is_conflict):
+            raise
 
 
 def _read_as_job(workload: Object) -> Object:

@@ -33,6 +33,10 @@ from trainingtask_operator.settings import Settings
 log = logging.getLogger(__name__)
 
 REQUEUE_AFTER_JOB_CREATED = timedelta(0)
+REQUEUE_AFTER_SUCCESS = timedelta(0)
+REQUEUE_UNTIL_LOGGED = timedelta(seconds=1)
+# In which the log of a trainer that succeeded is read before its Job is deleted: Kubernetes makes the next pod after 10 s.
+LOG_TIMEOUT = timedelta(seconds=8)
 REQUEUE_UNTIL_RECORDED = timedelta(seconds=5)
 REQUEUE_AFTER_CONFLICT = timedelta(seconds=10)  # a Job without our labels has no watch event
 REQUEUE_UNTIL_JOBSET = timedelta(seconds=10)  # of a cluster without JobSet
@@ -53,6 +57,8 @@ class Result:
         None to write none yet.
     job_to_delete, pod_to_delete
         Deleted after the status is written.
+    is_job_superfluous
+        Whether the Job is deleted once the log is recorded.
     error
         Raised after the status is written.
     """
@@ -63,6 +69,7 @@ class Result:
     requeue_after: timedelta | None = None
     job_to_delete: Object | None = None
     pod_to_delete: Object | None = None
+    is_job_superfluous: bool = False
     error: ClusterError | None = None
 
 
@@ -196,8 +203,9 @@ class Reconciler:
             attempts = await self._refresh_last_attempt(task, observed, attempts)
             status = build(task, job, attempts, now)
             task = await self._restore_report(task, attempts)
-            job_to_delete = job if conditions.is_ended_by_operator(status, job) else None
-            return Result(task, attempts, status, job_to_delete=job_to_delete)
+            if conditions.is_ended_by_operator(status, job):
+                return Result(task, attempts, status, REQUEUE_AFTER_SUCCESS, is_job_superfluous=True)
+            return Result(task, attempts, status)
         waits = (compute_requeue_after(task, attempts, now), workload_wait, time_left)
         requeue_after = min((wait for wait in waits if wait is not None), default=None)
         pod = find_pod_to_delete(attempts[-1], observed.pods, now) if attempts else None
@@ -224,6 +232,8 @@ class Reconciler:
         is_ended_by_operator = job is not None and conditions.is_ended_by_operator(status, job)
         rows = self._submit_rows(task, status, attempts, is_deleting=is_ended_by_operator)
         if job is not None and is_ended_by_operator:
+            if not self._recorder.is_recorded(rows) and _may_wait_for_log(status, now):
+                return REQUEUE_UNTIL_LOGGED
             await self._jobs.delete(job)
             job = None
         ttl = task.spec.run_policy.ttl_seconds_after_finished
@@ -236,21 +246,9 @@ class Reconciler:
         if job is not None and needs_ttl:
             await self._jobs.set_ttl(job, ttl)
         if time_left is not None and time_left <= timedelta(0):
-            await self._delete_expired_task(observed.task)
+            await self._jobs.delete_task(observed.task)
             return None
         return time_left
-
-    async def _delete_expired_task(self, task: Object) -> None:
-        """Delete the task, unless it has changed since it was observed: its author may want to keep it."""
-        metadata = task["metadata"]
-        log.info("%s/%s is deleted, as its runPolicy asks", metadata["namespace"], metadata["name"])
-        try:
-            await self._cluster.delete_task(
-                metadata["namespace"], metadata["name"], metadata["uid"], metadata["resourceVersion"]
-            )
-        except ClusterError as error:
-            if not error.is_not_found:
-                raise
 
     async def _reject_invalid_spec(self, body: Object) -> None:
         """Write the condition of a spec that the schema of another release let in; leave the rest of the status."""
@@ -342,7 +340,8 @@ class Reconciler:
             await self._emit_events(task, conditions.find_transitions(before, status))
         training = before.training if before else None
         task = task.model_copy(update={"status": status.model_copy(update={"training": training})})
-        self._submit_rows(task, status, result.attempts, is_deleting=result.job_to_delete is not None)
+        is_deleting = result.is_job_superfluous or result.job_to_delete is not None
+        self._submit_rows(task, status, result.attempts, is_deleting=is_deleting)
         if status.finished_at is None:
             self._recorded_uids.add(uid)
         else:
@@ -386,6 +385,11 @@ class Reconciler:
             if error.is_not_found:
                 return True
             raise
+
+
+def _may_wait_for_log(status: TrainingTaskStatus, now: datetime) -> bool:
+    complete = status.get_condition("Complete")
+    return complete is not None and now - complete.last_transition_time < LOG_TIMEOUT
 
 
 def _with_report(task: TrainingTask, report: TrainingReport) -> TrainingTask:

@@ -26,9 +26,7 @@ def compute_sidecar_time_left(attempt: Attempt, now: datetime) -> timedelta | No
 def has_completed(attempt: Attempt, now: datetime) -> bool:
     """Return whether the trainer's success ends its task before the Job is Complete: a sidecar goes on, or has failed."""
     time_left = compute_sidecar_time_left(attempt, now)
-    return attempt.has_succeeded and (
-        attempt.phase == "Failed" or (time_left is not None and time_left <= timedelta(0))
-    )
+    return attempt.is_final or (attempt.has_succeeded and time_left is not None and time_left <= timedelta(0))
 
 
 def find_pod_to_delete(attempt: Attempt, pods: Iterable[Object], now: datetime) -> Object | None:

@@ -118,3 +118,20 @@ async def test_a_task_that_has_changed_is_not_deleted(
         await reconciler.reconcile(*KEY)
     assert await reconciler.reconcile(*KEY) is None
     assert KEY in cluster.tasks
+
+
+async def test_a_task_and_a_job_that_may_not_be_changed_are_left(
+    cluster: FakeCluster, reconciler: Reconciler, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their namespace was taken out of trainer.namespaces."""
+    await finish_task(cluster, reconciler)
+    clock.now = COMPLETED + timedelta(hours=1)
+
+    def refuse(call: str) -> None:
+        if call in ("delete task", "patch job"):
+            raise ClusterError(403, f"may not {call}")
+
+    cluster.before_each = refuse
+    assert await reconciler.reconcile(*KEY) is None
+    assert "trainer.namespaces of the Helm chart? may not patch job" in caplog.text
+    assert "trainer.namespaces of the Helm chart? may not delete task" in caplog.text

@@ -9,8 +9,15 @@ import pytest
 from support.groups import add_group, group_pod, set_pods, start_group
 from support.in_memory_api_server import NOW, FakeCluster, FakeRecorder, job_condition, pod, running, terminated
 from support.reconcile import KEY, add_task, get_condition, get_condition_status, get_job, run_pod
+from support.results import RESULTS
+from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT
-from trainingtask_operator.controller.reconciler import Reconciler
+from trainingtask_operator.controller.reconciler import (
+    LOG_TIMEOUT,
+    REQUEUE_AFTER_SUCCESS,
+    REQUEUE_UNTIL_LOGGED,
+    Reconciler,
+)
 from trainingtask_operator.controller.sidecars import SIDECAR_TIMEOUT
 from trainingtask_operator.settings import Settings
 
@@ -58,7 +65,7 @@ async def test_a_success_beside_a_sidecar_completes_the_task_and_deletes_its_job
     task = await end_trainer(cluster, reconciler, 0)
     await reconciler.reconcile(*KEY)
     assert (task["status"]["state"], task["status"]["completionTime"]) == ("Succeeded", "2026-01-01T00:01:03Z")
-    assert cluster.requests[-2:] == ["apply status", "delete job"], "in this order"
+    assert [call for call in cluster.requests[-3:] if call != "list pods"] == ["apply status", "delete job"]
     (row,) = recorder.rows
     assert (row.status, row.finish_time) == ("Succeeded", ENDED)
     assert list(recorder.log_pods) == [row.id]
@@ -86,6 +93,67 @@ async def test_a_failing_sidecar_fails_no_training(
     await reconciler.reconcile(*KEY)
     assert task["status"]["state"] == "Succeeded"
     assert [(row.status, row.error_reason) for row in recorder.rows] == [("Succeeded", None)]
+
+
+async def test_a_success_that_no_operator_saw_is_not_trained_again(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
+) -> None:
+    """An injected container failed its pod, and the Job controller made another while no operator ran."""
+    task = await end_trainer(cluster, reconciler, 0, phase="Failed", sidecars=())
+    again = pod(task, phase="Running", attempt=2, state=running("2026-01-01T00:01:20Z"), created="2026-01-01T00:01:15Z")
+    cluster.pods[task["metadata"]["uid"]].append(again)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["attempt"]) == ("Succeeded", 1)
+    assert cluster.jobs == {}, "which ends the other pod"
+    cluster.pods[task["metadata"]["uid"]] = [again]  # the first goes at once
+    await reconciler.reconcile(*KEY)
+    assert [(row.attempt, row.status, row.finish_time) for row in recorder.rows] == [(1, "Succeeded", ENDED)]
+
+
+async def test_a_success_before_a_recorded_attempt_leaves_no_row_open(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
+) -> None:
+    task = await end_trainer(cluster, reconciler, 0, phase="Failed", sidecars=())
+    first = task["status"]["attempts"][0]
+    task["status"]["attempts"] = [first, {**first, "number": 2, "pod": "t-0-0115"}]
+    again = pod(task, phase="Succeeded", attempt=2, state=terminated(0), created="2026-01-01T00:01:15Z")
+    cluster.pods[task["metadata"]["uid"]].append(again)
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+    assert all(row.finish_time for row in recorder.rows)
+    assert [row.attempt for row in recorder.rows] == [1, 2]
+
+
+async def test_the_log_of_a_success_is_recorded_before_its_job_is_deleted(
+    cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
+) -> None:
+    now = NOW
+    reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: now)
+    recorder.is_unavailable = True
+    task = await end_trainer(cluster, reconciler, 0, phase="Failed", sidecars=())
+    assert await reconciler.reconcile(*KEY) == REQUEUE_AFTER_SUCCESS
+    assert await reconciler.reconcile(*KEY) == REQUEUE_UNTIL_LOGGED
+    assert (task["status"]["state"], "delete job" in cluster.requests) == ("Succeeded", False)
+    assert len(recorder.log_pods) == 1
+    now += LOG_TIMEOUT
+    await reconciler.reconcile(*KEY)
+    assert cluster.jobs == {}, "the history may be away for long, and Kubernetes would train again"
+
+
+async def test_a_pod_that_may_not_be_deleted_is_no_error_of_a_reconcile(
+    cluster: FakeCluster, reconciler: Reconciler, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = await end_trainer(cluster, reconciler, 1)
+
+    def refuse(call: str) -> None:
+        if call == "delete pod":
+            raise ClusterError(403, "pods is forbidden")
+
+    cluster.before_each = refuse
+    assert await reconciler.reconcile(*KEY) is None
+    assert task["status"]["reason"] == "SidecarRunning"
+    assert "trainer.namespaces of the Helm chart? pods is forbidden" in caplog.text
 
 
 async def test_a_deadline_within_the_sidecars_time_fails_no_training(
@@ -208,6 +276,40 @@ async def test_a_group_completes_once_all_its_trainers_have_succeeded(
     assert task["status"]["state"] == "Succeeded"
     assert cluster.requests[-1] == "delete jobset"
     assert [row.status for row in recorder.rows] == ["Succeeded"]
+
+
+@pytest.mark.parametrize("other", [running(), terminated(143)])
+async def test_a_failing_sidecar_of_rank_0_fails_no_group(
+    cluster: FakeCluster, reconciler: Reconciler, other: dict[str, Any]
+) -> None:
+    task = add_group(cluster)
+    await start_group(cluster, reconciler, task)
+    stopped = group_pod(task, 1, phase="Failed" if "terminated" in other else "Running", state=other)
+    set_pods(cluster, task, group_pod(task, 0, phase="Failed", state=terminated(0)), stopped)
+    await reconciler.reconcile(*KEY)
+    assert task["status"]["state"] == "Succeeded"
+    assert cluster.jobs == {}
+
+
+@pytest.mark.parametrize("is_interrupted", [False, True])
+async def test_a_group_that_reported_its_results_is_not_trained_again(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder, is_interrupted: bool
+) -> None:
+    """JobSet deletes the pods of a failed sidecar at once, and starts the group again."""
+    task = add_group(cluster)
+    await start_group(cluster, reconciler, task)
+    report = {"attempt": 1, "phase": "Done", "results": RESULTS.to_json(), "finishTime": "2026-01-01T00:01:00Z"}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
+    if is_interrupted:
+        set_pods(cluster, task, group_pod(task, 1, phase="Failed", state=terminated(143)))
+        await reconciler.reconcile(*KEY)
+        assert task["status"]["attempts"][0]["reason"] == "Interrupted"
+    again = [group_pod(task, i, restarts=1, phase="Pending", created="2026-01-01T00:01:08Z") for i in range(2)]
+    set_pods(cluster, task, *again)
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["attempt"]) == ("Succeeded", 1)
+    assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Succeeded")]
+    assert cluster.jobs == {}
 
 
 async def test_of_a_failed_group_the_pod_that_failed_first_is_deleted(
