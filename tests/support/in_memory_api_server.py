@@ -113,9 +113,7 @@ class FakeCluster:
         if (namespace, name) not in self.jobs:
             raise ClusterError(404, f'{kind} "{name}" not found')
         job = self.jobs[namespace, name]
-        for section, fields in patch.items():
-            job[section] |= fields
-        self._touch(job)
+        self._merge(job, patch)
         return self.respond(f"patch {kind.lower()}", job)
 
     async def delete_workload(self, kind: str, namespace: str, name: str) -> None:
@@ -170,8 +168,19 @@ class FakeCluster:
     async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         self.receive("patch workload")
         (workload,) = (w for w in self.workloads.values() if w["metadata"]["name"] == name)
+        self._merge(workload, patch)
+
+    def change(self, item: Object, patch: Object) -> None:
+        """Change an object as another writer does."""
         for section, fields in patch.items():
-            workload[section] |= fields
+            item[section] |= fields
+        self._touch(item)
+
+    def _merge(self, item: Object, patch: Object) -> None:
+        version = item["metadata"]["resourceVersion"]
+        if patch.get("metadata", {}).get("resourceVersion", version) != version:
+            raise ClusterError(409, "the object has been modified")
+        self.change(item, patch)
 
     def _receive_about(self, kind: str, verb: str) -> None:
         self.receive(f"{verb} {kind.lower()}")
@@ -268,7 +277,12 @@ def pod(
 def kueue_workload(queue: str = "team-a", **conditions: Object) -> Object:
     """Return Kueue's Workload of a Job as the cache holds it, with conditions by their type."""
     return {
-        "metadata": {"name": "job-w", "annotations": {}},
+        "metadata": {
+            "name": "job-w",
+            "resourceVersion": "1",
+            "creationTimestamp": "2026-01-01T00:00:02Z",
+            "annotations": {},
+        },
         "spec": {"queueName": queue, "active": True},
         "status": {"conditions": [{"type": kind, **c} for kind, c in conditions.items()], "admissionChecks": []},
     }

@@ -99,7 +99,9 @@ class JobLifecycle:
             return job, workload, explain_resumed_job(task)
         is_own = has_suspension_mark(job) or (is_suspended and is_suspended_by_operator(task, job))
         if is_own if not suspend else not is_suspended:
-            job = await self._patch(job, {"metadata": build_suspension_mark(suspend), "spec": {"suspend": suspend}})
+            job = await self._patch(
+                job, {"metadata": build_suspension_mark(job, suspend), "spec": {"suspend": suspend}}
+            )
         return job, workload, None
 
     async def _sync_workload(

@@ -28,17 +28,21 @@ def get_queue_name(task: TrainingTask, job: Object, workload: Object | None) -> 
 def is_suspended_by_operator(task: TrainingTask, item: Object) -> bool:
     """Return whether the operator has suspended the Job, or deactivated the Workload, because the task is suspended.
 
-    The annotation is a part of that write. What has none, such as a Job of an earlier release, is the operator's while
-    the task's condition Suspended is true.
+    The annotation is a part of that write. What has none, such as a Job of an earlier release, is the operator's if the
+    task's condition Suspended has been true since: Kueue may make a Workload anew, and an admin deactivate that.
     """
-    if _get_mark(item) is None:
-        return task.status is not None and task.status.is_true("Suspended")
-    return has_suspension_mark(item)
+    if _get_mark(item) is not None:
+        return has_suspension_mark(item)
+    suspended = task.status.get_condition("Suspended") if task.status else None
+    if suspended is None or suspended.status != "True":
+        return False
+    return parse_time(item["metadata"]["creationTimestamp"]) <= suspended.last_transition_time
 
 
-def build_suspension_mark(suspend: bool) -> Object:
-    """Return the metadata by which the operator knows its own suspension."""
-    return {"annotations": {names.SUSPENDED_ANNOTATION: str(suspend).lower()}}
+def build_suspension_mark(item: Object, suspend: bool) -> Object:
+    """Return the metadata by which the operator knows its own suspension of `item`, refused if that has changed since."""
+    version = item["metadata"]["resourceVersion"]
+    return {"resourceVersion": version, "annotations": {names.SUSPENDED_ANNOTATION: str(suspend).lower()}}
 
 
 def build_workload_patch(task: TrainingTask, workload: Object) -> Object | None:
@@ -49,9 +53,9 @@ def build_workload_patch(task: TrainingTask, workload: Object) -> Object | None:
     suspend, is_active = task.spec.run_policy.suspend, workload["spec"]["active"]
     is_own = is_suspended_by_operator(task, workload)
     if suspend is is_active and (suspend or is_own):
-        return {"metadata": build_suspension_mark(suspend), "spec": {"active": not suspend}}
+        return {"metadata": build_suspension_mark(workload, suspend), "spec": {"active": not suspend}}
     if suspend and not is_own and _get_mark(workload) is None:
-        return {"metadata": build_suspension_mark(False), "spec": {"active": False}}
+        return {"metadata": build_suspension_mark(workload, False), "spec": {"active": False}}
     return None
 
 

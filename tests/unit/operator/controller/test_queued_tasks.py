@@ -233,6 +233,64 @@ async def test_a_workload_that_somebody_deactivated_is_left_inactive(
     assert "maximum number of re-queuing" in message
 
 
+async def test_a_deactivation_at_the_same_moment_stays_somebody_elses(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster)
+    workload = await queue_job(cluster, reconciler, task)
+
+    def deactivate(call: str) -> None:
+        if call == "patch workload" and workload["spec"]["active"]:
+            cluster.change(workload, {"spec": {"active": False}})
+
+    cluster.before_each = deactivate
+    set_suspend(task, True)
+    with pytest.raises(ClusterError, match="modified"):
+        await reconciler.reconcile(*KEY)
+    for suspend in (True, False):
+        set_suspend(task, suspend)
+        await reconciler.reconcile(*KEY)
+    assert workload["spec"]["active"] is False
+
+
+async def test_a_suspension_at_the_same_moment_stays_somebody_elses(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    job = get_job(cluster, task)
+
+    def suspend_job(call: str) -> None:
+        if call == "patch job" and not job["spec"]["suspend"]:
+            cluster.change(job, {"spec": {"suspend": True}})
+
+    cluster.before_each = suspend_job
+    set_suspend(task, True)
+    with pytest.raises(ClusterError, match="modified"):
+        await reconciler.reconcile(*KEY)
+    for suspend in (True, False):
+        set_suspend(task, suspend)
+        await reconciler.reconcile(*KEY)
+    assert job["spec"]["suspend"] is True
+
+
+async def test_a_workload_made_and_deactivated_during_a_suspension_stays_inactive(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster)
+    await queue_job(cluster, reconciler, task)
+    set_suspend(task, True)
+    await reconciler.reconcile(*KEY)
+    workload = cluster.workloads[get_job(cluster, task)["metadata"]["uid"]] = kueue_workload("default")
+    workload["metadata"]["creationTimestamp"] = "2026-01-01T00:03:00Z"
+    workload["spec"]["active"] = False
+    for suspend in (True, False):
+        set_suspend(task, suspend)
+        await reconciler.reconcile(*KEY)
+    assert workload["spec"]["active"] is False
+    assert get_running(task)[0] == "JobSuspended"
+
+
 WORDS: list[tuple[dict[str, Any], list[dict[str, Any]], list[str]]] = [
     ({}, [], ["Queue 'default' has not admitted the task yet: Kueue has not tried yet."]),
     ({"QuotaReserved": {"status": "False", "reason": "Pending", "message": SHORT}}, [], [SHORT, "when there is quota"]),
