@@ -10,6 +10,7 @@ from support.control_plane import OPERATORS
 from support.kube_api import PODS
 from support.task_namespace import RUNS, SUCCEEDS, TASKS, Object, TaskNamespace, eventually, read_rows
 from trainingtask_api import names
+from trainingtask_api.status import UNOBSERVED_STATUS
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.kubernetes import connect
 from trainingtask_operator.handlers import login
@@ -128,7 +129,7 @@ async def test_status_of_a_task_that_was_created_again_meanwhile(
                 namespace.name, "task", first, {"state": "Failed"}, manager=names.OPERATOR_FIELD_MANAGER
             )
     assert refusal.value.is_conflict
-    assert (await namespace.get_task("task"))["status"] == {"state": "Pending"}
+    assert (await namespace.get_task("task"))["status"] == {**UNOBSERVED_STATUS, "state": "Pending"}
 
 
 async def test_namespace_deleted(namespace: TaskNamespace, history: str) -> None:

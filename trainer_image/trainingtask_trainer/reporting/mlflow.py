@@ -1,6 +1,5 @@
 """The sink to a run on an MLflow server, which all attempts of a task share."""
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,7 @@ from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Phase, Results, TrainingReport
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.reporting.background import (
-    MIN_HISTORY_INTERVAL,
-    BackgroundSink,
-    PermanentDeliveryError,
-)
+from trainingtask_trainer.reporting.background import MIN_HISTORY_INTERVAL, BackgroundSink, PermanentDeliveryError
 from trainingtask_trainer.reporting.mlflow_answers import Run
 from trainingtask_trainer.reporting.mlflow_client import Credentials, MLflowClient, MLflowServer, RefusedError
 from trainingtask_trainer.reporting.progress import CurvePoint
@@ -24,8 +19,6 @@ from trainingtask_trainer.reporting.scalars import Scalar, collect_scores, itera
 _FINAL_TIMEOUT, _FINAL_TIMEOUT_IN_OUTAGE = 10.0, 2.0
 _TAG = "trainingtask"
 _UID_TAG = f"{_TAG}.uid"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -314,6 +314,14 @@ async def test_a_new_job_that_was_suspended_waits_a_moment_for_its_workload(
     assert f"kubectl label job {get_job(cluster, task)['metadata']['name']} {QUEUE}=QUEUE" in message
 
 
+async def test_a_job_without_a_workload_names_the_priority_that_may_be_missing(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_task(cluster, runPolicy={"queueName": "team-a", "workloadPriorityClassName": "urgent"})
+    await reconciler.reconcile(*KEY)
+    assert "is there a WorkloadPriorityClass 'urgent'?" in get_running(task)[1]
+
+
 async def test_a_suspended_task_gets_no_job(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster, runPolicy={"queueName": "team-a", "suspend": True})
     await reconciler.reconcile(*KEY)
