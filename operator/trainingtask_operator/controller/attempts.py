@@ -105,17 +105,19 @@ def build_attempts(
 
 
 def fill_gaps(attempts: dict[int, Attempt], status: TrainingTaskStatus | None = None) -> list[Attempt]:
-    """Return the attempts by number, up to one that is final.
+    """Return the attempts by number, up to the first that is final.
 
     An earlier one without a pod has ended, though no operator observed its end.
     """
     if not attempts:
         return []
     report = status.training if status else None
-    attempts = {n: _take_reported_success(a, report) if n < max(attempts) else a for n, a in attempts.items()}
+    last = max(attempts)
     recorded = max((record.number for record in (status and status.attempts) or []), default=0)
-    final = [number for number, attempt in attempts.items() if attempt.is_final and number >= recorded]
-    filled = [attempts[min(final, default=max(attempts))]]
+    # An attempt that the status records has a row, and is not taken back.
+    followed = {n: _take_reported_success(a, report) for n, a in attempts.items() if recorded <= n < last}
+    attempts = attempts | followed
+    filled = [attempts[min((n for n, attempt in followed.items() if attempt.is_final), default=last)]]
     while filled[0].number > 1 and len(filled) < MAX_ATTEMPT_RECORDS:
         number = filled[0].number - 1
         attempt = attempts.get(number) or build_from_record(AttemptRecord(number=number))

@@ -5,6 +5,7 @@ from typing import Any
 from support import specs
 from support.in_memory_api_server import FakeCluster, FakeRecorder, job_condition, pod, running, terminated
 from support.reconcile import KEY, add_task, get_condition, get_job, run_pod
+from support.results import RESULTS
 from trainingtask_api import TrainingTask, TrainingTaskStatus
 from trainingtask_operator.controller.attempts import MAX_ATTEMPT_RECORDS, build_attempts
 from trainingtask_operator.controller.reconciler import Reconciler
@@ -89,6 +90,25 @@ async def test_the_report_explains_an_attempt_whose_end_was_not_observed(
     assert (first.error_reason, first.error_message) == ("HubUnavailable", "The hub is away.")
     assert first.finish_time is not None
     assert first.finish_time.isoformat() == "2026-01-01T00:01:00+00:00"
+
+
+async def test_a_report_of_a_pod_with_a_reset_count_changes_no_earlier_attempt(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    """Kubernetes resets the count when a Job is suspended: the second attempt reports as the first."""
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    uid = task["metadata"]["uid"]
+    cluster.pods[uid] = [pod(task, phase="Failed", state=terminated(143))]
+    await reconciler.reconcile(*KEY)
+    second = pod(task, phase="Running", state=running("2026-01-01T00:01:30Z"), created="2026-01-01T00:01:20Z")
+    cluster.pods[uid] = [second]
+    await reconciler.reconcile(*KEY)
+    report = {"attempt": 1, "phase": "Done", "results": RESULTS.to_json(), "finishTime": "2026-01-01T00:01:50Z"}
+    await cluster.apply_status(*KEY, uid, {"training": report}, manager="trainingtask-trainer")
+    await reconciler.reconcile(*KEY)
+    assert [(number, reason) for number, reason, *_ in get_records(task)] == [(1, "Interrupted"), (2, None)]
+    assert task["status"]["state"] == "Running"
 
 
 async def test_the_latest_sixteen_attempts_are_kept(cluster: FakeCluster, reconciler: Reconciler) -> None:
