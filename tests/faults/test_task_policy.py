@@ -179,7 +179,8 @@ def test_without_values_the_clusters_own_priority_is_refused(default: PolicyName
 def test_without_code_only_tokens_and_keys_may_be_set(create_namespace: CreateNamespace) -> None:
     namespace = create_namespace("policy-no-code")
     namespace.enforce("--set=policy.code.configMaps=false")
-    assert namespace.get_refusal(make_task(env=[secret("any"), secret("store", "AWS_SECRET_ACCESS_KEY")])) == ""
+    allowed = [secret("any"), secret("store", "AWS_SECRET_ACCESS_KEY"), secret("mlflow", "MLFLOW_TRACKING_TOKEN")]
+    assert namespace.get_refusal(make_task(env=allowed)) == ""
     assert "spec.env 'LD_PRELOAD' is refused: allowed are HF_TOKEN" in namespace.get_refusal(
         make_task(env=[secret("any", "LD_PRELOAD")])
     )

@@ -14,6 +14,7 @@ from trainingtask_operator.kube_objects import (
     KubeEvent,
     Object,
     get_container_status,
+    get_regarding_uid,
     parse_time,
     select_inherited,
 )
@@ -23,6 +24,7 @@ MAX_LABELS_CHARACTERS = 4096
 MAX_ANNOTATIONS_CHARACTERS = 16384  # the same of the annotations that its pods get
 _MAX_NAME_CHARACTERS = 253
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
+_MAX_MARK_CHARACTERS = 64  # of an annotation that holds a count, or true or false
 
 _IDENTITY = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
 _MAX_LENGTHS = {"uid": 128}
@@ -102,7 +104,7 @@ def trim_jobset(body: Mapping[str, Any]) -> Object:
 def trim_kueue_workload(body: Mapping[str, Any]) -> Object:
     """Return the cached fields of Kueue's Workload of a Job, with the labels of the task from those of its pods."""
     spec, status = _to_object(body["spec"]), _to_object(body.get("status"))
-    trimmed = {"queueName": _to_text(spec.get("queueName") or ""), "active": spec.get("active") is not False}
+    trimmed = {"queueName": _to_optional_text(spec.get("queueName")) or "", "active": spec.get("active") is not False}
     workload = _trim_child({**body, "metadata": {**body["metadata"], "labels": get_pod_labels(body)}}, trimmed)
     workload["metadata"]["annotations"] = _select_annotations(body, (names.SUSPENDED_ANNOTATION,))
     workload["status"] = {
@@ -184,6 +186,7 @@ def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
     )
     count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
     message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
+    _check_lengths(uid=get_regarding_uid(dict(body)))
     return KubeEvent(
         message=message,
         count=_to_number(count),
@@ -210,18 +213,18 @@ def _trim_child(body: Mapping[str, Any], spec: Object) -> Object:
     metadata = body["metadata"]
     found = _to_object(metadata.get("labels"))
     labels = {label: _to_text(found[label]) for label in _CHILD_LABELS if label in found}
+    _check_lengths(**labels)  # nothing validates those of the pods of a Workload
     child = _trim(body, labels, spec)
-    child["metadata"]["ownerReferences"] = [
-        {"uid": _to_text(owner["uid"]), "controller": True}
-        for owner in _to_objects(metadata.get("ownerReferences"))
-        if owner.get("controller")
-    ]
+    owners = [owner for owner in _to_objects(metadata.get("ownerReferences")) if owner.get("controller")]
+    for owner in owners:
+        _check_lengths(uid=_to_text(owner["uid"]))
+    child["metadata"]["ownerReferences"] = [{"uid": owner["uid"], "controller": True} for owner in owners]
     return child
 
 
 def _select_annotations(body: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, str]:
     annotations = _to_object(body["metadata"].get("annotations"))
-    return {name: _to_text(annotations[name]) for name in wanted if name in annotations}
+    return {name: _to_text(annotations[name])[:_MAX_MARK_CHARACTERS] for name in wanted if name in annotations}
 
 
 def _trim(body: Mapping[str, Any], labels: Mapping[str, str], spec: Object) -> Object:
@@ -274,7 +277,7 @@ def _check_lengths(**identifiers: str) -> None:
 
 
 def _to_optional_text(value: Any) -> str | None:
-    return None if value is None else _to_text(value)
+    return None if value is None else _to_text(value)[:_MAX_MESSAGE_CHARACTERS]
 
 
 def _to_number(value: Any) -> int:

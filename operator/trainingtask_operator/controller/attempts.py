@@ -187,8 +187,8 @@ def build_attempt_records(
 
 
 def _build_record(attempt: Attempt) -> AttemptRecord:
-    has_failed = attempt.counts_as_failure and (attempt.is_recorded or not attempt.is_user_error)
-    has_failed = has_failed or (attempt.cause is not None and bool(attempt.sidecars))
+    is_to_be_deleted = attempt.cause is not None and bool(attempt.sidecars) and not attempt.is_terminating
+    has_failed = is_to_be_deleted or (attempt.counts_as_failure and (attempt.is_recorded or not attempt.is_user_error))
     return AttemptRecord(
         number=attempt.number,
         pod=attempt.pod,

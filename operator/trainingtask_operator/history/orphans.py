@@ -32,7 +32,7 @@ class _Search:
         namespaces: Collection[str] | None,
     ) -> None:
         self.is_complete = True  # the API server answered for every row
-        self.malformed: set[Any] = set()  # ids of rows that no task can have
+        self.skipped: set[Any] = set()  # ids of rows that no task can have, or whose task may not be read
         self._cluster = cluster
         self._is_watched = is_watched
         self._reported = reported
@@ -61,6 +61,11 @@ class _Search:
                 return False
             if error.status == 0:
                 raise
+            if error.status == 403 and self._namespaces is not None:  # its rights are taken away, or went with it
+                if run.id not in self._reported:
+                    log.warning("a row of %s/%s stays open: %s", run.namespace, run.name, error)
+                self.skipped.add(run.id)
+                return True
             log.warning("a row of %s/%s stays open for now: %s", run.namespace, run.name, error)
             self.is_complete = False
             return True
@@ -71,7 +76,7 @@ class _Search:
         return uid == run.task_uid
 
     def _report(self, run: OpenRun, problem: str) -> None:
-        self.malformed.add(run.id)
+        self.skipped.add(run.id)
         if run.id not in self._reported:
             report_malformed("row", f"{run.id}", ValueError(problem))
 
@@ -107,4 +112,4 @@ async def close_orphans(
             delay = RETRY_SECONDS
         else:
             delay = INTERVAL_SECONDS if search.is_complete else RETRY_SECONDS
-            reported = search.malformed
+            reported = search.skipped

@@ -1,6 +1,7 @@
 """The cached fields of each kind of object, and their bounds."""
 
 import tracemalloc
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainingtask_operator.cache.cached_fields import (
     trim_job,
     trim_jobset,
     trim_kube_event,
+    trim_kueue_workload,
     trim_pod,
     trim_task,
 )
@@ -157,6 +159,42 @@ def test_the_message_of_an_event_is_cut() -> None:
     body = {"metadata": {}, "lastTimestamp": CREATED, "message": "m" * 100_000}
     event = trim_kube_event(body)
     assert (len(event.message), event.time) == (4096, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+LONG = "7" * 250_000
+JOB: dict[str, Any] = {
+    "metadata": {"uid": "1", "name": "j", "namespace": "n", "resourceVersion": "1", "creationTimestamp": CREATED},
+    "spec": {"containers": [{"name": "trainer"}]},
+    "status": {},
+}
+
+
+@pytest.mark.parametrize("trim", [trim_job, trim_jobset, trim_kueue_workload, trim_pod])
+def test_long_annotations_are_cut(trim: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    marks = (names.SUSPENDED_ANNOTATION, names.FAILURE_COUNT_ANNOTATION, names.RESTART_COUNT_ANNOTATION)
+    trimmed = trim({**JOB, "metadata": {**JOB["metadata"], "annotations": dict.fromkeys(marks, LONG)}})
+    assert trimmed["metadata"]["annotations"], "a mark is one also when it is too long"
+    assert len(to_json(trimmed)) < 1000
+
+
+def test_the_long_image_of_a_pod_is_cut() -> None:
+    body = {**JOB, "spec": {"containers": [{"name": "trainer", "image": LONG}]}}
+    assert len(to_json(trim_pod(body))) < 5000
+
+
+@pytest.mark.parametrize("label", [names.TASK_UID_LABEL, names.TASK_NAME_LABEL, names.QUEUE_LABEL])
+def test_a_workload_with_a_label_that_no_pod_can_have_is_refused(label: str) -> None:
+    template = {"metadata": {"labels": {label: LONG}}}
+    with pytest.raises(ValueError, match="250000 characters"):
+        trim_kueue_workload({**JOB, "spec": {"podSets": [{"template": template}]}})
+
+
+def test_a_uid_that_no_object_has_is_refused() -> None:
+    owners = [{"uid": LONG, "controller": True}]
+    with pytest.raises(ValueError, match="250000 characters"):
+        trim_job({**JOB, "metadata": {**JOB["metadata"], "ownerReferences": owners}})
+    with pytest.raises(ValueError, match="250000 characters"):
+        trim_kube_event({"metadata": {}, "lastTimestamp": CREATED, "involvedObject": {"uid": LONG}})
 
 
 def test_the_counts_of_a_job_are_not_cached() -> None:

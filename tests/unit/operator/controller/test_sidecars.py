@@ -148,6 +148,22 @@ async def test_a_users_error_outlives_its_deleted_pod(
     assert [(row.status, row.error_reason) for row in recorder.rows] == [("Failed", "InvalidData")]
 
 
+async def test_a_suspension_that_waits_for_a_sidecar_is_no_failure(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = await end_trainer(cluster, reconciler, 143)
+    (held,) = cluster.pods[task["metadata"]["uid"]]
+    held["metadata"]["deletionTimestamp"] = "2026-01-01T00:02:03Z"  # by the Job controller
+    task["spec"]["runPolicy"] = {"suspend": True}
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], "reason" in task["status"]["attempts"][0]) == ("Suspended", False)
+    task["spec"]["runPolicy"]["suspend"] = False
+    again = pod(task, phase="Running", state=running("2026-01-01T00:01:50Z"), created="2026-01-01T00:01:45Z")
+    cluster.pods[task["metadata"]["uid"]] = [again]
+    await reconciler.reconcile(*KEY)
+    assert (task["status"]["state"], task["status"]["attempt"]) == ("Running", 1)
+
+
 async def test_the_attempt_after_a_deleted_pod_is_the_next_one(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = await end_trainer(cluster, reconciler, 1)
     await reconciler.reconcile(*KEY)

@@ -62,6 +62,22 @@ async def test_rows_of_namespaces_without_rights_stay_open(cluster: FakeCluster)
     assert len(cluster.requests) == 1
 
 
+async def test_a_namespace_whose_rights_are_gone_is_asked_at_the_usual_interval(
+    cluster: FakeCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbid(_: str) -> None:
+        raise ClusterError(403, "forbidden")
+
+    cluster.before_each = forbid
+    reported: set[Any] = set()
+    for _ in range(2):
+        search = orphans._Search(cluster, lambda _: False, reported, {"default"})
+        assert await search.exists(make_run("t", "uid"))
+        assert search.is_complete
+        reported = search.skipped
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
 async def test_a_watched_task_is_not_requested(cluster: FakeCluster) -> None:
     assert await close(cluster, [make_run("t", "watched")], watched="watched") == []
     assert cluster.requests == []
