@@ -1,4 +1,4 @@
-"""The rendered chart: how trainers reach stores, hubs and proxies."""
+"""The rendered chart: how trainers reach stores, hubs and proxies, and what the operator may do beside them."""
 
 import json
 from pathlib import Path
@@ -53,6 +53,13 @@ def test_a_namespaces_identity_wins_over_that_of_all() -> None:
         annotations = account["metadata"]["annotations"]
         own = {names.TRAINER_IMAGE_ANNOTATION, names.TRAINER_USER_ANNOTATION}
         assert {key: value for key, value in annotations.items() if key not in own} == {ROLE: role, CLIENT: "all"}
+
+
+@pytest.mark.parametrize("mode", ["evaluation", "none"])
+def test_tasks_are_deleted_only_where_a_history_keeps_them(mode: str) -> None:
+    role = named(render(f"--set=history.mode={mode}"), "Role", "trainingtask-operator")
+    deletable = {resource for rule in role["rules"] if "delete" in rule["verbs"] for resource in rule["resources"]}
+    assert ("trainingtasks" in deletable) == (mode != "none")
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,11 @@ _NEVER_PROXIED = (
     "metadata.google.internal",
 )
 
-# Variables of a task that lead its requests to another address, or make another one trusted.
-_REDIRECTING = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+# Beginnings of variables that lead requests to another address, make another one trusted, or load code.
+_INTERCEPTING = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "HOSTALIASES", "LOCALDOMAIN", "RES_OPTIONS"),
+    *("SSL_CERT_", "SSLKEYLOGFILE", "OPENSSL_", "LD_", "PYTHON", "HOME"),
+)
 
 
 def build_environment(
@@ -114,7 +117,7 @@ def _iterate_mlflow(task: TrainingTask, mlflow: MLflowSettings) -> Iterator[Obje
 
 
 def _is_sent_to(task: TrainingTask, uri: str) -> bool:
-    """Return whether the task reports to this server: the admin's credentials go to no address that a task names."""
+    """Return whether the task, as it is written, reports to this server; its code can read the Secret all the same."""
     tracking = task.spec.tracking and task.spec.tracking.mlflow
     is_same = not (tracking and tracking.uri) or tracking.uri.rstrip("/") == uri.rstrip("/")
-    return is_same and not any(env.name in _REDIRECTING for env in task.spec.env or ())
+    return is_same and not any(env.name.startswith(_INTERCEPTING) for env in task.spec.env or ())

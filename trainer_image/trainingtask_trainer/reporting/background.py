@@ -40,7 +40,7 @@ class BackgroundSink:
     name
         The receiver, for the log.
     deliver
-        Called in the thread; raises `DeliveryError`.
+        Called in the thread; raises `DeliveryError`. Any other error ends the deliveries.
     interval
         Least seconds between two deliveries, see `compute_interval`; the last report does not wait for it.
     final_timeout
@@ -132,6 +132,12 @@ class BackgroundSink:
             if not self._is_outage_logged:  # once per outage, not every few seconds
                 logger.warning("%s cannot be reached, training goes on: %s", self._name, error)
             self._is_outage_logged = True
+            return False
+        # A defect, at the root of the thread, which would end with its reports pending and no cause.
+        except Exception as error:
+            self.error = PermanentDeliveryError(f"unexpected {type(error).__name__}, see the trainer's log")
+            logger.error("%s takes no more reports", self._name, exc_info=error)
+            self._is_closed = True
             return False
         self._is_outage_logged = False
         self.error = None

@@ -9,9 +9,14 @@ from trainingtask_api import names
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Phase, Results, TrainingReport
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.reporting.background import MIN_HISTORY_INTERVAL, BackgroundSink, PermanentDeliveryError
+from trainingtask_trainer.reporting.background import (
+    MIN_HISTORY_INTERVAL,
+    BackgroundSink,
+    DeliveryError,
+    PermanentDeliveryError,
+)
 from trainingtask_trainer.reporting.mlflow_answers import Run
-from trainingtask_trainer.reporting.mlflow_client import Credentials, MLflowClient, MLflowServer, RefusedError
+from trainingtask_trainer.reporting.mlflow_client import Credentials, MLflowClient, MLflowServer
 from trainingtask_trainer.reporting.progress import CurvePoint
 from trainingtask_trainer.reporting.scalars import Scalar, collect_scores, iterate_curve
 
@@ -56,9 +61,10 @@ class MLflowSink(BackgroundSink):
 
     def describe_loss(self) -> str | None:
         """Return a sentence on what was not recorded, None where all was."""
+        if missing := self._recording.missing:
+            return f"tracking.mlflow: the run on '{self._host}' has no {missing}"
         if self.is_delivered:
-            missing = self._recording.missing
-            return missing and f"tracking.mlflow: the run on '{self._host}' has no {missing}"
+            return None
         extent = "missing" if self.url is None else "incomplete"
         cause = "no answer in time" if self.error is None else str(self.error)
         advice = (
@@ -86,11 +92,15 @@ class _Recording:
         with self._server.connect() as client:
             if self._run is None:
                 self._run = self._start_run(client, report)
-            self._log_curve(client, self._run, report)
+            try:
+                self._log_curve(client, self._run, report)
+                if report.results is not None:
+                    self._log_results(client, self._run, report, report.results)
+            finally:  # the run ends also where the server refuses what was logged
+                if report.finish_time is not None:
+                    client.update_run(self._run, _get_status(report), _to_milliseconds(report.finish_time))
             if report.results is not None:
-                self._log_results(client, self._run, report, report.results)
-            if report.finish_time is not None:
-                client.update_run(self._run, _get_status(report), _to_milliseconds(report.finish_time))
+                self._upload(client, self._run)
 
     def _start_run(self, client: MLflowClient, report: TrainingReport) -> Run:
         """Return the run of the task's earlier attempts, which goes on, or a new one."""
@@ -127,20 +137,24 @@ class _Recording:
         client.log_metrics(run, scores, _to_milliseconds(report.report_time))
         client.log_params(run, results.arguments)
         client.log_tags(run, {f"{_TAG}.dataFingerprint": results.data_fingerprint})
-        self._upload(client, run)
 
     def _upload(self, client: MLflowClient, run: Run) -> None:
+        """Upload the artifacts, each once: they go through the server to a store that may be away for long."""
         artifacts = self._source.artifacts()
+        if not artifacts:
+            return
         what = " and ".join(artifacts)
-        if artifacts and run.artifact_path is None:
+        if run.artifact_path is None:
             self.missing = f"{what}: the server does not store artifacts itself (--serve-artifacts)"
             return
-        for name, content in artifacts.items():
-            try:
+        self.missing = f"{what}: no answer in time"  # what is told where this takes longer than the trainer waits
+        try:
+            for name, content in artifacts.items():
                 client.upload(f"{run.artifact_path}/{name}", content)
-            except RefusedError as error:  # the run has to end all the same
-                self.missing = f"{what}: {error}"
-                return
+        except DeliveryError as error:
+            self.missing = f"{what}: {error}"
+        else:
+            self.missing = None
 
 
 def create_mlflow_sink(source: RunSource) -> MLflowSink | None:

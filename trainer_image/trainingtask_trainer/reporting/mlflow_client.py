@@ -1,7 +1,6 @@
 """The few calls of MLflow's REST API that record a run."""
 
 import base64
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -101,7 +100,7 @@ class MLflowServer:
             # A redirect is not followed: it would take the credentials along.
             http = httpx.Client(
                 base_url=f"{self.uri.rstrip('/')}/api/2.0/",
-                headers=self.credentials.build_headers(),
+                headers={b"Accept-Encoding": b"identity", **self.credentials.build_headers()},
                 timeout=_TIMEOUT,
                 follow_redirects=False,
             )
@@ -222,10 +221,12 @@ def _read_body(response: httpx.Response) -> bytes:
     Raises
     ------
     RefusedError
-        When it is longer than any of MLflow's.
+        When it is longer than any of MLflow's, or compressed: a few bytes could fill the memory.
     """
+    if response.headers.get("content-encoding", "identity") != "identity":
+        raise RefusedError("its answer is compressed, which it was not asked for")
     body = bytearray()
-    for chunk in response.iter_bytes():
+    for chunk in response.iter_raw():
         body += chunk
         if len(body) > _MAX_ANSWER_BYTES:
             raise RefusedError(f"its answer is longer than {_MAX_ANSWER_BYTES >> 20} MiB")
@@ -235,8 +236,8 @@ def _read_body(response: httpx.Response) -> bytes:
 def _read_error(body: bytes) -> tuple[str, str]:
     """Return MLflow's code of an error, and what the server says."""
     try:
-        error = Error.model_validate(json.loads(body))
-    except ValueError:
+        error = Error.model_validate_json(body)
+    except ValidationError:
         return "", body.decode(errors="replace")
     return error.error_code, ": ".join(filter(None, (error.error_code, error.message)))
 

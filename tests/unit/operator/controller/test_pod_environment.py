@@ -117,10 +117,19 @@ def test_the_admins_credentials_go_to_the_admins_server_alone(settings: Settings
     assert ("MLFLOW_TRACKING_TOKEN" in variables) == is_given
 
 
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE"])
-def test_the_admins_credentials_go_through_no_proxy_of_a_task(settings: Settings, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_given"),
+    [
+        *((name, False) for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE")),
+        *((name, False) for name in ("LD_PRELOAD", "PYTHONPATH", "OPENSSL_CONF", "HOSTALIASES", "HOME")),
+        *((name, True) for name in ("HF_TOKEN", "AWS_ENDPOINT_URL")),
+    ],
+)
+def test_no_task_that_intercepts_requests_gets_the_admins_credentials(
+    settings: Settings, name: str, is_given: bool
+) -> None:
     env = [{"name": name, "secretKeyRef": {"name": "mine", "key": "a"}}]
-    assert "MLFLOW_TRACKING_TOKEN" not in variables_of(build_container(settings, MLFLOW, env=env))
+    assert ("MLFLOW_TRACKING_TOKEN" in variables_of(build_container(settings, MLFLOW, env=env))) == is_given
 
 
 def test_a_tasks_own_credentials_of_mlflow_win(settings: Settings) -> None:

@@ -1,9 +1,11 @@
 """MLflow servers that are away, slow or hostile: a training neither fails nor waits for them, and the token stays secret."""
 
 import base64
+import gzip
 import io
 import json
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -168,19 +170,70 @@ def test_an_address_that_cannot_be_asked_is_told(monkeypatch: pytest.MonkeyPatch
     assert f"run on '{host}' is missing: " in end_with_warning(track(f"http://{host}"))
 
 
-def test_artifacts_that_are_refused_do_not_keep_the_run_open(tmp_path: Path) -> None:
+@pytest.mark.parametrize("status", [413, 500, 503])
+def test_artifacts_that_cannot_be_stored_do_not_keep_the_run_open(tmp_path: Path, status: int) -> None:
     def answer(request: Request) -> Answer:
-        return Answer(413) if request.method == "PUT" else answer_as_mlflow(request)
+        return Answer(status) if request.method == "PUT" else answer_as_mlflow(request)
 
     (tmp_path / "README.md").write_text("# Card")
     with serve_http(answer) as server:
         reporter = track(server.url)
         reporter.keep_artifacts([tmp_path / "README.md"])
-        assert end_with_warning(reporter).endswith("has no README.md: it answers 413")
-        assert list_paths(server)[-2:] == [
-            "mlflow-artifacts/artifacts/1/r1/artifacts/README.md",
-            "mlflow/runs/update",
-        ]
+        assert end_with_warning(reporter).endswith(f"has no README.md: it answers {status}")
+        artifact = "mlflow-artifacts/artifacts/1/r1/artifacts/README.md"
+        assert list_paths(server)[-2:] == ["mlflow/runs/update", artifact]
+        assert list_paths(server).count(artifact) == 1
+
+
+def test_an_upload_that_takes_too_long_is_told(tmp_path: Path) -> None:
+    is_asked, is_over = threading.Event(), threading.Event()
+
+    def answer(request: Request) -> Answer:
+        if request.method == "PUT":
+            is_asked.set()
+            is_over.wait(60)
+        return answer_as_mlflow(request)
+
+    (tmp_path / "README.md").write_text("# Card")
+    with serve_http(answer) as server:
+        reporter = track(server.url)
+        reporter.keep_artifacts([tmp_path / "README.md"])
+        tracker = reporter._tracker
+        assert tracker is not None
+        now = reporter.report.start_time
+        end = {"phase": Phase.DONE, "results": RESULTS, "finish_time": now, "report_time": now}
+        try:
+            tracker.finish(reporter.report.model_copy(update=end), None)
+            assert is_asked.wait(60)
+            assert (tracker.describe_loss() or "").endswith("has no README.md: no answer in time")
+            assert "mlflow/runs/update" in list_paths(server)
+        finally:
+            is_over.set()
+        tracker.wait()
+        assert tracker.describe_loss() is None
+
+
+def test_values_that_are_refused_do_not_keep_the_run_open() -> None:
+    def answer(request: Request) -> Answer:
+        return Answer(413) if request.path.endswith("log-batch") else answer_as_mlflow(request)
+
+    with serve_http(answer) as server:
+        assert "is incomplete: it answers 413; correct" in end_with_warning(track(server.url))
+        assert json.loads(server.requests[-1].body).items() >= {"run_id": "r1", "status": "FINISHED"}.items()
+
+
+@pytest.mark.parametrize("status", [200, 400])
+def test_a_compressed_answer_is_refused_unread(status: int) -> None:
+    bomb = gzip.compress(gzip.compress(bytes(64 << 20)))
+    with serve_http(lambda _: Answer(status, bomb, {"Content-Encoding": "gzip, gzip"})) as server:
+        assert "its answer is compressed, which it was not asked for" in end_with_warning(track(server.url))
+        assert server.requests[0].headers["accept-encoding"] == "identity"
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b'{"error_code": ' + b"9" * 6000 + b"}"])
+def test_an_error_that_cannot_be_parsed_is_told_as_text(body: bytes) -> None:
+    with serve_http(lambda _: Answer(400, body)) as server:
+        assert f"is missing: it answers 400 ({body[:9].decode()}" in end_with_warning(track(server.url))
 
 
 @pytest.mark.parametrize("uri", ["mlflow-artifacts://elsewhere/1", "mlflow-artifacts:/../1", "s3://bucket/1", ""])

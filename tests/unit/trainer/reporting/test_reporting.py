@@ -118,6 +118,17 @@ class TestBackgroundSink:
         assert time.monotonic() - started < 5
         assert receiver.calls == 1
 
+    def test_a_defect_ends_the_deliveries_with_a_line_in_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        receiver = Receiver(failures=1000, error=RecursionError("too deep"))
+        sink = BackgroundSink("test", receiver, interval=0, final_timeout=20)
+        sink.finish(report(Phase.DONE), None)
+        sink.wait()
+        assert isinstance(sink.error, PermanentDeliveryError)
+        assert str(sink.error) == "unexpected RecursionError, see the trainer's log"
+        assert "test takes no more reports" in caplog.text
+        assert "RecursionError: too deep" in caplog.text
+        assert receiver.calls == 1
+
 
 class ApiServer(ThreadingHTTPServer):
     """Keeps the patches it gets; answers with the given statuses, then with 200."""
