@@ -96,7 +96,7 @@ def train(name: str) -> None:
 def read_rows() -> dict[str, list[Any]]:
     """Return the stable columns of all rows, by task and attempt."""
     query = (
-        "select json_object_agg(name || '/' || attempt, json_build_array(status, task_uid, pod_uid)) from training_run"
+        "select json_object_agg(name || '/' || attempt, json_build_array(status, task_uid)) from training_run"
     )
     text = HOME("exec", POSTGRES, "--", "psql", "-U", "postgres", "-d", "trainingtask", "-Atc", query)
     found: dict[str, list[Any]] = json.loads(text)
