@@ -130,6 +130,7 @@ def test_killed_second_node_restarts_the_group_from_its_checkpoint(group: Group,
     assert_resumed_after(group, number, pods[1], reached, "TrainerCrashed", rows)
 
 
+@pytest.mark.full
 def test_killed_first_node_restarts_the_group_from_its_checkpoint(group: Group, number: int, rows: Rows) -> None:
     pods, reached = group.wait_for_attempt(number), group.wait_for_steps()
     kill_trainer(pods[0])

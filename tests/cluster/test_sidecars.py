@@ -52,6 +52,7 @@ def wait_for_sidecar(kubectl: Kubectl, task: str) -> str:
     return str(eventually(f"{task}: SidecarRunning", running, 180)["message"])
 
 
+@pytest.mark.full
 def test_a_native_sidecar_ends_with_the_trainer(kubectl: Kubectl, tasks: None, final_row: Callable[..., Row]) -> None:
     kubectl.wait("native", "Complete")
     (pod,) = kubectl.pods("native")
