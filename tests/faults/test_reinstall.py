@@ -9,6 +9,7 @@ from support import specs
 from support.control_plane import ControlPlane
 from support.helm import CHART
 from support.kubectl import Kubectl, Refused, run
+from trainingtask_api import names
 
 CRD = "trainingtasks.trainingtask.dev"
 FORMER, LATER = "former", "later"
@@ -43,7 +44,8 @@ def test_a_release_of_another_name_takes_over_what_is_left(task: str) -> None:
 
 def test_what_is_left_can_be_handed_over_by_hand(task: str) -> None:
     owner = (f"meta.helm.sh/release-name={LATER}", f"meta.helm.sh/release-namespace={LATER}")
-    TASKS("annotate", "--overwrite", "crd", CRD, *owner)
-    TASKS("label", "--overwrite", "crd", CRD, "app.kubernetes.io/managed-by=Helm")
+    for item in (f"crd/{CRD}", f"serviceaccount/{names.TRAINER_SERVICE_ACCOUNT}"):
+        TASKS("annotate", "--overwrite", item, *owner)
+        TASKS("label", "--overwrite", item, "app.kubernetes.io/managed-by=Helm")
     install(LATER)
     assert TASKS.get("trainingtask", "kept")["metadata"]["uid"] == task

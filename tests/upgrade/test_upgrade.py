@@ -95,9 +95,7 @@ def train(name: str) -> None:
 
 def read_rows() -> dict[str, list[Any]]:
     """Return the stable columns of all rows, by task and attempt."""
-    query = (
-        "select json_object_agg(name || '/' || attempt, json_build_array(status, task_uid)) from training_run"
-    )
+    query = "select json_object_agg(name || '/' || attempt, json_build_array(status, task_uid)) from training_run"
     text = HOME("exec", POSTGRES, "--", "psql", "-U", "postgres", "-d", "trainingtask", "-Atc", query)
     found: dict[str, list[Any]] = json.loads(text)
     return found
@@ -196,7 +194,7 @@ def test_no_run_is_interrupted_and_no_row_lost(releases: tuple[Release, Release]
 def test_a_restored_backup_has_the_lost_rows(releases: tuple[Release, Release], tmp_path: Path) -> None:
     """Run the commands of docs/operations.md."""
     _, present = releases
-    present.install()
+    present.install(RELEASE, "--take-ownership")  # of what the test before left
     train("backed-up")
     rows = eventually("its row", lambda: (found := read_rows()) and "backed-up/1" in found and found)
     dump = tmp_path / "history.dump"
