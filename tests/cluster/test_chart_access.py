@@ -51,7 +51,7 @@ def test_a_namespaces_identity_wins_over_that_of_all() -> None:
     for namespace, role in (("a", "all"), ("b", "b")):
         account = named(manifests, "ServiceAccount", names.TRAINER_SERVICE_ACCOUNT, namespace)
         annotations = account["metadata"]["annotations"]
-        own = {names.TRAINER_IMAGE_ANNOTATION, names.TRAINER_USER_ANNOTATION}
+        own = {names.TRAINER_IMAGE_ANNOTATION, names.TRAINER_USER_ANNOTATION, "helm.sh/resource-policy"}
         assert {key: value for key, value in annotations.items() if key not in own} == {ROLE: role, CLIENT: "all"}
 
 
