@@ -126,7 +126,7 @@ def test_a_retry_trains_again_and_scores_the_same(cli: Cli, kubectl: Kubectl, tr
 
 
 def test_cancel_asks_before_it_deletes(cli: Cli, kubectl: Kubectl) -> None:
-    get_output(cli("submit", "--name=cli-unwanted", *FLAGS, "--set=runPolicy.suspend=true"))
+    get_output(cli("submit", "--name=cli-unwanted", *FLAGS, "--set=runPolicy.queueName=nowhere"))
     eventually("a Job", lambda: kubectl.jobs("cli-unwanted"))
     assert cli("cancel", "cli-unwanted").returncode == 2  # no terminal for the question
     for answer, code in (("n", 1), ("y", 0)):
