@@ -181,7 +181,7 @@ def test_the_ttl_removes_the_job_and_the_task_only_if_it_says_so(
 def test_a_deleted_task_leaves_no_job_and_a_cancelled_row(
     kubectl: Kubectl, task: Apply, rows: Callable[[str], list[dict[str, Any]]]
 ) -> None:
-    task("gone", specs.changed(specs.CLASSICAL, runPolicy__suspend=True))
+    task("gone", specs.changed(specs.CLASSICAL, runPolicy__queueName="nowhere"))
     eventually("a Job", lambda: kubectl.jobs("gone"))
     uid = kubectl.get("trainingtask", "gone")["metadata"]["uid"]
     kubectl("delete", "trainingtask", "gone")
