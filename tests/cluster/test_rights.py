@@ -33,7 +33,6 @@ UNUSED = {
     ),
     (OPERATOR, CLUSTER, "batch", "jobs", "get"): "for a task whose namespace is no longer prepared; it may list them",
     (OPERATOR, CLUSTER, "jobset.x-k8s.io", "jobsets", "get"): "as of Jobs",
-    (OPERATOR, NAMESPACE, "batch", "jobs", "delete"): "in a namespace whose deletion waits for a failed pod's Job",
 }
 
 
