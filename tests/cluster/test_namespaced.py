@@ -92,7 +92,12 @@ def scoped(system: Kubectl) -> Iterator[datetime]:
 
 
 def test_a_fixed_user_is_refused_on_this_platform(scoped: datetime) -> None:
-    spec = {"securityContext": {"runAsUser": 1000}, "containers": [{"name": "a", "image": "a"}]}
+    # It meets the restricted standard in all but its user.
+    context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    spec = {
+        "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [{"name": "a", "image": "a", "securityContext": context}],
+    }
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fixed"}, "spec": spec}
     with pytest.raises(Refused, match="runAsUser is not in the range of the namespace"):
         Kubectl(TEAMS[0])("create", "--dry-run=server", "-f", "-", stdin=json.dumps(pod))
