@@ -21,9 +21,10 @@ def get(system: Kubectl, port: int, path: str) -> str:
     return system("get", "--raw", f"/api/v1/namespaces/{system.namespace}/pods/{name}:{port}/proxy{path}")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trained_task(kubectl: Kubectl) -> str:
-    """Train a task; return its name."""
+    """Train a task, also when another test has: the operator may have started since; return its name."""
+    kubectl("delete", "trainingtask", "quickstart", "--ignore-not-found")
     kubectl("apply", "-f", str(ROOT / "examples" / "quickstart.yaml"))
     kubectl.wait("quickstart", "Complete")
     return "quickstart"
