@@ -76,7 +76,7 @@ def test_a_success_beside_a_classic_sidecar_completes_the_task(
     assert (status["attempts"][0]["exitCode"], len(status["attempts"])) == (0, 1)
     assert status["training"]["results"]["evaluation"]["micro"]["f1"] == row["evaluate_result"]["micro"]["f1"]
     assert row["status"] == "Succeeded"
-    assert row["log_tail"]
+    eventually("its log", lambda: final_row("beside")["log_tail"])  # the trainer's own row is final before it
     eventually("neither Job nor pod is left", lambda: not kubectl.jobs("beside") and not kubectl.pods("beside"))
 
 
