@@ -186,7 +186,7 @@ def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
     )
     count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
     message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
-    _check_lengths(uid=get_regarding_uid(dict(body)))
+    _check_lengths(uid=get_regarding_uid(body))
     return KubeEvent(
         message=message,
         count=_to_number(count),
