@@ -20,6 +20,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
 
 from trainingtask_history.errors import HistoryLocked, describe_database, translate_db_errors
 from trainingtask_history.tables import (
@@ -53,8 +54,18 @@ def record(
         When a time has no time zone.
     HistoryError, HistoryUnavailable
     """
+    with translate_db_errors(engine):
+        try:
+            _record(engine, run, events, points)
+        except IntegrityError:
+            # ON CONFLICT covers the primary key alone. Of two sessions that insert the run's first row at once, the
+            # second may meet the other unique constraint; now it finds the row. Another run's attempt is refused again.
+            _record(engine, run, events, points)
+
+
+def _record(engine: Engine, run: TrainingRun, events: Sequence[RunEvent], points: Sequence[MetricPoint]) -> None:
     row = _to_row(run)
-    with translate_db_errors(engine), engine.begin() as connection:
+    with engine.begin() as connection:
         if run.finish_time is not None and (events or points):
             # A trainer may add to open runs only: the row becomes final last.
             _upsert_rows(connection, [{**row, "status": RunStatus.RUNNING.value, "finish_time": None}])

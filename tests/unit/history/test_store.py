@@ -10,8 +10,10 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import Session, col, select
 
+from support.kubectl import eventually
 from support.stored_runs import NOW, in_utc, load_run, make_run
 from trainingtask_history.errors import HistoryError
+from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record
 from trainingtask_history.tables import OPERATOR_COLUMNS, RUNS, MetricPoint, RunEvent, TrainingRun, run_id
 
@@ -158,6 +160,32 @@ def test_two_writers_at_once_leave_one_row_and_one_end(engine: Engine) -> None:
     row = load_run(engine)
     assert row.status == row.error_reason
     assert in_utc(row.start_time) == NOW
+
+
+def test_a_row_inserted_at_the_same_moment_is_updated(postgres: Engine) -> None:
+    """Both sessions find no row before either inserts it: an index, of an expression that waits, holds them there."""
+    statements = """
+        ALTER TABLE training_run DROP CONSTRAINT training_run_pkey CASCADE,
+            DROP CONSTRAINT training_run_task_uid_attempt_key;
+        CREATE FUNCTION wait_for_test(text) RETURNS text IMMUTABLE LANGUAGE sql AS
+            $$ SELECT $1 FROM pg_advisory_xact_lock_shared(1) $$;
+        CREATE INDEX ON training_run (wait_for_test(task_uid));
+        ALTER TABLE training_run ADD UNIQUE (task_uid, attempt), ADD PRIMARY KEY (id);
+    """
+    migrate(postgres)
+    with postgres.begin() as connection:
+        connection.execute(text(statements))
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+
+    with ThreadPoolExecutor(2) as pool:
+        with postgres.connect() as connection:
+            connection.execute(text("SELECT pg_advisory_lock(1)"))
+            writers = [pool.submit(record, postgres, make_run(node=node)) for node in ("one", "two")]
+            eventually("both sessions wait", lambda: connection.execute(waiting).scalar_one() == 2, 10)
+            connection.execute(text("SELECT pg_advisory_unlock(1)"))
+        for writer in writers:
+            writer.result(timeout=60)
+    assert load_run(postgres).attempt == 1
 
 
 def test_attempts_have_rows_of_their_own(engine: Engine) -> None:
