@@ -27,6 +27,13 @@ def set_suspend(task: dict[str, Any], value: bool) -> None:
     task["spec"]["runPolicy"] = {**task["spec"].get("runPolicy", {}), "suspend": value}
 
 
+async def suspend_and_resume(reconciler: Reconciler, task: dict[str, Any]) -> None:
+    """Suspend the task as its user does, and resume it, each with a reconcile."""
+    for suspend in (True, False):
+        set_suspend(task, suspend)
+        await reconciler.reconcile(*KEY)
+
+
 def get_running(task: dict[str, Any]) -> tuple[str, str]:
     found = get_condition(task, "Running")
     return found["reason"], found["message"]
@@ -247,9 +254,7 @@ async def test_a_deactivation_at_the_same_moment_stays_somebody_elses(
     set_suspend(task, True)
     with pytest.raises(ClusterError, match="modified"):
         await reconciler.reconcile(*KEY)
-    for suspend in (True, False):
-        set_suspend(task, suspend)
-        await reconciler.reconcile(*KEY)
+    await suspend_and_resume(reconciler, task)
     assert workload["spec"]["active"] is False
 
 
@@ -268,9 +273,7 @@ async def test_a_suspension_at_the_same_moment_stays_somebody_elses(
     set_suspend(task, True)
     with pytest.raises(ClusterError, match="modified"):
         await reconciler.reconcile(*KEY)
-    for suspend in (True, False):
-        set_suspend(task, suspend)
-        await reconciler.reconcile(*KEY)
+    await suspend_and_resume(reconciler, task)
     assert job["spec"]["suspend"] is True
 
 
@@ -284,9 +287,7 @@ async def test_a_workload_made_and_deactivated_during_a_suspension_stays_inactiv
     workload = cluster.workloads[get_job(cluster, task)["metadata"]["uid"]] = kueue_workload("default")
     workload["metadata"]["creationTimestamp"] = "2026-01-01T00:03:00Z"
     workload["spec"]["active"] = False
-    for suspend in (True, False):
-        set_suspend(task, suspend)
-        await reconciler.reconcile(*KEY)
+    await suspend_and_resume(reconciler, task)
     assert workload["spec"]["active"] is False
     assert get_running(task)[0] == "JobSuspended"
 
