@@ -26,7 +26,7 @@ from trainingtask_trainer.errors import TrainerError, UserError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     os.environ["PYTHONSAFEPATH"] = "1"  # for processes that libraries start
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     options.arguments = sys.argv[1:] if arguments is None else arguments
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s", stream=sys.stderr)
     commands = {
@@ -42,6 +42,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainerError as error:
         print(error.message, file=sys.stderr)
         return ExitCode.USER_ERROR if isinstance(error, UserError) else ExitCode.FAULT
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # argparse before Python 3.13 knows no texts that follow an option behind the model: `predict MODEL --json TEXT`.
+    if rest and (options.command != "predict" or any(item.startswith("-") for item in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.text += rest
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

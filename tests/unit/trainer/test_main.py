@@ -115,6 +115,21 @@ def test_predict_lines_as_json(
     assert second["text"] == "the API is very slow"
 
 
+@pytest.mark.parametrize(
+    "options", [["--json", "{model}", "a", "b"], ["{model}", "--json", "a", "b"], ["{model}", "a", "b", "--json"]]
+)
+def test_texts_may_follow_an_option(options: list[str], model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", *(option.format(model=model) for option in options)]) == 0
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["a", "b"]
+
+
+@pytest.mark.parametrize("arguments", [["predict", "m", "a", "--jsn"], ["download", "m", "f", "a"]])
+def test_unknown_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert f"unrecognized arguments: {arguments[-1]}" in capsys.readouterr().err
+
+
 def test_predict_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(tmp_path), "x"]) == 64
     assert "is not a saved model, trainingtask.json is missing: it holds nothing" in capsys.readouterr().err
