@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainingtask_api import names
+from trainingtask_api.bounded_json import parse_json
 from trainingtask_cli.api_errors import Request, build_connection_error, build_response_error
 from trainingtask_cli.errors import CommandError, GoneError, TemporaryError
 from trainingtask_cli.parsing import Object
@@ -153,7 +154,7 @@ class Cluster:
             for chunk in self._send("GET", request, query, timeout=_WATCH_SECONDS + _READ_SECONDS).stream(2**16):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in filter(None, lines):
-                    event = json.loads(line)
+                    event = parse_json(line)
                     if event["type"] == "ERROR":
                         raise build_response_error(
                             request, event["object"].get("code", 500), json.dumps(event["object"])
@@ -164,7 +165,7 @@ class Cluster:
         self, method: str, request: Request, query: Mapping[str, str] | None = None, body: Any = None
     ) -> Object:
         with _translate_client_errors(self._server):
-            answer: Object = json.loads(self._send(method, request, query, body=body).data)
+            answer: Object = parse_json(self._send(method, request, query, body=body).data)
         return answer
 
     def _send(

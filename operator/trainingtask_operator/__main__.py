@@ -14,8 +14,8 @@ import uvloop
 from pydantic import ValidationError
 
 from trainingtask_api import names
+from trainingtask_operator import handlers as _handlers  # noqa: F401 - registers them with kopf
 from trainingtask_operator import logs
-from trainingtask_operator.handlers import build_namespaced_registry
 from trainingtask_operator.manager.manager import Manager
 from trainingtask_operator.settings import SETTINGS_VARIABLE, load_settings
 
@@ -41,7 +41,6 @@ def main() -> None:
             loop=uvloop.new_event_loop(),
             standalone=True,
             clusterwide=True,
-            registry=build_namespaced_registry() if settings.namespaced else None,
             memo=kopf.Memo(manager=Manager(settings)),
         )
         code = 0

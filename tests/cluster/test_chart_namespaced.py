@@ -49,7 +49,7 @@ def test_every_object_is_in_a_prepared_namespace_or_the_releases() -> None:
 def test_the_roles_grant_what_the_cluster_role_does_within_namespaces() -> None:
     """test_rights.py holds that all of these are used."""
     everywhere = get_rights(named(render(TEAMS, *FULL), "ClusterRole", NAME))
-    of_cluster = {right for right in everywhere if right[1] in ("namespaces", "customresourcedefinitions")}
+    of_cluster = {right for right in everywhere if right[1] == "namespaces"}
     for namespace in ("a", "b"):
         usual = get_rights(named(render(TEAMS, *FULL), "Role", "trainingtask-operator", namespace))
         role = named(render(*NAMESPACED, *FULL), "Role", "trainingtask-operator", namespace)

@@ -12,6 +12,8 @@ from typing import Any, Self
 import aiohttp
 import yaml
 
+from trainingtask_api.bounded_json import parse_json
+
 Object = dict[str, Any]
 
 TASKS = "/apis/trainingtask.dev/v1alpha1"
@@ -67,15 +69,15 @@ class Api:
         await self._session.close()
 
     async def request(self, method: str, path: str, body: object = None, kind: str = JSON, **params: str) -> Any:
-        """Send a request; return the parsed answer, or its text when it is not JSON."""
-        data = None if body is None else json.dumps(body)
+        """Send a request; return the parsed answer, or its text when it is not JSON. A body of bytes is sent as it is."""
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
         async with self._session.request(
             method, path, data=data, params=params, headers={"Content-Type": kind}
         ) as response:
             text = await response.text()
             if response.status >= 400:
                 raise ApiError(response.status, text)
-            return json.loads(text) if response.content_type == "application/json" else text
+            return parse_json(text.encode()) if response.content_type == "application/json" else text
 
     async def watch(self, path: str, **params: str) -> AsyncIterator[tuple[str, Object]]:
         """List, then watch, for as long as the caller iterates; the list's objects come as ADDED."""

@@ -19,15 +19,9 @@ from trainingtask_operator.settings import SETTINGS_VARIABLE
 # The operator with another timeout of watches.
 WITH_WATCH_TIMEOUT = """\
 import runpy
-import kopf
 from trainingtask_operator.client import kubernetes
 
 kubernetes.WATCH_IDLE_SECONDS = {seconds}
-
-@kopf.on.startup(id="set_watch_timeout")
-async def set_watch_timeout(settings, **_):
-    settings.watching.inactivity_timeout = {seconds}
-
 runpy.run_module("trainingtask_operator", run_name="__main__")
 """
 

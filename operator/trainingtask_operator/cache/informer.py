@@ -1,8 +1,8 @@
 """Informers: one list, then a watch, for ever.
 
-kopf could watch them as well, but it gives every object a worker of its own: in a burst, the events of a pod that
-changes six times in its life wait behind a thousand of them (benchmarks/operator). The tasks of a whole cluster are kopf's;
-within namespaces they are an informer's, since kopf ends the process where a namespace, or the rights in it, go.
+kopf's watch would give every object a worker of its own: in a burst, the events of a pod that changes six times in its life
+wait behind a thousand of them (benchmarks/operator). And it ends the process where an object is nested too deep for its
+parser, or where a namespace, or the rights in it, go (docs/adr/0024-informers-for-everything.md).
 """
 
 import asyncio

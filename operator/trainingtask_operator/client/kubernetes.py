@@ -8,9 +8,10 @@ from typing import Protocol
 from urllib.parse import quote
 
 import aiohttp
-from pydantic_core import from_json, to_json
+from pydantic_core import to_json
 
 from trainingtask_api import names
+from trainingtask_api.bounded_json import parse_json
 from trainingtask_operator import metrics
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.kube_objects import Object
@@ -50,7 +51,7 @@ async def connect(login: Callable[[], Credentials]) -> AsyncIterator["Kubernetes
 def _read_message(content: bytes, fallback: str) -> str:
     """Return the message of the API server's Status object."""
     try:
-        return str(from_json(content)["message"])
+        return str(parse_json(content)["message"])
     except (ValueError, KeyError, TypeError):
         return fallback
 
@@ -92,6 +93,7 @@ _USUAL_REASONS = ",".join(f"reason!={reason}" for reason in ("BackOff", "Failed"
 POD_EVENTS = f"regarding.kind=Pod,type=Warning,{_USUAL_REASONS}"
 _OF_TASKS = {"labelSelector": names.TASK_UID_LABEL}
 _COLLECTIONS: dict[str, tuple[str, str, str, dict[str, str]]] = {  # API, plural, kind and selectors
+    "namespaces": (_CORE, "namespaces", "Namespace", {}),
     "tasks": (_TASKS, names.PLURAL, names.KIND, {}),
     "jobs": (_JOBS, "jobs", "Job", _OF_TASKS),
     "jobsets": (_JOBSETS, "jobsets", names.JOBSET_KIND, _OF_TASKS),
@@ -221,19 +223,13 @@ class KubernetesClient:
                 return f"apis/{names.KUEUE_GROUP}/{version}"
         raise ClusterError(404, f"{names.KUEUE_GROUP} is served in no version of {', '.join(names.KUEUE_VERSIONS)}")
 
-    async def list_namespaces(self) -> AsyncIterator[Object]:
-        """Iterate over all namespaces."""
-        async for page in self._list_pages(_build_path(_CORE, "namespaces")):
-            for namespace in page["items"]:
-                yield namespace
-
     async def list_objects(self, kind: str, namespace: str | None = None) -> AsyncIterator[tuple[list[Object], str]]:
         """Iterate over live objects, page by page, each with the version of the whole list.
 
         Parameters
         ----------
         kind
-            "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events"; Kueue's "workloads", which have
+            "namespaces"; "tasks", or their "jobs", "jobsets" or "pods"; "job events" and "pod events"; Kueue's "workloads", which have
             no label of their task, of all Jobs.
         namespace
             None for all namespaces.
@@ -260,7 +256,7 @@ class KubernetesClient:
                 async for chunk in response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        event = from_json(line)
+                        event = parse_json(line)
                         if event["type"] == "ERROR":
                             raise ClusterError(event["object"]["code"], event["object"]["message"])
                         yield event
@@ -311,7 +307,7 @@ class KubernetesClient:
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109 - of the request alone
         params: dict[str, str] | None = None,
     ) -> Object:
-        parsed: Object = from_json(
+        parsed: Object = parse_json(
             await self._request(method, path, body, content_type, timeout=timeout, params=params)
         )
         return parsed

@@ -1,4 +1,4 @@
-"""The informers of a replica: of all namespaces, or of each namespace that it has rights in."""
+"""The informers of a replica: of the whole cluster, or of each namespace that it has rights in."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,10 @@ class InformerFactory:
     handlers: EventHandlers
     namespaces: Sequence[str | None]
 
+    def build_namespaces(self) -> list[Informer]:
+        """Return the informer of the cluster's namespaces."""
+        return self._build("namespaces", self.handlers.on_namespace_event, None)
+
     def build_children(self) -> list[Informer]:
         """Return the informers of Jobs, JobSets and pods."""
         handlers, cache = self.handlers, self.handlers.cache
@@ -37,9 +41,9 @@ class InformerFactory:
         return self._build("workloads", on_event, store, is_optional=True)
 
     def build_tasks(self) -> list[Informer]:
-        """Return the informers of what kopf watches in a whole cluster: tasks, and Events about Jobs and pods.
+        """Return the informers of tasks, and of Events about Jobs and pods.
 
-        Deleted objects that no watch showed are the resync's to find, as they are with kopf.
+        Deleted tasks that no watch showed are the resync's to find.
         """
         return [
             *self._build("tasks", self.handlers.on_task_event, None, is_optional=True),

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 from trainingtask_api import names
@@ -21,7 +21,7 @@ from trainingtask_operator.history.orphans import close_orphans
 from trainingtask_operator.history.pod_logs import build_log_reader
 from trainingtask_operator.history.recorder import Recorder, RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
-from trainingtask_operator.kube_objects import Key, Object
+from trainingtask_operator.kube_objects import Key
 from trainingtask_operator.manager.backfill import Backfill
 from trainingtask_operator.manager.event_handlers import EventHandlers
 from trainingtask_operator.manager.gauges import TaskGauges
@@ -61,15 +61,18 @@ class Manager:
         self._resources = contextlib.AsyncExitStack()
 
     async def start(self, login: Callable[[], Credentials]) -> None:
-        """Connect to the API server, wait until Jobs, JobSets and pods are listed, and start the election and the workers."""
+        """Connect to the API server, wait until namespaces, Jobs and pods are listed, and start the election and the workers."""
         client = await self._resources.enter_async_context(connect(login))
         factory = InformerFactory(client, self.event_handlers, self._settings.watched_namespaces)
         informers = factory.build_children()
+        if not self._settings.namespaced:
+            informers += factory.build_namespaces()
         kueue_informers = factory.build_workloads() if self._settings.kueue.enabled else []
         self._resources.push_async_callback(
             cancel_all, [start_background_task(informer.run()) for informer in (*informers, *kueue_informers)]
         )
-        await self.sync_namespaces(client)
+        if self._settings.namespaced:
+            await self.read_namespaces(client)
         # All Jobs, JobSets and pods are cached before any task is reconciled: without them it would seem to have none.
         for informer in informers:
             await informer.synced.wait()
@@ -83,9 +86,9 @@ class Manager:
         metrics.QUEUE_DEPTH.set_function(lambda: len(self.queue))
         metrics.QUEUE_AGE.set_function(lambda: self.queue.longest_wait_seconds)
         metrics.HISTORY_BACKLOG.set_function(lambda: self.recorder.backlog)
-        loops = [self._run_as_leader(client)]
+        loops = [self._run_as_leader(client), *(informer.run() for informer in factory.build_tasks())]
         if self._settings.namespaced:
-            loops += [*(informer.run() for informer in factory.build_tasks()), self._refresh_namespaces(client)]
+            loops.append(self._refresh_namespaces(client))
         lease = os.environ.get(names.ENV_LEASE)
         if lease:
             namespace, _, name = lease.partition("/")
@@ -101,11 +104,6 @@ class Manager:
         await self._resources.aclose()
 
     @property
-    def is_namespaced(self) -> bool:
-        """Return whether the namespaces of the settings are all that is watched."""
-        return self._settings.namespaced
-
-    @property
     def is_leader(self) -> bool:
         """Return whether this replica is the one that reconciles."""
         return self._elector is None or self._elector.elected.is_set()
@@ -118,36 +116,23 @@ class Manager:
             self.queue.add(key)
         self.backfill.add(set(self.cache.tasks) - set(unfinished))
 
-    async def sync_namespaces(self, client: KubernetesClient) -> None:
-        """List all namespaces before the first row is written; kopf has no signal that it has listed them."""
-        while True:
-            try:
-                async for namespace in self._iterate_namespaces(client):
-                    self.event_handlers.on_namespace_event(None, namespace)
-            except ClusterError as error:
-                log.warning("the namespaces cannot be listed: %s", error)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
-
-    async def _iterate_namespaces(self, client: KubernetesClient) -> AsyncIterator[Object]:
-        """Iterate over all namespaces, or those of the settings that exist."""
-        if not self._settings.namespaced:
-            async for namespace in client.list_namespaces():
-                yield namespace
-            return
+    async def read_namespaces(self, client: KubernetesClient) -> None:
+        """Read the namespaces of the settings that exist: without rights in the cluster they cannot be watched."""
         for name in self._settings.namespaces:
-            try:
-                yield await client.get_namespace(name)
-            except ClusterError as error:
-                if error.status not in (403, 404):  # the rights in a namespace go with it
-                    raise
+            while True:
+                try:
+                    self.event_handlers.on_namespace_event(None, await client.get_namespace(name))
+                except ClusterError as error:
+                    if error.status not in (403, 404):  # the rights in a namespace go with it
+                        log.warning("namespace %s cannot be read: %s", name, error)
+                        await asyncio.sleep(RETRY_SECONDS)
+                        continue
+                break
 
     async def _refresh_namespaces(self, client: KubernetesClient) -> None:
-        """Read the namespaces again and again: without rights in the cluster they cannot be watched."""
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
-            await self.sync_namespaces(client)
+            await self.read_namespaces(client)
 
     async def _run_as_leader(self, client: KubernetesClient) -> None:
         """Wait until elected, then run the workers and the other loops until cancelled."""

@@ -125,6 +125,15 @@ def test_wrong_arguments_end_with_2(
     assert all(request.method == "GET" for request in server.requests)
 
 
+def test_a_task_that_is_nested_deep_hides_no_other(cli: Cli, server: Any, make: SimpleNamespace) -> None:
+    items = json.dumps([make.task("a"), make.task("b", training=make.result(arguments={"x": "DEEP"}))])
+    deep = items.replace('"DEEP"', '{"a":' * 9000 + "1" + "}" * 9000)
+    server.respond = lambda *_: (200, f'{{"metadata": {{"resourceVersion": "1"}}, "items": {deep}}}')
+    assert [line.split()[0] for line in cli("list").stdout.splitlines()] == ["NAME", "a", "b"]
+    shown = yaml.safe_load(cli("list", "-o", "yaml").stdout)
+    assert [task["metadata"]["name"] for task in shown["items"]] == ["a", "b"]
+
+
 def test_list_shows_tasks(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     server.add(make.task("a", "Running", training=make.report()))
     server.add(make.task("b", "Succeeded", training=make.result(), namespace="team-b"))

@@ -265,10 +265,6 @@ class MalformedClient:
         self.listed_twice = asyncio.Event()
         self.watched = asyncio.Event()
 
-    async def list_namespaces(self) -> AsyncIterator[Object]:
-        for item in self.items:
-            yield item
-
     async def list_objects(self, kind: str, namespace: str | None) -> AsyncIterator[tuple[list[Object], str]]:
         self.lists += kind == "tasks"
         if self.lists == 2:
@@ -301,10 +297,11 @@ async def test_malformed_lists_and_watches_end_no_loop(kind: str, mutations: lis
     handlers = manager.event_handlers
     on_event = handlers.on_job_event if kind == "job" else handlers.on_pod_event
     pods = Informer(client, "pods", on_event, listed.append)
-    loops = [asyncio.create_task(loop) for loop in (pods.run(), manager.resync.run(client))]
+    namespaces = Informer(client, "namespaces", handlers.on_namespace_event, lambda _: None)
+    loops = [asyncio.create_task(loop) for loop in (pods.run(), namespaces.run(), manager.resync.run(client))]
     async with asyncio.timeout(5):
         await client.watched.wait()
-        await manager.sync_namespaces(client)
+        await namespaces.synced.wait()
         await client.listed_twice.wait()
     assert not any(loop.done() for loop in loops)
     assert "pod-last" in listed[0]

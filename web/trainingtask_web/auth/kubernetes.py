@@ -3,7 +3,6 @@
 No repr holds a token.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from kubernetes.client import (
 from kubernetes.config import load_incluster_config, load_kube_config
 from urllib3.exceptions import HTTPError
 
+from trainingtask_api.bounded_json import parse_json
 from trainingtask_api.names import GROUP, PLURAL, VERSION
 from trainingtask_web.auth.errors import ApiServerError, TaskRejected
 
@@ -180,7 +180,7 @@ def _send(call: Callable[..., Any], *positional: Any, **arguments: Any) -> tuple
 
 def _parse(body: bytes) -> Manifest:
     try:
-        parsed: Manifest = json.loads(body)
+        parsed: Manifest = parse_json(body)
     except ValueError:
         raise ApiServerError("the Kubernetes API server answered with something that is no JSON") from None
     return parsed
@@ -189,7 +189,7 @@ def _parse(body: bytes) -> Manifest:
 def _describe_error(status: int, body: bytes) -> str:
     """Return the message of a Status object."""
     try:
-        message = json.loads(body).get("message")
+        message = parse_json(body).get("message")
     except (ValueError, AttributeError):
         message = None
     return message if isinstance(message, str) else f"status {status}"

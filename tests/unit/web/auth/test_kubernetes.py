@@ -37,6 +37,13 @@ def test_faults_and_rejections_are_different_errors(api: ApiServer, kubernetes: 
         api.list_namespaces()
 
 
+def test_a_namespace_that_is_nested_deep_hides_no_other(api: ApiServer, kubernetes: FakeApiServer) -> None:
+    fields = '{"f:a":' * 9000 + "{}" + "}" * 9000
+    items = f'[{{"metadata": {{"uid": "u", "name": "n", "managedFields": [{{"fieldsV1": {fields}}}]}}}}]'
+    kubernetes.respond = lambda *_: (200, f'{{"metadata": {{}}, "items": {items}}}')
+    assert api.list_namespaces() == {"u": "n"}
+
+
 def test_the_configuration_has_no_proxy_and_no_retries(
     kubernetes: FakeApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
