@@ -19,6 +19,7 @@ from trainingtask_operator.kube_objects import Object
 REQUEST_TIMEOUT_SECONDS = 20.0
 LEASE_TIMEOUT_SECONDS = 5.0
 PAGE_SIZE = 500
+MAX_PAGE_BYTES = 16 * 2**20  # parsed, they take up to ten times as much memory
 WATCH_SECONDS = 300
 WATCH_IDLE_SECONDS = 70.0
 MAX_CONNECTIONS = 64
@@ -46,6 +47,19 @@ async def connect(login: Callable[[], Credentials]) -> AsyncIterator["Kubernetes
     connector = aiohttp.TCPConnector(ssl=login().as_ssl_context(), limit=MAX_CONNECTIONS)
     async with aiohttp.ClientSession(connector=connector) as session:
         yield KubernetesClient(session, login)
+
+
+class _TooLargeError(Exception):
+    """A response has more bytes than its reader takes."""
+
+
+async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    content = bytearray()
+    async for chunk in response.content.iter_any():
+        content += chunk
+        if len(content) > max_bytes:
+            raise _TooLargeError
+    return bytes(content)
 
 
 def _read_message(content: bytes, fallback: str) -> str:
@@ -290,8 +304,17 @@ class KubernetesClient:
         return await self._request_json("PUT", path, lease, timeout=LEASE_TIMEOUT_SECONDS)
 
     async def _list_pages(self, path: str, **params: str) -> AsyncIterator[Object]:
+        """Yield the pages of a list, of fewer objects where these are large: anyone may create some of a megabyte each."""
+        limit = PAGE_SIZE
         while True:
-            page = await self._request_json("GET", path, params={"limit": str(PAGE_SIZE), **params})
+            wanted = {"limit": str(limit), **params}
+            try:
+                page = parse_json(
+                    await self._request("GET", path, params=wanted, max_bytes=MAX_PAGE_BYTES if limit > 1 else None)
+                )
+            except _TooLargeError:
+                limit = max(1, limit // 8)
+                continue
             yield page
             params["continue"] = page["metadata"].get("continue", "")
             if not params["continue"]:
@@ -307,9 +330,8 @@ class KubernetesClient:
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109 - of the request alone
         params: dict[str, str] | None = None,
     ) -> Object:
-        parsed: Object = parse_json(
-            await self._request(method, path, body, content_type, timeout=timeout, params=params)
-        )
+        content = await self._request(method, path, body, content_type, timeout=timeout, params=params)
+        parsed: Object = parse_json(content)
         return parsed
 
     async def _request(
@@ -321,6 +343,7 @@ class KubernetesClient:
         *,
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109
         params: dict[str, str] | None = None,
+        max_bytes: int | None = None,
     ) -> bytes:
         headers = self._build_headers(content_type)
         status = 0
@@ -333,7 +356,7 @@ class KubernetesClient:
                 params=params,
                 timeout=aiohttp.ClientTimeout(total=timeout),
             ) as response:
-                content = await response.read()
+                content = await response.read() if max_bytes is None else await _read_at_most(response, max_bytes)
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise ClusterError(0, f"the API server does not answer: {error or type(error).__name__}") from error

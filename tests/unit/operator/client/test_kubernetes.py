@@ -119,6 +119,26 @@ async def test_all_pages_of_a_list_are_read() -> None:
         assert [items[0]["number"] async for items, _ in client.list_objects("tasks")] == [0, 1, 2]
 
 
+async def test_pages_of_large_objects_are_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 600 objects every one but the first 500 has 3,000 bytes; a page may have 10,000."""
+    monkeypatch.setattr(kubernetes, "MAX_PAGE_BYTES", 10_000)
+    limits: list[int] = []
+
+    async def page(request: web.Request) -> web.Response:
+        limits.append(int(request.query["limit"]))
+        first = int(request.query.get("continue", "0"))
+        last = min(first + limits[-1], 600)
+        items = [{"n": number, **({"x": "x" * 3000} if number >= 500 else {})} for number in range(first, last)]
+        more = {"continue": str(last)} if last < 600 else {}
+        return web.json_response({"items": items, "metadata": {"resourceVersion": "1", **more}})
+
+    async with serving(page) as (client, _):
+        listed = [item["n"] async for items, _ in client.list_objects("tasks") for item in items]
+    assert listed == list(range(600))
+    assert limits[:4] == [500, 500, 62, 7]
+    assert set(limits[4:]) == {1}, "7 of them are too large as well"
+
+
 @pytest.mark.parametrize(
     ("kind", "namespace", "path"),
     [
