@@ -1,8 +1,9 @@
-"""Parsing of objects from the API server, which may be nested deeper than a parser follows.
+"""Parsing of objects from the API server, which may be nested deeper than a parser follows, or hold bytes that are no UTF-8.
 
 The API server takes 10,000 levels [1]_, in `managedFields` of any object that a user creates and in fields without a schema.
-jiter, pydantic's parser, follows 200, Python's `json` about 1,000 before Python 3.12 and 10,000 since. One such object must not
-keep a list from being read in which those of all other namespaces stand.
+jiter, pydantic's parser, follows 200, Python's `json` about 1,000 before Python 3.12 and 10,000 since. In the `managedFields`
+of Kubernetes' own kinds it passes bytes on as they are. One such object must not keep a list from being read in which those of
+all other namespaces stand.
 
 .. [1] sigs.k8s.io/json, `maxNestingDepth`
 """
@@ -18,7 +19,9 @@ _TOKENS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON; where it is nested deeper than jiter follows, objects and arrays below `MAX_LEVELS` levels become null.
+    """Parse JSON.
+
+    Where jiter cannot read it, bytes that are no UTF-8 become U+FFFD, and objects and arrays below `MAX_LEVELS` levels null.
 
     Raises
     ------
@@ -27,10 +30,8 @@ def parse_json(content: bytes) -> Any:
     """
     try:
         return from_json(content)
-    except ValueError as error:
-        if "recursion limit exceeded" not in str(error):
-            raise
-    return from_json(_cut(content))
+    except ValueError:
+        return from_json(_cut(content.decode(errors="replace").encode()))
 
 
 def _cut(content: bytes) -> bytes:

@@ -22,8 +22,10 @@ def report_malformed(kind: str, name: str, error: Exception) -> None:
     log.warning("%s %.200s cannot be read and is skipped: %.200s", kind, name, f"{type(error).__name__}: {error}")
 
 
-def skip_malformed(kind: str) -> Callable[[EventHandler[Owner]], EventHandler[Owner]]:
-    """Make a handler of watch events skip an object of this kind that cannot be read."""
+def skip_malformed(
+    kind: str, on_skipped: EventHandler[Any] | None = None
+) -> Callable[[EventHandler[Owner]], EventHandler[Owner]]:
+    """Make a handler of watch events skip an object of this kind that cannot be read, and tell it to `on_skipped`."""
 
     def wrap(handle: EventHandler[Owner]) -> EventHandler[Owner]:
         @wraps(handle)
@@ -32,6 +34,8 @@ def skip_malformed(kind: str) -> Callable[[EventHandler[Owner]], EventHandler[Ow
                 handle(self, event, body)
             except MALFORMED as error:
                 report_malformed(kind, _describe(body), error)
+                if on_skipped is not None:
+                    on_skipped(self, event, body)
 
         return guarded
 

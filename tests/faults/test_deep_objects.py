@@ -1,4 +1,4 @@
-"""Objects nested as deep as the API server takes them, which anyone may create: other tasks are unaffected."""
+"""Objects as deep as the API server takes them, with bytes that are no UTF-8, which anyone may create: others are unaffected."""
 
 import json
 from collections.abc import AsyncIterator
@@ -39,8 +39,8 @@ async def create_deep(namespace: TaskNamespace, path: str, manifest: Object) -> 
     """Create an object with forged managedFields."""
     fields = {"manager": "x", "operation": "Update", "apiVersion": manifest["apiVersion"], "fieldsType": "FieldsV1"}
     manifest["metadata"]["managedFields"] = [{**fields, "fieldsV1": "DEEP"}]
-    deep = '{"f:a":' * LEVELS + "{}" + "}" * LEVELS
-    created = await namespace.api.request("POST", path, json.dumps(manifest).replace('"DEEP"', deep).encode())
+    deep = b'{"f:\xff":{},' + b'"f:a":{' * LEVELS + b"}" * (LEVELS + 1)
+    created = await namespace.api.request("POST", path, json.dumps(manifest).encode().replace(b'"DEEP"', deep))
     assert len(json.dumps(created["metadata"]["managedFields"])) > 1000, "the API server keeps them"
 
 

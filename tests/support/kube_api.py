@@ -74,10 +74,10 @@ class Api:
         async with self._session.request(
             method, path, data=data, params=params, headers={"Content-Type": kind}
         ) as response:
-            text = await response.text()
+            content = await response.read()
             if response.status >= 400:
-                raise ApiError(response.status, text)
-            return parse_json(text.encode()) if response.content_type == "application/json" else text
+                raise ApiError(response.status, content.decode())
+            return parse_json(content) if response.content_type == "application/json" else content.decode()
 
     async def watch(self, path: str, **params: str) -> AsyncIterator[tuple[str, Object]]:
         """List, then watch, for as long as the caller iterates; the list's objects come as ADDED."""

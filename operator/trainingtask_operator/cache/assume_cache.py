@@ -18,6 +18,8 @@ from trainingtask_operator.kube_objects import (
     is_pod_finished,
 )
 
+MAX_KUBE_EVENTS = 2000  # of a namespace
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -59,6 +61,8 @@ class AssumeCache:
         Of the annotations of a task that its pods get as well.
     has_synced
         Whether all Jobs, JobSets and pods have been listed once.
+    skipped
+        Uids of tasks, Jobs, JobSets and pods that cannot be read: the watch shows them, though no store has them.
     """
 
     def __init__(self, inherited_prefixes: Sequence[str] = ()) -> None:
@@ -69,6 +73,8 @@ class AssumeCache:
         self.kueue_workloads = ObjectStore()
         self.kube_events = ObjectStore()
         self.has_synced = False
+        self.skipped: set[str] = set()
+        self._recent_events: dict[str, dict[str, None]] = {}  # namespace -> uids of its Events, oldest first
         self._task_keys: dict[str, Key] = {}  # uid of a Job, JobSet or pod -> its task
         self._assumed: dict[str, Object] = {}  # uid -> object
         self._assumed_jobs: dict[str, Object] = {}  # uid of the task -> its Job or JobSet
@@ -145,15 +151,34 @@ class AssumeCache:
         self._drop_assumed(uid)
 
     def uids(self) -> set[str]:
-        """Return the uids of all cached and assumed objects."""
-        return set(self._assumed).union(*(store.uids() for store in self._stores))
+        """Return the uids of all objects that are cached, assumed or skipped."""
+        return self.skipped.union(self._assumed, *(store.uids() for store in self._stores))
 
     def evict_stale(self, uids: set[str]) -> None:
         """Drop objects that a live list did not show; a uid never comes back."""
+        self.skipped -= uids
         for uid in uids:
             for store in (*self._stores, self.kueue_workloads):
                 store.remove(uid)
             self.forget(uid)
+
+    def put_kube_event(self, namespace: str, uid: str, regarding: str, event: KubeEvent) -> None:
+        """Store an Event, and drop a namespace's oldest beyond `MAX_KUBE_EVENTS`: its users may create any number."""
+        recent = self._recent_events.setdefault(namespace, {})
+        recent.pop(uid, None)
+        recent[uid] = None
+        # An Event is about objects of its own namespace, whatever uid it names.
+        self.kube_events.put((namespace, regarding), uid, event)
+        if len(recent) > MAX_KUBE_EVENTS:
+            self.remove_kube_event(namespace, next(iter(recent)))
+
+    def remove_kube_event(self, namespace: str, uid: str) -> None:
+        """Drop an Event."""
+        recent = self._recent_events.get(namespace, {})
+        recent.pop(uid, None)
+        if not recent:
+            self._recent_events.pop(namespace, None)
+        self.kube_events.remove(uid)
 
     def _get_event(self, namespace: str, uid: str) -> KubeEvent | None:
         events = self.kube_events.get((namespace, uid), ())

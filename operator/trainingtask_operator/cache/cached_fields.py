@@ -7,6 +7,8 @@ A trimmed object is small and has the types that a reconcile relies on: anything
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic_core import to_json
+
 from trainingtask_api import names
 from trainingtask_api.status import UNOBSERVED_STATUS
 from trainingtask_operator.kube_objects import (
@@ -22,7 +24,9 @@ from trainingtask_operator.kube_objects import (
 # A task with more labels than this, keys and values together, is cached and recorded without any.
 MAX_LABELS_CHARACTERS = 4096
 MAX_ANNOTATIONS_CHARACTERS = 16384  # the same of the annotations that its pods get
+MAX_ARGUMENTS_BYTES = 16384  # of a report, which have no schema: more are cached and recorded as none
 _MAX_NAME_CHARACTERS = 253
+_MAX_EVENT_CHARACTERS = 1024  # as events.k8s.io allows
 _MAX_MESSAGE_CHARACTERS = 4096  # as many bytes as the kubelet reads of a termination message
 _MAX_MARK_CHARACTERS = 64  # of an annotation that holds a count, or true or false
 
@@ -67,8 +71,16 @@ def trim_task(body: Mapping[str, Any], inherited_prefixes: Sequence[str] = ()) -
         if _count_characters(annotations) <= MAX_ANNOTATIONS_CHARACTERS:
             task["metadata"]["annotations"] = annotations
     if body.get("status") and body["status"] != UNOBSERVED_STATUS:
-        task["status"] = _to_object(body["status"])
+        task["status"] = _drop_large_arguments(_to_object(body["status"]))
     return task
+
+
+def _drop_large_arguments(status: Object) -> Object:
+    match status:
+        case {"training": {"results": {"arguments": arguments}}} if len(to_json(arguments)) > MAX_ARGUMENTS_BYTES:
+            training = status["training"]
+            return {**status, "training": {**training, "results": {**training["results"], "arguments": {}}}}
+    return status
 
 
 def trim_job(body: Mapping[str, Any]) -> Object:
@@ -185,7 +197,7 @@ def trim_kube_event(body: Mapping[str, Any]) -> KubeEvent:
         or body["metadata"]["creationTimestamp"]
     )
     count = series.get("count") or body.get("count") or body.get("deprecatedCount") or 1
-    message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_MESSAGE_CHARACTERS]
+    message = _to_text(body.get("message") or body.get("note") or "")[:_MAX_EVENT_CHARACTERS]
     _check_lengths(uid=get_regarding_uid(body))
     return KubeEvent(
         message=message,

@@ -62,6 +62,14 @@ async def _read_at_most(response: aiohttp.ClientResponse, max_bytes: int) -> byt
     return bytes(content)
 
 
+def _parse(content: bytes) -> Object:
+    try:
+        parsed: Object = parse_json(content)
+    except ValueError as error:
+        raise ClusterError(0, f"the API server answers with something that is no JSON: {error}") from None
+    return parsed
+
+
 def _read_message(content: bytes, fallback: str) -> str:
     """Return the message of the API server's Status object."""
     try:
@@ -105,7 +113,8 @@ JOB_EVENTS = "reason=FailedCreate,involvedObject.kind=Job"
 # Of pods there are several reasons, see kube_objects.EVENT_REASONS: the most frequent others are left out.
 _USUAL_REASONS = ",".join(f"reason!={reason}" for reason in ("BackOff", "Failed", "FailedScheduling", "Unhealthy"))
 POD_EVENTS = f"regarding.kind=Pod,type=Warning,{_USUAL_REASONS}"
-_OF_TASKS = {"labelSelector": names.TASK_UID_LABEL}
+# An empty value is nobody's: the admission policy takes it for no label.
+_OF_TASKS = {"labelSelector": f"{names.TASK_UID_LABEL},{names.TASK_UID_LABEL}!="}
 _COLLECTIONS: dict[str, tuple[str, str, str, dict[str, str]]] = {  # API, plural, kind and selectors
     "namespaces": (_CORE, "namespaces", "Namespace", {}),
     "tasks": (_TASKS, names.PLURAL, names.KIND, {}),
@@ -270,7 +279,7 @@ class KubernetesClient:
                 async for chunk in response.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
                     for line in lines:
-                        event = parse_json(line)
+                        event = _parse(line)
                         if event["type"] == "ERROR":
                             raise ClusterError(event["object"]["code"], event["object"]["message"])
                         yield event
@@ -309,7 +318,7 @@ class KubernetesClient:
         while True:
             wanted = {"limit": str(limit), **params}
             try:
-                page = parse_json(
+                page = _parse(
                     await self._request("GET", path, params=wanted, max_bytes=MAX_PAGE_BYTES if limit > 1 else None)
                 )
             except _TooLargeError:
@@ -330,9 +339,7 @@ class KubernetesClient:
         timeout: float = REQUEST_TIMEOUT_SECONDS,  # noqa: ASYNC109 - of the request alone
         params: dict[str, str] | None = None,
     ) -> Object:
-        content = await self._request(method, path, body, content_type, timeout=timeout, params=params)
-        parsed: Object = parse_json(content)
-        return parsed
+        return _parse(await self._request(method, path, body, content_type, timeout=timeout, params=params))
 
     async def _request(
         self,

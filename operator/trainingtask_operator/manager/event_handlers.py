@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from trainingtask_api import names
 from trainingtask_operator import metrics
@@ -51,6 +52,13 @@ KUEUE_SECONDS = 3.0
 log = logging.getLogger(__name__)
 
 
+def _keep_skipped(handlers: "EventHandlers", kind: str | None, body: Any) -> None:
+    """Let the resync know of an object that no store has: it would take it for one that no watch shows."""
+    uid = body["metadata"].get("uid") if isinstance(body, dict) and isinstance(body.get("metadata"), dict) else None
+    if isinstance(uid, str) and kind != "DELETED":
+        handlers.cache.skipped.add(uid)
+
+
 @dataclass
 class EventHandlers:
     """The handlers. `kind` is ADDED, MODIFIED or DELETED, or None for an object of a list."""
@@ -65,7 +73,7 @@ class EventHandlers:
     # Events of tasks in processing: uid and resource version.
     _deferred: dict[Key, list[tuple[str, str]]] = field(default_factory=dict, init=False)
 
-    @skip_malformed("task")
+    @skip_malformed("task", _keep_skipped)
     def on_task_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a task."""
         metadata = body["metadata"]
@@ -96,13 +104,13 @@ class EventHandlers:
         elif not is_own_write:
             self._enqueue_unless_own_write(key, task)
 
-    @skip_malformed("job")
+    @skip_malformed("job", _keep_skipped)
     def on_job_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a Job: a task's, or one of a task's JobSet."""
         self._observe_creation(kind, body)
         self._on_child_event(self.cache.jobs, kind, body, trim_job)
 
-    @skip_malformed("jobset")
+    @skip_malformed("jobset", _keep_skipped)
     def on_jobset_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a JobSet."""
         self._observe_creation(kind, body)
@@ -119,7 +127,7 @@ class EventHandlers:
             return
         self._on_child_event(self.cache.kueue_workloads, kind, body, trim_kueue_workload, delay=KUEUE_SECONDS)
 
-    @skip_malformed("pod")
+    @skip_malformed("pod", _keep_skipped)
     def on_pod_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of a pod."""
         is_running = (body.get("status") or {}).get("phase") == "Running"
@@ -130,15 +138,14 @@ class EventHandlers:
     @skip_malformed("event")
     def on_kube_event(self, kind: str | None, body: Object) -> None:
         """Handle the event of an Event about a Job or a pod."""
-        uid = body["metadata"]["uid"]
+        namespace, uid = body["metadata"]["namespace"], body["metadata"]["uid"]
         if kind == "DELETED":
-            self.cache.kube_events.remove(uid)
+            self.cache.remove_kube_event(namespace, uid)
             return
         if not is_of_waiting(body):
             return
-        # An Event is about objects of its own namespace, whatever uid it names.
         regarding = get_regarding_uid(body)
-        self.cache.kube_events.put((body["metadata"]["namespace"], regarding), uid, trim_kube_event(body))
+        self.cache.put_kube_event(namespace, uid, regarding, trim_kube_event(body))
         key = self.cache.get_task_key(regarding)
         if key:
             self._enqueue(key)

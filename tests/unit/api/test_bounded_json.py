@@ -49,6 +49,13 @@ def test_brackets_and_quotes_in_strings_do_not_count(string: str) -> None:
     assert found["after"] == string
 
 
+@pytest.mark.parametrize("levels", [1, 500])
+def test_bytes_that_are_no_utf_8_are_replaced(levels: int) -> None:
+    value = nest(levels)
+    found = parse_json(b'{"f:\xff": 1, "g\xc3": [' + value.encode() + b'], "\xc3\xa9": "\xed\xa0\x80"}')
+    assert list(found) == ["f:\ufffd", "g\ufffd", "é"]
+
+
 def test_deep_arrays_are_cut_as_well() -> None:
     assert len(json.dumps(parse_json(b"[" * 5000 + b"]" * 5000))) == 2 * MAX_LEVELS + len("null")
 

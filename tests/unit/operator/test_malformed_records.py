@@ -309,6 +309,27 @@ async def test_malformed_lists_and_watches_end_no_loop(kind: str, mutations: lis
         loop.cancel()
 
 
+async def test_a_skipped_object_is_not_missing_from_the_watch() -> None:
+    """Else the liveness probe would end the process again and again, for an object that any user may create."""
+    manager = Manager(SETTINGS)
+    skipped = make_pod()
+    skipped["metadata"] |= {"uid": "pod-odd", "ownerReferences": [{"uid": "u" * 129, "controller": True}]}
+    client: Any = MalformedClient([skipped])
+    pods = Informer(client, "pods", manager.event_handlers.on_pod_event, lambda _: None)
+    loops = [asyncio.create_task(loop) for loop in (pods.run(), manager.resync.run(client))]
+    async with asyncio.timeout(5):
+        await client.watched.wait()
+        client.lists = 0
+        client.listed_twice.clear()
+        await client.listed_twice.wait()
+    assert manager.cache.skipped == {"pod-odd"}
+    assert not manager.resync.missing
+    for loop in loops:
+        loop.cancel()
+    manager.cache.evict_stale({"pod-odd"})
+    assert not manager.cache.skipped
+
+
 @quick
 @given(st.text(max_size=70), st.text(max_size=70), st.text(max_size=40))
 @example("default", "", "u")

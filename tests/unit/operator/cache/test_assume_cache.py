@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from trainingtask_api import names
+from trainingtask_operator.cache import assume_cache
 from trainingtask_operator.cache.assume_cache import AssumeCache, Observed
 from trainingtask_operator.cache.store import ObjectStore
 from trainingtask_operator.kube_objects import KubeEvent, Object
@@ -145,12 +146,24 @@ def test_a_task_with_the_label_of_a_job_is_not_assumed_as_a_job(cache: AssumeCac
 def test_an_event_of_another_namespace_is_not_about_a_job(cache: AssumeCache) -> None:
     put(cache.jobs, "task-1", job("job-1", 20))
     event = KubeEvent("exceeded quota", 1, datetime(2026, 1, 1, tzinfo=UTC))
-    cache.kube_events.put(("elsewhere", "job-1"), "event-1", event)
+    cache.put_kube_event("elsewhere", "event-1", "job-1", event)
     observed = observe(cache)
     assert observed.kube_events == {}
-    cache.kube_events.put(("default", "job-1"), "event-2", event)
+    cache.put_kube_event("default", "event-2", "job-1", event)
     observed = observe(cache)
     assert observed.kube_events == {"job-1": event}
+
+
+def test_of_a_namespaces_events_the_newest_are_kept(cache: AssumeCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assume_cache, "MAX_KUBE_EVENTS", 3)
+    event = KubeEvent("m", 1, datetime(2026, 1, 1, tzinfo=UTC))
+    for namespace, uids in (("other", "x"), ("default", "abcadeb")):
+        for uid in uids:
+            cache.put_kube_event(namespace, uid, f"regarding-{uid}", event)
+    assert cache.kube_events.uids() == {"x", "d", "e", "b"}
+    for namespace, uid in (("other", "x"), ("default", "d"), ("default", "unknown")):
+        cache.remove_kube_event(namespace, uid)
+    assert cache.kube_events.uids() == {"e", "b"}
 
 
 def test_of_events_about_a_pod_the_newest_counts_that_names_a_cause(cache: AssumeCache) -> None:
@@ -159,7 +172,7 @@ def test_of_events_about_a_pod_the_newest_counts_that_names_a_cause(cache: Assum
     texts = ("no such disk", "Multi-Attach error", "Unable to attach or mount volumes: timed out")
     for minute, text in enumerate(texts):
         event = KubeEvent(text, 1, datetime(2026, 1, 1, 0, minute, tzinfo=UTC))
-        cache.kube_events.put(("default", "pod-1"), f"event-{minute}", event)
+        cache.put_kube_event("default", f"event-{minute}", "pod-1", event)
     assert observe(cache).kube_events["pod-1"].message == "Multi-Attach error"
 
 

@@ -155,10 +155,21 @@ def test_an_event_that_cannot_be_read_is_refused(odd: dict[str, Any]) -> None:
         trim_kube_event(body)
 
 
+@pytest.mark.parametrize(("number", "kept"), [(100, True), (100_000, False)])
+def test_large_arguments_of_a_report_are_dropped(number: int, kept: bool) -> None:
+    metadata = dict.fromkeys(("name", "namespace", "uid", "resourceVersion"), "1") | {"creationTimestamp": CREATED}
+    results = {"arguments": {"a": [[]] * number}, "labels": 2}
+    status = {"state": "Running", "training": {"attempt": 1, "results": results}}
+    found = trim_task({"metadata": metadata, "spec": {}, "status": status})["status"]
+    assert (found == status) is kept
+    assert found["training"]["results"]["labels"] == 2
+    assert kept or found["training"]["results"]["arguments"] == {}
+
+
 def test_the_message_of_an_event_is_cut() -> None:
     body = {"metadata": {}, "lastTimestamp": CREATED, "message": "m" * 100_000}
     event = trim_kube_event(body)
-    assert (len(event.message), event.time) == (4096, datetime(2026, 1, 1, tzinfo=UTC))
+    assert (len(event.message), event.time) == (1024, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 LONG = "7" * 250_000
