@@ -30,7 +30,9 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (CommandError, UsageError) as error:
-            typer.echo(f"error: {error}", err=True)
+            from trainingtask_cli.formatting import format_cell
+
+            typer.echo(f"error: {format_cell(str(error))}", err=True)
             raise typer.Exit(2 if isinstance(error, UsageError) else 1) from None
 
 

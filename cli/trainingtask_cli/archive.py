@@ -106,7 +106,9 @@ def read_archive(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]
             for untrusted in archive:
                 member = tarfile.data_filter(untrusted, str(folder))
                 content = archive.extractfile(member) if member.isreg() else None
-                if content is None or expected is not None:
+                if (
+                    content is None or untrusted.issparse() or expected is not None
+                ):  # holes would fill the disk from no bytes
                     raise ArchiveError(f"{member.name!r} is not expected in it")
                 if member.name == _DIGESTS_NAME:
                     expected = json.loads(content.read(_MAX_DIGESTS_BYTES))
@@ -118,7 +120,7 @@ def read_archive(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]
                     while block := reader.read(_BLOCK_BYTES):
                         file.write(block)
                 digests[member.name] = reader.digest.hexdigest()
-    except (tarfile.TarError, ValueError) as error:
+    except (tarfile.TarError, ValueError, RecursionError) as error:
         raise ArchiveError(str(error)) from error
     while stream.read(_BLOCK_BYTES):  # the padding: its sender fails if it is not read
         pass

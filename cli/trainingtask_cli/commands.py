@@ -15,6 +15,7 @@ from trainingtask_api.nested import get_path
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.describe import build_sections, describe_condition
 from trainingtask_cli.errors import CommandError, UsageError
+from trainingtask_cli.formatting import format_cell
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import print_sections, strip_managed_fields, to_csv, to_document
 from trainingtask_cli.parsing import Object, get_state, parse_status
@@ -194,7 +195,7 @@ def _describe_empty_list(cluster: Cluster, all_namespaces: bool) -> str:
 
 
 def _print_note(text: str) -> None:
-    typer.echo(text, err=True)
+    typer.echo(format_cell(text), err=True)
 
 
 def _explain_missing_pod(task: Object) -> str:

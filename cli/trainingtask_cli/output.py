@@ -78,7 +78,7 @@ def print_sections(*parts: Table | str) -> None:
             if number:
                 out.print()
             if isinstance(part, Table) and part.title:
-                out.print(part.title, style="bold")
+                out.print(Text(format_cell(part.title)), style="bold")
             out.width = width if isinstance(part, str) or part.wrapped else _UNBOUNDED_WIDTH
             out.print(to_rich_table(part) if isinstance(part, Table) else Text(format_cell(part)))
             out.width = width
@@ -93,8 +93,12 @@ def to_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bo
     writer = csv.writer(text, lineterminator="\n")
     if header:
         writer.writerow(columns)
-    writer.writerows([escape_formula(cell) for cell in row] for row in rows)
+    writer.writerows([_to_csv_cell(cell) for cell in row] for row in rows)
     return text.getvalue()
+
+
+def _to_csv_cell(cell: Cell) -> Any:
+    return format_cell(escape_formula(cell)) if cell and isinstance(cell, str) else cell
 
 
 def to_document(form: Format, value: Any) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+_MAX_PATH_CHARACTERS = 256
+
 
 def get_path(value: Any, *path: str) -> Any:
     """Return the value at a path of nested mappings, None where there is none."""
@@ -12,11 +14,14 @@ def get_path(value: Any, *path: str) -> Any:
 
 
 def flatten(value: Any, *, keep_empty: bool = True, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of a nested mapping by dotted path; a list is one leaf, and so is an empty mapping if kept."""
+    """Yield the leaves of a nested mapping by dotted path; a list is one leaf, and so is an empty mapping if kept.
+
+    A path is cut after 256 characters: it would repeat a long key for each leaf below it.
+    """
     if not isinstance(value, Mapping):
         return
     for key, item in value.items():
-        path = f"{prefix}.{key}" if prefix else str(key)
+        path = (f"{prefix}.{key}" if prefix else str(key))[:_MAX_PATH_CHARACTERS]
         if not isinstance(item, Mapping) or (keep_empty and not item):
             yield path, item
         else:

@@ -189,6 +189,7 @@ def _build_metrics_statement(keys: Sequence[uuid.UUID], names: Sequence[str], ma
             POINTS,
             (func.row_number().over(partition_by=curve, order_by=POINTS.c.step) - 1).label("position"),
             func.count().over(partition_by=curve).label("total"),
+            func.dense_rank().over(partition_by=POINTS.c.run_id, order_by=POINTS.c.name).label("curve"),
         )
         .where(POINTS.c.run_id.in_(keys), POINTS.c.name.in_(names) if names else true())
         .subquery()
@@ -197,9 +198,8 @@ def _build_metrics_statement(keys: Sequence[uuid.UUID], names: Sequence[str], ma
     is_picked = (numbered.c.position % stride == 0) | (numbered.c.position == numbered.c.total - 1)
     return (
         select(numbered.c.run_id, numbered.c.name, numbered.c.step, numbered.c.value)
-        .where(is_picked)
+        .where(is_picked, numbered.c.curve <= MAX_CURVES)
         .order_by(numbered.c.run_id, numbered.c.name, numbered.c.step)
-        .limit(len(keys) * MAX_CURVES * max_points)
     )
 
 

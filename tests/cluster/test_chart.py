@@ -364,15 +364,6 @@ def test_every_value_is_described_and_in_the_schema() -> None:
     )
 
 
-def test_the_notes_show_a_valid_task() -> None:
-    done = helm("install", "tt", str(CHART), "--dry-run=client", "--namespace=ops")
-    assert done.returncode == 0, done.stderr
-    notes = done.stdout.partition("NOTES:")[2]
-    task = notes.partition("<<END\n")[2].partition("  END")[0]
-    assert TrainingTask.model_validate(yaml.safe_load(task)).spec.dataset.name == "support_tickets"
-    assert "kubectl get trainingtasks -n default -w" in notes
-
-
 def test_artifact_hubs_metadata_is_that_of_the_crd_and_the_licence() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     metadata = {key.removeprefix("artifacthub.io/"): value for key, value in chart["annotations"].items()}

@@ -22,6 +22,7 @@ def test_get_path(value: Any, path: tuple[str, ...], found: Any) -> None:
         ({"a": {}, "b": {"c": {}}}, True, {"a": {}, "b.c": {}}),
         ({"a": {}, "b": {"c": {}, "d": 1}}, False, {"b.d": 1}),
         ([1], True, {}),
+        ({"k" * 10**6: {"a": 1}, "l" * 200: {"m" * 200: 2}}, True, {"k" * 256: 1, "l" * 200 + "." + "m" * 55: 2}),
     ],
 )
 def test_flatten(value: Any, keep_empty: bool, leaves: dict[str, Any]) -> None:

@@ -44,6 +44,30 @@ def build_member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> 
     return member
 
 
+def test_a_file_with_holes_is_refused(target: Path) -> None:
+    """1.5 KB of an archive would fill the disk."""
+    member = tarfile.TarInfo("big")
+    member.pax_headers = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.realsize": str(2**40),
+        "GNU.sparse.name": "big",
+    }
+    with pytest.raises(ArchiveError, match="'big' is not expected in it"):
+        unpack(forge((member, b"0\n".ljust(512, b"\0"))), target)
+    assert not any(target.iterdir())
+
+
+def test_nested_digests_are_refused(target: Path) -> None:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w|") as tar:
+        member = tarfile.TarInfo(".digests.json")
+        member.size = 200_000
+        tar.addfile(member, io.BytesIO(b"[" * member.size))
+    with pytest.raises(ArchiveError):
+        unpack(stream.getvalue(), target)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """A folder with files at two depths, one of them larger than a block."""

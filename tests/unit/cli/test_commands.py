@@ -125,6 +125,16 @@ def test_wrong_arguments_end_with_2(
     assert all(request.method == "GET" for request in server.requests)
 
 
+def test_an_error_steers_no_terminal(cli: Cli, server: Any, make: SimpleNamespace) -> None:
+    """Its words may be those of another user's trainer."""
+    status = {"kind": "Status", "message": "no \x1b]52;c;cm0=\x07", "code": 403}
+    respond_always(server, 403, status)
+    for command in (["list"], ["describe", "a"], ["logs", "a"]):
+        result = cli(*command)
+        assert "no \ufffd]52;c;cm0=\ufffd" in result.stderr
+        assert "\x1b" not in result.stderr
+
+
 def test_a_task_that_is_nested_deep_hides_no_other(cli: Cli, server: Any, make: SimpleNamespace) -> None:
     items = json.dumps([make.task("a"), make.task("b", training=make.result(arguments={"x": "DEEP"}))])
     deep = items.replace('"DEEP"', '{"a":' * 9000 + "1" + "}" * 9000)

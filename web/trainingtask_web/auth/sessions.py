@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 SESSION_SECONDS = 8 * 3600
 MAX_SESSIONS_PER_USER = 10
+MAX_SESSIONS_PER_NAMESPACE = 100
 _MAX_SESSIONS = 5000
 
 
@@ -38,13 +39,15 @@ class SessionStore:
     def begin(self, request: Request, response: Response, user: str, token: str) -> None:
         """Store a token and set the cookie with the session's id.
 
-        The browser's previous session ends, and the user's oldest one above `MAX_SESSIONS_PER_USER`.
+        The browser's previous session ends, and the user's oldest one above `MAX_SESSIONS_PER_USER`; of all ServiceAccounts
+        of a namespace, whose users may create any number, that above `MAX_SESSIONS_PER_NAMESPACE`.
         """
         new_id = secrets.token_urlsafe(32)
         with self._lock:
             self._sessions.pop(request.cookies.get(self._name, ""), None)
-            own = [key for key, (owner, _) in self._sessions.items() if owner == user]
-            for oldest in own[: max(0, len(own) + 1 - MAX_SESSIONS_PER_USER)]:
+            group, most = _get_group(user)
+            own = [key for key, (owner, _) in self._sessions.items() if _get_group(owner)[0] == group]
+            for oldest in own[: max(0, len(own) + 1 - most)]:
                 self._sessions.pop(oldest, None)
             self._sessions[new_id] = user, token
         response.set_cookie(
@@ -63,3 +66,11 @@ class SessionStore:
             user, _ = self._sessions.pop(request.cookies.get(self._name, ""), (None, None))
         response.delete_cookie(self._name, self._path, httponly=True, samesite="strict", secure=self._secure)
         return user
+
+
+def _get_group(user: str) -> tuple[str, int]:
+    """Return whose sessions count together with this user's, and how many they may be."""
+    account = user.removeprefix("system:serviceaccount:")
+    if account != user:
+        return f"system:serviceaccount:{account.partition(':')[0]}", MAX_SESSIONS_PER_NAMESPACE
+    return user, MAX_SESSIONS_PER_USER

@@ -30,6 +30,7 @@ from trainingtask_web.auth.kubernetes import ApiServer
 from trainingtask_web.http.errors import ErrorResponse, is_html_preferred
 from trainingtask_web.http.middleware import CROSS_SITE, MAX_BODY_BYTES, get_site_path, is_same_origin
 from trainingtask_web.routes.dependencies import get_engine, get_run_or_404
+from trainingtask_web.views.numbers import to_finite
 
 MAX_RECORDS = 100
 _SUFFIX_ALPHABET = (
@@ -280,4 +281,8 @@ def _get_legacy_fields(spec: dict[str, Any], arguments: dict[str, Any]) -> dict[
     found["MODEL_NAME"] = get_path(spec, "model", "checkpoint") or family
     found["IS_TRAINER"] = found["IS_TRAINER"] != Loop.ACCELERATE.value if family in TRANSFORMER_FAMILIES else None
     # The row may be of another release, or of a custom trainer image.
-    return {field: value if isinstance(value, _FIELD_TYPES[field]) else None for field, value in found.items()}
+    return {field: value if _is_representable(value, _FIELD_TYPES[field]) else None for field, value in found.items()}
+
+
+def _is_representable(value: Any, wanted: type[Any] | UnionType) -> bool:
+    return isinstance(value, wanted) and (isinstance(value, str | bool) or to_finite(value) is not None)

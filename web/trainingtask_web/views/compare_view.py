@@ -73,5 +73,5 @@ def find_best(values: Sequence[float | None], *, less_is_better: bool = False) -
 
 def has_same_data(runs: Sequence[RunDetail]) -> bool:
     """Return whether all known data fingerprints of the runs with scores are equal."""
-    fingerprints = {get_path(run.training_result, "data_fingerprint") for run in runs if run.evaluate_result}
-    return len(fingerprints - {None}) < 2
+    found = [get_path(run.training_result, "data_fingerprint") for run in runs if run.evaluate_result]
+    return len({str(fingerprint) for fingerprint in found if fingerprint is not None}) < 2

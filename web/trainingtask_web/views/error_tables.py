@@ -37,6 +37,7 @@ class RunErrors:
     pairs: list[PairRow]
 
 
+_MAX_ROWS = 100  # of a table; a trainer reports at most 50
 _TOTALS = {
     "Labels that seem to be missing": "suspected_missing",
     "Labels that seem to be too many": "suspected_surplus",
@@ -72,7 +73,7 @@ def build_errors(training_result: Mapping[str, Any] | None) -> RunErrors | None:
 
 
 def _iter_objects(value: Any, name: str) -> Iterable[Mapping[str, Any]]:
-    return (item for item in get_list(value, name) if isinstance(item, Mapping))
+    return (item for item in get_list(value, name)[:_MAX_ROWS] if isinstance(item, Mapping))
 
 
 def _get_count(value: Any, name: str) -> int | None:

@@ -30,7 +30,7 @@ def list_commands(run: RunSummary, *, is_active: bool) -> list[tuple[str, str]]:
     namespace = f"-n {shlex.quote(run.namespace)}"
     pods = f"{namespace} -l {shlex.quote(f'{names.TASK_UID_LABEL}={run.task_uid}')}"
     return [
-        ("The task, with its conditions", f"kubectl describe trainingtask {namespace} {shlex.quote(run.name)}"),
+        ("The task, with its conditions", f"kubectl describe {namespace} {shlex.quote(f'trainingtask/{run.name}')}"),
         ("Its pods", f"kubectl get pods {pods}"),
         ("The whole log", f"kubectl logs {pods} --tail=-1" + (" -f" if is_active else "")),
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -47,6 +48,7 @@ METRICS = (
 )
 # Labels on a page; of more, the best and the worst.
 MAX_SHOWN_LABELS = 100
+_MAX_WARNINGS, _MAX_UNDEFINED = 100, 500  # a trainer reports 16, and one for each label
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def build_scores(run: RunDetail) -> Scores | None:
         others=[(title, value) for title, value in others if value is not None],
         labels=_keep_ends(labels),
         label_count=len(labels),
-        undefined=[(path, format_leaf(value)) for path, value in flatten(get_path(result, "undefined"))],
+        undefined=[
+            (path, format_leaf(value)) for path, value in islice(flatten(get_path(result, "undefined")), _MAX_UNDEFINED)
+        ],
         about=_describe_evaluation(result),
     )
 
@@ -177,7 +181,7 @@ def _keep_ends(labels: list[LabelRow]) -> list[LabelRow]:
 
 def get_warnings(run: RunDetail) -> list[str]:
     """Return the warnings about the scores."""
-    return [str(warning) for warning in get_list(run.training_result, "warnings")]
+    return [str(warning) for warning in get_list(run.training_result, "warnings")[:_MAX_WARNINGS]]
 
 
 def list_training_facts(run: RunDetail) -> list[tuple[str, str]]:
@@ -210,7 +214,7 @@ def _describe_export(item: Any) -> str:
     """Return an export as one phrase."""
     try:
         return Export.model_validate(item, by_name=True).describe()
-    except ValidationError:  # of another release
+    except (ValidationError, OverflowError):  # of another release, or of more digits than a float has
         return formatting.ABSENT
 
 

@@ -3,12 +3,19 @@
 from collections.abc import Callable, Mapping
 
 import pytest
+import starlette.responses
+from fastapi import Request
 from fastapi.testclient import TestClient
 from httpx import Response
 from sqlalchemy import Engine
 
 from support.fake_api_server import FakeApiServer
-from trainingtask_web.auth.sessions import MAX_SESSIONS_PER_USER, SESSION_SECONDS, SessionStore
+from trainingtask_web.auth.sessions import (
+    MAX_SESSIONS_PER_NAMESPACE,
+    MAX_SESSIONS_PER_USER,
+    SESSION_SECONDS,
+    SessionStore,
+)
 
 Client = Callable[..., TestClient]
 API = "/api/v1/runs"
@@ -93,6 +100,20 @@ def test_the_oldest_session_ends_above_the_limit_per_user(client: Client, histor
         browser.cookies.clear()
     statuses = [browser.get(API, headers=cookie).status_code for cookie in cookies]
     assert statuses == [401] * 2 + [200] * MAX_SESSIONS_PER_USER
+
+
+def test_the_service_accounts_of_a_namespace_share_a_limit() -> None:
+    sessions = SessionStore(secure=False)
+    request = Request({"type": "http", "headers": []})
+    for user in [
+        "bob",
+        *(f"system:serviceaccount:team-a:{number}" for number in range(500)),
+        "system:serviceaccount:b:a",
+    ]:
+        sessions.begin(request, starlette.responses.Response(), user, "token")
+    users = [user for user, _ in sessions._sessions.values()]
+    assert len(users) == MAX_SESSIONS_PER_NAMESPACE + 2
+    assert {"bob", "system:serviceaccount:b:a", "system:serviceaccount:team-a:499"} < set(users)
 
 
 def test_a_forged_cookie_is_no_session(client: Client, history: Engine) -> None:

@@ -156,7 +156,8 @@ VALUES = st.recursive(
 KEYS = st.sampled_from(
     ["micro", "macro", "f1", "per_label", "label", "support", "rows", "split", "threshold", "model", "name", "dataset",
      "versions", "warnings", "labelPrior", "label_prior", "undefined", "threshold_source", "steps", "epochs", "batchSize",
-     "training", "checkpoint", "sampleSize", "loop", "weightDecay", "model_path", "runtime_seconds", "n_parameters"]
+     "training", "checkpoint", "sampleSize", "loop", "weightDecay", "model_path", "runtime_seconds", "n_parameters",
+     "exports", "format", "size", "data_fingerprint", "training.weightDecay", "label_errors", "pairs"]
 )  # fmt: skip
 OBJECTS = st.dictionaries(KEYS, VALUES | st.dictionaries(KEYS, VALUES, max_size=4), max_size=5) | VALUES
 
@@ -172,6 +173,7 @@ def nested(depth: int) -> Any:
 @given(spec=OBJECTS, args=OBJECTS, result=OBJECTS, scores=OBJECTS, number=NUMBERS, labels=OBJECTS)
 @example(spec=nested(31), args=nested(400), result=[1], scores="x", number=float("nan"), labels={"a": 1})
 @example(spec={"model": 10**400}, args=10**400, result={"rows": 10**400}, scores={"micro": {"f1": 10**400}}, number=float("inf"), labels=[])  # fmt: skip
+@example(spec={}, args={"training.weightDecay": 10**400}, result={"exports": [{"format": "onnx", "size": 10**400, "is_written": True, "rows_per_second": 1, "max_probability_difference": 1, "f1_loss": 0}], "data_fingerprint": []}, scores={"rows": 1}, number=1.0, labels={})  # fmt: skip
 def test_json_of_any_shape_breaks_no_route(
     admin: TestClient, sqlite: Engine, spec: Any, args: Any, result: Any, scores: Any, number: Any, labels: Any
 ) -> None:
@@ -190,4 +192,5 @@ def test_a_run_of_a_thousand_curves_and_events_is_cut(client: Client, sqlite: En
     record(sqlite, a_run(1), events=events, points=points)
     assert len(queries.get_events(sqlite, ALL, RUN.id)) == queries.MAX_EVENTS
     curves = queries.get_metrics(sqlite, ALL, [RUN.id], max_points=2)[RUN.id]
-    assert sum(len(curve) for curve in curves.values()) <= 2 * queries.MAX_CURVES
+    assert len(curves) == queries.MAX_CURVES
+    assert {len(curve) for curve in curves.values()} == {2}

@@ -49,7 +49,7 @@ def test_commands_are_quoted_for_the_shell() -> None:
     run = detail(name="a b; rm -rf /", namespace="$(id)", task_uid="u")
     lines = [line for _, line in list_commands(run, is_active=False)]
     assert lines == [
-        "kubectl describe trainingtask -n '$(id)' 'a b; rm -rf /'",
+        "kubectl describe -n '$(id)' 'trainingtask/a b; rm -rf /'",
         f"kubectl get pods -n '$(id)' -l {names.TASK_UID_LABEL}=u",
         f"kubectl logs -n '$(id)' -l {names.TASK_UID_LABEL}=u --tail=-1",
     ]
