@@ -32,6 +32,7 @@ def hub(kubectl: Kubectl, tmp_path: Path) -> Iterator[Hub]:
         yield served
 
 
+@pytest.mark.full
 def test_a_later_attempt_reads_the_commits_of_the_first(kubectl: Kubectl, task: Callable[..., str], hub: Hub) -> None:
     spec: dict[str, Any] = {
         "dataset": {"name": "table", "hub": {"id": "me/colours"}},
