@@ -8,6 +8,9 @@ from pydantic import Field
 from trainingtask_api.fields import ObjectName
 from trainingtask_api.rules import Contract, Rule
 
+# The Job refers to it by the value of a label, which has at most 63 characters.
+_LabelledName = Annotated[ObjectName, Field(max_length=63)]
+
 # May change while a task exists; all else of a spec is immutable, so that the history shows what was trained.
 MUTABLE_FIELDS = ("suspend", "ttlSecondsAfterFinished", "deleteTask")
 
@@ -32,11 +35,11 @@ class RunPolicy(Contract):
         2,
         description="How often a fault is tried again. A user's mistake is never tried again, and an evicted pod does not count.",
     )
-    queue_name: ObjectName | None = Field(
+    queue_name: _LabelledName | None = Field(
         None,
         description="Kueue LocalQueue that admits the task when there is quota. Default: no queue, or the namespace's LocalQueue 'default'.",
     )
-    workload_priority_class_name: ObjectName | None = Field(
+    workload_priority_class_name: _LabelledName | None = Field(
         None,
         description="Kueue's WorkloadPriorityClass of the task: its place in the queue, and whom it preempts there. Default: that of priorityClassName.",
     )
