@@ -106,9 +106,8 @@ def read_archive(stream: BinaryIO, folder: Path, on_bytes: Callable[[int], None]
             for untrusted in archive:
                 member = tarfile.data_filter(untrusted, str(folder))
                 content = archive.extractfile(member) if member.isreg() else None
-                if (
-                    content is None or untrusted.issparse() or expected is not None
-                ):  # holes would fill the disk from no bytes
+                # Of a sparse file the holes would fill the disk from no bytes.
+                if content is None or untrusted.issparse() or expected is not None:
                     raise ArchiveError(f"{member.name!r} is not expected in it")
                 if member.name == _DIGESTS_NAME:
                     expected = json.loads(content.read(_MAX_DIGESTS_BYTES))

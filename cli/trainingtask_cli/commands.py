@@ -15,9 +15,8 @@ from trainingtask_api.nested import get_path
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.describe import build_sections, describe_condition
 from trainingtask_cli.errors import CommandError, UsageError
-from trainingtask_cli.formatting import format_cell
 from trainingtask_cli.options import Format
-from trainingtask_cli.output import print_sections, strip_managed_fields, to_csv, to_document
+from trainingtask_cli.output import print_note, print_sections, strip_managed_fields, to_csv, to_document
 from trainingtask_cli.parsing import Object, get_state, parse_status
 from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
 from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, has_same_data
@@ -39,7 +38,7 @@ def list_tasks(cluster: Cluster, form: Format, *, all_namespaces: bool) -> None:
     elif tasks:
         print_sections(build_task_table(tasks, datetime.now(UTC), namespaces=all_namespaces))
     else:
-        _print_note(_describe_empty_list(cluster, all_namespaces))
+        print_note(_describe_empty_list(cluster, all_namespaces))
 
 
 def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_namespaces: bool) -> None:
@@ -52,7 +51,7 @@ def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_name
         following = follow_tasks(cluster.watch_tasks(all_namespaces=all_namespaces), task_names)
         first = next(following, [])
         if not first:
-            _print_note(_describe_empty_list(cluster, all_namespaces))
+            print_note(_describe_empty_list(cluster, all_namespaces))
             return
         snapshots = itertools.chain([first], following)
         if form is Format.TABLE and sys.stdout.isatty():
@@ -76,7 +75,7 @@ def logs(cluster: Cluster, name: str, *, follow: bool) -> None:
             written += sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
         if not written:
-            _print_note(f"pod {pod_name} has written nothing. {describe_condition(task)}")
+            print_note(f"pod {pod_name} has written nothing. {describe_condition(task)}")
 
 
 def describe(cluster: Cluster, name: str, form: Format) -> None:
@@ -100,13 +99,11 @@ def compare(cluster: Cluster, task_names: Sequence[str], form: Format) -> None:
     if form is Format.TABLE:
         print_sections(*([spec] if spec.rows else ["The specs are the same."]), scores)
         if not has_same_data(scores):
-            _print_note(
+            print_note(
                 "note: these tasks did not have the same data (see the last line): mind that when you compare them"
             )
         elif any(row[0] == "micro-F1" for row in scores.rows):
-            _print_note(
-                "note: `trainingtask-trainer compare MODEL MODEL` says whether a difference is more than chance"
-            )
+            print_note("note: `trainingtask-trainer compare MODEL MODEL` says whether a difference is more than chance")
     elif form is Format.CSV:
         sys.stdout.write(
             to_csv(("field", *spec.columns[1:]), [*(_prefix_path(row) for row in spec.rows), *scores.rows])
@@ -122,7 +119,7 @@ def cancel(cluster: Cluster, task_names: Sequence[str], *, is_confirmed: bool) -
         if not sys.stdin.isatty():
             raise UsageError("nobody can be asked here: add --yes to delete without a question")
         for task in tasks:
-            typer.echo(f"{task['metadata']['name']}  {get_state(task) or 'new'}", err=True)
+            print_note(f"{task['metadata']['name']}  {get_state(task) or 'new'}")
         counted = "this task" if len(tasks) == 1 else f"these {len(tasks)} tasks"
         question = (
             f"Delete {counted} in namespace {cluster.namespace}, with Job and pods? The history keeps the record."
@@ -140,7 +137,7 @@ def retry(cluster: Cluster, name: str) -> None:
     created = cluster.create_task(build_retry(task, find_free_name(name, taken)))
     _print_created(created, f" with the spec of {name}")
     if get_path(created, "spec", "runPolicy", "suspend"):
-        _print_note("it is suspended, as its spec says: set runPolicy.suspend to false to start it")
+        print_note("it is suspended, as its spec says: set runPolicy.suspend to false to start it")
 
 
 def submit(
@@ -192,10 +189,6 @@ def _prefix_path(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _describe_empty_list(cluster: Cluster, all_namespaces: bool) -> str:
     return f"no TrainingTasks {'in any namespace' if all_namespaces else f'in namespace {cluster.namespace}'}"
-
-
-def _print_note(text: str) -> None:
-    typer.echo(format_cell(text), err=True)
 
 
 def _explain_missing_pod(task: Object) -> str:

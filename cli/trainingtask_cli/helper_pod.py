@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
-import typer
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
@@ -20,7 +19,7 @@ from trainingtask_cli import archive
 from trainingtask_cli.api_errors import Request, build_response_error
 from trainingtask_cli.cluster import Cluster
 from trainingtask_cli.errors import CommandError, NotFoundError
-from trainingtask_cli.formatting import format_cell
+from trainingtask_cli.output import print_note
 from trainingtask_cli.parsing import Object
 
 CLAIM_DIR = "/mnt/claim"
@@ -162,7 +161,7 @@ def run_helper_pod(cluster: Cluster, pod: HelperPod, timeout: float) -> Iterator
     name = manifest["metadata"]["name"]
     cluster.create("pods", manifest)
     try:
-        _print_note(f"starting pod {name}")
+        print_note(f"starting pod {name}")
         _wait_until_running(cluster, name, timeout)
         yield RunningPod(cluster, name)
     finally:
@@ -181,7 +180,7 @@ def _wait_until_running(cluster: Cluster, name: str, timeout: float) -> None:
             raise CommandError(f"pod {name} has ended before it was used: {why}")
         event = _find_event(cluster, pod) if _get_container_statuses(pod) else None  # of its node, if it has one
         reason, message = find_waiting_cause(pod) or event or ("Pending", "no cause is known yet")
-        cause = format_cell(f"{reason}: {message}")
+        cause = f"{reason}: {message}"
         if reason in _FINAL_CAUSES:
             raise CommandError(f"pod {name} cannot start. {cause}")
         if time.monotonic() > deadline:
@@ -189,7 +188,7 @@ def _wait_until_running(cluster: Cluster, name: str, timeout: float) -> None:
                 f"pod {name} has not started within {timeout:.0f} s. {cause} (--timeout waits longer for the pod)"
             )
         if reason != "Pending" and cause != told:
-            _print_note(f"waiting for pod {name}: {cause}")
+            print_note(f"waiting for pod {name}: {cause}")
             told = cause
         time.sleep(_POLL_SECONDS)
 
@@ -231,11 +230,7 @@ def _delete(cluster: Cluster, name: str) -> None:
     except NotFoundError:
         pass
     except CommandError as error:
-        _print_note(f"pod {name} is left, delete it (kubectl delete pod {name} -n {cluster.namespace}): {error}")
-
-
-def _print_note(text: str) -> None:
-    typer.echo(text, err=True)
+        print_note(f"pod {name} is left, delete it (kubectl delete pod {name} -n {cluster.namespace}): {error}")
 
 
 class RunningPod:
@@ -291,4 +286,4 @@ def _build_exec_error(text: str, code: int) -> CommandError:
         return build_response_error(Request("create", "pods/exec"), 403, last.removeprefix(_FORBIDDEN))
     if code == _KILLED:
         last += " (it was killed, as by Kubernetes when it needs more memory than it may have)"
-    return CommandError(format_cell(last))
+    return CommandError(last)

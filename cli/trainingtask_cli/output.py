@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any
 
+import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -85,6 +86,11 @@ def print_sections(*parts: Table | str) -> None:
         # Without the padding that rich adds to each line.
         sys.stdout.write("".join(line.rstrip() + "\n" for line in captured.get().splitlines()))
     sys.stdout.flush()
+
+
+def print_note(text: str) -> None:
+    """Print a sentence beside the output, to the standard error."""
+    typer.echo(format_cell(text), err=True)
 
 
 def to_csv(columns: Iterable[str], rows: Iterable[Iterable[Cell]], *, header: bool = True) -> str:

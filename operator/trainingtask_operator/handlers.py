@@ -13,7 +13,6 @@ from trainingtask_operator.manager.manager import Manager
 async def start(settings: kopf.OperatorSettings, memo: kopf.Memo, **_: Any) -> None:
     """Configure kopf and start the manager."""
     settings.posting.enabled = False  # log lines are no Events; controller/kube_events.py builds those
-    settings.peering.standalone = True
     settings.scanning.disabled = True  # of CRDs and namespaces, for handlers of objects
     settings.process.ultimate_exiting_timeout = 20
     manager: Manager = memo.manager
