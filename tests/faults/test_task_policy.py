@@ -224,6 +224,7 @@ def test_the_largest_spec_can_be_applied(default: PolicyNamespace) -> None:
 
 def test_the_longest_lists_are_within_the_cost_limit(create_namespace: CreateNamespace, tmp_path: Path) -> None:
     long = [f"{n:a>100}" for n in range(100)]
+    queues = [f"{n:a>63}" for n in range(100)]
     values = tmp_path / "values.yaml"
     values.write_text(
         json.dumps(
@@ -232,7 +233,7 @@ def test_the_longest_lists_are_within_the_cost_limit(create_namespace: CreateNam
                     "images": {"allowedPrefixes": [f"r/{'a' * 493}{n:0>5}" for n in range(100)]},
                     "env": {"allowedNames": [f"{n:A>63}" for n in range(100)], "allowedSecrets": [f"{n:a>253}" for n in range(100)]},
                     "priorityClasses": {"allowed": long},
-                    "queues": {"allowed": long},
+                    "queues": {"allowed": queues},
                 }
             }
         )
@@ -240,7 +241,7 @@ def test_the_longest_lists_are_within_the_cost_limit(create_namespace: CreateNam
     namespace = create_namespace("policy-long")
     namespace.enforce(f"--values={values}")
     variables = [secret(f"{99:a>253}", f"{99 - n:A>63}") for n in range(16)]
-    assert namespace.get_refusal(make_task(image=f"r/{'a' * 493}00099", env=variables, runPolicy={"priorityClassName": long[-1], "queueName": long[-1]})) == ""  # fmt: skip
+    assert namespace.get_refusal(make_task(image=f"r/{'a' * 493}00099", env=variables, runPolicy={"priorityClassName": long[-1], "queueName": queues[-1]})) == ""  # fmt: skip
     assert "is refused: must begin with r/aaa" in namespace.get_refusal(make_task(image="a" * 500))
 
 
