@@ -1,10 +1,12 @@
 """Time and memory of the classical models over rows, labels and workers, on generated rows like those of tf-idf.
 
     python benchmarks/classical/scaling.py workers [MODEL ...] [--json FILE]
+    python benchmarks/classical/scaling.py cores [MODEL ...] [--json FILE]
     python benchmarks/classical/scaling.py curve [MODEL ...] [--json FILE] [--most VALUES]
 
 `workers` fits 43,233 rows x 200 labels in one process and with two and four workers, and with scikit-learn's own
-`OneVsRestClassifier(n_jobs=2)`. `curve` goes from 10,000 to 1,000,000 rows and from 10 to 1,000 labels; `--most` leaves
+`OneVsRestClassifier(n_jobs=2)`. `cores` gives each worker half a core, by the quota of a cgroup, so that four workers run as
+on four cores of a machine half as fast: on two idle cores, as root. `curve` goes from 10,000 to 1,000,000 rows and from 10 to 1,000 labels; `--most` leaves
 out what fits more stored values times labels. Each line is a process of its own. The busiest process tells the time that
 as many idle cores would take; memory is the peak of all processes together, shared pages counted once.
 """
@@ -17,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -37,7 +40,7 @@ MIB = 1 << 20
 def main() -> None:
     """Print a table, or measure one case for it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("table", choices=["workers", "curve", "case"])
+    parser.add_argument("table", choices=["workers", "cores", "curve", "case"])
     parser.add_argument("models", nargs="*", help="linear_svc, knn, ...; of `case`: what to measure, as JSON")
     parser.add_argument("--json", type=Path, help="file to write the measurements to, one a line")
     parser.add_argument(
@@ -50,7 +53,8 @@ def main() -> None:
     print("| model | rows | labels | workers | fit | CPU | busiest process | predict | evaluate | peak memory | load |")
     print("|---|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for case in list_cases(options):
-        found = case | run_case(case)
+        with limit_cores(case["workers"] / 2) if options.table == "cores" else nullcontext([]) as prefix:
+            found = case | run_case(case, prefix)
         print(format_line(found), flush=True)
         if options.json:
             with options.json.open("a", encoding="utf-8") as file:
@@ -60,8 +64,11 @@ def main() -> None:
 def list_cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `measure` for each line."""
     for model in options.models or MODELS:
-        if options.table == "workers":
-            for library, workers in (("here", 1), ("here", 2), ("here", 4), ("scikit-learn", 2)):
+        if options.table != "curve":
+            theirs = (
+                (("scikit-learn", 2),) if options.table == "workers" else (("scikit-learn", 1), ("scikit-learn", 4))
+            )
+            for library, workers in (("here", 1), ("here", 2), ("here", 4), *theirs):
                 if library == "here" or model in MODELS:
                     yield {"model": model, "rows": ROWS, "labels": LABELS, "workers": workers, "library": library}
         else:
@@ -71,9 +78,30 @@ def list_cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                     yield {"model": model, "rows": rows, "labels": labels, "workers": workers, "library": "here"}
 
 
-def run_case(case: dict[str, Any]) -> dict[str, Any]:
+@contextmanager
+def limit_cores(cores: float) -> Iterator[list[str]]:
+    """Yield what to put before a command so that all its processes together have that many cores."""
+    hierarchy = Path("/sys/fs/cgroup")
+    first = not (hierarchy / "cgroup.controllers").exists()
+    group = hierarchy / "cpu" / "scaling" if first else hierarchy / "scaling"
+    group.mkdir()
+    try:
+        period = 20_000  # microseconds; short, so that a process never waits for long
+        quota = round(cores * period)
+        for name, value in (
+            (("cpu.cfs_period_us", period), ("cpu.cfs_quota_us", quota))
+            if first
+            else (("cpu.max", f"{quota} {period}"),)
+        ):
+            (group / name).write_text(f"{value}")
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    finally:
+        group.rmdir()
+
+
+def run_case(case: dict[str, Any], prefix: list[str]) -> dict[str, Any]:
     """Measure a case in a process of its own; add the memory and processor time of all its processes."""
-    command = [sys.executable, __file__, "case", json.dumps(case)]
+    command = [*prefix, sys.executable, __file__, "case", json.dumps(case)]
     peak, seconds = 0, dict[int, float]()
     with tempfile.TemporaryFile("w+") as output, subprocess.Popen(command, stdout=output) as process:
         measured = psutil.Process(process.pid)
