@@ -163,7 +163,8 @@ class FakeCluster:
 
     async def list_pods(self, namespace: str, task_uid: str) -> list[Object]:
         self.receive("list pods")
-        return [_untrim(pod) for pod in self.pods.get(task_uid, [])]
+        owners = [job["metadata"]["uid"] for job in self.jobs.values()]
+        return [_untrim(pod, owners) for pod in self.pods.get(task_uid, [])]
 
     async def patch_kueue_workload(self, namespace: str, name: str, patch: Object) -> None:
         self.receive("patch workload")
@@ -231,9 +232,10 @@ class FakeRecorder:
         return sorted(self.rows_by_id.values(), key=lambda row: row.attempt)
 
 
-def _untrim(pod: Object) -> Object:
-    """Return a trimmed pod as the API server sends it."""
-    metadata = {"namespace": "default", "resourceVersion": "1", **pod["metadata"]}
+def _untrim(pod: Object, owners: Sequence[str]) -> Object:
+    """Return a trimmed pod as the API server sends it, owned by a Job unless it says by whom."""
+    references = [{"uid": uid, "controller": True} for uid in owners]
+    metadata = {"namespace": "default", "resourceVersion": "1", "ownerReferences": references, **pod["metadata"]}
     container = {"name": names.TRAINER_CONTAINER, "image": pod["spec"]["image"]}
     container["resources"] = {"limits": {"memory": pod["spec"]["memoryLimit"]}}
     sidecars = [{"name": name, "state": running()} for name in pod["status"]["sidecars"]]

@@ -83,9 +83,11 @@ class AssumeCache:
     def observe(self, namespace: str, name: str) -> Observed | None:
         """Return the task with its children, None when there is no such task."""
         task = max(self._get_latest(self.tasks, (namespace, name)), key=_get_age, default=None)
-        if task is None:
-            return None
-        uid = task["metadata"]["uid"]
+        return self.observe_children(task) if task is not None else None
+
+    def observe_children(self, task: Object) -> Observed:
+        """Return a task, which may be deleted, with its children."""
+        namespace, uid = task["metadata"]["namespace"], task["metadata"]["uid"]
         # Labels find the children, owner references prove them: anybody may set a label, in any namespace.
         jobs = [self._assumed_jobs[uid]] if uid in self._assumed_jobs else []
         labelled = self._get_latest(self.jobs, uid)

@@ -27,7 +27,7 @@ from trainingtask_operator.controller.kube_events import build_warnings
 from trainingtask_operator.controller.kueue import compute_workload_wait, explain_suspended_job
 from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
-from trainingtask_operator.kube_objects import Object, is_finished
+from trainingtask_operator.kube_objects import Object, is_controlled_by, is_finished
 from trainingtask_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -286,7 +286,8 @@ class Reconciler:
         if attempts and attempts[-1].phase not in ("Pending", "Running"):
             return attempts
         live = await self._cluster.list_pods(task.metadata.namespace, task.metadata.uid or "")
-        pods = [trim_pod(pod) for pod in live] or observed.pods
+        owned = [pod for pod in live if any(is_controlled_by(pod, owner) for owner in observed.pod_owners)]
+        pods = [trim_pod(pod) for pod in owned] or observed.pods
         return build_task_attempts(task, pods, observed.kube_events)
 
     async def _restore_report(self, task: TrainingTask, attempts: list[Attempt]) -> TrainingTask:

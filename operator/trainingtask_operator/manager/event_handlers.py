@@ -256,6 +256,6 @@ class EventHandlers:
         if task.status and task.status.finished_at:
             self.recorder.forget(task)
         else:
-            attempts = build_task_attempts(task, self.cache.pods.get(task.metadata.uid, []))
+            attempts = build_task_attempts(task, self.cache.observe_children(body).pods)
             log_pods = select_log_pods(task, attempts, is_deleting=True)  # the pods have their grace period
             self.recorder.submit(build_cancelled_rows(task, attempts, now), log_pods)

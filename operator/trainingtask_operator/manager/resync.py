@@ -36,7 +36,7 @@ class Resync:
             await asyncio.sleep(RESYNC_SECONDS)
             cached = self.cache.uids()  # before the list: what is created meanwhile is not stale
             try:
-                live = await _list_uids(client, self.namespaces)
+                live = await self._list_uids(client)
             except ClusterError as error:
                 log.warning("resync: %s", error)
                 continue
@@ -54,17 +54,23 @@ class Resync:
             for uid in uids:
                 self.gauges.forget(uid)
 
+    async def _list_uids(self, client: KubernetesClient) -> set[str]:
+        """Return the uids of all live tasks, Jobs, JobSets and pods.
 
-async def _list_uids(client: KubernetesClient, namespaces: Sequence[str | None]) -> set[str]:
-    """Return the uids of all live tasks, Jobs, JobSets and pods."""
-    uids = set()
-    for namespace in namespaces:
-        for kind in ("tasks", "jobs", "jobsets", "pods"):
-            try:
-                async for items, _ in client.list_objects(kind, namespace):
-                    uids |= {get_uid(item) for item in items}
-            except ClusterError as error:
-                is_gone = error.status == 403 and namespace is not None  # the rights in a namespace go with it
-                if not is_gone and not (kind == "jobsets" and error.is_not_served):
-                    raise
-    return uids
+        Raises
+        ------
+        ClusterError
+            A list fails, or JobSets are cached and not served: an API server also answers so while it starts.
+        """
+        uids = set()
+        for namespace in self.namespaces:
+            for kind in ("tasks", "jobs", "jobsets", "pods"):
+                try:
+                    async for items, _ in client.list_objects(kind, namespace):
+                        uids |= {get_uid(item) for item in items}
+                except ClusterError as error:
+                    is_gone = error.status == 403 and namespace is not None  # the rights in a namespace go with it
+                    is_absent = kind == "jobsets" and error.is_not_served and not self.cache.jobsets.uids()
+                    if not is_gone and not is_absent:
+                        raise
+        return uids

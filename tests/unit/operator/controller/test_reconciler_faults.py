@@ -227,7 +227,10 @@ async def test_the_end_of_a_trainer_is_read_from_the_live_pods(
     await run_pod(cluster, reconciler, task)
     before = cluster.observe(*KEY)
     assert before is not None
-    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Failed", state=terminated(3, "Boom", "Error"))]
+    labelled = pod(task, attempt=7, phase="Failed", state=terminated(9, "Not a pod of the task", "Error"))
+    labelled["metadata"]["ownerReferences"] = []
+    own = pod(task, phase="Failed", state=terminated(3, "Boom", "Error"))
+    cluster.pods[task["metadata"]["uid"]] = [own, labelled]
     get_job(cluster, task)["status"] = {"conditions": [job_condition("Failed", reason="BackoffLimitExceeded")]}
     lagging = replace(before, job=get_job(cluster, task))
     monkeypatch.setattr(cluster, "observe", lambda *_: lagging)

@@ -190,24 +190,51 @@ async def test_only_unfinished_workloads_of_tasks_are_kept(manager: Manager) -> 
     assert workloads.uids() == set()
 
 
-async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(
-    manager: Manager, recorder: FakeRecorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manager.event_handlers, "recorder", recorder)
-    task = make_task()
-    task |= {"apiVersion": names.API_VERSION, "spec": TRAINER_SPEC}
+def add_group(manager: Manager, recorder: FakeRecorder) -> Object:
+    """Add a task with a JobSet whose only Job has two pods, in its second start; return the task."""
+    manager.event_handlers.recorder = recorder
+    task = make_task() | {"apiVersion": names.API_VERSION, "spec": TRAINER_SPEC}
     manager.event_handlers.on_task_event("ADDED", task)
+    child = make_pod("t")["metadata"]
+    jobset = {**child, "uid": "jobset-t", **make_owner("uid-t")}
+    manager.event_handlers.on_jobset_event("ADDED", {"kind": "JobSet", "metadata": jobset, "spec": {}})
+    job = {**child, "uid": "job-t", **make_owner("jobset-t")}
+    manager.event_handlers.on_job_event("ADDED", {"kind": "Job", "metadata": job, "spec": {}})
     for index in range(2):
-        pod = make_pod("t")
-        annotations = {names.RESTART_COUNT_ANNOTATION: "1", names.NODE_RANK_ANNOTATION: str(index)}
-        pod["metadata"] |= {"name": f"t-{index}", "uid": f"pod-{index}", "annotations": annotations}
-        state = {"name": names.TRAINER_CONTAINER, "state": {"running": {"startedAt": CREATED}}}
-        manager.event_handlers.on_pod_event(
-            "ADDED", {**pod, "status": {"phase": "Running", "containerStatuses": [state]}}
-        )
+        manager.event_handlers.on_pod_event("ADDED", make_group_pod(index))
+    return task
+
+
+def make_owner(uid: str) -> Object:
+    return {"ownerReferences": [{"uid": uid, "controller": True}]}
+
+
+def make_group_pod(index: int, starts: int = 1, **metadata: Any) -> Object:
+    pod = make_pod("t")
+    annotations = {names.RESTART_COUNT_ANNOTATION: str(starts), names.NODE_RANK_ANNOTATION: str(index)}
+    pod["metadata"] |= {"name": f"t-{index}", "uid": f"pod-{index}", "annotations": annotations, **make_owner("job-t")}
+    pod["metadata"] |= metadata
+    state = {"name": names.TRAINER_CONTAINER, "state": {"running": {"startedAt": CREATED}}}
+    return {**pod, "status": {"phase": "Running", "containerStatuses": [state]}}
+
+
+async def test_a_group_deleted_while_it_trains_has_one_cancelled_row(manager: Manager, recorder: FakeRecorder) -> None:
+    task = add_group(manager, recorder)
     manager.event_handlers.on_task_event("DELETED", task)
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Cancelled")]
     assert list(recorder.log_pods.values()) == ["t-0"], "read while the pods have their grace period"
+
+
+@pytest.mark.parametrize("metadata", [{"namespace": "another", **make_owner("job-t")}, {"ownerReferences": []}])
+async def test_a_pod_with_the_label_alone_adds_no_attempt_to_a_deleted_task(
+    manager: Manager, recorder: FakeRecorder, metadata: Object
+) -> None:
+    task = add_group(manager, recorder)
+    forged = make_group_pod(0, 6, name="forged", uid="forged", **metadata)
+    manager.event_handlers.on_pod_event("ADDED", forged)
+    manager.event_handlers.on_task_event("DELETED", task)
+    assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Cancelled")]
+    assert list(recorder.log_pods.values()) == ["t-0"]
 
 
 @pytest.mark.parametrize(
