@@ -1,7 +1,7 @@
 """Roles and rights in the history's Postgres: one role per namespace for its trainers, one for readers.
 
-Row-level security (migration 0004) confines each trainer role to the rows of its namespace, by the role's name. The
-owner of the tables, which is the operator, is not confined.
+Row-level security (migrations 0004 and 0005) confines each trainer role to the rows of its namespace, by the role's
+name. The owner of the tables, which is the operator, is not confined.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ from trainingtask_history.tables import EVENTS, OPERATOR_COLUMNS, POINTS, RUNS
 log = logging.getLogger(__name__)
 
 _TABLES = (RUNS, POINTS, EVENTS)
+_TRAINER_PREFIX = f"{HISTORY_TRAINER_ROLE}_"
 
 _TRAINER_CONNECTIONS = 10  # of one namespace; each of its trainers connects every ten seconds, briefly
 _READER_CONNECTIONS = 50
@@ -36,22 +37,23 @@ def get_trainer_role(namespace: str) -> str:
     Postgres cuts names to 63 bytes; a namespace of more than 42 characters is cut, with a part of its SHA-256.
     """
     if len(namespace) <= 42:
-        return f"{HISTORY_TRAINER_ROLE}_{namespace}"
-    return f"{HISTORY_TRAINER_ROLE}_{namespace[:31]}_{hashlib.sha256(namespace.encode()).hexdigest()[:10]}"
+        return f"{_TRAINER_PREFIX}{namespace}"
+    return f"{_TRAINER_PREFIX}{namespace[:31]}_{hashlib.sha256(namespace.encode()).hexdigest()[:10]}"
 
 
-def grant(connection: Connection, passwords: Mapping[str, str | None]) -> None:
+def grant(connection: Connection, passwords: Mapping[str, str | None] | None) -> None:
     """Grant the readers, and the trainers of these namespaces, exactly their rights.
 
     Missing roles are created if the owner has CREATEROLE; otherwise they are left to the database's admin, and only
-    existing roles get their rights.
+    existing roles get their rights. Roles of other namespaces lose the right to connect to this database.
 
     Parameters
     ----------
     connection
         Of the tables' owner, in a transaction.
     passwords
-        Namespace -> password of its trainer role; None keeps the password.
+        Namespace -> password of its trainer role; None keeps the password. None in place of the mapping, when the
+        namespaces are not known, changes no right to connect.
     """
     can_create = _can_create_roles(connection)
     if can_create and not _has_role(connection, HISTORY_TRAINER_ROLE):
@@ -61,13 +63,31 @@ def grant(connection: Connection, passwords: Mapping[str, str | None]) -> None:
         columns = [column.name for column in RUNS.columns if column.name not in OPERATOR_COLUMNS]
         additions = ((table, ("INSERT",), None) for table in (POINTS, EVENTS))
         _grant(connection, HISTORY_TRAINER_ROLE, ((RUNS, ("SELECT", "INSERT", "UPDATE"), columns), *additions))
-        for namespace, password in passwords.items() if can_create else ():
+        for namespace, password in (passwords or {}).items() if can_create else ():
             _provide_trainer_role(connection, get_trainer_role(namespace), password)
+        if passwords is not None:
+            _grant_connect(connection, [get_trainer_role(namespace) for namespace in passwords])
     if _has_role(connection, HISTORY_READER_ROLE):
         _grant(connection, HISTORY_READER_ROLE, ((table, ("SELECT",), None) for table in _TABLES))
         _create_reader_policies(connection)
         if can_create:
             _set_limits(connection, HISTORY_READER_ROLE, _READER_CONNECTIONS)
+
+
+def end_revoked_sessions(engine: Engine) -> int:
+    """End the sessions of trainer roles that have lost the right to connect; return their number.
+
+    Raises
+    ------
+    HistoryError, HistoryUnavailable
+    """
+    statement = text(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND starts_with(usename, :prefix) AND NOT has_database_privilege(usesysid, datid, 'CONNECT')"
+        " AND pg_has_role(usesysid, 'USAGE')"
+    )
+    with translate_db_errors(engine), engine.begin() as connection:
+        return int(connection.execute(statement, {"prefix": _TRAINER_PREFIX}).scalar_one())
 
 
 def end_long_transactions(engine: Engine) -> int:
@@ -133,6 +153,42 @@ def _provide_trainer_role(connection: Connection, role: str, password: str | Non
         # As a member the owner may see and end this role's transactions.
         connection.execute(text(f"CREATE ROLE {name} LOGIN IN ROLE {HISTORY_TRAINER_ROLE} ROLE CURRENT_USER"))
     _set_limits(connection, role, _TRAINER_CONNECTIONS, password)
+
+
+def _grant_connect(connection: Connection, roles: Sequence[str]) -> None:
+    """Let these trainer roles alone connect to this database; Postgres only warns where the owner may not grant it.
+
+    LOGIN would not do: roles belong to all databases of a server, of which another may have a namespace of this name.
+    """
+    found = connection.execute(text("SELECT current_database(), current_user")).one()
+    database, owner = (_quote(connection, name) for name in found)
+    present = [role for role in roles if _has_role(connection, role)]
+    for role in present:
+        connection.execute(text(f"GRANT CONNECT ON DATABASE {database} TO {_quote(connection, role)}"))
+    granted = text(
+        "SELECT DISTINCT rolname FROM pg_database CROSS JOIN aclexplode(datacl) JOIN pg_roles ON pg_roles.oid = grantee"
+        " WHERE datname = current_database() AND privilege_type = 'CONNECT' AND rolname <> ALL(:present)"
+        " AND (rolname = :group OR starts_with(rolname, :prefix))"
+    )
+    values = {"present": present, "group": HISTORY_TRAINER_ROLE, "prefix": _TRAINER_PREFIX}
+    for role in connection.execute(granted, values).scalars().all():
+        connection.execute(text(f"REVOKE CONNECT ON DATABASE {database} FROM {_quote(connection, role)}"))
+    left = text(
+        "SELECT rolname FROM pg_roles WHERE starts_with(rolname, :prefix) AND rolname <> ALL(:present) AND rolcanlogin"
+        " AND pg_has_role(oid, :group, 'MEMBER') AND has_database_privilege(oid, current_database(), 'CONNECT')"
+        " ORDER BY rolname"
+    )
+    if removed := connection.execute(left, values).scalars().all():
+        readers = [HISTORY_READER_ROLE] if _has_role(connection, HISTORY_READER_ROLE) else []
+        log.warning(
+            "the database roles %s may still connect, although their namespaces are not among trainer.namespaces; as the"
+            " database's admin: GRANT CONNECT ON DATABASE %s TO %s; REVOKE CONNECT ON DATABASE %s FROM PUBLIC, %s;",
+            ", ".join(removed),
+            database,
+            ", ".join([owner, *(_quote(connection, role) for role in (*present, *readers))]),
+            database,
+            ", ".join(_quote(connection, role) for role in (HISTORY_TRAINER_ROLE, *removed)),
+        )
 
 
 def _set_limits(connection: Connection, role: str, connections: int, password: str | None = None) -> None:

@@ -1,7 +1,6 @@
 """Runs the migrations with Alembic, which users of the store need not import."""
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from alembic import command
 from alembic.config import Config
@@ -24,7 +23,7 @@ _VERSION_TABLE = (
 )
 
 
-def migrate(engine: Engine, trainer_passwords: Mapping[str, str | None] = MappingProxyType({})) -> None:
+def migrate(engine: Engine, trainer_passwords: Mapping[str, str | None] | None = None) -> None:
     """Upgrade the schema and, on Postgres, grant the rights of trainers and readers.
 
     The schema of a later release is left as it is: its columns are additions. Processes may call this concurrently, and
@@ -35,7 +34,7 @@ def migrate(engine: Engine, trainer_passwords: Mapping[str, str | None] = Mappin
     engine
         Of the tables' owner.
     trainer_passwords
-        Namespace -> password of its trainer role, see `roles.grant`.
+        Namespace -> password of its trainer role, see `roles.grant`; None when the namespaces are not known.
 
     Raises
     ------
@@ -59,6 +58,8 @@ def migrate(engine: Engine, trainer_passwords: Mapping[str, str | None] = Mappin
                 command.upgrade(config, "head")
             if is_postgres:
                 roles.grant(connection, trainer_passwords)
+        if is_postgres and trainer_passwords is not None:  # after the commit, before which a session could come back
+            roles.end_revoked_sessions(engine)
 
 
 def _create_version_table(engine: Engine) -> None:

@@ -84,7 +84,7 @@ class RunRecorder(Recorder):
         retry_seconds: float = RETRY_SECONDS,
         *,
         read_log: Callable[[str, str], Awaitable[str | None]] | None = None,
-        trainers: Mapping[str, str | None] = MappingProxyType({}),
+        trainers: Mapping[str, str | None] | None = None,
     ) -> None:
         """Make a recorder.
 
@@ -97,7 +97,8 @@ class RunRecorder(Recorder):
         read_log
             See the attribute.
         trainers
-            The namespaces whose trainers write to it, each with the password of its role, see `roles.grant`.
+            The namespaces whose trainers write to it, each with the password of its role, see `roles.grant`;
+            None when they are not known.
         """
         self.read_log = read_log
         self.request_rows: Callable[[Key], None] = lambda _: None

@@ -93,7 +93,7 @@ def test_four_concurrent_migrations_succeed(empty_history: Engine) -> None:
             future.result(timeout=60)
 
     with empty_history.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0004",)]
+        assert connection.execute(text("SELECT version_num FROM alembic_version")).all() == [("0005",)]
     record(empty_history, make_run())
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,9 @@ ROWS = {
     "other's open run": make_run("team-b", "-open"),
     "other's finished run": make_run("team-b", "-done", status="Succeeded", finish_time=NOW, score=0.5),
 }
+ROWS["own run of the past"] = make_run(
+    "team-a", "-past", namespace_uid="ns", status="Succeeded", finish_time=NOW, score=0.5
+)
 NEW = "gen_random_uuid(), 'u', '{namespace}', 'new', 1, 'd', 'm', 'cpu', 'Running'"
 COLUMNS = "id, task_uid, namespace, name, attempt, dataset, model, device, status"
 
@@ -193,6 +197,98 @@ def test_migrating_again_revokes_excess_rights(tenants: Tenants) -> None:
         )
         additions = {("metric_point", "INSERT"), ("run_event", "INSERT")}
         assert {tuple(row) for row in connection.execute(whole, {"role": HISTORY_TRAINER_ROLE})} == additions
+
+
+def close_to_public(server: Postgres, database: str) -> None:
+    """Make who may connect to a database what the evaluation database had before each role got the right itself."""
+    server.execute(
+        f"REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+        f"GRANT CONNECT ON DATABASE {database} TO {HISTORY_TRAINER_ROLE}",
+    )
+
+
+def test_the_role_of_a_removed_namespace_loses_this_database(tenants: Tenants) -> None:
+    close_to_public(tenants.server, tenants.database)
+    with tenants.a.connect() as session, tenants.b.connect() as other:
+        migrate(tenants.owner, {"team-b": PASSWORD})
+        with pytest.raises(DBAPIError, match="terminating connection"):
+            session.execute(text("SELECT 1"))
+        other.execute(text("SELECT 1"))
+    with pytest.raises(DBAPIError, match="permission denied for database"):
+        tenants.a.connect()
+    migrate(tenants.owner)  # by a program that does not know the namespaces
+    with pytest.raises(DBAPIError, match="permission denied for database"):
+        tenants.a.connect()
+    record(tenants.b, make_run("team-b"))
+    migrate(tenants.owner, dict.fromkeys(NAMESPACES, PASSWORD))
+    record(tenants.a, make_run("team-a"))
+
+
+def test_a_namespace_removed_here_keeps_its_role_in_another_database(
+    tenants: Tenants, open_engine: Callable[..., Engine]
+) -> None:
+    """Another release's database on the same server, with another owner, may have a namespace of the same name."""
+    role, other = get_trainer_role("team-a"), tenants.server.create_database()
+    try:
+        for database in (tenants.database, other):
+            close_to_public(tenants.server, database)
+        migrate(open_engine(tenants.server.url(other, other, other)), {"team-a": None})
+        with open_engine(tenants.server.url(other, role, PASSWORD), pooled=False).connect() as session:
+            migrate(tenants.owner, {})
+            session.execute(text("SELECT 1"))
+        record(open_engine(tenants.server.url(other, role, PASSWORD), pooled=False), make_run("team-a"))
+        with pytest.raises(DBAPIError, match="permission denied for database"):
+            tenants.a.connect()
+    finally:
+        tenants.server.execute(f"DROP DATABASE {other} WITH (FORCE)")
+
+
+def test_roles_that_the_owner_cannot_keep_out_are_named(tenants: Tenants, caplog: pytest.LogCaptureFixture) -> None:
+    """The database belongs to the admin, who left it to everybody; the warning has the SQL that closes it."""
+    tenants.execute(
+        f"ALTER DATABASE {tenants.database} OWNER TO postgres", f"ALTER SCHEMA public OWNER TO {tenants.database}"
+    )
+    migrate(tenants.owner, dict.fromkeys(NAMESPACES, PASSWORD))
+    assert caplog.messages == []
+    migrate(tenants.owner, {"team-b": PASSWORD})
+    record(tenants.a, make_run("team-a"))
+    (warning,) = caplog.messages
+    assert get_trainer_role("team-a") in warning
+    tenants.execute(*re.findall(r"(?:GRANT|REVOKE) [^;]+", warning))
+    with pytest.raises(DBAPIError, match="permission denied for database"):
+        tenants.a.connect()
+    record(tenants.b, make_run("team-b"))
+    tenants.reader.connect().close()
+    caplog.clear()
+    migrate(tenants.owner, {"team-b": PASSWORD})
+    assert caplog.messages == []
+
+
+def test_a_run_of_the_past_is_hidden_from_the_next_tenant_of_its_namespace(tenants: Tenants) -> None:
+    """An hour after its end, so that the trainer itself can write the end, and repeat it."""
+    ends = {key: datetime.now(UTC) - timedelta(minutes=minutes) for key, minutes in (("-now", 50), ("-past", 70))}
+    former = {"namespace_uid": "uid-of-the-former-namespace", "spec": {"secret": "plan"}}
+    record(tenants.owner, make_run("team-a", "-now", **former))
+    for _ in range(2):
+        record(tenants.a, make_run("team-a", "-now", status="Succeeded", finish_time=ends["-now"]))
+    past = make_run("team-a", "-past", status="Succeeded", finish_time=ends["-past"], **former)
+    record_runs(tenants.owner, past)
+    record(tenants.a, make_run("team-a", "-past", status="Failed", finish_time=ends["-past"]))  # repeated: ignored
+    with tenants.a.begin() as connection:
+        assert connection.execute(text("SELECT name FROM training_run")).scalars().all() == ["task-now"]
+        assert connection.execute(text("UPDATE training_run SET phase = 'x' WHERE name <> 'task-now'")).rowcount == 0
+    with tenants.reader.connect() as connection:
+        status = connection.execute(text("SELECT status FROM training_run WHERE name = 'task-past'"))
+        assert status.scalars().all() == ["Succeeded"]
+
+
+def test_a_role_may_change_its_own_password_until_the_next_start(tenants: Tenants) -> None:
+    with tenants.a.begin() as connection:
+        connection.execute(text("ALTER ROLE CURRENT_USER PASSWORD 'another'"))
+    with pytest.raises(DBAPIError, match="password"):
+        tenants.a.connect()
+    migrate(tenants.owner, dict.fromkeys(NAMESPACES, PASSWORD))
+    record(tenants.a, make_run("team-a"))
 
 
 @pytest.mark.parametrize("namespace", ["n" * 42, "n" * 43, "n" * 63, "a-" * 31 + "b"])

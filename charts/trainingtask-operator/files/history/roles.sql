@@ -11,7 +11,7 @@ GRANT trainingtask_trainer, trainingtask_reader TO trainingtask WITH ADMIN OPTIO
 ALTER DATABASE trainingtask OWNER TO trainingtask;
 REVOKE ALL ON DATABASE trainingtask, postgres, template1 FROM PUBLIC;
 REVOKE CREATE ON SCHEMA public FROM PUBLIC;
-GRANT CONNECT ON DATABASE trainingtask TO trainingtask_trainer, trainingtask_reader;
+GRANT CONNECT ON DATABASE trainingtask TO trainingtask_reader;
 -- Large objects belong to no row, and advisory locks to no table: no policy confines them.
 SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', oid::regprocedure) FROM pg_proc
   WHERE pronamespace = 'pg_catalog'::regnamespace
