@@ -142,6 +142,14 @@ def _take_reported_success(attempt: Attempt, report: TrainingReport | None) -> A
     )
 
 
+def take_reported_failure(attempt: Attempt, report: TrainingReport | None) -> Attempt:
+    """Return an attempt whose pods show no failure with the one that its trainer has reported, if that is its own."""
+    failure = report.failure if report and report.attempt == attempt.reported_number else None
+    if attempt.cause is not None or failure is None or failure.reason in CONSEQUENCES:
+        return attempt
+    return replace(attempt, cause=Cause(failure.reason, failure.message))
+
+
 def _close_unobserved(attempt: Attempt, report: TrainingReport | None, successor: Attempt) -> Attempt:
     own = report if report and report.attempt == attempt.number else None
     if own is not None and own.failure is not None:
