@@ -10,7 +10,7 @@ from trainingtask_operator.kube_objects import Object, is_finished, parse_time
 def compute_time_left(task: TrainingTask, job: Object, now: datetime) -> timedelta | None:
     """Return for how long an active JobSet may go on; None for a Job, and for a JobSet that is suspended or finished.
 
-    As for a Job, the time begins when the JobSet is created or resumed.
+    As for a Job, the time begins when the JobSet is created or resumed; also None while a queue's has no such time yet.
     """
     return None if is_finished(job) else _compute_time_to_deadline(task, job, now)
 
