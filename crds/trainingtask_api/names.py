@@ -35,11 +35,12 @@ FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-failure-count"
 IGNORED_FAILURE_COUNT_ANNOTATION: Final = "batch.kubernetes.io/job-index-ignored-failure-count"
 
 # JobSet: the kind that trains a task on several nodes, and its one replicated Job. The annotation counts the restarts of
-# the group on each pod; attempt = 1 + restarts.
+# the group on each pod, the operator's own the attempts that ended with a former JobSet; attempt = 1 + both.
 JOBSET_API_VERSION: Final = "jobset.x-k8s.io/v1alpha2"
 JOBSET_KIND: Final = "JobSet"
 REPLICATED_JOB: Final = "trainer"
 RESTART_COUNT_ANNOTATION: Final = "jobset.sigs.k8s.io/restart-attempt"
+FORMER_ATTEMPTS_ANNOTATION: Final = f"{GROUP}/former-attempts"
 NODE_RANK_ANNOTATION: Final = "batch.kubernetes.io/job-completion-index"  # on each pod, as Kubernetes sets it
 
 # The file by which a folder is known as a trained model.

@@ -30,6 +30,12 @@ def group_pod(task: Object, index: int, *, restarts: int = 0, node: str | None =
 
 
 def set_pods(cluster: FakeCluster, task: Object, *pods: Object) -> None:
+    """Replace the pods; new ones are counted by the template of the present JobSet."""
+    if (jobset := cluster.find_job(task)) is not None:
+        (job,) = jobset["spec"]["replicatedJobs"]
+        former = job["template"]["spec"]["template"]["metadata"]["annotations"][names.FORMER_ATTEMPTS_ANNOTATION]
+        for made in pods:
+            made["metadata"]["annotations"].setdefault(names.FORMER_ATTEMPTS_ANNOTATION, former)
     cluster.pods[task["metadata"]["uid"]] = list(pods)
 
 

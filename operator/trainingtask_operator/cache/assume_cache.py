@@ -12,7 +12,9 @@ from trainingtask_operator.kube_objects import (
     Key,
     KubeEvent,
     Object,
+    get_conditions,
     get_labelled_task_key,
+    get_true_conditions,
     is_controlled_by,
     is_finished,
     is_pod_finished,
@@ -97,12 +99,14 @@ class AssumeCache:
             return Observed(task, None, [])
         owners = [job["metadata"]["uid"]]
         if job["kind"] == names.JOBSET_KIND:
-            owners = [child["metadata"]["uid"] for child in labelled if _is_child(child, namespace, owners[0])]
+            children = [child for child in labelled if _is_child(child, namespace, owners[0])]
+            owners = [child["metadata"]["uid"] for child in children]
+            job = _take_deadline(job, children)
         pods = [
             pod for pod in self._get_latest(self.pods, uid) if any(_is_child(pod, namespace, owner) for owner in owners)
         ]
-        children = [*owners, *(pod["metadata"]["uid"] for pod in pods)]
-        events = {child: self._get_event(namespace, child) for child in children}
+        uids = [*owners, *(pod["metadata"]["uid"] for pod in pods)]
+        events = {child: self._get_event(namespace, child) for child in uids}
         workloads = [w for w in self.kueue_workloads.get(uid, ()) if _is_child(w, namespace, job["metadata"]["uid"])]
         return Observed(
             task,
@@ -203,6 +207,15 @@ class AssumeCache:
 
 def _is_child(item: Object, namespace: str, owner: str) -> bool:
     return item["metadata"].get("namespace") == namespace and is_controlled_by(item, owner)
+
+
+def _take_deadline(jobset: Object, jobs: list[Object]) -> Object:
+    """Return a JobSet that failed for the deadline of its Job with that reason: JobSet's own is that of any FailJobSet."""
+    reason = {"reason": "DeadlineExceeded"}
+    if not any(reason.items() <= c.items() for job in jobs for c in get_true_conditions(job).values()):
+        return jobset
+    conditions = [c | reason if c["type"] == "Failed" else c for c in get_conditions(jobset)]
+    return {**jobset, "status": {**jobset["status"], "conditions": conditions}}
 
 
 def _is_workload(item: Object) -> bool:

@@ -44,6 +44,7 @@ _POD_ANNOTATIONS = (
     names.FAILURE_COUNT_ANNOTATION,
     names.IGNORED_FAILURE_COUNT_ANNOTATION,
     names.RESTART_COUNT_ANNOTATION,
+    names.FORMER_ATTEMPTS_ANNOTATION,
     names.NODE_RANK_ANNOTATION,
 )
 _WORKLOAD_CONDITION = ("type", "status", "reason", "message")
@@ -98,14 +99,19 @@ def trim_job(body: Mapping[str, Any]) -> Object:
 
 
 def trim_jobset(body: Mapping[str, Any]) -> Object:
-    """Return the cached fields of a JobSet as those of a Job: its conditions by a Job's names, and since when it is active."""
+    """Return the cached fields of a JobSet as those of a Job: its conditions by a Job's names, and since when it is active.
+
+    That is unknown for one that was created suspended, as in a queue, until a condition says when it was resumed:
+    MultiKueue resumes it before it copies the status of the JobSet in the other cluster.
+    """
     conditions = {c.get("type"): c for c in _to_objects(_to_object(body.get("status")).get("conditions"))}
     terminal = [{**conditions[own], "type": jobs} for own, jobs in _JOBSET_CONDITIONS.items() if own in conditions]
-    started = None
-    if not _to_object(body["spec"]).get("suspend"):
+    started, spec = None, _to_object(body["spec"])
+    if not spec.get("suspend"):
         suspended = conditions.get("Suspended")
         if suspended is None:
-            started = body["metadata"]["creationTimestamp"]
+            is_queued = names.QUEUE_LABEL in _to_object(body["metadata"].get("labels")) or spec.get("managedBy")
+            started = None if is_queued else body["metadata"]["creationTimestamp"]
         elif suspended.get("status") == "False":
             started = suspended["lastTransitionTime"]
     jobs = _to_objects(_to_object(body.get("status")).get("replicatedJobsStatus"))

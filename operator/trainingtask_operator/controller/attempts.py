@@ -12,11 +12,12 @@ from trainingtask_operator.controller.waiting import explain_waiting
 from trainingtask_operator.kube_objects import KubeEvent, Object, get_container_status, parse_time
 
 MAX_ATTEMPT_RECORDS = 16  # as many as status.attempts may hold
-# Of a Job's pod the failures of its index, of a JobSet's the restarts of the group.
+# Of a Job's pod the failures of its index, of a JobSet's the restarts of the group and the attempts before the JobSet.
 _COUNT_ANNOTATIONS = (
     names.FAILURE_COUNT_ANNOTATION,
     names.IGNORED_FAILURE_COUNT_ANNOTATION,
     names.RESTART_COUNT_ANNOTATION,
+    names.FORMER_ATTEMPTS_ANNOTATION,
 )
 # Reasons of a trainer that was stopped with others, or lost them.
 CONSEQUENCES = {Reason.PEER_LOST, Reason.PEER_UNRESPONSIVE, Reason.INTERRUPTED}
@@ -142,6 +143,14 @@ def _take_reported_success(attempt: Attempt, report: TrainingReport | None) -> A
     )
 
 
+def take_reported_failure(attempt: Attempt, report: TrainingReport | None) -> Attempt:
+    """Return an attempt whose pods show no failure with the one that its trainer has reported, if that is its own."""
+    failure = report.failure if report and report.attempt == attempt.reported_number else None
+    if attempt.cause is not None or failure is None or failure.reason in CONSEQUENCES:
+        return attempt
+    return replace(attempt, cause=Cause(failure.reason, failure.message))
+
+
 def _close_unobserved(attempt: Attempt, report: TrainingReport | None, successor: Attempt) -> Attempt:
     own = report if report and report.attempt == attempt.number else None
     if own is not None and own.failure is not None:
@@ -230,7 +239,6 @@ def _build_record(attempt: Attempt) -> AttemptRecord:
 def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapping[str, KubeEvent]) -> Attempt:
     """Return the attempt of one pod."""
     metadata, status = pod["metadata"], pod.get("status", {})
-    annotations = metadata.get("annotations") or {}
     container = get_container_status(status)
     state = container.get("state", {})
     terminated: Object = state.get("terminated") or {}
@@ -242,7 +250,7 @@ def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapp
         phase = "Running"
     disruption = find_disruption(status)
     is_terminating = "deletionTimestamp" in metadata
-    number = 1 + sum(parse_count(annotations, name) for name in _COUNT_ANNOTATIONS)
+    number = count_attempt(pod)
     exit_code = terminated.get("exitCode")
     # The pod of a trainer that has ended may still run, or have failed by another container.
     has_failed = phase == "Failed" if exit_code is None else exit_code != ExitCode.SUCCESS
@@ -274,6 +282,12 @@ def build_from_pod(pod: Object, report: TrainingReport | None, kube_events: Mapp
         termination_report=termination_report,
         sidecars=tuple(status.get("sidecars") or ()),
     )
+
+
+def count_attempt(pod: Object) -> int:
+    """Return the number of a pod's attempt by its annotations, as its trainer counts."""
+    annotations = pod["metadata"].get("annotations") or {}
+    return 1 + sum(parse_count(annotations, name) for name in _COUNT_ANNOTATIONS)
 
 
 def parse_count(annotations: Object, name: str) -> int:

@@ -4,7 +4,8 @@ from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
 from trainingtask_api.status import SUMMARY_CONDITIONS
-from trainingtask_operator.controller.attempts import Attempt, build_attempt_records
+from trainingtask_operator.controller.attempts import Attempt, build_attempt_records, take_reported_failure
+from trainingtask_operator.controller.deadline import explain_deadline, is_overdue
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
 from trainingtask_operator.controller.sidecars import explain_sidecars, has_completed
@@ -30,6 +31,9 @@ SUSPENDED = Cause(Reason.SUSPENDED_BY_USER, "spec.runPolicy.suspend is true: set
 RESUMED = Cause(Reason.RESUMED, "spec.runPolicy.suspend is false.")
 ENDED = Cause(Reason.ENDED, "The task has ended.")
 NAMESPACE_DELETED = Cause(Reason.CANCELLED, "The task's namespace is being deleted.")
+# Reasons of a JobSet, or Job, that failed whatever retries are left.
+_JOBSET_FAILED_AT_ONCE = "FailJobSetFailurePolicyAction"  # by the deadline of its Job, or a user's error
+_FAILED_AT_ONCE = (_JOBSET_FAILED_AT_ONCE, "PodFailurePolicy")
 
 
 def build_status(
@@ -215,28 +219,22 @@ def _find_outcome(
     # A Job may fail after its trainer succeeded: at its deadline, or by a sidecar.
     if latest is not None and (has_completed(latest, now) or ("Failed" in true and latest.has_succeeded)):
         return True, SUCCEEDED, latest.finish_time or now
-    if "Failed" in true:
+    if job is not None and "Failed" in true:
         failed = true["Failed"]
-        cause = _explain_failed_job(task, true.get("FailureTarget", failed), attempts)
+        cause = _explain_failed_job(task, job, true.get("FailureTarget", failed), attempts)
         return False, cause, parse_time(failed["lastTransitionTime"])
     return None
 
 
-def explain_deadline(task: TrainingTask) -> Cause:
-    """Return the cause for a task that was active for too long."""
-    return Cause(
-        Reason.DEADLINE_EXCEEDED,
-        "The task was active longer than spec.runPolicy.activeDeadlineSeconds allows"
-        f" ({task.spec.run_policy.active_deadline_seconds} s): allow more in a new task, or train less.",
-    )
-
-
-def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[Attempt]) -> Cause:
-    policy = task.spec.run_policy
-    failed = [attempt for attempt in attempts if attempt.cause]
-    if _is_deadline_exceeded(task, condition, failed):
+def _explain_failed_job(task: TrainingTask, job: Object, condition: Object, attempts: list[Attempt]) -> Cause:
+    policy, report = task.spec.run_policy, task.status.training if task.status else None
+    known = [*attempts[:-1], *(take_reported_failure(attempt, report) for attempt in attempts[-1:])]
+    failed = [attempt for attempt in known if attempt.cause]
+    is_user_error = known != attempts or (bool(failed) and failed[-1].is_user_error)
+    if _is_deadline_exceeded(task, job, condition, is_user_error=is_user_error):
         return explain_deadline(task)
-    if not failed:
+    has_failed_at_once = condition.get("reason") in _FAILED_AT_ONCE
+    if not failed or (has_failed_at_once and known[-1].cause is None):
         details = ": ".join(str(condition[field]) for field in ("reason", "message") if condition.get(field))
         place = (
             ", and no pod says why"
@@ -247,7 +245,7 @@ def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[At
         return Cause(Reason.JOB_FAILED, message.strip())
     last = failed[-1]
     assert last.cause is not None  # noqa: S101 - selected above
-    if last.is_user_error or policy.retries == 0:
+    if last.is_user_error or policy.retries == 0 or has_failed_at_once:
         return last.cause
     return Cause(
         Reason.RETRIES_EXHAUSTED,
@@ -256,13 +254,12 @@ def _explain_failed_job(task: TrainingTask, condition: Object, attempts: list[At
     )
 
 
-def _is_deadline_exceeded(task: TrainingTask, condition: Object, failed: list[Attempt]) -> bool:
-    """Return whether a Job has failed for its deadline; a JobSet fails at once for that or a user's error alone."""
-    is_user_error = bool(failed) and failed[-1].is_user_error
+def _is_deadline_exceeded(task: TrainingTask, job: Object, condition: Object, *, is_user_error: bool) -> bool:
+    """Return whether a Job has failed for its deadline; of a JobSet whose own Job is gone, the time tells."""
     return condition.get("reason") == "DeadlineExceeded" or (
-        condition.get("reason") == "FailJobSetFailurePolicyAction"
-        and task.spec.run_policy.active_deadline_seconds is not None
+        condition.get("reason") == _JOBSET_FAILED_AT_ONCE
         and not is_user_error
+        and is_overdue(task, job, parse_time(condition["lastTransitionTime"]))
     )
 
 

@@ -12,6 +12,7 @@ from trainingtask_operator.controller.attempts import (
     build_attempts,
     build_from_pod,
     build_from_record,
+    count_attempt,
     fill_gaps,
     parse_count,
 )
@@ -34,7 +35,7 @@ def build_task_attempts(
     attempts = {record.number: build_from_record(record, report) for record in records}
     groups: defaultdict[int, list[Object]] = defaultdict(list)
     for pod in pods:
-        groups[1 + parse_count(pod["metadata"].get("annotations") or {}, names.RESTART_COUNT_ANNOTATION)].append(pod)
+        groups[count_attempt(pod)].append(pod)
     for number, group in groups.items():
         members = _build_members(group, report, kube_events or {})
         attempt = _merge(members, task.spec.node_count)

@@ -77,11 +77,14 @@ def build_jobset(task: TrainingTask, settings: Settings) -> Object:
 
 def _build_job_spec(task: TrainingTask, settings: Settings) -> Object:
     nodes, policy = task.spec.node_count, task.spec.run_policy
-    restarts = f"metadata.annotations['{names.RESTART_COUNT_ANNOTATION}']"
+    restarts, former = f"metadata.annotations['{names.RESTART_COUNT_ANNOTATION}']", str(_count_former_attempts(task))
     variables = [
         build_field_variable(names.ENV_FAILURE_COUNT, restarts),
+        build_variable(names.ENV_IGNORED_FAILURE_COUNT, former),
         build_variable(names.ENV_MAIN_ADDRESS, build_main_address(task)),
     ]
+    template = build_pod_template(task, settings, variables)
+    template["metadata"]["annotations"][names.FORMER_ATTEMPTS_ANNOTATION] = former
     spec: Object = {
         "completionMode": "Indexed",
         "completions": nodes,
@@ -89,8 +92,14 @@ def _build_job_spec(task: TrainingTask, settings: Settings) -> Object:
         "backoffLimit": 0,
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {"rules": [FAIL_ON_USER_ERROR, _FAIL_ON_DISRUPTION]},
-        "template": build_pod_template(task, settings, variables),
+        "template": template,
     }
     if policy.active_deadline_seconds is not None:  # of one attempt: the operator ends all of them together
         spec["activeDeadlineSeconds"] = policy.active_deadline_seconds
     return spec
+
+
+def _count_former_attempts(task: TrainingTask) -> int:
+    """Return how many attempts have ended with a JobSet that somebody has deleted: a new one counts restarts from 0."""
+    records = (task.status and task.status.attempts) or []
+    return max((record.number for record in records if record.reason), default=0)

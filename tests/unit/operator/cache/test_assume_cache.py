@@ -202,6 +202,26 @@ def test_the_pods_of_a_jobset_belong_to_its_jobs(cache: AssumeCache) -> None:
     assert observed.missing_pod_event == refused
 
 
+@pytest.mark.parametrize(
+    ("owner", "reason", "taken"),
+    [
+        ("set-1", "DeadlineExceeded", "DeadlineExceeded"),
+        ("set-1", "PodFailurePolicy", "FailJobSetFailurePolicyAction"),
+        ("another-set", "DeadlineExceeded", "FailJobSetFailurePolicyAction"),
+    ],
+)
+def test_a_jobset_that_failed_for_the_deadline_of_its_job_says_so(
+    cache: AssumeCache, owner: str, reason: str, taken: str
+) -> None:
+    failed = {"type": "Failed", "status": "True", "reason": "FailJobSetFailurePolicyAction"}
+    put(cache.jobsets, "task-1", jobset("set-1", 20) | {"status": {"conditions": [failed]}})
+    child = child_job("job-1", 21, owner) | {"status": {"conditions": [failed | {"reason": reason}]}}
+    put(cache.jobs, "task-1", child)
+    found = observe(cache).job
+    assert found is not None
+    assert found["status"]["conditions"] == [failed | {"reason": taken}]
+
+
 def test_a_created_jobset_is_assumed_until_the_watch_confirms_it(cache: AssumeCache) -> None:
     cache.assume(jobset("set-1", 20))
     found = observe(cache).job

@@ -220,6 +220,24 @@ def test_the_counts_of_a_job_are_not_cached() -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "managed_by", "conditions", "started"),
+    [
+        ({names.QUEUE_LABEL: "team"}, {}, {}, None),
+        ({}, {"managedBy": "kueue.x-k8s.io/multikueue"}, {}, None),
+        ({names.QUEUE_LABEL: "team"}, {}, {"Suspended": "False"}, LATER),
+        ({"team": "a"}, {}, {}, CREATED),
+    ],
+)
+def test_a_jobset_that_was_created_suspended_is_not_active_since_then(
+    labels: dict[str, str], managed_by: dict[str, str], conditions: dict[str, str], started: str | None
+) -> None:
+    metadata = {"uid": "1", "name": "j", "namespace": "n", "resourceVersion": "1", "creationTimestamp": CREATED}
+    found = [{"type": t, "status": s, "lastTransitionTime": LATER} for t, s in conditions.items()]
+    body = {"metadata": metadata | {"labels": labels}, "spec": {"suspend": False} | managed_by}
+    assert trim_jobset(body | {"status": {"conditions": found}})["status"].get("startTime") == started
+
+
+@pytest.mark.parametrize(
     ("suspend", "conditions", "trimmed"),
     [
         (False, {}, (CREATED, {})),

@@ -71,9 +71,58 @@ async def test_a_jobset_that_fails_by_its_jobs_deadline_has_exceeded_the_deadlin
     await start_group(cluster, reconciler, task)
     stopped = [group_pod(task, i, phase="Failed", state=terminated(143)) for i in range(2)]
     set_pods(cluster, task, *stopped)
-    set_jobset_condition(cluster, task, "Failed", "FailJobSetFailurePolicyAction")
+    set_jobset_condition(cluster, task, "Failed", "FailJobSetFailurePolicyAction", at="01:00:01")
     await reconciler.reconcile(*KEY)
     assert get_condition(task, "Failed")["reason"] == "DeadlineExceeded"
+
+
+OWN_FAILURE = {"reason": "InvalidData", "message": "No rows.", "phase": "Loading"}
+PEERS_FAILURE = {"reason": "PeerLost", "message": "Rank 1 is lost.", "phase": "Loading"}
+AT_ONCE = "FailJobSetFailurePolicyAction"
+
+
+@pytest.mark.parametrize(
+    ("attempt", "failure", "reason", "at", "expected"),
+    [
+        (1, OWN_FAILURE, AT_ONCE, "00:01:04", "InvalidData"),
+        (1, OWN_FAILURE, AT_ONCE, "01:00:01", "InvalidData"),
+        (1, OWN_FAILURE, "DeadlineExceeded", "01:00:01", "DeadlineExceeded"),  # the cache takes it from the Job
+        (1, None, AT_ONCE, "00:01:04", "JobFailed"),
+        (1, None, AT_ONCE, "01:00:00", "JobFailed"),
+        (1, None, AT_ONCE, "01:00:01", "DeadlineExceeded"),
+        (1, PEERS_FAILURE, AT_ONCE, "01:00:01", "DeadlineExceeded"),
+        (1, PEERS_FAILURE, AT_ONCE, "00:01:04", "JobFailed"),
+        (2, OWN_FAILURE, AT_ONCE, "00:01:04", "InvalidData"),
+        (2, None, AT_ONCE, "00:01:04", "JobFailed"),  # not what ended the attempt before
+        (2, OWN_FAILURE, "ReachedMaxRestarts", "00:01:04", "RetriesExhausted"),
+    ],
+)
+async def test_a_jobset_that_fails_without_pods_has_the_reported_failure_and_else_the_deadline_once_it_is_over(
+    cluster: FakeCluster,
+    reconciler: Reconciler,
+    attempt: int,
+    failure: Object | None,
+    reason: str,
+    at: str,
+    expected: str,
+) -> None:
+    """Its pods are gone with their nodes before the operator sees how they ended."""
+    task = add_group(cluster, runPolicy={"activeDeadlineSeconds": 3600, "retries": 1})
+    await start_group(cluster, reconciler, task)
+    if attempt == 2:
+        set_pods(cluster, task, group_pod(task, 1, phase="Failed", state=terminated(137, reason="OOMKilled")))
+        await reconciler.reconcile(*KEY)
+        run_group(cluster, task, restarts=1)
+        await reconciler.reconcile(*KEY)
+    report = {"attempt": attempt, "phase": "Failed", "finishTime": "2026-01-01T00:01:02Z", "failure": failure}
+    await cluster.apply_status(*KEY, task["metadata"]["uid"], {"training": report}, manager="trainingtask-trainer")
+    set_pods(cluster, task)
+    set_jobset_condition(cluster, task, "Failed", reason, at=at)
+    await reconciler.reconcile(*KEY)
+    failed = get_condition(task, "Failed")
+    assert failed["reason"] == expected
+    if failure == OWN_FAILURE and expected != "DeadlineExceeded":
+        assert "No rows." in failed["message"]
 
 
 async def test_a_suspended_group_goes_on_with_the_same_attempt(

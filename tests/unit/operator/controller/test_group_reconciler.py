@@ -225,3 +225,41 @@ async def test_a_restart_that_no_operator_observed_closes_the_attempt(
         (3, None),
     ]
     assert [(row.attempt, row.status) for row in recorder.rows] == [(1, "Failed"), (2, "Failed"), (3, "Running")]
+
+
+async def test_a_jobset_created_again_begins_the_next_attempt(
+    cluster: FakeCluster, reconciler: Reconciler, recorder: FakeRecorder
+) -> None:
+    """Somebody deletes a JobSet whose pod failed before it started; the new one's count of restarts begins at 0."""
+    task = add_group(cluster, runPolicy={"retries": 3})
+    await reconciler.reconcile(*KEY)
+    set_pods(cluster, task, group_pod(task, 0, phase="Failed"), group_pod(task, 1))
+    await reconciler.reconcile(*KEY)
+    first = (1, "t-trainer-0-0-r0", "node-0", "PodFailed")
+    assert get_attempts(task) == [first]
+    cluster.jobs.clear()
+    set_pods(cluster, task)
+    await reconciler.reconcile(*KEY)
+    assert (get_attempts(task), task["status"]["state"]) == ([first], "Interrupted")
+
+    pods = [group_pod(task, i, node=f"new-{i}", phase="Running", state=running()) for i in range(2)]
+    for i, pod in enumerate(pods):
+        pod["metadata"] |= {"name": f"new-{i}", "uid": f"new-{i}"}
+    set_pods(cluster, task, *pods)
+    await reconciler.reconcile(*KEY)
+    status = task["status"]
+    assert (status["state"], status["attempt"], status["podUid"]) == ("Running", 2, "new-0")
+    second = (2, "new-0", "new-0, new-1 (2 nodes)", None)
+    assert get_attempts(task) == [first, second]
+    set_pods(cluster, task, pods[1])
+    await reconciler.reconcile(*KEY)
+    assert get_attempts(task) == [first, second], "also while one of its pods is away"
+    run_group(cluster, task, restarts=1)
+    await reconciler.reconcile(*KEY)
+    set_jobset_condition(cluster, task, "Completed", "AllJobsCompleted")
+    await reconciler.reconcile(*KEY)
+    assert [(row.attempt, row.status, row.error_reason) for row in recorder.rows] == [
+        (1, "Failed", "PodFailed"),
+        (2, "Failed", "PodLost"),
+        (3, "Succeeded", None),
+    ]

@@ -7,7 +7,7 @@ import pytest
 
 from support import specs
 from support.groups import TRAINER_SPEC
-from trainingtask_api import TrainingTask, names
+from trainingtask_api import AttemptRecord, TrainingTask, TrainingTaskStatus, names
 from trainingtask_operator.controller.job_builder import build_job
 from trainingtask_operator.controller.jobset_builder import build_jobset, build_jobset_name, build_main_address
 from trainingtask_operator.settings import Settings
@@ -34,6 +34,7 @@ def test_the_pods_are_those_of_a_job_but_for_the_count_and_the_address(settings:
     task = make_task()
     jobset, job = build_jobset(task, settings), build_job(task, settings)
     template = get_child_job(jobset)["spec"]["template"]
+    assert template["metadata"]["annotations"].pop(names.FORMER_ATTEMPTS_ANNOTATION) == "0"
     assert template["metadata"] == job["spec"]["template"]["metadata"]
     assert jobset["metadata"] | {"name": ""} == job["metadata"] | {"name": ""}
     (container,), (jobs_container,) = (
@@ -48,8 +49,24 @@ def test_the_pods_are_those_of_a_job_but_for_the_count_and_the_address(settings:
             "name": names.ENV_FAILURE_COUNT,
             "valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{names.RESTART_COUNT_ANNOTATION}']"}},
         },
+        {"name": names.ENV_IGNORED_FAILURE_COUNT, "value": "0"},
         {"name": names.ENV_MAIN_ADDRESS, "value": build_main_address(task)},
     ]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "former"), [([], "0"), ([None], "0"), (["PodFailed"], "1"), (["PodFailed", "PodLost", None], "2")]
+)
+def test_pods_and_trainers_count_on_from_the_attempts_that_have_ended(
+    settings: Settings, reasons: list[str | None], former: str
+) -> None:
+    task = make_task()
+    records = [AttemptRecord(number=number, reason=reason) for number, reason in enumerate(reasons, 1)]
+    task = task.model_copy(update={"status": TrainingTaskStatus(attempts=records)})
+    template = get_child_job(build_jobset(task, settings))["spec"]["template"]
+    assert template["metadata"]["annotations"][names.FORMER_ATTEMPTS_ANNOTATION] == former
+    (container,) = template["spec"]["containers"]
+    assert {"name": names.ENV_IGNORED_FAILURE_COUNT, "value": former} in container["env"]
 
 
 @pytest.mark.parametrize("name", ["a", "x" * 63, "dots.in.it", "1-of-many", "9" * 63, "a" * 32 + ".b"])
