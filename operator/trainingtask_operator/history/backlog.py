@@ -54,6 +54,8 @@ class Backlog:
         if earlier is None and len(self._rows) >= self.MAX_ROWS:
             self._dropped.add((row.namespace, row.name))
             return
+        if earlier is not None and earlier.row.finish_time is not None and row.finish_time is None:
+            row = earlier.row  # the task was deleted during a reconcile, which then submits an open version
         self._rows[row.id] = PendingRow(row, earlier.events | row_events if earlier else row_events, digest)
         # JobSet deletes a failed pod before the next attempt makes the row final.
         if log_pod is not None and (row.finish_time is not None or row.status == RunStatus.INTERRUPTED):

@@ -78,6 +78,19 @@ async def test_rows_are_written_and_of_two_versions_the_later_counts(postgres_se
         assert recorder.backlog == 0, "an unchanged row costs nothing"
 
 
+async def test_a_later_open_version_does_not_replace_a_final_one(postgres_server: Postgres) -> None:
+    """The task is deleted while a reconcile waits for the API server."""
+    url = database_url(postgres_server)
+    recorder = RunRecorder(url)
+    cancelled = make_row(status="Cancelled", finish_time=datetime.now(UTC))
+    interrupted = TrainingRun(**{**cancelled.model_dump(), "status": "Interrupted", "finish_time": None})
+    recorder.submit([cancelled])
+    recorder.submit([interrupted])
+    async with running(recorder):
+        await wait_until_written(recorder)
+    assert read_statuses(url) == {cancelled.id: "Cancelled"}
+
+
 async def test_the_table_is_made_before_there_is_a_row(postgres_server: Postgres) -> None:
     url = database_url(postgres_server)
 
