@@ -8,17 +8,23 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from support.in_memory_api_server import NOW, FakeCluster, job_condition, pod, terminated
 from support.kubectl import eventually
 from support.postgres import Postgres
+from support.reconcile import KEY, add_task, get_job, run_pod
+from support.results import RESULTS
+from trainingtask_api import names
 from trainingtask_history.access import ALL
 from trainingtask_history.engine import open_history
 from trainingtask_history.errors import HistoryUnavailable
 from trainingtask_history.maintenance import OpenRun
 from trainingtask_history.queries import get_events
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
+from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.history.backlog import Backlog
 from trainingtask_operator.history.recorder import RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
+from trainingtask_operator.settings import Settings
 
 
 def make_row(attempt: int = 1, **fields: object) -> TrainingRun:
@@ -133,6 +139,33 @@ async def test_a_row_that_the_database_refuses_delays_no_other(
         await asyncio.to_thread(eventually, "the good row", lambda: recorder.backlog == 1, 30)
         assert set(read_statuses(url)) == {good.id}
     assert "refused" in caplog.text
+
+
+async def test_a_task_with_a_forged_score_is_recorded_and_deleted(
+    postgres_server: Postgres, cluster: FakeCluster, settings: Settings
+) -> None:
+    url = database_url(postgres_server)
+    recorder = RunRecorder(url)
+    reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: NOW)
+    task = add_task(cluster, runPolicy={"ttlSecondsAfterFinished": 0, "deleteTask": True})
+    await run_pod(cluster, reconciler, task)
+    results = RESULTS.to_json()
+    results["evaluation"]["micro"]["f1"] = 5.0
+    report = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:00Z", "results": results}
+    uid = task["metadata"]["uid"]
+    await cluster.apply_status(*KEY, uid, {"training": report}, manager=names.TRAINER_FIELD_MANAGER)
+    cluster.pods[uid] = [pod(task, phase="Succeeded", state=terminated(0))]
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    async with running(recorder):
+        await wait_until_written(recorder)
+    await reconciler.reconcile(*KEY)
+    assert KEY not in cluster.tasks
+    engine = open_history(url)
+    with engine.connect() as connection:
+        row = connection.execute(text("select status, score, training_result from training_run")).one()
+    engine.dispose()
+    assert (row.status, row.score, row.training_result["labels"]) == ("Succeeded", None, RESULTS.labels)
 
 
 async def test_the_row_of_an_ended_attempt_is_written_with_the_log_of_its_pod(
