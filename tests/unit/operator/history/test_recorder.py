@@ -8,18 +8,20 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from support import specs
 from support.in_memory_api_server import NOW, FakeCluster, job_condition, pod, terminated
 from support.kubectl import eventually
 from support.postgres import Postgres
 from support.reconcile import KEY, add_task, get_job, run_pod
 from support.results import RESULTS
-from trainingtask_api import names
+from trainingtask_api import TrainingTask, names
 from trainingtask_history.access import ALL
 from trainingtask_history.engine import open_history
 from trainingtask_history.errors import HistoryUnavailable
 from trainingtask_history.maintenance import OpenRun
 from trainingtask_history.queries import get_events
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
+from trainingtask_operator import metrics
 from trainingtask_operator.controller.reconciler import Reconciler
 from trainingtask_operator.history.backlog import Backlog
 from trainingtask_operator.history.recorder import RunRecorder
@@ -132,13 +134,34 @@ async def test_a_row_that_the_database_refuses_delays_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     url = database_url(postgres_server)
-    recorder = RunRecorder(url, retry_seconds=0.01)
-    bad, good = make_row(attempt=2**40), make_row()
-    recorder.submit([bad, good])
+    recorder = RunRecorder(url, retry_seconds=3600)
+    beside, after = make_row(), make_row()
+    recorder.submit([make_row(attempt=2**40), beside, make_row(score=5.0)])
     async with running(recorder):
-        await asyncio.to_thread(eventually, "the good row", lambda: recorder.backlog == 1, 30)
-        assert set(read_statuses(url)) == {good.id}
-    assert "refused" in caplog.text
+        await asyncio.to_thread(eventually, "the row beside them", lambda: "refused" in caplog.text, 30)
+        recorder.submit([after])
+        await asyncio.to_thread(eventually, "a row after them", lambda: recorder.backlog == 2, 30)
+        assert set(read_statuses(url)) == {beside.id, after.id}
+
+
+async def test_a_refused_row_is_dropped_once_its_task_is_deleted(
+    postgres_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = RunRecorder(database_url(postgres_server), retry_seconds=0.001)
+    finished = make_row(name="finished", status="Failed", finish_time=datetime.now(UTC), score=5.0)
+    cancelled = make_row(name="cancelled", status="Cancelled", finish_time=datetime.now(UTC), score=5.0)
+    recorder.submit([finished, cancelled])
+    dropped = metrics.INVALID_RECORDS.labels("row")._value.get
+    before = dropped()
+    async with running(recorder):
+        await asyncio.to_thread(eventually, "one row less", lambda: recorder.backlog == 1, 30)
+        assert "n/cancelled cannot be read and is skipped" in caplog.text
+        task = specs.task("finished", specs.CLASSICAL)
+        task["metadata"]["uid"] = finished.task_uid
+        recorder.forget(TrainingTask.model_validate(task))
+        await wait_until_written(recorder)
+    assert "n/finished cannot be read and is skipped" in caplog.text
+    assert dropped() == before + 2
 
 
 async def test_a_task_with_a_forged_score_is_recorded_and_deleted(
