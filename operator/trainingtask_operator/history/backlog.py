@@ -13,8 +13,7 @@ from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.kube_objects import Key
 
 MAX_FORGOTTEN_ATTEMPTS = 1000  # of a deleted task: more than any has whose status was not edited
-
-MAX_TRIES = 5  # of a row that no task submits again; over 75 s by default
+MAX_TRIES = 5  # to read a log, and to write a row that no task submits again; over 75 s by default
 
 EventId = tuple[str, str, datetime]  # type, reason, time
 
@@ -28,7 +27,7 @@ class PendingRow(NamedTuple):
 
 
 class Retry(NamedTuple):
-    """How often a row could not be written, and when it is due again, on the monotonic clock."""
+    """How often a row could not be written, or not with its log, and when it is due again, on the monotonic clock."""
 
     tries: int = 0
     due: float = 0.0
@@ -45,7 +44,7 @@ class Backlog:
         self._log_pods: dict[uuid.UUID, str] = {}  # id -> the pod whose log belongs into the row
         self._written_digests: dict[uuid.UUID, int] = {}  # of unfinished rows
         self._final: set[uuid.UUID] = set()  # finished rows that are written
-        self._retries: dict[uuid.UUID, Retry] = {}  # of rows that could not be written
+        self._retries: dict[uuid.UUID, Retry] = {}  # of rows that could not be written, or not with their log
         self._deleted: set[uuid.UUID] = set()  # waiting rows of deleted tasks, which submit no more rows
         self._dropped: dict[Key, float] = {}  # tasks whose rows had no room -> when they are due
         self._added = asyncio.Event()
@@ -102,7 +101,7 @@ class Backlog:
         return list(itertools.islice(due, number))
 
     def get_tries(self, row_id: uuid.UUID) -> int:
-        """Return how often the row could not be written."""
+        """Return how often the row could not be written, or not with its log."""
         return self._retries.get(row_id, Retry()).tries
 
     def get_log_pod(self, row_id: uuid.UUID) -> str | None:
@@ -129,9 +128,13 @@ class Backlog:
         self._retries.pop(row_id, None)
         self._deleted.discard(row_id)
 
-    def is_lost(self, row_id: uuid.UUID) -> bool:
-        """Return whether a refused row is that of a deleted task and was tried often enough."""
-        return row_id in self._deleted and self.get_tries(row_id) + 1 >= MAX_TRIES
+    def is_last_try(self, row_id: uuid.UUID) -> bool:
+        """Return whether the row has been tried often enough with this try."""
+        return self.get_tries(row_id) + 1 >= MAX_TRIES
+
+    def is_of_deleted_task(self, row_id: uuid.UUID) -> bool:
+        """Return whether no task will submit the row again."""
+        return row_id in self._deleted
 
     def back_off(self, row_id: uuid.UUID, *, is_locked: bool = False) -> None:
         """Postpone a row for a time, which doubles with each try unless another session held the row."""

@@ -68,8 +68,8 @@ class RunRecorder(Recorder):
     Attributes
     ----------
     read_log
-        Returns the tail of a pod's log, by namespace and name; "" when there is none, None when it cannot be read: such
-        a row is submitted again after the next start.
+        Returns the tail of a pod's log, by namespace and name; "" when there is none, None when it cannot be read: the
+        row is written without it, and is not final until the log was tried a few times more.
     request_rows
         Called with namespace and name of a task whose rows had no room, once there is room.
     get_namespace_uid
@@ -258,6 +258,8 @@ class RunRecorder(Recorder):
         for pending in batch:
             if pending.row.id in locked:
                 self._backlog.postpone(pending.row.id)
+            elif self._lacks_log(pending.row) and not self._backlog.is_last_try(pending.row.id):
+                self._backlog.back_off(pending.row.id)
             else:
                 self._backlog.mark_written(pending)
         return locked
@@ -281,7 +283,7 @@ class RunRecorder(Recorder):
                 self._backlog.back_off(row.id, is_locked=True)
                 refusal = error
             except HistoryError as error:
-                if self._backlog.is_lost(row.id):
+                if self._backlog.is_of_deleted_task(row.id) and self._backlog.is_last_try(row.id):
                     report_malformed("row", f"of {row.namespace}/{row.name}", error)
                     self._backlog.discard(row.id)
                 else:
@@ -295,3 +297,6 @@ class RunRecorder(Recorder):
         pod = self._backlog.get_log_pod(row.id)
         if pod is not None and self.read_log is not None and row.log_tail is None:
             row.log_tail = await self.read_log(row.namespace, pod)
+
+    def _lacks_log(self, row: TrainingRun) -> bool:
+        return row.log_tail is None and self.read_log is not None and self._backlog.get_log_pod(row.id) is not None

@@ -23,7 +23,7 @@ from trainingtask_history.queries import get_events
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
 from trainingtask_operator import metrics
 from trainingtask_operator.controller.reconciler import Reconciler
-from trainingtask_operator.history.backlog import Backlog
+from trainingtask_operator.history.backlog import MAX_TRIES, Backlog
 from trainingtask_operator.history.recorder import RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
 from trainingtask_operator.settings import Settings
@@ -220,6 +220,39 @@ async def test_the_row_of_an_ended_attempt_is_written_with_the_log_of_its_pod(
     engine = open_history(url)
     with engine.connect() as connection:
         assert connection.execute(text("select log_tail from training_run")).scalar_one() == "Killed"
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("answers", "stored"),
+    [
+        pytest.param([""], "", id="there is none"),
+        pytest.param([None, None, "Killed"], "Killed", id="it cannot be read twice"),
+        pytest.param([None] * MAX_TRIES, None, id="it cannot be read at all"),
+    ],
+)
+async def test_a_row_is_final_once_its_log_was_read_or_tried_often_enough(
+    postgres_server: Postgres, answers: list[str | None], stored: str | None
+) -> None:
+    """Its task and pod may be deleted then."""
+    url = database_url(postgres_server)
+    failed = make_row(status="Failed", finish_time=datetime.now(UTC))
+    left = iter(answers)
+    seen: list[tuple[bool, bool]] = []
+
+    async def read_log(namespace: str, pod: str) -> str | None:
+        seen.append((failed.id in await asyncio.to_thread(read_statuses, url), recorder.is_recorded([failed])))
+        return next(left)
+
+    recorder = RunRecorder(url, retry_seconds=0.001, read_log=read_log)
+    recorder.submit([failed], {failed.id: "pod-1"})
+    async with running(recorder):
+        await wait_until_written(recorder)
+    assert recorder.is_recorded([failed])
+    assert seen == [(False, False), *[(True, False)] * (len(answers) - 1)], "written at once, but not final"
+    engine = open_history(url)
+    with engine.connect() as connection:
+        assert connection.execute(text("select log_tail from training_run")).scalar_one() == stored
     engine.dispose()
 
 
