@@ -70,9 +70,11 @@ def build_result_columns(results: Results) -> dict[str, Any]:
     """Return the columns of a row that hold results; the JSON columns have snake_case keys, as SQL does."""
     training = results.model_dump(mode="json", exclude_none=True)
     arguments, evaluation = training.pop("arguments"), training.pop("evaluation")
+    score = results.evaluation.micro.f1
     return {
         "training_args": arguments,
         "training_result": training,
         "evaluate_result": evaluation,
-        "score": results.evaluation.micro.f1,
+        # A trainer may report any number: one that the column's CHECK refuses would keep the whole row away.
+        "score": score if score is not None and 0 <= score <= 1 else None,
     }

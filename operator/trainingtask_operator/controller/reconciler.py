@@ -27,7 +27,7 @@ from trainingtask_operator.controller.kube_events import build_warnings
 from trainingtask_operator.controller.kueue import compute_workload_wait, explain_suspended_job
 from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
-from trainingtask_operator.kube_objects import Object, is_controlled_by, is_finished
+from trainingtask_operator.kube_objects import Key, Object, is_controlled_by, is_finished
 from trainingtask_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Reconciler:
         self._recorder = recorder
         self._clock = clock
         self._jobs = JobLifecycle(cluster, cache.assume, settings)
-        self._recorded_uids: set[str] = set()  # of unfinished tasks whose rows were submitted for the present status
+        self._recorded_uids: dict[Key, str] = {}  # of unfinished tasks whose rows were submitted for the present status
 
     async def reconcile(self, namespace: str, name: str) -> timedelta | None:
         """Do what the task needs now; return when to reconcile again without an event, None for never.
@@ -101,6 +101,8 @@ class Reconciler:
             When a request failed and the task must be reconciled again.
         """
         observed = self._cache.observe(namespace, name)
+        if observed is None:
+            self._recorded_uids.pop((namespace, name), None)
         if observed is None or observed.task["metadata"].get("deletionTimestamp"):
             return None  # the garbage collector deletes the Job, by its owner reference
         task = task_parser.parse_task(observed.task, self._clock())
@@ -332,9 +334,9 @@ class Reconciler:
         task, status = result.task, result.status
         if status is None:
             return
-        before, uid = task.status, task.metadata.uid or ""
+        before, uid, key = task.status, task.metadata.uid or "", (task.metadata.namespace, task.metadata.name)
         stored = before.model_copy(update={"training": None}) if before else None
-        if status == stored and uid in self._recorded_uids:
+        if status == stored and self._recorded_uids.get(key) == uid:
             return
         if status != stored:
             await self._apply_status(task.metadata.namespace, task.metadata.name, uid, status.to_json())
@@ -344,9 +346,9 @@ class Reconciler:
         is_deleting = result.is_job_superfluous or result.job_to_delete is not None
         self._submit_rows(task, status, result.attempts, is_deleting=is_deleting)
         if status.finished_at is None:
-            self._recorded_uids.add(uid)
+            self._recorded_uids[key] = uid
         else:
-            self._recorded_uids.discard(uid)
+            self._recorded_uids.pop(key, None)
 
     def _submit_rows(
         self, task: TrainingTask, status: TrainingTaskStatus, attempts: list[Attempt], *, is_deleting: bool = False

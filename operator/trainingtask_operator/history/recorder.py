@@ -19,7 +19,7 @@ from trainingtask_history.tables import RunEvent, TrainingRun, run_id
 from trainingtask_operator.history.backlog import Backlog, PendingRow
 from trainingtask_operator.history.trainer_sessions import ending_blocking_sessions, limit_transactions
 from trainingtask_operator.kube_objects import Key, Object
-from trainingtask_operator.malformed_records import MALFORMED
+from trainingtask_operator.malformed_records import MALFORMED, report_malformed
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ class RunRecorder(Recorder):
     Attributes
     ----------
     read_log
-        Returns the tail of a pod's log, by namespace and name; "" when there is none, None when it cannot be read: such
-        a row is submitted again after the next start.
+        Returns the tail of a pod's log, by namespace and name; "" when there is none, None when it cannot be read: the
+        row is written without it, and is not final until the log was tried a few times more.
     request_rows
         Called with namespace and name of a task whose rows had no room, once there is room.
     get_namespace_uid
@@ -93,7 +93,7 @@ class RunRecorder(Recorder):
         url
             The database's.
         retry_seconds
-            The pause after it did not answer.
+            The pause after it did not answer, and the first one of a row that it refuses.
         read_log
             See the attribute.
         trainers
@@ -106,7 +106,7 @@ class RunRecorder(Recorder):
         self._url = url
         self._retry_seconds = retry_seconds
         self._trainers = trainers
-        self._backlog = Backlog()
+        self._backlog = Backlog(retry_seconds)
         self._engine: Engine | None = None
         self._opened = asyncio.Event()
         self._locked: set[uuid.UUID] = set()  # rows of the last batch that another session locked
@@ -201,7 +201,7 @@ class RunRecorder(Recorder):
             self._opened.set()
             while True:
                 await self._backlog.wait_until_added()
-                if len(self._backlog) < BATCH_ROWS:
+                if len(self._backlog.peek(BATCH_ROWS)) < BATCH_ROWS:
                     await asyncio.sleep(BATCH_SECONDS)
                 try:
                     await self._write_batch(engine)
@@ -227,25 +227,30 @@ class RunRecorder(Recorder):
         await asyncio.sleep(self._retry_seconds)
 
     async def _write_batch(self, engine: Engine) -> None:
-        """Write the first rows; if the database refuses them, row by row, so that a bad one delays no other."""
+        """Write the first rows, together; row by row if the database refuses them, so that a bad one delays no other."""
         batch = self._backlog.peek(BATCH_ROWS)
         await asyncio.gather(*(self._add_log(pending.row) for pending in batch))
+        new = [pending for pending in batch if not self._backlog.get_tries(pending.row.id)]
+        again = [pending for pending in batch if self._backlog.get_tries(pending.row.id)]
         try:
-            locked = await self._write(engine, batch)
+            locked = await self._write(engine, new)
         except HistoryUnavailable:
             raise
         except HistoryError:
+            locked, again = set(), batch
+        if again:
             async with ending_blocking_sessions(engine):
-                await self._write_each(engine, batch)
-            return
+                locked |= await self._write_each(engine, again)
         if locked - self._locked:
             log.warning("%d rows wait: other sessions of the history database hold them", len(locked))
         self._locked = locked
-        if len(locked) == len(batch):
+        if locked and len(locked) == len(batch):
             await asyncio.sleep(LOCKED_SECONDS)
 
     async def _write(self, engine: Engine, batch: Sequence[PendingRow]) -> set[uuid.UUID]:
         """Write rows; postpone those that another session locked, and return their ids."""
+        if not batch:
+            return set()
         events = [event for pending in batch for event in pending.events.values()]
         try:
             locked = await asyncio.to_thread(record_many, engine, [pending.row for pending in batch], events=events)
@@ -254,30 +259,45 @@ class RunRecorder(Recorder):
         for pending in batch:
             if pending.row.id in locked:
                 self._backlog.postpone(pending.row.id)
+            elif self._lacks_log(pending.row) and not self._backlog.is_last_try(pending.row.id):
+                self._backlog.back_off(pending.row.id)
             else:
                 self._backlog.mark_written(pending)
         return locked
 
-    async def _write_each(self, engine: Engine, batch: Sequence[PendingRow]) -> None:
+    async def _write_each(self, engine: Engine, batch: Sequence[PendingRow]) -> set[uuid.UUID]:
+        """Write rows one by one; each that is refused is tried again after a time of its own. Return the ids of locked ones."""
         refusal: HistoryError | None = None
-        locked: set[str] = set()  # namespaces with a row that had to be waited for: that is done once for each
+        locked: set[uuid.UUID] = set()
+        locked_namespaces: set[str] = set()  # with a row that had to be waited for: that is done once for each
         for pending in batch:
-            if pending.row.namespace in locked:
-                self._backlog.postpone(pending.row.id)
+            row = pending.row
+            if row.namespace in locked_namespaces:
+                self._backlog.back_off(row.id, is_locked=True)
                 continue
             try:
-                await self._write(engine, [pending])
+                locked |= await self._write(engine, [pending])
             except HistoryUnavailable:
                 raise
-            except HistoryError as error:
-                if isinstance(error, HistoryLocked):
-                    locked.add(pending.row.namespace)
-                self._backlog.postpone(pending.row.id)
+            except HistoryLocked as error:
+                locked_namespaces.add(row.namespace)
+                self._backlog.back_off(row.id, is_locked=True)
                 refusal = error
+            except HistoryError as error:
+                if self._backlog.is_of_deleted_task(row.id) and self._backlog.is_last_try(row.id):
+                    report_malformed("row", f"of {row.namespace}/{row.name}", error)
+                    self._backlog.discard(row.id)
+                else:
+                    self._backlog.back_off(row.id)
+                    refusal = error
         if refusal is not None:
-            raise refusal
+            log.warning("%s; %d rows wait", refusal, self.backlog)
+        return locked
 
     async def _add_log(self, row: TrainingRun) -> None:
         pod = self._backlog.get_log_pod(row.id)
         if pod is not None and self.read_log is not None and row.log_tail is None:
             row.log_tail = await self.read_log(row.namespace, pod)
+
+    def _lacks_log(self, row: TrainingRun) -> bool:
+        return row.log_tail is None and self.read_log is not None and self._backlog.get_log_pod(row.id) is not None

@@ -357,6 +357,15 @@ async def test_a_deleted_task_needs_nothing(cluster: FakeCluster, reconciler: Re
     assert cluster.requests == []
 
 
+async def test_a_task_deleted_unfinished_is_forgotten(cluster: FakeCluster, reconciler: Reconciler) -> None:
+    task = add_task(cluster)
+    await run_pod(cluster, reconciler, task)
+    assert reconciler._recorded_uids
+    cluster.tasks.clear()
+    await reconciler.reconcile(*KEY)
+    assert not reconciler._recorded_uids
+
+
 async def test_labels_of_the_job_find_the_task(cluster: FakeCluster, reconciler: Reconciler) -> None:
     task = add_task(cluster)
     await reconciler.reconcile(*KEY)

@@ -8,17 +8,25 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+from support import specs
+from support.in_memory_api_server import NOW, FakeCluster, job_condition, pod, terminated
 from support.kubectl import eventually
 from support.postgres import Postgres
+from support.reconcile import KEY, add_task, get_job, run_pod
+from support.results import RESULTS
+from trainingtask_api import TrainingTask, names
 from trainingtask_history.access import ALL
 from trainingtask_history.engine import open_history
 from trainingtask_history.errors import HistoryUnavailable
 from trainingtask_history.maintenance import OpenRun
 from trainingtask_history.queries import get_events
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
-from trainingtask_operator.history.backlog import Backlog
+from trainingtask_operator import metrics
+from trainingtask_operator.controller.reconciler import Reconciler
+from trainingtask_operator.history.backlog import MAX_TRIES, Backlog
 from trainingtask_operator.history.recorder import RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
+from trainingtask_operator.settings import Settings
 
 
 def make_row(attempt: int = 1, **fields: object) -> TrainingRun:
@@ -78,6 +86,19 @@ async def test_rows_are_written_and_of_two_versions_the_later_counts(postgres_se
         assert recorder.backlog == 0, "an unchanged row costs nothing"
 
 
+async def test_a_later_open_version_does_not_replace_a_final_one(postgres_server: Postgres) -> None:
+    """The task is deleted while a reconcile waits for the API server."""
+    url = database_url(postgres_server)
+    recorder = RunRecorder(url)
+    cancelled = make_row(status="Cancelled", finish_time=datetime.now(UTC))
+    interrupted = TrainingRun(**{**cancelled.model_dump(), "status": "Interrupted", "finish_time": None})
+    recorder.submit([cancelled])
+    recorder.submit([interrupted])
+    async with running(recorder):
+        await wait_until_written(recorder)
+    assert read_statuses(url) == {cancelled.id: "Cancelled"}
+
+
 async def test_the_table_is_made_before_there_is_a_row(postgres_server: Postgres) -> None:
     url = database_url(postgres_server)
 
@@ -113,13 +134,61 @@ async def test_a_row_that_the_database_refuses_delays_no_other(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     url = database_url(postgres_server)
-    recorder = RunRecorder(url, retry_seconds=0.01)
-    bad, good = make_row(attempt=2**40), make_row()
-    recorder.submit([bad, good])
+    recorder = RunRecorder(url, retry_seconds=3600)
+    beside, after = make_row(), make_row()
+    recorder.submit([make_row(attempt=2**40), beside, make_row(score=5.0)])
     async with running(recorder):
-        await asyncio.to_thread(eventually, "the good row", lambda: recorder.backlog == 1, 30)
-        assert set(read_statuses(url)) == {good.id}
-    assert "refused" in caplog.text
+        await asyncio.to_thread(eventually, "the row beside them", lambda: "refused" in caplog.text, 30)
+        recorder.submit([after])
+        await asyncio.to_thread(eventually, "a row after them", lambda: recorder.backlog == 2, 30)
+        assert set(read_statuses(url)) == {beside.id, after.id}
+
+
+async def test_a_refused_row_is_dropped_once_its_task_is_deleted(
+    postgres_server: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorder = RunRecorder(database_url(postgres_server), retry_seconds=0.001)
+    finished = make_row(name="finished", status="Failed", finish_time=datetime.now(UTC), score=5.0)
+    cancelled = make_row(name="cancelled", status="Cancelled", finish_time=datetime.now(UTC), score=5.0)
+    recorder.submit([finished, cancelled])
+    dropped = metrics.INVALID_RECORDS.labels("row")._value.get
+    before = dropped()
+    async with running(recorder):
+        await asyncio.to_thread(eventually, "one row less", lambda: recorder.backlog == 1, 30)
+        assert "n/cancelled cannot be read and is skipped" in caplog.text
+        task = specs.task("finished", specs.CLASSICAL)
+        task["metadata"]["uid"] = finished.task_uid
+        recorder.forget(TrainingTask.model_validate(task))
+        await wait_until_written(recorder)
+    assert "n/finished cannot be read and is skipped" in caplog.text
+    assert dropped() == before + 2
+
+
+async def test_a_task_with_a_forged_score_is_recorded_and_deleted(
+    postgres_server: Postgres, cluster: FakeCluster, settings: Settings
+) -> None:
+    url = database_url(postgres_server)
+    recorder = RunRecorder(url)
+    reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: NOW)
+    task = add_task(cluster, runPolicy={"ttlSecondsAfterFinished": 0, "deleteTask": True})
+    await run_pod(cluster, reconciler, task)
+    results = RESULTS.to_json()
+    results["evaluation"]["micro"]["f1"] = 5.0
+    report = {"attempt": 1, "phase": "Done", "finishTime": "2026-01-01T00:01:00Z", "results": results}
+    uid = task["metadata"]["uid"]
+    await cluster.apply_status(*KEY, uid, {"training": report}, manager=names.TRAINER_FIELD_MANAGER)
+    cluster.pods[uid] = [pod(task, phase="Succeeded", state=terminated(0))]
+    get_job(cluster, task)["status"] = {"conditions": [job_condition("Complete")]}
+    await reconciler.reconcile(*KEY)
+    async with running(recorder):
+        await wait_until_written(recorder)
+    await reconciler.reconcile(*KEY)
+    assert KEY not in cluster.tasks
+    engine = open_history(url)
+    with engine.connect() as connection:
+        row = connection.execute(text("select status, score, training_result from training_run")).one()
+    engine.dispose()
+    assert (row.status, row.score, row.training_result["labels"]) == ("Succeeded", None, RESULTS.labels)
 
 
 async def test_the_row_of_an_ended_attempt_is_written_with_the_log_of_its_pod(
@@ -151,6 +220,39 @@ async def test_the_row_of_an_ended_attempt_is_written_with_the_log_of_its_pod(
     engine = open_history(url)
     with engine.connect() as connection:
         assert connection.execute(text("select log_tail from training_run")).scalar_one() == "Killed"
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("answers", "stored"),
+    [
+        pytest.param([""], "", id="there is none"),
+        pytest.param([None, None, "Killed"], "Killed", id="it cannot be read twice"),
+        pytest.param([None] * MAX_TRIES, None, id="it cannot be read at all"),
+    ],
+)
+async def test_a_row_is_final_once_its_log_was_read_or_tried_often_enough(
+    postgres_server: Postgres, answers: list[str | None], stored: str | None
+) -> None:
+    """Its task and pod may be deleted then."""
+    url = database_url(postgres_server)
+    failed = make_row(status="Failed", finish_time=datetime.now(UTC))
+    left = iter(answers)
+    seen: list[tuple[bool, bool]] = []
+
+    async def read_log(namespace: str, pod: str) -> str | None:
+        seen.append((failed.id in await asyncio.to_thread(read_statuses, url), recorder.is_recorded([failed])))
+        return next(left)
+
+    recorder = RunRecorder(url, retry_seconds=0.001, read_log=read_log)
+    recorder.submit([failed], {failed.id: "pod-1"})
+    async with running(recorder):
+        await wait_until_written(recorder)
+    assert recorder.is_recorded([failed])
+    assert seen == [(False, False), *[(True, False)] * (len(answers) - 1)], "written at once, but not final"
+    engine = open_history(url)
+    with engine.connect() as connection:
+        assert connection.execute(text("select log_tail from training_run")).scalar_one() == stored
     engine.dispose()
 
 
