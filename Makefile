@@ -5,8 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CLUSTER := $(PYTHON) hack/cluster/cluster.py
-# Two targets at once, each for one core; the output of each is shown when it ends.
-BOTH = $(MAKE) --jobs 2 --output-sync --no-print-directory
+# Targets at once; the output of each is shown when it ends.
+AT_ONCE = $(MAKE) --jobs 3 --output-sync --no-print-directory
 # Tests start hundreds of Python processes; compiling torch and its like takes each of them 5 to 15 s.
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -21,26 +21,34 @@ try: ## Without a cluster: train the quickstart, predict, and serve the runs pag
 demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name: on a cluster of yours)
 	@$(PYTHON) hack/demo.py
 
-test: test-unit test-cluster ## Everything: what needs no cluster, then the rest on a real one
+test: $(VENV)/ready style ## Everything, on a real cluster as well, whose tests mostly wait: what needs none runs beside them
+	$(CLUSTER) up
+	$(CLUSTER) images
+	$(CLUSTER) build jobset kueue
+	$(AT_ONCE) tests/cluster tests/faults tests/rest
 
-test-unit: $(VENV)/ready ## Lint, types, and the tests that need no cluster, in two processes
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
-	$(BOTH) types tests/browser
-	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
-
-.PHONY: types tests/browser
-types:
-	$(BIN)/mypy
-tests/browser:
-	$(BIN)/pytest $@
+test-unit: $(VENV)/ready style ## Lint, types, and the tests that need no cluster, in two processes
+	$(AT_ONCE) types tests/browser
+	$(MAKE) --no-print-directory tests/unit
 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres, each folder in one process
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	$(BOTH) tests/cluster tests/faults
+	$(AT_ONCE) tests/cluster tests/faults
 
-.PHONY: tests/cluster tests/faults
+.PHONY: style types tests/browser tests/unit tests/rest tests/cluster tests/faults
+style: $(VENV)/ready
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
+types:
+	$(BIN)/mypy
+tests/browser:
+	$(BIN)/pytest $@
+tests/unit:
+	$(BIN)/pytest $@ --numprocesses 2 --dist loadfile
+# What needs no cluster takes the processor time that the cluster and its tests leave.
+tests/rest:
+	nice -n 10 $(MAKE) --jobs 1 --no-print-directory types tests/browser tests/unit
 tests/cluster tests/faults:
 	eval "$$($(CLUSTER) env)" && $(BIN)/pytest $@
 
