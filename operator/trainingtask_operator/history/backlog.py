@@ -13,7 +13,8 @@ from trainingtask_history.tables import RunEvent, RunStatus, TrainingRun, run_id
 from trainingtask_operator.kube_objects import Key
 
 MAX_FORGOTTEN_ATTEMPTS = 1000  # of a deleted task: more than any has whose status was not edited
-MAX_TRIES = 5  # to read a log, and to write a row that no task submits again; over 75 s by default
+MAX_LOG_TRIES = 3  # to read a log, over 15 s by default
+MAX_TRIES = 5  # to write a row that no task submits again, over 75 s by default
 
 EventId = tuple[str, str, datetime]  # type, reason, time
 
@@ -127,10 +128,6 @@ class Backlog:
         self._log_pods.pop(row_id, None)
         self._retries.pop(row_id, None)
         self._deleted.discard(row_id)
-
-    def is_last_try(self, row_id: uuid.UUID) -> bool:
-        """Return whether the row has been tried often enough with this try."""
-        return self.get_tries(row_id) + 1 >= MAX_TRIES
 
     def is_of_deleted_task(self, row_id: uuid.UUID) -> bool:
         """Return whether no task will submit the row again."""

@@ -16,7 +16,7 @@ from trainingtask_history.maintenance import OpenRun, cancel_run, find_recorded,
 from trainingtask_history.migrations.runner import migrate
 from trainingtask_history.store import record_many
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
-from trainingtask_operator.history.backlog import Backlog, PendingRow
+from trainingtask_operator.history.backlog import MAX_LOG_TRIES, MAX_TRIES, Backlog, PendingRow
 from trainingtask_operator.history.trainer_sessions import ending_blocking_sessions, limit_transactions
 from trainingtask_operator.kube_objects import Key, Object
 from trainingtask_operator.malformed_records import MALFORMED, report_malformed
@@ -259,7 +259,7 @@ class RunRecorder(Recorder):
         for pending in batch:
             if pending.row.id in locked:
                 self._backlog.postpone(pending.row.id)
-            elif self._lacks_log(pending.row) and not self._backlog.is_last_try(pending.row.id):
+            elif self._lacks_log(pending.row) and self._backlog.get_tries(pending.row.id) + 1 < MAX_LOG_TRIES:
                 self._backlog.back_off(pending.row.id)
             else:
                 self._backlog.mark_written(pending)
@@ -284,7 +284,7 @@ class RunRecorder(Recorder):
                 self._backlog.back_off(row.id, is_locked=True)
                 refusal = error
             except HistoryError as error:
-                if self._backlog.is_of_deleted_task(row.id) and self._backlog.is_last_try(row.id):
+                if self._backlog.is_of_deleted_task(row.id) and self._backlog.get_tries(row.id) + 1 >= MAX_TRIES:
                     report_malformed("row", f"of {row.namespace}/{row.name}", error)
                     self._backlog.discard(row.id)
                 else:

@@ -23,7 +23,7 @@ from trainingtask_history.queries import get_events
 from trainingtask_history.tables import RunEvent, TrainingRun, run_id
 from trainingtask_operator import metrics
 from trainingtask_operator.controller.reconciler import Reconciler
-from trainingtask_operator.history.backlog import MAX_TRIES, Backlog
+from trainingtask_operator.history.backlog import MAX_LOG_TRIES, Backlog
 from trainingtask_operator.history.recorder import RunRecorder
 from trainingtask_operator.history.retention import delete_expired_runs
 from trainingtask_operator.settings import Settings
@@ -228,7 +228,7 @@ async def test_the_row_of_an_ended_attempt_is_written_with_the_log_of_its_pod(
     [
         pytest.param([""], "", id="there is none"),
         pytest.param([None, None, "Killed"], "Killed", id="it cannot be read twice"),
-        pytest.param([None] * MAX_TRIES, None, id="it cannot be read at all"),
+        pytest.param([None] * MAX_LOG_TRIES, None, id="it cannot be read at all"),
     ],
 )
 async def test_a_row_is_final_once_its_log_was_read_or_tried_often_enough(
@@ -343,7 +343,7 @@ async def test_a_stop_waits_for_the_rows_but_not_for_ever(
     recorder = RunRecorder(database_url(postgres_server))
     async with running(recorder):
         recorder.submit([make_row() for _ in range(300)])
-        await recorder.flush(20)
+        await recorder.flush(120)
         assert recorder.backlog == 0
         await recorder.flush(0)
     unreachable = RunRecorder("postgresql://nobody:nothing@127.0.0.1:1/none")
