@@ -84,6 +84,20 @@ def test_each_format_of_the_output_has_the_same_rows(model: HeldModel, tmp_path:
     assert table[0]["probabilities"] == [0.6]
 
 
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ('text\n""\naa\n\n""\nbb\n""\n', [[], ["short"], [], ["short"], []]),
+        ("id,text\n,\n1,aa\n,\n\n2,bb\n,\n", [[], ["short"], [], ["short"], []]),
+    ],
+    ids=["one column", "two columns"],
+)
+def test_a_row_of_empty_cells_is_a_row(model: HeldModel, tmp_path: Path, content: str, labels: list[list[str]]) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    assert predict(model, tmp_path / "in.csv", tmp_path / "out.jsonl") == 0
+    assert read_jsonl(tmp_path / "out.jsonl") == labels
+
+
 def test_columns_are_those_of_the_model_or_of_the_option(model: HeldModel, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(f"subject,body,short\n{'a' * 30},{'b' * 30},x\n")
     manifest = json.loads((model.folder / "trainingtask.json").read_text()) | {"text_columns": ["subject", "body"]}
