@@ -98,6 +98,35 @@ def test_a_row_of_empty_cells_is_a_row(model: HeldModel, tmp_path: Path, content
     assert read_jsonl(tmp_path / "out.jsonl") == labels
 
 
+@pytest.mark.parametrize(
+    ("cell", "what"),
+    [(5, "a number"), (1.5, "a number"), (True, "a boolean"), (["a"], "a list"), ({"a": 1}, "an object")],
+    ids=str,
+)
+def test_a_cell_that_is_no_text_is_refused(
+    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: object, what: str
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [None, None, cell]}), tmp_path / "in.parquet")
+    lines = ['{"text": "a"}', '{"text": NaN}', json.dumps({"text": cell})]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    for name in ("in.parquet", "in.jsonl"):
+        assert predict(model, tmp_path / name, tmp_path / "out.jsonl") == 64
+        said = capsys.readouterr().err
+        assert said == f"{tmp_path / name}, row 3, column 'text' is {what}: give text\n"
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_bytes_are_no_text_and_nan_is_none(
+    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [b"a"]}), tmp_path / "in.parquet")
+    assert predict(model, tmp_path / "in.parquet", tmp_path / "out.jsonl") == 64
+    assert "row 1, column 'text' is of type bytes: give text" in capsys.readouterr().err
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"text": NaN}\n{"text": null}\n{}\n')
+    assert predict(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 0
+    assert read_jsonl(tmp_path / "out.jsonl") == [["short"], [], [], []]
+
+
 def test_columns_are_those_of_the_model_or_of_the_option(model: HeldModel, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(f"subject,body,short\n{'a' * 30},{'b' * 30},x\n")
     manifest = json.loads((model.folder / "trainingtask.json").read_text()) | {"text_columns": ["subject", "body"]}
