@@ -231,6 +231,9 @@ def test_input_and_output_in_an_object_store(
             ["--input=in.csv", "--output=out.csv", "--shard=2/2"],
             "--shard '2/2' is none: name I/N with I from 0 to N - 1",
         ),
+        (["--input=in.csv", "--output=out.csv", "--shard="], "--shard '' is none: name I/N with I from 0 to N - 1"),
+        (["--shard=0/2", "a text"], "--shard and --text-column are for a file alone"),
+        (["--text-column=text", "a text"], "--shard and --text-column are for a file alone"),
         (["--input=in.csv", "--output=out.csv", "--shard=2"], "--shard '2' is none: name I/N with I from 0 to N - 1"),
     ],
 )
