@@ -204,9 +204,11 @@ def _predict_file(options: argparse.Namespace) -> int:
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.INTERRUPTED))  # ends the worker processes, too
     from trainingtask_trainer.batch_prediction.inputs import fetch_input  # noqa: PLC0415
+    from trainingtask_trainer.batch_prediction.outputs import check_is_outside  # noqa: PLC0415
     from trainingtask_trainer.batch_prediction.run import ModelSource, predict_file  # noqa: PLC0415
     from trainingtask_trainer.batch_prediction.shards import Shard  # noqa: PLC0415
 
+    check_is_outside(options.output, options.model)
     shard = Shard.parse(options.shard) if options.shard is not None else None
     with _fetch_model(options.model) as folder, fetch_input(options.input) as file:
         source = ModelSource(folder.absolute(), options.format, options.code_dir)

@@ -1,7 +1,7 @@
 """The texts of a file, piece by piece."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -93,6 +93,21 @@ def compute_digest(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return _compute_folder_digest(path, path.rglob("*"))
+
+
+def compute_code_digest(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of a folder's Python files.
+
+    A ConfigMap's are also in a hidden folder, whose name differs between pods.
+    """
+    files = folder.rglob("*.py")
+    return _compute_folder_digest(
+        folder, (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    )
+
+
+def _compute_folder_digest(path: Path, found: Iterable[Path]) -> str:
+    files = sorted(file for file in found if file.is_file())
     lines = (f"{file.relative_to(path)} {compute_digest(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -74,6 +74,26 @@ def open_output(address: str) -> Output:
     )
 
 
+def check_is_outside(address: str, model: str) -> None:
+    """Refuse an output in the model's folder: its parts would make it another model, so that it could not go on.
+
+    Raises
+    ------
+    UserError
+        When it is there.
+    """
+    if "://" in address:
+        is_inside = address.startswith(f"{model.rstrip('/')}/")
+    else:
+        is_inside = Path(address).resolve().is_relative_to(Path(model).resolve())
+    if is_inside:
+        raise UserError(
+            Reason.OUTPUT_NOT_WRITABLE,
+            f"--output '{address.partition('?')[0]}' is in the model's folder, whose files are to stay as they are: name a file"
+            " elsewhere",
+        )
+
+
 @dataclass(frozen=True)
 class LocalOutput:
     """A file in a folder."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
@@ -21,7 +22,7 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.saved_model import Prediction, SavedModel
 from trainingtask_trainer.batch_prediction.formats import SUFFIXES, join_parts, write_part
-from trainingtask_trainer.batch_prediction.inputs import compute_digest, count_rows, iter_texts
+from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, compute_digest, count_rows, iter_texts
 from trainingtask_trainer.batch_prediction.outputs import Output, open_output
 from trainingtask_trainer.batch_prediction.shards import Shard
 from trainingtask_trainer.errors import UserError
@@ -52,6 +53,8 @@ class _Record:
 
     input: str
     model: str
+    code: str | None
+    release: str
     format: str | None
     columns: list[str]
     rows: int
@@ -88,7 +91,16 @@ def predict_file(
     part_rows = max(1, min(_MAX_PART_ROWS, _MAX_PART_PROBABILITIES // len(model.manifest.labels)))
     rows = count_rows(DataFile(file), columns, part_rows)
     own = (shard or Shard(0, 1)).get_range(math.ceil(rows / part_rows))
-    record = _Record(compute_digest(file), compute_digest(source.folder), model.format, columns, rows, part_rows)
+    record = _Record(
+        input=compute_digest(file),
+        model=compute_digest(source.folder),
+        code=None if source.code_folder is None else compute_code_digest(source.code_folder),
+        release=version("trainingtask"),
+        format=model.format,
+        columns=columns,
+        rows=rows,
+        part_rows=part_rows,
+    )
     done = _begin(output, record)
     names = {part: f"part-{part:06}{Path(output.name).suffix}" for part in own}
     left = [part for part in own if names[part] not in done]
@@ -129,13 +141,13 @@ def _check_output(output: Output) -> None:
 
 
 def _begin(output: Output, record: _Record) -> set[str]:
-    """Return the parts of an earlier run; those of another input or model are an error."""
+    """Return the parts of an earlier run; those of another record are an error."""
     content = json.dumps(asdict(record)).encode()
     parts = output.list_parts()
     if parts and (_RECORD not in parts or output.read_part(_RECORD) != content):
         raise UserError(
             Reason.OUTPUT_OCCUPIED,
-            f"{output.name}.parts beside --output holds parts of another input, model or release: remove it, or name another file",
+            f"{output.name}.parts beside --output holds parts of another input, model, code or release: remove it, or name another file",
         )
     if not parts:
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:

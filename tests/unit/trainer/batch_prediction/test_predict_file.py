@@ -16,6 +16,7 @@ from support.served_models import HeldModel, write_held_model
 from trainingtask_trainer import registry
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.batch_prediction import run
+from trainingtask_trainer.batch_prediction.inputs import compute_code_digest
 
 TEXTS = ["a" * length for length in (60, 10, 0, 50, 99)]
 LABELS = [["long"], ["short"], [], ["long", "short"], ["long"]]
@@ -170,15 +171,56 @@ def test_a_killed_prediction_goes_on_with_its_parts(
     assert model.batches == [2, 1, 1]
 
 
-def test_parts_of_another_input_are_not_used(
-    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("other", ["input", "code", "release"])
+def test_parts_of_another_input_code_or_release_are_not_used(
+    model: HeldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], other: str
 ) -> None:
     file, output = write_csv(tmp_path / "in.csv", ["a", "fail", "b"]), tmp_path / "out.csv"
     assert predict(model, file, output) == 64
     assert "RuntimeError: as asked" in capsys.readouterr().err
-    write_csv(file)
+    if other == "input":
+        write_csv(file)
+    elif other == "code":
+        (model.code / "helper.py").touch()
+    else:
+        monkeypatch.setattr(run, "version", lambda name: f"other {name}")
     assert predict(model, file, output) == 64
-    assert "out.csv.parts beside --output holds parts of another input, model or release" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "out.csv.parts beside --output holds parts of another input, model, code or release" in said
+
+
+def test_code_is_the_same_in_another_mount_of_its_configmap(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("..2026_01_01", "..2026_01_02"):
+        mount = tmp_path / name.strip(".")
+        (mount / name).mkdir(parents=True)
+        (mount / name / "lengths.py").write_text("x = 1")
+        (mount / "..data").symlink_to(name)
+        (mount / "lengths.py").symlink_to("..data/lengths.py")
+        digests.add(compute_code_digest(mount))
+    (mount / "lengths.py").resolve().write_text("x = 2")
+    assert len(digests) == 1
+    assert compute_code_digest(mount) not in digests
+
+
+@pytest.mark.parametrize(
+    ("folder", "output"),
+    [("model", "model/out.csv"), ("model/", "link/a/out.csv"), ("s3://m/tickets/", "s3://m/tickets/o.csv")],
+)
+def test_an_output_in_the_models_folder_is_refused(
+    model: HeldModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    output: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("model")
+    write_csv(tmp_path / "in.csv")
+    assert main(["predict", folder, f"--code-dir={model.code}", "--input=in.csv", f"--output={output}"]) == 64
+    assert capsys.readouterr().err.startswith(f"--output '{output}' is in the model's folder, whose files are to stay")
+    assert [file.name for file in model.folder.iterdir()] == ["trainingtask.json"]
 
 
 def test_several_processes_write_the_same_file(
