@@ -117,6 +117,17 @@ def test_a_cell_that_is_no_text_is_refused(
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_damaged_page_of_parquet_is_told(
+    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), file, compression="snappy")
+    content = file.read_bytes()
+    file.write_bytes(content[:40] + bytes(40) + content[80:])  # its end, which is read first, is whole
+    assert predict(model, file, tmp_path / "out.jsonl") == 64
+    assert f"{file} is not a parquet file that can be read: " in capsys.readouterr().err
+
+
 def test_bytes_are_no_text_and_nan_is_none(
     model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
