@@ -5,6 +5,7 @@ A part is complete or absent, so that a prediction that was killed goes on after
 
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,10 @@ class Output(Protocol):
     @property
     def name(self) -> str:
         """Return its name without folders."""
+        ...
+
+    def check_writable(self) -> None:
+        """Raise UserError when it is known that nothing can be written."""
         ...
 
     def exists(self) -> bool:
@@ -105,6 +110,19 @@ class LocalOutput:
         """Return its name without folders."""
         return self.path.name
 
+    def check_writable(self) -> None:
+        """Write a file without a name into the nearest folder that is there."""
+        try:
+            folder = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                Reason.OUTPUT_NOT_WRITABLE,
+                f"--output '{self.path}' cannot be written ({error.strerror}): name a file in a folder that user"
+                f" {os.getuid()} may write to",
+            ) from error
+
     def exists(self) -> bool:
         """Return whether the complete file is there."""
         return self.path.exists()
@@ -149,6 +167,9 @@ class StoredOutput:
     def name(self) -> str:
         """Return its name without folders."""
         return PurePosixPath(self.uri).name
+
+    def check_writable(self) -> None:
+        """Do nothing: whether access is given shows with the first part."""
 
     def exists(self) -> bool:
         """Return whether the complete object is there."""

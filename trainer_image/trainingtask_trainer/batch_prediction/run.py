@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
+from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped]
 
 from trainingtask_api.exports import Format
 from trainingtask_api.formatting import format_time_left
@@ -25,7 +26,7 @@ from trainingtask_trainer.batch_prediction.formats import SUFFIXES, join_parts, 
 from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, compute_digest, count_rows, iter_texts
 from trainingtask_trainer.batch_prediction.outputs import Output, open_output
 from trainingtask_trainer.batch_prediction.shards import Shard
-from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.models.classical.workers import Call, count_workers, run_calls
 from trainingtask_trainer.runtime.cgroup import THREAD_VARIABLES, get_cpu_limit
 from trainingtask_trainer.sources.data_files import DataFile
@@ -82,7 +83,9 @@ def predict_file(
     Raises
     ------
     UserError
-        When the file cannot be read, or the output or parts of another run are there already.
+        When the file cannot be read, or the output cannot be written, or it or parts of another run are there already.
+    Fault
+        When a worker process was killed.
     """
     output = open_output(shard.number_name(output_address) if shard else output_address)
     _check_output(output)
@@ -122,8 +125,15 @@ def predict_file(
         closing(iter_texts(DataFile(file), columns, part_rows)) as parts,
         closing(run_calls(list_calls(), workers)) as calls,
     ):
-        for count in calls:
-            progress.add(count)
+        try:
+            for count in calls:
+                progress.add(count)
+        except TerminatedWorkerError as error:
+            raise Fault(
+                Reason.TRAINER_CRASHED,
+                "a process that predicts was killed, perhaps because memory was short: run the command again, and it goes on"
+                " after the parts that are there",
+            ) from error
     _finish(output, [names[part] for part in own])
 
 
@@ -134,6 +144,7 @@ def _check_output(output: Output) -> None:
             Reason.OUTPUT_NOT_WRITABLE,
             f"--output '{output.name}' ends in '{suffix}': name a file of {', '.join(SUFFIXES)}",
         )
+    output.check_writable()
     if output.exists():
         raise UserError(
             Reason.OUTPUT_OCCUPIED, f"--output '{output.name}' exists already: remove it, or name another file"

@@ -246,6 +246,16 @@ def test_several_processes_write_the_same_file(
     assert "RuntimeError: as asked" in capsys.readouterr().err
 
 
+def test_a_process_that_is_killed_is_told(
+    model: HeldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "get_cpu_limit", lambda: 2)
+    file = write_csv(tmp_path / "in.csv", ["a", "b", "die", "c"])
+    assert predict(model, file, tmp_path / "out.jsonl") == 1
+    assert "a process that predicts was killed, perhaps because memory was short: run" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl.parts" / "run.json").is_file()
+
+
 def test_input_and_output_in_an_object_store(
     model: HeldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -273,6 +283,11 @@ def test_input_and_output_in_an_object_store(
             "--output 'out.txt' ends in '.txt': name a file of .csv, .jsonl, .parquet",
         ),
         (["--input=in.csv", "--output=ftp://h/o.csv"], "--output 'ftp://h/o.csv' is no place for a file"),
+        (
+            ["--input=in.csv", "--output=in.csv/a/out.csv"],
+            "in.csv/a/out.csv' cannot be written (Not a directory): name a",
+        ),
+        (["--input=in.csv", f"--output={'a' * 250}.csv"], "a.csv' cannot be written (File name too long): name a file"),
         (["--input=none.csv", "--output=out.csv"], "--input 'none.csv' is not a file: name a single one"),
         (["--input=ftp://h/i.csv", "--output=out.csv"], "--input 'ftp://h/i.csv' is no place of a file: name a path"),
         (["--input=bad.csv", "--output=out.csv"], "bad.csv, row 3: 1 cells, and the header has 2 columns"),
