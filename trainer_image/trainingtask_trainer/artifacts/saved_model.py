@@ -54,6 +54,7 @@ class SavedModel:
 
     def __init__(self, folder: Path, wanted: Format | None = None, threads: int | None = None) -> None:
         self.manifest: Manifest = read_manifest(folder)
+        _check_files(folder)
         self._rule = DecisionRule(self.manifest.thresholds, self.manifest.at_least_one, self.manifest.max_labels)
         self._folder = folder
         self.format: Format | None = choose_format(folder, self.manifest.formats, wanted)
@@ -129,6 +130,13 @@ class SavedModel:
                 self._folder,
                 f"its files cannot be read as model '{self.manifest.model}': {describe_with_location(error)}",
             ) from error
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse pipes, devices and sockets: a read of one may never end."""
+    for path in folder.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise create_invalid_model_error(folder, f"{path.relative_to(folder)} is no file, but a pipe or a device")
 
 
 def _read_row(row: str, columns: Sequence[str]) -> str:
