@@ -146,14 +146,28 @@ def receive_files(stream: BinaryIO, folder: Path) -> None:
 
 
 def send_folder(folder: Path, stream: BinaryIO) -> None:
-    """Write an archive of a folder's content.
+    """Write an archive of a folder's content, which may be untrusted.
 
     Raises
     ------
     OSError
-        When the folder does not exist or a file cannot be read.
+        When the folder does not exist or a file cannot be read, or there is a link out of it, a pipe or a device.
     """
-    write_archive(find_files(sorted(folder.iterdir())), stream)
+    entries = sorted(folder.iterdir())
+    _check_sent(entries, folder)
+    files = find_files(entries)
+    _check_sent(files.values(), folder)
+    write_archive(files, stream)
+
+
+def _check_sent(paths: Iterable[Path], folder: Path) -> None:
+    """Refuse links out of a folder, and what is neither file nor folder: a read of it may never end."""
+    root = folder.resolve()
+    for path in paths:
+        if not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "is neither a file nor a folder: remove it", str(path))
+        if not path.resolve().is_relative_to(root):
+            raise OSError(errno.EXDEV, "is a link out of the folder, which is not followed: remove it", str(path))
 
 
 def main(action: str, folder: str) -> int:

@@ -14,6 +14,8 @@ import httpx
 
 # The probability of the first label is the text's length in hundredths, that of the second its complement.
 _CODE = """
+import os
+import signal
 import numpy as np
 from pathlib import Path
 
@@ -31,6 +33,8 @@ class Lengths:
                 (STATE / "gate").read_text()
             if "fail" in texts:
                 raise RuntimeError("as asked")
+            if "die" in texts:
+                os.kill(os.getpid(), signal.SIGKILL)
             with (STATE / "batches").open("a") as file:
                 file.write(f"{len(texts)}\\n")
             first = np.array([min(len(text), 100) / 100 for text in texts])

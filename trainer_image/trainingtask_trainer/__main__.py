@@ -162,7 +162,7 @@ def _fetch_model(address: str) -> AbstractContextManager[Path]:
 
 def _predict(options: argparse.Namespace) -> int:
     _prepare_model(options)
-    if options.input is not None or options.output is not None:
+    if any(value is not None for value in (options.input, options.output, options.shard, options.text_column)):
         return _predict_file(options)
     from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
 
@@ -198,14 +198,18 @@ def _compare(options: argparse.Namespace) -> int:
 def _predict_file(options: argparse.Namespace) -> int:
     if options.input is None or options.output is None or options.text:
         raise UserError(
-            Reason.INVALID_SPEC, "predict reads a file with both --input and --output, and no texts beside it"
+            Reason.INVALID_SPEC,
+            "predict reads a file with both --input and --output, and no texts beside it; --shard and --text-column are for"
+            " a file alone",
         )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.INTERRUPTED))  # ends the worker processes, too
     from trainingtask_trainer.batch_prediction.inputs import fetch_input  # noqa: PLC0415
+    from trainingtask_trainer.batch_prediction.outputs import check_is_outside  # noqa: PLC0415
     from trainingtask_trainer.batch_prediction.run import ModelSource, predict_file  # noqa: PLC0415
     from trainingtask_trainer.batch_prediction.shards import Shard  # noqa: PLC0415
 
-    shard = Shard.parse(options.shard) if options.shard else None
+    check_is_outside(options.output, options.model)
+    shard = Shard.parse(options.shard) if options.shard is not None else None
     with _fetch_model(options.model) as folder, fetch_input(options.input) as file:
         source = ModelSource(folder.absolute(), options.format, options.code_dir)
         predict_file(source, file, options.output, columns=options.text_column or (), shard=shard)

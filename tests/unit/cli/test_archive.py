@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -194,6 +195,40 @@ def test_a_folder_is_sent_without_its_own_name(data: Path, target: Path) -> None
     stream = io.BytesIO()
     send_folder(data, stream)
     assert unpack(stream.getvalue(), target) == ["empty", "parts/large.bin", "train.csv"]
+
+
+@pytest.mark.parametrize("at", ["", "parts"])
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("file", "is a link out of the folder, which is not followed: remove it"),
+        ("folder", "is a link (out of the|to a) folder, which is not followed: remove it"),
+        ("pipe", "is neither a file nor a folder: remove it"),
+        ("itself", "is neither a file nor a folder: remove it"),
+        ("nothing", "is neither a file nor a folder: remove it"),
+    ],
+)
+def test_a_folder_is_sent_without_what_is_outside_of_it(
+    data: Path, tmp_path: Path, at: str, kind: str, sentence: str
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_text("secret")
+    forged = data / at / "forged"
+    match kind:
+        case "file":
+            forged.symlink_to(tmp_path / "outside" / "file")
+        case "folder":
+            forged.symlink_to(tmp_path / "outside")
+        case "pipe":
+            os.mkfifo(forged)
+        case "itself":
+            forged.symlink_to("forged")
+        case _:
+            forged.symlink_to("nowhere")
+    stream = io.BytesIO()
+    with pytest.raises(OSError, match=f"{sentence}: '{forged}'"):
+        send_folder(data, stream)
+    assert not stream.getvalue()
 
 
 def test_the_module_runs_alone_at_both_ends(data: Path, target: Path) -> None:

@@ -54,6 +54,7 @@ class SavedModel:
 
     def __init__(self, folder: Path, wanted: Format | None = None, threads: int | None = None) -> None:
         self.manifest: Manifest = read_manifest(folder)
+        _check_files(folder)
         self._rule = DecisionRule(self.manifest.thresholds, self.manifest.at_least_one, self.manifest.max_labels)
         self._folder = folder
         self.format: Format | None = choose_format(folder, self.manifest.formats, wanted)
@@ -81,8 +82,15 @@ class SavedModel:
         """Return the labels of each row: those whose probability reaches their threshold, by the manifest's rule.
 
         A row is a text. For a model of several text columns it may be a JSON object with these.
+
+        Raises
+        ------
+        UserError
+            When a row is no Unicode text, or a JSON object without text, or nested too deep.
         """
         texts = [_read_row(row, self.manifest.text_columns) for row in rows]
+        for number, text in enumerate(texts, start=1):
+            _check_unicode(text, number)
         return self.choose_labels(texts, self.predict_probabilities(texts))
 
     def choose_labels(self, texts: Sequence[str], probabilities: Probabilities) -> list[Prediction]:
@@ -124,6 +132,13 @@ class SavedModel:
             ) from error
 
 
+def _check_files(folder: Path) -> None:
+    """Refuse pipes, devices and sockets: a read of one may never end."""
+    for path in folder.rglob("*"):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise create_invalid_model_error(folder, f"{path.relative_to(folder)} is no file, but a pipe or a device")
+
+
 def _read_row(row: str, columns: Sequence[str]) -> str:
     """Return the text of a row, of a JSON object that of its text columns."""
     if not columns or not row.lstrip().startswith("{"):
@@ -132,7 +147,21 @@ def _read_row(row: str, columns: Sequence[str]) -> str:
         cells = json.loads(row)
     except ValueError:
         return row
+    except RecursionError as error:
+        raise UserError(
+            Reason.INVALID_DATA,
+            f"a JSON object for this model has text under {join_names(columns, limit=16)}; this one is nested too deep to be"
+            " read",
+        ) from error
     return join_text_columns(cells, columns)
+
+
+def _check_unicode(text: str, number: int) -> None:
+    """Refuse half of a surrogate pair, which JSON can write, and which stands for a byte of an argument that is no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(Reason.INVALID_DATA, f"text {number} is not Unicode text: {error}") from error
 
 
 def join_text_columns(cells: Mapping[str, Any], columns: Sequence[str]) -> str:

@@ -1,9 +1,10 @@
 """The texts of a file, piece by piece."""
 
 import hashlib
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any, Final
 
 from trainingtask_api.formatting import remove_query
 from trainingtask_api.reasons import Reason
@@ -15,6 +16,7 @@ from trainingtask_trainer.storage.downloads import open_downloads
 
 _FIELD = "--input"
 _SCHEMES = ("https", "s3", "gs", "az")
+_TYPES: Final = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
 @contextmanager
@@ -49,17 +51,27 @@ def iter_texts(file: DataFile, columns: Sequence[str], rows: int) -> Generator[l
     Raises
     ------
     UserError
-        When the file or a row cannot be read, or there is no such column.
+        When the file or a row cannot be read, a cell holds something else than text, or there is no such column.
     """
     waiting: list[str] = []
     with closing(iter_columns(file, [(column,) for column in columns], rows)) as blocks:
         for block in blocks:
-            waiting += [join_texts(cells) for _, cells in block.rows()]
+            for where, cells in block.rows():
+                for column, cell in zip(block.cells, cells, strict=True):
+                    _check_cell(cell, where, column)
+                waiting.append(join_texts(cells))
             while len(waiting) >= rows:
                 yield waiting[:rows]
                 del waiting[:rows]
     if waiting:
         yield waiting
+
+
+def _check_cell(cell: Any, where: str, column: str) -> None:
+    """Refuse a cell that would count as no text, but holds something; null and NaN hold nothing."""
+    if not isinstance(cell, str) and cell is not None and cell == cell:  # noqa: PLR0124 - NaN is not itself
+        what = _TYPES.get(type(cell), f"of type {type(cell).__name__}")
+        raise UserError(Reason.INVALID_DATA, f"{where}, column '{column}' is {what}: give text")
 
 
 def count_rows(file: DataFile, columns: Sequence[str], rows: int) -> int:
@@ -81,6 +93,21 @@ def compute_digest(path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return _compute_folder_digest(path, path.rglob("*"))
+
+
+def compute_code_digest(folder: Path) -> str:
+    """Return the SHA-256 of the names and contents of a folder's Python files.
+
+    A ConfigMap's are also in a hidden folder, whose name differs between pods.
+    """
+    files = folder.rglob("*.py")
+    return _compute_folder_digest(
+        folder, (file for file in files if not any(part.startswith(".") for part in file.relative_to(folder).parts))
+    )
+
+
+def _compute_folder_digest(path: Path, found: Iterable[Path]) -> str:
+    files = sorted(file for file in found if file.is_file())
     lines = (f"{file.relative_to(path)} {compute_digest(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -5,6 +5,7 @@ A part is complete or absent, so that a prediction that was killed goes on after
 
 import os
 import shutil
+import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,10 @@ class Output(Protocol):
     @property
     def name(self) -> str:
         """Return its name without folders."""
+        ...
+
+    def check_writable(self) -> None:
+        """Raise UserError when it is known that nothing can be written."""
         ...
 
     def exists(self) -> bool:
@@ -74,6 +79,26 @@ def open_output(address: str) -> Output:
     )
 
 
+def check_is_outside(address: str, model: str) -> None:
+    """Refuse an output in the model's folder: its parts would make it another model, so that it could not go on.
+
+    Raises
+    ------
+    UserError
+        When it is there.
+    """
+    if "://" in address:
+        is_inside = address.startswith(f"{model.rstrip('/')}/")
+    else:
+        is_inside = Path(address).resolve().is_relative_to(Path(model).resolve())
+    if is_inside:
+        raise UserError(
+            Reason.OUTPUT_NOT_WRITABLE,
+            f"--output '{address.partition('?')[0]}' is in the model's folder, whose files are to stay as they are: name a file"
+            " elsewhere",
+        )
+
+
 @dataclass(frozen=True)
 class LocalOutput:
     """A file in a folder."""
@@ -84,6 +109,19 @@ class LocalOutput:
     def name(self) -> str:
         """Return its name without folders."""
         return self.path.name
+
+    def check_writable(self) -> None:
+        """Write a file without a name into the nearest folder that is there."""
+        try:
+            folder = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise UserError(
+                Reason.OUTPUT_NOT_WRITABLE,
+                f"--output '{self.path}' cannot be written ({error.strerror}): name a file in a folder that user"
+                f" {os.getuid()} may write to",
+            ) from error
 
     def exists(self) -> bool:
         """Return whether the complete file is there."""
@@ -129,6 +167,9 @@ class StoredOutput:
     def name(self) -> str:
         """Return its name without folders."""
         return PurePosixPath(self.uri).name
+
+    def check_writable(self) -> None:
+        """Do nothing: whether access is given shows with the first part."""
 
     def exists(self) -> bool:
         """Return whether the complete object is there."""

@@ -11,9 +11,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import joblib  # type: ignore[import-untyped]
+from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped]
 
 from trainingtask_api.exports import Format
 from trainingtask_api.formatting import format_time_left
@@ -21,10 +23,10 @@ from trainingtask_api.reasons import Reason
 from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.saved_model import Prediction, SavedModel
 from trainingtask_trainer.batch_prediction.formats import SUFFIXES, join_parts, write_part
-from trainingtask_trainer.batch_prediction.inputs import compute_digest, count_rows, iter_texts
+from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, compute_digest, count_rows, iter_texts
 from trainingtask_trainer.batch_prediction.outputs import Output, open_output
 from trainingtask_trainer.batch_prediction.shards import Shard
-from trainingtask_trainer.errors import UserError
+from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.models.classical.workers import Call, count_workers, run_calls
 from trainingtask_trainer.runtime.cgroup import THREAD_VARIABLES, get_cpu_limit
 from trainingtask_trainer.sources.data_files import DataFile
@@ -52,6 +54,8 @@ class _Record:
 
     input: str
     model: str
+    code: str | None
+    release: str
     format: str | None
     columns: list[str]
     rows: int
@@ -79,7 +83,9 @@ def predict_file(
     Raises
     ------
     UserError
-        When the file cannot be read, or the output or parts of another run are there already.
+        When the file cannot be read, or the output cannot be written, or it or parts of another run are there already.
+    Fault
+        When a worker process was killed.
     """
     output = open_output(shard.number_name(output_address) if shard else output_address)
     _check_output(output)
@@ -88,7 +94,16 @@ def predict_file(
     part_rows = max(1, min(_MAX_PART_ROWS, _MAX_PART_PROBABILITIES // len(model.manifest.labels)))
     rows = count_rows(DataFile(file), columns, part_rows)
     own = (shard or Shard(0, 1)).get_range(math.ceil(rows / part_rows))
-    record = _Record(compute_digest(file), compute_digest(source.folder), model.format, columns, rows, part_rows)
+    record = _Record(
+        input=compute_digest(file),
+        model=compute_digest(source.folder),
+        code=None if source.code_folder is None else compute_code_digest(source.code_folder),
+        release=version("trainingtask"),
+        format=model.format,
+        columns=columns,
+        rows=rows,
+        part_rows=part_rows,
+    )
     done = _begin(output, record)
     names = {part: f"part-{part:06}{Path(output.name).suffix}" for part in own}
     left = [part for part in own if names[part] not in done]
@@ -110,8 +125,15 @@ def predict_file(
         closing(iter_texts(DataFile(file), columns, part_rows)) as parts,
         closing(run_calls(list_calls(), workers)) as calls,
     ):
-        for count in calls:
-            progress.add(count)
+        try:
+            for count in calls:
+                progress.add(count)
+        except TerminatedWorkerError as error:
+            raise Fault(
+                Reason.TRAINER_CRASHED,
+                "a process that predicts was killed, perhaps because memory was short: run the command again, and it goes on"
+                " after the parts that are there",
+            ) from error
     _finish(output, [names[part] for part in own])
 
 
@@ -122,6 +144,7 @@ def _check_output(output: Output) -> None:
             Reason.OUTPUT_NOT_WRITABLE,
             f"--output '{output.name}' ends in '{suffix}': name a file of {', '.join(SUFFIXES)}",
         )
+    output.check_writable()
     if output.exists():
         raise UserError(
             Reason.OUTPUT_OCCUPIED, f"--output '{output.name}' exists already: remove it, or name another file"
@@ -129,13 +152,13 @@ def _check_output(output: Output) -> None:
 
 
 def _begin(output: Output, record: _Record) -> set[str]:
-    """Return the parts of an earlier run; those of another input or model are an error."""
+    """Return the parts of an earlier run; those of another record are an error."""
     content = json.dumps(asdict(record)).encode()
     parts = output.list_parts()
     if parts and (_RECORD not in parts or output.read_part(_RECORD) != content):
         raise UserError(
             Reason.OUTPUT_OCCUPIED,
-            f"{output.name}.parts beside --output holds parts of another input, model or release: remove it, or name another file",
+            f"{output.name}.parts beside --output holds parts of another input, model, code or release: remove it, or name another file",
         )
     if not parts:
         with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:

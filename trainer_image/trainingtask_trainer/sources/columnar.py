@@ -3,6 +3,7 @@
 import json
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trainingtask_api.reasons import Reason
@@ -19,16 +20,8 @@ def read_columnar(file: DataFile, wanted: Wanted | None) -> Columns:
     UserError
         When it is none, or a column is not there.
     """
-    import pyarrow  # noqa: PLC0415 - text files need none of it
-
-    what = "a parquet" if file.kind == ".parquet" else "an arrow"
-    try:
-        with file.open_seekable() as opened:
-            return (_read_parquet if file.kind == ".parquet" else _read_arrow)(opened, wanted, file.name)
-    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
-            raise
-        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
+    with _translate_errors(file), file.open_seekable() as opened:
+        return (_read_parquet if file.kind == ".parquet" else _read_arrow)(opened, wanted, file.name)
 
 
 def iter_parquet(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]:
@@ -41,18 +34,29 @@ def iter_parquet(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]
     """
     import pyarrow.parquet  # noqa: PLC0415
 
+    with _translate_errors(file), file.open_seekable() as opened, pyarrow.parquet.ParquetFile(opened) as parquet:
+        header = parquet.schema_arrow.names
+        names = list(dict.fromkeys(header[at] for at in find_columns(wanted, header, file.name).values()))
+        start = 0
+        for batch in parquet.iter_batches(rows, columns=names):
+            columns = to_columns(pyarrow.Table.from_batches([batch]), wanted, file.name)
+            columns.numbers = array("q", range(start + 1, start + batch.num_rows + 1))
+            start += batch.num_rows
+            yield columns
+
+
+@contextmanager
+def _translate_errors(file: DataFile) -> Iterator[None]:
+    """Raise UserError for a file that is not what its ending says, or is damaged; an error of the system stays one."""
+    import pyarrow  # noqa: PLC0415 - text files need none of it
+
+    what = "a parquet" if file.kind == ".parquet" else "an arrow"
     try:
-        with file.open_seekable() as opened, pyarrow.parquet.ParquetFile(opened) as parquet:
-            header = parquet.schema_arrow.names
-            names = list(dict.fromkeys(header[at] for at in find_columns(wanted, header, file.name).values()))
-            start = 0
-            for batch in parquet.iter_batches(rows, columns=names):
-                columns = to_columns(pyarrow.Table.from_batches([batch]), wanted, file.name)
-                columns.numbers = array("q", range(start + 1, start + batch.num_rows + 1))
-                start += batch.num_rows
-                yield columns
-    except (pyarrow.ArrowException, OverflowError, ValueError) as error:
-        raise UserError(Reason.INVALID_DATA, f"{file.name} is not a parquet file that can be read: {error}") from error
+        yield
+    except (pyarrow.ArrowException, OSError, OverflowError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, pyarrow.ArrowException):
+            raise
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
 
 
 def to_columns(table: Any, wanted: Wanted | None, name: str) -> Columns:

@@ -59,14 +59,14 @@ def read_delimited(file: DataFile, wanted: Wanted | None, separator: str | None,
 
 
 def iter_delimited(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]:
-    """Yield the wanted columns of a delimited text file with a header line, at most `rows` at a time.
+    """Yield the wanted columns of a delimited text file with a header line, at most `rows` at a time; also of empty rows.
 
     Raises
     ------
     UserError
         As `read_delimited` does.
     """
-    return _iter_blocks(file, wanted, _detect_layout(file, wanted, None, None), rows)
+    return _iter_blocks(file, wanted, _detect_layout(file, wanted, None, None), rows, keeps_empty=True)
 
 
 class _Layout(NamedTuple):
@@ -88,7 +88,9 @@ def _detect_layout(file: DataFile, wanted: Wanted | None, separator: str | None,
     return _Layout(found, separator, declared is not None, is_quoted)
 
 
-def _iter_blocks(file: DataFile, wanted: Wanted | None, layout: _Layout, rows: int) -> Iterator[Columns]:
+def _iter_blocks(
+    file: DataFile, wanted: Wanted | None, layout: _Layout, rows: int, *, keeps_empty: bool = False
+) -> Iterator[Columns]:
     """Yield the wanted columns, at least once; the first of them has the notes."""
     codec, separator = layout.codec, layout.separator
     quoting = _detect_quoting(file, codec, separator, int(layout.is_declared)) if layout.is_quoted else None
@@ -101,7 +103,7 @@ def _iter_blocks(file: DataFile, wanted: Wanted | None, layout: _Layout, rows: i
                 reader = quoting.read(text, separator)
             if layout.is_declared:
                 next(reader)
-            for block in _read_blocks(wanted, file.name, reader, rows):
+            for block in _read_blocks(wanted, file.name, reader, rows, keeps_empty=keeps_empty):
                 block.notes, notes = notes, []
                 yield block
     except csv.Error as error:  # in the header; of later rows each is counted
@@ -130,7 +132,7 @@ def open_text(file: DataFile, codec: str) -> Iterator[io.TextIOWrapper]:
         yield text
 
 
-def _read_blocks(wanted: Wanted | None, file: str, reader: Any, most: int) -> Iterator[Columns]:
+def _read_blocks(wanted: Wanted | None, file: str, reader: Any, most: int, *, keeps_empty: bool) -> Iterator[Columns]:
     header = next(reader, None)
     if header is None:
         raise UserError(Reason.INVALID_DATA, f"{file} is empty")
@@ -143,10 +145,11 @@ def _read_blocks(wanted: Wanted | None, file: str, reader: Any, most: int) -> It
             block.bad.append(BadRow(f"{file}, row {reader.line_num}", error))
         if set(map(len, rows)) - {len(header)}:
             rows, numbers = _drop_ragged_rows(rows, numbers, header, block)  # noqa: PLW2901
-        if header in rows or not all(map(any, rows)):  # what `cat` leaves of other files; what Excel leaves at the end
+        # What `cat` leaves of other files; what Excel leaves at the end.
+        if header in rows or not (keeps_empty or all(map(any, rows))):
             repeated = [number for row, number in zip(rows, numbers, strict=True) if row == header]
             block.bad.extend(BadRow(f"{file}, row {number}", "repeats the header") for number in repeated)
-            kept = [index for index, row in enumerate(rows) if any(row) and row != header]
+            kept = [index for index, row in enumerate(rows) if (keeps_empty or any(row)) and row != header]
             rows, numbers = [rows[index] for index in kept], [numbers[index] for index in kept]  # noqa: PLW2901
         block.numbers.extend(numbers)
         block.cells = {name: [row[position] for row in rows] for name, position in positions.items()}

@@ -1,6 +1,7 @@
 """Saved models: where they may stand, what is in them, what they predict."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,6 +81,12 @@ def test_a_model_of_several_text_columns_reads_json_objects(tmp_path: Path, monk
     ]
     with pytest.raises(UserError, match="has text under subject, body; this one has text"):
         SavedModel(tmp_path / "m").predict(['{"text": "x"}'])
+    with pytest.raises(UserError, match="has text under subject, body; this one is nested too deep to be read"):
+        SavedModel(tmp_path / "m").predict(['{"subject": "a", "body": ' + "[" * 100_000])
+    with pytest.raises(UserError, match=r"text 2 is not Unicode text: .*surrogates not allowed"):
+        SavedModel(tmp_path / "m").predict(["a", r'{"subject": "\ud83d"}'])
+    with pytest.raises(UserError, match=r"text 1 is not Unicode text: .*surrogates not allowed"):
+        SavedModel(tmp_path / "m").predict([os.fsdecode(b"\xff")])
     saved(tmp_path / "one")
     assert SavedModel(tmp_path / "one").predict(rows[:1])[0].text == rows[0]  # of a model of one column, text is text
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -69,6 +70,19 @@ def test_a_manifest_that_is_no_json_or_too_large_is_refused(
     with path.open("wb") as file:
         file.truncate((32 << 20) + 1)  # a hole: takes no space
     assert "trainingtask.json has 33554433 bytes, at most 33554432 are allowed" in refusal(classical, capsys)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to a device"])
+def test_a_file_whose_read_never_ends_is_refused(
+    classical: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    file = classical / "model.skops"
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.symlink_to("/dev/zero")
+    assert f"{BROKEN}: model.skops is no file, but a pipe or a device" in refusal(classical, capsys)
 
 
 def test_a_skops_file_holds_a_function_of_the_system(classical: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from support.served_models import HeldModel, write_held_model
 from trainingtask_trainer import registry
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.batch_prediction import run
+from trainingtask_trainer.batch_prediction.inputs import compute_code_digest
 
 TEXTS = ["a" * length for length in (60, 10, 0, 50, 99)]
 LABELS = [["long"], ["short"], [], ["long", "short"], ["long"]]
@@ -84,6 +85,60 @@ def test_each_format_of_the_output_has_the_same_rows(model: HeldModel, tmp_path:
     assert table[0]["probabilities"] == [0.6]
 
 
+@pytest.mark.parametrize(
+    ("content", "labels"),
+    [
+        ('text\n""\naa\n\n""\nbb\n""\n', [[], ["short"], [], ["short"], []]),
+        ("id,text\n,\n1,aa\n,\n\n2,bb\n,\n", [[], ["short"], [], ["short"], []]),
+    ],
+    ids=["one column", "two columns"],
+)
+def test_a_row_of_empty_cells_is_a_row(model: HeldModel, tmp_path: Path, content: str, labels: list[list[str]]) -> None:
+    (tmp_path / "in.csv").write_text(content)
+    assert predict(model, tmp_path / "in.csv", tmp_path / "out.jsonl") == 0
+    assert read_jsonl(tmp_path / "out.jsonl") == labels
+
+
+@pytest.mark.parametrize(
+    ("cell", "what"),
+    [(5, "a number"), (1.5, "a number"), (True, "a boolean"), (["a"], "a list"), ({"a": 1}, "an object")],
+    ids=str,
+)
+def test_a_cell_that_is_no_text_is_refused(
+    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], cell: object, what: str
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [None, None, cell]}), tmp_path / "in.parquet")
+    lines = ['{"text": "a"}', '{"text": NaN}', json.dumps({"text": cell})]
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    for name in ("in.parquet", "in.jsonl"):
+        assert predict(model, tmp_path / name, tmp_path / "out.jsonl") == 64
+        said = capsys.readouterr().err
+        assert said == f"{tmp_path / name}, row 3, column 'text' is {what}: give text\n"
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_damaged_page_of_parquet_is_told(
+    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": TEXTS}), file, compression="snappy")
+    content = file.read_bytes()
+    file.write_bytes(content[:40] + bytes(40) + content[80:])  # its end, which is read first, is whole
+    assert predict(model, file, tmp_path / "out.jsonl") == 64
+    assert f"{file} is not a parquet file that can be read: " in capsys.readouterr().err
+
+
+def test_bytes_are_no_text_and_nan_is_none(
+    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"text": [b"a"]}), tmp_path / "in.parquet")
+    assert predict(model, tmp_path / "in.parquet", tmp_path / "out.jsonl") == 64
+    assert "row 1, column 'text' is of type bytes: give text" in capsys.readouterr().err
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"text": NaN}\n{"text": null}\n{}\n')
+    assert predict(model, tmp_path / "in.jsonl", tmp_path / "out.jsonl") == 0
+    assert read_jsonl(tmp_path / "out.jsonl") == [["short"], [], [], []]
+
+
 def test_columns_are_those_of_the_model_or_of_the_option(model: HeldModel, tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text(f"subject,body,short\n{'a' * 30},{'b' * 30},x\n")
     manifest = json.loads((model.folder / "trainingtask.json").read_text()) | {"text_columns": ["subject", "body"]}
@@ -127,15 +182,56 @@ def test_a_killed_prediction_goes_on_with_its_parts(
     assert model.batches == [2, 1, 1]
 
 
-def test_parts_of_another_input_are_not_used(
-    model: HeldModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("other", ["input", "code", "release"])
+def test_parts_of_another_input_code_or_release_are_not_used(
+    model: HeldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], other: str
 ) -> None:
     file, output = write_csv(tmp_path / "in.csv", ["a", "fail", "b"]), tmp_path / "out.csv"
     assert predict(model, file, output) == 64
     assert "RuntimeError: as asked" in capsys.readouterr().err
-    write_csv(file)
+    if other == "input":
+        write_csv(file)
+    elif other == "code":
+        (model.code / "helper.py").touch()
+    else:
+        monkeypatch.setattr(run, "version", lambda name: f"other {name}")
     assert predict(model, file, output) == 64
-    assert "out.csv.parts beside --output holds parts of another input, model or release" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "out.csv.parts beside --output holds parts of another input, model, code or release" in said
+
+
+def test_code_is_the_same_in_another_mount_of_its_configmap(tmp_path: Path) -> None:
+    digests = set()
+    for name in ("..2026_01_01", "..2026_01_02"):
+        mount = tmp_path / name.strip(".")
+        (mount / name).mkdir(parents=True)
+        (mount / name / "lengths.py").write_text("x = 1")
+        (mount / "..data").symlink_to(name)
+        (mount / "lengths.py").symlink_to("..data/lengths.py")
+        digests.add(compute_code_digest(mount))
+    (mount / "lengths.py").resolve().write_text("x = 2")
+    assert len(digests) == 1
+    assert compute_code_digest(mount) not in digests
+
+
+@pytest.mark.parametrize(
+    ("folder", "output"),
+    [("model", "model/out.csv"), ("model/", "link/a/out.csv"), ("s3://m/tickets/", "s3://m/tickets/o.csv")],
+)
+def test_an_output_in_the_models_folder_is_refused(
+    model: HeldModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    folder: str,
+    output: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("model")
+    write_csv(tmp_path / "in.csv")
+    assert main(["predict", folder, f"--code-dir={model.code}", "--input=in.csv", f"--output={output}"]) == 64
+    assert capsys.readouterr().err.startswith(f"--output '{output}' is in the model's folder, whose files are to stay")
+    assert [file.name for file in model.folder.iterdir()] == ["trainingtask.json"]
 
 
 def test_several_processes_write_the_same_file(
@@ -148,6 +244,16 @@ def test_several_processes_write_the_same_file(
     write_csv(file, ["a", "b", "fail", "c"])
     assert predict(model, file, tmp_path / "failed.jsonl") == 64  # the error of a worker is told as one of this process
     assert "RuntimeError: as asked" in capsys.readouterr().err
+
+
+def test_a_process_that_is_killed_is_told(
+    model: HeldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "get_cpu_limit", lambda: 2)
+    file = write_csv(tmp_path / "in.csv", ["a", "b", "die", "c"])
+    assert predict(model, file, tmp_path / "out.jsonl") == 1
+    assert "a process that predicts was killed, perhaps because memory was short: run" in capsys.readouterr().err
+    assert (tmp_path / "out.jsonl.parts" / "run.json").is_file()
 
 
 def test_input_and_output_in_an_object_store(
@@ -177,6 +283,11 @@ def test_input_and_output_in_an_object_store(
             "--output 'out.txt' ends in '.txt': name a file of .csv, .jsonl, .parquet",
         ),
         (["--input=in.csv", "--output=ftp://h/o.csv"], "--output 'ftp://h/o.csv' is no place for a file"),
+        (
+            ["--input=in.csv", "--output=in.csv/a/out.csv"],
+            "in.csv/a/out.csv' cannot be written (Not a directory): name a",
+        ),
+        (["--input=in.csv", f"--output={'a' * 250}.csv"], "a.csv' cannot be written (File name too long): name a file"),
         (["--input=none.csv", "--output=out.csv"], "--input 'none.csv' is not a file: name a single one"),
         (["--input=ftp://h/i.csv", "--output=out.csv"], "--input 'ftp://h/i.csv' is no place of a file: name a path"),
         (["--input=bad.csv", "--output=out.csv"], "bad.csv, row 3: 1 cells, and the header has 2 columns"),
@@ -188,6 +299,9 @@ def test_input_and_output_in_an_object_store(
             ["--input=in.csv", "--output=out.csv", "--shard=2/2"],
             "--shard '2/2' is none: name I/N with I from 0 to N - 1",
         ),
+        (["--input=in.csv", "--output=out.csv", "--shard="], "--shard '' is none: name I/N with I from 0 to N - 1"),
+        (["--shard=0/2", "a text"], "--shard and --text-column are for a file alone"),
+        (["--text-column=text", "a text"], "--shard and --text-column are for a file alone"),
         (["--input=in.csv", "--output=out.csv", "--shard=2"], "--shard '2' is none: name I/N with I from 0 to N - 1"),
     ],
 )

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 DOMAIN: Final = "ai.onnx.ml"
 OPERATOR: Final = "TreeEnsembleRegressor"
 _LEAF, _BRANCH = b"LEAF", b"BRANCH_LEQ"
+_MAX_TARGETS = 100_000  # as many as a manifest has labels; each takes memory for each row and tree
 
 Values = NDArray[Any]
 
@@ -51,7 +52,7 @@ def _round_down(thresholds: Values) -> NDArray[np.float32]:
 
 
 def check_trees(name: str, node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
-    """Refuse a node of trees that names nodes, features or targets that it does not have.
+    """Refuse a node of trees that names nodes, features or targets that it does not have, or has too many targets.
 
     Its input has to come from a Reshape to a constant width: the features that the trees may read.
 
@@ -70,6 +71,8 @@ def check_trees(name: str, node: onnx.NodeProto, graph: onnx.GraphProto) -> None
     modes, targets = known.get("nodes_modes", ()), np.asarray(known.get("target_ids", ()))
     if not len(nodes) == len(first) == len(last) == len(trees) == len(features) == len(modes) > 0 or not len(targets):
         raise ValueError(f"{name} has trees without nodes, or with attributes of other lengths")
+    if (count := known.get("n_targets", 0)) > _MAX_TARGETS:
+        raise ValueError(f"{name} has trees of {count} targets, at most {_MAX_TARGETS} are allowed")
     is_first = np.diff(trees, prepend=trees[0] - 1) != 0  # of a tree
     starts = np.flatnonzero(is_first)
     sizes = np.diff(starts, append=len(trees))
@@ -82,7 +85,7 @@ def check_trees(name: str, node: onnx.NodeProto, graph: onnx.GraphProto) -> None
         or (np.minimum(first, last) <= nodes)[is_branch].any()
         or (np.maximum(first, last) >= np.repeat(sizes, sizes))[is_branch].any()
         or not 0 <= features.min() <= features.max() < _get_width(node, graph)
-        or not 0 <= targets.min() <= targets.max() < known.get("n_targets", 0)
+        or not 0 <= targets.min() <= targets.max() < count
     ):
         raise ValueError(f"{name} has trees that name nodes, features or targets that they do not have")
 

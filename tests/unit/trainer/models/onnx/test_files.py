@@ -182,6 +182,11 @@ def test_trees_that_index_what_is_not_there_are_refused(tmp_path: Path, forged: 
         open_session(write_trees(tmp_path, **forged), Format.ONNX, 1)  # type: ignore[arg-type]
 
 
+def test_trees_of_too_many_targets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trees of 100001 targets, at most 100000 are allowed"):
+        open_session(write_trees(tmp_path, n_targets=100_001), Format.ONNX, 1)
+
+
 def test_trees_of_uneven_attributes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trees without nodes, or with attributes of other lengths"):
         open_session(write_trees(tmp_path, nodes_modes=["LEAF"]), Format.ONNX, 1)
