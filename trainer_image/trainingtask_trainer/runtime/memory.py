@@ -36,8 +36,13 @@ def get_peak_bytes() -> int:
 
 
 def get_resident_bytes() -> int | None:
-    """Return the resident memory of this process, None where the system does not report it."""
-    return _read_proc_status("VmRSS")
+    """Return the resident memory of this process without pages of files, None where the system does not report it.
+
+    The kernel drops pages of files before it kills. How many of the libraries' are mapped depends on what other
+    processes of the node have read.
+    """
+    anonymous, shared = _read_proc_status("RssAnon"), _read_proc_status("RssShmem")
+    return None if anonymous is None or shared is None else anonymous + shared
 
 
 def get_limit_bytes(cgroup: Path = CGROUP) -> int | None:

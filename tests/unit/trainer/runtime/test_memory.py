@@ -1,3 +1,4 @@
+import mmap
 import os
 import platform
 import subprocess
@@ -116,6 +117,18 @@ print(before, memory.get_peak_bytes(), memory.get_resident_bytes())
     before, peak, resident = map(int, done.stdout.split())
     assert peak - before > 200 << 20
     assert resident < peak - (200 << 20)
+
+
+def test_pages_of_files_are_not_counted(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(64 << 20))
+    before = memory.get_resident_bytes()
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert max(mapped[::4096]) == 0  # a byte of each page
+        after = memory.get_resident_bytes()
+    assert before is not None
+    assert after is not None
+    assert after - before < 16 << 20
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told to keep memory")
