@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainingtask_trainer.artifacts.saved_model import Prediction, join_text_columns
 from trainingtask_trainer.errors import UserError, join_names
@@ -102,6 +102,13 @@ class InferRequest(_Payload):
     parameters: _Parameters | None = None
     inputs: Annotated[list[_InputTensor], Field(min_length=1, max_length=16)]
     outputs: Annotated[list[_OutputTensor], Field(max_length=len(_OUTPUTS))] | None = None
+
+    @field_validator("outputs")
+    @classmethod
+    def _check_outputs(cls, outputs: list[_OutputTensor] | None) -> list[_OutputTensor] | None:
+        if outputs and len({output.name for output in outputs}) < len(outputs):
+            raise ValueError("name each output once")
+        return outputs
 
     def read_texts(self, columns: Sequence[str]) -> list[str]:
         """Return the texts: those of the tensor 'text', or one tensor for each of the model's text columns."""

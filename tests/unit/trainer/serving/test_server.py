@@ -134,6 +134,7 @@ REFUSED = [
         422,
         "inputs: body is refused: this model reads 'text', or subject, body",
     ),
+    ("INFER", f'{ONE}], "outputs": [{{"name": "labels"}}, {{"name": "labels"}}', 422, "outputs: name each output once"),
     ("INFER", f"{ONE},{ONE}", 422, "inputs: text, text is refused: this model reads 'text', or"),
 ]
 
