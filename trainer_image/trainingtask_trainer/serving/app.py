@@ -4,6 +4,7 @@ import asyncio
 import email.message
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -28,13 +29,14 @@ from trainingtask_trainer.serving.payloads import (
     RequestError,
     Result,
     describe_model,
+    encode_infer_response,
+    encode_predictions,
     parse_body,
-    to_infer_response,
-    to_predictions,
 )
 
 MAX_BODY_BYTES = 1 << 20
 MAX_REQUESTS = 128  # for predictions, at once: their bodies and answers are in memory
+_MAX_QUICK_VALUES = 10_000  # of an answer, in a millisecond or two
 _BODY_SECONDS = 10.0
 _RETRY_SECONDS = "1"
 _CLIENT_GONE = 499  # as nginx logs it
@@ -76,6 +78,7 @@ class _Service:
         self._batcher = Batcher(self._predict_texts)
         self._task: asyncio.Task[None] | None = None
         self._requests = 0
+        self._thread = ThreadPoolExecutor(1, "encode")
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
@@ -86,18 +89,19 @@ class _Service:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def predict(self, request: Request) -> JSONResponse:
+    async def predict(self, request: Request) -> Response:
         """Return the labels of texts or rows."""
         body = parse_body(PredictRequest, await _read_body(request))
         results = await self._wait_for_results(request, body.read_texts(self._model.manifest.text_columns))
-        return JSONResponse(to_predictions(results))
+        return await self._encode(results, lambda: encode_predictions(results))
 
-    async def infer(self, request: Request) -> JSONResponse:
+    async def infer(self, request: Request) -> Response:
         """Return the tensors of the Open Inference Protocol."""
         self._check_name(request)
         body = parse_body(InferRequest, await _read_body(request))
         results = await self._wait_for_results(request, body.read_texts(self._model.manifest.text_columns))
-        return JSONResponse(to_infer_response(self._name, self._model.manifest.labels, body, results))
+        labels = self._model.manifest.labels
+        return await self._encode(results, lambda: encode_infer_response(self._name, labels, body, results))
 
     async def show_server(self, request: Request) -> JSONResponse:
         """Return the metadata of the server."""
@@ -188,6 +192,14 @@ class _Service:
         finally:
             results.cancel()
             disconnect.cancel()
+
+    async def _encode(self, results: Sequence[Result], encode: Callable[[], bytes]) -> Response:
+        """Return an answer; a large one is made in a thread, so that others do not wait for it."""
+        if len(results) * len(self._model.manifest.labels) <= _MAX_QUICK_VALUES:
+            content = encode()
+        else:
+            content = await asyncio.get_running_loop().run_in_executor(self._thread, encode)
+        return Response(content, media_type="application/json")
 
     def _predict_texts(self, texts: Sequence[str]) -> list[Result]:
         probabilities = self._model.predict_probabilities(texts)

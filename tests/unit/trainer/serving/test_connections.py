@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,12 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+from pydantic_core import to_json
 
 from support.kubectl import eventually
 from support.served_models import run_model_server, write_held_model
 from trainingtask_trainer.artifacts.saved_model import Prediction
-from trainingtask_trainer.serving import app
+from trainingtask_trainer.serving import app, payloads
 from trainingtask_trainer.serving.server import ServingProtocol
 
 
@@ -39,6 +41,9 @@ def test_silent_connections_displace_no_probe(tmp_path: Path) -> None:
 def test_a_late_body_is_answered_before_its_connection_ends() -> None:
     assert ServingProtocol.request_seconds > 5 + app._BODY_SECONDS
     assert ServingProtocol.stalled_seconds <= ServingProtocol.request_seconds < ServingProtocol.response_seconds
+
+
+LARGE = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [128], "data": ["a"] * 128}]}
 
 
 class WideModel:
@@ -73,8 +78,7 @@ def serve(**limits: float) -> Iterator[int]:
 @contextlib.contextmanager
 def open_slow_reader(port: int) -> Iterator[socket.socket]:
     """Have an answer of 2 MB begin."""
-    tensor = {"name": "text", "datatype": "BYTES", "shape": [128], "data": ["a"] * 128}
-    body = json.dumps({"inputs": [tensor]}).encode()
+    body = json.dumps(LARGE).encode()
     header = (
         f"POST /v2/models/wide/infer HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -107,3 +111,29 @@ def test_a_client_that_does_not_read_is_displaced(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(app, "MAX_REQUESTS", 1)
     with serve(stalled_seconds=0.1) as port, open_slow_reader(port):
         eventually("its connection has ended", lambda: predict(port) == 200)
+
+
+def read_large_answer(port: int) -> Any:
+    return httpx.post(f"http://127.0.0.1:{port}/v2/models/wide/infer", json=LARGE, timeout=60).json()
+
+
+def test_a_large_answer_holds_up_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, probed = threading.Event(), threading.Event()
+    sizes: list[int] = []
+
+    def encode(value: Any) -> bytes:
+        begun.set()
+        assert probed.wait(60)
+        sizes.append(len(value))
+        return to_json(value)
+
+    monkeypatch.setattr(payloads, "to_json", encode)
+    with serve() as port, ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read_large_answer, port)
+        assert begun.wait(60)
+        try:
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 200
+        finally:
+            probed.set()
+        assert len(reading.result()["outputs"][0]["data"]) == 128_000
+    assert max(sizes) == 1000  # one text's, as the encoder stops all threads
