@@ -16,8 +16,8 @@ import pytest
 
 from support.kubectl import Kubectl, eventually, run
 from support.release import RELEASE, SYSTEM
+from trainingtask_api.bounded_http import BoundedProtocol
 from trainingtask_web.auth.rate_limit import MAX_FAILURES
-from trainingtask_web.http.server import BoundedProtocol
 
 API = "/api/v1/runs"
 DEMO = Path(__file__).parents[2] / "hack" / "demo.py"

@@ -17,7 +17,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 import trainingtask_api
 
-modules = [module.name for module in pkgutil.iter_modules(trainingtask_api.__path__)]
+modules = {module.name for module in pkgutil.iter_modules(trainingtask_api.__path__)} - {"bounded_http"}  # of extras
 for name in modules:
     importlib.import_module(f"trainingtask_api.{name}")
 print(len(modules))

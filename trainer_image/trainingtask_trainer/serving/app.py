@@ -1,20 +1,23 @@
 """The HTTP application: predictions, health and metrics of one model."""
 
 import asyncio
+import email.message
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from email.message import Message
 from importlib.metadata import version
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trainingtask_trainer.artifacts.saved_model import SavedModel
 from trainingtask_trainer.errors import TrainerError
@@ -26,13 +29,14 @@ from trainingtask_trainer.serving.payloads import (
     RequestError,
     Result,
     describe_model,
+    encode_infer_response,
+    encode_predictions,
     parse_body,
-    to_infer_response,
-    to_predictions,
 )
 
 MAX_BODY_BYTES = 1 << 20
-MAX_REQUESTS = 128  # for predictions, at once: their bodies are in memory
+MAX_REQUESTS = 128  # for predictions, at once: their bodies and answers are in memory
+_MAX_QUICK_VALUES = 10_000  # of an answer, in a millisecond or two
 _BODY_SECONDS = 10.0
 _RETRY_SECONDS = "1"
 _CLIENT_GONE = 499  # as nginx logs it
@@ -48,8 +52,9 @@ class Readiness:
 def create_app(model: SavedModel, name: str, readiness: Readiness) -> Starlette:
     """Return the application that serves a model under a name of the Open Inference Protocol."""
     service = _Service(model, name, readiness)
+    counted = [Middleware(service.count)]
     routes = [
-        Route("/predict", service.measure(service.predict), methods=["POST"]),
+        Route("/predict", service.measure(service.predict), methods=["POST"], middleware=counted),
         Route("/healthz", service.show_health),
         Route("/metrics", _show_metrics),
         Route("/v2", service.show_server),
@@ -57,7 +62,7 @@ def create_app(model: SavedModel, name: str, readiness: Readiness) -> Starlette:
         Route("/v2/health/ready", service.show_ready),
         Route("/v2/models/{name}", service.show_model),
         Route("/v2/models/{name}/ready", service.show_model_ready),
-        Route("/v2/models/{name}/infer", service.measure(service.infer), methods=["POST"]),
+        Route("/v2/models/{name}/infer", service.measure(service.infer), methods=["POST"], middleware=counted),
     ]
     handlers: Any = {HTTPException: _refuse_route, Exception: _report_defect}
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=service.run)
@@ -73,6 +78,7 @@ class _Service:
         self._batcher = Batcher(self._predict_texts)
         self._task: asyncio.Task[None] | None = None
         self._requests = 0
+        self._thread = ThreadPoolExecutor(1, "encode")
 
     @asynccontextmanager
     async def run(self, app: Starlette) -> AsyncIterator[None]:
@@ -83,18 +89,19 @@ class _Service:
         with suppress(asyncio.CancelledError):
             await self._task
 
-    async def predict(self, request: Request) -> JSONResponse:
+    async def predict(self, request: Request) -> Response:
         """Return the labels of texts or rows."""
         body = parse_body(PredictRequest, await _read_body(request))
         results = await self._wait_for_results(request, body.read_texts(self._model.manifest.text_columns))
-        return JSONResponse(to_predictions(results))
+        return await self._encode(results, lambda: encode_predictions(results))
 
-    async def infer(self, request: Request) -> JSONResponse:
+    async def infer(self, request: Request) -> Response:
         """Return the tensors of the Open Inference Protocol."""
         self._check_name(request)
         body = parse_body(InferRequest, await _read_body(request))
         results = await self._wait_for_results(request, body.read_texts(self._model.manifest.text_columns))
-        return JSONResponse(to_infer_response(self._name, self._model.manifest.labels, body, results))
+        labels = self._model.manifest.labels
+        return await self._encode(results, lambda: encode_infer_response(self._name, labels, body, results))
 
     async def show_server(self, request: Request) -> JSONResponse:
         """Return the metadata of the server."""
@@ -126,16 +133,30 @@ class _Service:
         is_ready = self._readiness.is_ready
         return JSONResponse({"name": self._name, "ready": is_ready}, 200 if is_ready else 503)
 
+    def count(self, app: ASGIApp) -> ASGIApp:
+        """Return an application whose requests count until their client has read the answer."""
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            async def send_and_wait(message: Message) -> None:
+                if message.get("body"):  # only the next part waits for the client
+                    await send({**message, "more_body": True})
+                    message = {**message, "body": b""}
+                await send(message)
+
+            self._requests += 1
+            try:
+                await app(scope, receive, send_and_wait)
+            finally:
+                self._requests -= 1
+
+        return counted
+
     def measure(self, endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-        """Return an endpoint for predictions with its errors as responses, counted and timed."""
+        """Return an endpoint for predictions with its errors as responses, in the metrics."""
 
         async def measured(request: Request) -> Response:
             start = time.perf_counter()
-            self._requests += 1
-            try:
-                response = await self._respond(endpoint, request)
-            finally:
-                self._requests -= 1
+            response = await self._respond(endpoint, request)
             if not self._readiness.is_ready:  # its client's next request is for another pod
                 response.headers["Connection"] = "close"
             path = "/predict" if request.url.path == "/predict" else "/v2/models/NAME/infer"
@@ -172,6 +193,14 @@ class _Service:
             results.cancel()
             disconnect.cancel()
 
+    async def _encode(self, results: Sequence[Result], encode: Callable[[], bytes]) -> Response:
+        """Return an answer; a large one is made in a thread, so that others do not wait for it."""
+        if len(results) * len(self._model.manifest.labels) <= _MAX_QUICK_VALUES:
+            content = encode()
+        else:
+            content = await asyncio.get_running_loop().run_in_executor(self._thread, encode)
+        return Response(content, media_type="application/json")
+
     def _predict_texts(self, texts: Sequence[str]) -> list[Result]:
         probabilities = self._model.predict_probabilities(texts)
         predictions = self._model.choose_labels(texts, probabilities)
@@ -203,7 +232,7 @@ async def _read_body(request: Request) -> bytes:
 
 
 def _get_charset(request: Request) -> str | None:
-    header = Message()
+    header = email.message.Message()
     header["Content-Type"] = request.headers.get("content-type", "application/json")
     charset = header.get_content_charset()
     return charset[:40] if charset else None

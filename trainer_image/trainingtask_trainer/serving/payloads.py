@@ -5,17 +5,19 @@ https://github.com/kserve/open-inference-protocol/blob/main/specification/protoc
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import to_json
 
 from trainingtask_trainer.artifacts.saved_model import Prediction, join_text_columns
 from trainingtask_trainer.errors import UserError, join_names
 
 MAX_TEXTS = 128
+_MAX_ERRORS = 5000  # 16 tensors of 128 values have two each
 _TEXT_INPUT = "text"
 _PROBABILITIES, _LABELS, _LABEL_NAMES = "probabilities", "labels", "label_names"
 _OUTPUTS = (_PROBABILITIES, _LABELS, _LABEL_NAMES)
@@ -103,6 +105,13 @@ class InferRequest(_Payload):
     inputs: Annotated[list[_InputTensor], Field(min_length=1, max_length=16)]
     outputs: Annotated[list[_OutputTensor], Field(max_length=len(_OUTPUTS))] | None = None
 
+    @field_validator("outputs")
+    @classmethod
+    def _check_outputs(cls, outputs: list[_OutputTensor] | None) -> list[_OutputTensor] | None:
+        if outputs and len({output.name for output in outputs}) < len(outputs):
+            raise ValueError("name each output once")
+        return outputs
+
     def read_texts(self, columns: Sequence[str]) -> list[str]:
         """Return the texts: those of the tensor 'text', or one tensor for each of the model's text columns."""
         tensors = {tensor.name: tensor.read_texts() for tensor in self.inputs}
@@ -125,6 +134,8 @@ def parse_body(kind: type[_Body], body: bytes) -> _Body:
     try:
         return kind.model_validate_json(body)
     except ValidationError as error:
+        if error.error_count() > _MAX_ERRORS:  # pydantic makes an object of each
+            raise RequestError(422, f"the body: {error.error_count()} of its values and names are refused") from error
         first = error.errors(include_url=False, include_input=False)[0]
         if first["type"] == "json_invalid":
             raise RequestError(400, f"the body is not JSON: {first['ctx']['error']}") from error
@@ -132,9 +143,11 @@ def parse_body(kind: type[_Body], body: bytes) -> _Body:
         raise RequestError(422, f"{field}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
-def to_predictions(results: Sequence[Result]) -> dict[str, Any]:
+def encode_predictions(results: Sequence[Result]) -> bytes:
     """Return the response to ``POST /predict``: the labels of each text, as ``predict --json`` has them."""
-    return {"predictions": [{"labels": result.prediction.list_labels()} for result in results]}
+    return (
+        b'{"predictions":[' + _join(to_json({"labels": result.prediction.list_labels()}) for result in results) + b"]}"
+    )
 
 
 def describe_model(name: str, model: str, labels: int, columns: Sequence[str]) -> dict[str, Any]:
@@ -148,35 +161,40 @@ def describe_model(name: str, model: str, labels: int, columns: Sequence[str]) -
     return {"name": name, "platform": f"trainingtask_{model}", "inputs": inputs, "outputs": outputs}
 
 
-def to_infer_response(
-    name: str, labels: Sequence[str], request: InferRequest, results: Sequence[Result]
-) -> dict[str, Any]:
+def encode_infer_response(name: str, labels: Sequence[str], request: InferRequest, results: Sequence[Result]) -> bytes:
     """Return the response of the Open Inference Protocol.
 
     Its tensors: ``probabilities`` of shape [texts, labels]; ``labels``, a JSON array of the predicted ones for each text;
     ``label_names`` of shape [labels], the order of the probabilities.
     """
-    tensors: dict[str, Callable[[], tuple[list[int], str, list[Any]]]] = {
-        _PROBABILITIES: lambda: (
+    tensors: dict[str, tuple[list[int], str, Callable[[], bytes]]] = {
+        _PROBABILITIES: (
             [len(results), len(labels)],
             "FP64",
-            [value for result in results for value in result.probabilities.tolist()],
+            lambda: _join(to_json(result.probabilities.tolist())[1:-1] for result in results),
         ),
-        _LABELS: lambda: (
+        _LABELS: (
             [len(results)],
             "BYTES",
-            [json.dumps(list(result.prediction.labels), ensure_ascii=False) for result in results],
+            lambda: _join(
+                to_json(json.dumps(list(result.prediction.labels), ensure_ascii=False)) for result in results
+            ),
         ),
-        _LABEL_NAMES: lambda: ([len(labels)], "BYTES", list(labels)),
+        _LABEL_NAMES: ([len(labels)], "BYTES", lambda: to_json(list(labels))[1:-1]),
     }
     wanted = [output.name for output in request.outputs] if request.outputs else _OUTPUTS
-    response: dict[str, Any] = {"model_name": name, "outputs": []}
-    if request.id is not None:
-        response["id"] = request.id
+    response = {"model_name": name} | ({"id": request.id} if request.id is not None else {})
+    outputs = []
     for output in wanted:
-        shape, datatype, data = tensors[output]()
-        response["outputs"].append({"name": output, "shape": shape, "datatype": datatype, "data": data})
-    return response
+        shape, datatype, encode_data = tensors[output]
+        tensor = to_json({"name": output, "shape": shape, "datatype": datatype})
+        outputs.append(tensor[:-1] + b',"data":[' + encode_data() + b"]}")
+    return to_json(response)[:-1] + b',"outputs":[' + _join(outputs) + b"]}"
+
+
+def _join(parts: Iterable[bytes]) -> bytes:
+    """Return JSON values as a list's content; each is encoded on its own, as the encoder stops all threads meanwhile."""
+    return b",".join(parts)
 
 
 def _join_columns(row: Mapping[str, Any], columns: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from typing import Final
 
 import uvicorn
 
+from trainingtask_api.bounded_http import BoundedProtocol
 from trainingtask_api.exports import Format
 from trainingtask_trainer.artifacts.model_manifest import read_manifest
 from trainingtask_trainer.artifacts.saved_model import SavedModel
@@ -20,6 +21,13 @@ from trainingtask_trainer.serving.app import Readiness, create_app
 
 # Until each node's proxy has removed a terminating pod, new connections still come to it.
 _DRAIN_SECONDS: Final = 3.0
+
+
+class ServingProtocol(BoundedProtocol):
+    """A connection with this server's time limits."""
+
+    request_seconds = 20.0  # 5 of keep-alive, then 10 for the body, after which there is an answer
+    response_seconds = 600.0  # with the wait in the queue
 
 
 class _Server(uvicorn.Server):
@@ -78,6 +86,7 @@ def serve(folder: Path, wanted: Format | None, *, host: str, port: int, name: st
         create_app(model, name, readiness),
         host=host,
         port=port,
+        http=ServingProtocol,
         ws="none",
         log_config=None,
         access_log=False,

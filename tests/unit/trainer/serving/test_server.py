@@ -104,6 +104,7 @@ def test_the_protocol_describes_server_and_model(shared: ModelServer) -> None:
 
 
 DEEP = '{"rows": [{"body": ' + "[" * 100_000 + "]" * 100_000 + "}]}"
+MANY_NAMES = json.dumps(dict.fromkeys(map(str, range(60_000)), 0))
 ONE = '{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["x"]}'
 REFUSED = [
     ("/predict", b"", 400, "the body is not JSON: EOF"),
@@ -118,6 +119,7 @@ REFUSED = [
     ("/predict", b'{"texts": [1e999]}', 422, "texts.0: Input should be a valid string"),
     ("/predict", b'{"texts": [NaN]}', 422, "texts.0: Input should be a valid string"),
     ("/predict", b'{"texts": ["a"], "more": 1}', 422, "more: Extra inputs are not permitted"),
+    ("/predict", MANY_NAMES.encode(), 422, "the body: 60000 of its values and names are refused"),
     ("/predict", b'{"texts": ["' + b"a" * 100_001 + b'"]}', 422, "texts.0: String should have at most 100000"),
     ("/predict", b'{"texts": [' + b'"",' * 128 + b'""]}', 422, "texts: List should have at most 128 items"),
     ("/predict", b'{"rows": [{"text": "a"}]}', 422, "a JSON object for this model has text under subject, body;"),
@@ -134,6 +136,7 @@ REFUSED = [
         422,
         "inputs: body is refused: this model reads 'text', or subject, body",
     ),
+    ("INFER", f'{ONE}], "outputs": [{{"name": "labels"}}, {{"name": "labels"}}', 422, "outputs: name each output once"),
     ("INFER", f"{ONE},{ONE}", 422, "inputs: text, text is refused: this model reads 'text', or"),
 ]
 

@@ -14,8 +14,9 @@ import uvicorn
 from sqlalchemy import Engine
 
 from support.kubectl import eventually
+from trainingtask_api.bounded_http import BoundedProtocol
 from trainingtask_web.app import create_app
-from trainingtask_web.http.server import UVICORN_OPTIONS, BoundedProtocol
+from trainingtask_web.http.server import UVICORN_OPTIONS
 from trainingtask_web.settings import load_settings
 
 SECONDS = 1.0
