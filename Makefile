@@ -29,7 +29,7 @@ test: $(VENV)/ready style ## Everything, on a real cluster as well, whose tests 
 
 test-unit: $(VENV)/ready style ## Lint, types, and the tests that need no cluster, in two processes
 	$(AT_ONCE) types tests/browser
-	$(MAKE) --no-print-directory tests/unit
+	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres, each folder in one process
 	$(CLUSTER) up
@@ -37,18 +37,18 @@ test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postg
 	$(CLUSTER) build jobset kueue
 	$(AT_ONCE) tests/cluster tests/faults
 
-.PHONY: style types tests/browser tests/unit tests/rest tests/cluster tests/faults
+.PHONY: style types tests/browser tests/rest tests/cluster tests/faults
 style: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 types:
 	$(BIN)/mypy
 tests/browser:
 	$(BIN)/pytest $@
-tests/unit:
-	$(BIN)/pytest $@ --numprocesses 2 --dist loadfile
 # What needs no cluster takes the processor time that the cluster and its tests leave.
 tests/rest:
-	nice -n 10 $(MAKE) --jobs 1 --no-print-directory types tests/browser tests/unit
+	nice -n 10 $(BIN)/mypy
+	nice -n 10 $(BIN)/pytest tests/browser
+	nice -n 10 $(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
 tests/cluster tests/faults:
 	eval "$$($(CLUSTER) env)" && $(BIN)/pytest $@
 
