@@ -65,10 +65,8 @@ def list_cases(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the arguments of `measure` for each line."""
     for model in options.models or MODELS:
         if options.table != "curve":
-            theirs = (
-                (("scikit-learn", 2),) if options.table == "workers" else (("scikit-learn", 1), ("scikit-learn", 4))
-            )
-            for library, workers in (("here", 1), ("here", 2), ("here", 4), *theirs):
+            theirs = ("scikit-learn", 2 if options.table == "workers" else 4)
+            for library, workers in (("here", 1), ("here", 2), ("here", 4), theirs):
                 if library == "here" or model in MODELS:
                     yield {"model": model, "rows": ROWS, "labels": LABELS, "workers": workers, "library": library}
         else:
@@ -166,11 +164,17 @@ def prepare(model: str, data: Any, workers: int, library: str) -> tuple[Callable
         ).spec
         ours = registry.load("models", model)(spec, Volumes(Path(), Path(), Path()))
         return lambda: ours.fit(data, None, lambda step: None, None), lambda: ours.predict(data.validation_features)
+    from scipy.special import expit  # noqa: PLC0415
     from sklearn.multiclass import OneVsRestClassifier  # noqa: PLC0415
 
     theirs = OneVsRestClassifier(bench.create_estimator(model, 10, 1), n_jobs=workers)
-    predict = "decision_function" if model == "linear_svc" else "predict_proba"
-    return lambda: theirs.fit(data.features, data.labels), lambda: getattr(theirs, predict)(data.validation_features)
+
+    def predict() -> Any:
+        if model == "linear_svc":
+            return expit(theirs.decision_function(data.validation_features))
+        return theirs.predict_proba(data.validation_features)
+
+    return lambda: theirs.fit(data.features, data.labels), predict
 
 
 def format_line(found: dict[str, Any]) -> str:
