@@ -15,6 +15,7 @@ import signal
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from pathlib import Path
 
 from trainingtask_api.exports import Format
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "list": _list,
     }
     try:
+        if options.command not in ("list", "download") and find_spec("numpy") is None:
+            message = "this installation has the command without what it needs: pip install 'trainingtask[trainer]'"
+            raise UserError(Reason.INVALID_SPEC, message)
         return commands[options.command](options)
     except TrainerError as error:
         print(error.message, file=sys.stderr)

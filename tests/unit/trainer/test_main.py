@@ -246,3 +246,11 @@ def test_a_pods_task_file_is_json_with_any_character(tmp_path: Path) -> None:
     path = tmp_path / "task.yaml"
     path.write_text(json.dumps(manifest("t", spec)), encoding="utf-8")
     assert read_task(path).spec.dataset.columns == TableColumns(text=columns["text"], labels="labels")
+
+
+def test_an_installation_of_the_plugin_alone_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("trainingtask_trainer.__main__.find_spec", lambda name: None)
+    assert main(["predict", "model", "a text"]) == 64
+    assert "pip install 'trainingtask[trainer]'" in capsys.readouterr().err
