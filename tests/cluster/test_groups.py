@@ -196,6 +196,7 @@ def test_a_users_mistake_fails_the_group_with_one_attempt(
 def test_a_group_beside_classic_sidecars_ends_with_its_trainers(
     kubectl: Kubectl, task: Apply, store: Store, jobset: None, rows: Rows, tmp_path: Path
 ) -> None:
+    kubectl("delete", "trainingtask", "pair", "--ignore-not-found")  # its two pods would leave too little of two cores
     tasks = dict.fromkeys(("meshed", "meshed-mistaken"), CLASSIC)
     with inject_sidecars(kubectl, os.environ.get("TRAININGTASK_IMAGE_OPERATOR", ""), tasks, tmp_path / "webhook.pem"):
         task("meshed", build_spec("models/meshed", training__epochs=1))
