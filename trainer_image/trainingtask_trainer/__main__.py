@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     try:
         if options.command not in ("list", "download") and find_spec("numpy") is None:
-            message = "this installation has the command without what it needs: pip install 'trainingtask[trainer]'"
+            message = "this installation has the command without what it needs: run pip install '.[trainer]' in the project's folder"
             raise UserError(Reason.INVALID_SPEC, message)
         return commands[options.command](options)
     except TrainerError as error:

@@ -253,4 +253,4 @@ def test_an_installation_of_the_plugin_alone_says_what_is_missing(
 ) -> None:
     monkeypatch.setattr("trainingtask_trainer.__main__.find_spec", lambda name: None)
     assert main(["predict", "model", "a text"]) == 64
-    assert "pip install 'trainingtask[trainer]'" in capsys.readouterr().err
+    assert "pip install '.[trainer]'" in capsys.readouterr().err
