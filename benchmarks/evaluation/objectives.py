@@ -11,7 +11,6 @@ import itertools
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -49,23 +48,24 @@ def main() -> None:
 
 def score(folder: Path) -> Floats:
     """Return micro- and macro-F1 of the validation and of the test rows, shape [choices, 4]."""
-    table = pq.read_table(folder / "predictions.parquet")
-    validation, test = (_read_rows(table.filter(pc.field("split") == split)) for split in ("validation", "test"))
+    validation, test = read_rows(folder, "validation"), read_rows(folder, "test")
     return np.array(
-        [[*_score(choice, validation, validation), *_score(choice, validation, test)] for choice in CHOICES]
+        [[*score_rows(choice, validation, validation), *score_rows(choice, validation, test)] for choice in CHOICES]
     )
 
 
-def _read_rows(table: pa.Table) -> ScoredRows:
-    """Return the true labels and the probabilities of rows."""
+def read_rows(folder: Path, *splits: str) -> ScoredRows:
+    """Return the true labels and the probabilities of a model's rows of these splits."""
+    table = pq.read_table(folder / "predictions.parquet", filters=pc.field("split").isin(splits))
     names = Metadata.model_validate_json(table.schema.metadata[b"trainingtask"]).labels
     truth = [[name in labels for name in names] for labels in table["labels"].to_pylist()]
     probabilities = table["probabilities"].combine_chunks().flatten().to_numpy().reshape(-1, len(names))
     return ScoredRows(np.array(truth, np.uint8), probabilities)
 
 
-def _score(choice: Evaluation, validation: ScoredRows, scored: ScoredRows) -> tuple[float, float]:
-    thresholds = choose_thresholds(choice, validation.truth, validation.probabilities)
+def score_rows(choice: Evaluation, tuned: ScoredRows, scored: ScoredRows) -> tuple[float, float]:
+    """Return micro-F1 and macro-F1 of rows at the thresholds that other rows give."""
+    thresholds = choose_thresholds(choice, tuned.truth, tuned.probabilities)
     predicted = DecisionRule(thresholds.values, choice.at_least_one).predict(scored.probabilities)
     micro, per_label = (Decisions.of(scored.truth, predicted, axis).f1 for axis in (None, 0))
     return float(micro), float(np.nanmean(per_label))

@@ -36,6 +36,7 @@ from trainingtask_trainer.serving.payloads import (
 
 MAX_BODY_BYTES = 1 << 20
 MAX_REQUESTS = 128  # for predictions, at once: their bodies and answers are in memory
+MAX_UNREAD_BYTES = 256 << 20  # of answers; one of 64 texts and 10,000 labels has 25 MB
 _MAX_QUICK_VALUES = 10_000  # of an answer, in a millisecond or two
 _BODY_SECONDS = 10.0
 _RETRY_SECONDS = "1"
@@ -78,6 +79,7 @@ class _Service:
         self._batcher = Batcher(self._predict_texts)
         self._task: asyncio.Task[None] | None = None
         self._requests = 0
+        self._unread_bytes = 0
         self._thread = ThreadPoolExecutor(1, "encode")
 
     @asynccontextmanager
@@ -138,10 +140,15 @@ class _Service:
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
             async def send_and_wait(message: Message) -> None:
-                if message.get("body"):  # only the next part waits for the client
-                    await send({**message, "more_body": True})
-                    message = {**message, "body": b""}
-                await send(message)
+                size = len(message.get("body", b""))
+                self._unread_bytes += size
+                try:
+                    if size:  # only the next part waits for the client
+                        await send({**message, "more_body": True})
+                        message = {**message, "body": b""}
+                    await send(message)
+                finally:
+                    self._unread_bytes -= size
 
             self._requests += 1
             try:
@@ -199,6 +206,8 @@ class _Service:
             content = encode()
         else:
             content = await asyncio.get_running_loop().run_in_executor(self._thread, encode)
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                raise QueueFullError
         return Response(content, media_type="application/json")
 
     def _predict_texts(self, texts: Sequence[str]) -> list[Result]:

@@ -107,6 +107,13 @@ def test_a_request_counts_until_its_answer_is_read(monkeypatch: pytest.MonkeyPat
         eventually("the answer was read", lambda: predict(port) == 200)
 
 
+def test_unread_answers_are_bounded_by_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "MAX_UNREAD_BYTES", 1_000_000)
+    with serve(stalled_seconds=600.0) as port, open_slow_reader(port):
+        assert read_large_answer(port) == {"error": "too many requests wait: try again later"}
+        assert predict(port) == 200
+
+
 def test_a_client_that_does_not_read_is_displaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "MAX_REQUESTS", 1)
     with serve(stalled_seconds=0.1) as port, open_slow_reader(port):
