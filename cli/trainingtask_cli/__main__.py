@@ -72,7 +72,7 @@ def watch(
     context: options.Context = None,
     kubeconfig: options.Kubeconfig = None,
 ) -> None:
-    """Show how far tasks are, until all of them have ended; Ctrl-C ends it before."""
+    """Show how far tasks are, until all have ended; with names, exit code 1 where one has not succeeded."""
     from trainingtask_cli import commands
 
     commands.watch(commands.Cluster(kubeconfig, context, namespace), names or [], output, all_namespaces=all_namespaces)

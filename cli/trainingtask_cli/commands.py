@@ -20,7 +20,7 @@ from trainingtask_cli.output import print_note, print_sections, strip_managed_fi
 from trainingtask_cli.parsing import Object, get_state, parse_status
 from trainingtask_cli.submit import build_manifest, build_retry, dump_manifest, find_free_name, read_manifest
 from trainingtask_cli.tables import build_task_row, build_task_table, compare_tasks, has_same_data
-from trainingtask_cli.watch import follow_tasks, print_changes, run_live_table
+from trainingtask_cli.watch import explain_failures, follow_tasks, print_changes, run_live_table
 
 __all__ = ["Cluster", "cancel", "compare", "describe", "list_tasks", "logs", "retry", "submit", "watch"]
 
@@ -42,7 +42,7 @@ def list_tasks(cluster: Cluster, form: Format, *, all_namespaces: bool) -> None:
 
 
 def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_namespaces: bool) -> None:
-    """Show tasks until all of them have finished."""
+    """Show tasks until all of them have finished; fail where one that is named has not succeeded."""
     if task_names and all_namespaces:
         raise UsageError("names and -A exclude each other: a name is a task's in one namespace")
     for name in task_names:
@@ -55,9 +55,11 @@ def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_name
             return
         snapshots = itertools.chain([first], following)
         if form is Format.TABLE and sys.stdout.isatty():
-            run_live_table(snapshots, namespaces=all_namespaces)
+            last = run_live_table(snapshots, namespaces=all_namespaces)
         else:
-            print_changes(snapshots, form, namespaces=all_namespaces)
+            last = print_changes(snapshots, form, namespaces=all_namespaces)
+        if task_names and (failures := explain_failures(last)):
+            raise CommandError(failures)
 
 
 def logs(cluster: Cluster, name: str, *, follow: bool) -> None:

@@ -10,7 +10,7 @@ from rich.table import Table as RichTable
 
 from trainingtask_api import TrainingTaskStatus
 from trainingtask_api.nested import get_path
-from trainingtask_cli.describe import format_progress
+from trainingtask_cli.describe import describe_condition, format_progress
 from trainingtask_cli.formatting import format_cell, format_elapsed
 from trainingtask_cli.options import Format
 from trainingtask_cli.output import make_console, strip_managed_fields, style_cell, to_csv, to_document
@@ -25,7 +25,7 @@ _DELETED = "Deleted"
 
 
 def follow_tasks(changes: Iterable[Tasks], names: Sequence[str]) -> Iterator[list[Object]]:
-    """Yield the tasks after each change, oldest first, until all of them have finished.
+    """Yield the tasks after each change, oldest first, until nothing more is to come from any of them.
 
     A deleted task stays, with the state Deleted. Without `names`, new tasks are added.
     """
@@ -43,9 +43,24 @@ def follow_tasks(changes: Iterable[Tasks], names: Sequence[str]) -> Iterator[lis
 
 
 def is_finished(task: Object) -> bool:
-    """Return whether the task has ended or is deleted."""
+    """Return whether the task has ended, is refused, or is deleted."""
     status = parse_status(task)
-    return status.finished_at is not None or status.state == _DELETED
+    return status.finished_at is not None or status.state == _DELETED or status.is_true("Stalled")
+
+
+def explain_failures(tasks: Iterable[Object]) -> str | None:
+    """Return a line with the reason of each task that has not succeeded, None when all have."""
+    lines = []
+    for task in tasks:
+        status, name = parse_status(task), get_path(task, "metadata", "name")
+        if status.is_true("Complete"):
+            continue
+        if status.state == _DELETED:
+            lines.append(f"{name} was deleted before it had succeeded")
+        else:
+            outcome = "has failed" if status.is_true("Failed") else "is refused"
+            lines.append(f"{name} {outcome}. {describe_condition(task)}")
+    return "\n".join(lines) or None
 
 
 def get_qualified_name(task: Object) -> str:
@@ -106,8 +121,8 @@ def get_percent(status: TrainingTaskStatus) -> float:
     return float(number) if number.isdecimal() else 0
 
 
-def run_live_table(states: Iterable[list[Object]], *, namespaces: bool) -> None:
-    """Keep a table on the terminal up to date, with its ages."""
+def run_live_table(states: Iterable[list[Object]], *, namespaces: bool) -> list[Object]:
+    """Keep a table on the terminal up to date, with its ages; return the last state."""
     current: list[Object] = []
 
     def table() -> RichTable:
@@ -117,11 +132,13 @@ def run_live_table(states: Iterable[list[Object]], *, namespaces: bool) -> None:
         for state in states:
             current = state
             live.refresh()
+    return current
 
 
-def print_changes(states: Iterable[list[Object]], form: Format, *, namespaces: bool) -> None:
-    """Print a line, a document or a row for each change of it."""
+def print_changes(states: Iterable[list[Object]], form: Format, *, namespaces: bool) -> list[Object]:
+    """Print a line, a document or a row for each change of it; return the last state."""
     last: dict[str, str] = {}
+    state: list[Object] = []
     for state in states:
         for task in state:
             text = _render(task, form, first=not last, namespaces=namespaces)
@@ -129,6 +146,7 @@ def print_changes(states: Iterable[list[Object]], form: Format, *, namespaces: b
                 sys.stdout.write(f"{datetime.now().astimezone():%H:%M:%S}  {text}" if form is Format.TABLE else text)
                 last[get_qualified_name(task)] = text
         sys.stdout.flush()
+    return state
 
 
 def _render(task: Object, form: Format, *, first: bool, namespaces: bool) -> str:

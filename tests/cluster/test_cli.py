@@ -125,6 +125,17 @@ def test_a_retry_trains_again_and_scores_the_same(cli: Cli, kubectl: Kubectl, tr
         kubectl("delete", "trainingtask", name, "--ignore-not-found", "--wait=false")
 
 
+def test_watch_fails_as_the_task_does(cli: Cli, kubectl: Kubectl) -> None:
+    kubectl("delete", "trainingtask", "too-small", "--ignore-not-found")
+    get_output(cli("submit", "--name=too-small", *FLAGS, "--set=resources.memory=48Mi", "--set=runPolicy.retries=0"))
+    watched = cli("watch", "too-small")
+    failed = kubectl.condition("too-small", "Failed")
+    words = f"{failed['reason']}: {failed['message']}"
+    assert (watched.returncode, watched.stderr) == (1, f"error: too-small has failed. {words}\n")
+    assert watched.stdout.splitlines()[-1].endswith(f"too-small: Failed, {words}")
+    kubectl("delete", "trainingtask", "too-small", "--wait=false")
+
+
 def test_cancel_asks_before_it_deletes(cli: Cli, kubectl: Kubectl) -> None:
     get_output(cli("submit", "--name=cli-unwanted", *FLAGS, "--set=runPolicy.queueName=nowhere"))
     eventually("a Job", lambda: kubectl.jobs("cli-unwanted"))

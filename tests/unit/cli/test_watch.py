@@ -1,13 +1,22 @@
 import io
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from trainingtask_cli.options import Format
 from trainingtask_cli.parsing import get_state, parse_status
-from trainingtask_cli.watch import build_live_table, follow_tasks, format_line, get_percent, print_changes
+from trainingtask_cli.watch import (
+    build_live_table,
+    explain_failures,
+    follow_tasks,
+    format_line,
+    get_percent,
+    print_changes,
+)
 
 NOW = datetime(2026, 5, 4, 10, 7, 30, tzinfo=UTC)
 
@@ -32,6 +41,34 @@ def test_it_ends_when_all_tasks_have_finished(make: SimpleNamespace) -> None:
 def test_only_the_named_tasks_are_waited_for(make: SimpleNamespace) -> None:
     changes = [by_uid(make.task("a", "Failed"), make.task("b", "Running"))]
     assert [[task["metadata"]["name"] for task in state] for state in follow_tasks(changes, ["a"])] == [["a"]]
+
+
+def make_refused(make: SimpleNamespace, name: str) -> dict:
+    message = "Namespace 'team-a' is not prepared."
+    conditions = [
+        make.condition(t, v, "NamespaceNotPrepared", message, 1)
+        for t, v in (("Accepted", "False"), ("Stalled", "True"))
+    ]
+    return make.task(name, state="", reason="", conditions=conditions) | {
+        "status": {"state": "Pending", "reason": "NamespaceNotPrepared", "conditions": conditions}
+    }
+
+
+def test_a_refused_task_is_not_waited_for(make: SimpleNamespace) -> None:
+    changes = iter([by_uid(make.task("a")), by_uid(make_refused(make, "a")), by_uid(make.task("a", "Running"))])
+    assert [[get_state(task) for task in state] for state in follow_tasks(changes, ["a"])] == [[""], ["Pending"]]
+
+
+def test_each_task_that_has_not_succeeded_is_explained(make: SimpleNamespace) -> None:
+    done, failed = make.task("done", "Succeeded"), make.task("failed", "Failed", reason="OOMKilled")
+    tasks = by_uid(done, failed, make_refused(make, "refused"), make.task("gone", "Running"))
+    *_, last = follow_tasks(iter([tasks, by_uid(failed, make_refused(make, "refused"))]), [])
+    assert explain_failures(last) == (
+        "failed has failed. OOMKilled: failed is Failed.\n"
+        "gone was deleted before it had succeeded\n"
+        "refused is refused. NamespaceNotPrepared: Namespace 'team-a' is not prepared."
+    )
+    assert explain_failures([done]) is None
 
 
 def test_it_ends_when_there_are_no_tasks(make: SimpleNamespace) -> None:
@@ -104,3 +141,18 @@ def test_the_live_table_has_bars_and_times_left(make: SimpleNamespace) -> None:
     assert "━━━" in first
     assert first.split()[-6:] == ["42%", "2/3", "0.210", "2m10s", "-", "7m30s"]
     assert second.split()[:3] == ["b", "Pending", "Unschedulable"]
+
+
+@pytest.mark.parametrize("form", ["table", "json", "csv"])
+def test_watch_fails_as_a_named_task_does(
+    cli: Callable[..., Any], server: Any, make: SimpleNamespace, form: str
+) -> None:
+    server.add(make.task("a", "Running"))
+    server.add(make.task("b", "Succeeded"))
+    failed = make.task("a", "Failed", reason="OOMKilled")
+    server.watches.put([{"type": "MODIFIED", "object": failed}])
+    result = cli("watch", "a", "b", "-o", form)
+    assert (result.exit_code, result.stderr) == (1, "error: a has failed. OOMKilled: a is Failed.\n")
+    assert "OOMKilled" in result.stdout
+    assert cli("watch", "b").exit_code == 0
+    assert cli("watch").exit_code == 0, "it shows what there is, and waits for none in particular"
