@@ -203,6 +203,7 @@ def _list_facts(run: Run, now: datetime) -> list[tuple[Cell, ...]]:
         "Progress": _format_progress(run) if not run.get("finish_time") else None,
         "Node": run.get("node"),
         "Image": run.get("trainer_image"),
+        "Tracked at": run.get("tracking_url"),
         "Model path": get_path(run, "training_result", "model_path"),
         "Model address": get_path(run, "training_result", "model_uri"),
     }

@@ -98,6 +98,7 @@ class RunDetail(RunSummary):
     error_message: str | None
     trainer_image: str | None
     node: str | None
+    tracking_url: str | None
     log_tail: str | None
 
 

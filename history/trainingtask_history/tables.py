@@ -96,6 +96,11 @@ class TrainingRun(SQLModel, table=True):
     error_message: str | None = Field(default=None, max_length=4096)
     trainer_image: str | None = Field(default=None, max_length=500)
     node: str | None = Field(default=None, max_length=253)
+    tracking_url: str | None = Field(
+        default=None,
+        max_length=2048,
+        description="Page of the run on the experiment tracker, as its trainer reports it.",
+    )
     log_tail: str | None = Field(
         default=None,
         sa_column=Column(Text(), nullable=True),

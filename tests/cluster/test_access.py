@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -61,11 +62,15 @@ def test_a_trainer_reports_although_the_proxy_is_away(
 
 
 def test_trainers_report_to_the_clusters_mlflow_server(
-    kubectl: Kubectl, task: Callable[..., str], access: str, mlflow: HttpServer
+    kubectl: Kubectl,
+    task: Callable[..., str],
+    access: str,
+    mlflow: HttpServer,
+    final_row: Callable[[str], dict[str, Any]],
 ) -> None:
     kubectl.wait(task("tracked", specs.CLASSICAL), "Complete")
     training = kubectl.get("trainingtask", "tracked")["status"]["training"]
-    assert training["trackingUrl"] == f"{mlflow.url}/#/experiments/1/runs/r1"
+    assert training["trackingUrl"] == f"{mlflow.url}/#/experiments/1/runs/r1" == final_row("tracked")["tracking_url"]
     assert {request.headers["authorization"] for request in mlflow.requests} == {f"Bearer {TOKEN}"}
     (last,) = (json.loads(request.body) for request in mlflow.requests[-1:])
     assert (last["run_id"], last["status"]) == ("r1", "FINISHED")

@@ -79,6 +79,7 @@ def _build_row(
         error_message=message,
         trainer_image=attempt.image if attempt else task.spec.image,
         node=attempt.node if attempt else status.node,
+        tracking_url=report.tracking_url if report else None,
     )
 
 

@@ -160,6 +160,7 @@ def build_row(task: TrainingTask, origin: RunOrigin, report: TrainingReport) -> 
         error_message=report.failure.message if report.failure else None,
         trainer_image=origin.image,
         node=origin.node,
+        tracking_url=report.tracking_url,
     )
 
 

@@ -210,6 +210,7 @@ def show_run(request: Request, principal: CurrentPrincipal, key: str) -> HTMLRes
         warnings=score_tables.get_warnings(run),
         charts=charts.build_run_charts(curves.get(run.id, {})),
         facts=_list_facts(run),
+        tracking_url=run_view.get_tracking_url(run),
         commands=manifest.list_commands(run, is_active=run_view.is_active(run)),
         manifest=manifest.to_manifest(run),
         arguments=_list_leaves(run.training_args),

@@ -1,17 +1,20 @@
 """A row of the history -> a line of the list, which is also the head of the run's page. Pure."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from trainingtask_api.formatting import format_duration
-from trainingtask_history.read_models import Point, RunSummary
+from trainingtask_history.read_models import Point, RunDetail, RunSummary
 from trainingtask_history.tables import RunStatus
 from trainingtask_web.views import formatting
 from trainingtask_web.views.charts import CURVE_NAMES, Sparkline, build_sparkline
 from trainingtask_web.views.numbers import to_finite
 
 _STATES = {state.value for state in RunStatus}
+# ASCII without blanks, and no user before the host: people see where the link leads.
+_WEB_ADDRESS = re.compile(r"https?://[A-Za-z0-9.:\[\]-]+([/?#][!-~]*)?")
 _ACTIVE_STATES = (RunStatus.PENDING, RunStatus.RUNNING, RunStatus.INTERRUPTED)
 
 
@@ -61,6 +64,11 @@ def build_run_view(run: RunSummary, now: datetime, curve: Sequence[Point] = ()) 
 def is_active(run: RunSummary) -> bool:
     """Return whether the run may still change without a user's action."""
     return run.finish_time is None and run.status in _ACTIVE_STATES
+
+
+def get_tracking_url(run: RunDetail) -> str | None:
+    """Return the address that the trainer reported if it is a plain one of http or https, None otherwise."""
+    return run.tracking_url if _WEB_ADDRESS.fullmatch(run.tracking_url or "") else None
 
 
 def _format_age(run: RunSummary, now: datetime) -> str:

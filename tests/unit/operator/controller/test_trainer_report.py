@@ -57,6 +57,19 @@ async def test_the_status_has_the_pods_uid_without_a_write_of_its_own(
     assert cluster.requests.count("apply status") == 5, "Pending, Running, Starting, Interrupted, Running"
 
 
+async def test_the_row_has_the_page_of_the_tracker(
+    cluster: FakeCluster, settings: Settings, recorder: FakeRecorder
+) -> None:
+    """Also where the trainer itself writes no row."""
+    reconciler = Reconciler(cluster, cluster, settings, recorder, clock=lambda: NOW)
+    task = add_task(cluster)
+    await reconciler.reconcile(*KEY)
+    cluster.pods[task["metadata"]["uid"]] = [pod(task, phase="Running", state=running())]
+    await report(cluster, task, trackingUrl="https://mlflow.example.com/#/1")
+    await reconciler.reconcile(*KEY)
+    assert [row.tracking_url for row in recorder.rows] == ["https://mlflow.example.com/#/1"]
+
+
 async def test_a_pod_that_finished_before_its_first_event_is_in_the_status(
     cluster: FakeCluster, reconciler: Reconciler
 ) -> None:

@@ -66,9 +66,10 @@ def finish(url: str, make_task: Callable[..., TrainingTask]) -> Callable[[Traini
 
 
 def test_row_of_a_success(finish: Callable[[TrainingReport], TrainingRun]) -> None:
-    row = finish(report(Phase.DONE, results=RESULTS, finish_time=NOW + timedelta(seconds=9)))
+    page = "https://mlflow.example.com/#/experiments/1/runs/a"
+    row = finish(report(Phase.DONE, results=RESULTS, finish_time=NOW + timedelta(seconds=9), tracking_url=page))
     assert (row.status, row.total_time, row.name, row.task_uid) == ("Succeeded", 9, "a-task", "uid-1")
-    assert (row.trainer_image, row.node) == ("image:1", "node-1")
+    assert (row.trainer_image, row.node, row.tracking_url) == ("image:1", "node-1", page)
     assert row.training_args == RESULTS.arguments
     assert row.evaluate_result is not None
     assert row.evaluate_result["micro"]["f1"] == 0.5454

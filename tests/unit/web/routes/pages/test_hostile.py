@@ -31,7 +31,7 @@ def hostile(own: tuple[Engine, TestClient]) -> tuple[TestClient, list[TrainingRu
     }  # fmt: skip
     runs = [
         a_run(number, name=HOSTILE, namespace=HOSTILE, dataset=HOSTILE, model=HOSTILE, labels={HOSTILE: HOSTILE},
-            error_reason=HOSTILE, error_message=HOSTILE * 40, log_tail=HOSTILE, node=HOSTILE, trainer_image=HOSTILE,
+            error_reason=HOSTILE, error_message=HOSTILE * 40, log_tail=HOSTILE, node=HOSTILE, trainer_image=HOSTILE, tracking_url=HOSTILE,
             spec={HOSTILE: {HOSTILE: number}}, training_args={HOSTILE: HOSTILE}, evaluate_result=result,
             training_result={"warnings": [HOSTILE], "versions": {HOSTILE: HOSTILE}, "model_path": HOSTILE, "label_errors": errors}, score=0.5,
         )
@@ -54,6 +54,38 @@ def test_values_of_a_row_are_escaped(hostile: tuple[TestClient, list[TrainingRun
         assert not select(tree, "img")
         assert not [element for element in tree.iter() if any(str(name).startswith("on") for name in element.attrib)]
         assert HOSTILE in tree.text_content()
+
+
+@pytest.mark.parametrize(
+    ("address", "is_linked"),
+    [
+        ("https://mlflow.example.com/#/experiments/1/runs/a?x=1&y=2", True),
+        ("http://mlflow.tracking.svc:5000", True),
+        ("http://[fd00::1]:5000/#/1", True),
+        ("https://example.com/'\"><script>alert(1)</script>", True),
+        ("javascript:alert(1)//https://example.com", False),
+        ("JavaScript://example.com/%0aalert(1)", False),
+        ("data:text/html,<script>alert(1)</script>", False),
+        ("//example.com/", False),
+        ("/session", False),
+        ("https://mlflow.example.com@elsewhere.example/", False),
+        ("https://mlflow.example.com\\@elsewhere.example/", False),
+        ("https://example.com/\n", False),
+        ("https://example.com/ onclick=alert(1)", False),
+        ("https://exаmple.com/", False),  # noqa: RUF001 - a Cyrillic letter
+        ("https://", False),
+        ("", False),
+    ],
+)
+def test_a_run_links_to_its_tracker_by_http_alone(
+    own: tuple[Engine, TestClient], address: str, is_linked: bool
+) -> None:
+    engine, client = own
+    run = a_run(1, tracking_url=address)
+    record_many(engine, [run])
+    links = select(get_page(client, f"/runs/{run.id}"), "#run-facts a")
+    assert [dict(link.attrib) for link in links] == [{"href": address, "rel": "noopener noreferrer"}] * is_linked
+    assert [link.text_content() for link in links] == [address] * is_linked
 
 
 @pytest.mark.parametrize("name", ["text", "namespace", "model", "label"])
