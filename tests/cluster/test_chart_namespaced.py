@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.helm import ROOT, Manifest, assert_refused, named, of_kind, render
+from support.helm import ROOT, Manifest, assert_refused, get_rights, named, of_kind, render
 from trainingtask_operator.settings import Settings
 
 NAME = "tt-trainingtask-operator"
@@ -20,17 +20,6 @@ NAMESPACED = (
 )
 FULL = ("--set=replicas=2", "--set=kueue.enabled=true", "--set=metrics.podMonitor.enabled=true")
 GUIDE = ROOT / "docs" / "how-to" / "install-without-cluster-rights.md"
-Rights = set[tuple[str, str, str]]
-
-
-def get_rights(role: Manifest) -> Rights:
-    return {
-        (group, resource, verb)
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
 
 
 def get_identity(manifest: Manifest) -> tuple[str, str]:
@@ -47,7 +36,7 @@ def test_every_object_is_in_a_prepared_namespace_or_the_releases() -> None:
 
 
 def test_the_roles_grant_what_the_cluster_role_does_within_namespaces() -> None:
-    """test_rights.py holds that all of these are used."""
+    """All of these are used: test_rights.py, and tests/faults/test_namespaced.py of the Role."""
     everywhere = get_rights(named(render(TEAMS, *FULL), "ClusterRole", NAME))
     of_cluster = {right for right in everywhere if right[1] == "namespaces"}
     for namespace in ("a", "b"):

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.audit_log import is_allowed, read_audit_events
-from support.helm import CHART, helm
+from support.audit_log import get_used_right, is_allowed, read_audit_events
+from support.helm import CHART, get_rights, helm
 from support.kubectl import Kubectl, Refused, run
 from support.release import OPERATOR, get_image_options
 
@@ -59,7 +59,7 @@ def build_user_policy() -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def scoped(system: Kubectl) -> Iterator[datetime]:
-    """Install the second release, as its guide says; yield the time at which it was installed."""
+    """Install the second release, as its guide says; yield the time before that."""
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     namespaces = [
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
@@ -71,6 +71,7 @@ def scoped(system: Kubectl) -> Iterator[datetime]:
     assert rendered.returncode == 0, rendered.stderr
     of_admin = f"{rendered.stdout}\n---\n{yaml.safe_dump_all(build_user_policy())}"
     system("scale", OPERATOR, "--replicas=0")
+    begin = datetime.now(UTC)
     try:
         run("kubectl", "apply", "-f", "-", stdin=yaml.safe_dump_all(namespaces))
         run("kubectl", "apply", "-f", "-", stdin=of_admin)
@@ -82,7 +83,7 @@ def scoped(system: Kubectl) -> Iterator[datetime]:
             *get_image_options(), "--wait", "--timeout=5m",
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        yield datetime.now(UTC)
+        yield begin
     finally:
         helm("uninstall", RELEASE, f"--namespace={SYSTEM}", "--ignore-not-found")
         run("kubectl", "delete", "--ignore-not-found", "-f", "-", stdin=of_admin)
@@ -110,3 +111,6 @@ def test_it_trains_and_records_with_roles_alone(scoped: datetime) -> None:
     requests = [event for event in read_audit_events(scoped) if event["user"]["username"] == ACCOUNT]
     assert requests
     assert [event["requestURI"] for event in requests if not is_allowed(event)] == []
+    # tests/faults/test_namespaced.py uses all rights in the teams' namespaces.
+    own = {get_used_right(event) for event in requests if event.get("objectRef", {}).get("namespace") == SYSTEM}
+    assert own == get_rights(Kubectl(SYSTEM).get("role", f"{NAME}-lease"))

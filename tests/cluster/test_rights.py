@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from support import specs
-from support.audit_log import is_allowed, read_audit_events
+from support.audit_log import get_used_right, is_allowed, read_audit_events
+from support.helm import get_rights
 from support.kubectl import Kubectl, eventually, run
 from support.release import NAMESPACE, RELEASE, SYSTEM
 
@@ -63,13 +64,13 @@ def _parse_use(event: dict[str, Any]) -> Use | None:
     account, target = event["user"]["username"], event.get("objectRef")
     if target is None or not (account in (OPERATOR, WEB) or account.endswith(TRAINER)):
         return None
-    resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
+    group, resource, verb = get_used_right(event)
     namespace = "" if resource == "namespaces" else target.get("namespace", "")
     allowed = is_allowed(event)
     code = event.get("responseStatus", {}).get("code", 0)
     account = TRAINER if account.endswith(TRAINER) else account
     time = datetime.fromisoformat(event["requestReceivedTimestamp"])
-    return Use(account, namespace, target.get("apiGroup", ""), resource, event["verb"], allowed, code, time)
+    return Use(account, namespace, group, resource, verb, allowed, code, time)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def granted(system: Kubectl) -> set[Grant]:
     """Return the rules of the installed release, one grant per account, resource and verb."""
     manifests = [item for item in yaml.safe_load_all(run("helm", "get", "manifest", RELEASE, f"-n{SYSTEM}")) if item]
     roles = {
-        _role_key(item, item["kind"]): item["rules"] for item in manifests if item["kind"] in ("Role", "ClusterRole")
+        _role_key(item, item["kind"]): get_rights(item) for item in manifests if item["kind"] in ("Role", "ClusterRole")
     }
     found: set[Grant] = set()
     for binding in manifests:
@@ -87,13 +88,8 @@ def granted(system: Kubectl) -> set[Grant]:
         for subject in binding["subjects"]:
             name = f"system:serviceaccount:{subject['namespace']}:{subject['name']}"
             account = TRAINER if name.endswith(TRAINER) else name
-            for rule in roles[_role_key(binding, binding["roleRef"]["kind"], binding["roleRef"]["name"])]:
-                found |= {
-                    (account, where, group, resource, verb)
-                    for group in rule["apiGroups"]
-                    for resource in rule["resources"]
-                    for verb in rule["verbs"]
-                }
+            rights = roles[_role_key(binding, binding["roleRef"]["kind"], binding["roleRef"]["name"])]
+            found |= {(account, where, *right) for right in rights}
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from support.control_plane import ControlPlane
+from support.crds import build_crd
 from support.helm import named, render
 from support.kubectl import Kubectl, Manifest, Refused, eventually, run
 from trainingtask_api import names
@@ -25,30 +26,6 @@ JOBSET = {
     "name": "j",
     "uid": "2",
     "controller": True,
-}
-# Of JobSet's own definition no more than the API server needs to store one.
-CRD = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "jobsets.jobset.x-k8s.io", "annotations": {"api-approved.kubernetes.io": "unapproved"}},
-    "spec": {
-        "group": "jobset.x-k8s.io",
-        "names": {"kind": "JobSet", "listKind": "JobSetList", "plural": "jobsets", "singular": "jobset"},
-        "scope": "Namespaced",
-        "versions": [
-            {
-                "name": "v1alpha2",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-                    }
-                },
-            }
-        ],
-    },
 }
 
 
@@ -71,7 +48,7 @@ def users(plane: ControlPlane) -> Iterator[Users]:
         patch.setenv("KUBECONFIG", str(plane.kubeconfig()))
         run("kubectl", "create", "namespace", NAMESPACE)
         kubectl = Users(NAMESPACE)
-        kubectl.apply(CRD)
+        kubectl.apply(build_crd(*names.JOBSET_API_VERSION.split("/"), names.JOBSET_KIND))
         query = "--output=jsonpath={.status.conditions[?(@.status=='True')].type}"
         eventually("the kind", lambda: "Established" in kubectl("get", "crd", "jobsets.jobset.x-k8s.io", query))
         manifests = render(f"--set=trainer.namespaces={{{NAMESPACE}}}", f"--set=kueue.controllers={{{MULTIKUEUE}}}")

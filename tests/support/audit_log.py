@@ -26,3 +26,10 @@ def read_audit_events(begin: datetime) -> Iterator[dict[str, Any]]:
 def is_allowed(event: dict[str, Any]) -> bool:
     """Return whether the request was authorized."""
     return bool(event.get("annotations", {}).get("authorization.k8s.io/decision") == "allow")
+
+
+def get_used_right(event: dict[str, Any]) -> tuple[str, str, str]:
+    """Return API group, resource with its subresource, and verb of a request for an object."""
+    target = event["objectRef"]
+    resource = "/".join(part for part in (target["resource"], target.get("subresource")) if part)
+    return target.get("apiGroup", ""), resource, event["verb"]

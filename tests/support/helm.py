@@ -58,3 +58,14 @@ def named(manifests: list[Manifest], kind: str, name: str, namespace: str | None
         if manifest["metadata"]["name"] == name and namespace in (None, manifest["metadata"].get("namespace"))
     )
     return found
+
+
+def get_rights(role: Manifest) -> set[tuple[str, str, str]]:
+    """Return API group, resource and verb of each right that a Role or ClusterRole grants."""
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }

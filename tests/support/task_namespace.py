@@ -83,6 +83,7 @@ class TaskNamespace:
         lease: bool = False,
         watch_timeout: float | None = None,
         namespaces: Sequence[str] = (),
+        kueue: bool = False,
     ) -> Operator:
         """Return a replica that is not started yet.
 
@@ -100,6 +101,8 @@ class TaskNamespace:
             Seconds without a byte after which it reconnects a watch.
         namespaces
             Where it has rights and watches, in place of the whole cluster.
+        kueue
+            Whether it watches Kueue's Workloads.
         """
         settings = self.folder / "settings.json"
         settings.write_text(
@@ -107,6 +110,7 @@ class TaskNamespace:
                 {
                     "namespaces": [*namespaces] or [self.name],
                     "namespaced": bool(namespaces),
+                    "kueue": {"enabled": kueue},
                     "devices": {"cpu": {"image": SUCCEEDS, "resources": {"cpu": "1", "memory": "2Gi"}}},
                 }
             )
