@@ -228,3 +228,15 @@ def test_a_digest_wins_over_the_tag() -> None:
 )
 def test_a_wrong_value_of_a_pod_is_refused_by_its_path(option: str, path: str) -> None:
     assert_refused(path, f"--set-json={option}")
+
+
+@pytest.mark.parametrize(
+    ("options", "secret"), [((), "owner"), (("--set=history.external.readerSecret.name=reader",), "reader")]
+)
+def test_helm_test_reads_an_external_history_as_a_reader_where_there_is_one(
+    options: tuple[str, ...], secret: str
+) -> None:
+    external = ("--set=history.mode=external", "--set=history.external.operatorSecret.name=owner")
+    pod = named(render(*external, *options), "Pod", "tt-trainingtask-operator-test")
+    variables = {variable["name"]: variable for variable in pod["spec"]["containers"][0]["env"]}
+    assert variables[names.ENV_HISTORY_URL]["valueFrom"] == {"secretKeyRef": {"name": secret, "key": "url"}}

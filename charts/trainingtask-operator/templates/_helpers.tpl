@@ -110,6 +110,25 @@ secret:
 {{- end }}
 {{- end -}}
 
+{{/* Variables with the history's URL, as a reader; as its owner where an external history has no reader's Secret. */}}
+{{- define "tt.historyReaderEnv" -}}
+{{- if eq .Values.history.mode "evaluation" -}}
+- name: TRAININGTASK_HISTORY_URL
+  value: {{ include "tt.historyUrl" (list . "trainingtask_reader") }}
+- name: PGPASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ include "tt.historySecret" . }}, key: reader-password}
+{{- else if .Values.history.external.readerSecret.name -}}
+- name: TRAININGTASK_HISTORY_URL
+  valueFrom:
+    secretKeyRef:
+      name: {{ .Values.history.external.readerSecret.name }}
+      key: {{ .Values.history.external.readerSecret.key }}
+{{- else -}}
+{{- include "tt.historyOwnerEnv" . }}
+{{- end }}
+{{- end -}}
+
 {{/* The operator's settings file. */}}
 {{- define "tt.settings" -}}
 namespaces: {{ toJson .Values.trainer.namespaces }}
