@@ -5,6 +5,8 @@ All but the tests with real trainers use a fake node, whose pods run until they 
 
 import json
 import os
+import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from support import specs
 from support.addons import QUEUE, create_queue, install_addons, manage_jobs_without_queue_name
-from support.kubectl import Kubectl, eventually
+from support.kubectl import Kubectl, eventually, run
 from support.node_pair import Group
 from support.object_store import Bucket
 from support.release import RELEASE, SYSTEM
@@ -21,6 +23,7 @@ from support.s3_server import S3Server
 from support.task_bucket import BUCKET, TABLE, name_keys
 from trainingtask_api import names
 
+GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "queue-with-kueue.md"
 Apply = Callable[..., str]
 WAIT_SECONDS = 120
 WITHIN_SECONDS = 5.0  # from Kueue's words to the task's
@@ -112,6 +115,20 @@ def suspend(kubectl: Kubectl, task: str, value: bool) -> None:
     kubectl("patch", "trainingtask", task, "--type=merge", "--patch", patch)
 
 
+def read_positions(kubectl: Kubectl) -> list[tuple[str, int]]:
+    """Return Job and position of what waits in the queue, by the guide's command as a user with the guide's role."""
+    text = GUIDE.read_text(encoding="utf-8")
+    (command,) = re.findall(r"^kubectl get --raw \S+/pendingworkloads$", text, re.MULTILINE)
+    (role,) = re.findall(r"Kueue's ClusterRole `(\S+)`", text)
+    kubectl("create", "rolebinding", "asks-kueue", f"--clusterrole={role}", "--user=jane")
+    try:
+        answer = run(*shlex.split(command.replace("/ml-team/", f"/{kubectl.namespace}/")), "--as=jane")
+    finally:
+        kubectl("delete", "rolebinding", "asks-kueue")
+    items = json.loads(answer)["items"]
+    return [(item["metadata"]["ownerReferences"][0]["name"], item["positionInLocalQueue"]) for item in items]
+
+
 def count_job_patches(name: str) -> int:
     """Return how often the operator has patched a Job, from the API server's audit log."""
     count = 0
@@ -130,6 +147,7 @@ def test_a_waiting_task_says_what_is_short_and_starts_by_itself(kubectl: Kubectl
     eventually("Kueue's words", lambda: SHORT in get_words(get_workload(kubectl, "second")))
     message = wait_for_words(kubectl, "second", f"Queue '{QUEUE}'", SHORT, timeout=WITHIN_SECONDS)
     assert message.endswith("It starts by itself when there is quota.")
+    assert read_positions(kubectl) == [(kubectl.status("second")["jobName"], 0)]
     assert kubectl.pods("second") == []
     kubectl("delete", "trainingtask", first)
     wait_for_state(kubectl, "second", "Running")
