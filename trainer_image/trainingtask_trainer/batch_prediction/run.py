@@ -3,19 +3,16 @@
 import itertools
 import json
 import math
-import os
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
-
-import joblib  # type: ignore[import-untyped]
-from joblib.externals.loky.process_executor import TerminatedWorkerError  # type: ignore[import-untyped]
+from typing import NamedTuple
 
 from trainingtask_api.exports import Format
 from trainingtask_api.formatting import format_time_left
@@ -27,8 +24,8 @@ from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, co
 from trainingtask_trainer.batch_prediction.outputs import Output, open_output
 from trainingtask_trainer.batch_prediction.shards import Shard
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.models.classical.workers import Call, count_workers, run_calls
-from trainingtask_trainer.runtime.cgroup import THREAD_VARIABLES, get_cpu_limit
+from trainingtask_trainer.models.classical.workers import WorkerKilledError, count_workers, run_calls
+from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 from trainingtask_trainer.sources.data_files import DataFile
 
 # Of a part. Rows of like length share a batch; probabilities take 8 bytes a row and label.
@@ -60,6 +57,14 @@ class _Record:
     columns: list[str]
     rows: int
     part_rows: int
+
+
+class _Part(NamedTuple):
+    """Consecutive rows, whose predictions are a file of this name."""
+
+    name: str
+    first_row: int
+    texts: Sequence[str]
 
 
 def predict_file(
@@ -114,21 +119,21 @@ def predict_file(
     workers = _count_processes(source, len(left))
     threads = 1 if workers > 1 else None
 
-    def list_calls() -> Iterator[Call]:
+    def list_parts() -> Iterator[_Part]:
         wanted = set(left)
         for part, texts in enumerate(itertools.islice(parts, own.stop)):
             if part in wanted:
-                place = {"name": names[part], "first_row": part * part_rows + 1}
-                yield joblib.delayed(_predict_part)(source, threads, output, texts, **place)
+                yield _Part(names[part], part * part_rows + 1, texts)
 
+    predict = partial(_predict_part, source, threads, output)
     with (
         closing(iter_texts(DataFile(file), columns, part_rows)) as parts,
-        closing(run_calls(list_calls(), workers)) as calls,
+        closing(run_calls(predict, list_parts(), workers)) as calls,
     ):
         try:
             for count in calls:
                 progress.add(count)
-        except TerminatedWorkerError as error:
+        except WorkerKilledError as error:
             raise Fault(
                 Reason.TRAINER_CRASHED,
                 "a process that predicts was killed, perhaps because memory was short: run the command again, and it goes on"
@@ -181,10 +186,7 @@ def _count_processes(source: ModelSource, parts: int) -> int:
     if "torch" in sys.modules:
         return 1
     size = sum(file.stat().st_size for file in source.folder.rglob("*") if file.is_file())
-    workers = count_workers(math.inf, 2 * size, min(get_cpu_limit(), parts))
-    if workers > 1:
-        os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")  # which the workers inherit
-    return workers
+    return count_workers(math.inf, 2 * size, min(get_cpu_limit(), parts))
 
 
 @cache
@@ -194,19 +196,17 @@ def _load_model(source: ModelSource, threads: int | None) -> SavedModel:
     return SavedModel(source.folder, source.wanted, threads)
 
 
-def _predict_part(
-    source: ModelSource, threads: int | None, output: Output, texts: Sequence[str], *, name: str, first_row: int
-) -> int:
+def _predict_part(source: ModelSource, threads: int | None, output: Output, part: _Part) -> int:
     """Write a part, and return the number of its rows; a row without text has no labels."""
     model = _load_model(source, threads)
-    there = [text for text in texts if text]
+    there = [text for text in part.texts if text]
     found = iter(model.choose_labels(there, model.predict_probabilities(there)) if there else ())
-    predictions = [next(found) if text else Prediction("", {}) for text in texts]
+    predictions = [next(found) if text else Prediction("", {}) for text in part.texts]
     with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
-        file = Path(scratch, name)
-        write_part(file, first_row, predictions)
+        file = Path(scratch, part.name)
+        write_part(file, part.first_row, predictions)
         output.add_part(file)
-    return len(texts)
+    return len(part.texts)
 
 
 class _Progress:

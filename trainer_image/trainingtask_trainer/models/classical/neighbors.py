@@ -7,9 +7,9 @@ search serves all labels, and a chain adds each label to similarities that are c
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
-import joblib  # type: ignore[import-untyped]
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.preprocessing import normalize
@@ -63,8 +63,7 @@ def _search_blocks(index: Index, queries: Any, blocks: list[slice]) -> Generator
     cores = get_cpu_limit()
     workers = _count_workers(index, queries, min(cores, len(blocks)))
     if workers > 1:
-        call = joblib.delayed(search)
-        yield from run_calls((call(index, queries[block]) for block in blocks), workers)
+        yield from run_calls(partial(search, index), (queries[block] for block in blocks), workers)
         return
     with ThreadPoolExecutor(cores) as pool:  # numpy releases the interpreter lock in all but sparse products
         yield from pool.map(lambda block: search(index, queries[block]), blocks)

@@ -7,16 +7,16 @@ reports its progress, and without the chain's conversion to a slow matrix format
 
 import warnings
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
-import joblib  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from trainingtask_trainer.models.classical.workers import move_to_file, run_calls
+from trainingtask_trainer.models.classical.workers import run_calls
 from trainingtask_trainer.runtime.import_guard import block_import
 
 with block_import("pandas"):  # scikit-learn imports it for data frames: in each worker 2 seconds and 35 MiB
@@ -40,15 +40,12 @@ def fit_per_label(estimator: Any, features: Any, labels: Labels, *, chain: bool,
     workers
         Number of processes; 1: this one.
     """
-    fit = joblib.delayed(_fit)
     links = _prepare_links(features, labels) if chain else None
-    calls = (fit(estimator, features, labels, label, links) for label in range(labels.shape[1]))
-    is_shared = workers > 1 and sparse.issparse(features)
-    with move_to_file(features) if is_shared else nullcontext():
-        yield from run_calls(calls, workers)
+    fit = partial(_fit, estimator, features, labels, links)
+    yield from run_calls(fit, range(labels.shape[1]), workers, moved=features if sparse.issparse(features) else None)
 
 
-def _fit(estimator: Any, features: Any, labels: Labels, label: int, links: Any) -> Any:
+def _fit(estimator: Any, features: Any, labels: Labels, links: Any, label: int) -> Any:
     """Return a clone of `estimator` that is fitted on the column `label`, in a chain with the columns before it."""
     read = features if links is None else _append_labels(features, links[:, :label])
     # The solvers' vectors are short: threads of the linear algebra would mostly synchronise.

@@ -1,33 +1,47 @@
-"""Worker processes that share the features, where they save time and memory allows them.
+"""Worker processes that share the libraries and the features, where they save time and memory allows them.
 
-The solvers and scipy's sparse products hold the interpreter lock, so that threads would take turns. joblib hands arrays
-of a MiB and more over as files that all workers map into memory. The files are in the scratch folder: joblib's default,
-`/dev/shm`, is 64 MiB of a pod, and where it is larger it is memory that cannot be reclaimed.
+The solvers and scipy's sparse products hold the interpreter lock, so that threads would take turns. A server process
+imports what the function needs, which takes seconds, and forks the workers, which then have it for nothing. The trainer
+itself has threads, and is not safe to fork.
+
+The arrays of the function are in a file that all processes map. It is in the scratch folder: `/dev/shm` is 64 MiB of a
+pod, and where it is larger it is memory that cannot be reclaimed.
 """
 
+import gc
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
 import tempfile
-import warnings
+import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import joblib  # type: ignore[import-untyped]
-import numpy as np
-from joblib.externals.loky import get_reusable_executor  # type: ignore[import-untyped]
-
+from trainingtask_trainer.runtime.cgroup import THREAD_VARIABLES
 from trainingtask_trainer.runtime.memory import get_limit_bytes, get_resident_bytes
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
-"""What `joblib.delayed` makes of a call."""
+_Argument = TypeVar("_Argument")
+_Result = TypeVar("_Result")
 
-# Starting workers that import scikit-learn, and ending them, takes about 8 seconds: with two of them half of a work of 15.
 _MIN_SECONDS = 20.0
 # Of its own a worker has scikit-learn, measured 85 MiB, and results that wait to be taken.
 _WORKER_BYTES = 200 << 20
+# Results that wait for an earlier one, and calls that run, for each worker.
+_MAX_CALLS = 4
+_ALIGNMENT = 64
+
+
+class WorkerKilledError(Exception):
+    """A worker ended within a call, as the kernel ends one where memory is short."""
 
 
 def count_workers(seconds: float, own_bytes: int, most: int) -> int:
@@ -50,39 +64,163 @@ def count_workers(seconds: float, own_bytes: int, most: int) -> int:
     return max(1, min(most, (limit - resident) // (_WORKER_BYTES + own_bytes)))
 
 
-def run_calls(calls: Iterable[Call], workers: int) -> Generator[Any]:
-    """Yield the results of calls in their order; no worker is left when all are taken, or the generator is closed.
+def run_calls(
+    function: Callable[[_Argument], _Result],
+    arguments: Iterable[_Argument],
+    workers: int,
+    moved: "csr_matrix | None" = None,
+) -> Generator[_Result]:
+    """Yield the result for each argument, in their order; no process is left when all are taken, or the generator is closed.
 
     Parameters
     ----------
-    calls
-        Calls of `joblib.delayed` functions.
+    function
+        A function of a module, or a `functools.partial` of one with what all calls share.
+    arguments
+        They are pickled for each call.
     workers
         Number of processes; 1: this one.
+    moved
+        A sparse matrix in `function` that is to be in memory once: this process maps its file, too. It stays usable
+        afterwards: the file has no name then, and ends with the last array.
+
+    Raises
+    ------
+    WorkerKilledError
+        When a worker ends within a call.
     """
     if workers == 1:
-        yield from (function(*positional, **named) for function, positional, named in calls)
+        yield from map(function, arguments)
         return
-    parallel = joblib.Parallel(workers, backend="loky", return_as="generator", temp_folder=tempfile.gettempdir())
-    results = parallel(calls)
-    try:
-        for result in results:  # noqa: UP028 - closed below
-            yield result
-    finally:
-        with warnings.catch_warnings(action="ignore"):  # of calls that an interruption makes futile
-            results.close()
-        get_reusable_executor().shutdown(kill_workers=True)  # they would wait for more work, and keep their memory
+    with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
+        file = _ArrayFile.write((function, moved), Path(folder, "arrays"))
+        if moved is not None:
+            mapped = file.load()[1]
+            moved.data, moved.indices, moved.indptr = mapped.data, mapped.indices, mapped.indptr
+        with _start_workers(file, workers) as connections:
+            yield from _exchange(connections, arguments)
+
+
+class _ArrayFile(NamedTuple):
+    """A value in a file: its pickle, and its arrays as all processes map them."""
+
+    path: Path
+    sizes: list[int]
+
+    @classmethod
+    def write(cls, value: Any, path: Path) -> "_ArrayFile":
+        buffers: list[pickle.PickleBuffer] = []
+        state = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        contents = [memoryview(state), *(buffer.raw() for buffer in buffers)]
+        with path.open("wb") as file:
+            for content in contents:
+                file.write(content)
+                file.write(bytes(-len(content) % _ALIGNMENT))
+        return cls(path, [len(content) for content in contents])
+
+    def load(self) -> Any:
+        """Return the value; what is written to its arrays stays in this process."""
+        with self.path.open("rb") as file:
+            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        parts, start = [], 0
+        for size in self.sizes:
+            parts.append(content[start : start + size])
+            start += size + -size % _ALIGNMENT
+        return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301 - written above
 
 
 @contextmanager
-def move_to_file(features: "csr_matrix") -> Iterator[None]:
-    """Put the arrays of a sparse matrix into a file that workers map, too: else they are in memory twice.
+def _start_workers(file: _ArrayFile, workers: int) -> Iterator[list[Connection]]:
+    """Yield a connection to each worker; the workers and their server end on exit."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = zip(*(context.Pipe() for _ in range(workers)), strict=True)
+    server = context.Process(target=_fork_workers, args=(file, theirs))
+    server.start()
+    try:
+        for connection in theirs:
+            connection.close()
+        yield list(ours)
+    finally:
+        server.terminate()
+        server.join()
+        for connection in ours:
+            connection.close()
 
-    The matrix stays usable afterwards: the file has no name then, and ends with the last array.
-    """
-    with tempfile.TemporaryDirectory(prefix="trainingtask-") as folder:
-        for name in ("data", "indices", "indptr"):
-            file = Path(folder, f"{name}.npy")
-            np.save(file, getattr(features, name))
-            setattr(features, name, np.load(file, mmap_mode="c"))
+
+def _exchange(connections: list[Connection], arguments: Iterable[Any]) -> Iterator[Any]:
+    """Give each worker that is idle the next argument, and yield the results in their order."""
+    calls = enumerate(arguments)
+    idle, running = list(connections), dict[Any, int]()
+    results, taken = dict[int, Any](), 0
+    while True:
+        while idle and len(running) + len(results) < _MAX_CALLS * len(connections):
+            if (call := next(calls, None)) is None:
+                break
+            index, argument = call
+            with _report_killed():
+                idle[-1].send(argument)
+            running[idle.pop()] = index
+        if not running:
+            return
+        for connection in wait([*running]):
+            with _report_killed():
+                result, error = connection.recv()
+            if error is not None:
+                raise error
+            results[running.pop(connection)] = result
+            idle.append(connection)
+        while taken in results:
+            yield results.pop(taken)
+            taken += 1
+
+
+@contextmanager
+def _report_killed() -> Iterator[None]:
+    try:
         yield
+    except (EOFError, ConnectionError) as error:
+        raise WorkerKilledError("a worker process was killed, perhaps because memory was short") from error
+
+
+def _fork_workers(file: _ArrayFile, connections: Iterable[Connection]) -> None:
+    """Fork a worker for each connection; end with the first of them, or with the trainer, and end them all."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal, which the trainer has got, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    os.environ |= dict.fromkeys(THREAD_VARIABLES, "1")  # each worker has a core, and threads would not outlive a fork
+    function, _ = file.load()
+    gc.freeze()  # a collection would write to each object, and copy its page
+    context = multiprocessing.get_context("fork")
+    left, workers = list(connections), []
+    while left:
+        connection = left.pop()
+        workers.append(context.Process(target=_work, args=(function, connection, left), daemon=True))
+        workers[-1].start()
+        connection.close()
+    trainer = multiprocessing.parent_process()
+    assert trainer is not None  # noqa: S101
+    wait([trainer.sentinel, *(worker.sentinel for worker in workers)])
+
+
+def _work(function: Callable[[Any], Any], connection: Connection, others: list[Connection]) -> None:
+    """Answer each argument with a result or an exception."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for other in others:
+        other.close()  # else a worker that is killed would be missed by nobody
+    with suppress(EOFError, ConnectionError):  # the trainer and the server are gone
+        while True:
+            argument = connection.recv()
+            try:
+                answer = function(argument), None
+            except Exception as error:  # noqa: BLE001 - the trainer raises it
+                answer = None, _make_portable(error)
+            connection.send(answer)
+
+
+def _make_portable(error: Exception) -> Exception:
+    """Return an error that the trainer can raise, with the place where it was raised."""
+    error.add_note(f"In a worker process: {traceback.format_exc()}")
+    try:
+        copy: Exception = pickle.loads(pickle.dumps(error))  # noqa: S301 - written here
+    except Exception:  # noqa: BLE001 - a class of users may be any
+        return RuntimeError("".join(traceback.format_exception_only(error)).strip())
+    return copy

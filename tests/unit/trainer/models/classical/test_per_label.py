@@ -28,14 +28,14 @@ def test_workers_fit_the_same_models_to_the_bit() -> None:
 
 
 def test_no_worker_is_left_when_fits_of_a_chain_end_early() -> None:
-    before = set(psutil.Process().children())
+    before = set(psutil.Process().children(recursive=True))
     here, fits = (
         fit_per_label(LinearSVC(random_state=3), DENSE, LABELS, chain=True, workers=count) for count in (1, 2)
     )
     for _ in range(2):
         check_equal(next(here), next(fits))
-    started = set(psutil.Process().children()) - before
+    started = set(psutil.Process().children(recursive=True)) - before
     fits.close()
     gone, alive = psutil.wait_procs(started, timeout=30)
-    assert len(gone) >= 2
+    assert len(gone) >= 3  # the workers, and their server
     assert all("resource_tracker" in " ".join(process.cmdline()) for process in alive)

@@ -1,54 +1,109 @@
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
+import psutil
 import pytest
 from scipy.sparse import csr_matrix
 
+from support import worker_calls
 from trainingtask_trainer.models.classical import workers
-from trainingtask_trainer.models.classical.workers import count_workers, move_to_file, run_calls
+from trainingtask_trainer.models.classical.workers import WorkerKilledError, count_workers, run_calls
 
 GIB = 1 << 30
 
 
-@pytest.fixture
-def describe() -> Any:
-    """Return a delayed function; a local one, because workers cannot import this module."""
-    return joblib.delayed(
-        lambda shared, factor: (os.getpid(), str(getattr(shared, "filename", "")), float(shared.sum() * factor))
-    )
+def list_children() -> set[psutil.Process]:
+    """Return all processes that this one has started, without Python's tracker of shared memory, which ends with it."""
+    children = psutil.Process().children(recursive=True)
+    return {child for child in children if "resource_tracker" not in " ".join(child.cmdline())}
 
 
-def test_workers_map_an_array_from_the_scratch_folder(
-    describe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_map_an_array_from_the_scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    shared = np.ones(1 << 18)
-    found = list(run_calls((describe(shared, factor) for factor in range(4)), workers=2))
-    processes, files, sums = zip(*found, strict=True)
-    assert os.getpid() not in processes
-    assert len(set(files)) == 1
-    assert Path(files[0]).is_relative_to(tmp_path)  # not /dev/shm, which is small in a pod
-    assert sums == tuple(factor * float(1 << 18) for factor in range(4))
+    function = partial(worker_calls.describe, np.ones((1 << 9, 1 << 9)).T)
+    found = list(run_calls(function, range(4), workers=2))
+    assert os.getpid() not in {each.process for each in found}
+    [file] = {each.file for each in found}
+    assert Path(file.removesuffix(" (deleted)")).is_relative_to(tmp_path)  # not /dev/shm, which is small in a pod
+    assert [each.total for each in found] == [factor * float(1 << 18) for factor in range(4)]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_features_in_a_file_are_mapped_once_and_outlive_it(
-    describe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_workers_are_forked_by_a_process_of_one_thread() -> None:
+    found = list(run_calls(partial(worker_calls.describe, np.ones(2)), range(2), workers=2))
+    assert {each.threads_of_parent for each in found} == {1}
+
+
+def test_moved_features_are_in_memory_once_and_outlive_their_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     features = csr_matrix(np.arange(6.0).reshape(2, 3))
-    with move_to_file(features):
-        [file] = tmp_path.glob("*/data.npy")
-        assert {found for _, found, _ in run_calls([describe(features.data, 1)] * 2, workers=2)} == {str(file)}
+    with closing(run_calls(partial(worker_calls.describe, features.data), [1] * 2, 2, moved=features)) as calls:
+        [file] = {worker_calls.find_mapped_file(features.data) for _ in calls}
+    assert Path(file).is_relative_to(tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert features.toarray().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_one_worker_is_this_process(describe: Any) -> None:
-    assert list(run_calls([describe(np.ones(2), 3)], workers=1)) == [(os.getpid(), "", 6.0)]
+def test_one_worker_is_this_process() -> None:
+    [found] = run_calls(partial(worker_calls.describe, np.ones(2)), [3], workers=1)
+    assert found[:3] == (os.getpid(), "", 6.0)
+
+
+def test_results_keep_their_order_and_few_wait_for_a_slow_one(tmp_path: Path) -> None:
+    given: list[int] = []
+
+    def give() -> Iterator[int]:
+        for number in range(12):
+            given.append(number)
+            yield number
+
+    results = run_calls(partial(worker_calls.wait_for_last, tmp_path, 7), give(), workers=2)
+    assert next(results) == 0
+    assert len(given) <= 8
+    assert list(results) == list(range(1, 12))
+
+
+def test_a_worker_that_is_killed_is_told() -> None:
+    before = list_children()
+    with pytest.raises(WorkerKilledError, match="was killed"):
+        list(run_calls(worker_calls.kill_process, range(8), workers=2))
+    assert list_children() == before
+
+
+def test_an_error_of_a_worker_is_raised_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    before = list_children()
+    with pytest.raises(ZeroDivisionError, match="as asked") as caught:
+        list(run_calls(worker_calls.fail, [0], workers=2))
+    assert "worker_calls.py" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="StubbornError: number 1"):
+        list(run_calls(worker_calls.fail, [1], workers=2))
+    assert list_children() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_workers_end_with_a_killed_trainer() -> None:
+    program = "import sys; sys.path.append(sys.argv[1])\nfrom support.worker_calls import print_process\n"
+    program += "from trainingtask_trainer.models.classical.workers import run_calls\n"
+    program += "list(run_calls(print_process, range(2), workers=2))"
+    folder = str(Path(worker_calls.__file__).parents[1])
+    with subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        lines: list[Any] = [trainer.stdout.readline().split() for _ in range(2)]
+        processes = [psutil.Process(int(pid)) for pid in {pid for line in lines for pid in line}]
+        assert len(processes) == 3
+        trainer.kill()
+        _, alive = psutil.wait_procs(processes, timeout=30)
+        assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_workers_are_started_for_long_work_alone(monkeypatch: pytest.MonkeyPatch) -> None:
