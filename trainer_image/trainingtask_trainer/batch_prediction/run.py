@@ -31,6 +31,8 @@ from trainingtask_trainer.sources.data_files import DataFile
 # Of a part. Rows of like length share a batch; probabilities take 8 bytes a row and label.
 _MAX_PART_ROWS = 4096
 _MAX_PART_PROBABILITIES = 4_000_000
+# Of scikit-learn or ONNX Runtime, which each worker imports with the model.
+_LIBRARY_BYTES = 160 << 20
 _RECORD = "run.json"
 _PROGRESS_SECONDS = 5.0
 _DEFAULT_COLUMN = "text"
@@ -186,7 +188,7 @@ def _count_processes(source: ModelSource, parts: int) -> int:
     if "torch" in sys.modules:
         return 1
     size = sum(file.stat().st_size for file in source.folder.rglob("*") if file.is_file())
-    return count_workers(math.inf, 2 * size, min(get_cpu_limit(), parts))
+    return count_workers(math.inf, _LIBRARY_BYTES + 2 * size, min(get_cpu_limit(), parts))
 
 
 @cache

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from trainingtask_trainer.models.classical.workers import run_calls
 from trainingtask_trainer.runtime.import_guard import block_import
 
-with block_import("pandas"):  # scikit-learn imports it for data frames: in each worker 2 seconds and 35 MiB
+with block_import("pandas"):  # scikit-learn imports it for data frames: 2 seconds and 35 MiB
     from sklearn.base import clone
 
 Matrix = NDArray[np.float64]
@@ -42,7 +42,8 @@ def fit_per_label(estimator: Any, features: Any, labels: Labels, *, chain: bool,
     """
     links = _prepare_links(features, labels) if chain else None
     fit = partial(_fit, estimator, features, labels, links)
-    yield from run_calls(fit, range(labels.shape[1]), workers, moved=features if sparse.issparse(features) else None)
+    moved = features if sparse.issparse(features) else None
+    yield from run_calls(fit, range(labels.shape[1]), workers, moved=moved, joins_in=True)
 
 
 def _fit(estimator: Any, features: Any, labels: Labels, links: Any, label: int) -> Any:

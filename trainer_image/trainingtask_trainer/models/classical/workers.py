@@ -32,9 +32,10 @@ if TYPE_CHECKING:
 _Argument = TypeVar("_Argument")
 _Result = TypeVar("_Result")
 
-_MIN_SECONDS = 20.0
-# Of its own a worker has scikit-learn, measured 85 MiB, and results that wait to be taken.
-_WORKER_BYTES = 200 << 20
+# The server starts in 2 to 3 seconds of one core: with two workers as long as half of a work of 6.
+_MIN_SECONDS = 10.0
+# The server has scikit-learn, measured 85 MiB; a worker has pages of it that it writes to, measured 9 MiB, and results.
+_SERVER_BYTES, _WORKER_BYTES = 120 << 20, 40 << 20
 # Results that wait for an earlier one, and calls that run, for each worker.
 _MAX_CALLS = 4
 _ALIGNMENT = 64
@@ -52,7 +53,7 @@ def count_workers(seconds: float, own_bytes: int, most: int) -> int:
     seconds
         An estimate of the whole work, on one core.
     own_bytes
-        Memory that a worker needs beside its libraries and the arrays that all share.
+        Memory that a worker, or this process where it joins in, needs beside the libraries and the arrays that all share.
     most
         The number of cores, or of calls where that is smaller.
     """
@@ -61,14 +62,16 @@ def count_workers(seconds: float, own_bytes: int, most: int) -> int:
     limit, resident = get_limit_bytes(), get_resident_bytes()
     if limit is None or resident is None:
         return max(1, most)
-    return max(1, min(most, (limit - resident) // (_WORKER_BYTES + own_bytes)))
+    return max(1, min(most, (limit - resident - _SERVER_BYTES - own_bytes) // (_WORKER_BYTES + own_bytes)))
 
 
 def run_calls(
     function: Callable[[_Argument], _Result],
     arguments: Iterable[_Argument],
     workers: int,
+    *,
     moved: "csr_matrix | None" = None,
+    joins_in: bool = False,
 ) -> Generator[_Result]:
     """Yield the result for each argument, in their order; no process is left when all are taken, or the generator is closed.
 
@@ -83,6 +86,8 @@ def run_calls(
     moved
         A sparse matrix in `function` that is to be in memory once: this process maps its file, too. It stays usable
         afterwards: the file has no name then, and ends with the last array.
+    joins_in
+        Whether this process takes calls, too, until the workers have started, and have the first result.
 
     Raises
     ------
@@ -98,7 +103,7 @@ def run_calls(
             mapped = file.load()[1]
             moved.data, moved.indices, moved.indptr = mapped.data, mapped.indices, mapped.indptr
         with _start_workers(file, workers) as connections:
-            yield from _exchange(connections, arguments)
+            yield from _exchange(connections, arguments, function if joins_in else None)
 
 
 class _ArrayFile(NamedTuple):
@@ -147,8 +152,10 @@ def _start_workers(file: _ArrayFile, workers: int) -> Iterator[list[Connection]]
             connection.close()
 
 
-def _exchange(connections: list[Connection], arguments: Iterable[Any]) -> Iterator[Any]:
-    """Give each worker that is idle the next argument, and yield the results in their order."""
+def _exchange(
+    connections: list[Connection], arguments: Iterable[Any], function: Callable[[Any], Any] | None
+) -> Iterator[Any]:
+    """Give each worker that is idle the next argument, and yield the results in their order; first join in."""
     calls = enumerate(arguments)
     idle, running = list(connections), dict[Any, int]()
     results, taken = dict[int, Any](), 0
@@ -162,6 +169,9 @@ def _exchange(connections: list[Connection], arguments: Iterable[Any]) -> Iterat
             running[idle.pop()] = index
         if not running:
             return
+        while function is not None and not wait([*running], timeout=0) and (call := next(calls, None)) is not None:
+            results[call[0]] = function(call[1])
+        function = None
         for connection in wait([*running]):
             with _report_killed():
                 result, error = connection.recv()

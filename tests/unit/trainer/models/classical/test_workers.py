@@ -58,6 +58,14 @@ def test_one_worker_is_this_process() -> None:
     assert found[:3] == (os.getpid(), "", 6.0)
 
 
+def test_this_process_joins_in_until_the_workers_have_started() -> None:
+    function = partial(worker_calls.describe, np.ones(2))
+    found = list(run_calls(function, range(2000), workers=2, joins_in=True))
+    assert [each.total for each in found] == [2.0 * factor for factor in range(2000)]
+    assert found[2].process == os.getpid()
+    assert os.getpid() not in {found[0].process, found[1].process}
+
+
 def test_results_keep_their_order_and_few_wait_for_a_slow_one(tmp_path: Path) -> None:
     given: list[int] = []
 
@@ -115,6 +123,6 @@ def test_workers_are_started_for_long_work_alone(monkeypatch: pytest.MonkeyPatch
 
 def test_no_more_workers_are_started_than_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "get_resident_bytes", lambda: GIB)
-    for limit, expected in ((GIB, 1), (3 * GIB, 2), (9 * GIB, 4)):
+    for limit, expected in ((GIB, 1), (GIB + GIB // 16, 1), (3 * GIB, 2), (9 * GIB, 4)):
         monkeypatch.setattr(workers, "get_limit_bytes", lambda limit=limit: limit)
         assert count_workers(100, GIB // 2, most=4) == expected
