@@ -157,10 +157,11 @@ def _exchange(
 ) -> Iterator[Any]:
     """Give each worker that is idle the next argument, and yield the results in their order; first join in."""
     calls = enumerate(arguments)
-    idle, running = list(connections), dict[Any, int]()
+    idle, running = list(connections), dict[Connection, int]()
     results, taken = dict[int, Any](), 0
+    most = _MAX_CALLS * len(connections)
     while True:
-        while idle and len(running) + len(results) < _MAX_CALLS * len(connections):
+        while idle and len(running) + len(results) < most:
             if (call := next(calls, None)) is None:
                 break
             index, argument = call
@@ -171,8 +172,10 @@ def _exchange(
             return
         while function is not None and not wait([*running], timeout=0) and (call := next(calls, None)) is not None:
             results[call[0]] = function(call[1])
+            most += 1
         function = None
-        for connection in wait([*running]):
+        ready = wait([*running])
+        for connection in [each for each in running if each in ready]:
             with _report_killed():
                 result, error = connection.recv()
             if error is not None:
@@ -220,10 +223,9 @@ def _work(function: Callable[[Any], Any], connection: Connection, others: list[C
         while True:
             argument = connection.recv()
             try:
-                answer = function(argument), None
+                connection.send((function(argument), None))
             except Exception as error:  # noqa: BLE001 - the trainer raises it
-                answer = None, _make_portable(error)
-            connection.send(answer)
+                connection.send((None, _make_portable(error)))
 
 
 def _make_portable(error: Exception) -> Exception:
