@@ -1,19 +1,25 @@
 """A fine-tuned transformer as an ONNX file: logits of token ids and an attention mask."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.masking_utils import eager_mask
 
 from trainingtask_api.exports import Format
 from trainingtask_trainer.models.formats import MODEL_FILES, NotExportableError
 from trainingtask_trainer.models.onnx.inputs import TokenInputs
 from trainingtask_trainer.models.onnx.model import LOGITS
+from trainingtask_trainer.models.transformers.packed_attention import can_pack, project_keys_and_values
 from trainingtask_trainer.preprocessors.base import TOKENIZER_FILE
-from trainingtask_trainer.pretrained.families import SegmentIds, get_segments
+from trainingtask_trainer.pretrained.families import SegmentIds, get_family, get_segments
 
 OPSET = 18
+_ATTENTION_NAME = "eager_of_first_token"
 _EXAMPLE_SHAPE = (3, 9)
 
 
@@ -50,13 +56,12 @@ def write_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     if not (folder / TOKENIZER_FILE).is_file():
         raise NotExportableError(f"the tokenizer {type(tokenizer).__name__} has no {TOKENIZER_FILE}")
     torch.nn.Module.to(model, "cpu")  # the model's own `to` has no type
-    model.set_attn_implementation("eager")
     cls_token_id = int(tokenizer.cls_token_id or 0)
     classifier = _Classifier(model, cls_token_id, get_segments(tokenizer)).eval()
     ids = torch.full(_EXAMPLE_SHAPE, cls_token_id)
     axes = {name: {0: "rows", 1: "tokens"} for name in TokenInputs.names}
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with _read_first_token_alone(model), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # about its end, and about each comparison of which it follows one side
             torch.onnx.export(
                 classifier,
@@ -70,3 +75,53 @@ def write_classifier(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
             )
     except RuntimeError as error:  # also of an operation without a counterpart, and of more than 2 GiB
         raise NotExportableError(f"torch cannot write this model as ONNX: {error}") from error
+
+
+@contextmanager
+def _read_first_token_alone(model: PreTrainedModel) -> Iterator[None]:
+    """Have the last layer compute the first token of each row alone while entered, where the head reads no other.
+
+    It attends to all tokens. The layer takes a seventh of the time of a MiniLM, and a seventh of that for the first token.
+    """
+    family = get_family(model.config.model_type)
+    if not can_pack(model.config) or family.has_shared_layers:
+        model.set_attn_implementation("eager")
+        yield
+        return
+    AttentionInterface.register(_ATTENTION_NAME, _attend)
+    AttentionMaskInterface.register(_ATTENTION_NAME, eager_mask)
+    model.set_attn_implementation(_ATTENTION_NAME)
+    last_layer = getattr(model.base_model, family.packing_encoder or "").layer[-1]
+    hook = last_layer.register_forward_pre_hook(_select_first_token_hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _select_first_token_hook(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Give a layer [rows, 1, hidden] instead of [rows, tokens, hidden], and its attention the rest."""
+    hidden, *others = args
+    return (hidden[:, :1], *others), kwargs | {"all_hidden_states": hidden}
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor,
+    *,
+    scaling: float,
+    all_hidden_states: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend to all tokens; the signature is that of transformers' attention functions.
+
+    With `all_hidden_states`, shape [rows, tokens, hidden], `query`, `key` and `value` are those of each row's first token.
+    """
+    if all_hidden_states is not None:
+        key, value = project_keys_and_values(module, all_hidden_states, query.shape[1])
+    # Each token of a row attends to the same ones, so the mask of the first token is that of all.
+    weights = (query @ key.transpose(2, 3) * scaling + attention_mask[:, :, :1]).softmax(-1)
+    return (weights @ value).transpose(1, 2), None

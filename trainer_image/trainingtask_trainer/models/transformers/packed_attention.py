@@ -153,10 +153,7 @@ def _forward_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     if all_hidden_states is not None:
-        config: Any = module.config
-        names = get_family(config.model_type).packing_projections
-        states = (getattr(module, name)(all_hidden_states) for name in names)
-        key, value = (state.unflatten(-1, (query.shape[1], -1)).transpose(1, 2) for state in states)
+        key, value = project_keys_and_values(module, all_hidden_states, query.shape[1])
     if token_of_slot is not None:
         assert slot_of_token is not None and is_slot_filled is not None  # noqa: S101, PT018 - they come together
         slots = _Slots(token_of_slot, slot_of_token, is_slot_filled)
@@ -166,6 +163,15 @@ def _forward_attention(
     if dropout == 0:
         return _attend(query, key, value, lengths, scale=scale), None
     return _attend_with_dropout(query, key, value, lengths, scale=scale, dropout=dropout), None
+
+
+def project_keys_and_values(
+    module: torch.nn.Module, hidden_states: torch.Tensor, heads: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return an attention module's keys and values of hidden states, shape [rows, heads, tokens, head size] each."""
+    config: Any = module.config
+    key, value = (getattr(module, name)(hidden_states) for name in get_family(config.model_type).packing_projections)
+    return key.unflatten(-1, (heads, -1)).transpose(1, 2), value.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 class _Slots(NamedTuple):

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from support.fine_tuning import NAMES, Run, fit, spec
@@ -42,6 +44,18 @@ def test_probabilities_are_those_of_the_trained_and_of_the_saved_model(
     np.testing.assert_allclose(Transformer.load(tmp_path / "model")(MIXED_TEXTS), trained, rtol=0, atol=1e-5)
     reopened = OnnxModel(tmp_path / "model", Format.ONNX, 1)
     np.testing.assert_array_equal(reopened.predict_probabilities(MIXED_TEXTS), exported)
+
+
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_the_last_layer_computes_the_first_token_alone(tiny_models: Path, tmp_path: Path, family: str) -> None:
+    export(fit(spec("auto", family, epochs=1), tiny_models), tmp_path / "model")
+    model = onnx.load(tmp_path / "model" / "model.onnx")
+    names = [node.output[0] for node in model.graph.node if node.op_type == "Erf"]  # of each layer's activation
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    ids = np.ones((3, 5), np.int64)
+    values = session.run(names, {"input_ids": ids, "attention_mask": ids})
+    assert [value.shape[:2] for value in values] == [(3, 5)] * (len(names) - 1) + [(3, 1)]
 
 
 def test_eight_bit_weights_give_nearly_the_same_in_a_smaller_file(tiny_models: Path, tmp_path: Path) -> None:
