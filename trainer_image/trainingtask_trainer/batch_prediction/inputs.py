@@ -1,7 +1,7 @@
 """The texts of a file, piece by piece."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -88,12 +88,12 @@ def count_rows(file: DataFile, columns: Sequence[str], rows: int) -> int:
     return count
 
 
-def compute_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, or of the names and contents of all files in a folder."""
+def compute_digest(path: Path, without: Collection[Path] = ()) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of all files in a folder but some."""
     if path.is_file():
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
-    return _compute_folder_digest(path, path.rglob("*"))
+    return _compute_folder_digest(path, (file for file in path.rglob("*") if file not in without))
 
 
 def compute_code_digest(folder: Path) -> str:

@@ -25,6 +25,7 @@ from trainingtask_trainer.batch_prediction.outputs import Output, open_output
 from trainingtask_trainer.batch_prediction.shards import Shard
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.models.classical.workers import WorkerKilledError, count_workers, run_calls
+from trainingtask_trainer.models.formats import list_unread_files
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 from trainingtask_trainer.sources.data_files import DataFile
 
@@ -103,7 +104,7 @@ def predict_file(
     own = (shard or Shard(0, 1)).get_range(math.ceil(rows / part_rows))
     record = _Record(
         input=compute_digest(file),
-        model=compute_digest(source.folder),
+        model=compute_digest(source.folder, without=list_unread_files(source.folder, model.format)),
         code=None if source.code_folder is None else compute_code_digest(source.code_folder),
         release=version("trainingtask"),
         format=model.format,

@@ -52,5 +52,14 @@ def choose_format(folder: Path, written: Collection[Format], wanted: Format | No
     return wanted
 
 
+def list_unread_files(folder: Path, kind: Format | None) -> set[Path]:
+    """Return the weights in a saved model's folder that do not matter to one that is read in a format."""
+    if kind in MODEL_FILES:
+        patterns = {pattern for other, pattern in _PATTERNS.items() if other != kind}
+    else:  # a model on embeddings has its own file, and its encoder's
+        patterns = set(MODEL_FILES.values())
+    return {file for pattern in patterns for file in folder.glob(pattern)}
+
+
 class NotExportableError(Exception):
     """A model cannot be written as ONNX; the message is the cause, a clause."""

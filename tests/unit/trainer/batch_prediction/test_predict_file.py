@@ -13,10 +13,12 @@ import pytest
 
 from support.object_store import clear_credentials, serve_bucket
 from support.served_models import HeldModel, write_held_model
+from trainingtask_api.exports import Format
 from trainingtask_trainer import registry
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.batch_prediction import run
-from trainingtask_trainer.batch_prediction.inputs import compute_code_digest
+from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, compute_digest
+from trainingtask_trainer.models.formats import list_unread_files
 
 TEXTS = ["a" * length for length in (60, 10, 0, 50, 99)]
 LABELS = [["long"], ["short"], [], ["long", "short"], ["long"]]
@@ -324,3 +326,26 @@ def test_what_cannot_be_predicted_is_told_in_a_sentence(
     [line] = capsys.readouterr().err.splitlines()
     assert sentence in line
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "unread"),
+    [
+        (Format.ONNX_INT8, {"model.onnx", "model.safetensors"}),
+        (Format.SAFETENSORS, {"model.onnx", "model.int8.onnx"}),
+        (Format.SKOPS, {"model.onnx", "model.int8.onnx"}),  # its encoder's weights are safetensors
+        (None, {"model.onnx", "model.int8.onnx"}),
+    ],
+)
+def test_a_model_is_the_same_with_other_weights_in_formats_not_read(
+    tmp_path: Path, kind: Format | None, unread: set[str]
+) -> None:
+    names = ("trainingtask.json", "tokenizer.json", "model.onnx", "model.int8.onnx", "model.safetensors")
+    for name in names:
+        (tmp_path / name).touch()
+    before = compute_digest(tmp_path, without=list_unread_files(tmp_path, kind))
+    for name in names:
+        (tmp_path / name).write_text("other")
+        changed = compute_digest(tmp_path, without=list_unread_files(tmp_path, kind)) != before
+        assert changed == (name not in unread), name
+        (tmp_path / name).write_text("")
