@@ -95,6 +95,8 @@ def list_losses(labels: torch.Tensor) -> dict[str, Loss]:
         ),
         "asymmetric, gamma- 4, margin 0.05": weigh_asymmetrically(4),
         "asymmetric, gamma- 2, margin 0.05": weigh_asymmetrically(2),
+        "distribution-balanced": balance_distribution(labels, gamma=0),
+        "distribution-balanced, focal, gamma 2": balance_distribution(labels, gamma=2),
         "bce, smoothed by 0.1": smooth(0.1),
         "bce, smoothed by 0.02": smooth(0.02),
     }
@@ -114,6 +116,29 @@ def weigh_asymmetrically(gamma: float, margin: float = 0.05) -> Loss:
         shifted = (torch.sigmoid(logits) - margin).clamp(0, 1 - 1e-6)
         negative = (1 - truth) * shifted**gamma * torch.log1p(-shifted)
         return -(truth * logsigmoid(logits) + negative).sum()
+
+    return compute
+
+
+def balance_distribution(labels: torch.Tensor, gamma: float) -> Loss:
+    """Return the distribution-balanced loss (Wu et al., ECCV 2020), with the parameters that its authors used on COCO.
+
+    A label weighs more in a row the rarer it is beside the row's other labels. Negatives get a temperature of 2, and
+    each logit a margin by the label's log-odds. A `gamma` above 0 adds the focal factor, as the authors' best result has.
+    """
+    frequency = labels.mean(0).clamp(min=1 / len(labels))
+    margin = 0.05 * -torch.logit(frequency)
+    temperature = 2.0
+
+    def compute(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        # What the label alone would have a row drawn by, divided by what all labels of the row do.
+        ratio = (1 / frequency) / (truth / frequency).sum(1, keepdim=True).clamp(min=1)
+        weight = 0.1 + torch.sigmoid(10 * (ratio - 0.2))
+        shifted = logits - margin
+        positive, negative = -logsigmoid(shifted), -logsigmoid(-temperature * shifted)
+        if gamma:
+            positive, negative = (2 * part * (1 - torch.exp(-part)) ** gamma for part in (positive, negative))
+        return (weight * (truth * positive + (1 - truth) * negative / temperature)).sum()
 
     return compute
 
