@@ -71,8 +71,8 @@ def main() -> None:
 
 def measure_servers(folder: Path, texts: Sequence[str], core: int, options: argparse.Namespace) -> None:
     """Print requests per second of one text each, and their latency."""
-    serve = [sys.executable, "-m", "trainingtask_trainer", "serve", str(folder)]
-    commands = {PIPELINE: [sys.executable, str(HERE / "pipeline_server.py"), str(folder)]}
+    serve = ["-m", "trainingtask_trainer", "serve", str(folder)]
+    commands = {PIPELINE: [str(HERE / "pipeline_server.py"), str(folder)]}
     commands |= {f"serve --format {kind}": [*serve, f"--format={kind}", "--port"] for kind in FORMATS}
     loads: dict[str, list[Load]] = {name: [] for name in commands}
     with ExitStack() as stack:
@@ -131,8 +131,9 @@ async def wait_until_listening(session: aiohttp.ClientSession, port: int) -> Non
 
 @contextmanager
 def run_pinned(command: Sequence[str], core: int) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a process on one core while entered."""
-    with subprocess.Popen(["taskset", "--cpu-list", str(core), *command], stderr=subprocess.DEVNULL) as process:
+    """Run a script or a module on one core while entered."""
+    pinned = [sys.executable, str(HERE / "pinned.py"), str(core), *command]
+    with subprocess.Popen(pinned, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
         finally:
