@@ -52,6 +52,25 @@ class Candidates(NamedTuple):
         places = np.where(is_best, np.arange(len(scores)), len(scores))
         return np.asarray(np.minimum.reduceat(places, self.starts))
 
+    def draw_sample(self, generator: np.random.Generator) -> "Candidates":
+        """Return the candidates with the counts of a bootstrap sample of the rows, drawn for each group by itself."""
+        hits, misses = (
+            self._accumulate(generator.poisson(self._list_gains(counts)))
+            for counts in (self.hits, self.predicted - self.hits)
+        )
+        return self._replace(hits=hits, predicted=hits + misses)
+
+    def _list_gains(self, counts: Counts) -> Counts:
+        """Return what each candidate has more than the one before it in its group."""
+        gains = np.diff(counts, prepend=0)
+        gains[self.starts] = counts[self.starts]
+        return gains
+
+    def _accumulate(self, gains: Counts) -> Counts:
+        sums = np.cumsum(gains)
+        before = sums[self.starts] - gains[self.starts]
+        return np.asarray(sums - np.repeat(before, np.diff(np.append(self.starts, len(gains)))))
+
     def thin(self, count: int) -> "Candidates":
         """Return about `count` of the candidates of a single group, evenly chosen."""
         step = -(-len(self.thresholds) // count)

@@ -18,7 +18,7 @@ _LEAST = 1e-6
 
 
 class TunedThresholds(NamedTuple):
-    """Thresholds that are best on some rows."""
+    """Thresholds for some rows."""
 
     own: Floats
     """Of each label, shape [labels]; NaN of a label that none of these rows carries."""
@@ -34,13 +34,19 @@ class TunedThresholds(NamedTuple):
         """
         weights = self.support / (self.support + strength) if strength else np.ones(len(self.own))
         own = np.where(self.support > 0, self.own, self.shared)
-        logits = weights * _compute_logit(own) + (1 - weights) * _compute_logit(np.array(self.shared))
-        return np.where((weights < 1) & (self.support > 0), 1 / (1 + np.exp(-logits)), own)
+        logits = weights * compute_logit(own) + (1 - weights) * compute_logit(np.array(self.shared))
+        return np.where((weights < 1) & (self.support > 0), compute_expit(logits), own)
 
 
-def _compute_logit(probabilities: Floats) -> Floats:
+def compute_logit(probabilities: Floats) -> Floats:
+    """Return the logits of probabilities, of 0 and 1 those of numbers close to them."""
     kept = np.clip(probabilities, _LEAST, 1 - _LEAST)
     return np.asarray(np.log(kept / (1 - kept)))
+
+
+def compute_expit(logits: Floats) -> Floats:
+    """Return the probabilities of logits."""
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 def choose_strength(

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from trainingtask_api.training import Evaluation, Objective, ThresholdTuning
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation import shrinkage
+from trainingtask_trainer.evaluation.bagging import average_thresholds
 from trainingtask_trainer.evaluation.candidates import RowMask, collect_by_label, collect_over_all
 from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
 from trainingtask_trainer.evaluation.objectives import NONE_FITS, Goal
@@ -42,8 +43,9 @@ class Thresholds:
 def choose_thresholds(evaluation: Evaluation | None, truth: LabelMatrix, probabilities: Probabilities) -> Thresholds:
     """Return the thresholds that the task fixes, or the best ones on these rows.
 
-    With one threshold per label, that of a label which few of the rows carry is drawn towards the global one, and that
-    of a label which none carries is the global one. A precision that no threshold reaches is kept by predicting nothing.
+    With one threshold per label, each is a mean over samples of the rows where the objective is a mean over the labels. That
+    of a label which few of the rows carry is drawn towards the global one, and that of a label which none carries is the
+    global one. A precision that no threshold reaches is kept by predicting nothing.
     """
     labels = truth.shape[1]
     evaluation = evaluation or Evaluation()
@@ -78,8 +80,11 @@ def _tune_per_label(goal: Goal, truth: LabelMatrix, probabilities: Probabilities
         own = np.full(len(support), np.nan)
         if carried.size:
             candidates = collect_by_label(truth, probabilities, carried, rows)
-            best = goal.select_candidates(candidates)
-            own[carried] = np.where(best == NONE_FITS, NEVER, candidates.thresholds[best])
+            if goal.is_label_mean:
+                own[carried] = average_thresholds(goal, candidates)
+            else:  # of all labels together
+                best = goal.select_candidates(candidates)
+                own[carried] = np.where(best == NONE_FITS, NEVER, candidates.thresholds[best])
         return shrinkage.TunedThresholds(own, _tune_shared(goal, truth, probabilities, rows), support)
 
     tuned = tune()
