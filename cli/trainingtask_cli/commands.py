@@ -47,9 +47,12 @@ def watch(cluster: Cluster, task_names: Sequence[str], form: Format, *, all_name
         raise UsageError("names and -A exclude each other: a name is a task's in one namespace")
     for name in task_names:
         cluster.get_task(name)  # raises where there is none; the watch would wait forever
-    with contextlib.suppress(KeyboardInterrupt):
+    expected = () if task_names else (KeyboardInterrupt,)  # of a script's task nothing is known then
+    with contextlib.suppress(*expected):
         following = follow_tasks(cluster.watch_tasks(all_namespaces=all_namespaces), task_names)
         first = next(following, [])
+        if task_names and not first:
+            raise CommandError(f"{', '.join(task_names)}: deleted meanwhile")
         if not first:
             print_note(_describe_empty_list(cluster, all_namespaces))
             return

@@ -211,9 +211,12 @@ def test_watch_prints_changes_until_the_end(cli: Cli, server: Any, make: SimpleN
     assert result.exit_code == 0
 
 
-def test_ctrl_c_ends_watch_with_0(kubeconfig: Path, server: Any, make: SimpleNamespace) -> None:
+@pytest.mark.parametrize(("names", "code", "output"), [([], 0, ("", "")), (["a"], 130, ("", ""))])
+def test_ctrl_c_ends_watch(
+    names: list[str], code: int, output: tuple[str, str], kubeconfig: Path, server: Any, make: SimpleNamespace
+) -> None:
     server.add(make.task("a", "Running"))
-    command = [sys.executable, "-m", "trainingtask_cli", "watch"]
+    command = [sys.executable, "-m", "trainingtask_cli", "watch", *names]
     # A shell's background processes ignore the signal, and this child would inherit that.
     foreground = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
@@ -226,8 +229,8 @@ def test_ctrl_c_ends_watch_with_0(kubeconfig: Path, server: Any, make: SimpleNam
         assert watching.stdout is not None
         assert watching.stdout.readline().endswith("a: Running\n")
         watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=30) == ("", "")
-    assert watching.returncode == 0
+        assert watching.communicate(timeout=30) == output
+    assert watching.returncode == code
     server.watches.put([])  # ends the watch on the server
 
 

@@ -19,7 +19,8 @@ _SEED = 0
 def average_thresholds(goal: Goal, candidates: Candidates) -> Floats:
     """Return for each group the mean, on the scale of logits, of the thresholds that are best on samples of its rows.
 
-    A sample without a true decision has none. Where all agree, the threshold is theirs to the bit.
+    A sample without a true decision has none. Where all agree, the threshold is theirs to the bit. The mean is between the lowest
+    and the highest of them, also where their logits are beyond the range of `compute_logit`.
     """
     generator = np.random.default_rng(_SEED)
     chosen = np.full((SAMPLES, len(candidates.starts)), np.nan)
@@ -32,4 +33,4 @@ def average_thresholds(goal: Goal, candidates: Candidates) -> Floats:
     own = candidates.thresholds[goal.select_candidates(candidates)]
     chosen = np.where(np.isnan(chosen).all(axis=0), own, chosen)
     lowest, highest = np.nanmin(chosen, axis=0), np.nanmax(chosen, axis=0)
-    return np.where(lowest == highest, lowest, compute_expit(np.nanmean(compute_logit(chosen), axis=0)))
+    return np.clip(compute_expit(np.nanmean(compute_logit(chosen), axis=0)), lowest, highest)

@@ -54,6 +54,8 @@ def choose_format(folder: Path, written: Collection[Format], wanted: Format | No
 
 def list_unread_files(folder: Path, kind: Format | None) -> set[Path]:
     """Return the weights in a saved model's folder that do not matter to one that is read in a format."""
+    if kind is None:  # an extension may read any file
+        return set()
     if kind in MODEL_FILES:
         patterns = {pattern for other, pattern in _PATTERNS.items() if other != kind}
     else:  # a model on embeddings has its own file, and its encoder's

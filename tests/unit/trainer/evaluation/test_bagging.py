@@ -37,6 +37,23 @@ def test_samples_that_agree_give_their_threshold_to_the_bit() -> None:
     assert average_thresholds(MACRO_F1, collect(truth, constant)).tolist() == [0.1, 2 / 3]
 
 
+@pytest.mark.parametrize("shift", [-20.0, 20.0])
+def test_a_mean_is_between_the_thresholds_of_the_samples(shift: float) -> None:
+    random = np.random.default_rng(0)
+    truth = (random.random((2_000, 20)) < 0.05).astype(np.uint8)
+    probabilities = 1 / (1 + np.exp(-shift - 4 * truth - random.standard_normal(truth.shape)))
+    candidates = collect(truth, probabilities)
+    own, averaged = (
+        candidates.thresholds[MACRO_F1.select_candidates(candidates)],
+        average_thresholds(MACRO_F1, candidates),
+    )
+    scores = [
+        MACRO_F1.score(Decisions.of(truth, (probabilities >= values).view(np.uint8), axis=0))
+        for values in (own, averaged)
+    ]
+    assert scores[1] > scores[0] - 0.05 > 0.5
+
+
 def test_a_label_whose_samples_have_no_true_decision_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bagging, "SAMPLES", 1)
     truth = np.eye(40, dtype=np.uint8)

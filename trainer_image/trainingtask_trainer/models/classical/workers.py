@@ -16,6 +16,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,8 @@ _Result = TypeVar("_Result")
 _MIN_SECONDS = 10.0
 # The server has scikit-learn, measured 85 MiB; a worker has pages of it that it writes to, measured 9 MiB, and results.
 _SERVER_BYTES, _WORKER_BYTES = 120 << 20, 40 << 20
+# In which the trainer begins calls of its own: in a long one it would leave workers idle that have ended theirs.
+_JOIN_SECONDS = 2.0
 # Results that wait for an earlier one, and calls that run, for each worker.
 _MAX_CALLS = 4
 _ALIGNMENT = 64
@@ -87,7 +90,7 @@ def run_calls(
         A sparse matrix in `function` that is to be in memory once: this process maps its file, too. It stays usable
         afterwards: the file has no name then, and ends with the last array.
     joins_in
-        Whether this process takes calls, too, until the workers have started, and have the first result.
+        Whether this process takes calls, too, while the workers start.
 
     Raises
     ------
@@ -146,10 +149,10 @@ def _start_workers(file: _ArrayFile, workers: int) -> Iterator[list[Connection]]
             connection.close()
         yield list(ours)
     finally:
-        server.terminate()
-        server.join()
         for connection in ours:
             connection.close()
+        server.terminate()
+        server.join()
 
 
 def _exchange(
@@ -160,6 +163,7 @@ def _exchange(
     idle, running = list(connections), dict[Connection, int]()
     results, taken = dict[int, Any](), 0
     most = _MAX_CALLS * len(connections)
+    joined_until = time.monotonic() + _JOIN_SECONDS
     while True:
         while idle and len(running) + len(results) < most:
             if (call := next(calls, None)) is None:
@@ -170,7 +174,9 @@ def _exchange(
             running[idle.pop()] = index
         if not running:
             return
-        while function is not None and not wait([*running], timeout=0) and (call := next(calls, None)) is not None:
+        while function is not None and time.monotonic() < joined_until and not wait([*running], timeout=0):
+            if (call := next(calls, None)) is None:
+                break
             results[call[0]] = function(call[1])
             most += 1
         function = None

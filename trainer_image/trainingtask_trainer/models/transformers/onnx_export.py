@@ -84,8 +84,8 @@ def _read_first_token_alone(model: PreTrainedModel) -> Iterator[None]:
     It attends to all tokens. The kernels of a MiniLM in int8 take 7 % less time (docs/adr/0018-onnx.md).
     """
     family = get_family(model.config.model_type)
+    model.set_attn_implementation("eager")
     if not can_pack(model.config) or family.has_shared_layers:
-        model.set_attn_implementation("eager")
         yield
         return
     AttentionInterface.register(_ATTENTION_NAME, _attend)
@@ -97,6 +97,7 @@ def _read_first_token_alone(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+        model.set_attn_implementation("eager")
 
 
 def _select_first_token_hook(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:

@@ -66,6 +66,12 @@ def test_this_process_joins_in_until_the_workers_have_started() -> None:
     assert os.getpid() not in {found[0].process, found[1].process}
 
 
+def test_this_process_begins_no_call_later_than_workers_take_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_JOIN_SECONDS", 0.0)
+    found = list(run_calls(partial(worker_calls.describe, np.ones(2)), range(8), workers=2, joins_in=True))
+    assert os.getpid() not in {each.process for each in found}
+
+
 def test_results_keep_their_order_and_few_wait_for_a_slow_one(tmp_path: Path) -> None:
     given: list[int] = []
 
