@@ -24,9 +24,9 @@ from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, co
 from trainingtask_trainer.batch_prediction.outputs import Output, open_output
 from trainingtask_trainer.batch_prediction.shards import Shard
 from trainingtask_trainer.errors import Fault, UserError
-from trainingtask_trainer.models.classical.workers import WorkerKilledError, count_workers, run_calls
 from trainingtask_trainer.models.formats import list_unread_files
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
+from trainingtask_trainer.runtime.workers import WorkerKilledError, count_workers, run_calls
 from trainingtask_trainer.sources.data_files import DataFile
 
 # Of a part. Rows of like length share a batch; probabilities take 8 bytes a row and label.

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils import gen_batches
 
 from trainingtask_trainer.models.classical.per_label import Labels, Matrix
-from trainingtask_trainer.models.classical.workers import count_workers
+from trainingtask_trainer.runtime.workers import count_workers
 
 # A fit takes about 0.3 microseconds per stored value of a sparse matrix, a tenth of it in a dense one.
 _SECONDS_PER_VALUE = {True: 3e-7, False: 3e-8}

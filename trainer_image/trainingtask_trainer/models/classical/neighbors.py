@@ -19,8 +19,8 @@ from sklearn.utils.extmath import row_norms
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.classical.nearest import Index, search
-from trainingtask_trainer.models.classical.workers import count_workers, run_calls
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
+from trainingtask_trainer.runtime.workers import count_workers, run_calls
 
 # Similarities of a block of queries with all training rows; small enough for several threads and their copies.
 _BLOCK_BYTES = 32 * 2**20

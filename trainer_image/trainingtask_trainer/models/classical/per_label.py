@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import sparse
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from trainingtask_trainer.models.classical.workers import run_calls
 from trainingtask_trainer.runtime.import_guard import block_import
+from trainingtask_trainer.runtime.workers import run_calls
 
 with block_import("pandas"):  # scikit-learn imports it for data frames: 2 seconds and 35 MiB
     from sklearn.base import clone

@@ -29,11 +29,12 @@ from trainingtask_trainer.datasets.support_tickets import SupportTickets
 from trainingtask_trainer.errors import Fault, Interrupted, UserError
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import FitResult, TrainingRows
-from trainingtask_trainer.models.classical import estimators, neighbors, workers
+from trainingtask_trainer.models.classical import estimators, neighbors
 from trainingtask_trainer.models.classical.base import MODEL_FILE, Classical
 from trainingtask_trainer.models.classical.estimators import LogisticRegression
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
 from trainingtask_trainer.reporting.progress import Step
+from trainingtask_trainer.runtime import workers
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit
 from trainingtask_trainer.runtime.signals import InterruptHandler
 from trainingtask_trainer.volumes import Volumes

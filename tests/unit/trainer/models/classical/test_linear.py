@@ -6,8 +6,9 @@ from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 
-from trainingtask_trainer.models.classical import linear, workers
+from trainingtask_trainer.models.classical import linear
 from trainingtask_trainer.models.classical.per_label import fit_per_label
+from trainingtask_trainer.runtime import workers
 
 RANDOM = np.random.default_rng(0)
 DENSE = np.where((VALUES := RANDOM.random((300, 40))) > 0.8, VALUES, 0)

@@ -13,8 +13,8 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from support import worker_calls
-from trainingtask_trainer.models.classical import workers
-from trainingtask_trainer.models.classical.workers import WorkerKilledError, count_workers, run_calls
+from trainingtask_trainer.runtime import workers
+from trainingtask_trainer.runtime.workers import WorkerKilledError, count_workers, run_calls
 
 GIB = 1 << 30
 
@@ -107,7 +107,7 @@ def test_an_error_of_a_worker_is_raised_here(tmp_path: Path, monkeypatch: pytest
 
 def test_workers_end_with_a_killed_trainer() -> None:
     program = "import sys; sys.path.append(sys.argv[1])\nfrom support.worker_calls import print_process\n"
-    program += "from trainingtask_trainer.models.classical.workers import run_calls\n"
+    program += "from trainingtask_trainer.runtime.workers import run_calls\n"
     program += "list(run_calls(print_process, range(2), workers=2))"
     folder = str(Path(worker_calls.__file__).parents[1])
     with subprocess.Popen([sys.executable, "-c", program, folder], stdout=subprocess.PIPE, text=True) as trainer:
