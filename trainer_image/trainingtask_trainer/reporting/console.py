@@ -1,5 +1,6 @@
 """The sink to the console: a progress bar on a terminal, a line every few seconds in a log."""
 
+import math
 import sys
 import time
 from typing import Any, TextIO
@@ -20,7 +21,7 @@ class ConsoleSink:
         self._progress = progress or sys.stderr
         self._phase: Phase | None = None
         self._bar: Any = None  # tqdm's type is generic in its items, of which there are none
-        self._last_line = 0.0
+        self._last_line = -math.inf
         self._shown: str | None = None
 
     def send(self, report: TrainingReport) -> None:
@@ -28,12 +29,14 @@ class ConsoleSink:
         if report.phase != self._phase:
             self._close_bar()
             self._phase = report.phase
+            self._last_line = -math.inf  # each phase tells at once where it begins
             print(report.phase.value, file=self._progress, flush=True)
         if report.step is not None and report.phase == Phase.TRAINING:
             if self._progress.isatty():
                 self._update_bar(report)
             else:
-                self._print_line(_describe_step(report), is_last=report.step == report.total_steps)
+                self._print_line(_describe_step(report), is_last=report.progress == "100%" != self._shown)
+                self._shown = report.progress  # the last step is reported before each batch of its validation
         elif report.phase == Phase.SAVING and report.progress not in (None, "100%", self._shown):
             self._shown = report.progress
             print(report.progress, file=self._progress, flush=True)

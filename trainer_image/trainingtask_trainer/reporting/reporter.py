@@ -154,6 +154,7 @@ class Reporter:
         first, since = self._first
         seconds, steps = (self._now() - since).total_seconds(), step.step - first.step
         left = seconds / steps * (step.total_steps - step.step) if steps else None
+        rows_per_second = (step.rows - first.rows) / seconds if steps and seconds > 0 else None
         self._send(
             epoch=step.epoch,
             epochs=step.epochs,
@@ -161,7 +162,7 @@ class Reporter:
             total_steps=step.total_steps,
             progress=f"{100 * step.step // max(1, step.total_steps)}%",
             loss=None if step.loss is None else round_for_display(step.loss),
-            samples_per_second=round_for_display((step.rows - first.rows) / seconds) if seconds > 0 else None,
+            samples_per_second=None if rows_per_second is None else round_for_display(rows_per_second),
             eta=None if left is None else format_time_left(left),
             resumed_from_step=step.resumed_from,
         )

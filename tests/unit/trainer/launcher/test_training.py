@@ -19,7 +19,7 @@ TICKETS = changed(
     dataset__sampleSize=200,
     model={"name": "bert", "checkpoint": "bert", "volumeClaim": "models"},
     preprocessor={"maxLength": 32},
-    training={"epochs": 10, "batchSize": 16, "seed": 1},
+    training={"epochs": 20, "batchSize": 16, "seed": 1},
     output={"volumeClaim": "models"},
 )
 EMBEDDED = changed(
@@ -57,7 +57,7 @@ class Runner:
         return self.read_results(output)
 
     def interrupt_training(self, processes: int, output: str) -> int:
-        """Send SIGTERM to the launcher after the first step that it reports, and return its exit code."""
+        """Send SIGTERM to the launcher when its training begins, and return its exit code."""
         process = self.start(processes, output)
         deadline = time.monotonic() + TIMEOUT
         while " step " not in self.read_log(output) and process.poll() is None and time.monotonic() < deadline:

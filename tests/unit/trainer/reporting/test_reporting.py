@@ -324,12 +324,24 @@ class TestReporter:
         for step in range(1, 1001):
             reporter.report_step(Step(epoch=1, epochs=1, step=step, total_steps=1000, rows=step, loss=0.25))
         assert len(progress.getvalue().splitlines()) <= 4
-        assert "100% epoch 1/1 step 1000/1000, loss 0.2500" in progress.getvalue()
+        assert "0% epoch 1/1 step 1/1000, loss 0.2500" in progress.getvalue()
+        for _ in range(3):  # batches of the validation
+            reporter.report_step(Step(epoch=1, epochs=1, step=1000, total_steps=1000, rows=1000, loss=0.25))
+        assert progress.getvalue().count("100% epoch 1/1 step 1000/1000, loss 0.2500") == 1
         reporter.report_success(RESULTS)
         rows = [line.split() for line in output.getvalue().splitlines()]
         assert ["micro", "0.500", "0.600", "0.545"] in rows
         assert ["macro", "-", "0.500", "0.440"] in rows
         assert ["micro-F1", "0.545", "0.300", "0.000", "0.510-0.581"] in rows
+
+    def test_each_phase_tells_at_once_where_it_begins(self) -> None:
+        output, progress = io.StringIO(), io.StringIO()
+        reporter = Reporter([ConsoleSink(output, progress)])
+        reporter.start_phase(Phase.LOADING)
+        reporter.report_loading(rows=10)
+        reporter.start_phase(Phase.TRAINING)
+        reporter.report_step(Step(epoch=1, epochs=1, step=0, total_steps=9, rows=0, loss=None))
+        assert progress.getvalue().splitlines()[-1] == "0% epoch 1/1 step 0/9"
 
     def test_terminal_gets_a_bar(self) -> None:
         class Terminal(io.StringIO):
