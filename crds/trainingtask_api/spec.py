@@ -122,7 +122,7 @@ class Output(Contract):
         | None
     ) = Field(
         None,
-        description="Formats of the model: 'safetensors' (transformers) or 'skops' (classical models), 'onnx', and 'onnx_int8' (transformers, 8-bit weights). Default: the model's own format.",
+        description="Formats of the model: 'safetensors' (transformers) or 'skops' (classical models), 'onnx', and 'onnx_int8' (8-bit weights, of transformers and with preprocessor.name 'embedding'). Default: the model's own format.",
     )
     max_f1_loss: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None,
@@ -230,16 +230,23 @@ def _refuse_unread_by_default(field: str) -> Rule:
     )
 
 
-def _refuse_format(formats: tuple[Format, ...], kind: str, models: tuple[str, ...], allowed: str) -> Rule:
-    """Return the rule that models of a kind are not written in these formats."""
+_CLASSICAL_FORMATS = "'skops' and 'onnx', with preprocessor.name 'embedding' also 'onnx_int8'"
+
+
+def _refuse_format(
+    formats: tuple[Format, ...], kind: str, models: tuple[str, ...], allowed: str, *, but_on: str = ""
+) -> Rule:
+    """Return the rule that models of a kind are not written in these formats, but on one preprocessor."""
+    exception = f" || (has(self.preprocessor) && has(self.preprocessor.name) && self.preprocessor.name == '{but_on}')"
     return Rule(
         f"!has(self.output) || !has(self.output.formats) || !(self.model.name in {to_cel_list(models)})"
-        f" || !self.output.formats.exists(format, format in {to_cel_list(formats)})",
+        f" || !self.output.formats.exists(format, format in {to_cel_list(formats)}){exception if but_on else ''}",
         f"output.formats of {kind} are {allowed}",
         lambda spec: (
             spec.output is None
             or not set(spec.output.formats or ()).intersection(formats)
             or spec.model.name not in models
+            or (but_on != "" and spec.preprocessor is not None and spec.preprocessor.name == but_on)
         ),
     )
 
@@ -354,10 +361,13 @@ class TrainingTaskSpec(Contract):
             )
             for field, users in HYPERPARAMETER_MODELS.items()
         ),
+        _refuse_format((Format.SAFETENSORS,), "a classical model", CLASSICAL_MODELS, _CLASSICAL_FORMATS),
         _refuse_format(
-            (Format.SAFETENSORS, Format.ONNX_INT8), "a classical model", CLASSICAL_MODELS, "'skops' and 'onnx'"
+            (Format.ONNX_INT8,), "a classical model", CLASSICAL_MODELS, _CLASSICAL_FORMATS, but_on="embedding"
         ),
-        _refuse_format((Format.ONNX,), "knn", ("knn",), "'skops' alone: the model is its training rows"),
+        _refuse_format(
+            (Format.ONNX, Format.ONNX_INT8), "knn", ("knn",), "'skops' alone: the model is its training rows"
+        ),
         _refuse_format((Format.SKOPS,), "a transformer", TRANSFORMER_FAMILIES, "'safetensors', 'onnx' and 'onnx_int8'"),
         Rule(
             f"!has(self.evaluation) || !has(self.evaluation.folds) || !(self.model.name in {to_cel_list(TRANSFORMER_FAMILIES)})",

@@ -57,6 +57,24 @@ class Saveable(Protocol):
 
 
 @runtime_checkable
+class HasEncoder(Protocol):
+    """A preprocessor whose features are the unit vectors of a frozen encoder, see `embedding.pool`."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The encoder's tokenizer."""
+        ...
+
+    def load_encoder(self) -> Any:
+        """Return the encoder, a `PreTrainedModel`."""
+        ...
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, which cuts texts as training did."""
+        ...
+
+
+@runtime_checkable
 class HasTextLengths(Protocol):
     """A preprocessor that counts and cuts tokens, and knows since `fit` how long the training texts are."""
 

@@ -77,8 +77,11 @@ class Embedding:
             return self._transform_together(texts, key)
 
         def compute() -> dict[str, Vectors]:
-            encoder = _load_encoder(self._folder, self._name, self._device)
-            return {"vectors": _compute_vectors(encoder, self._texts.tokenizer, list(self._texts.transform(texts)))}
+            return {
+                "vectors": _compute_vectors(
+                    self.load_encoder(), self._texts.tokenizer, list(self._texts.transform(texts))
+                )
+            }
 
         vectors: Vectors = load_or_compute(self._cache, key, ("vectors",), compute)["vectors"]
         return vectors
@@ -90,8 +93,9 @@ class Embedding:
         ids = list(self._texts.transform(texts))
         order = sorted(range(len(ids)), key=lambda text: len(ids[text]), reverse=True)
         rank, world_size = self._processes.rank, self._processes.world_size
-        encoder = _load_encoder(self._folder, self._name, self._device)
-        own = _compute_vectors(encoder, self._texts.tokenizer, [ids[text] for text in order[rank::world_size]])
+        own = _compute_vectors(
+            self.load_encoder(), self._texts.tokenizer, [ids[text] for text in order[rank::world_size]]
+        )
         meet_ranks(self._processes, f"embedded {key}")  # a share may take longer than a collective waits
         if not self._processes.is_main:
             send_rows(own)
@@ -108,10 +112,23 @@ class Embedding:
         """Return the arguments after all defaults."""
         return {"checkpoint": self._name, "maxLength": self._texts.max_length, "pooling": "mean"}
 
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The encoder's tokenizer."""
+        return self._texts.tokenizer
+
+    def load_encoder(self) -> PreTrainedModel:
+        """Return the encoder."""
+        return _load_encoder(self._folder, self._name, self._device)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Write the tokenizer, which cuts texts as training did."""
+        save_tokenizer(self._texts.tokenizer, self._texts.max_length, folder)
+
     def save(self, folder: Path) -> None:
         """Write weights (safetensors), configuration and tokenizer: a saved model needs no other folder."""
-        _load_encoder(self._folder, self._name, self._device).save_pretrained(folder)
-        save_tokenizer(self._texts.tokenizer, self._texts.max_length, folder)
+        self.load_encoder().save_pretrained(folder)
+        self.save_tokenizer(folder)
 
     @staticmethod
     def load(folder: Path) -> Callable[[Sequence[str]], Vectors]:
@@ -123,6 +140,24 @@ class Embedding:
         return lambda texts: _compute_vectors(
             encoder, tokenizer, list(encode(tokenizer, texts, tokenizer.model_max_length)[0])
         )
+
+
+def pool(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean of each row's hidden states over its tokens, scaled to length 1.
+
+    Parameters
+    ----------
+    states
+        Shape [rows, tokens, hidden size].
+    attention_mask
+        1 for a token, 0 for padding, shape [rows, tokens].
+
+    Returns
+    -------
+    Unit vectors of shape [rows, hidden size].
+    """
+    # The sum: scaling to length 1 cancels the mean's divisor.
+    return torch.nn.functional.normalize((states * attention_mask.unsqueeze(-1)).sum(dim=1))
 
 
 def _load_encoder(folder: Path, name: str, device: torch.device) -> PreTrainedModel:
@@ -153,8 +188,6 @@ def _compute_vectors(
         inputs = {name: part.to(encoder.device) for name, part in pad(tokenizer, [ids[text] for text in batch]).items()}
         with torch.inference_mode():
             states = encoder(**inputs).last_hidden_state
-            mask = inputs["attention_mask"].unsqueeze(-1)
-            # The sum: scaling to length 1 cancels the mean's divisor.
-            result[batch] = torch.nn.functional.normalize((states * mask).sum(dim=1)).cpu().numpy()
+            result[batch] = pool(states, inputs["attention_mask"]).cpu().numpy()
         start += len(batch)
     return result

@@ -93,12 +93,12 @@ class Classical(ABC):
         skops_files.dump(state, folder / MODEL_FILE)
 
     def export(self, folder: Path, preprocessor: Preprocessor) -> None:
-        """Write the ONNX file and the terms of its inputs.
+        """Write the ONNX file, and the terms or the tokenizer of its inputs.
 
         Raises
         ------
         NotExportableError
-            When the features are not tf-idf, the model is its training rows, or it is too large.
+            When the features are neither tf-idf nor an encoder's, the model is its training rows, or it is too large.
         """
         from trainingtask_trainer.models.classical.onnx_export import write_model  # noqa: PLC0415 - the extra `onnx`
 

@@ -1,9 +1,6 @@
-"""The graphs of classical models over tf-idf: probabilities of the terms in a text and their weights.
+"""The graphs of classical models, over tf-idf or over the vectors of an encoder."""
 
-Inputs are `TermInputs`: terms are few of a large vocabulary, so that a linear model gathers the rows of its matrix that
-they name, instead of a product with all of them.
-"""
-
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, compose, helper, numpy_helper
 
 from trainingtask_trainer.models.formats import NotExportableError
 from trainingtask_trainer.models.onnx import trees
@@ -20,19 +17,40 @@ from trainingtask_trainer.models.onnx.inputs import TermInputs
 from trainingtask_trainer.models.onnx.model import LOGITS
 
 PROBABILITIES = "probabilities"
-_OPSETS = {"": 18, trees.DOMAIN: 3}
+VECTORS = "vectors"
+"""The name of an encoder's output, which a `VectorGraph` reads."""
+OPSET = 18
+"""The version of ONNX's own operators, which an encoder must share."""
+_OPSETS = {"": OPSET, trees.DOMAIN: 3}
 _IR_VERSION = 10
 
 Values = NDArray[Any]
 
 
-class Graph:
+class Graph(ABC):
     """Nodes and constants of a graph in the making; each method returns the name of what it adds."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int, size: int = 0) -> None:
+        """Begin a graph over `width` features of each row, which has `size` bytes before any constant is added."""
+        self.width = width
         self._nodes: list[onnx.NodeProto] = []
         self._constants: list[onnx.TensorProto] = []
-        self._bytes = 0
+        self._bytes = size
+
+    @abstractmethod
+    def multiply(self, weights: Values) -> str:
+        """Add the product of the features with weights of shape [width, labels]; its shape is [rows, labels]."""
+
+    @abstractmethod
+    def add_features(self) -> str:
+        """Add the features, shape [rows, width]."""
+
+    @abstractmethod
+    def _create_inputs(self) -> list[onnx.ValueInfoProto]: ...
+
+    def _complete(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        """Return the model with what comes before its inputs."""
+        return model
 
     def add(self, operator: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Add a node of one output."""
@@ -58,40 +76,97 @@ class Graph:
     def write(self, path: Path, output: str, kind: str, labels: int) -> None:
         """Write the graph with an output of shape [rows, labels] called `kind`."""
         self._nodes.append(helper.make_node("Identity", [output], [kind]))
+        outputs = [helper.make_tensor_value_info(kind, TensorProto.FLOAT, ["rows", labels])]
+        graph = helper.make_graph(self._nodes, "classifier", self._create_inputs(), outputs, self._constants)
+        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+        onnx.save_model(self._complete(model), path)
+
+
+class TermGraph(Graph):
+    """A graph over the tf-idf weights of terms, whose inputs are `TermInputs`.
+
+    Terms are few of a large vocabulary, so that a product gathers the rows of the matrix that they name.
+    """
+
+    def multiply(self, weights: Values) -> str:
+        """Add the product of the terms' weights with the rows that they name."""
+        ids, term_weights = TermInputs.names
+        gathered = self.add("Gather", self.add_constant(weights.astype(np.float32)), ids)
+        row_axis = self.add_constant(np.array([1]))
+        products = self.add("MatMul", self.add("Unsqueeze", term_weights, row_axis), gathered)
+        return self.add("Squeeze", products, row_axis)
+
+    def add_features(self) -> str:
+        """Add the weights of all terms; terms that fill a row have a weight of 0."""
+        ids, term_weights = TermInputs.names
+        rows = self.add("Shape", ids, start=0, end=1)
+        shape = self.add("Concat", rows, self.add_constant(np.array([self.width])), axis=0)
+        empty = self.add("ConstantOfShape", shape)
+        return self.add("ScatterElements", empty, ids, term_weights, axis=1, reduction="add")
+
+    def _create_inputs(self) -> list[onnx.ValueInfoProto]:
         types = (TensorProto.INT64, TensorProto.FLOAT)
-        inputs = [
+        return [
             helper.make_tensor_value_info(name, kind, ["rows", "terms"])
             for name, kind in zip(TermInputs.names, types, strict=True)
         ]
-        outputs = [helper.make_tensor_value_info(kind, TensorProto.FLOAT, ["rows", labels])]
-        graph = helper.make_graph(self._nodes, "classifier", inputs, outputs, self._constants)
-        opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
-        onnx.save_model(helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION), path)
 
 
-def write_linear(
-    path: Path, weights: Values, bias: Values, *, links: Values | None, slope: Values, shift: Values
-) -> None:
-    """Write a linear model of each label, whose logits are slope * (weights of the terms + bias) + shift.
+class VectorGraph(Graph):
+    """A graph over the vectors of an encoder, which becomes its first part.
 
     Parameters
     ----------
+    encoder
+        A model with the output `VECTORS`, shape [rows, width].
+    width
+        Numbers of a vector.
+    """
+
+    def __init__(self, encoder: onnx.ModelProto, width: int) -> None:
+        super().__init__(width, encoder.ByteSize())
+        self._encoder = encoder
+
+    def multiply(self, weights: Values) -> str:
+        """Add the product of the vectors with the weights."""
+        return self.add("MatMul", VECTORS, self.add_constant(weights.astype(np.float32)))
+
+    def add_features(self) -> str:
+        """Return the vectors."""
+        return VECTORS
+
+    def _create_inputs(self) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(VECTORS, TensorProto.FLOAT, ["rows", self.width])]
+
+    def _complete(self, model: onnx.ModelProto) -> onnx.ModelProto:
+        self._encoder.ir_version = model.ir_version  # `merge_models` wants the same of both
+        merged = compose.merge_models(self._encoder, model, io_map=[(VECTORS, VECTORS)])
+        del merged.opset_import[:]  # those of both, and so twice
+        merged.opset_import.extend(model.opset_import)
+        return merged
+
+
+def write_linear(
+    graph: Graph, path: Path, weights: Values, bias: Values, *, links: Values | None, slope: Values, shift: Values
+) -> None:
+    """Write a linear model of each label, whose logits are slope * (features @ weights + bias) + shift.
+
+    Parameters
+    ----------
+    graph
+        An empty one.
     path
         The file.
     weights
-        Shape [terms, labels].
+        Shape [features, labels].
     bias, slope, shift
         Shape [labels].
     links
         Of a chain: what label i adds to label j where i is decided, as its decision value is above 0; shape
         [labels, labels]. None without a chain.
     """
-    graph = Graph()
-    ids, term_weights = TermInputs.names
-    gathered = graph.add("Gather", graph.add_constant(weights.astype(np.float32)), ids)
-    row_axis = graph.add_constant(np.array([1]))
-    products = graph.add("MatMul", graph.add("Unsqueeze", term_weights, row_axis), gathered)
-    decisions = graph.add("Add", graph.add("Squeeze", products, row_axis), graph.add_constant(bias.astype(np.float32)))
+    decisions = graph.add("Add", graph.multiply(weights), graph.add_constant(bias.astype(np.float32)))
     if links is not None:
         decisions = _add_links(graph, decisions, links.astype(np.float32))
     scaled = graph.add("Mul", decisions, graph.add_constant(slope.astype(np.float32)))
@@ -109,37 +184,36 @@ def _add_links(graph: Graph, decisions: str, links: Values) -> str:
 
 
 def write_forests(
-    path: Path, forests: Sequence[Any], *, terms: int, varying: Values, prior: Values, chain: bool
+    graph: Graph, path: Path, forests: Sequence[Any], *, varying: Values, prior: Values, chain: bool
 ) -> None:
     """Write forests: one of all labels that vary, or one for each of them.
 
     Parameters
     ----------
+    graph
+        An empty one.
     path
         The file.
     forests
         scikit-learn's, whose classes are 0 and 1.
-    terms
-        Terms of the vocabulary.
     varying, prior
         The labels that the forests predict, and for each of the others its probability.
     chain
-        The labels before a label, where their probability is above 0.5, are features after the terms.
+        The labels before a label, where their probability is above 0.5, are features after the others.
     """
-    graph = Graph()
-    features = _add_features(graph, terms)
+    features = graph.add_features()
     if chain:
         known = features
         columns: list[str] = []
         half = graph.add_constant(np.array(0.5, np.float32))
         for forest in forests:
-            columns.append(_add_trees(graph, known, terms + len(columns), [(forest, [0])], 1))
+            columns.append(_add_trees(graph, known, graph.width + len(columns), [(forest, [0])], 1))
             decided = graph.add("Cast", graph.add("Greater", columns[-1], half), to=TensorProto.FLOAT)
             known = graph.add("Concat", known, decided, axis=1)
         probabilities = graph.add("Concat", *columns, axis=1)
     else:
         targets = [[index] for index in range(len(varying))] if len(forests) > 1 else [list(range(len(varying)))]
-        probabilities = _add_trees(graph, features, terms, list(zip(forests, targets, strict=True)), len(varying))
+        probabilities = _add_trees(graph, features, graph.width, list(zip(forests, targets, strict=True)), len(varying))
     if len(varying) < len(prior):  # each label that varies to its place, and the shares of the others
         places = np.zeros((len(varying), len(prior)), np.float32)
         places[np.arange(len(varying)), varying] = 1
@@ -147,15 +221,6 @@ def write_forests(
         placed = graph.add("MatMul", probabilities, graph.add_constant(places))
         probabilities = graph.add("Add", placed, graph.add_constant(rest))
     graph.write(path, probabilities, PROBABILITIES, len(prior))
-
-
-def _add_features(graph: Graph, terms: int) -> str:
-    """Add the tf-idf weights of all terms, shape [rows, terms]; terms that fill a row have a weight of 0."""
-    ids, term_weights = TermInputs.names
-    rows = graph.add("Shape", ids, start=0, end=1)
-    shape = graph.add("Concat", rows, graph.add_constant(np.array([terms])), axis=0)
-    empty = graph.add("ConstantOfShape", shape)
-    return graph.add("ScatterElements", empty, ids, term_weights, axis=1, reduction="add")
 
 
 def _add_trees(
