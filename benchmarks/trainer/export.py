@@ -2,7 +2,8 @@
 
     python benchmarks/trainer/export.py [--data-dir DIR] [--rows N] [--texts N] [--rounds N] [MODEL ...]
 
-Models are MiniLM (22 million parameters; its head is fitted, its encoder left as it is) and classical ones over tf-idf. The
+Models are MiniLM (22 million parameters; its head is fitted, its encoder left as it is) and classical ones over tf-idf, or with
+`embedded:` before their name over MiniLM's vectors. The
 texts are those of GoEmotions where it is at hand, else generated tickets. Rows per second are those of the CPU's seconds of
 one thread, from texts to probabilities, the best of all rounds; formats take turns.
 """
@@ -39,6 +40,7 @@ from trainingtask_trainer.models.onnx.quantization import quantize
 from trainingtask_trainer.models.transformers.collation import Collator
 from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.models.transformers.onnx_export import write_classifier
+from trainingtask_trainer.preprocessors.embedding import Embedding
 from trainingtask_trainer.preprocessors.tfidf import Tfidf
 from trainingtask_trainer.preprocessors.tokenizer import encode, save_tokenizer
 from trainingtask_trainer.registry import load as load_class
@@ -81,18 +83,30 @@ def fit_minilm(data: PreparedData, folder: Path) -> Path:
 
 def fit_classical(name: str, data: PreparedData, folder: Path) -> Path:
     """Save a classical model in all formats."""
-    spec = TrainingTaskSpec.model_validate(
-        {"dataset": {"name": "support_tickets"}, "model": {"name": name}, "training": CLASSICAL[name]}
-    )
-    volumes = Volumes(folder, folder, folder)
-    tfidf, model = Tfidf(spec, volumes), load_class("models", name)(spec, volumes)
-    tfidf.fit(data.train.texts)
-    train, validation = tfidf.transform(data.train.texts), tfidf.transform(data.validation.texts)
+    kind, _, name = name.rpartition(":")
+    spec: dict[str, Any] = {
+        "dataset": {"name": "support_tickets"},
+        "model": {"name": name},
+        "training": CLASSICAL[name],
+    }
+    formats = [Format.SKOPS, Format.ONNX]
+    if kind:
+        encoder = {"name": "embedding", "volumeClaim": "models", "checkpoint": "."}
+        spec |= {"preprocessor": encoder | {"maxLength": MAX_LENGTH}}
+        formats.append(Format.ONNX_INT8)
+    task = TrainingTaskSpec.model_validate(spec)
+    volumes = Volumes(folder, folder, folder, Path(get_model_path()))
+    preprocessor: Tfidf | Embedding = (Embedding if kind else Tfidf)(task, volumes)
+    model = load_class("models", name)(task, volumes)
+    preprocessor.fit(data.train.texts)
+    train, validation = preprocessor.transform(data.train.texts), preprocessor.transform(data.validation.texts)
     rows = TrainingRows(train, data.train.labels, validation, data.validation.labels, data.label_names)
-    model.fit(rows, tfidf, lambda step: None, None)
-    model.save(folder, tfidf)
-    model.export(folder, tfidf)
-    write_manifest(folder, name, data, (Format.SKOPS, Format.ONNX), model.predict(validation))
+    model.fit(rows, preprocessor, lambda step: None, None)
+    model.save(folder, preprocessor)
+    model.export(folder, preprocessor)
+    if kind:
+        quantize(folder / MODEL_FILES[Format.ONNX], folder / MODEL_FILES[Format.ONNX_INT8])
+    write_manifest(folder, name, data, tuple(formats), model.predict(validation))
     return folder
 
 
@@ -128,7 +142,10 @@ def measure(model: str, folder: Path, texts: list[str], truth: Any, rounds: int)
         micro = float(Decisions.of(truth, predicted, axis=None).f1)
         difference = abs(values - probabilities[own]).max()
         patterns = {Format.SAFETENSORS: "*.safetensors", Format.SKOPS: "*.skops", Format.ONNX: "model.onnx"}
-        size = sum(path.stat().st_size for path in folder.glob(patterns.get(kind, "model.int8.onnx")))
+        files = [*folder.glob(patterns.get(kind, "model.int8.onnx"))]
+        if kind == Format.SKOPS:  # an encoder stands beside it
+            files += folder.glob(patterns[Format.SAFETENSORS])
+        size = sum(path.stat().st_size for path in files)
         speed = len(texts) / seconds[kind]
         print(
             f"| {model} | {kind} | {size / 1e6:.1f} MB | {micro:.4f} | {difference:.1e} | {speed:.0f} |"
