@@ -117,12 +117,14 @@ class EvaluationResult(Contract):
         None, description="Probability from which a label is predicted; absent when each label has its own."
     )
     threshold_source: ShortText = Field(
-        description="'fixed' by the task, or tuned on the validation rows: 'global' or 'per_label'."
+        description="'fixed' by the task, or tuned on the validation rows (with evaluation.folds on the training rows as well): 'global' or 'per_label'."
     )
-    objective: ShortText | None = Field(None, description="What tuned thresholds are best for on the validation rows.")
+    objective: ShortText | None = Field(
+        None, description="What tuned thresholds are best for, on the rows that they are tuned on."
+    )
     threshold_shrinkage: float | None = Field(
         None,
-        description="Positive validation rows at which a label's own threshold and the global one weigh the same; absent unless each label has its own.",
+        description="Positive rows at which a label's own threshold and the global one weigh the same; absent unless each label has its own.",
     )
     loss: float = Field(description="Binary cross-entropy, mean over rows and labels.")
     accuracy_thresh: float = Field(

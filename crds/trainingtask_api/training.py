@@ -191,7 +191,7 @@ class Evaluation(Contract):
 
     threshold: Fraction | None = Field(
         None,
-        description="A label is predicted when its probability reaches this. Default: tuned on the validation rows, never on the test rows.",
+        description="A label is predicted when its probability reaches this. Default: tuned on the validation rows (see also folds), never on the test rows.",
     )
     threshold_tuning: ThresholdTuning | None = Field(
         None,
@@ -220,7 +220,7 @@ class Evaluation(Contract):
     )
     folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
         None,
-        description="Look for wrong labels in the training rows as well: train this many more times, each time without a part of them, and predict that part. Classical models and models of your own. Default: validation and test rows alone.",
+        description="Train this many more times, each time without a part of the training rows, and predict that part. Thresholds and temperature are then chosen on the training rows as well as on the validation rows, and wrong labels are looked for among them. Classical models and models of your own. Default: no folds.",
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (

@@ -22,7 +22,6 @@ from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.datasets.base import Dataset
 from trainingtask_trainer.datasets.splits import PreparedData, assign_folds, prepare_data
 from trainingtask_trainer.errors import MAX_MESSAGE_LENGTH, UserError
-from trainingtask_trainer.evaluation.calibration import scale_probabilities
 from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
 from trainingtask_trainer.evaluation.label_errors import LabelErrorReport, PredictedRows, report_label_errors
 from trainingtask_trainer.evaluation.repeated_texts import count_repeated_texts
@@ -120,6 +119,7 @@ def _run_phases(
         train_labels=data.train.labels,
         validation=validation,
         test=test,
+        out_of_fold=held_out.get("train"),
         seconds=test_seconds,
     )
     parts = _decide_labels(data, held_out, evaluation)
@@ -228,8 +228,6 @@ def _decide_labels(
     data: PreparedData, held_out: Mapping[str, ScoredRows], evaluation: Evaluation
 ) -> list[PredictedRows]:
     """Return the rows that the model was not trained on, with the labels that the saved model would predict."""
-    if evaluation.temperature is not None and "train" in held_out:  # the others were calibrated for their scores
-        scale_probabilities(held_out["train"].probabilities, evaluation.temperature)
     return [
         PredictedRows(name, data.get_splits()[name], rows.probabilities, evaluation.rule.predict(rows.probabilities))
         for name, rows in held_out.items()

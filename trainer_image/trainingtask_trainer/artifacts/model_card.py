@@ -69,6 +69,7 @@ def render_card(name: str, results: Results, *, has_curve: bool) -> str:
         length_facts=_list_length_facts(results),
         shown=results.evaluation.keep_labels(MAX_REPORTED_LABELS),
         objective=_OBJECTIVES.get(results.evaluation.objective),
+        folds=results.label_errors and results.label_errors.folds,
         has_curve=has_curve,
         curve_file=CURVE_FILE,
         labels_file=LABELS_FILE,

@@ -19,16 +19,16 @@ LabelSet = NDArray[np.bool_]
 def choose_label_sets(prior: Floats, support: Counts, rows: int) -> Iterator[LabelSet]:
     """Yield what the label prior predicts with one threshold for all labels, and with one for each.
 
-    Both are tuned on the validation rows as a model's are.
+    Both are tuned on the same rows as a model's are.
 
     Parameters
     ----------
     prior
         The labels' shares of the training rows, shape [labels].
     support
-        Validation rows that carry each label, shape [labels].
+        Of these rows, how many carry each label, shape [labels].
     rows
-        Validation rows.
+        Their number.
     """
     shares, counts = np.unique(prior, return_counts=True)
     carried = np.bincount(np.searchsorted(shares, prior), support)

@@ -70,11 +70,12 @@ def evaluate(
     train_labels: LabelMatrix,
     validation: ScoredRows,
     test: ScoredRows,
+    out_of_fold: ScoredRows | None = None,
     seconds: float,
 ) -> Evaluation:
-    """Calibrate and choose thresholds on the validation rows, and score the test rows with them.
+    """Calibrate and choose thresholds on rows that the model was not trained on, and score the test rows with them.
 
-    The probabilities of both are the calibrated ones afterwards: they are scaled in place.
+    The probabilities of all rows are the calibrated ones afterwards: they are scaled in place.
 
     Parameters
     ----------
@@ -85,13 +86,18 @@ def evaluate(
     train_labels
         For the label-prior baseline, 0/1, shape [training rows, labels].
     validation, test
-        The rows; temperature and thresholds are chosen on the validation rows alone.
+        The rows; temperature and thresholds are chosen on the validation rows, never on the test rows.
+    out_of_fold
+        The training rows, each with the probabilities of a model that was trained without it: temperature and thresholds are
+        chosen on them as well.
     seconds
         Seconds for the prediction of the test rows.
     """
     spec = spec or EvaluationSpec()
-    temperature = _calibrate(validation, test) if spec.calibration == Calibration.TEMPERATURE else None
-    chosen = thresholds.choose_thresholds(spec, validation.truth, validation.probabilities)
+    held_out = [validation] if out_of_fold is None else [validation, out_of_fold]
+    temperature = _calibrate(held_out, test) if spec.calibration == Calibration.TEMPERATURE else None
+    tuned = _join(held_out)
+    chosen = thresholds.choose_thresholds(spec, tuned.truth, tuned.probabilities)
     rule = DecisionRule(chosen.values, spec.at_least_one, spec.max_labels)
     rows = len(test.truth)
     predicted = rule.predict(test.probabilities)
@@ -127,18 +133,25 @@ def evaluate(
         calibration=calibration.score_calibration(test.truth, test.probabilities, temperature),
         per_label=averages.score_labels(per_label, precisions, chosen.values),
         all_zero=_score_all_zero(averages, test.truth),
-        label_prior=_score_label_prior(averages, prior, validation.truth, test.truth),
+        label_prior=_score_label_prior(averages, prior, tuned.truth, test.truth),
         undefined=averages.undefined,
         runtime_seconds=seconds,
         samples_per_second=rows / seconds,
     )
-    warnings = [*_compare_with_baselines(result), *_check_threshold_support(chosen, label_names, validation.truth)]
+    warnings = [*_compare_with_baselines(result), *_check_threshold_support(chosen, label_names, tuned.truth)]
     return Evaluation(rule, temperature, _score_validation(validation, rule), result, warnings)
 
 
-def _calibrate(validation: ScoredRows, test: ScoredRows) -> float:
-    temperature = calibration.fit_temperature(validation.truth, validation.probabilities)
-    for rows in (validation, test):
+def _join(parts: Sequence[ScoredRows]) -> ScoredRows:
+    if len(parts) == 1:
+        return parts[0]
+    return ScoredRows(np.vstack([part.truth for part in parts]), np.vstack([part.probabilities for part in parts]))
+
+
+def _calibrate(held_out: Sequence[ScoredRows], test: ScoredRows) -> float:
+    tuned = _join(held_out)
+    temperature = calibration.fit_temperature(tuned.truth, tuned.probabilities)
+    for rows in (*held_out, test):
         calibration.scale_probabilities(rows.probabilities, temperature)
     return temperature
 
@@ -159,11 +172,11 @@ def _score_all_zero(averages: "_Averager", truth: LabelMatrix) -> Baseline:
     return _score_baseline(averages, "allZero", truth, np.zeros(truth.shape[1], dtype=np.bool_), loss=None)
 
 
-def _score_label_prior(averages: "_Averager", prior: Floats, validation: LabelMatrix, truth: LabelMatrix) -> Baseline:
+def _score_label_prior(averages: "_Averager", prior: Floats, tuned: LabelMatrix, truth: LabelMatrix) -> Baseline:
     """Return for each score the better one of two kinds of thresholds."""
     loss = baselines.compute_prior_loss(prior, _count_support(truth), len(truth))
     candidates = []
-    for predicted in baselines.choose_label_sets(prior, _count_support(validation), len(validation)):
+    for predicted in baselines.choose_label_sets(prior, _count_support(tuned), len(tuned)):
         own = _Averager(averages.label_names)
         candidates.append((own.undefined, _score_baseline(own, "labelPrior", truth, predicted, loss=loss)))
     best = {}
@@ -319,26 +332,26 @@ def _compare_with_baselines(scores: EvaluationResult) -> list[str]:
     return warnings
 
 
-def _check_threshold_support(chosen: Thresholds, label_names: Sequence[str], validation: LabelMatrix) -> list[str]:
-    """Return warnings about thresholds that keep no wanted precision, or have too few positive validation rows."""
+def _check_threshold_support(chosen: Thresholds, label_names: Sequence[str], tuned: LabelMatrix) -> list[str]:
+    """Return warnings about thresholds that keep no wanted precision, or were tuned on too few positive rows."""
     warnings = []
     if chosen.unreached is not None and chosen.unreached.any():
         warnings.append(
-            "evaluation.minPrecision is reached by no threshold on the validation rows for"
+            "evaluation.minPrecision is reached by no threshold on the rows that thresholds are tuned on for"
             f" {join_names(_select_names(chosen.unreached, label_names))}: only a probability of 1 is predicted"
         )
     if chosen.source != ThresholdTuning.PER_LABEL:
         return warnings
-    support = validation.sum(axis=0, dtype=np.int64)
+    support = tuned.sum(axis=0, dtype=np.int64)
     unseen = _select_names(support == 0, label_names)
     rare = _select_names((support > 0) & (support < MIN_POSITIVES), label_names)
     if unseen:
         warnings.append(
-            f"no validation row carries {join_names(unseen)}: the threshold is the one that is best for all labels together"
+            f"no row that thresholds are tuned on carries {join_names(unseen)}: the threshold is the one that is best for all labels together"
         )
     if rare:
         warnings.append(
-            f"fewer than {MIN_POSITIVES} validation rows carry {join_names(rare)}: a threshold of the label's own is tuned "
-            "on chance; more rows or evaluation.thresholdTuning 'global' help"
+            f"fewer than {MIN_POSITIVES} of the rows that thresholds are tuned on carry {join_names(rare)}: a threshold of the "
+            "label's own is tuned on chance; more rows or evaluation.thresholdTuning 'global' help"
         )
     return warnings

@@ -1,4 +1,4 @@
-"""Decision thresholds: one for all labels, or one for each, chosen on the validation rows by the task's objective."""
+"""Decision thresholds: one for all labels, or one for each, chosen by the task's objective on rows that the model was not trained on."""
 
 from dataclasses import dataclass
 

@@ -139,8 +139,8 @@ def _describe_evaluation(result: Mapping[str, Any]) -> str:
     if source is not None:
         chosen = {
             "fixed": "fixed by the task",
-            "global": "tuned on the validation rows",
-            "per_label": "a threshold for each label, tuned on the validation rows",
+            "global": "tuned on rows held out from training",
+            "per_label": "a threshold for each label, tuned on rows held out from training",
         }
         objective = get_path(result, "objective")
         parts.append(chosen.get(str(source), str(source)) + (f" for {objective}" if objective is not None else ""))

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,15 +134,32 @@ def test_thresholds_come_from_the_validation_rows_alone() -> None:
     assert other.validation.mean_average_precision == pytest.approx((1 + 1 + 1 / 2) / 3)
 
 
-def test_labels_with_few_validation_rows_are_named() -> None:
+def test_thresholds_and_temperature_are_chosen_on_training_rows_out_of_fold_as_well() -> None:
+    spec = EvaluationSpec(calibration=Calibration.TEMPERATURE)
+    held_out = ScoredRows(TRUTH[:2], PROBABILITIES[:2].copy()), ScoredRows(TRUTH[2:], PROBABILITIES[2:].copy())
+    together = ScoredRows(TRUTH, PROBABILITIES.copy())
+    tests = [ScoredRows(TRUTH, PROBABILITIES.copy()) for _ in range(3)]
+    known: dict[str, Any] = {"train_labels": TRUTH, "seconds": 2.0}
+    parts = evaluate(spec, NAMES, validation=held_out[0], out_of_fold=held_out[1], test=tests[0], **known)
+    whole = evaluate(spec, NAMES, validation=together, test=tests[1], **known)
+    few = evaluate(spec, NAMES, validation=ScoredRows(TRUTH[:2], PROBABILITIES[:2].copy()), test=tests[2], **known)
+    assert parts.temperature == whole.temperature
+    assert list(parts.rule.thresholds) == list(whole.rule.thresholds)
+    assert parts.test.label_prior == whole.test.label_prior
+    assert parts.temperature != few.temperature
+    assert parts.validation.rows == 2
+    np.testing.assert_array_equal(np.vstack([part.probabilities for part in held_out]), together.probabilities)
+
+
+def test_labels_with_few_rows_to_tune_on_are_named() -> None:
     truth = np.tile(TRUTH, (8, 1))
     truth[:, 2] = 0
     truth[3:, 1] = 0  # one row is left
     validation = ScoredRows(truth, np.tile(PROBABILITIES, (8, 1)))
     warnings = evaluated(spec=PER_LABEL, validation=validation).warnings
     assert [warning.split(":")[0] for warning in warnings][-2:] == [
-        "no validation row carries c",
-        "fewer than 10 validation rows carry b",
+        "no row that thresholds are tuned on carries c",
+        "fewer than 10 of the rows that thresholds are tuned on carry b",
     ]
     assert evaluated(validation=validation).warnings == []
 
@@ -152,7 +170,7 @@ def test_labels_that_do_not_reach_the_wanted_precision_are_named() -> None:
     )
     result = evaluated(spec=spec)
     assert result.warnings[0] == (
-        "evaluation.minPrecision is reached by no threshold on the validation rows for c:"
+        "evaluation.minPrecision is reached by no threshold on the rows that thresholds are tuned on for c:"
         " only a probability of 1 is predicted"
     )
     assert (result.test.objective, result.test.threshold_shrinkage) == ("min_precision", 0)

@@ -16,7 +16,7 @@ def test_scores_are_compared_to_the_baselines() -> None:
     by_title = {row.title: row for row in scores.against_baselines}
     assert by_title["micro-F1"].verdict == "better"
     assert (by_title["loss"].prior, by_title["loss"].zero, by_title["loss"].verdict) == (0.155, None, "better")
-    assert scores.about == "5,427 test rows, threshold 0.310, tuned on the validation rows"
+    assert scores.about == "5,427 test rows, threshold 0.310, tuned on rows held out from training"
     assert scores.undefined == [("macro.precision", "a mean over 27 of 28 labels: grief is never predicted")]
 
 
