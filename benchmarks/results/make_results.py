@@ -232,7 +232,7 @@ INTRODUCTION = """# Results
 
 Written by `make results`, which runs every task below with the trainer, as `trainingtask-trainer run`, and
 reads its `results.json`. Scores are those of the test rows; thresholds were tuned on the validation rows, one for all
-labels unless said otherwise. *accuracy_thresh* is the fraction of single label decisions that are right, at those
+labels, unless said otherwise. *accuracy_thresh* is the fraction of single label decisions that are right, at those
 thresholds: where labels are rare, predicting nothing at all scores high, so the two baselines that read no text stand
 below each table. *mAP* is the mean over labels of the average precision and needs no threshold. *training* is the
 fit alone, *whole run* the process from start to end with reading, preprocessing, evaluation and saving. Other work was

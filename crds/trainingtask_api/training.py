@@ -56,14 +56,14 @@ class Scheduler(StrEnum):
 
 
 class ThresholdTuning(StrEnum):
-    """The thresholds that are tuned on the validation rows."""
+    """The thresholds that are tuned on rows held out from training."""
 
     GLOBAL = "global"
     PER_LABEL = "per_label"
 
 
 class Objective(StrEnum):
-    """What tuned thresholds are best for, on the validation rows."""
+    """What tuned thresholds are best for, on the rows that they are tuned on."""
 
     MICRO_F1 = "micro_f1"
     MACRO_F1 = "macro_f1"
@@ -72,7 +72,7 @@ class Objective(StrEnum):
 
 
 class Calibration(StrEnum):
-    """How probabilities are corrected on the validation rows."""
+    """How probabilities are corrected, by the rows that thresholds are tuned on."""
 
     NONE = "none"
     TEMPERATURE = "temperature"
@@ -195,18 +195,18 @@ class Evaluation(Contract):
     )
     threshold_tuning: ThresholdTuning | None = Field(
         None,
-        description="'global': one threshold for all labels. 'per_label': one for each label, drawn towards the global one where few validation rows carry the label. Default: global.",
+        description="'global': one threshold for all labels. 'per_label': one for each label, drawn towards the global one where few of the rows that they are tuned on carry the label. Default: global.",
     )
     objective: Objective | None = Field(
         None,
-        description="What the thresholds are best for on the validation rows: 'micro_f1', 'macro_f1', 'f_beta' (see beta), or 'min_precision' (the most recall with at least minPrecision). Default: micro_f1 for one threshold, macro_f1 for one per label.",
+        description="What the thresholds are best for on the rows that they are tuned on: 'micro_f1', 'macro_f1', 'f_beta' (see beta), or 'min_precision' (the most recall with at least minPrecision). Default: micro_f1 for one threshold, macro_f1 for one per label.",
     )
     beta: Annotated[float, Field(gt=0, le=10)] | None = Field(
         None,
         description="Weight of recall against precision in objective 'f_beta': 2 for recall, 0.5 for precision. Micro-averaged over all labels for one threshold, each label's own for one per label.",
     )
     min_precision: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="Precision that objective 'min_precision' keeps on the validation rows."
+        None, description="Precision that objective 'min_precision' keeps on the rows that thresholds are tuned on."
     )
     at_least_one: bool = Field(
         False, description="Predict the most probable label where no label reaches its threshold."
@@ -216,7 +216,7 @@ class Evaluation(Contract):
     )
     calibration: Calibration | None = Field(
         None,
-        description="'temperature': divide the logits by one number, chosen on the validation rows, so that of the decisions with a probability of 0.8 about 80 % are right. 'none': leave the probabilities alone. Default: none.",
+        description="'temperature': divide the logits by one number, chosen on the rows that thresholds are tuned on, so that of the decisions with a probability of 0.8 about 80 % are right. 'none': leave the probabilities alone. Default: none.",
     )
     folds: Annotated[int, Field(ge=2, le=20)] | None = Field(
         None,

@@ -86,11 +86,12 @@ def write_exports(
             is_kept = export.f1_loss <= limit
             written.exports.append(export.model_copy(update={"is_written": is_kept}))
             if not is_kept:
-                (folder / MODEL_FILES[kind]).unlink()
                 written.warnings.append(_describe_loss(export, limit))
     except NotExportableError as error:
         written.warnings.append(f"output.formats: the model is not written as ONNX, {error}")
     kept = [export.format for export in written.exports if export.is_written]
+    for kind in MODEL_FILES.keys() - kept:
+        (folder / MODEL_FILES[kind]).unlink(missing_ok=True)
     if not kept:
         for name in INPUT_FILES:
             (folder / name).unlink(missing_ok=True)
@@ -109,17 +110,13 @@ def _write_files(
         raise NotExportableError(f"{type(model).__name__} has no `export`")
     report(f"exporting {Format.ONNX}")
     model.export(folder, preprocessor)
-    exact = folder / MODEL_FILES[Format.ONNX]
+    if Format.ONNX in wanted:
+        yield Format.ONNX
     if Format.ONNX_INT8 in wanted:
         from trainingtask_trainer.models.onnx.quantization import quantize  # noqa: PLC0415 - the extra `onnx`
 
         report(f"exporting {Format.ONNX_INT8}")
-        quantize(exact, folder / MODEL_FILES[Format.ONNX_INT8])
-    if Format.ONNX in wanted:
-        yield Format.ONNX
-    else:
-        exact.unlink()
-    if Format.ONNX_INT8 in wanted:
+        quantize(folder / MODEL_FILES[Format.ONNX], folder / MODEL_FILES[Format.ONNX_INT8])
         yield Format.ONNX_INT8
 
 

@@ -86,18 +86,17 @@ def evaluate(
     train_labels
         For the label-prior baseline, 0/1, shape [training rows, labels].
     validation, test
-        The rows; temperature and thresholds are chosen on the validation rows, never on the test rows.
+        The rows; temperature and thresholds are never chosen on the test rows.
     out_of_fold
         The training rows, each with the probabilities of a model that was trained without it: temperature and thresholds are
-        chosen on them as well.
+        chosen on them as well as on the validation rows.
     seconds
         Seconds for the prediction of the test rows.
     """
     spec = spec or EvaluationSpec()
     held_out = [validation] if out_of_fold is None else [validation, out_of_fold]
     temperature = _calibrate(held_out, test) if spec.calibration == Calibration.TEMPERATURE else None
-    tuned = _join(held_out)
-    chosen = thresholds.choose_thresholds(spec, tuned.truth, tuned.probabilities)
+    chosen, tuned_truth = _choose_thresholds(spec, held_out)
     rule = DecisionRule(chosen.values, spec.at_least_one, spec.max_labels)
     rows = len(test.truth)
     predicted = rule.predict(test.probabilities)
@@ -133,13 +132,19 @@ def evaluate(
         calibration=calibration.score_calibration(test.truth, test.probabilities, temperature),
         per_label=averages.score_labels(per_label, precisions, chosen.values),
         all_zero=_score_all_zero(averages, test.truth),
-        label_prior=_score_label_prior(averages, prior, tuned.truth, test.truth),
+        label_prior=_score_label_prior(averages, prior, tuned_truth, test.truth),
         undefined=averages.undefined,
         runtime_seconds=seconds,
         samples_per_second=rows / seconds,
     )
-    warnings = [*_compare_with_baselines(result), *_check_threshold_support(chosen, label_names, tuned.truth)]
+    warnings = [*_compare_with_baselines(result), *_check_threshold_support(chosen, label_names, tuned_truth)]
     return Evaluation(rule, temperature, _score_validation(validation, rule), result, warnings)
+
+
+def _choose_thresholds(spec: EvaluationSpec, held_out: Sequence[ScoredRows]) -> tuple[Thresholds, LabelMatrix]:
+    """Return the thresholds, and the true labels of all rows that they are chosen on."""
+    tuned = _join(held_out)
+    return thresholds.choose_thresholds(spec, tuned.truth, tuned.probabilities), tuned.truth
 
 
 def _join(parts: Sequence[ScoredRows]) -> ScoredRows:

@@ -57,10 +57,11 @@ class Runner:
         return self.read_results(output)
 
     def interrupt_training(self, processes: int, output: str) -> int:
-        """Send SIGTERM to the launcher when its training begins, and return its exit code."""
+        """Send SIGTERM to the launcher after its first checkpoint, and return its exit code."""
         process = self.start(processes, output)
         deadline = time.monotonic() + TIMEOUT
-        while " step " not in self.read_log(output) and process.poll() is None and time.monotonic() < deadline:
+        checkpoints = self._root / output / ".trainingtask" / "checkpoints"
+        while not any(checkpoints.glob("*/step-*")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
         return process.wait(TIMEOUT)

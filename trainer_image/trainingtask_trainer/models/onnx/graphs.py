@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+from google.protobuf.message import EncodeError
 from numpy.typing import NDArray
-from onnx import TensorProto, compose, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from trainingtask_trainer.models.formats import NotExportableError
 from trainingtask_trainer.models.onnx import trees
@@ -23,6 +24,7 @@ OPSET = 18
 """The version of ONNX's own operators, which an encoder must share."""
 _OPSETS = {"": OPSET, trees.DOMAIN: 3}
 _IR_VERSION = 10
+_TOO_LARGE = f"it has more than the {MAX_BYTES} bytes that an ONNX file may have"
 
 Values = NDArray[Any]
 
@@ -68,19 +70,28 @@ class Graph(ABC):
         """
         self._bytes += values.nbytes
         if self._bytes > MAX_BYTES:
-            raise NotExportableError(f"it has more than the {MAX_BYTES} bytes that an ONNX file may have")
+            raise NotExportableError(_TOO_LARGE)
         name = f"constant_{len(self._constants)}"
         self._constants.append(numpy_helper.from_array(values, name))
         return name
 
     def write(self, path: Path, output: str, kind: str, labels: int) -> None:
-        """Write the graph with an output of shape [rows, labels] called `kind`."""
+        """Write the graph with an output of shape [rows, labels] called `kind`.
+
+        Raises
+        ------
+        NotExportableError
+            When it does not fit into a file.
+        """
         self._nodes.append(helper.make_node("Identity", [output], [kind]))
         outputs = [helper.make_tensor_value_info(kind, TensorProto.FLOAT, ["rows", labels])]
         graph = helper.make_graph(self._nodes, "classifier", self._create_inputs(), outputs, self._constants)
         opsets = [helper.make_opsetid(domain, version) for domain, version in _OPSETS.items()]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
-        onnx.save_model(self._complete(model), path)
+        try:
+            onnx.save_model(self._complete(model), path)
+        except EncodeError as error:
+            raise NotExportableError(_TOO_LARGE) from error
 
 
 class TermGraph(Graph):
@@ -140,11 +151,15 @@ class VectorGraph(Graph):
         return [helper.make_tensor_value_info(VECTORS, TensorProto.FLOAT, ["rows", self.width])]
 
     def _complete(self, model: onnx.ModelProto) -> onnx.ModelProto:
-        self._encoder.ir_version = model.ir_version  # `merge_models` wants the same of both
-        merged = compose.merge_models(self._encoder, model, io_map=[(VECTORS, VECTORS)])
-        del merged.opset_import[:]  # those of both, and so twice
-        merged.opset_import.extend(model.opset_import)
-        return merged
+        # Not by `onnx.compose`, which copies the encoder. Its names have a scope or a dot, which those of this graph have not.
+        whole = self._encoder
+        whole.graph.node.extend(model.graph.node)
+        whole.graph.initializer.extend(model.graph.initializer)
+        del whole.graph.output[:], whole.opset_import[:]
+        whole.graph.output.extend(model.graph.output)
+        whole.opset_import.extend(model.opset_import)
+        whole.ir_version = model.ir_version
+        return whole
 
 
 def write_linear(
@@ -214,11 +229,12 @@ def write_forests(
     else:
         targets = [[index] for index in range(len(varying))] if len(forests) > 1 else [list(range(len(varying)))]
         probabilities = _add_trees(graph, features, graph.width, list(zip(forests, targets, strict=True)), len(varying))
-    if len(varying) < len(prior):  # each label that varies to its place, and the shares of the others
-        places = np.zeros((len(varying), len(prior)), np.float32)
-        places[np.arange(len(varying)), varying] = 1
-        rest = np.where(places.any(axis=0), 0, prior).astype(np.float32)
-        placed = graph.add("MatMul", probabilities, graph.add_constant(places))
+    if len(varying) < len(prior):  # each label that varies to its place, and the shares of the others to a column of 0
+        places, rest = np.full(len(prior), len(varying)), prior.astype(np.float32)
+        places[varying], rest[varying] = np.arange(len(varying)), 0
+        first = graph.add("Gather", probabilities, graph.add_constant(np.array([0])), axis=1)
+        padded = graph.add("Concat", probabilities, graph.add("Sub", first, first), axis=1)
+        placed = graph.add("Gather", padded, graph.add_constant(places), axis=1)
         probabilities = graph.add("Add", placed, graph.add_constant(rest))
     graph.write(path, probabilities, PROBABILITIES, len(prior))
 

@@ -1,4 +1,4 @@
-"""Texts to the inputs of an ONNX file: token ids of a transformer, or terms with their tf-idf weights."""
+"""Texts to the inputs of an ONNX file: token ids of a transformer or an encoder, or terms with their tf-idf weights."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

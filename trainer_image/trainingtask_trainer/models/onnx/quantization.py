@@ -1,4 +1,4 @@
-"""8-bit weights for a transformer's ONNX file."""
+"""8-bit weights for the ONNX file of a transformer, or of a model on an encoder's vectors."""
 
 import logging
 from collections.abc import Iterator

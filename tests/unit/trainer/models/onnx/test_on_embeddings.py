@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from google.protobuf.message import EncodeError
 
 from support.specs import CLASSICAL, changed
 from support.tiny_models import FAMILIES
@@ -15,7 +17,8 @@ from trainingtask_trainer import registry
 from trainingtask_trainer.artifacts.saved_model import SavedModel
 from trainingtask_trainer.models.base import TrainingRows
 from trainingtask_trainer.models.classical.base import Classical
-from trainingtask_trainer.models.formats import NotExportableError
+from trainingtask_trainer.models.formats import MODEL_FILES, NotExportableError
+from trainingtask_trainer.models.onnx import graphs
 from trainingtask_trainer.models.onnx.model import OnnxModel
 from trainingtask_trainer.models.onnx.quantization import quantize
 from trainingtask_trainer.pipeline import train
@@ -110,6 +113,25 @@ def test_nearest_neighbours_have_no_onnx_form(fit: Callable[..., Fitted], tmp_pa
     with pytest.raises(NotExportableError, match="the model is its training rows"):
         model.export(tmp_path, preprocessor)
     assert not list(tmp_path.glob("*.onnx"))
+
+
+def fail(*args: object) -> None:
+    raise EncodeError("Failed to serialize proto")
+
+
+@pytest.mark.parametrize("limit", [(graphs, "MAX_BYTES", 1000), (onnx, "save_model", fail)])  # of two GiB and more
+def test_a_model_that_is_too_large_leaves_no_file(
+    make_task: Make, tiny: Volumes, monkeypatch: pytest.MonkeyPatch, limit: Any
+) -> None:
+    monkeypatch.setattr(*limit)
+    output = {"volumeClaim": "models", "formats": ["skops", "onnx"]}
+    results = train(
+        make_task(embedded("random_forest", "bert", dataset__sampleSize=100, output=output)), tiny, Reporter([])
+    )
+    assert any("not written as ONNX, it has more than the" in warning for warning in results.warnings)
+    written = {path.name for path in (tiny.output / "a-task").iterdir()}
+    assert "model.skops" in written
+    assert not written & set(MODEL_FILES.values())
 
 
 def test_a_task_saves_a_model_that_predicts_the_same_labels(make_task: Make, tiny: Volumes) -> None:
