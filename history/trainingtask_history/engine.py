@@ -4,11 +4,12 @@ Every function that takes such an engine blocks; an event loop calls it in a thr
 """
 
 import re
+import threading
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, ExceptionContext, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import ConnectionPoolEntry, NullPool
 
 from trainingtask_history.errors import READ_ONLY, HistoryError
 
@@ -33,7 +34,7 @@ _POSTGRES_ARGUMENTS = {
 
 
 def open_history(url: str, *, pooled: bool = True) -> Engine:
-    """Return an engine for the history; it connects at its first use.
+    """Return an engine for the history; it connects at its first use, and keeps no connection once it was disposed of.
 
     Parameters
     ----------
@@ -57,6 +58,7 @@ def open_history(url: str, *, pooled: bool = True) -> Engine:
     engine = create_engine(parsed, hide_parameters=True, connect_args=_POSTGRES_ARGUMENTS, **pool)
     _limit_statements(engine)
     _leave_standbys(engine)
+    _close_after_disposal(engine)
     return engine
 
 
@@ -111,6 +113,20 @@ def _leave_standbys(engine: Engine) -> None:
     def _disconnect(context: ExceptionContext) -> None:
         if getattr(context.original_exception, "sqlstate", None) == READ_ONLY:
             context.is_disconnect = True
+
+
+def _close_after_disposal(engine: Engine) -> None:
+    """Close connections that threads return after the engine's disposal, which closes those alone that are in its pool."""
+    is_disposed = threading.Event()
+
+    @event.listens_for(engine, "engine_disposed")
+    def _note(_engine: Engine) -> None:
+        is_disposed.set()
+
+    @event.listens_for(engine, "checkin")
+    def _close(_connection: Any, entry: ConnectionPoolEntry) -> None:
+        if is_disposed.is_set():
+            entry.invalidate()
 
 
 def _use_real_transactions(engine: Engine) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import psycopg
 import pytest
 from sqlalchemy import Engine
 
@@ -85,11 +86,22 @@ def test_the_store_reconnects_after_a_restart_of_postgres(postgres: Engine, post
     assert load_run(postgres).status == "Succeeded"
 
 
-def test_a_standby_is_left_and_named(postgres: Engine, postgres_server: Postgres) -> None:
-    migrate(postgres)
-    database = postgres.url.database
+def test_a_connection_that_was_in_use_at_the_disposal_is_closed_afterwards(postgres: Engine) -> None:
+    with postgres.connect() as connection:
+        session = connection.connection.dbapi_connection
+        postgres.dispose()
+        assert connection.exec_driver_sql("SELECT 1").scalar_one() == 1
+    assert isinstance(session, psycopg.Connection)
+    assert session.closed
+
+
+def test_a_standby_is_left_and_named(
+    postgres_server: Postgres, database: str, open_engine: Callable[[str], Engine]
+) -> None:
+    url = postgres_server.url(database, database, database)
+    migrate(open_engine(url))
     postgres_server.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
-    postgres.dispose()
+    postgres = open_engine(url)
     with pytest.raises(HistoryUnavailable, match="takes no writes, as a standby does") as refused:
         record(postgres, make_run())
     assert "password" not in str(refused.value)
