@@ -101,11 +101,11 @@ def parse_since(text: str | None, now: datetime) -> str | None:
     age = re.fullmatch(r"(\d{1,6})([mhdw])", text)
     try:
         when = now - timedelta(**{_UNITS[age[2]]: int(age[1])}) if age else datetime.fromisoformat(text)
+        return (when if when.tzinfo else when.astimezone()).isoformat()
     except (ValueError, OverflowError):
         raise UsageError(
             f"--since {text!r}: expected a time such as 2026-05-04T10:00, or an age such as 12h or 7d"
         ) from None
-    return (when if when.tzinfo else when.astimezone()).isoformat()
 
 
 def _to_csv(runs: Sequence[Run]) -> str:

@@ -87,6 +87,7 @@ class HttpRunSource:
                 params=query,
                 headers={"Authorization": f"Bearer {self._token}", "Accept": "application/json"},
                 timeout=httpx.Timeout(_READ_SECONDS, connect=_CONNECT_SECONDS),
+                trust_env=not _is_on_this_machine(self._server),  # no proxy reads the token on its way to here
             )
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise TemporaryError(
@@ -170,9 +171,21 @@ class DatabaseRunSource:
 
 
 def is_confidential(server: str) -> bool:
-    """Return whether requests to a server are encrypted or stay on this machine."""
-    url = urlsplit(server)
-    return url.scheme == "https" or url.hostname in ("localhost", "127.0.0.1", "::1")
+    """Return whether requests to a server are encrypted or stay on this machine.
+
+    Raises
+    ------
+    UsageError
+        When the server is no URL.
+    """
+    return _is_on_this_machine(server) or urlsplit(server).scheme == "https"
+
+
+def _is_on_this_machine(server: str) -> bool:
+    try:
+        return urlsplit(server).hostname in ("localhost", "127.0.0.1", "::1")
+    except ValueError as error:
+        raise UsageError(f"--server {server!r} is no URL: {error}") from None
 
 
 def _parse_detail(answer: "Response") -> str:

@@ -125,6 +125,8 @@ def _build_metadata(manifest: Manifest, name: str | None, namespace: str | None)
     if not isinstance(found, dict):
         raise CommandError("no valid TrainingTask:\nmetadata: expected a mapping with a name")
     metadata = {key: found[key] for key in _USER_METADATA if found.get(key)}
+    if not isinstance(metadata.get("annotations", {}), dict):
+        raise CommandError("no valid TrainingTask:\nmetadata.annotations: expected a mapping of names to texts")
     if "annotations" in metadata:
         metadata["annotations"] = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
     if namespace and metadata.get("namespace", namespace) != namespace:

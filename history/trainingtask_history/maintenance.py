@@ -1,17 +1,30 @@
 """What the owner of the tables does to rows: find the recorded ones, cancel orphaned runs and delete old ones."""
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Engine, and_, delete, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Table,
+    and_,
+    delete,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 
 from trainingtask_api.reasons import Reason
 from trainingtask_history.errors import translate_db_errors
-from trainingtask_history.tables import RUNS, RunStatus
+from trainingtask_history.tables import EVENTS, POINTS, RUNS, RunStatus
 
 _MAX_OPEN_RUNS = 10_000  # of one list
+_MAX_DELETED_CHILDREN = 100_000  # points or events of one statement, which takes well under a second
 
 
 def find_recorded(engine: Engine, ids: Collection[uuid.UUID]) -> set[uuid.UUID]:
@@ -84,10 +97,15 @@ def cancel_run(engine: Engine, run: OpenRun, now: datetime) -> None:
 
 
 def prune(engine: Engine, before: datetime, limit: int = 1000) -> int:
-    """Delete up to `limit` runs that ended before `before`, oldest first, with events and points; return their number.
+    """Delete up to `limit` runs that ended before `before`, oldest first, with events and points.
 
     Rows that the operator never confirmed are deleted when their last report is that old. Rows that another session
-    holds stay until the next call.
+    holds stay until the next call. A run may have more points than one statement can delete in its time: each call
+    deletes a part of them, and the runs once they have few left.
+
+    Returns
+    -------
+    Number of deleted rows, 0 when nothing is left to delete. Those that go with their run are not counted.
 
     Raises
     ------
@@ -113,4 +131,15 @@ def prune(engine: Engine, before: datetime, limit: int = 1000) -> int:
         .with_for_update(skip_locked=True)
     )
     with translate_db_errors(engine), engine.begin() as connection:
-        return connection.execute(delete(RUNS).where(RUNS.c.id.in_(old))).rowcount
+        ids = connection.execute(old).scalars().all()
+        deleted = sum(_delete_children(connection, table, ids) for table in (POINTS, EVENTS))
+        if deleted < _MAX_DELETED_CHILDREN:
+            deleted += connection.execute(delete(RUNS).where(RUNS.c.id.in_(ids))).rowcount
+        return deleted
+
+
+def _delete_children(connection: Connection, table: Table, ids: Sequence[uuid.UUID]) -> int:
+    """Delete rows of these runs, at most `_MAX_DELETED_CHILDREN`; return their number."""
+    row: ColumnElement[Any] = literal_column("ctid" if connection.dialect.name == "postgresql" else "rowid")
+    some = select(row).select_from(table).where(table.c.run_id.in_(ids)).limit(_MAX_DELETED_CHILDREN)
+    return connection.execute(delete(table).where(row.in_(some))).rowcount

@@ -20,7 +20,7 @@ async def delete_expired_runs(recorder: RunRecorder, retention: timedelta) -> No
         before = datetime.now(UTC) - retention
         try:
             while deleted := await asyncio.to_thread(prune, engine, before):
-                log.info("%d runs that ended before %s are deleted", deleted, before.date())
+                log.info("%d rows of runs that ended before %s are deleted", deleted, before.date())
         except HistoryError as error:
             log.warning("old runs stay for now: %s", error)
         await asyncio.sleep(INTERVAL_SECONDS)

@@ -25,6 +25,17 @@ def respond_always(server: Any, code: int, answer: Any) -> None:
     server.respond = lambda method, path: (code, answer)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [["describe"], ["watch"], ["compare", "a"], ["logs"], ["cancel", "--yes"], ["retry"], ["download"], ["predict"]],
+    ids=lambda command: command[0],
+)
+def test_an_empty_name_is_refused_before_a_request(command: list[str], cli: Cli, server: Any) -> None:
+    result = cli(*command, "")
+    assert (result.exit_code, server.requests) == (2, [])
+    assert "the name of a task cannot be empty" in result.stderr
+
+
 @pytest.mark.parametrize("command", [*READING, *WRITING], ids=lambda command: command[0])
 class TestRefused:
     """Each command ends with one sentence, whatever fails."""

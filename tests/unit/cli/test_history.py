@@ -282,6 +282,21 @@ def test_the_kubeconfigs_token_is_not_sent_over_plain_http(url: str, safe: bool)
     assert isinstance(open_source(url, None, "given", lambda: None), HttpRunSource)
 
 
+def test_a_proxy_gets_no_token_of_a_request_that_stays_on_this_machine(
+    web: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")  # nobody is there: a request by way of it fails
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    runs, _ = HttpRunSource(web.url, "the-users-token").list_page({}, 100, None)
+    assert len(runs) == RUNS
+
+
+def test_a_server_that_is_no_url_is_named(cli: Cli) -> None:
+    for token in ([], ["--token=x"]):
+        result = cli("history", "--server", "http://[x", *token)
+        assert (result.exit_code, result.stderr) == (2, "error: --server 'http://[x' is no URL: Invalid IPv6 URL\n")
+
+
 def test_the_history_can_be_named_by_the_environment(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="where is the history"):
         open_source(None, None, None, lambda: None)
@@ -355,7 +370,7 @@ def test_since_is_a_time_or_an_age(text: str | None, when: str | None) -> None:
     assert parse_since(text, NOW) == when
 
 
-@pytest.mark.parametrize("text", ["", "7", "d", "999999w", "7 days", "soon"])
+@pytest.mark.parametrize("text", ["", "7", "d", "999999w", "7 days", "soon", "0001-01-01"])
 def test_other_texts_for_since_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected a time such as"):
         parse_since(text, NOW)

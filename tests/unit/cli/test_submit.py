@@ -130,6 +130,8 @@ def test_file_and_flag_must_not_name_different_namespaces() -> None:
 def test_a_file_with_invalid_metadata_is_refused() -> None:
     with pytest.raises(CommandError, match="metadata: expected a mapping with a name"):
         build_manifest({"kind": "TrainingTask", "metadata": ["a"]})
+    with pytest.raises(CommandError, match=r"metadata\.annotations: expected a mapping"):
+        build_manifest({"kind": "TrainingTask", "metadata": {"name": "a", "annotations": ["b"]}})
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def test_a_run_whose_row_is_locked_is_deleted_later(tenants: Tenants) -> None:
     old = {"create_time": NOW, "finish_time": NOW, "status": "Failed"}
     record_runs(tenants.owner, make_run("team-a", **old), make_run("team-b", **old))
     with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
-        assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
-    assert prune(tenants.owner, NOW + timedelta(days=1)) == 1
+        assert prune(tenants.owner, NOW + timedelta(days=1)) == 3, "the other run, with its event and its point"
+    assert prune(tenants.owner, NOW + timedelta(days=1)) == 3
 
 
 async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenants) -> None:

@@ -2,10 +2,12 @@
 
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
 from support.stored_runs import NOW, load_run, make_run
+from trainingtask_history import maintenance
 from trainingtask_history.maintenance import cancel_run, list_open_runs, prune
 from trainingtask_history.store import record, record_many
 from trainingtask_history.tables import MetricPoint, RunEvent, TrainingRun, run_id
@@ -24,12 +26,29 @@ def test_old_runs_are_deleted_in_batches_with_events_and_points(engine: Engine) 
     record_many(engine, [*runs, running], events=events, points=points)
 
     month = NOW - timedelta(days=30)
-    assert [prune(engine, month, limit=2) for _ in range(3)] == [2, 1, 0]
+    # Each with its event and its point.
+    assert [prune(engine, month, limit=2) for _ in range(3)] == [6, 3, 0]
     with Session(engine) as session:
         left = set(session.exec(select(TrainingRun.id)))
         assert left == {runs[0].id, runs[1].id, running.id}
         assert set(session.exec(select(RunEvent.run_id))) == set(session.exec(select(MetricPoint.run_id)))
         assert set(session.exec(select(RunEvent.run_id))) == {runs[0].id, runs[1].id}
+
+
+def test_a_run_with_more_points_than_a_statement_can_delete_keeps_no_other(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maintenance, "_MAX_DELETED_CHILDREN", 3)
+    ends = {"status": "Failed", "create_time": NOW, "finish_time": NOW}
+    large, small = (make_run(id=run_id(uid, 1), task_uid=uid, **ends) for uid in ("large", "small"))
+    points = [MetricPoint(run_id=large.id, name="training_loss", step=step, value=1.0) for step in range(7)]
+    record_many(engine, [large, small], points=points)
+
+    day = NOW + timedelta(days=1)
+    assert [prune(engine, day) for _ in range(4)] == [3, 3, 3, 0]  # at last the last point and both runs
+    with Session(engine) as session:
+        assert not session.exec(select(TrainingRun.id)).all()
+        assert not session.exec(select(MetricPoint.run_id)).all()
 
 
 def test_open_rows_of_deleted_tasks_are_listed_and_cancelled(engine: Engine) -> None:
