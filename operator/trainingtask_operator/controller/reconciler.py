@@ -92,6 +92,10 @@ class Reconciler:
         self._jobs = JobLifecycle(cluster, cache.assume, settings)
         self._recorded_uids: dict[Key, str] = {}  # of unfinished tasks whose rows were submitted for the present status
 
+    def forget_rows(self, key: Key) -> None:
+        """Let the next reconcile submit the rows of a task again: they had no room."""
+        self._recorded_uids.pop(key, None)
+
     async def reconcile(self, namespace: str, name: str) -> timedelta | None:
         """Do what the task needs now; return when to reconcile again without an event, None for never.
 

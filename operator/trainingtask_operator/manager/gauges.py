@@ -6,6 +6,9 @@ from collections import Counter
 
 from trainingtask_operator import metrics
 
+# Without a series of 0 the first failures would be no rise.
+_STATES = ("Pending", "Running", "Suspended", "Interrupted", "Succeeded", "Failed")
+
 
 class TaskGauges:
     """The state of each task, for the metrics."""
@@ -36,5 +39,5 @@ class TaskGauges:
     def update(self) -> None:
         """Set the gauge of tasks by state."""
         metrics.TASKS.clear()
-        for state, number in Counter(self._states.values()).items():
+        for state, number in {**dict.fromkeys(_STATES, 0), **Counter(self._states.values())}.items():
             metrics.TASKS.labels(state).set(number)

@@ -49,7 +49,7 @@ class Manager:
         self.cache = AssumeCache(settings.inherited_prefixes)
         self.queue: WorkQueue[Key] = WorkQueue()
         self.gauges = TaskGauges()
-        self.backfill = Backfill(self.cache.tasks, self.queue, self.recorder)
+        self.backfill = Backfill(self.cache, self.queue, self.recorder)
         self.resync = Resync(
             self.cache, self.queue, self.gauges, settings.namespaces if settings.namespaced else [None]
         )
@@ -145,7 +145,7 @@ class Manager:
             for _ in range(WORKERS)
         ]
         enqueuers = [start_background_task(loop) for loop in (self.resync.run(client), self.backfill.run())]
-        history = self._start_history(client)
+        history = self._start_history(client, reconciler)
         try:
             await asyncio.Event().wait()
         finally:
@@ -158,12 +158,17 @@ class Manager:
             if self._elector is not None:
                 await self._elector.release()
 
-    def _start_history(self, client: KubernetesClient) -> list["asyncio.Task[None]"]:
+    def _start_history(self, client: KubernetesClient, reconciler: Reconciler) -> list["asyncio.Task[None]"]:
         recorder = self.recorder
         if not isinstance(recorder, RunRecorder):
             return []
         recorder.read_log = build_log_reader(client)
-        recorder.request_rows = lambda key: self.queue.add(key, priority=Priority.LOW)
+
+        def request_rows(key: Key) -> None:
+            reconciler.forget_rows(key)
+            self.queue.add(key, priority=Priority.LOW)
+
+        recorder.request_rows = request_rows
         recorder.get_namespace_uid = self.event_handlers.namespaces.get
         readable = frozenset(self._settings.namespaces) if self._settings.namespaced else None
         loops = [recorder.run(), close_orphans(recorder, client, self.cache.tasks.has, readable)]
