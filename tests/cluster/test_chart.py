@@ -90,6 +90,55 @@ def test_a_profile_inherits_image_and_resources_of_its_device_only(tmp_path: Pat
     assert settings_of(render()).profiles == {}
 
 
+def test_names_that_yaml_reads_as_numbers_or_booleans_stay_names() -> None:
+    profiles = {name: {"device": "gpu"} for name in ("4090", "on", "null")}
+    manifests = render(
+        "--namespace=123",
+        "--set-string=trainer.namespaces={456,no}",
+        "--set=trainer.createNamespaces=true",
+        f"--set-json=trainer.profiles={json.dumps(profiles)}",
+        "--set=web.enabled=true",
+        "--set=web.ingress.enabled=true",
+        "--set=web.hosts={a.example.com}",
+        "--set=web.trustedProxies={fd00::}",
+        *(
+            f"--set-string={value}=123"
+            for value in (
+                "priorityClassName",
+                "web.priorityClassName",
+                "web.ingress.className",
+                "web.ingress.tlsSecret",
+                "history.evaluation.storage.storageClassName",
+                "history.evaluation.existingSecret",
+                "history.evaluation.tls.existingSecret",
+            )
+        ),
+    )
+    external = render(*EXTERNAL, "--set-string=history.external.operatorSecret.name=123")
+    assert set(settings_of(manifests).profiles) == set(profiles)
+
+    def find_names(part: object) -> list[object]:
+        if isinstance(part, list):
+            return [found for item in part for found in find_names(item)]
+        if not isinstance(part, dict):
+            return []
+        own = [value for key, value in part.items() if re.search("(?i)(name|namespace|path|^value|/instance)$", key)]
+        scalars = [value for value in own if not isinstance(value, dict | list)]
+        return scalars + [found for value in part.values() for found in find_names(value)]
+
+    found = find_names([manifests, external])
+    assert {"123", "456", "no"} <= set(map(str, found))
+    assert [value for value in found if not isinstance(value, str)] == []
+
+
+def test_a_device_that_is_not_offered_has_no_profile() -> None:
+    gpu_only = "--set=trainer.devices.cpu=null"
+    assert [device.value for device in settings_of(render(gpu_only)).devices] == ["gpu"]
+    assert_refused(
+        "device 'cpu' is not offered by trainer.devices", gpu_only, "--set=trainer.profiles.large.device=cpu"
+    )
+
+
 def test_the_cluster_role_writes_only_statuses_and_events() -> None:
     objects = render("--set=trainer.namespaces={ml}", "--set=kueue.enabled=true")
     everywhere = {

@@ -72,6 +72,11 @@ def test_tasks_are_deleted_only_where_a_history_keeps_them(mode: str) -> None:
         ('caBundle={"configMap":"a","secret":"b"}', "at '/trainer/caBundle'"),
         ('tracking={"mlflow":{"uri":"https://me:secret@mlflow.example.com"}}', "at '/trainer/tracking/mlflow/uri'"),
         ('proxy={"https":"proxy:3128"}', "at '/trainer/proxy/https'"),
+        (
+            'serviceAccount={"annotations":{"trainingtask.dev/trainer-image":"x"}}',
+            "invalid propertyName 'trainingtask.dev",
+        ),
+        ('serviceAccount={"namespaces":{"default":{"helm.sh/a":"x"}}}', "invalid propertyName 'helm.sh/a'"),
         ('serviceAccount={"namespaces":{"typo":{"a":"b"}}}', "names 'typo', which is not among trainer.namespaces"),
     ],
 )

@@ -100,6 +100,7 @@ def test_the_web_app_needs_a_history() -> None:
     "option",
     [
         "--set=web.hosts={a/b}",
+        "--set=web.hosts={a.example.com:8443}",
         "--set=web.trustedProxies={*}",
         "--set=web.namespace=Bad_Name",
         "--set=history.retentionDays=-1",
@@ -155,3 +156,12 @@ def test_a_route_without_hosts_is_refused(kind: str) -> None:
     done = helm("template", "tt", str(CHART), ENABLED, f"--set=web.{kind}.enabled=true")
     assert "web.ingress and web.httpRoute need web.hosts" in done.stderr
     assert not {"Ingress", "HTTPRoute"} & {manifest["kind"] for manifest in render(ENABLED)}
+
+
+def test_a_route_of_an_address_or_without_a_gateway_is_refused() -> None:
+    hosts = "--set=web.hosts={10.0.0.1,fd00::1}"
+    assert render(ENABLED, hosts), "without a route it is fine"
+    assert_refused("web.hosts has the address '10.0.0.1'", ENABLED, hosts, "--set=web.ingress.enabled=true")
+    assert_refused(
+        "needs web.httpRoute.parentRefs", ENABLED, "--set=web.hosts={a.example.com}", "--set=web.httpRoute.enabled=true"
+    )

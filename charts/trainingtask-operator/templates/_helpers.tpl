@@ -11,7 +11,7 @@
 {{/* Labels that select pods; the component keeps operator and database apart. Call with (list $ "operator"). */}}
 {{- define "tt.selector" -}}
 app.kubernetes.io/name: {{ (index . 0).Chart.Name }}
-app.kubernetes.io/instance: {{ (index . 0).Release.Name }}
+app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -37,7 +37,7 @@ helm.sh/chart: {{ printf "%s-%s" (index . 0).Chart.Name (index . 0).Chart.Versio
 {{- $component := index . 1 -}}
 {{- $values := index . 2 -}}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}
@@ -89,7 +89,7 @@ postgresql://{{ index . 1 }}@{{ include "tt.fullname" $ }}-postgres.{{ $.Release
 {{- define "tt.historyCaVolume" -}}
 name: history-ca
 secret:
-  secretName: {{ include "tt.historyTlsSecret" . }}
+  secretName: {{ include "tt.historyTlsSecret" . | quote }}
   items: [{key: ca.crt, path: ca.crt}]
 {{- end -}}
 
@@ -100,13 +100,13 @@ secret:
   value: {{ include "tt.historyUrl" (list . "trainingtask") }}
 - name: PGPASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ include "tt.historySecret" . }}, key: owner-password}
+    secretKeyRef: {name: {{ include "tt.historySecret" . | quote }}, key: owner-password}
 {{- else if eq .Values.history.mode "external" -}}
 - name: TRAININGTASK_HISTORY_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.history.external.operatorSecret.name }}
-      key: {{ .Values.history.external.operatorSecret.key }}
+      name: {{ .Values.history.external.operatorSecret.name | quote }}
+      key: {{ .Values.history.external.operatorSecret.key | quote }}
 {{- end }}
 {{- end -}}
 
@@ -117,13 +117,13 @@ secret:
   value: {{ include "tt.historyUrl" (list . "trainingtask_reader") }}
 - name: PGPASSWORD
   valueFrom:
-    secretKeyRef: {name: {{ include "tt.historySecret" . }}, key: reader-password}
+    secretKeyRef: {name: {{ include "tt.historySecret" . | quote }}, key: reader-password}
 {{- else if .Values.history.external.readerSecret.name -}}
 - name: TRAININGTASK_HISTORY_URL
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.history.external.readerSecret.name }}
-      key: {{ .Values.history.external.readerSecret.key }}
+      name: {{ .Values.history.external.readerSecret.name | quote }}
+      key: {{ .Values.history.external.readerSecret.key | quote }}
 {{- else -}}
 {{- include "tt.historyOwnerEnv" . }}
 {{- end }}
@@ -156,14 +156,14 @@ history:
   retentionDays: {{ .Values.history.retentionDays }}
 devices:
 {{- range $name, $device := .Values.trainer.devices }}
-  {{ $name }}:
+  {{ $name | quote }}:
     {{- $image := $device.image | default (include "tt.image" (list $ $.Values.trainer.image)) }}
     {{- toYaml (merge (dict "image" $image) $device) | nindent 4 }}
 {{- end }}
 profiles:
 {{- range $name, $profile := .Values.trainer.profiles }}
-  {{ $name }}:
-    {{- $default := index $.Values.trainer.devices $profile.device }}
+  {{ $name | quote }}:
+    {{- $default := index $.Values.trainer.devices $profile.device | required (printf "trainer.profiles.%s: device '%s' is not offered by trainer.devices" $name $profile.device) }}
     {{- $image := $profile.image | default $default.image | default (include "tt.image" (list $ $.Values.trainer.image)) }}
     {{- toYaml (merge (dict "image" $image) $profile (dict "resources" $default.resources)) | nindent 4 }}
 {{- else }} {}
