@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "--text-column",
         action="append",
         metavar="NAME",
-        help="column of the input with the text; several times for several (default: the model's, else 'text')",
+        help="column of the input with the text; several times for several (default: the model's)",
     )
     predict.add_argument(
         "--shard",

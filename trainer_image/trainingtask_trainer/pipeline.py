@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.dataset import TableColumns
 from trainingtask_api.reasons import Reason
 from trainingtask_api.spec import TrainingTaskSpec
 from trainingtask_api.status import MAX_WARNINGS, Phase, Results
@@ -182,6 +183,7 @@ def _run_phases(
     )
     provenance.check_finite(results)
     if destination is not None:
+        columns = spec.dataset.columns or TableColumns()
         manifest = Manifest(
             task=name,
             model=spec.model.name,
@@ -192,7 +194,8 @@ def _run_phases(
             max_labels=evaluation.rule.max_labels,
             temperature=evaluation.temperature,
             formats=written.formats,
-            text_columns=tuple(spec.dataset.columns.texts or ()) if spec.dataset.columns else (),
+            text_columns=tuple(columns.texts or ()),
+            text_column=columns.text,
         )
         write_bundle(
             saved,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from support.specs import CLASSICAL, TABLE, changed
 from support.specs import task as manifest
@@ -20,6 +21,7 @@ from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.manifest import read_task
 
 WriteTask = Callable[..., Path]
+TICKETS = Path(__file__).parents[3] / "examples" / "data" / "tickets.csv"
 
 
 def row_in(path: Path) -> dict[str, Any]:
@@ -86,10 +88,6 @@ def test_classical_model_from_task_to_prediction_without_torch(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    import yaml
-
-    from support.specs import task as manifest
-
     root = tmp_path_factory.mktemp("predict")
     (root / "task.yaml").write_text(yaml.safe_dump(manifest("m", changed(CLASSICAL, output__volumeClaim="models"))))
     history = f"sqlite:///{root}/history.db"
@@ -113,6 +111,18 @@ def test_predict_lines_as_json(
     first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert [label["label"] for label in first["labels"]] == ["how_to"]
     assert second["text"] == "the API is very slow"
+
+
+def test_a_file_is_labelled_by_the_column_that_the_model_was_trained_on(tmp_path: Path) -> None:
+    columns = {"text": "body", "labels": "topics", "delimiter": "|"}
+    spec = changed(TABLE, dataset__path="tickets.csv", dataset__columns=columns, output__volumeClaim="models")
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(manifest("m", spec)))
+    folders = [f"--dataset-dir={TICKETS.parent}", f"--output-dir={tmp_path}"]
+    assert main(["run", str(tmp_path / "task.yaml"), *folders, f"--history=sqlite:///{tmp_path}/history.db"]) == 0
+    output = tmp_path / "labels.jsonl"
+    assert main(["predict", str(tmp_path / "m"), f"--input={TICKETS}", f"--output={output}"]) == 0
+    labels = [{label["label"] for label in json.loads(line)["labels"]} for line in output.read_text().splitlines()]
+    assert labels[:2] == [{"access", "billing"}, {"billing"}]
 
 
 @pytest.mark.parametrize(

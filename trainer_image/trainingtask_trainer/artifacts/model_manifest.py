@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainingtask_api.exports import Format
-from trainingtask_api.fields import IndicatorName, RegisteredName
+from trainingtask_api.fields import ColumnName, IndicatorName, RegisteredName
 from trainingtask_api.reasons import Reason
 from trainingtask_api.task import describe_errors
 from trainingtask_trainer.errors import UserError
@@ -41,6 +41,8 @@ class Manifest(BaseModel):
     """The formats that were asked for and written; none: the model's own."""
     text_columns: Annotated[tuple[IndicatorName, ...], Field(max_length=16)] = ()
     """The columns that a row's text was joined from; none for a text of one column."""
+    text_column: ColumnName = "text"
+    """The column of the text where it is one."""
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -36,7 +36,6 @@ _MAX_PART_PROBABILITIES = 4_000_000
 _LIBRARY_BYTES = 160 << 20
 _RECORD = "run.json"
 _PROGRESS_SECONDS = 5.0
-_DEFAULT_COLUMN = "text"
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ def predict_file(
     output = open_output(shard.number_name(output_address) if shard else output_address)
     _check_output(output)
     model = _load_model(source, None)
-    columns = list(columns or model.manifest.text_columns or (_DEFAULT_COLUMN,))
+    columns = list(columns or model.manifest.text_columns or (model.manifest.text_column,))
     part_rows = max(1, min(_MAX_PART_ROWS, _MAX_PART_PROBABILITIES // len(model.manifest.labels)))
     rows = count_rows(DataFile(file), columns, part_rows)
     own = (shard or Shard(0, 1)).get_range(math.ceil(rows / part_rows))

@@ -146,8 +146,12 @@ def test_columns_are_those_of_the_model_or_of_the_option(model: HeldModel, tmp_p
     manifest = json.loads((model.folder / "trainingtask.json").read_text()) | {"text_columns": ["subject", "body"]}
     (model.folder / "trainingtask.json").write_text(json.dumps(manifest))
     assert predict(model, tmp_path / "in.csv", tmp_path / "both.jsonl") == 0
-    assert predict(model, tmp_path / "in.csv", tmp_path / "one.jsonl", "--text-column=short") == 0
-    assert [read_jsonl(tmp_path / name) for name in ("both.jsonl", "one.jsonl")] == [[["long"]], [["short"]]]
+    assert predict(model, tmp_path / "in.csv", tmp_path / "option.jsonl", "--text-column=short") == 0
+    (model.folder / "trainingtask.json").write_text(json.dumps(manifest | {"text_columns": [], "text_column": "short"}))
+    run._load_model.cache_clear()
+    assert predict(model, tmp_path / "in.csv", tmp_path / "one.jsonl") == 0
+    files = [read_jsonl(tmp_path / f"{name}.jsonl") for name in ("both", "option", "one")]
+    assert files == [[["long"]], [["short"]], [["short"]]]
 
 
 def test_shards_in_their_order_are_the_whole(model: HeldModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
