@@ -11,9 +11,19 @@ logger = logging.getLogger(__name__)
 
 TERMINATION_LOG = Path("/dev/termination-log")
 MAX_MESSAGE_BYTES = 4096  # Kubernetes truncates longer ones, and truncated JSON cannot be parsed
-# Parts of the results in the order in which they are removed: the longest first, which the model's folder has too; then
+# Parts of the report in the order in which they are removed: first the longest, which the model's folder has too, then
 # those that spec and image have.
-_REMOVABLE_PARTS = ("evaluation.perLabel", "arguments", "versions", "evaluation.undefined", "warnings")
+_REMOVABLE_PARTS = (
+    "results.evaluation.perLabel",
+    "results.arguments",
+    "results.versions",
+    "results.evaluation.undefined",
+    "results.warnings",
+    "sources.objects",
+    "results",
+    "sources",
+    "trackingUrl",
+)
 
 
 class TerminationSink:
@@ -40,20 +50,25 @@ class TerminationSink:
 
 
 def encode_message(report: TrainingReport) -> bytes:
-    """Return the report as JSON of at most `MAX_MESSAGE_BYTES`, with as much of its results as fits."""
+    """Return the report as JSON of at most `MAX_MESSAGE_BYTES`, with as much of it as fits."""
     content = report.to_json()
-    results = content.get("results", {})
     for part in _REMOVABLE_PARTS:
         if len(_encode_json(content)) <= MAX_MESSAGE_BYTES:
             break
-        *section, name = part.split(".")
-        (results.get(section[0], {}) if section else results).pop(name, None)
-    if len(_encode_json(content)) > MAX_MESSAGE_BYTES:
-        content.pop("results", None)
-    while len(_encode_json(content)) > MAX_MESSAGE_BYTES:
-        text = content["failure"]["message"]
+        _remove(content, part)
+    while len(_encode_json(content)) > MAX_MESSAGE_BYTES and (text := content.get("failure", {}).get("message")):
         content["failure"]["message"] = text[: len(text) * 3 // 4]
     return _encode_json(content)
+
+
+def _remove(content: Any, part: str) -> None:
+    """Remove a field by its path, from each item of a list."""
+    name, _, rest = part.partition(".")
+    for item in content if isinstance(content, list) else [content]:
+        if not rest:
+            item.pop(name, None)
+        elif name in item:
+            _remove(item[name], rest)
 
 
 def _encode_json(content: dict[str, Any]) -> bytes:

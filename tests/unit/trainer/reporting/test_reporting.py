@@ -16,7 +16,7 @@ import pytest
 from support.results import RESULTS
 from support.silent_proxy import use_silent_proxy
 from trainingtask_api.formatting import format_time_left
-from trainingtask_api.status import ExitCode, Failure, Phase, Results, Source, TrainingReport
+from trainingtask_api.status import ExitCode, Failure, Phase, Results, Source, SourceObject, TrainingReport
 from trainingtask_api.task import Metadata
 from trainingtask_trainer.reporting import kube_status, termination
 from trainingtask_trainer.reporting.background import (
@@ -32,6 +32,7 @@ from trainingtask_trainer.reporting.reporter import Reporter
 
 METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+ETAG = "d41d8cd98f00b204e9800998ecf8427e-12"
 FAILURE = Failure(reason="InvalidData", message="Loading failed: no rows", phase=Phase.LOADING)
 
 
@@ -282,6 +283,27 @@ class TestTermination:
         failed = TrainingReport.model_validate_json(text)
         assert failed.failure is not None
         assert failed.failure.message.startswith("\N{SNOWMAN}" * 900)
+
+    @pytest.mark.parametrize("failure", [None, FAILURE])
+    @pytest.mark.parametrize(("files", "kept"), [(12, 12), (32, 0)])
+    def test_names_of_many_files_give_way(self, failure: Failure | None, files: int, kept: int) -> None:
+        names = [
+            f"part-{number:05}-c3d3ffc4-8fc5-4dc1-b7c5-9f3a11e5e7b4-c000.snappy.parquet" for number in range(files)
+        ]
+        objects = [SourceObject(name=name, size=10**8, etag=ETAG) for name in names]
+        source = Source(field="dataset.uri", address="s3://data/tickets/", object_count=files, objects=objects)
+        whole = report(Phase.DONE, results=None if failure else RESULTS, failure=failure, sources=[source])
+        read = TrainingReport.model_validate_json(termination.encode_message(whole))
+        assert read.sources is not None
+        assert [(one.object_count, len(one.objects)) for one in read.sources] == [(files, kept)]
+
+    def test_any_report_fits(self) -> None:
+        addresses = [f"s3://{letter * 1000}/" for letter in "abc"]
+        sources = [Source(field="dataset.uri", address=address) for address in addresses]
+        url = "https://tracker.example.com/" + "x" * 2000
+        text = termination.encode_message(report(Phase.DONE, results=RESULTS, sources=sources, tracking_url=url))
+        assert len(text) <= termination.MAX_MESSAGE_BYTES
+        assert TrainingReport.model_validate_json(text).phase == Phase.DONE
 
     def test_written_only_where_the_file_is(self, tmp_path: Path) -> None:
         path = tmp_path / "termination-log"
