@@ -89,7 +89,7 @@ def collect_by_label(
 
 def _to_columns(ranking: Ranking) -> tuple[Floats, Counts, Counts]:
     lower = ranking.ordered.size - ranking.predicted
-    below = np.where(lower > 0, ranking.ordered[lower - 1], ranking.cuts)
+    below = np.where(lower > 0, ranking.ordered[lower - 1], 0)
     return _compute_middles(ranking.cuts, below), ranking.predicted, ranking.hits
 
 
@@ -108,7 +108,7 @@ def collect_over_all(truth: LabelMatrix, probabilities: Probabilities, rows: Row
         predicted += ordered.size - lower
         if ordered.size:
             np.maximum(below, np.where(lower > 0, ordered[lower - 1], -np.inf), out=below)
-    below = np.where(np.isinf(below), cuts, below)
+    below = np.where(np.isinf(below), 0, below)
     return Candidates(_compute_middles(cuts, below), predicted, np.cumsum(gains[::-1]), np.array([0]))
 
 
@@ -121,7 +121,7 @@ def _iter_blocks(
 
 
 def _compute_middles(cuts: Probabilities, below: Probabilities) -> Floats:
-    """Return the middles, and the cuts themselves where no number lies between."""
+    """Return the middles, below the lowest probability that with 0, and the cuts themselves where no number lies between."""
     cuts, below = cuts.astype(np.float64), below.astype(np.float64)
     middles = (cuts + below) / 2
     return np.where(middles > below, middles, cuts)

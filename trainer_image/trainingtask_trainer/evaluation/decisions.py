@@ -8,13 +8,16 @@ import numpy as np
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation.metrics import Floats, Probabilities, split_rows
 
+NEVER = 1.0
+"""The threshold of a label that is not predicted, however probable it is."""
+
 
 @dataclass(frozen=True)
 class DecisionRule:
     """Thresholds, and how many labels a row gets at least and at most."""
 
     thresholds: Sequence[float] | Floats
-    """The probability from which a label is predicted, one per label or one for all."""
+    """The probability from which a label is predicted, one per label or one for all; or `NEVER`."""
     at_least_one: bool = False
     """Predict the most probable label where none reaches its threshold."""
     max_labels: int | None = None
@@ -22,7 +25,8 @@ class DecisionRule:
 
     def predict(self, probabilities: Probabilities) -> LabelMatrix:
         """Return 1 where a label is predicted, shape [rows, labels]; of equal probabilities the first label wins."""
-        predicted = (probabilities >= np.asarray(self.thresholds)).view(np.uint8)
+        thresholds = np.asarray(self.thresholds)
+        predicted = ((probabilities >= thresholds) & (thresholds < NEVER)).view(np.uint8)
         if self.max_labels is not None:
             for block in split_rows(probabilities):
                 _keep_most_probable(predicted[block], probabilities[block], self.max_labels)

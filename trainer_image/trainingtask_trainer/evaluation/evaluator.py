@@ -1,5 +1,6 @@
 """The evaluator of all models: scores, baselines on the same rows, and warnings about them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.alias_generators import to_camel
 
+from trainingtask_api.reasons import Reason
 from trainingtask_api.scores import (
     MAX_SCORED_LABELS,
     Averages,
@@ -19,7 +21,7 @@ from trainingtask_api.scores import (
 from trainingtask_api.training import Calibration, ThresholdTuning
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_trainer.datasets.base import LabelMatrix
-from trainingtask_trainer.errors import join_names
+from trainingtask_trainer.errors import UserError, join_names
 from trainingtask_trainer.evaluation import baselines, calibration, metrics, thresholds, uncertainty
 from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Decisions, Floats, Probabilities, estimate_label_prior
@@ -92,9 +94,16 @@ def evaluate(
         chosen on them as well as on the validation rows.
     seconds
         Seconds for the prediction of the test rows.
+
+    Raises
+    ------
+    UserError
+        When a probability is no number from 0 to 1.
     """
     spec = spec or EvaluationSpec()
     held_out = [validation] if out_of_fold is None else [validation, out_of_fold]
+    for part in (*held_out, test):
+        _check_probabilities(part.probabilities)
     temperature = _calibrate(held_out, test) if spec.calibration == Calibration.TEMPERATURE else None
     chosen, tuned_truth = _choose_thresholds(spec, held_out)
     rule = DecisionRule(chosen.values, spec.at_least_one, spec.max_labels)
@@ -139,6 +148,20 @@ def evaluate(
     )
     warnings = [*_compare_with_baselines(result), *_check_threshold_support(chosen, label_names, tuned_truth)]
     return Evaluation(rule, temperature, _score_validation(validation, rule), result, warnings)
+
+
+def _check_probabilities(probabilities: Probabilities) -> None:
+    lowest, highest = probabilities.min(initial=0.5), probabilities.max(initial=0.5)
+    if not math.isfinite(lowest + highest):
+        raise UserError(
+            Reason.NON_FINITE_LOSS,
+            "the model gives probabilities that are no numbers: look at the data, and with a transformer lower"
+            " training.learningRate",
+        )
+    if lowest < 0 or highest > 1:
+        raise UserError(
+            Reason.INVALID_CODE, f"the model gives probabilities from {lowest:g} to {highest:g}: allowed is 0 to 1"
+        )
 
 
 def _choose_thresholds(spec: EvaluationSpec, held_out: Sequence[ScoredRows]) -> tuple[Thresholds, LabelMatrix]:
@@ -343,7 +366,7 @@ def _check_threshold_support(chosen: Thresholds, label_names: Sequence[str], tun
     if chosen.unreached is not None and chosen.unreached.any():
         warnings.append(
             "evaluation.minPrecision is reached by no threshold on the rows that thresholds are tuned on for"
-            f" {join_names(_select_names(chosen.unreached, label_names))}: only a probability of 1 is predicted"
+            f" {join_names(_select_names(chosen.unreached, label_names))}: they are never predicted"
         )
     if chosen.source != ThresholdTuning.PER_LABEL:
         return warnings

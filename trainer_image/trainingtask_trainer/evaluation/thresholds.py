@@ -10,12 +10,11 @@ from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation import shrinkage
 from trainingtask_trainer.evaluation.bagging import average_thresholds
 from trainingtask_trainer.evaluation.candidates import RowMask, collect_by_label, collect_over_all
+from trainingtask_trainer.evaluation.decisions import NEVER
 from trainingtask_trainer.evaluation.metrics import Floats, Probabilities
 from trainingtask_trainer.evaluation.objectives import NONE_FITS, Goal
 
 DEFAULT_THRESHOLD = 0.5
-# Of a label that is best not predicted: only a probability of 1 reaches it.
-NEVER = 1.0
 _FOLD_CANDIDATES = 1_000
 
 

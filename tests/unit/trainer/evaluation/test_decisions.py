@@ -1,12 +1,16 @@
 import numpy as np
 
-from trainingtask_trainer.evaluation.decisions import DecisionRule
+from trainingtask_trainer.evaluation.decisions import NEVER, DecisionRule
 
 PROBABILITIES = np.array([[0.6, 0.9, 0.7], [0.4, 0.1, 0.4], [0.8, 0.8, 0.8]])
 
 
 def test_a_probability_that_reaches_its_labels_threshold_counts() -> None:
     assert DecisionRule([0.5, 0.2]).predict(np.array([[0.5, 0.19], [0.49, 0.2]])).tolist() == [[1, 0], [0, 1]]
+
+
+def test_a_label_that_is_never_predicted_is_not_at_a_probability_of_1_either() -> None:
+    assert DecisionRule([NEVER, 0.5]).predict(np.array([[1.0, 1.0]])).tolist() == [[0, 1]]
 
 
 def test_at_least_one_is_the_most_probable_label_where_there_was_none() -> None:

@@ -6,12 +6,14 @@ import pytest
 from scipy.special import expit
 
 from trainingtask_api.dataset import Dataset as DatasetSpec
+from trainingtask_api.reasons import Reason
 from trainingtask_api.scores import EvaluationResult
 from trainingtask_api.training import Calibration, Objective, ThresholdTuning
 from trainingtask_api.training import Evaluation as EvaluationSpec
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.datasets.go_emotions import GoEmotions
 from trainingtask_trainer.datasets.splits import prepare_data
+from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.evaluation import evaluator
 from trainingtask_trainer.evaluation.evaluator import Evaluation, ScoredRows, evaluate
 from trainingtask_trainer.evaluation.metrics import Probabilities, estimate_label_prior
@@ -53,6 +55,26 @@ def test_every_score_by_hand() -> None:
     assert (a.label, a.support, a.precision, a.recall) == ("a", 2, pytest.approx(2 / 3), 1)
     assert (b.f1, b.average_precision, b.threshold) == (pytest.approx(2 / 3), 1, 0.5)
     assert (c.precision, c.recall, c.f1, c.average_precision) == (None, 0, 0, 1 / 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason", "message"),
+    [
+        (np.nan, Reason.NON_FINITE_LOSS, "probabilities that are no numbers"),
+        (np.inf, Reason.NON_FINITE_LOSS, "probabilities that are no numbers"),
+        (-0.2, Reason.INVALID_CODE, "probabilities from -0.2 to 0.9: allowed is 0 to 1"),
+        (1.5, Reason.INVALID_CODE, "probabilities from 0.1 to 1.5: allowed is 0 to 1"),
+    ],
+)
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_what_is_no_probability_is_refused(part: str, value: float, reason: Reason, message: str) -> None:
+    wrong = PROBABILITIES.copy()
+    wrong[0, 1] = value
+    rows = {"validation": ScoredRows(TRUTH, PROBABILITIES), "test": ScoredRows(TRUTH, PROBABILITIES)}
+    rows[part] = ScoredRows(TRUTH, wrong)
+    with pytest.raises(UserError, match=message) as refused:
+        evaluate(HALF, NAMES, train_labels=TRUTH, seconds=1, **rows)
+    assert refused.value.reason == reason
 
 
 def test_what_is_undefined_is_absent_and_explained() -> None:
@@ -171,7 +193,7 @@ def test_labels_that_do_not_reach_the_wanted_precision_are_named() -> None:
     result = evaluated(spec=spec)
     assert result.warnings[0] == (
         "evaluation.minPrecision is reached by no threshold on the rows that thresholds are tuned on for c:"
-        " only a probability of 1 is predicted"
+        " they are never predicted"
     )
     assert (result.test.objective, result.test.threshold_shrinkage) == ("min_precision", 0)
 

@@ -4,7 +4,8 @@ from numpy.typing import NDArray
 
 from trainingtask_api.training import Evaluation, Objective, ThresholdTuning
 from trainingtask_trainer.evaluation import shrinkage
-from trainingtask_trainer.evaluation.thresholds import NEVER, choose_thresholds
+from trainingtask_trainer.evaluation.decisions import NEVER
+from trainingtask_trainer.evaluation.thresholds import choose_thresholds
 
 PER_LABEL = Evaluation(threshold_tuning=ThresholdTuning.PER_LABEL)
 PRECISE = Evaluation(objective=Objective.MIN_PRECISION, min_precision=0.75)
@@ -28,6 +29,13 @@ def test_threshold_between_neighbours_that_have_no_middle(dtype: type[np.floatin
     chosen = choose_thresholds(None, np.array([[1, 0]], dtype=np.uint8), rows)
     assert chosen.shared_value is not None
     assert (rows >= chosen.values).tolist() == [[True, False]]
+
+
+@pytest.mark.parametrize("spec", [None, PER_LABEL, PRECISE])
+def test_threshold_below_all_probabilities_keeps_clear_of_the_lowest(spec: Evaluation | None) -> None:
+    """Those of an exported model differ by its rounding."""
+    chosen = choose_thresholds(spec, np.ones((9, 1), dtype=np.uint8), np.full((9, 1), 0.9))
+    assert chosen.values.tolist() == [pytest.approx(0.45)]
 
 
 def test_threshold_without_a_positive_row_is_a_half() -> None:
