@@ -32,12 +32,21 @@ class Index(NamedTuple):
 
 
 def search(index: Index, queries: Any) -> Shares:
-    """Return the share of each query's neighbours that carry a label, shape [queries, labels]."""
+    """Return the share of each query's neighbours that carry a label, shape [queries, labels].
+
+    A training row without a feature of the query is no neighbour of it: in its place counts the share of all rows.
+    """
     products = queries.astype(np.float32) @ index.transposed
     products = products.toarray() if issparse(products) else products
     if index.chain:
         return _search_chained(index, products)
-    return index.labels[_select_top_k(products, index.k)].mean(axis=1)  # type: ignore[no-any-return]
+    nearest = _select_top_k(products, index.k)
+    result = index.labels[nearest].mean(axis=1)
+    is_neighbour = np.take_along_axis(products, nearest, axis=1) != 0
+    for query in np.flatnonzero(~is_neighbour.all(axis=1)):
+        found = is_neighbour[query, :, np.newaxis]
+        result[query] = np.where(found, index.labels[nearest[query]], index.labels.mean(axis=0)).mean(axis=0)
+    return result  # type: ignore[no-any-return]
 
 
 def _search_chained(index: Index, products: Similarities) -> Shares:
@@ -60,7 +69,8 @@ def _search_chained(index: Index, products: Similarities) -> Shares:
         others = np.maximum(known.min(axis=1), 0) / lengths.min()
         is_uncertain = np.take_along_axis(cosines, best, axis=1).min(axis=1) < others
         nearest[is_uncertain] = _select_top_k(products[is_uncertain] / lengths, index.k)
-        result[:, label] = column[nearest].mean(axis=1)
+        is_neighbour = np.take_along_axis(products, nearest, axis=1) != 0
+        result[:, label] = np.where(is_neighbour, column[nearest], column.mean()).mean(axis=1)
         # The label is the next feature: squared lengths grow by it, and products where the query has it.
         decided = result[:, label] > 0.5
         products[decided] += column

@@ -29,3 +29,16 @@ def test_workers_search_for_long_searches_in_sparse_rows_alone(monkeypatch: pyte
     assert neighbors._count_workers(index, ones.toarray(), 4) == 1
     products, similarities = 50 * 3 * 50, 50 * 50
     assert counted == [pytest.approx(products * 8e-9 + similarities * 6e-9)]
+
+
+@pytest.mark.parametrize("chain", [False, True])
+def test_a_row_that_shares_no_feature_with_a_query_is_no_neighbour(chain: bool) -> None:
+    features = np.zeros((8, 3), dtype=np.float32)
+    features[:, 0], features[7] = 1, [0, 1, 0]
+    labels = np.array([[1, 0]] * 2 + [[0, 1]] * 6, dtype=np.uint8)
+    queries = np.array([[0, 0, 1], [0, 1, 0]], dtype=np.float32)  # of no row; of the last one alone
+    shares = [
+        compute_label_shares(Neighbors(sparse.csr_matrix(features[order]), labels[order], 4, chain), queries)[:, 0]
+        for order in (np.arange(8), np.arange(8)[::-1])
+    ]
+    np.testing.assert_allclose(shares, [[2 / 8, 3 / 4 * 2 / 8]] * 2)
