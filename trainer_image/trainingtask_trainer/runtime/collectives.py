@@ -30,6 +30,15 @@ def sum_over_ranks(value: float) -> float:
     return float(total)
 
 
+def min_over_ranks(value: float) -> float:
+    """Return the least of the values of all ranks, once each rank has called this."""
+    if not is_group_joined():
+        return value
+    least = torch.tensor(value, dtype=torch.float64)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return float(least)
+
+
 def merge_rows(rows: NDArray[Any]) -> None:
     """Fill in a matrix the rows of the other ranks; a rank has zeros in the rows that are not its own."""
     if is_group_joined():

@@ -97,7 +97,14 @@ class Transformer:
         collator = self._collator = Collator(model, tokenizer)
         lengths = rows.features.lengths
         memory = memory_budget.plan_memory(model, max(lengths), settings.autocast_dtype)
-        max_tokens = self._max_tokens = memory.max_tokens
+        plan = BatchPlan(
+            lengths,
+            settings,
+            collator.split,
+            memory.max_tokens,
+            shard_rows=collator.shard,
+            processes=self._processes,
+        )
 
         def validate(before_batch: Any) -> Probabilities:
             return predict_probabilities(
@@ -105,7 +112,7 @@ class Transformer:
                 collator,
                 rows.validation_features,
                 dtype=settings.autocast_dtype,
-                max_tokens=max_tokens,
+                max_tokens=plan.max_tokens,
                 before_batch=before_batch,
                 processes=self._processes,
             )
@@ -117,14 +124,7 @@ class Transformer:
             session = TrainingSession(
                 model=model,
                 settings=settings,
-                plan=BatchPlan(
-                    lengths,
-                    settings,
-                    collator.split,
-                    max_tokens,
-                    shard_rows=collator.shard,
-                    processes=self._processes,
-                ),
+                plan=plan,
                 dataset=MicroBatchDataset(collator, rows.features, rows.labels),
                 loss_function=create_loss_function(settings, rows.labels),
                 validation_labels=rows.validation_labels,
@@ -137,10 +137,13 @@ class Transformer:
             )
             with defer_interrupts():
                 session.start()
+                self._max_tokens = plan.max_tokens
                 if not session.is_finished:
                     if collator.is_overhead_unknown:
                         collator.overhead_tokens = session.get_overhead_tokens(
-                            lambda: measure_overhead_tokens(model, max(lengths), max_tokens, settings.autocast_dtype)
+                            lambda: measure_overhead_tokens(
+                                model, max(lengths), plan.max_tokens, settings.autocast_dtype
+                            )
                         )
                     _import_train_function(settings.loop)(model, session)
             session.restore_best()

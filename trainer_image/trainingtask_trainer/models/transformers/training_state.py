@@ -25,6 +25,7 @@ from trainingtask_trainer.reporting.progress import CurvePoint, Progress, Step
 from trainingtask_trainer.runtime.collectives import (
     broadcast_tensors,
     broadcast_value,
+    min_over_ranks,
     share_interruption,
     sum_over_ranks,
 )
@@ -54,6 +55,8 @@ class TrainingState:
     epochs_validated: int = 0
     overhead_tokens: int | None = None
     """By which batches are split, as measured at the start: a resumed training splits them as before."""
+    max_tokens: int | None = None
+    """Of a micro-batch, as the memory allowed at the start: more memory later does not change how batches are split."""
     best_epoch: int | None = None
     best_score: float = -math.inf
     curve: list[CurvePoint] = field(default_factory=list)
@@ -145,7 +148,8 @@ class TrainingSession:
     def start(self) -> None:
         """Load weights and state of the last checkpoint, where there is one, and report the progress.
 
-        A loop loads the rest (optimizer, random numbers) itself, on rank 0 from `resumed_from`.
+        A loop loads the rest (optimizer, random numbers) itself, on rank 0 from `resumed_from`. Micro-batches are bounded
+        as on the rank, and in the attempt, that had the least memory.
         """
         if self._checkpoints is not None and self.processes.is_main:
             self.resumed_from = self._checkpoints.find_last()
@@ -158,6 +162,9 @@ class TrainingSession:
         if stored is not None:
             self.state = TrainingState.from_checkpoint(stored)
             self.resumed_step = self.state.step
+        limits = [limit for limit in (self.state.max_tokens, self.plan.max_tokens) if limit is not None]
+        least = min_over_ranks(min(limits, default=math.inf))
+        self.plan.max_tokens = self.state.max_tokens = None if math.isinf(least) else int(least)
         broadcast_tensors(self._model.state_dict().values())  # without a checkpoint they are the same already
         self._report_progress()
         if self.state.step == self.plan.steps_per_epoch * (self.state.epochs_validated + 1):

@@ -19,8 +19,9 @@ from safetensors.numpy import load_file, save_file
 from support.fine_tuning import LABELS, Run, assert_same_numbers, fit, open_checkpoints, spec, stop_at
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.errors import Interrupted
-from trainingtask_trainer.models.transformers import training_state
+from trainingtask_trainer.models.transformers import memory_budget, training_state
 from trainingtask_trainer.models.transformers.checkpointing import CHECKPOINT_MANIFEST, CheckpointStore
+from trainingtask_trainer.models.transformers.memory_budget import MemoryPlan
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.runtime import signals
@@ -107,6 +108,23 @@ def test_killed_without_a_word(
         fit(task, tiny_models, progress=stop_at(killed, Killed()), checkpoints=tmp_path)
     resumed = fit(task, tiny_models, checkpoints=tmp_path)
     assert resumed.fitted.resumed_from_step == resumed_from
+    assert_same_numbers(resumed, whole)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_more_memory_in_the_next_attempt_changes_no_number(
+    tiny_models: Path, tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bound_micro_batches(tokens: int) -> None:
+        monkeypatch.setattr(memory_budget, "plan_memory", lambda *_: MemoryPlan(tokens, is_best_on_disk=False))
+
+    bound_micro_batches(30)
+    whole = fit(long(loop), tiny_models)
+    with pytest.raises(Interrupted):
+        fit(long(loop), tiny_models, progress=stop_at(9, Interrupted("SIGTERM")), checkpoints=tmp_path)
+    bound_micro_batches(40)
+    resumed = fit(long(loop), tiny_models, checkpoints=tmp_path)
+    assert resumed.fitted.resumed_from_step == 9
     assert_same_numbers(resumed, whole)
 
 
