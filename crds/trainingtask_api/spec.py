@@ -83,7 +83,7 @@ class Resources(Contract):
     )
     profile: ObjectName | None = Field(
         None,
-        description="One of the admin's device profiles, such as another GPU make. Default: the operator's default profile for the device.",
+        description="One of the admin's device profiles, such as another GPU make. Default: the device's own settings.",
     )
 
 

@@ -72,7 +72,7 @@ NEXT_STEPS: dict[str, str] = {
     Reason.OUTPUT_UNAVAILABLE: "None: it is tried again, from the last checkpoint that was stored.",
     Reason.INSUFFICIENT_MEMORY: "Set `resources.memory` to what the message names, or use a smaller checkpoint.",
     Reason.OUT_OF_MEMORY: "Raise `resources.memory`, or lower `training.batchSize`.",
-    Reason.NO_SPACE_LEFT: "Make room in the output claim.",
+    Reason.NO_SPACE_LEFT: "Make room in the output claim; where the message names a download, raise `resources.storage` or use another node.",
     Reason.OUTPUT_NOT_WRITABLE: "Check the claim's rights.",
     Reason.BROKEN_IMAGE: "Ask whoever built the image.",
     Reason.RETRIES_EXHAUSTED: "Do what the last reason asks for, and create the task again.",
