@@ -17,7 +17,7 @@ from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Probabilities
 from trainingtask_trainer.models.base import Model, Predictor
 from trainingtask_trainer.models.formats import MODEL_FILES, choose_format
-from trainingtask_trainer.sources.columns import join_texts
+from trainingtask_trainer.sources.columns import describe_non_text, join_texts, normalize_name, quote_names
 
 _Value = TypeVar("_Value")
 
@@ -167,16 +167,29 @@ def _check_unicode(text: str, number: int) -> None:
 def join_text_columns(cells: Mapping[str, Any], columns: Sequence[str]) -> str:
     """Return the text of a row's cells: its text columns joined as those of the training rows were.
 
+    A column is found in spite of case and blanks around its name, as in a file.
+
     Raises
     ------
     UserError
-        When there is text in none of the columns.
+        When there is text in none of the columns, something else in one, or more than one can be meant.
     """
-    text = join_texts(cells.get(column) for column in columns)
+    by_name: dict[str, list[str]] = {}
+    for name in cells:
+        by_name.setdefault(normalize_name(name), []).append(name)
+    parts = []
+    for column in columns:
+        names = [column] if column in cells else by_name.get(normalize_name(column), [])
+        if len(names) > 1:
+            raise _create_row_error(f"one '{column}'", quote_names(names))
+        parts.append(cells[names[0]] if names else None)
+        if (what := describe_non_text(parts[-1])) is not None:
+            raise _create_row_error(f"text or null under {column}", what)
+    text = join_texts(parts)
     if not text:
-        raise UserError(
-            Reason.INVALID_DATA,
-            f"a JSON object for this model has text under {join_names(columns, limit=16)}; this one has"
-            f" {join_names(list(cells)) or 'nothing'}",
-        )
+        raise _create_row_error(f"text under {join_names(columns, limit=16)}", join_names(list(cells)) or "nothing")
     return text
+
+
+def _create_row_error(allowed: str, found: str) -> UserError:
+    return UserError(Reason.INVALID_DATA, f"a JSON object for this model has {allowed}; this one has {found}")

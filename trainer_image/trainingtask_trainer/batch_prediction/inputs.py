@@ -4,19 +4,17 @@ import hashlib
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Final
 
 from trainingtask_api.formatting import remove_query
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import join_texts
+from trainingtask_trainer.sources.columns import describe_non_text, join_texts
 from trainingtask_trainer.sources.data_files import DataFile
 from trainingtask_trainer.sources.files import iter_columns
 from trainingtask_trainer.storage.downloads import open_downloads
 
 _FIELD = "--input"
 _SCHEMES = ("https", "s3", "gs", "az")
-_TYPES: Final = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 
 
 @contextmanager
@@ -58,20 +56,14 @@ def iter_texts(file: DataFile, columns: Sequence[str], rows: int) -> Generator[l
         for block in blocks:
             for where, cells in block.rows():
                 for column, cell in zip(block.cells, cells, strict=True):
-                    _check_cell(cell, where, column)
+                    if (what := describe_non_text(cell)) is not None:
+                        raise UserError(Reason.INVALID_DATA, f"{where}, column '{column}' is {what}: give text")
                 waiting.append(join_texts(cells))
             while len(waiting) >= rows:
                 yield waiting[:rows]
                 del waiting[:rows]
     if waiting:
         yield waiting
-
-
-def _check_cell(cell: Any, where: str, column: str) -> None:
-    """Refuse a cell that would count as no text, but holds something; null and NaN hold nothing."""
-    if not isinstance(cell, str) and cell is not None and cell == cell:  # noqa: PLR0124 - NaN is not itself
-        what = _TYPES.get(type(cell), f"of type {type(cell).__name__}")
-        raise UserError(Reason.INVALID_DATA, f"{where}, column '{column}' is {what}: give text")
 
 
 def count_rows(file: DataFile, columns: Sequence[str], rows: int) -> int:

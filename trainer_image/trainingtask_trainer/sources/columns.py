@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Hashable, Iterable, Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
@@ -155,6 +155,16 @@ def parse_indicator(value: Any) -> int | None:
 def is_text(value: Any) -> bool:
     """Return whether a cell holds text that is not blank."""
     return isinstance(value, str) and not value.isspace() and value != ""
+
+
+_TYPES: Final = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
+
+
+def describe_non_text(value: Any) -> str | None:
+    """Return what a cell is that would count as no text, but holds something; None for text, null and NaN."""
+    if isinstance(value, str) or value is None or value != value:  # noqa: PLR0124 - NaN is not itself
+        return None
+    return _TYPES.get(type(value), f"of type {type(value).__name__}")
 
 
 def join_texts(parts: Iterable[Any]) -> str:

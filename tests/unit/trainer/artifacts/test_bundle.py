@@ -73,11 +73,14 @@ def test_a_model_of_several_text_columns_reads_json_objects(tmp_path: Path, monk
     manifest = MANIFEST.model_copy(update={"text_columns": ("subject", "body")})
     saved(tmp_path / "m", manifest)
     rows = ['{"body": "b", "subject": "a", "id": 1}', '{"subject": null, "body": "b"}', "plain", "{not JSON"]
+    rows += ['{"Subject ": "a", "BODY": "b"}', '{"Subject": 1, "subject": "a"}']  # a name as it is goes first
     assert [prediction.text for prediction in SavedModel(tmp_path / "m").predict(rows)] == [
         "a\nb",
         "b",
         "plain",
         "{not JSON",
+        "a\nb",
+        "a",
     ]
     with pytest.raises(UserError, match="has text under subject, body; this one has text"):
         SavedModel(tmp_path / "m").predict(['{"text": "x"}'])
@@ -89,6 +92,24 @@ def test_a_model_of_several_text_columns_reads_json_objects(tmp_path: Path, monk
         SavedModel(tmp_path / "m").predict([os.fsdecode(b"\xff")])
     saved(tmp_path / "one")
     assert SavedModel(tmp_path / "one").predict(rows[:1])[0].text == rows[0]  # of a model of one column, text is text
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ('{"subject": 404, "body": "b"}', "has text or null under subject; this one has a number"),
+        ('{"subject": "a", "BODY": ["b"]}', "has text or null under body; this one has a list"),
+        ('{"subject": false, "body": "b"}', "has text or null under subject; this one has a boolean"),
+        ('{"Subject": "a", "SUBJECT": "b"}', "has one 'subject'; this one has 'Subject', 'SUBJECT'"),
+    ],
+)
+def test_a_text_column_that_would_be_left_out_is_refused(
+    row: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "load_for_saved_model", lambda kind, name: FixedModel)
+    model = SavedModel(saved(tmp_path / "m", MANIFEST.model_copy(update={"text_columns": ("subject", "body")})))
+    with pytest.raises(UserError, match=f"^a JSON object for this model {sentence}$"):
+        model.predict([row])
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,12 @@ def test_a_row_is_its_text_columns_and_order_is_kept(shared: ModelServer) -> Non
     assert output["data"] == pytest.approx([0.81, 0.19, 0.01, 0.99])
 
 
+def test_a_text_column_is_found_in_spite_of_case_and_blanks(shared: ModelServer) -> None:
+    rows = [{"subject": "a" * 20, "body": "b" * 60}, {"Subject": "a" * 20, " BODY": "b" * 60}]
+    first, second = shared.client.post("/predict", json={"rows": rows}).json()["predictions"]
+    assert first == second
+
+
 def test_the_protocol_describes_server_and_model(shared: ModelServer) -> None:
     get = shared.client.get
     assert get("/v2").json().keys() == {"name", "version", "extensions"}
@@ -124,6 +130,18 @@ REFUSED = [
     ("/predict", b'{"texts": [' + b'"",' * 128 + b'""]}', 422, "texts: List should have at most 128 items"),
     ("/predict", b'{"rows": [{"text": "a"}]}', 422, "a JSON object for this model has text under subject, body;"),
     ("/predict", b'{"rows": [{"body": NaN}]}', 422, "a JSON object for this model has text under subject, body;"),
+    (
+        "/predict",
+        b'{"rows": [{"subject": 404, "body": "a"}]}',
+        422,
+        "a JSON object for this model has text or null under",
+    ),
+    (
+        "/predict",
+        b'{"rows": [{"Body": "a", "BODY": "b"}]}',
+        422,
+        "a JSON object for this model has one 'body'; this one",
+    ),
     ("/predict", b" " * ((1 << 20) + 1), 413, "the body has more than 1048576 bytes: send fewer texts at a time"),
     ("/v2/models/other/infer", b"{}", 404, "there is no such model, only 'served'"),
     ("/v2/models/served/infer", b'{"inputs": []}', 422, "inputs: List should have at least 1 item"),
