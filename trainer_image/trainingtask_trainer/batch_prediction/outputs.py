@@ -6,7 +6,7 @@ A part is complete or absent, so that a prediction that was killed goes on after
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -61,8 +61,12 @@ class Output(Protocol):
         """Write the complete file."""
         ...
 
-    def remove_parts(self, names: Collection[str]) -> None:
-        """Remove parts, and the place of all parts."""
+    def fetch(self, folder: Path) -> Path:
+        """Return the complete file as a local one, which may be in `folder`."""
+        ...
+
+    def remove_parts(self, names: Sequence[str]) -> None:
+        """Remove parts, the last one after all others, and the place of all parts."""
         ...
 
 
@@ -148,8 +152,14 @@ class LocalOutput:
         """Write the complete file."""
         _replace(file, self.path)
 
-    def remove_parts(self, names: Collection[str]) -> None:
-        """Remove parts, and their folder."""
+    def fetch(self, folder: Path) -> Path:
+        """Return the complete file."""
+        return self.path
+
+    def remove_parts(self, names: Sequence[str]) -> None:
+        """Remove parts, the last one after all others, and their folder."""
+        for name in names:
+            (self._folder / name).unlink(missing_ok=True)
         shutil.rmtree(self._folder)
 
     @property
@@ -202,9 +212,16 @@ class StoredOutput:
         """Write the complete object."""
         ObjectStore(self.uri.rpartition("/")[0], _FIELD, _REASONS).upload(file, self.name)
 
-    def remove_parts(self, names: Collection[str]) -> None:
-        """Remove parts."""
-        self._parts.delete([*names])
+    def fetch(self, folder: Path) -> Path:
+        """Return the complete object as a file in `folder`."""
+        store = ObjectStore(self.uri, _FIELD, _REASONS)
+        store.download(store.find(), folder)
+        return folder / self.name
+
+    def remove_parts(self, names: Sequence[str]) -> None:
+        """Remove parts, the last one after all others."""
+        self._parts.delete(names[:-1])
+        self._parts.delete(names[-1:])
 
     @cached_property
     def _parts(self) -> ObjectStore:

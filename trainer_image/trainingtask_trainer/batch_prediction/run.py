@@ -6,7 +6,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -34,7 +34,7 @@ _MAX_PART_ROWS = 4096
 _MAX_PART_PROBABILITIES = 4_000_000
 # Of scikit-learn or ONNX Runtime, which each worker imports with the model.
 _LIBRARY_BYTES = 160 << 20
-_RECORD = "run.json"
+_RECORD = "run.json"  # a line with the record, and, once the parts are joined, one with the digest of what they became
 _PROGRESS_SECONDS = 5.0
 
 
@@ -59,6 +59,10 @@ class _Record:
     columns: list[str]
     rows: int
     part_rows: int
+
+    def encode(self) -> bytes:
+        """Return it as a line of JSON."""
+        return json.dumps(asdict(self)).encode()
 
 
 class _Part(NamedTuple):
@@ -95,7 +99,7 @@ def predict_file(
         When a worker process was killed.
     """
     output = open_output(shard.number_name(output_address) if shard else output_address)
-    _check_output(output)
+    is_joined = _check_output(output)
     model = _load_model(source, None)
     columns = list(columns or model.manifest.text_columns or (model.manifest.text_column,))
     part_rows = max(1, min(_MAX_PART_ROWS, _MAX_PART_PROBABILITIES // len(model.manifest.labels)))
@@ -112,6 +116,9 @@ def predict_file(
         part_rows=part_rows,
     )
     done = _begin(output, record)
+    if is_joined:
+        _remove_parts(output, done)
+        return
     names = {part: f"part-{part:06}{Path(output.name).suffix}" for part in own}
     left = [part for part in own if names[part] not in done]
     progress = _Progress(
@@ -141,10 +148,11 @@ def predict_file(
                 "a process that predicts was killed, perhaps because memory was short: run the command again, and it goes on"
                 " after the parts that are there",
             ) from error
-    _finish(output, [names[part] for part in own])
+    _finish(output, record, [names[part] for part in own])
 
 
-def _check_output(output: Output) -> None:
+def _check_output(output: Output) -> bool:
+    """Return whether the output is there, of a run that was killed while it removed the parts; refuse any other one."""
     suffix = Path(output.name).suffix
     if suffix not in SUFFIXES:
         raise UserError(
@@ -152,35 +160,56 @@ def _check_output(output: Output) -> None:
             f"--output '{output.name}' ends in '{suffix}': name a file of {', '.join(SUFFIXES)}",
         )
     output.check_writable()
-    if output.exists():
+    if not output.exists():
+        return False
+    if not _is_joined(output):
         raise UserError(
             Reason.OUTPUT_OCCUPIED, f"--output '{output.name}' exists already: remove it, or name another file"
         )
+    return True
+
+
+def _is_joined(output: Output) -> bool:
+    """Return whether the file that is there is the one that the parts beside it became."""
+    digest = output.read_part(_RECORD).partition(b"\n")[2] if _RECORD in output.list_parts() else b""
+    if not digest:
+        return False
+    with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
+        return compute_digest(output.fetch(Path(scratch))).encode() == digest
 
 
 def _begin(output: Output, record: _Record) -> set[str]:
     """Return the parts of an earlier run; those of another record are an error."""
-    content = json.dumps(asdict(record)).encode()
     parts = output.list_parts()
-    if parts and (_RECORD not in parts or output.read_part(_RECORD) != content):
+    if parts and (_RECORD not in parts or output.read_part(_RECORD).partition(b"\n")[0] != record.encode()):
         raise UserError(
             Reason.OUTPUT_OCCUPIED,
             f"{output.name}.parts beside --output holds parts of another input, model, code or release: remove it, or name another file",
         )
     if not parts:
-        with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
-            file = Path(scratch, _RECORD)
-            file.write_bytes(content)
-            output.add_part(file)
+        _write_record(output, record.encode())
     return parts
 
 
-def _finish(output: Output, names: Sequence[str]) -> None:
+def _write_record(output: Output, content: bytes) -> None:
+    with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
+        file = Path(scratch, _RECORD)
+        file.write_bytes(content)
+        output.add_part(file)
+
+
+def _finish(output: Output, record: _Record, names: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="trainingtask-") as scratch:
         file = Path(scratch, output.name)
         join_parts(output.fetch_parts(names, Path(scratch)), file)
+        # By its digest the next run knows the output, if this one is killed before all parts are removed.
+        _write_record(output, record.encode() + b"\n" + compute_digest(file).encode())
         output.complete(file)
-    output.remove_parts([*names, _RECORD])
+    _remove_parts(output, names)
+
+
+def _remove_parts(output: Output, names: Iterable[str]) -> None:
+    output.remove_parts([*(name for name in names if name != _RECORD), _RECORD])
 
 
 def _count_processes(source: ModelSource, parts: int) -> int:

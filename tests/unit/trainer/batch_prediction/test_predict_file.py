@@ -5,16 +5,15 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
 from support.object_store import clear_credentials, serve_bucket
-from support.served_models import HeldModel, write_held_model
+from support.served_models import HeldModel
 from trainingtask_api.exports import Format
-from trainingtask_trainer import registry
 from trainingtask_trainer.__main__ import main
 from trainingtask_trainer.batch_prediction import run
 from trainingtask_trainer.batch_prediction.inputs import compute_code_digest, compute_digest
@@ -22,20 +21,6 @@ from trainingtask_trainer.models.formats import list_unread_files
 
 TEXTS = ["a" * length for length in (60, 10, 0, 50, 99)]
 LABELS = [["long"], ["short"], [], ["long", "short"], ["long"]]
-
-
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldModel]:
-    """Return a model, with parts of two rows; what a command changes in this process is undone."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(registry, "_code_folders", [])
-    monkeypatch.setattr(run, "_MAX_PART_ROWS", 2)
-    monkeypatch.setattr(run, "get_cpu_limit", lambda: 1)
-    run._load_model.cache_clear()
-    for module in ("torch", "lengths"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    yield write_held_model(tmp_path)
-    sys.modules.pop("lengths", None)
 
 
 def predict(model: HeldModel, file: Path, output: object, *more: str) -> int:
