@@ -176,7 +176,7 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int, folder: 
     if not path.is_file():  # a tokenizer in Python
         return
     own = tokenizers.Tokenizer.from_file(str(path))
-    own.enable_truncation(max_length)
+    own.enable_truncation(max_length, direction=tokenizer.truncation_side)
     padding = {"pad_id": int(tokenizer.pad_token_id), "pad_token": str(tokenizer.pad_token)}
     own.enable_padding(direction=tokenizer.padding_side, **padding)
     own.save(str(path))

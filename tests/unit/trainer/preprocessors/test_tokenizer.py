@@ -13,7 +13,8 @@ from support.specs import changed
 from support.tiny_models import FAMILIES
 from trainingtask_api.status import TextLengths
 from trainingtask_api.task import TrainingTask
-from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode, load_tokenizer
+from trainingtask_trainer.models.onnx.inputs import TokenInputs
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer, encode, load_tokenizer, save_tokenizer
 from trainingtask_trainer.volumes import Volumes
 
 TEXTS = ["slow", "the page charged", "", "password guide the page"]
@@ -84,6 +85,21 @@ def test_texts_are_measured_and_cut_as_the_library_cuts(
         found, lengths = encode(library, texts, max_length)
         assert list(found) == library(texts, truncation=True, max_length=max_length)["input_ids"]
         assert lengths.tolist() == [len(ids) for ids in library(texts)["input_ids"]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_saved_tokenizer_cuts_the_end_that_training_cut(
+    tiny_models: Path, tmp_path: Path, family: str, side: str
+) -> None:
+    library = load_tokenizer(tiny_models / family, family)
+    library.truncation_side = side
+    texts = ["slow " + "the page " * 20 + "charged"]
+    trained = list(encode(library, texts, 9)[0])
+    save_tokenizer(library, 9, tmp_path)
+    assert list(encode(load_tokenizer(tmp_path, family), texts, 9)[0]) == trained
+    [(_, batch)] = TokenInputs(tmp_path).iter_batches(texts)
+    assert batch["input_ids"].tolist() == trained
 
 
 def test_a_tokenizer_in_python_measures_and_cuts_as_well() -> None:
