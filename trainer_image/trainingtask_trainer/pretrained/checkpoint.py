@@ -17,6 +17,7 @@ from trainingtask_api.model import Preprocessor as PreprocessorSpec
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pretrained.families import get_family
+from trainingtask_trainer.runtime.shared_folder import enter_first_in_pod
 from trainingtask_trainer.storage.archives import CHECKPOINT_FILES, ENDINGS, unpack_checkpoint
 from trainingtask_trainer.storage.downloads import get_downloads
 from trainingtask_trainer.volumes import describe_contents, resolve_path
@@ -96,9 +97,12 @@ def _fetch_address(section: str, uri: str) -> Path:
     """Return the folder of the checkpoint's files under a prefix, or of those in an archive."""
     field = f"{section}.uri"
     path = get_downloads().fetch(uri, field, _is_wanted)
-    if path.is_dir():
-        return path
-    what = f"{field} '{remove_query(uri)}'"
+    with enter_first_in_pod(f"{field} {uri} unpacked"):  # the pod's other processes find a folder
+        return path if path.is_dir() else _unpack(path, f"{field} '{remove_query(uri)}'")
+
+
+def _unpack(path: Path, what: str) -> Path:
+    """Put the folder of an archive's files in its place."""
     if not path.name.lower().endswith(ENDINGS):
         raise UserError(
             Reason.MODEL_UNAVAILABLE,

@@ -1,8 +1,12 @@
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +15,16 @@ import pytest
 from support.http_server import Answer, HttpServer, serve_http
 from support.object_store import Bucket
 from support.specs import CLASSICAL, TRANSFORMER, changed
+from trainingtask_api.model import Model
 from trainingtask_api.reasons import Reason
 from trainingtask_api.status import Results, Source, TrainingReport
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import UserError
 from trainingtask_trainer.pipeline import train
+from trainingtask_trainer.pretrained.checkpoint import fetch_checkpoint
 from trainingtask_trainer.reporting.reporter import Reporter
+from trainingtask_trainer.runtime.shared_folder import ENV_SHARED_FOLDER
+from trainingtask_trainer.storage.archives import unpack_checkpoint
 from trainingtask_trainer.storage.downloads import open_downloads
 from trainingtask_trainer.storage.observer import observe_downloads
 from trainingtask_trainer.volumes import Volumes
@@ -199,6 +207,50 @@ def test_a_checkpoint_is_read_from_an_archive(
     assert [source.address for source in results.sources] == [f"https://example.com/{name}"]
     assert results.arguments["model.checkpoint"] == f"https://example.com/{name}"
     assert [request.path for request in web.requests] == [f"/{name}?token=s3cret"]
+
+
+# It says what it comes to first, and at its end where the checkpoint is.
+SECOND_PROCESS = """
+import sys, time
+from pathlib import Path
+from trainingtask_api.model import Model
+from trainingtask_trainer.pretrained import checkpoint
+from trainingtask_trainer.storage.downloads import open_downloads
+
+def wait(seconds, sleep=time.sleep, said=[]):
+    if not said:
+        said.append(print("waits", flush=True))
+    sleep(seconds)
+
+time.sleep = wait
+checkpoint.unpack_checkpoint = lambda *_: print("unpacks", flush=True)
+with open_downloads():
+    print(checkpoint.fetch_checkpoint(Model(name="bert", uri=sys.argv[1]), Path()))
+"""
+
+
+def test_an_archive_is_unpacked_by_the_pods_first_process(
+    bucket: Bucket, checkpoint: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket.put({"tiny.tar.gz": make_tar(checkpoint)})
+    uri = f"{bucket.uri}/tiny.tar.gz"
+    command = [sys.executable, "-c", SECOND_PROCESS, uri]
+    monkeypatch.setenv(ENV_SHARED_FOLDER, str(tmp_path))
+    started: list[subprocess.Popen[str]] = []
+
+    def unpack_beside_second(*arguments: Any) -> None:
+        second = subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": "1"}, stdout=subprocess.PIPE, text=True)
+        started.append(stack.enter_context(second))
+        stack.callback(second.kill)
+        assert second.stdout is not None
+        assert second.stdout.readline() == "waits\n"
+        unpack_checkpoint(*arguments)
+
+    monkeypatch.setattr("trainingtask_trainer.pretrained.checkpoint.unpack_checkpoint", unpack_beside_second)
+    with ExitStack() as stack, open_downloads():
+        folder = fetch_checkpoint(Model(name="bert", uri=uri), tmp_path)
+        assert started[0].communicate()[0] == f"{folder}\n"
+        assert {path.name for path in folder.iterdir()} == checkpoint.keys()
 
 
 def test_an_encoder_is_read_from_a_prefix(
