@@ -155,7 +155,7 @@ def get_max_text_tokens(folder: Path, tokenizer: Any) -> int | None:
     """Return the most tokens of a text that a checkpoint can read, None when it has no limit."""
     config = _read_config(folder)
     positions = config.get("max_position_embeddings")
-    if positions is not None and get_family(config.get("model_type")).has_padding_offset:
+    if isinstance(positions, int) and get_family(config.get("model_type")).has_padding_offset:
         positions -= config.get("pad_token_id", 1) + 1
     limits = [tokenizer.model_max_length, positions]
     known = [limit for limit in limits if isinstance(limit, int) and 0 < limit < _UNLIMITED_TOKENS]
@@ -178,7 +178,7 @@ def check_is_data(folder: Path, name: str) -> None:
     Raises
     ------
     UserError
-        When a file is missing, or a key of config.json would load code.
+        When a file is missing, or a key of config.json would load code or is no number where one is needed.
     """
     if not (folder / "config.json").is_file():
         there = describe_contents(folder) if folder.is_dir() else "a file, not a folder"
@@ -195,6 +195,13 @@ def check_is_data(folder: Path, name: str) -> None:
         config = _read_config(folder)
     except ValueError as error:
         raise UserError(Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' has a broken config.json: {error}") from error
+    padding = config.get("pad_token_id", 1)
+    if get_family(config.get("model_type")).has_padding_offset and not isinstance(padding, int):
+        raise UserError(
+            Reason.MODEL_UNAVAILABLE,
+            f"checkpoint '{name}': pad_token_id {padding!r} in config.json is no number: give the padding token's id, after "
+            "which the positions of its family start",
+        )
     for key, value in _iter_attention_keys(config):
         if value not in (None, "eager", "sdpa"):
             raise UserError(

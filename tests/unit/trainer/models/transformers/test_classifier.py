@@ -184,6 +184,14 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tiny_models: Path, tmp_path: Pat
         fit(spec("auto", "modernbert"), tmp_path)
 
 
+def test_positions_after_no_padding_token_are_refused(tiny_models: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_models / "roberta", tmp_path / "roberta")
+    file = tmp_path / "roberta" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"pad_token_id": None}))
+    with pytest.raises(UserError, match=r"checkpoint 'roberta': pad_token_id None in config.json is no number: give"):
+        fit(spec("roberta"), tmp_path)
+
+
 def test_a_checkpoint_with_code_of_its_own_is_refused_and_the_code_not_run(
     tiny_models: Path, tmp_path: Path, make_task: Make
 ) -> None:
