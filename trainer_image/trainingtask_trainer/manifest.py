@@ -35,6 +35,10 @@ def read_task(path: Path) -> TrainingTask:
         raise UserError(Reason.INVALID_SPEC, f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(Reason.INVALID_SPEC, f"{path} is not YAML: {error}") from error
+    except ValueError as error:  # of a date such as 2026-02-30
+        raise UserError(
+            Reason.INVALID_SPEC, f"{path} has a date or a number that is none ({error}): quote it, or correct it"
+        ) from error
     tasks = [document for document in documents if isinstance(document, dict) and document.get("kind") == KIND]
     if len(tasks) != 1:
         raise UserError(Reason.INVALID_SPEC, f"{path} holds {len(tasks)} objects of kind {KIND}, expected one")

@@ -86,6 +86,7 @@ def test_task_among_other_manifests(tmp_path: Path) -> None:
         ("kind: PersistentVolumeClaim\n", "holds 0 objects of kind TrainingTask, expected one"),
         ("{kind: TrainingTask}\n---\n{kind: TrainingTask}\n", "holds 2 objects of kind TrainingTask"),
         ("a: [1\n", "is not YAML"),
+        ("day: 2026-02-30\n", r"has a date or a number that is none \(day is out of range for month\): quote it, or"),
     ],
 )
 def test_bad_task_files_are_refused(tmp_path: Path, content: str, sentence: str) -> None:
