@@ -170,7 +170,10 @@ def _predict(options: argparse.Namespace) -> int:
         return _predict_file(options)
     from trainingtask_trainer.artifacts.saved_model import SavedModel  # noqa: PLC0415
 
-    texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    try:
+        texts = options.text or [line.rstrip("\n") for line in sys.stdin if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UserError(Reason.INVALID_DATA, f"the standard input is not UTF-8: {error}") from error
     if not texts:
         return ExitCode.SUCCESS
     with _fetch_model(options.model) as folder:

@@ -113,6 +113,14 @@ def test_predict_lines_as_json(
     assert second["text"] == "the API is very slow"
 
 
+def test_a_standard_input_that_is_not_utf_8_is_refused(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("a caf\xe9\n".encode("latin-1")), "utf-8"))
+    assert main(["predict", str(model)]) == 64
+    assert capsys.readouterr().err.startswith("the standard input is not UTF-8: 'utf-8' codec can't decode byte 0xe9")
+
+
 def test_a_file_is_labelled_by_the_column_that_the_model_was_trained_on(tmp_path: Path) -> None:
     columns = {"text": "body", "labels": "topics", "delimiter": "|"}
     spec = changed(TABLE, dataset__path="tickets.csv", dataset__columns=columns, output__volumeClaim="models")
