@@ -142,7 +142,7 @@ def split_for_padding(
     start = np.zeros(count + 1, dtype=np.int64)  # of the last micro-batch among them
     for end in range(1, count + 1):
         longest = int(tokens[end - 1])
-        first = 0 if max_tokens is None else end - max(1, min(end, max_tokens // longest))
+        first = 0 if max_tokens is None else end - max(1, min(end, max_tokens // max(1, longest)))
         candidates = cost[first:end] + np.arange(end - first, 0, -1) * longest
         best = int(candidates.argmin())
         start[end] = first + best

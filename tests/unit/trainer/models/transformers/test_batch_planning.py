@@ -79,6 +79,10 @@ def test_rows_are_those_of_the_data_set() -> None:
     assert split_for_padding([7, 3], [9] * 8) == [[7, 3]]
 
 
+def test_rows_without_tokens_fit_any_limit() -> None:
+    assert split_for_padding([0, 1, 2], [0, 0, 0], max_tokens=4) == [[0, 1, 2]]
+
+
 @pytest.mark.parametrize("cut", [split_for_padding, split_for_packing])
 def test_nothing_to_cut(cut: type) -> None:
     assert cut([], []) == []
