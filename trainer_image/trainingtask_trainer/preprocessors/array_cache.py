@@ -129,9 +129,11 @@ def _remove_oldest(folder: Path) -> None:
     found = []
     for entry in folder.iterdir():
         try:
-            found.append((entry.stat(), entry))
+            status = entry.stat()
         except FileNotFoundError:
             continue  # another run removed it
+        if stat.S_ISREG(status.st_mode):
+            found.append((status, entry))
     total = sum(status.st_size for status, _ in found)
     for status, entry in sorted(found, key=lambda pair: pair[0].st_mtime_ns):
         if total <= MAX_CACHE_BYTES:

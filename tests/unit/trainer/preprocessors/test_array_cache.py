@@ -77,6 +77,19 @@ def test_the_least_recently_used_entries_go(tmp_path: Path, monkeypatch: pytest.
     assert {path.stem for path in tmp_path.iterdir()} == {"old", "oldest", "new"}
 
 
+def test_a_folder_in_the_cache_is_left_and_the_oldest_file_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "lost+found").mkdir()
+    load_or_compute(tmp_path, "old", ("ids",), Computing())
+    for age, name in enumerate(("old.npz", "lost+found")):
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    monkeypatch.setattr(array_cache, "MAX_CACHE_BYTES", (tmp_path / "old.npz").stat().st_size)
+    load_or_compute(tmp_path, "new", ("ids",), Computing())
+    assert {path.name for path in tmp_path.iterdir()} == {"lost+found", "new.npz"}
+    assert not caplog.records
+
+
 def test_what_is_larger_than_the_cache_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_or_compute(tmp_path, "small", ("ids",), Computing({"ids": NUMBERS[:10]}))
     monkeypatch.setattr(array_cache, "MAX_CACHE_BYTES", 2000)
