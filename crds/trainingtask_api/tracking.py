@@ -26,7 +26,8 @@ class MLflowTracking(Contract):
         description="Address of the MLflow server; another one than the operator's gets none of the operator's credentials. Default: the operator's setting.",
     )
     experiment: MLflowExperiment | None = Field(
-        None, description="Experiment, created if it is not there yet. Default: the operator's setting, else the task's namespace."
+        None,
+        description="Experiment, created if it is not there yet. Default: the operator's setting, else the task's namespace.",
     )
 
 

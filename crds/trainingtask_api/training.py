@@ -143,7 +143,8 @@ class Training(Contract):
         description="Write a checkpoint to the output every so many optimiser steps, and when told to stop; a retry resumes from it. Transformers only. Default: after each epoch.",
     )
     inverse_regularization: Annotated[float, Field(gt=0, le=1_000_000)] | None = Field(
-        None, description="C of logistic_regression and linear_svc: larger fits closer. Default: 10 for logistic_regression, 1 for linear_svc."
+        None,
+        description="C of logistic_regression and linear_svc: larger fits closer. Default: 10 for logistic_regression, 1 for linear_svc.",
     )
     trees: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None, description="Trees of a random_forest. Default: 100."
