@@ -31,6 +31,8 @@ def read_manifest(text: str, where: str) -> Manifest:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
     except yaml.YAMLError as error:
         raise CommandError(f"{where} is no YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:  # of a date such as 2026-02-30
+        raise CommandError(f"{where} has a date or a number that is none ({error}): quote it, or correct it") from None
     kinds = [document.get("kind") if isinstance(document, dict) else None for document in documents]
     if kinds != [names.KIND]:
         found = ", ".join(str(kind) for kind in kinds) or "nothing"

@@ -138,6 +138,7 @@ def test_a_file_with_invalid_metadata_is_refused() -> None:
     ("text", "sentence"),
     [
         ("a: [", "is no YAML"),
+        ("day: 2026-02-30", "has a date or a number that is none (day is out of range for month): quote it"),
         ("", "holds: nothing"),
         ("kind: Pod", "holds: Pod"),
         ("- 1", "holds: None"),
