@@ -89,7 +89,8 @@ class DataFile:
             elif self.compression == ".zst":
                 import pyarrow  # noqa: PLC0415 - the library with zstd that is there anyway
 
-                file = stack.enter_context(pyarrow.CompressedInputStream(file, "zstd"))
+                # Buffered, because pyarrow's stream has no readline().
+                file = io.BufferedReader(stack.enter_context(pyarrow.CompressedInputStream(file, "zstd")))
             yield file
 
     @contextmanager

@@ -128,6 +128,8 @@ FILES: dict[str, tuple[str, bytes]] = {
     "a JSON array": ("d.json", json.dumps(objects(), indent=1).encode()),
     "gzip": ("d.csv.gz", gzip.compress(delimited().encode())),
     "zstandard": ("d.jsonl.zst", zst("".join(json.dumps(row) + "\n" for row in objects()).encode())),
+    "csv in zstandard": ("d.csv.zst", zst(delimited().encode())),
+    "tsv in zstandard": ("d.tsv.zst", zst(delimited("\t").encode())),
     "zip": ("d.zip", archive(data__csv=delimited())),
     "zip with what macOS adds": ("d.zip", archive(data__csv=delimited(), **{"__MACOSX/._data__csv": "x"})),
     "parquet": ("d.parquet", parquet()),
