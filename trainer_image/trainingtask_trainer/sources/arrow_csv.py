@@ -47,7 +47,8 @@ def read_plain_csv(file: DataFile, wanted: Wanted | None, separator: str, *, is_
     except (pyarrow.ArrowException, UnicodeDecodeError):
         return None
     cells = {name: table.column(str(position)).to_pylist() for name, position in positions.items()}
-    if any("" in column or name in column for name, column in cells.items()):  # blank rows, a header that is repeated
+    # Blank rows, a header that is repeated.
+    if any("" in column or names[positions[name]] in column for name, column in cells.items()):
         return None
     return Columns(file.name, cells, array("q", range(2, table.num_rows + 2)))
 

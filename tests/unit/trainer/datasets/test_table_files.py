@@ -287,8 +287,11 @@ def test_rows_that_a_stray_quote_swallows_are_never_skipped(tmp_path: Path) -> N
             load(tmp_path, "d.csv", onBadRow="skip")
 
 
-def test_a_header_that_is_repeated_is_no_row(tmp_path: Path) -> None:
-    (tmp_path / "d.csv").write_text("text,labels\nx,a\ny,b\ntext,labels\nz,a\nw,b\n")
+@pytest.mark.parametrize("header", ["text,labels", "Text,Label"])
+def test_a_header_that_is_repeated_is_no_row(tmp_path: Path, header: str) -> None:
+    (tmp_path / "d.csv").write_text(f"{header}\nx,a\ny,b\n{header}\nz,a\nw,b\n")
+    with pytest.raises(UserError, match=r"d.csv, row 4: repeats the header"):
+        load(tmp_path, "d.csv")
     assert load(tmp_path, "d.csv", onBadRow="skip").train.texts == ["x", "y", "z", "w"]
 
 
