@@ -277,17 +277,19 @@ def _detect_format(
 def _check_other_delimiters(texts: Sequence[str], columns: Columns, column: str, delimiter: str) -> None:
     """Refuse cells whose labels are separated by another delimiter than the one that the task names.
 
-    They are when the parts that it makes are found in several cells, as labels are.
+    They are when the parts that it makes are found in several cells, as labels are: half of them, or all of one cell.
     """
     for other in _DELIMITERS:
         several = [text for text in texts if other in text] if other != delimiter else []
         counts = Counter(part for text in texts for part in _normalize_labels(text.split(other)))
         parts = {part for text in several for part in _normalize_labels(text.split(other))}
-        if len(several) > 1 and 2 * sum(counts[part] > 1 for part in parts) >= len(parts):
+        shared = sum(counts[part] > 1 for part in parts)
+        if (len(several) > 1 and 2 * shared >= len(parts)) or 1 < shared == len(parts):
+            look = "look like several labels each" if len(several) > 1 else "looks like several labels"
             raise UserError(
                 Reason.INVALID_DATA,
-                f"{columns.file}, column {column!r}: {', '.join(map(format_cell, several[:3]))} look like several labels"
-                f" each: set dataset.columns.delimiter to '{other}' (it is '{delimiter}'), or"
+                f"{columns.file}, column {column!r}: {', '.join(map(format_cell, several[:3]))} {look}: set"
+                f" dataset.columns.delimiter to '{other}' (it is '{delimiter}'), or"
                 " dataset.columns.labelFormat to 'single' if each is one label",
             )
 

@@ -85,6 +85,7 @@ OTHER = {
     "a blank beside": (["a | b", "b | a", "c"], ","),
     "four labels": (["a|b|c|d", "d|a", "e"], ","),
     "most of the parts": (["a|b", "b|x", "a", "y"], ";"),
+    "one cell of several labels": (["spam;urgent", "spam", "urgent"], ","),
 }
 
 
@@ -92,7 +93,7 @@ OTHER = {
 def test_labels_with_another_delimiter_are_refused(tmp_path: Path, kind: str) -> None:
     cells, delimiter = OTHER[kind]
     rows = [{"text": cell, "labels": cell} for cell in cells * 2]
-    with pytest.raises(UserError, match=r"look like several labels each: set dataset.columns.delimiter to") as caught:
+    with pytest.raises(UserError, match=r"like several labels( each)?: set dataset.columns.delimiter to") as caught:
         load(tmp_path, rows, columns={"delimiter": delimiter})
     assert repr(cells[0]) in caught.value.message
     single = load(tmp_path, rows, columns={"delimiter": delimiter, "labelFormat": "single"})
@@ -103,6 +104,8 @@ ONE_LABEL = {
     "a label with a bar": ["a|b", "c"],
     "levels of a tree": ["animal;dog", "animal;cat", "plant;tree", "plant;rose"],
     "each part once": ["Q;A", "R|S", "T"],
+    "one part alone": ["Q;A", "A", "T"],
+    "a mark": [";", "T"],
     "the task's delimiter as well": ["a|b,c", "a|b", "c"],
     "sentences": ["Yes; please", "No; thanks"],
 }
