@@ -143,7 +143,7 @@ def _classify(value: Any, *, is_literal: bool = True) -> _Cell:
         wrapped = _WRAPPED.fullmatch(text) if text[-1] == ")" else None
         literal = wrapped[1] if wrapped else text
         if is_literal and literal[0] in "[({" and literal[-1] in "])}":
-            return _classify_literal(_SCALAR.sub(r"\1", literal))
+            return _classify_literal(literal)
         return _Cell(_CellKind.TEXT, (text,))
     if isinstance(value, dict):
         choices = value.get("choices")
@@ -193,9 +193,13 @@ def _classify_literal(text: str) -> _Cell:
         return _Cell(why=f"has {len(text)} characters, at most {_MOST_CHARACTERS} are read as a list")
     if _VECTOR.fullmatch(text):
         return _Cell(_CellKind.LIST, tuple(re.findall(r"(?<![\d.])[01]", text)))
-    for read in (json.loads, _parse_python_list):
+    for read, literal in (
+        (json.loads, text),
+        (_parse_python_list, text),
+        (_parse_python_list, _SCALAR.sub(r"\1", text)),  # last, because a label may be np.mean(x)
+    ):
         try:
-            return _classify(read(text))
+            return _classify(read(literal))
         except (ValueError, SyntaxError, MemoryError, RecursionError, tokenize.TokenError):
             continue
     why = (

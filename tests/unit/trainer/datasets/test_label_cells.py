@@ -33,6 +33,7 @@ READ: dict[str, tuple[list[Any], list[tuple[str, ...]]]] = {
     "numpy's array": (["['a' 'b']", "['b']"], [("a", "b"), ("b",)]),
     "numpy's array in several lines": (["[ 'a'\n 'b']", "[ 1 12]"], [("a", "b"), ("1", "12")]),
     "numpy's scalars": (["[np.str_('a'), np.str_('b')]", "[np.int64(3)]"], [("a", "b"), ("3",)]),
+    "calls within labels": (['["np.mean(x)", "b"]', "['np.mean(x)']"], [("np.mean(x)", "b"), ("np.mean(x)",)]),
     "a frozen set and an array": (["frozenset({'a'})", "array(['b'], dtype=object)"], [("a",), ("b",)]),
     "whole floats": ([3.0, 7.0], [("3",), ("7",)]),
     "booleans": ([True, False], [("True",), ("False",)]),
