@@ -2,13 +2,13 @@
 
 import json
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from trainingtask_api.reasons import Reason
 from trainingtask_trainer.errors import UserError
-from trainingtask_trainer.sources.columns import Columns, Wanted, find_columns
+from trainingtask_trainer.sources.columns import BadRow, Columns, Wanted, find_columns
 from trainingtask_trainer.sources.data_files import DataFile
 
 
@@ -39,10 +39,8 @@ def iter_parquet(file: DataFile, wanted: Wanted, rows: int) -> Iterator[Columns]
         names = list(dict.fromkeys(header[at] for at in find_columns(wanted, header, file.name).values()))
         start = 0
         for batch in parquet.iter_batches(rows, columns=names):
-            columns = to_columns(pyarrow.Table.from_batches([batch]), wanted, file.name)
-            columns.numbers = array("q", range(start + 1, start + batch.num_rows + 1))
+            yield to_columns(pyarrow.Table.from_batches([batch]), wanted, file.name, start)
             start += batch.num_rows
-            yield columns
 
 
 @contextmanager
@@ -59,31 +57,54 @@ def _translate_errors(file: DataFile) -> Iterator[None]:
         raise UserError(Reason.INVALID_DATA, f"{file.name} is not {what} file that can be read: {error}") from error
 
 
-def to_columns(table: Any, wanted: Wanted | None, name: str) -> Columns:
+def to_columns(table: Any, wanted: Wanted | None, name: str, start: int = 0) -> Columns:
     """Return the wanted columns of a pyarrow table, with the names of labels for their numbers.
+
+    Parameters
+    ----------
+    table, wanted
+        The table, and names of the columns.
+    name
+        What messages call the table.
+    start
+        How many rows come before it.
 
     Raises
     ------
     UserError
-        When a column is not there; `name` is what the message calls the table.
+        When a column is not there.
     """
     header = table.schema.names
-    at = find_columns(wanted, header, name)
-    cells = {key: _name_labels(table.column(column).to_pylist(), table, header[column]) for key, column in at.items()}
-    return Columns(name, cells, array("q", range(1, table.num_rows + 1)))
+    columns = Columns(name, {}, array("q", range(start + 1, start + table.num_rows + 1)))
+    for key, position in find_columns(wanted, header, name).items():
+        cells = table.column(position).to_pylist()
+        names = _find_label_names(table, header[position])
+        columns.cells[key] = cells if names is None else _name_labels(cells, names, columns, header[position])
+    return columns
 
 
-def _name_labels(cells: list[Any], table: Any, column: str) -> list[Any]:
-    """Return cells with the names of labels for their numbers, where `datasets` has put them into the schema."""
+def _find_label_names(table: Any, column: str) -> Sequence[str] | None:
+    """Return the names of a column's labels, None where `datasets` has put none into the schema."""
     try:
         feature = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][column]
-        names = feature.get("names") or feature["feature"]["names"]
+        names: Sequence[str] = feature.get("names") or feature["feature"]["names"]
     except (KeyError, TypeError, ValueError, AttributeError):
-        return cells
-    index = dict(enumerate(names))  # -1 stands for no label
+        return None
+    return names
+
+
+def _name_labels(cells: list[Any], names: Sequence[str], columns: Columns, column: str) -> list[Any]:
+    """Return cells with the names of labels for their numbers; a number that has none makes its row bad."""
+    # For a label that is missing `datasets` writes -1 or null.
+    index: dict[Any, str | None] = {-1: None, None: None} | dict(enumerate(names))
+    for row, cell in enumerate(cells):
+        odd = [item for item in (cell if isinstance(cell, list) else [cell]) if item not in index]
+        if odd:
+            why = f"label index {odd[0]} is not within 0 to {len(names) - 1}, nor -1 for no label"
+            columns.bad.append(BadRow(columns.where(row), why, column, row))
 
     def name_of(cell: Any) -> Any:
-        return [index[item] for item in cell if item in index] if isinstance(cell, list) else index.get(cell)
+        return [name for item in cell if (name := index.get(item))] if isinstance(cell, list) else index.get(cell)
 
     return [name_of(cell) for cell in cells]
 

@@ -22,7 +22,7 @@ class Columns:
     numbers
         Number of each row by which a person finds it: the line that a text file's row ends on, else counted from 1.
     bad
-        Rows that have no cells, because they cannot be read.
+        Rows that cannot be read; those with a position have cells.
     notes
         What was found out about the file and a person should know, such as an encoding that is not UTF-8.
     """

@@ -306,18 +306,6 @@ def test_quoted_cells_of_several_lines_are_read_in_tsv(tmp_path: Path) -> None:
     assert load(tmp_path, "d.tsv", columns=COLUMNS).train.texts == ["two\nlines", "tab\there", 'say "x"']
 
 
-def test_numbers_of_class_labels_become_names(tmp_path: Path) -> None:
-    names = {"_type": "ClassLabel", "names": ["bad", "good"]}
-    for kind, cells, feature in (
-        ("label", [0, 1, -1, 1, 0], names),
-        ("labels", [[0], [1, 0], [], [1], [1]], {"feature": names}),
-    ):
-        info = json.dumps({"info": {"features": {kind: feature}}}).encode()
-        table = pa.table({"text": list("vwxyz"), kind: cells}).replace_schema_metadata({b"huggingface": info})
-        pq.write_table(table, tmp_path / f"{kind}.parquet")
-        assert load(tmp_path, f"{kind}.parquet").label_names == ("bad", "good")
-
-
 def test_labels_that_look_like_missing_values_are_told(tmp_path: Path) -> None:
     (tmp_path / "d.csv").write_text("text,labels\nx,a\ny,nan\nz,a\nw,nan\n")
     assert load(tmp_path, "d.csv").warnings == (
