@@ -91,12 +91,24 @@ def _iter_tsv_rows(path: Path, labels: int) -> Iterator[tuple[str, list[int]]]:
 def _parse_label_indexes(values: list[Any], labels: int, where: str) -> list[int]:
     try:
         indexes = [int(value) for value in values]
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise UserError(Reason.INVALID_DATA, f"{where}: {values!r} are not label indexes") from error
     for index in indexes:
         if not 0 <= index < labels:
             raise UserError(Reason.INVALID_DATA, f"{where}: label index {index} is not within 0 to {labels - 1}")
     return indexes
+
+
+def _build_split(texts: list[str], rows: list[Any], labels: int, where: str) -> Split:
+    """Return the split with these cells of the columns text and labels."""
+    for column, cells in (("text", texts), ("labels", rows)):
+        if None in cells:
+            raise UserError(Reason.INVALID_DATA, f"{where}: column '{column}' has empty cells")
+    indexes = [
+        _parse_label_indexes(row, labels, f"{where}, row {number}, column 'labels'")
+        for number, row in enumerate(rows, start=1)
+    ]
+    return Split(texts, encode_multi_hot(indexes, labels))
 
 
 def _find_parquet_files(folder: Path, split: str) -> list[Path]:
@@ -132,14 +144,8 @@ def _read_parquet_folder(folder: Path, files: dict[str, list[Path]]) -> RawData:
                 raise UserError(
                     Reason.INVALID_DATA, f"{where}: no column '{column}', only {', '.join(tables[split].column_names)}"
                 )
-            if tables[split].column(column).null_count:
-                raise UserError(Reason.INVALID_DATA, f"{where}: column '{column}' has empty cells")
-        rows = tables[split].column("labels").to_pylist()
-        indexes = [
-            _parse_label_indexes(row, len(names), f"{where}, row {number}, column 'labels'")
-            for number, row in enumerate(rows, start=1)
-        ]
-        splits.append(Split(tables[split].column("text").to_pylist(), encode_multi_hot(indexes, len(names))))
+        texts, rows = (tables[split].column(column).to_pylist() for column in ("text", "labels"))
+        splits.append(_build_split(texts, rows, len(names), where))
     return RawData(names, *splits)
 
 
@@ -154,12 +160,16 @@ def _load_simplified_from_hub(hub: HubSource) -> RawData:
     loaded = _load_hub_splits(hub, Config.SIMPLIFIED)
     try:
         names = tuple(loaded["train"].features["labels"].feature.names)
-        parts = [(list(loaded[split]["text"]), list(loaded[split]["labels"])) for split in _SPLITS]
+        parts = {split: (list(loaded[split]["text"]), list(loaded[split]["labels"])) for split in _SPLITS}
     except (KeyError, AttributeError) as error:
         raise UserError(
             Reason.INVALID_DATA, f"dataset.hub '{hub.id}' is not laid out as go_emotions: no {error}"
         ) from error
-    return RawData(names, *(Split(texts, encode_multi_hot(labels, len(names))) for texts, labels in parts))
+    splits = (
+        _build_split(texts, rows, len(names), f"dataset.hub '{hub.id}', split '{split}'")
+        for split, (texts, rows) in parts.items()
+    )
+    return RawData(names, *splits)
 
 
 def _load_raw_from_hub(hub: HubSource) -> RawData:

@@ -112,6 +112,29 @@ def test_go_emotions_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     assert not any("raw/" in request for request in hub.requests if request.startswith("GET /datasets/"))
 
 
+@pytest.mark.parametrize(
+    ("texts", "labels", "sentence"),
+    [
+        (["x", "y"], [[0], [-1]], "split 'train', row 2, column 'labels': label index -1 is not within 0 to 1"),
+        (["x", "y"], [[0], [1, None]], "split 'train', row 2, column 'labels': [1, None] are not label indexes"),
+        (["x", "y"], [[0], None], "split 'train': column 'labels' has empty cells"),
+        (["x", None], [[0], [1]], "split 'train': column 'text' has empty cells"),
+    ],
+)
+def test_go_emotions_from_the_hub_names_bad_rows(
+    hub: Hub, tmp_path: Path, texts: list[str | None], labels: list[list[int | None] | None], sentence: str
+) -> None:
+    label = datasets.ClassLabel(names=["joy", "anger"])
+    features = datasets.Features({"text": datasets.Value("string"), "labels": datasets.List(label)})
+    rows = to_parquet(datasets.Dataset.from_dict({"text": texts, "labels": labels}, features=features))
+    splits = {split: f"{split}.parquet" for split in ("train", "validation", "test")}
+    hub.add(
+        "datasets/me/copy", {"README.md": write_card({"simplified": splits}), **dict.fromkeys(splits.values(), rows)}
+    )
+    with pytest.raises(UserError, match=re.escape(f"dataset.hub 'me/copy', {sentence}")):
+        GoEmotions().load(Dataset.model_validate({"name": "go_emotions", "hub": {"id": "me/copy"}}), tmp_path)
+
+
 def test_hub_errors_tell_a_mistake_from_a_fault(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'google-research-datasets/go_emotions' at .* does not exist") as mistake:
         GoEmotions().load(Dataset(name="go_emotions"), tmp_path)
