@@ -69,7 +69,8 @@ def _strip_html(html: str) -> str:
         fragment_fromstring,
     )
 
-    return " ".join(" ".join(fragment_fromstring(html, create_parent=True).itertext()).split())
+    # Behind an element, because lxml refuses control characters in the text that it puts into the parent itself.
+    return " ".join(" ".join(fragment_fromstring(f"<br>{html}", create_parent=True).itertext()).split())
 
 
 def _iter_rows(source: Path, table: str, *columns: str) -> Iterator[tuple[str, list[str]]]:

@@ -58,6 +58,17 @@ def test_questions_are_joined_with_their_tags(tmp_path: Path, path: str) -> None
     assert (data.validation, data.test) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("body", "text"), [("\x0cA page.", "A page."), ("&#x8;Deleted.", "\x08Deleted."), ("&#xFFFE;", "\ufffe")]
+)
+def test_bodies_may_begin_with_control_characters(tmp_path: Path, body: str, text: str) -> None:
+    write_csv(tmp_path)
+    file = tmp_path / "Questions.csv"
+    old = QUESTIONS[2][5]
+    file.write_text(file.read_text(encoding="latin-1").replace(old, body), encoding="latin-1")
+    assert CrossValidated().load(spec(), tmp_path).train.texts[1] == f'A "quote", a comma\n{text}'
+
+
 @pytest.mark.parametrize("path", [".", "database.sqlite"])
 def test_answers_follow_on_request(tmp_path: Path, path: str) -> None:
     write_csv(tmp_path) if path == "." else write_sqlite(tmp_path / path)
