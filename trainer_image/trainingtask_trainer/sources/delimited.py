@@ -108,8 +108,6 @@ def _iter_blocks(
                 yield block
     except csv.Error as error:  # in the header; of later rows each is counted
         raise UserError(Reason.INVALID_DATA, f"{file.name}, header: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
 
 
 def _detect_quoting(file: DataFile, codec: str, separator: str, skipped: int) -> Quoting:
@@ -127,9 +125,12 @@ def _note_single_quotes(columns: Columns) -> None:
 
 @contextmanager
 def open_text(file: DataFile, codec: str) -> Iterator[io.TextIOWrapper]:
-    """Open a file as text, with its line ends as they are."""
-    with file.open() as binary, io.TextIOWrapper(binary, encoding=codec, newline="") as text:
-        yield text
+    """Open a file as text, with its line ends as they are; raise UserError where it is none in this encoding."""
+    try:
+        with file.open() as binary, io.TextIOWrapper(binary, encoding=codec, newline="") as text:
+            yield text
+    except UnicodeError as error:  # UTF-16's for a mark that is not there is no UnicodeDecodeError
+        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
 
 
 def _read_blocks(wanted: Wanted | None, file: str, reader: Any, most: int, *, keeps_empty: bool) -> Iterator[Columns]:
@@ -264,8 +265,5 @@ def _is_uniform(file: DataFile, codec: str, separator: str, quoting: Literal[0, 
 
 
 def _iter_lines(file: DataFile, codec: str) -> Iterator[str]:
-    try:
-        with open_text(file, codec) as text:
-            yield from text
-    except UnicodeDecodeError as error:
-        raise UserError(Reason.INVALID_DATA, f"{file.name} is not {codec} text: {error}") from error
+    with open_text(file, codec) as text:
+        yield from text

@@ -194,6 +194,15 @@ def test_an_encoding_other_than_utf8_is_told(tmp_path: Path) -> None:
     assert load(tmp_path, "d.csv", columns=COLUMNS, format={"encoding": "cp1250"}).train.texts == TEXTS
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "utf-16"])
+@pytest.mark.parametrize("kind", ["comma", "a JSON array", "JSON lines"])
+def test_a_file_in_another_encoding_than_named_is_refused(tmp_path: Path, kind: str, encoding: str) -> None:
+    name, content = FILES[kind]
+    (tmp_path / name).write_bytes(content.replace(b"\\u00fc", "ü".encode()))
+    with pytest.raises(UserError, match=rf"{name} is not {encoding} text: "):
+        load(tmp_path, name, columns=COLUMNS, format={"encoding": encoding})
+
+
 def test_only_the_wanted_columns_are_read(tmp_path: Path) -> None:
     years = pa.array([2**55] * 4, pa.timestamp("us"))  # no date that Python knows
     pq.write_table(pa.Table.from_pylist(objects()).append_column("created", years), tmp_path / "d.parquet")
