@@ -62,22 +62,29 @@ def resolve_path(root: Path, path: str, field: str, claim: str | None, reason: R
     Raises
     ------
     UserError
-        When it does not exist, with the contents of the nearest folder, or may not be read.
+        When it may not be read; when it does not exist, with the contents of the nearest folder that may be read.
     """
     full = root / path
-    if full.exists():
+    try:
+        is_there = full.exists()
+    except PermissionError:  # of a folder above it
+        is_there = True
+    if is_there:
         _check_readable(full, f"{field} '{path}' in volume claim '{claim}'", reason)
         return full
     # The contents of the nearest folder show a typing mistake.
-    nearest = next((folder for folder in full.parents if folder.is_dir()), None)
+    nearest = next((folder for folder in full.parents if folder.is_dir() and os.access(folder, os.R_OK)), None)
     there = f"{nearest} holds {describe_contents(nearest)}" if nearest else f"{root} does not exist either"
     raise UserError(reason, f"{field} '{path}' does not exist in volume claim '{claim}' ({full}): {there}")
 
 
 def _check_readable(full: Path, what: str, reason: Reason | CustomReason) -> None:
-    """Refuse files without read permission: libraries report them as missing, or crash."""
-    candidates = [full, *full.iterdir()] if full.is_dir() and os.access(full, os.R_OK) else [full]
-    closed = next((entry for entry in candidates if not os.access(entry, os.R_OK)), None)
+    """Refuse files that may not be read, also for a folder above: libraries report them as missing, or crash."""
+    above = reversed(Path(os.path.realpath(full)).parents)
+    closed = next((folder for folder in above if not os.access(folder, os.X_OK)), None)
+    if closed is None:
+        candidates = [full, *full.iterdir()] if full.is_dir() and os.access(full, os.R_OK) else [full]
+        closed = next((entry for entry in candidates if not os.access(entry, os.R_OK)), None)
     if closed is not None:
         raise UserError(
             reason, f"{what}: {closed.name} may not be read by user {os.getuid()}: make it readable (chmod -R a+rX)"
