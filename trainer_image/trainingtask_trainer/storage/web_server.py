@@ -87,6 +87,9 @@ class _Download:
         self._file = file
         self._on_bytes = on_bytes
         self._validator: str | None = None  # of the state that is being read, for If-Range
+        self._modified: str | None = None
+        self._total: int | None = None
+        self._last_bytes = 0.0  # when the last ones came, on the monotonic clock
         self.written = 0
         self.etag: str | None = None
 
@@ -94,7 +97,7 @@ class _Download:
         """Ask for the file, or the rest of it, until it is complete."""
         since, pause = time.monotonic(), FIRST_PAUSE
         while True:
-            before = self.written
+            started = time.monotonic()
             try:
                 self._request(client, url)
                 return
@@ -105,7 +108,7 @@ class _Download:
                     "address",
                 ) from error
             except (httpx.TransportError, _RetryableError) as error:
-                if self.written > before:
+                if self._last_bytes >= started:
                     since, pause = time.monotonic(), FIRST_PAUSE
                 wanted = max(pause, getattr(error, "pause", None) or 0.0)
                 waited = time.monotonic() - since
@@ -127,6 +130,7 @@ class _Download:
             with self._file.open("ab" if self.written else "wb") as target:
                 for chunk in response.iter_raw():  # as they come: none is lost when the connection breaks
                     self.written += target.write(chunk)
+                    self._last_bytes = time.monotonic()
                     self._on_bytes(self.written, total)
         if total is not None and self.written != total:
             raise _RetryableError(f"{self.written} of {total} bytes came")
@@ -134,19 +138,29 @@ class _Download:
     def _start(self, response: httpx.Response) -> int | None:
         """Take over what the response says of the file, and return the size of the whole file, where it is known."""
         part = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
-        if response.status_code == httpx.codes.PARTIAL_CONTENT and part and int(part[1]) == self.written:
-            return None if part[2] == "*" else int(part[2])
+        is_part = response.status_code == httpx.codes.PARTIAL_CONTENT
+        if is_part and part and int(part[1]) == self.written:
+            total = self._total if part[2] == "*" else int(part[2])
+            if self._is_unchanged(response) and self._total in (None, total):
+                return total
         self.written = 0
-        if response.status_code == httpx.codes.PARTIAL_CONTENT:
-            raise _RetryableError("it answers with another part of the file")
-        self.etag = response.headers.get("etag")
-        is_strong = self.etag is not None and not self.etag.startswith("W/")
-        self._validator = self.etag if is_strong else response.headers.get("last-modified")
+        self._file.unlink(missing_ok=True)  # the space for the whole file is checked without it
+        if is_part:
+            raise _RetryableError("it answers with a part of another file, or with another part of it")
+        self.etag, self._modified = response.headers.get("etag"), response.headers.get("last-modified")
+        self._validator = self._modified if self.etag is None or self.etag.startswith("W/") else self.etag
         length = response.headers.get("content-length", "")
-        if not length.isascii() or not length.isdigit():
-            return None
-        check_free_space(self._file.parent, int(length), self._what)
-        return int(length)
+        self._total = int(length) if length.isascii() and length.isdigit() else None
+        if self._total is not None:
+            check_free_space(self._file.parent, self._total, self._what)
+        return self._total
+
+    def _is_unchanged(self, response: httpx.Response) -> bool:
+        """Return whether a part is of the state that was read before: a server may know ranges, and no If-Range."""
+        etag, modified = response.headers.get("etag"), response.headers.get("last-modified")
+        if etag and self.etag:
+            return bool(etag == self.etag)
+        return None in (modified, self._modified) or modified == self._modified
 
     @contextmanager
     def _open(self, client: httpx.Client, url: httpx.URL, headers: dict[str, str]) -> Iterator[httpx.Response]:
@@ -196,7 +210,9 @@ class _Download:
             self.written = 0
             raise _RetryableError("the file was changed while it was read")
         if status in _RETRIED_STATUS:
-            raise _RetryableError(f"it answers {status}", parse_retry_after(response.headers.get("retry-after", "")))
+            pause = parse_retry_after(response.headers.get("retry-after", ""))
+            wish = f" and asks for a pause of {pause:.0f} s" if pause else ""
+            raise _RetryableError(f"it answers {status}{wish}", pause)
         raise self._refuse(status)
 
     def _refuse(self, status: int) -> TrainerError:

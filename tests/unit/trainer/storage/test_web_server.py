@@ -97,8 +97,19 @@ def test_a_broken_download_is_resumed(validator: dict[str, str], http_server: Ht
     ]
 
 
+ANOTHER_PART = {"Content-Range": "bytes 2000-2999/3000", "ETag": '"v2"'}
+
+
 @pytest.mark.parametrize(
-    "second", [Answer(200, BODY), Answer(416), Answer(206, BODY[:9], {"Content-Range": "bytes 0-8/9"})]
+    "second",
+    [
+        Answer(200, BODY),
+        Answer(416),
+        Answer(206, BODY[:9], {"Content-Range": "bytes 0-8/9"}),
+        # Servers that know ranges, and no If-Range.
+        Answer(206, b"new" * 333 + b"n", ANOTHER_PART),
+        Answer(206, BODY[2000:], {"Content-Range": f"bytes 2000-{len(BODY) - 1}/{len(BODY)}"}),
+    ],
 )
 def test_a_file_that_changed_meanwhile_is_read_anew(second: Answer, http_server: HttpServer, tmp_path: Path) -> None:
     answers = iter([Answer(200, b"old" * 1000, {"ETag": '"v1"'}, cut=2000), second])
@@ -113,6 +124,30 @@ def test_a_download_without_a_validator_starts_anew(http_server: HttpServer, tmp
     download(f"{http_server.url}/rows.csv", tmp_path)
     assert (tmp_path / "rows.csv").read_bytes() == BODY
     assert "range" not in http_server.requests[1].headers
+
+
+@pytest.mark.usefixtures("few_retries")
+def test_a_download_goes_on_while_bytes_come(
+    http_server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a validator each request begins anew, and may break before the place where the last one broke."""
+    monkeypatch.setattr(web_server, "_MAX_PAUSE", 0.4)
+    monkeypatch.setattr(web_server, "FIRST_PAUSE", 0.4)
+    answers = iter([Answer(200, BODY, cut=cut) for cut in (2_000_000, 1_500_000, 1_000_000, 500_000)])
+    http_server.answer = lambda _: next(answers, Answer(200, BODY))
+    download(f"{http_server.url}/rows.csv", tmp_path)
+    assert (tmp_path / "rows.csv").read_bytes() == BODY
+
+
+def test_a_file_that_is_read_anew_needs_no_space_beside_its_beginning(
+    http_server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[list[Path]] = []
+    monkeypatch.setattr(web_server, "check_free_space", lambda folder, *_: checked.append(list(folder.iterdir())))
+    answers = iter([Answer(200, BODY, cut=2000)])
+    http_server.answer = lambda _: next(answers, Answer(200, BODY))
+    download(f"{http_server.url}/rows.csv", tmp_path)
+    assert checked == [[], []]
 
 
 @pytest.mark.usefixtures("few_retries")
@@ -133,7 +168,7 @@ def test_failing_servers_are_faults_after_retries(status: int, http_server: Http
 )
 def test_a_retry_after_beyond_the_limit_ends_the_retries(after: str, http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: Answer(429, headers={"Retry-After": after})
-    with pytest.raises(Fault, match="it answers 429"):
+    with pytest.raises(Fault, match=r"it answers 429 and asks for a pause of 3\d\d\d s"):
         download(f"{http_server.url}/rows.csv", tmp_path)
     assert len(http_server.requests) == 1
 
