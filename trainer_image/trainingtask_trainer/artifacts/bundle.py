@@ -13,6 +13,7 @@ from trainingtask_api.status import Results
 from trainingtask_trainer.artifacts.model_card import write_card
 from trainingtask_trainer.artifacts.model_manifest import Manifest
 from trainingtask_trainer.evaluation.calibration import scale_probabilities
+from trainingtask_trainer.evaluation.decisions import NEVER
 from trainingtask_trainer.models.base import Model
 from trainingtask_trainer.preprocessors.base import Preprocessor
 from trainingtask_trainer.reporting.progress import CurvePoint
@@ -47,8 +48,10 @@ def _add_thresholds(config: Path, manifest: Manifest) -> None:
     """
     if config.is_file():
         values = np.array([manifest.thresholds])
+        is_never = values >= NEVER
         if manifest.temperature is not None:
             scale_probabilities(values, 1 / manifest.temperature)
+        values[is_never] = NEVER
         _write_json(config, {**json.loads(config.read_text(encoding="utf-8")), "thresholds": values[0].tolist()})
 
 

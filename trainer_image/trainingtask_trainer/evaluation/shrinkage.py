@@ -7,6 +7,7 @@ import numpy as np
 
 from trainingtask_trainer.datasets.base import LabelMatrix
 from trainingtask_trainer.evaluation.candidates import RowMask
+from trainingtask_trainer.evaluation.decisions import DecisionRule
 from trainingtask_trainer.evaluation.metrics import Counts, Decisions, Floats, Probabilities
 from trainingtask_trainer.evaluation.objectives import Goal
 
@@ -64,7 +65,7 @@ def choose_strength(
         used[held] = False
         tuned = tune(used)
         for place, strength in enumerate(STRENGTHS):
-            predicted = (probabilities[held] >= tuned.shrink(strength)).view(np.uint8)
+            predicted = DecisionRule(tuned.shrink(strength)).predict(probabilities[held])
             counts[place] += Decisions.of(truth[held], predicted, axis=0)
     scores = [goal.score(Decisions(*part)) for part in counts]
     return max(zip(scores, STRENGTHS, strict=True))[1]

@@ -69,7 +69,7 @@ class Embedding:
 
         Of several processes each computes a share; rank 0 returns all vectors, and the others none.
         """
-        versions = (version(package) for package in ("trainingtask", "transformers", "torch"))
+        versions = (version(package) for package in ("trainingtask", "transformers", "tokenizers", "torch"))
         settings = ("embedding", self._texts.max_length, *versions, self._device.type)
         files = [path for path in self._folder.iterdir() if path.suffix in {".json", ".txt", ".model", ".safetensors"}]
         key = compute_key(settings, texts, files)

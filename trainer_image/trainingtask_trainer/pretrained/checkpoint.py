@@ -115,7 +115,8 @@ def _unpack(path: Path, what: str) -> Path:
 
 
 def _is_wanted(name: str) -> bool:
-    return any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES) and "/" not in name
+    """Return whether a file belongs to a checkpoint; macOS puts a hidden one of the same ending beside each."""
+    return not name.startswith(".") and any(fnmatch(name, pattern) for pattern in CHECKPOINT_FILES) and "/" not in name
 
 
 @contextmanager
@@ -185,7 +186,7 @@ def check_is_data(folder: Path, name: str) -> None:
         raise UserError(
             Reason.MODEL_UNAVAILABLE, f"checkpoint '{name}' ({folder}) has no config.json; it holds {there}"
         )
-    if not list(folder.glob("*.safetensors")):
+    if not list(folder.glob("[!.]*.safetensors")):
         raise UserError(
             Reason.MODEL_UNAVAILABLE,
             f"checkpoint '{name}' ({folder}) has no *.safetensors; it holds {describe_contents(folder)}: weights in another format "

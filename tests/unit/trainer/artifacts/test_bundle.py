@@ -144,6 +144,14 @@ def test_thresholds_in_the_configuration_are_those_before_calibration(tmp_path: 
     assert written == pytest.approx([0.5, 0.9, 0.1])  # odds of 3 squared
 
 
+def test_a_label_that_is_never_predicted_stays_so_in_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    _add_thresholds(
+        tmp_path / "config.json", MANIFEST.model_copy(update={"thresholds": (1.0, 0.5, 0.5), "temperature": 0.1})
+    )
+    assert json.loads((tmp_path / "config.json").read_text())["thresholds"][0] == 1
+
+
 def test_a_manifest_without_a_rule_is_that_of_an_older_model(tmp_path: Path) -> None:
     written = json.loads((saved(tmp_path / "model") / "trainingtask.json").read_text())
     assert not {"at_least_one", "max_labels", "temperature"} & written.keys()

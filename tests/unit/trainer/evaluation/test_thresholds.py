@@ -110,6 +110,19 @@ def test_shrinkage_is_strong_where_labels_are_alike_and_rows_few() -> None:
     assert np.ptp(alike.values) < 0.2 < np.ptp(unlike.values)
 
 
+def test_shrinkage_leaves_a_label_alone_that_is_best_not_predicted() -> None:
+    """Shares of neighbours: those of the second label's rows never carry it, those of forty other rows all do."""
+    random = np.random.default_rng(0)
+    truth, probabilities = np.zeros((200, 2), np.uint8), np.zeros((200, 2))
+    truth[:100, 0] = 1
+    probabilities[:, 0] = np.where(truth[:, 0] == 1, random.choice([0.8, 1.0], 200), random.choice([0, 0.2], 200))
+    rows = random.permutation(200)
+    truth[rows[:10], 1], probabilities[rows[10:50], 1] = 1, 1.0
+    spec = Evaluation(threshold_tuning=ThresholdTuning.PER_LABEL, objective=Objective.MICRO_F1)
+    chosen = choose_thresholds(spec, truth, probabilities)
+    assert (chosen.shrinkage, chosen.values[1]) == (0, NEVER)
+
+
 def test_thresholds_are_the_same_in_every_run() -> None:
     truth, probabilities = draw_rows(200, 1.0)
     first, second = (choose_thresholds(PER_LABEL, truth, probabilities) for _ in range(2))

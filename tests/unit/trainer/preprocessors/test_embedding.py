@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,9 @@ def test_texts_are_encoded_once(make_task: Make, tiny: Volumes, monkeypatch: pyt
     assert not np.allclose(first, others)  # cut elsewhere: another entry
     monkeypatch.setattr(embedding, "_load_encoder", None)
     np.testing.assert_array_equal(Embedding(spec, tiny).transform(TEXTS), first)
+    monkeypatch.setattr(embedding, "version", lambda package: "2" if package == "tokenizers" else version(package))
+    with pytest.raises(TypeError):  # another release may cut texts elsewhere: they are encoded anew
+        Embedding(spec, tiny).transform(TEXTS)
 
 
 def test_auto_cuts_texts_in_training_and_in_the_saved_model(make_task: Make, tiny: Volumes, tmp_path: Path) -> None:

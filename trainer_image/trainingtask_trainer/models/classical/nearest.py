@@ -43,9 +43,10 @@ def search(index: Index, queries: Any) -> Shares:
     nearest = _select_top_k(products, index.k)
     result = index.labels[nearest].mean(axis=1)
     is_neighbour = np.take_along_axis(products, nearest, axis=1) != 0
+    prior = index.labels.mean(axis=0)
     for query in np.flatnonzero(~is_neighbour.all(axis=1)):
         found = is_neighbour[query, :, np.newaxis]
-        result[query] = np.where(found, index.labels[nearest[query]], index.labels.mean(axis=0)).mean(axis=0)
+        result[query] = np.where(found, index.labels[nearest[query]], prior).mean(axis=0)
     return result  # type: ignore[no-any-return]
 
 

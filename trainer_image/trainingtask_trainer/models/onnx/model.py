@@ -56,6 +56,7 @@ class OnnxModel:
         if values.shape != (len(next(iter(batch.values()))), self._labels):
             raise ValueError(f"the output {self._output} has shape {values.shape}")
         values = values.astype(np.float64)
-        # The sigmoid of any number, without an overflow.
-        probabilities: Probabilities = np.exp(-np.logaddexp(0, -values)) if self._output == LOGITS else values
+        # The sigmoid of any number, without an overflow; sums over trees exceed 1 by their rounding.
+        is_logits = self._output == LOGITS
+        probabilities: Probabilities = np.exp(-np.logaddexp(0, -values)) if is_logits else np.clip(values, 0, 1)
         return probabilities

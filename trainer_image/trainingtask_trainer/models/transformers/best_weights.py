@@ -52,10 +52,9 @@ class BestWeights:
 
     def restore(self, model: PreTrainedModel) -> None:
         """Give the model the weights that are kept; its own where nothing is."""
-        if self._tensors is not None:
-            model.load_state_dict(self._tensors)
-        elif self._file is not None and self._is_stored:
-            model.load_state_dict(load_file(self._file), strict=False)  # a tied weight stands there once
+        tensors = load_file(self._file) if self._file is not None and self._is_stored else self._tensors
+        if tensors is not None:
+            model.load_state_dict(tensors, strict=False)  # in a file a tied weight stands once
 
 
 def _collect_distinct(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -88,7 +88,8 @@ class Transformer:
         """
         settings = self._settings
         tokenizer = _get_tokenizer(preprocessor)
-        memory_budget.check_weights_fit(self._folder, settings.device, settings.autocast_dtype)
+        with translate_read_errors(self._name, "has weights that cannot be read"):
+            memory_budget.check_weights_fit(self._folder, settings.device, settings.autocast_dtype)
         set_seed(settings.seed)  # before the head's weights are drawn
         model = self._model = self._load_pretrained(rows.label_names)
         _set_output_bias(model, compute_initial_bias(settings, rows.labels))

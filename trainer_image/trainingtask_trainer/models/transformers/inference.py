@@ -59,7 +59,7 @@ def predict_probabilities(
         while start < len(order):
             before_batch()
             longest = len(token_ids[order[start]])
-            size = _BATCH_ROWS if max_tokens is None else max(1, min(_BATCH_ROWS, max_tokens // longest))
+            size = _BATCH_ROWS if max_tokens is None else max(1, min(_BATCH_ROWS, max_tokens // max(1, longest)))
             rows = order[start : start + size]
             batch = collator.collate([token_ids[row] for row in rows])
             logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits

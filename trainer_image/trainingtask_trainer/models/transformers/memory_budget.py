@@ -55,7 +55,7 @@ def check_weights_fit(folder: Path, device: torch.device, dtype: torch.dtype | N
     free = _get_free_bytes(device)
     if free is None:
         return
-    parameters = sum(_count_values(file) for file in sorted(folder.glob("*.safetensors")))
+    parameters = sum(_count_values(file) for file in sorted(folder.glob("[!.]*.safetensors")))
     needed = parameters * (_WEIGHT_BYTES + _TRAINING_BYTES + (0 if dtype is None else dtype.itemsize))
     if needed > free:
         raise _create_insufficient_memory_error(device, parameters, needed - free)

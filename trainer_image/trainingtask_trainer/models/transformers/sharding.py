@@ -41,7 +41,7 @@ def shard_for_padding(rows: Sequence[int], lengths: Sequence[int], world_size: i
     Parameters and returned rows are those of `shard_for_packing`.
     """
     in_order = sorted(rows, key=lambda row: lengths[row], reverse=True)
-    tokens = np.array([lengths[row] for row in in_order], dtype=np.int64)
+    tokens = np.array([max(1, lengths[row]) for row in in_order], dtype=np.int64)
     fewest = max(int(tokens[0]), -(-int(tokens.sum()) // world_size))
     candidates = range(fewest, int(tokens[0]) * len(rows) + 1)
     most = candidates[bisect_left(candidates, True, key=lambda most: len(_cut(tokens, most)) <= world_size)]

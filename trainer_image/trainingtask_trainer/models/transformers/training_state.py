@@ -154,7 +154,8 @@ class TrainingSession:
         if self._checkpoints is not None and self.processes.is_main:
             self.resumed_from = self._checkpoints.find_last()
         if self.resumed_from is not None:
-            self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE))
+            # A tied weight stands there once.
+            self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE), strict=False)
             best = self.resumed_from.folder / _BEST_WEIGHTS_FILE
             if best.exists():
                 self._best_weights.read(best)

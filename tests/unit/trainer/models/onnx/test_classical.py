@@ -60,8 +60,8 @@ def _ignore(step: object) -> None:
 def fit(
     make_task: Make, volumes: Volumes, tickets: Split, model: str, strategy: str, *, constant: bool = False, **spec: Any
 ) -> Fitted:
-    training = {"trees": 5} if model == "random_forest" else {}
-    task = make_task(changed(CLASSICAL, model__name=model, model__strategy=strategy, training=training, **spec))
+    training = {"training": {"trees": 5} if model == "random_forest" else {}}
+    task = make_task(changed(CLASSICAL, model__name=model, model__strategy=strategy, **training | spec))
     return Fitted(task, volumes, tickets, constant=constant)
 
 
@@ -81,6 +81,17 @@ def test_probabilities_are_those_of_the_trained_model(
     fitted = fit(make_task, volumes, tickets, model, strategy, constant=constant)
     texts = ["", "unknownword", "İstanbul ẞ 😀 !", *tickets.texts[200:400]]
     assert_same_probabilities(fitted, texts, tmp_path)
+
+
+def test_a_forest_gives_no_probability_above_1(make_task: Make, volumes: Volumes, tmp_path: Path) -> None:
+    """The trees' shares are added with 32 bits: 103 times a 103rd is more than 1."""
+    rows = Split(
+        [f"word{row % 2}" for row in range(200)], np.array([[row % 2, 1 - row % 2] for row in range(200)], np.uint8)
+    )
+    fitted = fit(make_task, volumes, rows, "random_forest", "native", training={"trees": 103})
+    fitted.model.export(tmp_path, fitted.tfidf)
+    found = OnnxModel(tmp_path, Format.ONNX, 1).predict_probabilities(rows.texts)
+    assert found.max() == 1
 
 
 def test_character_terms_are_those_of_scikit_learn(

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,9 @@ def test_the_kept_weights_come_back_after_the_model_went_on(tmp_path: Path, on_d
     assert best.is_empty
 
 
-def test_kept_weights_go_through_a_checkpoint(tmp_path: Path) -> None:
-    model: Any = torch.nn.Linear(2, 2)
+@pytest.mark.parametrize("kind", [TiedModel, lambda: torch.nn.Linear(2, 2)], ids=["tied", "linear"])
+def test_kept_weights_go_through_a_checkpoint(tmp_path: Path, kind: Callable[[], Any]) -> None:
+    model = kind()
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     (tmp_path / "here").mkdir()
     here, there = BestWeights(tmp_path / "here"), BestWeights(None)
@@ -45,6 +47,7 @@ def test_kept_weights_go_through_a_checkpoint(tmp_path: Path) -> None:
     here.write(tmp_path / "best.safetensors")
     there.read(tmp_path / "best.safetensors")
     with torch.no_grad():
-        model.weight += 1
+        for parameter in model.parameters():
+            parameter.add_(1)
     there.restore(model)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())

@@ -3,6 +3,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from support.specs import changed
 from trainingtask_api.task import TrainingTask
 from trainingtask_trainer.errors import Fault, UserError
 from trainingtask_trainer.evaluation.metrics import mean_average_precision
+from trainingtask_trainer.models.transformers import memory_budget
 from trainingtask_trainer.models.transformers.classifier import Transformer
+from trainingtask_trainer.models.transformers.inference import predict_probabilities
 from trainingtask_trainer.preprocessors.padding import pad
-from trainingtask_trainer.preprocessors.tokenizer import Tokenizer
+from trainingtask_trainer.preprocessors.tokenizer import TokenIds, Tokenizer
 from trainingtask_trainer.pretrained.checkpoint import get_max_text_tokens, translate_read_errors
 from trainingtask_trainer.volumes import Volumes
 
@@ -166,14 +169,45 @@ def test_a_checkpoint_without_all_of_its_encoder_is_refused(tiny_models: Path, t
     fit(spec(epochs=1), tmp_path)  # as a checkpoint from masked-language modelling comes
 
 
-def test_a_broken_file_is_the_users_and_a_broken_volume_is_not(tiny_models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("free", "failure"), [(None, "is no usable sequence classifier"), (1 << 40, "has weights that cannot be read")]
+)
+def test_a_broken_file_is_the_users_and_a_broken_volume_is_not(
+    tiny_models: Path, tmp_path: Path, free: int | None, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_budget, "_get_free_bytes", lambda _: free)
     shutil.copytree(tiny_models / "bert", tmp_path / "bert")
     weights = tmp_path / "bert" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(UserError, match=r"checkpoint 'bert' is no usable sequence classifier: .*not fully covered"):
+    with pytest.raises(UserError, match=rf"checkpoint 'bert' {failure}: .*not fully covered"):
         fit(spec(), tmp_path)
     with pytest.raises(OSError, match="Stale file handle"), translate_read_errors("bert", "is broken"):
         raise OSError(errno.ESTALE, "Stale file handle")
+
+
+def test_hidden_files_of_macos_are_no_weights(
+    tiny_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_budget, "_get_free_bytes", lambda _: 1 << 40)
+    shutil.copytree(tiny_models / "bert", tmp_path / "bert")
+    (tmp_path / "bert" / "._model.safetensors").write_bytes(b"Mac OS X" * 99)
+    fit(spec(epochs=1), tmp_path)
+    (tmp_path / "bert" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no \*.safetensors"):
+        fit(spec(epochs=1), tmp_path)
+
+
+def test_rows_without_tokens_are_predicted_within_a_limit_of_memory() -> None:
+    class Model(torch.nn.Module):
+        config, device = SimpleNamespace(num_labels=2), torch.device("cpu")
+
+        def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+            return SimpleNamespace(logits=torch.zeros(len(input_ids), 2))
+
+    model: Any = Model()
+    collator: Any = SimpleNamespace(collate=lambda rows: {"input_ids": torch.zeros(len(rows), 1)})
+    ids = TokenIds.from_lists([[2, 3], [], []])
+    assert predict_probabilities(model, collator, ids, max_tokens=2).tolist() == [[0.5, 0.5]] * 3
 
 
 def test_a_tokenizer_that_cannot_pad_is_refused(tiny_models: Path, tmp_path: Path) -> None:
