@@ -125,9 +125,9 @@ def fill_gaps(attempts: dict[int, Attempt], status: TrainingTaskStatus | None = 
         if attempt.cause is None and (not attempt.pod_exists or attempt.phase == "Failed"):
             attempt = _close_unobserved(attempt, report, successor=filled[0])
         elif attempt.cause is not None:
-            attempt = replace(
-                attempt, counts_as_failure=True
-            )  # even of a pod deleted by hand: another attempt followed
+            # Even of a pod deleted by hand: another attempt followed. On a lost node nobody noted when it ended.
+            finish_time = attempt.finish_time or filled[0].create_time
+            attempt = replace(attempt, counts_as_failure=True, finish_time=finish_time)
         filled.insert(0, attempt)
     return filled
 
@@ -220,6 +220,11 @@ def build_attempt_records(
         }
         records[-1] = records[-1].model_copy(update=end)
     return records
+
+
+def build_unseen_success(number: int) -> Attempt:
+    """Return an attempt of which is known only that its Job is Complete: its pods are gone."""
+    return replace(build_from_record(AttemptRecord(number=number)), exit_code=ExitCode.SUCCESS)
 
 
 def _build_record(attempt: Attempt) -> AttemptRecord:

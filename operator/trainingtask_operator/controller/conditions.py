@@ -3,8 +3,13 @@
 from datetime import datetime
 
 from trainingtask_api import Condition, Reason, TrainingTask, TrainingTaskStatus
-from trainingtask_api.status import SUMMARY_CONDITIONS
-from trainingtask_operator.controller.attempts import Attempt, build_attempt_records, take_reported_failure
+from trainingtask_api.status import SUMMARY_CONDITIONS, AttemptRecord
+from trainingtask_operator.controller.attempts import (
+    Attempt,
+    build_attempt_records,
+    build_from_record,
+    take_reported_failure,
+)
 from trainingtask_operator.controller.deadline import explain_deadline, is_overdue
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.heartbeat import HEARTBEAT_TIMEOUT, get_last_heartbeat, is_stale
@@ -326,7 +331,10 @@ class StatusBuilder:
     def build(self, completion_time: datetime | None = None, failure: Cause | None = None) -> TrainingTaskStatus:
         """Return the status with these conditions."""
         begun = [attempt for attempt in self._attempts if attempt.has_begun]
+        if begun and begun[-1].number < (self._before.attempt or 0):
+            begun.append(self._get_stored_attempt())  # it was suspended, and its new pod has not begun
         latest = begun[-1] if begun else None
+        is_latest_last = latest is None or latest.cause is None or latest is self._attempts[-1]
         start_times = [attempt.start_time for attempt in begun if attempt.start_time]
         state, reason = self._derive_state()
         start_time = self._before.start_time or min(start_times, default=self._start_time)
@@ -341,13 +349,21 @@ class StatusBuilder:
             pod_uid=(latest and latest.pod_uid) or self._before.pod_uid,
             attempt=latest.number if latest else self._before.attempt,
             attempts=build_attempt_records(
-                begun, completion_time=completion_time, failure=failure.reason if failure else None
+                begun,
+                completion_time=completion_time if is_latest_last else None,  # else its own end is recorded
+                failure=failure.reason if failure else None,
             )
             or None,
             progress_stale=self._is_stale or None,
             start_time=start_time,
             completion_time=completion_time,
         )
+
+    def _get_stored_attempt(self) -> Attempt:
+        """Return the latest attempt that had begun by the status before."""
+        number = self._before.attempt or 1
+        stored = (record for record in self._before.attempts or () if record.number == number)
+        return build_from_record(next(stored, AttemptRecord(number=number)))
 
     def _set_summary(self, *, has_started: bool) -> None:
         """Set Stalled of a refused or failed task, Reconciling of one that is to start, and remove them otherwise."""

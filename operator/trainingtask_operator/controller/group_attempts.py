@@ -134,7 +134,7 @@ def _take_record(record: Attempt, attempt: Attempt, members: dict[int, Attempt])
     is_known_better = record.cause.reason in CONSEQUENCES and not _is_consequence(attempt)
     has_failed = attempt.counts_as_failure or bool(attempt.cause and attempt.sidecars)
     if has_failed and (is_known_better or record.pod in {member.pod for member in members.values()}):
-        attempt = replace(attempt, is_recorded=True)
+        attempt = replace(attempt, is_recorded=True, counts_as_failure=True)  # also while its pod is being deleted
         return attempt if 0 in members else replace(attempt, start_time=record.start_time)
     return replace(
         attempt,

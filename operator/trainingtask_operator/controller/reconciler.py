@@ -17,7 +17,7 @@ from trainingtask_operator.cache.cached_fields import trim_pod
 from trainingtask_operator.client.errors import ClusterError
 from trainingtask_operator.client.protocol import Cluster
 from trainingtask_operator.controller import conditions, preconditions, run_records, task_parser
-from trainingtask_operator.controller.attempts import Attempt
+from trainingtask_operator.controller.attempts import Attempt, build_unseen_success
 from trainingtask_operator.controller.deadline import compute_time_left, compute_ttl_left
 from trainingtask_operator.controller.diagnosis import Cause
 from trainingtask_operator.controller.group_attempts import build_task_attempts
@@ -27,7 +27,7 @@ from trainingtask_operator.controller.kube_events import build_warnings
 from trainingtask_operator.controller.kueue import compute_workload_wait, explain_suspended_job
 from trainingtask_operator.controller.sidecars import find_pod_to_delete
 from trainingtask_operator.history.recorder import Recorder
-from trainingtask_operator.kube_objects import Key, Object, is_controlled_by, is_finished
+from trainingtask_operator.kube_objects import Key, Object, get_true_conditions, is_controlled_by, is_finished
 from trainingtask_operator.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -158,6 +158,8 @@ class Reconciler:
             return self._refuse(task, attempts, cause, requeue=REQUEUE_UNTIL_CLAIM)
         if task.spec.run_policy.suspend:  # Kueue would start a Job
             return Result(task, attempts, conditions.build_status(task, None, attempts, self._clock()))
+        if task.status is not None:  # its Job may be gone because the task is, which its watch has not shown yet
+            await self._get_live_report(task)
         try:
             job = await self._jobs.create(task)
         except ClusterError as error:
@@ -289,12 +291,20 @@ class Reconciler:
         self, task: TrainingTask, observed: Observed, attempts: list[Attempt]
     ) -> list[Attempt]:
         """Return the attempts with the end of the last one: the watch of Jobs may be ahead of that of pods."""
-        if attempts and attempts[-1].phase not in ("Pending", "Running"):
+        is_complete = "Complete" in get_true_conditions(observed.job)
+        if (
+            attempts
+            and attempts[-1].phase not in ("Pending", "Running")
+            and not (is_complete and attempts[-1].counts_as_failure)
+        ):
             return attempts
         live = await self._cluster.list_pods(task.metadata.namespace, task.metadata.uid or "")
         owned = [pod for pod in live if any(is_controlled_by(pod, owner) for owner in observed.pod_owners)]
         pods = [trim_pod(pod) for pod in owned] or observed.pods
-        return build_task_attempts(task, pods, observed.kube_events)
+        attempts = build_task_attempts(task, pods, observed.kube_events)
+        if is_complete and attempts and attempts[-1].counts_as_failure:
+            attempts.append(build_unseen_success(attempts[-1].number + 1))
+        return attempts
 
     async def _restore_report(self, task: TrainingTask, attempts: list[Attempt]) -> TrainingTask:
         """Return the task with the trainer's last report; store it if the trainer could not reach the API server."""
