@@ -87,8 +87,10 @@ def _merge(members: dict[int, Attempt], node_count: int) -> Attempt:
     )
     if first is None or first.cause is None:
         return merged
+    start_time = merged.start_time and min(merged.start_time, first.start_time or merged.start_time)
     return replace(
         merged,
+        start_time=start_time,  # it may have failed before the pod with index 0 started
         phase="Running" if merged.phase == "Pending" else merged.phase,
         pod=first.pod,
         node=first.node,

@@ -156,6 +156,20 @@ async def test_a_recorded_end_of_a_group_outlasts_the_deletion_of_its_pod(
     assert get_condition(task, "Failed")["reason"] == "InvalidData"
 
 
+async def test_a_group_that_fails_before_its_first_pod_starts_begins_before_it_ends(
+    cluster: FakeCluster, reconciler: Reconciler
+) -> None:
+    task = add_group(cluster)
+    for _ in range(2):
+        await reconciler.reconcile(*KEY)
+    second = group_pod(task, 1, phase="Failed", state=terminated(1, "boom"))
+    first = group_pod(task, 0, phase="Running", state=running("2026-01-01T00:01:55Z"))
+    set_pods(cluster, task, first, second)
+    await reconciler.reconcile(*KEY)
+    (record,) = task["status"]["attempts"]
+    assert record["startTime"] < record["finishTime"] < "2026-01-01T00:01:55Z"
+
+
 async def test_a_task_that_is_gone_gets_no_job_again(
     cluster: FakeCluster, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
