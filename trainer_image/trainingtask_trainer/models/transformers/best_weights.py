@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, load_model, save_file
 from transformers import PreTrainedModel
 
 
@@ -52,9 +52,10 @@ class BestWeights:
 
     def restore(self, model: PreTrainedModel) -> None:
         """Give the model the weights that are kept; its own where nothing is."""
-        tensors = load_file(self._file) if self._file is not None and self._is_stored else self._tensors
-        if tensors is not None:
-            model.load_state_dict(tensors, strict=False)  # in a file a tied weight stands once
+        if self._tensors is not None:
+            model.load_state_dict(self._tensors, strict=False)  # read from a file, where a tied weight stands once
+        elif self._file is not None and self._is_stored:
+            load_model(model, self._file)
 
 
 def _collect_distinct(model: PreTrainedModel) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 from transformers import PreTrainedModel
 
 from trainingtask_api.reasons import Reason
@@ -154,8 +154,7 @@ class TrainingSession:
         if self._checkpoints is not None and self.processes.is_main:
             self.resumed_from = self._checkpoints.find_last()
         if self.resumed_from is not None:
-            # A tied weight stands there once.
-            self._model.load_state_dict(load_file(self.resumed_from.folder / WEIGHTS_FILE), strict=False)
+            load_model(self._model, self.resumed_from.folder / WEIGHTS_FILE)  # where a tied weight stands once
             best = self.resumed_from.folder / _BEST_WEIGHTS_FILE
             if best.exists():
                 self._best_weights.read(best)
