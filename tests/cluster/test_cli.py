@@ -175,7 +175,7 @@ def run_on_terminal(*command: str) -> Iterator[tuple[Callable[..., str], Callabl
             if not piece:
                 break
             drawn += piece
-        assert process.wait(timeout=30) == code, drawn.decode()
+        assert process.wait(timeout=120) == code, drawn.decode()
         return drawn.decode()
 
     try:

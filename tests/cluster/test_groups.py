@@ -158,10 +158,10 @@ def test_evicted_pod_restarts_the_group_without_counting(group: Group, number: i
 def test_suspended_in_mid_epoch_the_group_resumes_there(group: Group, number: int) -> None:
     pods, reached = group.wait_for_attempt(number), group.wait_for_steps()
     group.set_suspend(True)
-    eventually("no pods", lambda: not group.kubectl.pods(group.name), 120)
+    eventually("no pods", lambda: not group.kubectl.pods(group.name))
     assert group.kubectl.status(group.name)["state"] == "Suspended"
     group.set_suspend(False)
-    eventually("Running", lambda: group.kubectl.status(group.name)["state"] == "Running", 120)
+    eventually("Running", lambda: group.kubectl.status(group.name)["state"] == "Running")
     group.wait_for_resume(reached)  # the last step, written within the grace period
     assert group.wait_for_attempt(number).keys() == pods.keys()
     assert group.kubectl.status(group.name)["attempt"] == number, "a suspension is no failure"
@@ -171,7 +171,7 @@ def test_deleted_group_leaves_nothing_but_its_rows(group: Group, number: int, ro
     kubectl, name = group.kubectl, group.name
     uid = kubectl.get("trainingtask", name)["metadata"]["uid"]
     kubectl("delete", "trainingtask", name)
-    eventually("no pods", lambda: not kubectl.pods(name), 120)
+    eventually("no pods", lambda: not kubectl.pods(name))
     selector = f"trainingtask.dev/task-name={name}"
     eventually("no JobSet and no Job", lambda: not kubectl.find("jobsets,jobs", selector))
     eventually(
@@ -215,7 +215,7 @@ def test_the_deadline_ends_the_group(kubectl: Kubectl, task: Apply, store: Store
     task("pair-late", build_spec("models/late", runPolicy__activeDeadlineSeconds=15))
     kubectl.wait("pair-late", "Failed")
     assert kubectl.condition("pair-late", "Failed")["reason"] == "DeadlineExceeded"
-    eventually("no running pod", lambda: all(p["status"]["phase"] != "Running" for p in kubectl.pods("pair-late")), 120)
+    eventually("no running pod", lambda: all(p["status"]["phase"] != "Running" for p in kubectl.pods("pair-late")))
 
 
 def test_a_claim_of_one_node_is_refused(

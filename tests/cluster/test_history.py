@@ -37,7 +37,7 @@ def make_client(web: str, kubectl: Kubectl) -> Iterator[Callable[[str], httpx.Cl
 
     def client(account: str) -> httpx.Client:
         token = kubectl("create", "token", account).strip()
-        clients.append(httpx.Client(base_url=web, headers={"Authorization": f"Bearer {token}"}, timeout=30))
+        clients.append(httpx.Client(base_url=web, headers={"Authorization": f"Bearer {token}"}, timeout=120))
         return clients[-1]
 
     yield client
@@ -64,7 +64,7 @@ def find_run(client: httpx.Client, uid: str) -> dict[str, Any]:
         return [run for run in listed.json()["items"] if run["task_uid"] == uid]
 
     # The web app caches access for half a minute.
-    (run,) = eventually("the run in the list", found, 60)
+    (run,) = eventually("the run in the list", found)
     return run
 
 

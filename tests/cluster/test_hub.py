@@ -42,7 +42,7 @@ def test_a_later_attempt_reads_the_commits_of_the_first(kubectl: Kubectl, task: 
         "env": [{"name": "HF_ENDPOINT", "secretKeyRef": {"name": "hub", "key": "url"}}],
     }
     name = task("hub-commits", spec)
-    eventually("training", lambda: kubectl.status(name).get("training", {}).get("step"), 180)
+    eventually("training", lambda: kubectl.status(name).get("training", {}).get("step"))
     repositories = hub.repositories.values()
     first = {repository.main for repository in repositories}
     assert {source["commit"] for source in kubectl.status(name)["training"]["sources"]} == first

@@ -26,7 +26,6 @@ from trainingtask_api import names
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "queue-with-kueue.md"
 Apply = Callable[..., str]
 WAIT_SECONDS = 120
-WITHIN_SECONDS = 5.0  # from Kueue's words to the task's
 SHORT = "insufficient unused quota for cpu in flavor default, 1 more needed"
 FAKE = specs.changed(specs.CLASSICAL, resources={"profile": "fake", "cpu": "1", "memory": "1Gi"})
 QUEUED = specs.changed(FAKE, runPolicy={"queueName": QUEUE, "retries": 0})
@@ -145,7 +144,7 @@ def count_job_patches(name: str) -> int:
 def test_a_waiting_task_says_what_is_short_and_starts_by_itself(kubectl: Kubectl, first: str, task: Apply) -> None:
     task("second", QUEUED)
     eventually("Kueue's words", lambda: SHORT in get_words(get_workload(kubectl, "second")))
-    message = wait_for_words(kubectl, "second", f"Queue '{QUEUE}'", SHORT, timeout=WITHIN_SECONDS)
+    message = wait_for_words(kubectl, "second", f"Queue '{QUEUE}'", SHORT)
     assert message.endswith("It starts by itself when there is quota.")
     assert read_positions(kubectl) == [(kubectl.status("second")["jobName"], 0)]
     assert kubectl.pods("second") == []

@@ -47,8 +47,9 @@ def test_the_metrics_cover_a_task(system: Kubectl, trained_task: str) -> None:
         "leader": 1,
     }.items():
         assert float(found[metric]) >= least, metric
-    assert float(found["create_to_job_seconds_sum"]) / float(found["create_to_job_seconds_count"]) < 5
-    assert float(found["queue_age_seconds"]) < 5
+    # Far less than 300 s, the interval of the resync, which would find what the watches miss.
+    assert float(found["create_to_job_seconds_sum"]) / float(found["create_to_job_seconds_count"]) < 60
+    assert float(found["queue_age_seconds"]) < 60
     assert {"queue_depth", "history_backlog_rows"} <= found.keys()
     assert 'reconcile_errors_total{kind="defect"}' not in found
 

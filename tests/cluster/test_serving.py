@@ -46,7 +46,7 @@ def test_the_server_gives_the_labels_of_predict(kubectl: Kubectl, predicted: lis
     try:
         kubectl("rollout", "status", "deployment/tickets-model", "--timeout=120s")
         with forward_port(kubectl.namespace, "service/tickets-model", 80) as port:
-            answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"texts": TEXTS}, timeout=30)
+            answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"texts": TEXTS}, timeout=120)
         assert answer.status_code == 200, answer.text
         served = [text["labels"] for text in answer.json()["predictions"]]
         assert served == [

@@ -49,7 +49,7 @@ def wait_for_sidecar(kubectl: Kubectl, task: str) -> str:
         found = kubectl.condition(task, "Running")
         return found if found.get("reason") == "SidecarRunning" else None
 
-    return str(eventually(f"{task}: SidecarRunning", running, 180)["message"])
+    return str(eventually(f"{task}: SidecarRunning", running)["message"])
 
 
 @pytest.mark.full

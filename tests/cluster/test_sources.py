@@ -142,7 +142,7 @@ def test_a_slow_server_is_waited_for_and_its_bytes_are_told(
         training = kubectl.status(name).get("training", {})
         return training.get("bytesTotal") == len(content) and 0 < training.get("bytesRead", 0) < len(content)
 
-    eventually("bytes of phase Loading", is_loading, 120)
+    eventually("bytes of phase Loading", is_loading)
     kubectl.wait(name, "Complete")
 
 

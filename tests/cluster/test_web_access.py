@@ -106,7 +106,7 @@ Ask = Callable[..., httpx.Response]
 @pytest.fixture
 def ask(web: str) -> Ask:
     def ask(method: str, path: str, token: str, **more: Any) -> httpx.Response:
-        return httpx.request(method, web + path, headers={"Authorization": f"Bearer {token}"}, timeout=30, **more)
+        return httpx.request(method, web + path, headers={"Authorization": f"Bearer {token}"}, timeout=120, **more)
 
     return ask
 

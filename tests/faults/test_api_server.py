@@ -22,7 +22,7 @@ async def proxy(namespace: TaskNamespace) -> AsyncIterator[ApiProxy]:
 
 
 async def assert_recovered(namespace: TaskNamespace, history: str) -> None:
-    await namespace.wait_for_finished_jobs(len(IMAGES), timeout=90)
+    await namespace.wait_for_finished_jobs(len(IMAGES))
     await namespace.wait_for_finished_tasks()
     await namespace.assert_finished(IMAGES)
     await namespace.wait_for_rows(history)
@@ -36,14 +36,14 @@ async def create_tasks(namespace: TaskNamespace) -> None:
 async def test_api_server_unreachable(namespace: TaskNamespace, proxy: ApiProxy, history: str, sizes: Any) -> None:
     async with namespace.operator(server=proxy.url, history=history) as operator:
         await namespace.create("one", SUCCEEDS, runPolicy__retries=0)
-        await eventually("a Job", namespace.list_jobs, 60)
+        await eventually("a Job", namespace.list_jobs)
         await proxy.close()
         for name in list(IMAGES)[1:]:
             await namespace.create(name, IMAGES[name], runPolicy__retries=0)
         await asyncio.sleep(sizes.unreachable_seconds)
         assert len(await namespace.list_jobs()) == 1
         await proxy.open()
-        await eventually("all Jobs", lambda: has_jobs(namespace, len(IMAGES)), 30)
+        await eventually("all Jobs", lambda: has_jobs(namespace, len(IMAGES)))
         await assert_recovered(namespace, history)
         assert not operator.find_defects()
 
@@ -56,7 +56,7 @@ async def has_jobs(namespace: TaskNamespace, number: int) -> bool:
 async def test_api_server_killed_and_started_again(namespace: TaskNamespace, history: str, sizes: Any) -> None:
     async with namespace.operator(history=history) as operator:
         await create_tasks(namespace)
-        await eventually("a Job", namespace.list_jobs, 60)
+        await eventually("a Job", namespace.list_jobs)
         namespace.plane.kill_api_server()
         try:
             await asyncio.sleep(sizes.unreachable_seconds)
@@ -167,21 +167,21 @@ async def test_answers_to_writes_lost(namespace: TaskNamespace, proxy: ApiProxy,
         async def tried_again() -> bool:
             return len(creations) > len(IMAGES)
 
-        await eventually("Jobs are created again", tried_again, 60)
+        await eventually("Jobs are created again", tried_again)
         proxy.mute_new_watches = False
         proxy.break_watches()
         await assert_recovered(namespace, history)
         assert not operator.find_defects()
 
 
-@pytest.mark.parametrize(("watch_timeout", "within"), [(8, 30), pytest.param(None, 90, marks=pytest.mark.full)])
+@pytest.mark.parametrize(("watch_timeout", "within"), [(8, 60), pytest.param(None, 150, marks=pytest.mark.full)])
 async def test_watches_silent(
     namespace: TaskNamespace, proxy: ApiProxy, watch_timeout: float | None, within: float
 ) -> None:
-    """The bytes stop and the connection stays: detected within 90 s, or after the watch timeout."""
+    """The bytes stop and the connection stays: the watch timeout detects it, well before the next resync."""
     async with namespace.operator(server=proxy.url, watch_timeout=watch_timeout) as operator:
         await namespace.create("before", RUNS)
-        await namespace.wait_for_state("before", "Running", timeout=60)
+        await namespace.wait_for_state("before", "Running")
         proxy.mute_watches()
         silent_since = time.monotonic()
         await namespace.create("meanwhile", RUNS)
@@ -190,7 +190,7 @@ async def test_watches_silent(
         print(f"detected after {detected:.0f} s")
         assert detected <= within
         await namespace.finish_trainer("meanwhile")
-        await namespace.wait_for_state("meanwhile", "Succeeded", timeout=90)
+        await namespace.wait_for_state("meanwhile", "Succeeded")
         assert not operator.find_defects()
 
 
@@ -198,13 +198,13 @@ async def test_object_deleted_while_the_watches_are_down(namespace: TaskNamespac
     """A list after 410 shows what is there, not what has gone: a task created again under its name is the newest one."""
     async with namespace.operator(server=proxy.url) as operator:
         await namespace.create("task", RUNS)
-        await namespace.wait_for_state("task", "Running", timeout=60)
+        await namespace.wait_for_state("task", "Running")
         proxy.respond_instead = lambda call: GONE if call.is_watch else None
         proxy.break_watches()
         await namespace.delete(TASKS, "trainingtasks", "task")
         await namespace.create("task", SUCCEEDS)
         proxy.respond_instead = lambda _: None
-        await namespace.wait_for_state("task", "Succeeded", timeout=60)
+        await namespace.wait_for_state("task", "Succeeded")
         await namespace.get_job("task")
         assert not operator.find_defects()
 
@@ -214,14 +214,14 @@ async def test_pods_shown_long_after_their_jobs_end(namespace: TaskNamespace, pr
     """The watch of pods alone is refused for a while: the end of the task must still say how its trainer ended."""
     async with namespace.operator(server=proxy.url) as operator:
         await namespace.create("task", RUNS, runPolicy__retries=0)
-        await namespace.wait_for_state("task", "Running", timeout=60)
+        await namespace.wait_for_state("task", "Running")
         refusal = ErrorResponse(503, "ServiceUnavailable")
         proxy.respond_instead = lambda call: refusal if call.is_watch and call.path.endswith("/pods") else None
         proxy.break_watches()
         await namespace.finish_trainer("task", exit_code=1)
-        await namespace.wait_for_finished_jobs(1, timeout=60)
+        await namespace.wait_for_finished_jobs(1)
         await asyncio.sleep(3)
         proxy.respond_instead = lambda _: None
-        task = await namespace.wait_for_state("task", "Failed", timeout=90)
+        task = await namespace.wait_for_state("task", "Failed")
         assert not operator.find_defects()
         assert [record["exitCode"] for record in task["status"]["attempts"]] == [1]

@@ -34,7 +34,7 @@ GARBAGE: dict[str, dict[str, Any]] = {
 async def assert_others_run(namespace: TaskNamespace, name: str = "other") -> None:
     """Assert that an unrelated task runs to its end."""
     await namespace.create(name, SUCCEEDS)
-    await namespace.wait_for_state(name, "Succeeded", timeout=60)
+    await namespace.wait_for_state(name, "Succeeded")
 
 
 async def test_garbage_in_a_status(namespace: TaskNamespace, history: str) -> None:
@@ -43,7 +43,7 @@ async def test_garbage_in_a_status(namespace: TaskNamespace, history: str) -> No
         for name in GARBAGE:
             await namespace.create(name, RUNS)
         for name in GARBAGE:
-            await namespace.wait_for_state(name, "Running", timeout=60)
+            await namespace.wait_for_state(name, "Running")
         await operator.kill()
         for name, garbage in GARBAGE.items():
             await namespace.patch(TASKS, names.PLURAL, f"{name}/status", {"status": garbage}, **PERSON)
@@ -81,7 +81,7 @@ async def test_garbage_in_the_labels_of_a_job(namespace: TaskNamespace, history:
         for name in LABELS:
             await namespace.create(name, RUNS)
         for name in (*LABELS, "victim"):
-            await namespace.wait_for_state(name, "Running", timeout=60)
+            await namespace.wait_for_state(name, "Running")
         victim = (await namespace.get_task("victim"))["metadata"]["uid"]
         if when == "while it is down":
             await operator.kill()
@@ -95,7 +95,7 @@ async def test_garbage_in_the_labels_of_a_job(namespace: TaskNamespace, history:
         for name in LABELS:
             await namespace.finish_trainer(name)
         for name in LABELS:
-            await namespace.wait_for_state(name, "Succeeded", timeout=60)
+            await namespace.wait_for_state(name, "Succeeded")
         assert get_state(await namespace.get_task("victim")) == "Running", "another task's Job has no effect"
         await namespace.finish_trainer("victim")
         await namespace.wait_for_state("victim", "Succeeded")
@@ -109,7 +109,7 @@ async def test_job_of_a_person_with_the_labels_of_a_task(namespace: TaskNamespac
     """It has the labels of a task and no owner: it is left alone, and has no effect on the task."""
     async with namespace.operator(history=history) as operator:
         await namespace.create("task", RUNS)
-        task = await namespace.wait_for_state("task", "Running", timeout=60)
+        task = await namespace.wait_for_state("task", "Running")
         labels = {names.TASK_UID_LABEL: task["metadata"]["uid"], names.TASK_NAME_LABEL: "task"}
         pod = {"restartPolicy": "Never", "containers": [{"name": "trainer", "image": SUCCEEDS}]}
         job = {
@@ -128,7 +128,7 @@ async def test_job_of_a_person_with_the_labels_of_a_task(namespace: TaskNamespac
             found = [j for j in await namespace.list_jobs() if j["metadata"]["name"] == "impostor"]
             return bool(found and found[0].get("status", {}).get("conditions"))
 
-        await eventually("the impostor has ended", impostor_ended, 60)
+        await eventually("the impostor has ended", impostor_ended)
         await assert_others_run(namespace)
         assert get_state(await namespace.get_task("task")) == "Running"
         tasks = await namespace.list_tasks()

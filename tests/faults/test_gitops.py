@@ -30,7 +30,7 @@ async def test_task_applied_while_the_operator_is_away(
     assert "task" in await kubectl("apply")
     assert compute_kstatus(await namespace.get_task("task"))[0] == "InProgress"
     async with namespace.operator():
-        task = await namespace.wait_for_state("task", "Succeeded", timeout=60)
+        task = await namespace.wait_for_state("task", "Succeeded")
     assert compute_kstatus(task)[0] == "Current"
     assert get_true_conditions(task) == {"Accepted", "Complete"}
     assert await kubectl("diff") == ""

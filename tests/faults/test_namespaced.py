@@ -88,7 +88,7 @@ async def test_rights_taken_away_in_one_namespace(plane: ControlPlane, history: 
             await operator.wait_until_ready()
             for team in (first, second):
                 await team.create("before", SUCCEEDS)
-                await team.wait_for_state("before", "Succeeded", timeout=60)
+                await team.wait_for_state("before", "Succeeded")
             assert list_denied_requests(plane) == [], "the Roles are enough"
 
             await operator.kill()
@@ -96,19 +96,19 @@ async def test_rights_taken_away_in_one_namespace(plane: ControlPlane, history: 
             await operator.start()  # a watch that is open stays open without rights
             for team in (first, second):
                 await team.create("after", SUCCEEDS)
-            task = await second.wait_for_state("after", "Succeeded", timeout=60)
+            task = await second.wait_for_state("after", "Succeeded")
             assert get_condition(task, "Complete")["status"] == "True"
             assert "conditions" not in (await first.get_task("after"))["status"]
 
             binding = render_rights("RoleBinding", *TEAMS)[first.name]
             await first.api.request("POST", f"{RBAC}/namespaces/{first.name}/rolebindings", binding)
-            await first.wait_for_state("after", "Succeeded", timeout=60)
+            await first.wait_for_state("after", "Succeeded")
 
             async def has_all_rows() -> bool:
                 rows = (await asyncio.to_thread(read_rows, history)).values()
                 return [row["status"] for row in rows] == ["Succeeded"] * 4
 
-            await eventually("a row for each task", has_all_rows, 60)
+            await eventually("a row for each task", has_all_rows)
             assert not operator.find_defects()
             assert not operator.unexpected_exits
 
@@ -149,7 +149,7 @@ async def create_kinds(api: Api) -> None:
             found = (await api.request("GET", f"{CRDS}/{name}")).get("status", {}).get("conditions") or []
             return any(c["type"] == "Established" and c["status"] == "True" for c in found)
 
-        await eventually(f"{kind} is served", is_served, 30)
+        await eventually(f"{kind} is served", is_served)
 
 
 async def end_and_expire(team: TaskNamespace) -> None:
@@ -159,13 +159,13 @@ async def end_and_expire(team: TaskNamespace) -> None:
     async def is_gone() -> bool:
         return "expires" not in await team.list_tasks()
 
-    await eventually("the task is deleted", is_gone, 60)
+    await eventually("the task is deleted", is_gone)
 
 
 async def delete_a_running_job(team: TaskNamespace) -> None:
     """Task, Job and namespace are read: which of them is being deleted?"""
     await team.create("lost", RUNS)
-    await team.wait_for_state("lost", "Running", timeout=60)
+    await team.wait_for_state("lost", "Running")
     job = await team.get_job("lost")
     await team.delete(JOBS, "jobs", job["metadata"]["name"], propagationPolicy="Background")
     await team.wait_for_state("lost", "Failed")
@@ -174,7 +174,7 @@ async def delete_a_running_job(team: TaskNamespace) -> None:
 async def keep_a_pod_from_ending(team: TaskNamespace, name: str, exit_code: int, state: str) -> None:
     """A container that is not the trainer's goes on: the Job is deleted after a success, the pod after a failure."""
     await team.create(name, RUNS, runPolicy__retries=0)
-    await team.wait_for_state(name, "Running", timeout=60)
+    await team.wait_for_state(name, "Running")
     uid = (await team.get_job(name))["metadata"]["uid"]
     (pod,) = [pod for pod in await team.list_pods() if uid in {o["uid"] for o in pod["metadata"]["ownerReferences"]}]
     trainer = pod["status"]["containerStatuses"][0]
@@ -188,7 +188,7 @@ async def keep_a_pod_from_ending(team: TaskNamespace, name: str, exit_code: int,
         found = await team.list_pods()
         return pod["metadata"]["name"] not in {item["metadata"]["name"] for item in found}
 
-    await eventually("the pod is deleted", is_deleted, 60)
+    await eventually("the pod is deleted", is_deleted)
 
 
 async def wait_for_jobset(team: TaskNamespace, task: str) -> Any:
@@ -196,7 +196,7 @@ async def wait_for_jobset(team: TaskNamespace, task: str) -> Any:
         found = (await team.api.request("GET", f"{JOBSETS}/namespaces/{team.name}/jobsets"))["items"]
         return next((item for item in found if item["metadata"]["labels"][names.TASK_NAME_LABEL] == task), None)
 
-    return await eventually(f"a JobSet of {task}", find, 60)
+    return await eventually(f"a JobSet of {task}", find)
 
 
 async def suspend_and_delete_a_jobset(team: TaskNamespace) -> None:
@@ -215,7 +215,7 @@ async def suspend_and_delete_a_jobset(team: TaskNamespace) -> None:
 
 async def pass_the_deadline_of_a_jobset(team: TaskNamespace) -> None:
     await team.create("overdue", RUNS, **PAIR, runPolicy={"activeDeadlineSeconds": 1})
-    task = await team.wait_for_state("overdue", "Failed", timeout=60)
+    task = await team.wait_for_state("overdue", "Failed")
     assert get_condition(task, "Failed")["reason"] == "DeadlineExceeded"
 
 
@@ -227,7 +227,7 @@ async def suspend_a_queued_task(team: TaskNamespace) -> None:
         uid = (await team.get_task("queued"))["metadata"]["uid"]
         return next((j for j in await team.list_jobs() if j["metadata"]["labels"][names.TASK_UID_LABEL] == uid), None)
 
-    job = await eventually("a Job", find_job, 60)
+    job = await eventually("a Job", find_job)
     owner = {"apiVersion": "batch/v1", "kind": "Job", "controller": True}
     owner |= {key: job["metadata"][key] for key in ("name", "uid")}
     labels = {names.KUEUE_JOB_UID_LABEL: job["metadata"]["uid"]}
@@ -248,4 +248,4 @@ async def suspend_a_queued_task(team: TaskNamespace) -> None:
     async def is_deactivated() -> bool:
         return (await team.api.request("GET", f"{path}/queued"))["spec"]["active"] is False
 
-    await eventually("the Workload is deactivated", is_deactivated, 60)
+    await eventually("the Workload is deactivated", is_deactivated)

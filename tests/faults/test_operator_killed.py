@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from support.api_proxy import ApiProxy, Call
-from support.task_namespace import CONVERGED_SECONDS, CRASHES, MISTAKEN, RUNS, SUCCEEDS, TaskNamespace
+from support.task_namespace import CRASHES, MISTAKEN, RUNS, SUCCEEDS, TaskNamespace
 
 ENDINGS = [SUCCEEDS, SUCCEEDS, MISTAKEN, CRASHES]
 
@@ -27,8 +27,8 @@ async def test_operator_killed_at_random_moments(
             await operator.restart()
         for name, image in to_create:
             await namespace.create(name, image, runPolicy__retries=1)
-        await namespace.wait_for_finished_jobs(len(images), timeout=120)
-        await namespace.wait_for_finished_tasks(CONVERGED_SECONDS)
+        await namespace.wait_for_finished_jobs(len(images))
+        await namespace.wait_for_finished_tasks()
         await namespace.assert_finished(images, retries=1)
         await namespace.wait_for_rows(history)
         assert not operator.find_defects()
@@ -67,9 +67,9 @@ async def test_operator_killed_before_and_after_each_of_its_writes(namespace: Ta
         async with namespace.operator(server=proxy.url, history=history) as operator:
             await namespace.create("task", RUNS)
             killing = asyncio.create_task(kill_whenever())
-            await namespace.wait_for_state("task", "Running", timeout=60)
+            await namespace.wait_for_state("task", "Running")
             await namespace.finish_trainer("task")
-            task = await namespace.wait_for_state("task", "Succeeded", timeout=60)
+            task = await namespace.wait_for_state("task", "Succeeded")
             killing.cancel()
             namespace.assert_writes({"task": task})
             assert len(await namespace.list_pods()) == 1

@@ -24,8 +24,8 @@ async def read_rows_of(history: str, uid: str) -> list[Object]:
 async def create_running_task(namespace: TaskNamespace, history: str, name: str = "task") -> str:
     """Return the uid of a running task with a row."""
     await namespace.create(name, RUNS)
-    uid = str((await namespace.wait_for_state(name, "Running", timeout=60))["metadata"]["uid"])
-    await eventually("a row", lambda: read_rows_of(history, uid), 30)
+    uid = str((await namespace.wait_for_state(name, "Running"))["metadata"]["uid"])
+    await eventually("a row", lambda: read_rows_of(history, uid))
     return uid
 
 
@@ -46,7 +46,7 @@ async def wait_until_no_job(namespace: TaskNamespace, uid: str) -> None:
         children = [*await namespace.list_jobs(), *await namespace.list_pods()]
         return not any(child["metadata"]["labels"].get(names.TASK_UID_LABEL) == uid for child in children)
 
-    await eventually("no Job and no pod without a task", none, 60)
+    await eventually("no Job and no pod without a task", none)
 
 
 async def test_task_deleted(namespace: TaskNamespace, history: str) -> None:
@@ -62,7 +62,7 @@ async def test_finished_task_deleted_after_its_time_to_live(namespace: TaskNames
     """The operator is killed once the task has finished; the next one deletes it."""
     async with namespace.operator(history=history) as operator:
         await namespace.create("task", SUCCEEDS, runPolicy={"ttlSecondsAfterFinished": 600, "deleteTask": True})
-        task = await namespace.wait_for_state("task", "Succeeded", timeout=60)
+        task = await namespace.wait_for_state("task", "Succeeded")
         await operator.kill()
         await namespace.patch(TASKS, names.PLURAL, "task", {"spec": {"runPolicy": {"ttlSecondsAfterFinished": 1}}})
         await operator.start()
@@ -70,7 +70,7 @@ async def test_finished_task_deleted_after_its_time_to_live(namespace: TaskNames
         async def is_deleted() -> bool:
             return not await namespace.list_tasks()
 
-        await eventually("the task is deleted", is_deleted, 60)
+        await eventually("the task is deleted", is_deleted)
         uid = task["metadata"]["uid"]
         await wait_until_no_job(namespace, uid)
         assert [row["status"] for row in await read_rows_of(history, uid)] == ["Succeeded"]
@@ -100,7 +100,7 @@ async def test_task_created_again_under_its_name(namespace: TaskNamespace, histo
         await namespace.delete(TASKS, names.PLURAL, "task")
         await namespace.create("task", SUCCEEDS)
         await operator.start()
-        third = await namespace.wait_for_state("task", "Succeeded", timeout=60)
+        third = await namespace.wait_for_state("task", "Succeeded")
         await wait_for_cancelled_row(history, second)
         assert [row["status"] for row in await read_rows_of(history, third["metadata"]["uid"])] in ([], ["Succeeded"])
         for uid in (first, second):
@@ -110,7 +110,7 @@ async def test_task_created_again_under_its_name(namespace: TaskNamespace, histo
         async def recorded() -> bool:
             return [row["status"] for row in await read_rows_of(history, third["metadata"]["uid"])] == ["Succeeded"]
 
-        await eventually("the row of the third", recorded, 30)
+        await eventually("the row of the third", recorded)
         assert not operator.find_defects()
 
 
@@ -143,7 +143,7 @@ async def test_namespace_deleted(namespace: TaskNamespace, history: str) -> None
             found = (await namespace.api.request("GET", f"{PODS}/namespaces"))["items"]
             return namespace.name not in {item["metadata"]["name"] for item in found}
 
-        await eventually("the namespace is gone", gone, 90)
+        await eventually("the namespace is gone", gone)
         await wait_for_cancelled_row(history, uid)
         assert not operator.find_defects()
         assert not operator.unexpected_exits

@@ -9,7 +9,6 @@ from support.control_plane import OPERATORS
 from support.operators import Operator, leader_and_standby
 from support.task_namespace import MISTAKEN, RUNS, SUCCEEDS, Object, TaskNamespace, eventually
 
-TAKEOVER_SECONDS = 60
 IMAGES = {"one": SUCCEEDS, "two": MISTAKEN, "three": SUCCEEDS}
 
 
@@ -25,7 +24,7 @@ def read_writes_of(namespace: TaskNamespace, user: str) -> list[Object]:
 
 
 async def finish(namespace: TaskNamespace, history: str) -> None:
-    await namespace.wait_for_finished_jobs(len(IMAGES), timeout=TAKEOVER_SECONDS)
+    await namespace.wait_for_finished_jobs(len(IMAGES))
     await namespace.wait_for_finished_tasks()
     await namespace.assert_finished(IMAGES)
     await namespace.wait_for_rows(history)
@@ -47,7 +46,7 @@ async def test_two_operators_at_once(namespace: TaskNamespace, history: str) -> 
 async def test_leader_killed(namespace: TaskNamespace, history: str) -> None:
     async with leader_and_standby(*replicas(namespace, history)) as (first, second):
         await namespace.create("one", SUCCEEDS)
-        await eventually("a Job", namespace.list_jobs, 30)
+        await eventually("a Job", namespace.list_jobs)
         await first.kill()
         for name in ("two", "three"):
             await namespace.create(name, IMAGES[name])
@@ -63,15 +62,15 @@ async def test_leadership_lost_mid_work(namespace: TaskNamespace, history: str) 
         leader_and_standby(*replicas(namespace, history, proxy.url)) as (first, second),
     ):
         await namespace.create("cut-off", RUNS)
-        await namespace.wait_for_state("cut-off", "Running", timeout=30)
+        await namespace.wait_for_state("cut-off", "Running")
         await proxy.close()
         for name, image in IMAGES.items():
             await namespace.create(name, image)
-        await second.wait_until_ready("leader", TAKEOVER_SECONDS)
+        await second.wait_until_ready("leader")
         before = len(read_writes_of(namespace, OPERATORS[0]))
         await proxy.open()
         await namespace.finish_trainer("cut-off")
-        await namespace.wait_for_finished_jobs(len(IMAGES) + 1, timeout=TAKEOVER_SECONDS)
+        await namespace.wait_for_finished_jobs(len(IMAGES) + 1)
         tasks = await namespace.wait_for_finished_tasks()
         namespace.assert_writes(tasks)
         assert first.unexpected_exits, "a leader without the Lease exits at once, and restarts as a standby"

@@ -74,7 +74,7 @@ def fake_nodes(kubectl: Kubectl, *nodes: dict[str, Any], log: Path) -> Iterator[
             if pods:
                 kubectl("delete", "pod", *(p["metadata"]["name"] for p in pods), "--force", "--ignore-not-found")
             kwok.terminate()
-            kwok.wait(timeout=30)
+            kwok.wait(timeout=120)
 
 
 def _is_ready(found: dict[str, Any]) -> bool:

@@ -25,7 +25,7 @@ def run(*command: str, stdin: str | None = None, timeout: float = 300) -> str:
     return done.stdout
 
 
-def eventually(what: str, check: Callable[[], Value | None], timeout: float = 60) -> Value:
+def eventually(what: str, check: Callable[[], Value | None], timeout: float = 180) -> Value:
     """Return the first true value of `check`; fail with `what` and the last value after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -113,7 +113,7 @@ class Kubectl:
             step: int = self.status(name).get("training", {}).get("step", 0)
             return step if step >= least else None
 
-        return eventually(f"step {least} of {name}", reached, 120)
+        return eventually(f"step {least} of {name}", reached)
 
     def wait_for_training(self, name: str, timeout: float = 180) -> None:
         """Wait until the trainer of a task is training; fail at once when the task has failed."""

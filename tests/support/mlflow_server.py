@@ -81,7 +81,7 @@ class MLflow:
 
     def call(self, method: str, path: str, **options: Any) -> Any:
         """Return the answer to a request."""
-        answer = httpx.request(method, f"{self.url}/api/2.0/{path}", trust_env=False, timeout=30, **options)
+        answer = httpx.request(method, f"{self.url}/api/2.0/{path}", trust_env=False, timeout=120, **options)
         answer.raise_for_status()
         return answer.json()
 
@@ -100,7 +100,7 @@ class MLflow:
     def read_artifact(self, run: dict[str, Any], name: str) -> bytes:
         """Return an artifact that the server stores itself."""
         path = run["info"]["artifact_uri"].removeprefix("mlflow-artifacts:/")
-        answer = httpx.get(f"{self.url}/api/2.0/mlflow-artifacts/artifacts/{path}/{name}", trust_env=False, timeout=30)
+        answer = httpx.get(f"{self.url}/api/2.0/mlflow-artifacts/artifacts/{path}/{name}", trust_env=False, timeout=120)
         answer.raise_for_status()
         return answer.content
 

@@ -98,7 +98,7 @@ class Operator:
         await self.kill()
         await self.start()
 
-    async def wait_until_ready(self, role: str = "", timeout: float = 60) -> str:
+    async def wait_until_ready(self, role: str = "", timeout: float = 180) -> str:
         """Wait until it is ready, with this role if one is given; return the role."""
         async with asyncio.timeout(timeout):
             while True:

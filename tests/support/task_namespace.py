@@ -25,7 +25,7 @@ Object = dict[str, Any]
 Value = TypeVar("Value")
 
 POLL_SECONDS = 0.2
-CONVERGED_SECONDS = 30.0
+CONVERGED_SECONDS = 180.0
 # Exit codes of simulated trainers, by image. `RUNS` runs until its pod is deleted; the container of `WAITS` never starts.
 SUCCEEDS, CRASHES, KILLED, MISTAKEN, RUNS, WAITS = (
     f"trainer:{outcome}" for outcome in ("succeeds", "crashes", "killed", "mistaken", "runs", "waits")
@@ -162,7 +162,7 @@ class TaskNamespace:
             pods = [pod for pod in await self.list_pods() if pod["metadata"]["labels"][names.TASK_UID_LABEL] == uid]
             return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
 
-        pod = await eventually(f"the trainer of {task} runs", running, CONVERGED_SECONDS)
+        pod = await eventually(f"the trainer of {task} runs", running)
         started = pod["status"]["startTime"]
         terminated = {"exitCode": exit_code, "startedAt": started, "finishedAt": started}
         container = {**pod["status"]["containerStatuses"][0], "ready": False, "state": {"terminated": terminated}}
@@ -182,7 +182,7 @@ class TaskNamespace:
         except AssertionError as error:
             raise AssertionError(f"{error}, but {json.dumps(task.get('status'))}") from None
 
-    async def wait_for_finished_jobs(self, number: int, timeout: float) -> None:
+    async def wait_for_finished_jobs(self, number: int, timeout: float = CONVERGED_SECONDS) -> None:
         """Wait until so many Jobs have finished."""
 
         async def ended() -> bool:
@@ -230,7 +230,7 @@ class TaskNamespace:
         allowed = {(names.PLURAL, name) for name in tasks} | {("jobs", name) for name in created}
         assert {t for t in touched if t[0] not in ("events", "leases")} <= allowed
 
-    async def wait_for_rows(self, history: str, timeout: float = 60) -> None:
+    async def wait_for_rows(self, history: str, timeout: float = CONVERGED_SECONDS) -> None:
         """Wait until the history holds exactly the rows of the tasks as they are now."""
         tasks = await self.list_tasks()
         expected = {key: row for task in tasks.values() for key, row in build_expected_rows(task).items()}
@@ -268,7 +268,9 @@ async def create_namespace(plane: ControlPlane, name: str, folder: Path) -> Asyn
             await api.request("DELETE", path, {"propagationPolicy": "Background"})
 
 
-async def eventually(what: str, check: Callable[[], Awaitable[Value | None]], timeout: float) -> Value:
+async def eventually(
+    what: str, check: Callable[[], Awaitable[Value | None]], timeout: float = CONVERGED_SECONDS
+) -> Value:
     """Return the first true value of `check`; fail after the timeout."""
     deadline = asyncio.get_running_loop().time() + timeout
     while True:

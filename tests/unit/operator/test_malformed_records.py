@@ -299,7 +299,7 @@ async def test_malformed_lists_and_watches_end_no_loop(kind: str, mutations: lis
     pods = Informer(client, "pods", on_event, listed.append)
     namespaces = Informer(client, "namespaces", handlers.on_namespace_event, lambda _: None)
     loops = [asyncio.create_task(loop) for loop in (pods.run(), namespaces.run(), manager.resync.run(client))]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await client.watched.wait()
         await namespaces.synced.wait()
         await client.listed_twice.wait()
@@ -317,7 +317,7 @@ async def test_a_skipped_object_is_not_missing_from_the_watch() -> None:
     client: Any = MalformedClient([skipped])
     pods = Informer(client, "pods", manager.event_handlers.on_pod_event, lambda _: None)
     loops = [asyncio.create_task(loop) for loop in (pods.run(), manager.resync.run(client))]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await client.watched.wait()
         client.lists = 0
         client.listed_twice.clear()
@@ -353,7 +353,7 @@ async def test_a_malformed_row_ends_no_loop_and_the_next_is_closed(namespace: st
 
     fake: Any = FakeRecorder()
     searching = asyncio.create_task(orphans.close_orphans(fake, ListingCluster(), lambda _: False))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for _ in range(2):
             assert "2" in await fake.searches.get()
     assert not searching.done()

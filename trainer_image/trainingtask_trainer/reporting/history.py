@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 # The scores of the labels in a row; the database refuses more than 2 MiB of one column.
 _MAX_LABEL_BYTES = 1_900_000
 _FINAL_TIMEOUT = 10.0  # seconds for two tries to connect; then the operator writes the row
+_FINAL_TIMEOUT_OF_FILE = 120.0  # a row in a file is written here or never
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class HistorySink(BackgroundSink):
         # Connects on first use, which is in the thread. No pool: a role has few connections for all of a namespace.
         engine = open_history(url, pooled=False)
         # On a cluster the operator migrates the schema; a file on a laptop is created by the first run.
-        schema_missing = engine.dialect.name == "sqlite"
+        is_file = schema_missing = engine.dialect.name == "sqlite"
         self._task_uid = origin.task_uid
         self._phases: list[RunEvent] = []
         written = 0  # points of the curve
@@ -77,7 +78,8 @@ class HistorySink(BackgroundSink):
                 raise DeliveryError(str(error)) from error
             written += len(new)
 
-        super().__init__("the history", deliver, interval=MIN_HISTORY_INTERVAL, final_timeout=_FINAL_TIMEOUT)
+        final_timeout = _FINAL_TIMEOUT_OF_FILE if is_file else _FINAL_TIMEOUT
+        super().__init__("the history", deliver, interval=MIN_HISTORY_INTERVAL, final_timeout=final_timeout)
 
     def send(self, report: TrainingReport) -> None:
         """Take the newest report."""

@@ -21,7 +21,7 @@ from trainingtask_trainer.reporting.progress import CurvePoint
 from trainingtask_trainer.reporting.scalars import Scalar, collect_scores, iterate_curve
 
 # Seconds for the last report, and for one more try where the server could not be used before.
-_FINAL_TIMEOUT, _FINAL_TIMEOUT_IN_OUTAGE = 10.0, 2.0
+_FINAL_TIMEOUT, _FINAL_TIMEOUT_IN_OUTAGE = 30.0, 2.0
 _TAG = "trainingtask"
 _UID_TAG = f"{_TAG}.uid"
 

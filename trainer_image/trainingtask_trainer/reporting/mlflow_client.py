@@ -26,7 +26,7 @@ from trainingtask_trainer.reporting.mlflow_answers import (
 from trainingtask_trainer.reporting.scalars import Scalar
 
 # Seconds to connect, and between two packets.
-_TIMEOUT = httpx.Timeout(5.0, connect=3.0)
+_TIMEOUT = httpx.Timeout(10.0, connect=3.0)
 _MAX_ANSWER_BYTES = 4 << 20
 _MAX_WORDS = 300
 _TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)

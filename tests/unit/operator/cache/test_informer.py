@@ -62,7 +62,7 @@ async def run_informer(
 ) -> None:
     running_informer = Informer(client, "pods", on_event, on_list, **options)  # type: ignore[arg-type] - the two methods it uses
     running = asyncio.create_task(running_informer.run())
-    await asyncio.wait_for(client.done.wait(), 5)
+    await asyncio.wait_for(client.done.wait(), 60)
     assert running_informer.synced.is_set()
     running.cancel()
 

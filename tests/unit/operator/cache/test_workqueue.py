@@ -4,6 +4,9 @@ import pytest
 
 from trainingtask_operator.cache.workqueue import MAX_DELAY_SECONDS, Priority, WorkQueue
 
+LATE = 60.0  # seconds, for a busy machine
+NEVER = 3600.0
+
 
 async def test_a_key_added_repeatedly_is_handed_out_once() -> None:
     queue: WorkQueue[str] = WorkQueue()
@@ -22,7 +25,7 @@ async def test_a_key_in_processing_runs_again_afterwards() -> None:
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(queue.get(), 0.05)
     queue.done("a")
-    assert await asyncio.wait_for(queue.get(), 1) == "a"
+    assert await asyncio.wait_for(queue.get(), LATE) == "a"
     queue.done("a")
     assert len(queue) == 0
 
@@ -44,10 +47,10 @@ async def test_the_jitter_spreads_keys_that_fail_together() -> None:
 
 async def test_the_earlier_of_two_delays_counts() -> None:
     queue: WorkQueue[str] = WorkQueue()
-    queue.add_after("a", 60)
+    queue.add_after("a", NEVER)
     queue.add_after("a", 0.01)
-    queue.add_after("a", 60)
-    assert await asyncio.wait_for(queue.get(), 2) == "a"
+    queue.add_after("a", NEVER)
+    assert await asyncio.wait_for(queue.get(), LATE) == "a"
 
 
 async def test_waiting_workers_are_woken() -> None:
@@ -56,7 +59,7 @@ async def test_waiting_workers_are_woken() -> None:
     await asyncio.sleep(0)
     for key in range(3):
         queue.add(key)
-    assert sorted(await asyncio.wait_for(asyncio.gather(*workers), 2)) == [0, 1, 2]
+    assert sorted(await asyncio.wait_for(asyncio.gather(*workers), LATE)) == [0, 1, 2]
 
 
 async def test_low_priority_comes_last_and_can_be_raised() -> None:
@@ -70,7 +73,7 @@ async def test_low_priority_comes_last_and_can_be_raised() -> None:
 
 
 async def test_low_priority_waits_until_the_queue_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 0.3)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 1.0)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("first")
     assert await queue.get() == "first"
@@ -80,22 +83,22 @@ async def test_low_priority_waits_until_the_queue_is_quiet(monkeypatch: pytest.M
     await asyncio.sleep(0.05)
     assert not waiting.done()
     queue.add("second")
-    assert await asyncio.wait_for(waiting, 0.1) == "second"
-    assert await asyncio.wait_for(queue.get(), 2) == "first"
+    assert await asyncio.wait_for(waiting, LATE) == "second"
+    assert await asyncio.wait_for(queue.get(), LATE) == "first"
 
 
 async def test_low_priority_does_not_delay_low_priority(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 60.0)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", NEVER)
     queue: WorkQueue[str] = WorkQueue()
     for number in range(5):
         queue.add_after(f"low-{number}", 0, priority=Priority.LOW)
     await asyncio.sleep(0.01)
     queue.add("low", priority=Priority.LOW)
-    assert [await asyncio.wait_for(queue.get(), 0.1) for _ in range(6)][-1] == "low"
+    assert [await asyncio.wait_for(queue.get(), LATE) for _ in range(6)][-1] == "low"
 
 
 async def test_low_priority_waits_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 60.0)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", NEVER)
     monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_MAX_WAIT_SECONDS", 0.2)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("other")
@@ -103,18 +106,18 @@ async def test_low_priority_waits_for_a_bounded_time(monkeypatch: pytest.MonkeyP
     queue.add("low", priority=Priority.LOW)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(queue.get(), 0.05)
-    assert await asyncio.wait_for(queue.get(), 2) == "low"
+    assert await asyncio.wait_for(queue.get(), LATE) == "low"
 
 
 async def test_a_key_raised_while_in_processing_is_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 60.0)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", NEVER)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("a")
     await queue.get()
     queue.add("a", priority=Priority.LOW)
     queue.add("a")
     queue.done("a")
-    assert await asyncio.wait_for(queue.get(), 0.1) == "a"
+    assert await asyncio.wait_for(queue.get(), LATE) == "a"
 
 
 async def test_a_stopped_queue_hands_out_nothing_and_wakes_the_workers() -> None:
@@ -122,7 +125,7 @@ async def test_a_stopped_queue_hands_out_nothing_and_wakes_the_workers() -> None
     waiting = asyncio.create_task(queue.get())
     await asyncio.sleep(0)
     queue.stop()
-    assert await asyncio.wait_for(waiting, 1) is None
+    assert await asyncio.wait_for(waiting, LATE) is None
     queue.add("a")
     assert await queue.get() is None
 

@@ -38,7 +38,7 @@ async def close(
 ) -> list[str]:
     recorder: Any = FakeRecorder(runs)
     searching = asyncio.create_task(orphans.close_orphans(recorder, cluster, lambda uid: uid == watched, namespaces))
-    await asyncio.wait_for(recorder.searched.wait(), 5)
+    await asyncio.wait_for(recorder.searched.wait(), 60)
     searching.cancel()
     with suppress(asyncio.CancelledError):
         await searching

@@ -38,7 +38,7 @@ async def test_of_a_thousand_finished_tasks_only_the_unrecorded_is_enqueued() ->
         cache.tasks.put(("n", name), f"uid-{name}", {"metadata": metadata, "spec": {}, "status": status})
     backfill.add(cache.tasks)
     running = asyncio.create_task(backfill.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         key = await queue.get()
     assert key == ("n", "t77")
     for _ in range(100):

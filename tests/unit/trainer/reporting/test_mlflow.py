@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from support import specs
@@ -29,6 +30,13 @@ UID = "6f1b7f5e-0000-4000-8000-000000000000"
 def mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MLflow]:
     with run_mlflow(tmp_path_factory.mktemp("mlflow")) as url:
         yield MLflow(url)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the server as long as a busy machine may need."""
+    monkeypatch.setattr("trainingtask_trainer.reporting.mlflow._FINAL_TIMEOUT", 300.0)
+    monkeypatch.setattr("trainingtask_trainer.reporting.mlflow_client._TIMEOUT", httpx.Timeout(120.0))
 
 
 def track(url: str, experiment: str, attempt: int = 1, uid: str = UID) -> Reporter:

@@ -79,7 +79,8 @@ def test_a_server_that_is_away_is_one_warning() -> None:
     assert reporter.report.tracking_url is None
 
 
-def test_a_server_that_comes_back_gets_all() -> None:
+def test_a_server_that_comes_back_gets_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlflow, "_FINAL_TIMEOUT_IN_OUTAGE", 60.0)
     with serve_http(lambda _: Answer(503, b"<p>starting</p>")) as server:
         reporter = track(server.url)
         reporter.report_step(Step(1, 1, 1, 1, 10, loss=0.5, curve=CURVE))

@@ -30,6 +30,7 @@ from trainingtask_trainer.reporting.kube_status import EarlierSources, create_ap
 from trainingtask_trainer.reporting.progress import Step
 from trainingtask_trainer.reporting.reporter import Reporter
 
+NEVER = 3600.0  # seconds; a test that waits for it is ended long before
 METADATA = Metadata(name="a-task", namespace="team", uid="uid-1")
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 ETAG = "d41d8cd98f00b204e9800998ecf8427e-12"
@@ -61,9 +62,9 @@ class Receiver:
 class TestBackgroundSink:
     def test_newest_report_wins_and_the_last_does_not_wait(self) -> None:
         receiver = Receiver()
-        sink = BackgroundSink("test", receiver, interval=60, final_timeout=5)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=NEVER)
         sink.send(report(step=0))
-        assert receiver.taken.wait(5)
+        assert receiver.taken.wait(60)
         for step in range(1, 50):
             sink.send(report(step=step))
         sink.finish(report(Phase.DONE), None)
@@ -72,56 +73,48 @@ class TestBackgroundSink:
 
     def test_last_report_is_tried_again(self) -> None:
         receiver = Receiver(failures=2)
-        sink = BackgroundSink("test", receiver, interval=60, final_timeout=20)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=NEVER)
         sink.finish(report(Phase.DONE), None)
         sink.wait()
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
 
     def test_last_report_is_not_held_up_by_an_outage_before_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trainingtask_trainer.reporting.background._INITIAL_BACKOFF", 60.0)
+        monkeypatch.setattr("trainingtask_trainer.reporting.background._INITIAL_BACKOFF", NEVER)
         receiver = Receiver(failures=1)
-        sink = BackgroundSink("test", receiver, interval=60, final_timeout=20)
+        sink = BackgroundSink("test", receiver, interval=60, final_timeout=NEVER)
         sink.send(report())
         while not receiver.calls:
             time.sleep(0.01)
-        started = time.monotonic()
         sink.finish(report(Phase.DONE), None)
         sink.wait()
-        assert time.monotonic() - started < 5
         assert [r.phase for r in receiver.reports] == [Phase.DONE]
 
     def test_last_report_is_given_up_in_time(self, caplog: pytest.LogCaptureFixture) -> None:
-        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, final_timeout=60)
+        sink = BackgroundSink("test", Receiver(failures=1000), interval=60, final_timeout=NEVER)
         sink.finish(report(Phase.DONE), 0.3)
-        started = time.monotonic()
         sink.wait()
-        assert time.monotonic() - started < 2
         assert "The last report did not reach test" in caplog.text
 
     def test_a_receiver_that_hangs_holds_nobody_up(self) -> None:
         never = threading.Event()
         sink = BackgroundSink("test", lambda _: never.wait(), interval=0, final_timeout=0.2)  # type: ignore[arg-type, return-value]
-        started = time.monotonic()
         for step in range(100):
             sink.send(report(step=step))
-        assert time.monotonic() - started < 0.5
         sink.finish(report(Phase.DONE), None)
         sink.wait()
-        assert time.monotonic() - started < 2
+        assert not sink.is_delivered
         never.set()
 
     def test_a_receiver_that_is_gone_is_left_alone(self) -> None:
         receiver = Receiver(failures=1000, error=PermanentDeliveryError("deleted"))
-        sink = BackgroundSink("test", receiver, interval=0, final_timeout=20)
+        sink = BackgroundSink("test", receiver, interval=0, final_timeout=NEVER)
         sink.finish(report(Phase.DONE), None)
-        started = time.monotonic()
         sink.wait()
-        assert time.monotonic() - started < 5
         assert receiver.calls == 1
 
     def test_a_defect_ends_the_deliveries_with_a_line_in_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
         receiver = Receiver(failures=1000, error=RecursionError("too deep"))
-        sink = BackgroundSink("test", receiver, interval=0, final_timeout=20)
+        sink = BackgroundSink("test", receiver, interval=0, final_timeout=NEVER)
         sink.finish(report(Phase.DONE), None)
         sink.wait()
         assert isinstance(sink.error, PermanentDeliveryError)
@@ -229,7 +222,7 @@ class TestStatus:
     def test_the_api_server_is_asked_without_a_proxy(self, server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
         with use_silent_proxy(monkeypatch):
             sink = sink_to(server)
-            sink.finish(report(Phase.DONE), 5)
+            sink.finish(report(Phase.DONE), 60)
             sink.wait()
             assert len(server.requests) == 2
 

@@ -124,7 +124,7 @@ def test_workers_end_with_a_killed_trainer() -> None:
         processes = [psutil.Process(int(pid)) for pid in {pid for line in lines for pid in line}]
         assert len(processes) == 3
         trainer.kill()
-        _, alive = psutil.wait_procs(processes, timeout=30)
+        _, alive = psutil.wait_procs(processes, timeout=120)
         assert [process for process in alive if process.status() != psutil.STATUS_ZOMBIE] == []
 
 

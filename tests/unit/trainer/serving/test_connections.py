@@ -139,7 +139,7 @@ def test_a_large_answer_holds_up_no_probe(monkeypatch: pytest.MonkeyPatch) -> No
         reading = pool.submit(read_large_answer, port)
         assert begun.wait(60)
         try:
-            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=30).status_code == 200
+            assert httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=120).status_code == 200
         finally:
             probed.set()
         assert len(reading.result()["outputs"][0]["data"]) == 128_000

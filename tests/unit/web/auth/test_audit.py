@@ -163,7 +163,7 @@ def test_standard_output_holds_only_the_audit_log(
             httpx.post(f"{address_of_web}/session", data={"token": "token-of-nobody"}, headers=here)
         finally:
             web.terminate()
-        output, errors = web.communicate(timeout=30)
+        output, errors = web.communicate(timeout=120)
     first, second = [json.loads(line) for line in output.splitlines()]
     assert (first["event"], first["user"], first["address"]) == ("sign-in", "ann", address)
     assert (second["event"], second["result"], second["address"]) == ("authenticate", "refused", address)

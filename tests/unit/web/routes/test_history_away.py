@@ -29,5 +29,5 @@ def test_an_unavailable_database_means_503_until_it_is_back(shared_postgres: Eng
             assert client.get("/healthz").status_code == 200, "to restart the web app would mend nothing"
         finally:
             postgres_server.start()
-        eventually("the run again", lambda: client.get(path).status_code == 200, 30)
+        eventually("the run again", lambda: client.get(path).status_code == 200)
         assert client.get("/readyz").status_code == 200
