@@ -21,7 +21,7 @@ from trainingtask_operator.handlers import login
 from trainingtask_operator.kube_objects import Object, get_conditions, get_true_conditions, get_uid, is_finished
 
 TRAINING_SECONDS = 480.0
-RECORDING_SECONDS = 60.0
+RECORDING_SECONDS = 180.0
 POLL_SECONDS = 2.0
 
 

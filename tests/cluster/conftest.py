@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/cluster" in str(item.path):
             item.add_marker(pytest.mark.cluster)
-            item.add_marker(pytest.mark.timeout(900))
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -67,7 +67,7 @@ def release() -> datetime:
         "--set=kueue.enabled=true", "--set=web.enabled=true", f"--set-json=trainer.profiles={json.dumps(PROFILES)}",
         *get_image_options(), "--wait", "--timeout=10m", timeout=660,
     )  # fmt: skip
-    run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=60s")
+    run("kubectl", "wait", "--for=condition=Established", "crd/trainingtasks.trainingtask.dev", "--timeout=280s")
     return datetime.now(UTC)
 
 
@@ -181,13 +181,13 @@ def rows(system: Kubectl) -> Callable[[str], list[dict[str, Any]]]:
 def final_row(kubectl: Kubectl, rows: Callable[[str], list[dict[str, Any]]]) -> Callable[[str], dict[str, Any]]:
     """Return a function that waits for the last row of a task to be final."""
 
-    def read(task: str, timeout: float = 60) -> dict[str, Any]:
+    def read(task: str) -> dict[str, Any]:
         uid = kubectl.get("trainingtask", task)["metadata"]["uid"]
 
         def last() -> dict[str, Any] | None:
             found = rows(uid)
             return found[-1] if found and found[-1]["finish_time"] else None
 
-        return eventually(f"a final history row of {task}", last, timeout)
+        return eventually(f"a final history row of {task}", last)
 
     return read

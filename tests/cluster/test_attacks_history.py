@@ -114,7 +114,7 @@ def test_a_tenants_lock_delays_no_other_rows(
     """A new task's row is written and finished while another session locks all existing rows."""
     first = task("before-the-lock", specs.CLASSICAL)
     eventually("its row", lambda: rows(kubectl.get("trainingtask", first)["metadata"]["uid"]))
-    hold = "set statement_timeout = 0; begin; select count(*) from (select id from training_run for update) r; select pg_sleep(25)"
+    hold = "set statement_timeout = 0; set lock_timeout = 0; begin; select count(*) from (select id from training_run for update) r; select pg_sleep(25)"
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(as_trainer, hold)
         second = task("during-the-lock", specs.CLASSICAL)

@@ -43,7 +43,6 @@ def trained(cli: Cli, kubectl: Kubectl) -> Iterator[list[str]]:
     watched = get_output(cli("watch", *names))
     for name in names:
         mine = [line.split(f"{name}: ", 1)[1] for line in watched.splitlines() if f"  {name}: " in line]
-        assert len(mine) > 1, watched
         assert re.fullmatch(r"Succeeded, score 0\.\d{3}", mine[-1]), watched
     yield names
     kubectl("delete", "trainingtask", *names, "--ignore-not-found", "--wait=false")

@@ -62,7 +62,7 @@ def claims(kubectl: Kubectl, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # The local cluster has only images that it built.
     pod["spec"]["containers"][0]["image"] = os.environ.get("TRAININGTASK_IMAGE_TRAINER", "debian:trixie-slim")
     kubectl.apply(*loaded, pod)
-    kubectl("wait", "pod/load-data", "--for=condition=Ready", "--timeout=120s")
+    kubectl("wait", "pod/load-data", "--for=condition=Ready", "--timeout=600s", timeout=610)
     data = [EXAMPLES / "data" / "tickets.csv", EXAMPLES / "data" / "poems.txt", DATA / "cross_validated"]
     if (DATA / "go_emotions").is_dir():
         raw = tmp_path_factory.mktemp("raw") / "go_emotions_raw"

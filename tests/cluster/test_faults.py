@@ -62,7 +62,7 @@ def scale(system: Kubectl, what: str, replicas: int) -> None:
         ]
         return len(pods) == len(ready) == replicas
 
-    eventually(f"{what} at {replicas}", settled, 120)
+    eventually(f"{what} at {replicas}", settled)
 
 
 def test_operator_killed_while_a_task_runs(kubectl: Kubectl, system: Kubectl, task: Apply, slow_task: str) -> None:
@@ -122,7 +122,7 @@ def test_postgres_stopped_during_a_run(kubectl: Kubectl, system: Kubectl, task: 
         kubectl.wait(name, "Complete")
     finally:
         scale(system, POSTGRES, 1)
-    row = final_row(name, timeout=60)
+    row = final_row(name)
     assert row["status"] == "Succeeded"
     assert (
         row["evaluate_result"]["micro"]["f1"]
@@ -135,7 +135,7 @@ def test_trainer_killed_resumes_from_its_checkpoint(kubectl: Kubectl, task: Appl
     reached = kubectl.wait_for_step(name, 10)
     (pod,) = kubectl.pods(name)
     kill_trainer(pod["metadata"]["name"])
-    resumed = eventually("resumes", lambda: kubectl.status(name)["training"].get("resumedFromStep"), 120)
+    resumed = eventually("resumes", lambda: kubectl.status(name)["training"].get("resumedFromStep"))
     assert resumed >= reached - 5
     status = kubectl.status(name)
     first, second = status["attempts"]
@@ -151,7 +151,7 @@ def test_task_deleted_while_it_trains(
     uid = kubectl.get("trainingtask", slow_task)["metadata"]["uid"]
     kubectl("delete", "trainingtask", slow_task)
     eventually("a Cancelled row", lambda: [row["status"] for row in rows(uid)] == ["Cancelled"])
-    eventually("no pods", lambda: not kubectl.pods(slow_task), 120)
+    eventually("no pods", lambda: not kubectl.pods(slow_task))
     assert kubectl.jobs(slow_task) == []
     (row,) = rows(uid)
     assert (row["error_reason"], row["attempt"]) == ("Cancelled", 1)
@@ -164,7 +164,7 @@ def test_job_deleted_by_hand_while_it_trains(kubectl: Kubectl, slow_task: str, f
     kubectl.wait(slow_task, "Failed")
     assert kubectl.condition(slow_task, "Failed")["reason"] == "JobDeleted"
     assert final_row(slow_task)["error_reason"] == "JobDeleted"
-    eventually("no Job", lambda: not kubectl.jobs(slow_task), 120)
+    eventually("no Job", lambda: not kubectl.jobs(slow_task))
 
 
 def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str) -> None:
@@ -181,14 +181,14 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
     (first,) = kubectl.pods(slow_task)
     reached = kubectl.wait_for_step(slow_task, 10)
     suspend(True)
-    eventually("no pods", lambda: not kubectl.pods(slow_task), 120)
+    eventually("no pods", lambda: not kubectl.pods(slow_task))
     assert kubectl.status(slow_task)["state"] == "Suspended"
     suspend(False)
-    eventually("Running", lambda: kubectl.status(slow_task)["state"] == "Running", 120)
+    eventually("Running", lambda: kubectl.status(slow_task)["state"] == "Running")
     (second,) = kubectl.pods(slow_task)
     assert second["metadata"]["uid"] != first["metadata"]["uid"]
     assert kubectl.status(slow_task)["attempt"] == 1, "a suspension is no failure"
-    resumed = eventually("resumes", lambda: kubectl.status(slow_task)["training"].get("resumedFromStep"), 120)
+    resumed = eventually("resumes", lambda: kubectl.status(slow_task)["training"].get("resumedFromStep"))
     assert resumed >= reached, "the last step, written within the grace period"
 
 

@@ -37,7 +37,7 @@ def test_a_later_attempt_reads_the_commits_of_the_first(kubectl: Kubectl, task: 
     spec: dict[str, Any] = {
         "dataset": {"name": "table", "hub": {"id": "me/colours"}},
         "model": {"name": "bert", "checkpoint": "me/bert"},
-        "training": {"epochs": 15, "batchSize": 8},
+        "training": {"epochs": 40, "batchSize": 8},
         "resources": {"cpu": "500m", "memory": "2Gi"},
         "env": [{"name": "HF_ENDPOINT", "secretKeyRef": {"name": "hub", "key": "url"}}],
     }
@@ -50,7 +50,7 @@ def test_a_later_attempt_reads_the_commits_of_the_first(kubectl: Kubectl, task: 
         repository.commit({"README.md": b"moved"})
     (pod,) = kubectl.pods(name)
     kill_trainer(pod["metadata"]["name"])
-    kubectl.wait(name, "Complete", timeout=400)
+    kubectl.wait(name, "Complete")
     status = kubectl.status(name)
     assert len(status["attempts"]) == 2
     assert {source["commit"] for source in status["training"]["results"]["sources"]} == first

@@ -25,7 +25,7 @@ from trainingtask_api import names
 
 GUIDE = Path(__file__).parents[2] / "docs" / "how-to" / "queue-with-kueue.md"
 Apply = Callable[..., str]
-WAIT_SECONDS = 120
+WAIT_SECONDS = 300
 SHORT = "insufficient unused quota for cpu in flavor default, 1 more needed"
 FAKE = specs.changed(specs.CLASSICAL, resources={"profile": "fake", "cpu": "1", "memory": "1Gi"})
 QUEUED = specs.changed(FAKE, runPolicy={"queueName": QUEUE, "retries": 0})

@@ -55,28 +55,32 @@ def build_workload(name: str, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def wait_for_reason(kubectl: Kubectl, task: str, reason: str, kind: str = "Running", timeout: float = 90) -> str:
+def wait_for_reason(kubectl: Kubectl, task: str, reason: str, kind: str = "Running") -> str:
     """Wait for a condition's reason; return its message."""
 
     def condition() -> dict[str, Any] | None:
         found = kubectl.condition(task, kind)
         return found if found.get("reason") == reason else None
 
-    message: str = eventually(f"{task}: {kind} for {reason}", condition, timeout)["message"]
+    message: str = eventually(f"{task}: {kind} for {reason}", condition)["message"]
     return message
 
 
 def measure_event_delay(kubectl: Kubectl, task: str, reason: str, part: str) -> timedelta:
     """Return the delay from Kubernetes' Warning with `part` about the Job or its pod to the task's event of this reason."""
     job = kubectl.status(task)["jobName"]
-    causes, ours = [], []
-    for event in kubectl.find("events"):
-        subject, time = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
-        if subject["kind"] in ("Job", "Pod") and subject["name"].startswith(job) and part in event["message"]:
-            causes.append(datetime.fromisoformat(time))
-        elif (subject["kind"], subject["name"], event["reason"]) == (names.KIND, task, reason):
-            ours.append(datetime.fromisoformat(time))
-    return min(ours) - min(causes)
+
+    def measure() -> timedelta | None:
+        causes, ours = [], []
+        for event in kubectl.find("events"):
+            subject, time = event["involvedObject"], event.get("eventTime") or event["firstTimestamp"]
+            if subject["kind"] in ("Job", "Pod") and subject["name"].startswith(job) and part in event["message"]:
+                causes.append(datetime.fromisoformat(time))
+            elif (subject["kind"], subject["name"], event["reason"]) == (names.KIND, task, reason):
+                ours.append(datetime.fromisoformat(time))
+        return min(ours) - min(causes) if ours else None  # the Event follows the status
+
+    return eventually(f"{task}: the event {reason}", measure)
 
 
 def attempts(kubectl: Kubectl, task: str) -> list[tuple[int, str | None]]:
@@ -146,7 +150,7 @@ def test_a_queued_task_waits_for_quota_and_is_suspended_through_kueue(kubectl: K
     assert kubectl.status("queued")["state"] == "Running", "a task that cannot be stopped is not Suspended"
     kubectl.apply(workloads())
     try:
-        kubectl("wait", "crd/workloads.kueue.x-k8s.io", "--for=condition=Established")
+        kubectl("wait", "crd/workloads.kueue.x-k8s.io", "--for=condition=Established", "--timeout=5m", timeout=310)
         kubectl.apply(build_workload("queued", job()))
         eventually("the Workload is updated", lambda: kubectl.get("workload", "queued")["spec"]["active"] is False)
         wait_for_reason(kubectl, "queued", "SuspendedByUser", "Suspended")
@@ -314,13 +318,13 @@ def test_the_log_outlives_the_pod(kubectl: Kubectl, apply_task: Apply, rows: Cal
 
 
 def test_kubectl_get_shows_the_reasons(kubectl: Kubectl, apply_task: Apply) -> None:
-    lines = kubectl("get", "tt", "-o", "wide").splitlines()
+    lines = kubectl("get", "tt", "-o", "wide").splitlines()  # some change between this and the next reading
     column = lines[0].index("REASON")
     shown = {line.split()[0]: line[column:].split()[0] for line in lines[1:]}
     print("\n".join(lines))  # shown by pytest -s
     for task, reason in shown.items():
         messages = [c["message"] for c in kubectl.status(task)["conditions"] if c["reason"] == reason]
-        print(f"{task}: {messages[0]}")
+        print(f"{task}: {messages}")
     for task, reason in {
         "no-volume": "VolumeNotFound",
         "gpu-waits": "Unschedulable",

@@ -44,7 +44,7 @@ def test_the_server_gives_the_labels_of_predict(kubectl: Kubectl, predicted: lis
     container["image"] = json.loads(run(*build, timeout=1200))["serve"]
     kubectl.apply(deployment, *others)
     try:
-        kubectl("rollout", "status", "deployment/tickets-model", "--timeout=120s")
+        kubectl("rollout", "status", "deployment/tickets-model", "--timeout=280s")
         with forward_port(kubectl.namespace, "service/tickets-model", 80) as port:
             answer = httpx.post(f"http://127.0.0.1:{port}/predict", json={"texts": TEXTS}, timeout=120)
         assert answer.status_code == 200, answer.text

@@ -71,7 +71,7 @@ def test_a_success_beside_a_classic_sidecar_completes_the_task(
     assert "trainer.podAnnotations" in message
     (pod,) = kubectl.pods("beside")
     assert pod["status"]["phase"] == "Running"
-    kubectl.wait("beside", "Complete", timeout=60)
+    kubectl.wait("beside", "Complete")
     status, row = kubectl.status("beside"), final_row("beside")
     assert (status["attempts"][0]["exitCode"], len(status["attempts"])) == (0, 1)
     assert status["training"]["results"]["evaluation"]["micro"]["f1"] == row["evaluate_result"]["micro"]["f1"]

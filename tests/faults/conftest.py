@@ -91,7 +91,7 @@ async def create_crd_and_nodes(plane: ControlPlane) -> None:
         await api.request("POST", crds, manifest)
         for name in ("one", "two"):
             await api.request("POST", f"{PODS}/nodes", build_node(name))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while True:
                 crd = await api.request("GET", f"{crds}/{manifest['metadata']['name']}")
                 nodes = (await api.request("GET", f"{PODS}/nodes"))["items"]

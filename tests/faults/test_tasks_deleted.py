@@ -29,13 +29,13 @@ async def create_running_task(namespace: TaskNamespace, history: str, name: str 
     return uid
 
 
-async def wait_for_cancelled_row(history: str, uid: str, timeout: float = 60) -> None:
+async def wait_for_cancelled_row(history: str, uid: str) -> None:
     """Wait until the only row of a task is Cancelled; assert that it is complete."""
 
     async def is_cancelled() -> bool:
         return [row["status"] for row in await read_rows_of(history, uid)] == ["Cancelled"]
 
-    await eventually(f"a cancelled row of {uid}", is_cancelled, timeout)
+    await eventually(f"a cancelled row of {uid}", is_cancelled)
     (row,) = await read_rows_of(history, uid)
     assert row["error_reason"] == "Cancelled"
     assert row["create_time"] <= row["start_time"] <= row["finish_time"] <= datetime.now(UTC)

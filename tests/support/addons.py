@@ -25,7 +25,7 @@ def install_addons(*names: str) -> Iterator[None]:
     try:
         yield
     finally:
-        run(sys.executable, str(LAUNCHER), "uninstall", *names)
+        run(sys.executable, str(LAUNCHER), "uninstall", *names, timeout=BUILD_SECONDS)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def _configure_kueue(kueue: Kubectl, config: str) -> None:
     patch = json.dumps({"data": {"controller_manager_config.yaml": config}})
     kueue("patch", "configmap", "kueue-manager-config", "--type=merge", "--patch", patch)
     kueue("rollout", "restart", "deployment/kueue-controller-manager")
-    kueue("rollout", "status", "deployment/kueue-controller-manager", "--timeout=3m")
+    kueue("rollout", "status", "deployment/kueue-controller-manager", "--timeout=10m")
 
 
 @contextmanager

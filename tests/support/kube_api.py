@@ -60,7 +60,7 @@ class Api:
             base_url=self.cluster["server"],
             headers=self._headers,
             connector=aiohttp.TCPConnector(ssl=self._tls, limit=self._connections),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=120),
             read_bufsize=2**20,
         )
         return self

@@ -4,7 +4,7 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -12,6 +12,10 @@ Manifest = dict[str, Any]
 Value = TypeVar("Value")
 
 POLL_SECONDS = 0.3
+WAIT_SECONDS = 300
+# What an API server says, or a client of it, on a machine that stalls for some seconds; whatever was asked can be repeated.
+STALLED = re.compile(r"TLS handshake timeout|etcdserver: request timed out|failed calling webhook")
+REPEATABLE = {"get", "apply", "patch", "delete", "wait", "scale", "rollout"}
 
 
 class Refused(AssertionError):
@@ -19,13 +23,21 @@ class Refused(AssertionError):
 
 
 def run(*command: str, stdin: str | None = None, timeout: float = 300) -> str:
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    done = _execute(command, stdin, timeout)
+    for _ in range(3):
+        if done.returncode == 0 or REPEATABLE.isdisjoint(command) or not STALLED.search(done.stderr):
+            break
+        done = _execute(command, stdin, timeout)
     if done.returncode != 0:
         raise Refused(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
 
 
-def eventually(what: str, check: Callable[[], Value | None], timeout: float = 180) -> Value:
+def _execute(command: Sequence[str], stdin: str | None, timeout: float) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def eventually(what: str, check: Callable[[], Value | None], timeout: float = WAIT_SECONDS) -> Value:
     """Return the first true value of `check`; fail with `what` and the last value after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -87,7 +99,7 @@ class Kubectl:
         conditions: list[Manifest] = self.status(name).get("conditions", [])
         return next((condition for condition in conditions if condition["type"] == kind), {})
 
-    def wait(self, name: str, condition: str, timeout: int = 180) -> None:
+    def wait(self, name: str, condition: str, timeout: int = WAIT_SECONDS) -> None:
         """Wait for a condition of a task; fail with the description of the task."""
         try:
             self(
@@ -115,7 +127,7 @@ class Kubectl:
 
         return eventually(f"step {least} of {name}", reached)
 
-    def wait_for_training(self, name: str, timeout: float = 180) -> None:
+    def wait_for_training(self, name: str, timeout: float = WAIT_SECONDS) -> None:
         """Wait until the trainer of a task is training; fail at once when the task has failed."""
 
         def phase() -> bool:

@@ -9,7 +9,7 @@ import psutil
 from support.kubectl import Kubectl, Manifest, eventually
 from trainingtask_api import names
 
-START_SECONDS = 240.0  # two pods import torch on the cores of a small machine
+START_SECONDS = 480.0  # two pods import torch on the cores of a small machine
 
 
 class Group:

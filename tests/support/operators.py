@@ -16,12 +16,13 @@ from support.ports import free_port
 from trainingtask_api import names
 from trainingtask_operator.settings import SETTINGS_VARIABLE
 
-# The operator with another timeout of watches.
-WITH_WATCH_TIMEOUT = """\
+# The operator with another timeout of watches, and with a Lease that outlasts the pauses of a busy machine.
+COMMAND = """\
 import runpy
-from trainingtask_operator.client import kubernetes
+from trainingtask_operator.client import kubernetes, leader_election
 
-kubernetes.WATCH_IDLE_SECONDS = {seconds}
+kubernetes.WATCH_IDLE_SECONDS = {watch_seconds} or kubernetes.WATCH_IDLE_SECONDS
+leader_election.LEASE_DURATION_SECONDS, leader_election.RENEW_DEADLINE_SECONDS = 40, 30.0
 runpy.run_module("trainingtask_operator", run_name="__main__")
 """
 
@@ -39,9 +40,7 @@ class Operator:
         self, log: Path, kubeconfig: Path, settings: Path, watch_timeout: float | None = None, **environment: str
     ) -> None:
         self.log = log
-        self._command = ["-m", "trainingtask_operator"]
-        if watch_timeout is not None:
-            self._command = ["-c", WITH_WATCH_TIMEOUT.format(seconds=watch_timeout)]
+        self._command = ["-c", COMMAND.format(watch_seconds=watch_timeout)]
         self.unexpected_exits: list[int] = []
         self._health = free_port()
         self._environment = {

@@ -25,7 +25,7 @@ Object = dict[str, Any]
 Value = TypeVar("Value")
 
 POLL_SECONDS = 0.2
-CONVERGED_SECONDS = 180.0
+CONVERGED_SECONDS = 240.0  # less than the 300 s of the resync, which would find what the watches miss
 # Exit codes of simulated trainers, by image. `RUNS` runs until its pod is deleted; the container of `WAITS` never starts.
 SUCCEEDS, CRASHES, KILLED, MISTAKEN, RUNS, WAITS = (
     f"trainer:{outcome}" for outcome in ("succeeds", "crashes", "killed", "mistaken", "runs", "waits")

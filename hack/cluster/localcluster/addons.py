@@ -12,7 +12,7 @@ from .config import HERE, Config
 from .console import ClusterError, run, stage
 from .kubectl import kubectl
 
-READY_SECONDS = 300
+READY_SECONDS = 600
 
 
 @dataclass(frozen=True)

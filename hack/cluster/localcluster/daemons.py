@@ -23,7 +23,7 @@ from .config import (
 from .console import ClusterError, wait_until, with_log
 from .processes import find_daemon, start
 
-READY_SECONDS = 90.0
+READY_SECONDS = 300.0
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 
 
@@ -77,9 +77,9 @@ class Daemon:
 
 def _is_http_ok(host: str, port: int, path: str, context: ssl.SSLContext | None = None) -> bool:
     if context is None:
-        connection = http.client.HTTPConnection(host, port, timeout=2)
+        connection = http.client.HTTPConnection(host, port, timeout=10)
     else:
-        connection = http.client.HTTPSConnection(host, port, timeout=2, context=context)
+        connection = http.client.HTTPSConnection(host, port, timeout=10, context=context)
     try:
         connection.request("GET", path)
         return connection.getresponse().status == http.HTTPStatus.OK
@@ -95,7 +95,7 @@ def _is_container_runtime_ready(socket: Path) -> bool:
     A gRPC call is an HTTP/2 request; its body here is one empty message: no compression, and a length of 0.
     """
     url = "http://localhost/runtime.v1.RuntimeService/Version"
-    command = ["curl", "--silent", "--max-time", "2", "--dump-header", "-", "--output", "/dev/null"]
+    command = ["curl", "--silent", "--max-time", "10", "--dump-header", "-", "--output", "/dev/null"]
     command += ["--http2-prior-knowledge", "--header", "content-type: application/grpc", "--header", "te: trailers"]
     command += ["--unix-socket", str(socket), "--data-binary", "@-", url]
     answer = subprocess.run(command, input=bytes(5), capture_output=True, check=False)

@@ -6,7 +6,7 @@ from typing import Any
 from .config import Config
 from .console import run
 
-COMMAND_SECONDS = 120.0
+COMMAND_SECONDS = 600.0
 
 
 def kubectl(config: Config, *arguments: str, stdin: str | None = None) -> str:

@@ -12,7 +12,7 @@ from .console import ClusterError, stage, wait_until, with_log
 from .daemons import Daemon, build_daemons, get_stop_order
 from .kubectl import get_list, kubectl
 
-NODE_READY_SECONDS = 90.0
+NODE_READY_SECONDS = 300.0
 CONTAINER_PATIENCE_SECONDS = 10.0
 
 

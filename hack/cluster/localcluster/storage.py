@@ -88,6 +88,6 @@ def claim(config: Config, namespace: str, name: str, directory: Path) -> None:
         "--namespace",
         namespace,
         "--for=jsonpath={.status.phase}=Bound",
-        "--timeout=30s",
+        "--timeout=300s",
         f"persistentvolumeclaim/{name}",
     )

@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 
 # The scores of the labels in a row; the database refuses more than 2 MiB of one column.
 _MAX_LABEL_BYTES = 1_900_000
-_FINAL_TIMEOUT = 10.0  # seconds for two tries to connect; then the operator writes the row
-_FINAL_TIMEOUT_OF_FILE = 120.0  # a row in a file is written here or never
+# Seconds for the last report; then the operator writes the row, without curve and phases. In an outage they suffice for
+# two tries to connect. A row in a file is written here or never.
+_FINAL_TIMEOUT, _FINAL_TIMEOUT_IN_OUTAGE, _FINAL_TIMEOUT_OF_FILE = 30.0, 10.0, 120.0
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class HistorySink(BackgroundSink):
         # Connects on first use, which is in the thread. No pool: a role has few connections for all of a namespace.
         engine = open_history(url, pooled=False)
         # On a cluster the operator migrates the schema; a file on a laptop is created by the first run.
-        is_file = schema_missing = engine.dialect.name == "sqlite"
+        self._is_file = schema_missing = engine.dialect.name == "sqlite"
         self._task_uid = origin.task_uid
         self._phases: list[RunEvent] = []
         written = 0  # points of the curve
@@ -78,7 +79,7 @@ class HistorySink(BackgroundSink):
                 raise DeliveryError(str(error)) from error
             written += len(new)
 
-        final_timeout = _FINAL_TIMEOUT_OF_FILE if is_file else _FINAL_TIMEOUT
+        final_timeout = _FINAL_TIMEOUT_OF_FILE if self._is_file else _FINAL_TIMEOUT
         super().__init__("the history", deliver, interval=MIN_HISTORY_INTERVAL, final_timeout=final_timeout)
 
     def send(self, report: TrainingReport) -> None:
@@ -89,6 +90,8 @@ class HistorySink(BackgroundSink):
     def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Take the last report."""
         self._record_phase(report)
+        if timeout is None and self.error is not None and not self._is_file:
+            timeout = _FINAL_TIMEOUT_IN_OUTAGE
         super().finish(report, timeout)
 
     def _record_phase(self, report: TrainingReport) -> None:

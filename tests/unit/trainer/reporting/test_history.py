@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 from sqlmodel import Session, select
 
 from support.kubectl import eventually
+from support.ports import free_port
 from support.results import RESULTS
 from support.silent_proxy import use_silent_proxy
 from support.specs import CLASSICAL
@@ -93,6 +94,21 @@ def test_row_is_written_although_the_database_was_away_at_the_start(
     with Session(engine) as session:
         assert session.exec(select(TrainingRun)).one().status == "Succeeded"
     engine.dispose()
+
+
+def test_a_database_that_was_away_gets_one_more_try_at_the_end(
+    make_task: Callable[..., TrainingTask], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_FINAL_TIMEOUT", 3600.0)
+    monkeypatch.setattr(history, "_FINAL_TIMEOUT_IN_OUTAGE", 0.1)
+    url = f"postgresql://me:secret@127.0.0.1:{free_port()}/runs"
+    sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", None, None))
+    sink.send(report(Phase.TRAINING))
+    while sink.error is None:
+        time.sleep(0.01)
+    sink.finish(report(Phase.DONE), None)
+    sink.wait()
+    assert not sink.is_delivered
 
 
 def test_row_of_a_failure_is_final(finish: Callable[[TrainingReport], TrainingRun]) -> None:
