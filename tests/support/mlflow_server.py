@@ -17,7 +17,7 @@ from support.kubectl import eventually
 from support.ports import free_port
 
 _REQUIREMENTS = Path(__file__).parents[2] / "requirements" / "mlflow.txt"
-_START_SECONDS = 240  # its first start compiles its modules
+_START_SECONDS = 500  # its first start compiles its modules
 
 
 def find_python() -> Path:

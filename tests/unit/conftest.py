@@ -3,14 +3,30 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine, text
 
 from support.postgres import Postgres, postgres_server
+from trainingtask_history import engine as engine_module
 from trainingtask_history.engine import open_history
 from trainingtask_history.migrations.runner import migrate
 
 __all__ = ["postgres_server"]
+
+# The same examples in every run, however slow the machine.
+slow = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=slow)
+hypothesis.settings.load_profile("same")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """Let no test fail because the database or the API server took some seconds to answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(engine_module._POSTGRES_ARGUMENTS, "connect_timeout", 60)
+        patch.setattr(engine_module, "_STATEMENT_SECONDS", 120)
+        yield
 
 
 @pytest.fixture

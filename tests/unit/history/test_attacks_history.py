@@ -15,7 +15,7 @@ from sqlmodel import Session, col, select
 from support.kubectl import eventually
 from support.stored_runs import NOW
 from support.tenants import NAMESPACES, PASSWORD, Tenants, make_event, make_point, make_run, record_runs, tenants
-from trainingtask_history import roles
+from trainingtask_history import roles, store
 from trainingtask_history.errors import HistoryError, HistoryLocked, HistoryUnavailable
 from trainingtask_history.maintenance import OpenRun, cancel_run, list_open_runs, prune
 from trainingtask_history.migrations.runner import migrate
@@ -141,9 +141,9 @@ async def test_the_writer_continues_while_a_tenant_locks_its_rows(tenants: Tenan
             ends = [make_run("team-a", f"-{number}", status="Failed", finish_time=NOW) for number in range(3)]
             free = make_run("team-b", status="Succeeded", finish_time=NOW)
             writer.submit([*ends, uncommitted, free])
-            await asyncio.to_thread(eventually, "the free row", lambda: writer.is_recorded([free]), 20)
+            await asyncio.to_thread(eventually, "the free row", lambda: writer.is_recorded([free]))
             # The insert of the uncommitted row blocks: its session is ended, which frees all its rows.
-            await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0, 20)
+            await asyncio.to_thread(eventually, "the others", lambda: writer.backlog == 0)
             connection.invalidate()
     assert {run.status for run in get_runs(tenants).values()} == {"Running", "Failed", "Succeeded"}
 
@@ -155,7 +155,7 @@ async def test_an_advisory_lock_does_not_stop_the_operator(tenants: Tenants) -> 
         async with run_writer(tenants) as writer:
             run = make_run("team-b")
             writer.submit([run])
-            await asyncio.to_thread(eventually, "a row after the start", lambda: writer.backlog == 0, 20)
+            await asyncio.to_thread(eventually, "a row after the start", lambda: writer.backlog == 0)
 
 
 def test_a_long_transaction_is_ended_despite_its_session_settings(
@@ -231,8 +231,11 @@ def test_many_open_rows_of_a_namespace_do_not_hide_others(tenants: Tenants, monk
 
 
 @pytest.mark.parametrize("end", ["Succeeded", None], ids=["finished", "open"])
-def test_a_squatting_row_committed_during_an_upsert_is_deleted(tenants: Tenants, end: str | None) -> None:
+def test_a_squatting_row_committed_during_an_upsert_is_deleted(
+    tenants: Tenants, end: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Team-a commits a row for a run of team-b while the operator's upsert waits for it: they must not be merged."""
+    monkeypatch.setattr(store, "_LIMIT_LOCK_WAIT", text("SET LOCAL lock_timeout = '100s'"))
     victim = make_run(
         "team-b", "-victim", namespace_uid="uid-of-namespace-b", log_tail="secret", finish_time=NOW, status="Failed"
     )
@@ -294,6 +297,7 @@ def test_a_migration_does_not_wait_behind_a_tenants_lock(tenants: Tenants, monke
         monkeypatch.setattr(roles, "_MAX_TRANSACTION_SECONDS", 0)
         assert roles.end_long_transactions(tenants.owner) == 1
         connection.invalidate()
+        monkeypatch.setattr("trainingtask_history.migrations.runner._LOCK_SECONDS", 60)  # until the session is gone
         migrate(tenants.owner)
 
 
@@ -304,7 +308,7 @@ async def test_a_session_that_blocks_a_migration_is_ended(tenants: Tenants) -> N
     with hold_transaction(tenants, "SELECT id FROM training_run FOR UPDATE") as connection:
         async with run_writer(tenants) as writer:
             writer.submit([make_run("team-b")])
-            await asyncio.to_thread(eventually, "a row after the migration", lambda: writer.backlog == 0, 20)
+            await asyncio.to_thread(eventually, "a row after the migration", lambda: writer.backlog == 0)
         with pytest.raises(DBAPIError, match="terminat"):
             connection.execute(text("SELECT 1"))
         connection.invalidate()
@@ -328,4 +332,4 @@ async def test_rows_beyond_the_backlog_are_written_while_others_are_locked(
                 with tenants.owner.connect() as connection:
                     return bool(connection.execute(text(written)).scalar_one() == 6)
 
-            await asyncio.to_thread(eventually, "all rows of team-b", count, 20)
+            await asyncio.to_thread(eventually, "all rows of team-b", count)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import yaml
 
@@ -17,10 +16,6 @@ from trainingtask_trainer.volumes import Volumes
 # What is computed here is too small to share between threads, which on a busy machine only wait for each other. Read by
 # the numeric libraries when they are imported, and by the processes that tests start.
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-# The same examples in every run, however slow the machine.
-hypothesis.settings.register_profile("same", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("same")
 
 GO_EMOTIONS = Path(__file__).parents[3] / ".." / "shared" / "data" / "go_emotions"
 

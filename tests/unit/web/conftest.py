@@ -23,6 +23,12 @@ Client = Callable[..., TestClient]
 HOST = "runs.example.com"
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for the API server's answers as long as a busy machine may need."""
+    monkeypatch.setattr("trainingtask_web.auth.kubernetes._TIMEOUT", (60, 120))
+
+
 @pytest.fixture
 def kubernetes() -> Iterator[FakeApiServer]:
     """ann sees team-a, bob sees team-b, eve sees nothing, and the admin everything."""

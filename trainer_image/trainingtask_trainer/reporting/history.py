@@ -90,7 +90,9 @@ class HistorySink(BackgroundSink):
     def finish(self, report: TrainingReport, timeout: float | None) -> None:
         """Take the last report."""
         self._record_phase(report)
-        if timeout is None and self.error is not None and not self._is_file:
+        if self._is_file:
+            timeout = None
+        elif timeout is None and self.error is not None:
             timeout = _FINAL_TIMEOUT_IN_OUTAGE
         super().finish(report, timeout)
 

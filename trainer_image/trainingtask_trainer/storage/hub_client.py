@@ -75,5 +75,7 @@ class PatientClient(httpx2.Client):
 
 def install_client() -> None:
     """Have huggingface_hub, and with it `datasets`, send its requests by a `PatientClient`."""
+    # Its telemetry asks for a list of known agents before all else, and in an outage would use up the waiting.
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True
     hooks = huggingface_hub.get_session().event_hooks
-    huggingface_hub.set_client_factory(lambda: PatientClient(event_hooks=hooks, follow_redirects=True))
+    huggingface_hub.set_client_factory(lambda: PatientClient(event_hooks=hooks, follow_redirects=True, timeout=None))

@@ -73,7 +73,8 @@ async def test_low_priority_comes_last_and_can_be_raised() -> None:
 
 
 async def test_low_priority_waits_until_the_queue_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 1.0)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", NEVER)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_MAX_WAIT_SECONDS", NEVER)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("first")
     assert await queue.get() == "first"
@@ -84,6 +85,7 @@ async def test_low_priority_waits_until_the_queue_is_quiet(monkeypatch: pytest.M
     assert not waiting.done()
     queue.add("second")
     assert await asyncio.wait_for(waiting, LATE) == "second"
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", 0.0)
     assert await asyncio.wait_for(queue.get(), LATE) == "first"
 
 
@@ -99,13 +101,14 @@ async def test_low_priority_does_not_delay_low_priority(monkeypatch: pytest.Monk
 
 async def test_low_priority_waits_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_QUIET_SECONDS", NEVER)
-    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_MAX_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_MAX_WAIT_SECONDS", NEVER)
     queue: WorkQueue[str] = WorkQueue()
     queue.add("other")
     await queue.get()
     queue.add("low", priority=Priority.LOW)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(queue.get(), 0.05)
+    monkeypatch.setattr("trainingtask_operator.cache.workqueue.LOW_PRIORITY_MAX_WAIT_SECONDS", 0.0)
     assert await asyncio.wait_for(queue.get(), LATE) == "low"
 
 

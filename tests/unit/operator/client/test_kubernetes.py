@@ -56,7 +56,8 @@ async def serving(handler: Handler) -> AsyncIterator[tuple[KubernetesClient, Tok
         await runner.cleanup()
 
 
-async def test_a_log_tail_is_bounded_in_lines_and_bytes() -> None:
+async def test_a_log_tail_is_bounded_in_lines_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainingtask_operator.client.kubernetes.LOG_TIMEOUT_SECONDS", 120.0)
     requested: list[str] = []
 
     async def log(request: web.Request) -> web.Response:

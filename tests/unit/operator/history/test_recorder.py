@@ -69,7 +69,7 @@ async def running(recorder: RunRecorder) -> AsyncIterator[None]:
 
 
 async def wait_until_written(recorder: RunRecorder) -> None:
-    await asyncio.to_thread(eventually, "an empty backlog", lambda: not recorder.backlog, 30)
+    await asyncio.to_thread(eventually, "an empty backlog", lambda: not recorder.backlog)
 
 
 async def test_rows_are_written_and_of_two_versions_the_later_counts(postgres_server: Postgres) -> None:
@@ -109,7 +109,7 @@ async def test_the_table_is_made_before_there_is_a_row(postgres_server: Postgres
             return False
 
     async with running(RunRecorder(url)):
-        await asyncio.to_thread(eventually, "a table", empty_table, 30)
+        await asyncio.to_thread(eventually, "a table", empty_table)
 
 
 async def test_an_unreachable_database_gets_every_row_afterwards(postgres_server: Postgres) -> None:
@@ -138,9 +138,9 @@ async def test_a_row_that_the_database_refuses_delays_no_other(
     beside, after = make_row(), make_row()
     recorder.submit([make_row(attempt=2**40), beside, make_row(score=5.0)])
     async with running(recorder):
-        await asyncio.to_thread(eventually, "the row beside them", lambda: "refused" in caplog.text, 30)
+        await asyncio.to_thread(eventually, "the row beside them", lambda: "refused" in caplog.text)
         recorder.submit([after])
-        await asyncio.to_thread(eventually, "a row after them", lambda: recorder.backlog == 2, 30)
+        await asyncio.to_thread(eventually, "a row after them", lambda: recorder.backlog == 2)
         assert set(read_statuses(url)) == {beside.id, after.id}
 
 
@@ -154,7 +154,7 @@ async def test_a_refused_row_is_dropped_once_its_task_is_deleted(
     dropped = metrics.INVALID_RECORDS.labels("row")._value.get
     before = dropped()
     async with running(recorder):
-        await asyncio.to_thread(eventually, "one row less", lambda: recorder.backlog == 1, 30)
+        await asyncio.to_thread(eventually, "one row less", lambda: recorder.backlog == 1)
         assert "n/cancelled cannot be read and is skipped" in caplog.text
         task = specs.task("finished", specs.CLASSICAL)
         task["metadata"]["uid"] = finished.task_uid
@@ -334,7 +334,7 @@ async def test_dropped_rows_are_requested_again_once_there_is_room(
     assert recorder.backlog == 4
     async with running(recorder):
         await wait_until_written(recorder)  # which makes the table, too
-        await asyncio.to_thread(eventually, "all ten", lambda: len(read_statuses(url)) == 10, 30)
+        await asyncio.to_thread(eventually, "all ten", lambda: len(read_statuses(url)) == 10)
 
 
 async def test_a_stop_waits_for_the_rows_but_not_for_ever(
@@ -387,7 +387,7 @@ async def test_runs_are_deleted_when_they_are_old(postgres_server: Postgres) -> 
         recorder.submit([old, young, make_row(create_time=now)])
         await wait_until_written(recorder)
         pruning = asyncio.create_task(delete_expired_runs(recorder, timedelta(days=30)))
-        await asyncio.to_thread(eventually, "the old run's end", lambda: len(read_statuses(url)) == 2, 30)
+        await asyncio.to_thread(eventually, "the old run's end", lambda: len(read_statuses(url)) == 2)
         assert old.id not in read_statuses(url)
         pruning.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support.ports import free_port
 from support.specs import CLASSICAL, changed
 from trainingtask_api import names
 
@@ -152,7 +152,7 @@ def test_a_killed_rank_is_named(start: Start, rank: int) -> None:
 
 
 def test_a_stopped_rank_ends_the_attempt_and_is_named(start: Start) -> None:
-    run = start(STEPS=MANY_STEPS, STEP_TIMEOUT="8")
+    run = start(STEPS=MANY_STEPS, STEP_TIMEOUT="20")
     other = int(run.wait_for(run.folder / "pid-0").read_text())
     stopped = run.signal_rank(1, signal.SIGSTOP)
     run.wait_for_end_of(other)
@@ -174,9 +174,7 @@ def test_sigterm_to_the_launcher_interrupts_all_ranks(start: Start) -> None:
 
 
 def test_all_nodes_end_with_a_users_mistake_on_one(start: Start) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = str(free.getsockname()[1])
-    nodes = {names.ENV_MAIN_ADDRESS: "127.0.0.1", "PORT": port, "FAULT": "user-error 1"}
+    nodes = {names.ENV_MAIN_ADDRESS: "127.0.0.1", "PORT": str(free_port()), "FAULT": "user-error 1"}
     second = start("second", nodes=2, processes=1, **nodes, **{names.ENV_NODE_RANK: "1"})
     code, row, log = start("first", nodes=2, processes=1, **nodes, **{names.ENV_NODE_RANK: "0"}).end()
     assert code == 64, log

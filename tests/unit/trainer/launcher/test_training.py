@@ -13,7 +13,7 @@ import pytest
 
 from support.specs import CLASSICAL, changed
 
-TIMEOUT = 200
+TIMEOUT = 500
 TICKETS = changed(
     CLASSICAL,
     dataset__sampleSize=200,

@@ -161,7 +161,7 @@ def test_the_database_is_asked_without_a_proxy(
     with use_silent_proxy(monkeypatch):
         url = engine.url.render_as_string(hide_password=False)
         sink = HistorySink(url, make_task(CLASSICAL), RunOrigin("uid-1", "image:1", "node-1"))
-        sink.finish(report(Phase.DONE, results=RESULTS), 5)
+        sink.finish(report(Phase.DONE, results=RESULTS), 120)
         sink.wait()
     assert get_run(engine, ALL, run_id("uid-1", 1)) is not None
 

@@ -167,6 +167,12 @@ def sink_to(server: ApiServer, earlier: EarlierSources | None = None) -> Backgro
     return create_status_sink(METADATA, create_apply(configuration, METADATA), earlier)
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for an answer as long as a busy machine may need."""
+    monkeypatch.setattr(kube_status, "_REQUEST_TIMEOUT", (60.0, 120.0))
+
+
 class TestStatus:
     def test_applies_its_own_field_of_this_very_task(self, server: ApiServer) -> None:
         sink = sink_to(server)

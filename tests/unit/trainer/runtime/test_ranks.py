@@ -19,7 +19,7 @@ from trainingtask_trainer.pipeline import train
 from trainingtask_trainer.preprocessors.array_cache import load_or_compute
 from trainingtask_trainer.reporting.reporter import Reporter
 from trainingtask_trainer.reporting.shared_commits import CommitSink, FollowingReporter
-from trainingtask_trainer.runtime import rank_store
+from trainingtask_trainer.runtime import rank_store, shared_folder
 from trainingtask_trainer.runtime.cgroup import get_cpu_limit, limit_threads
 from trainingtask_trainer.runtime.memory import count_oom_kills
 from trainingtask_trainer.runtime.processes import Group, Processes, plan_group
@@ -99,7 +99,11 @@ def test_the_others_wait_for_the_pods_first_process(tmp_path: Path, monkeypatch:
         with enter_first_in_pod("download") as is_first:
             entered.append(is_first)
 
+    waits = threading.Event()
+    sleep = shared_folder.time.sleep
+    monkeypatch.setattr(shared_folder.time, "sleep", lambda seconds: (waits.set(), sleep(seconds)))
     join = run_beside(enter)
+    assert waits.wait(60)
     assert entered == []
     monkeypatch.setenv("LOCAL_RANK", "0")
     with enter_first_in_pod("download"):

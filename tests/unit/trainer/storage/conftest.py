@@ -32,14 +32,14 @@ def http_server() -> Iterator[HttpServer]:
 
 @pytest.fixture
 def broken_store(http_server: HttpServer, monkeypatch: pytest.MonkeyPatch) -> HttpServer:
-    """Return a server in the place of an S3 server, which is asked again for a second at most."""
+    """Return a server in the place of an S3 server, which is asked four times."""
     clear_credentials(monkeypatch)
     for name, value in get_environment(http_server.port).items():
         monkeypatch.setenv(name, value)
     pause = timedelta(milliseconds=20)
     retry = {
         "max_retries": 3,
-        "retry_timeout": timedelta(seconds=1),
+        "retry_timeout": timedelta(minutes=10),
         "backoff": {"init_backoff": pause, "max_backoff": pause, "base": 2},
     }
     monkeypatch.setattr(object_store, "RETRY", retry)

@@ -42,9 +42,8 @@ class Gateway:
             return answer
         hidden = ("host", "connection", "accept-encoding")
         headers = {name: value for name, value in request.headers.items() if name not in hidden}
-        reply = httpx.request(
-            request.method, self._upstream + request.path, headers=headers, content=request.body, trust_env=False
-        )
+        url = self._upstream + request.path
+        reply = httpx.request(request.method, url, headers=headers, content=request.body, trust_env=False, timeout=120)
         hidden = ("connection", "server", "date", "content-encoding", "transfer-encoding")
         kept = {name: value for name, value in reply.headers.items() if name not in hidden}
         return Answer(reply.status_code, reply.content, kept)

@@ -181,7 +181,7 @@ def test_failing_servers_are_faults_after_retries(code: tuple[int, str], broken_
     for use in (lambda store: store.list(), lambda store: store.read("a", 1), lambda store: store.write("a", b"")):
         broken_store.requests.clear()
         with pytest.raises(
-            Fault, match=rf"could not be used for \d s \(the server answers {code[0]} {code[1]}\)"
+            Fault, match=rf"could not be used for \d+ s \(the server answers {code[0]} {code[1]}\)"
         ) as raised:
             use(make_store("s3://bucket/data"))
         assert raised.value.reason == Reason.SOURCE_UNAVAILABLE

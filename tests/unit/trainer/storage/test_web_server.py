@@ -1,6 +1,6 @@
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -155,7 +155,7 @@ def test_a_file_that_is_read_anew_needs_no_space_beside_its_beginning(
 def test_failing_servers_are_faults_after_retries(status: int, http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: Answer(status)
     with pytest.raises(
-        Fault, match=rf"rows.csv': the server could not be used for \d s \(it answers {status}\)"
+        Fault, match=rf"rows.csv': the server could not be used for \d+ s \(it answers {status}\)"
     ) as raised:
         download(f"{http_server.url}/rows.csv?token=s3cret", tmp_path)
     assert raised.value.reason == Reason.SOURCE_UNAVAILABLE
@@ -164,11 +164,11 @@ def test_failing_servers_are_faults_after_retries(status: int, http_server: Http
 
 
 @pytest.mark.parametrize(
-    "after", ["3600", format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)], ids=["seconds", "date"]
+    "after", ["3600", format_datetime(datetime(2100, 1, 1, tzinfo=UTC), usegmt=True)], ids=["seconds", "date"]
 )
 def test_a_retry_after_beyond_the_limit_ends_the_retries(after: str, http_server: HttpServer, tmp_path: Path) -> None:
     http_server.answer = lambda _: Answer(429, headers={"Retry-After": after})
-    with pytest.raises(Fault, match=r"it answers 429 and asks for a pause of 3\d\d\d s"):
+    with pytest.raises(Fault, match=r"it answers 429 and asks for a pause of \d{4,} s"):
         download(f"{http_server.url}/rows.csv", tmp_path)
     assert len(http_server.requests) == 1
 

@@ -117,7 +117,7 @@ def test_a_malformed_token_is_not_reviewed(
 def test_concurrent_requests_with_one_unknown_token_cause_one_review(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
-    authenticator = Authenticator(history, api)
+    authenticator = Authenticator(history, api, clock=lambda: 0.0)
     with ThreadPoolExecutor(16) as pool:
         assert set(pool.map(authenticator.authenticate, ["bad"] * 200)) == {None}
     assert kubernetes.count("tokenreviews") == 1

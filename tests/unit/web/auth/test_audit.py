@@ -159,8 +159,8 @@ def test_standard_output_holds_only_the_audit_log(
         try:
             eventually("the web app answers", answers)
             here = {"Origin": address_of_web, "X-Forwarded-For": "198.51.100.1, 192.0.2.7, 10.1.2.3"}
-            httpx.post(f"{address_of_web}/session", data={"token": "token-of-ann"}, headers=here)
-            httpx.post(f"{address_of_web}/session", data={"token": "token-of-nobody"}, headers=here)
+            httpx.post(f"{address_of_web}/session", data={"token": "token-of-ann"}, headers=here, timeout=120)
+            httpx.post(f"{address_of_web}/session", data={"token": "token-of-nobody"}, headers=here, timeout=120)
         finally:
             web.terminate()
         output, errors = web.communicate(timeout=120)

@@ -104,7 +104,7 @@ def test_failures_are_not_cached_and_unknown_tokens_only_briefly(
 def test_concurrent_requests_with_one_token_cause_one_review(
     history: Engine, api: ApiServer, kubernetes: FakeApiServer
 ) -> None:
-    authenticator = Authenticator(history, api)
+    authenticator = Authenticator(history, api, clock=lambda: 0.0)
     together = threading.Barrier(8)
 
     def authenticate() -> str:

@@ -26,7 +26,7 @@ def test_a_line_has_all_columns(browser: TestClient, sample: SampleHistory) -> N
     assert cells["c-namespace"] == "ml-team"
     assert (cells["c-dataset"], cells["c-model"], cells["c-device"]) == ("go_emotions", "bert", "gpu")
     assert cells["c-score"] == f"{run.score:.3f}"
-    assert cells["c-started"].endswith("6h ago")
+    assert re.search("[67]h ago$", cells["c-started"])
     label = select(row, ".spark")[0].get("aria-label")
     assert re.fullmatch(r"mean average precision from 0\.\d+ to 0\.\d+, highest 0\.\d+", label)
     assert len(select(row, ".spark polyline")[0].get("points").split()) == 6
