@@ -154,7 +154,7 @@ def test_the_extension_trains_with_its_own_code(
 
 
 def wait_for_results(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    eventually(f"{name} has ended", lambda: kubectl.status(name).get("state") in ("Succeeded", "Failed"), timeout=600)
+    eventually(f"{name} has ended", lambda: kubectl.status(name).get("state") in ("Succeeded", "Failed"), timeout=1200)
     status = kubectl.status(name)
     assert status["state"] == "Succeeded", kubectl("describe", "trainingtask", name)
     results: dict[str, Any] = status["training"]["results"]
