@@ -9,7 +9,7 @@ from trainingtask_api import names
 
 
 def test_helm_test_trains_and_leaves_only_the_row_and_its_pod(kubectl: Kubectl, system: Kubectl) -> None:
-    done = helm("test", RELEASE, f"--namespace={SYSTEM}", "--logs", "--timeout=10m")
+    done = helm("test", RELEASE, f"--namespace={SYSTEM}", "--logs", "--timeout=15m")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "has succeeded" in done.stdout
     assert "its row in the history says Succeeded" in done.stdout

@@ -105,7 +105,7 @@ def test_a_fixed_user_is_refused_on_this_platform(scoped: datetime) -> None:
 
 
 def test_it_trains_and_records_with_roles_alone(scoped: datetime) -> None:
-    done = helm("test", RELEASE, f"--namespace={SYSTEM}", "--logs", "--timeout=5m")
+    done = helm("test", RELEASE, f"--namespace={SYSTEM}", "--logs", "--timeout=15m")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "its row in the history says Succeeded" in done.stdout
     requests = [event for event in read_audit_events(scoped) if event["user"]["username"] == ACCOUNT]
