@@ -144,7 +144,11 @@ def open_slow_reader(port: int) -> Iterator[socket.socket]:
         yield connection
 
 
-WAITING: dict[BoundedProtocol, None] = {}
+# Connections whose client is waited for, of one test each: those of an ended server stay.
+Connections = dict[BoundedProtocol, None]
+WAITING: Connections = {}
+STALLED: Connections = {}
+IDLE: Connections = {}
 SLOW = {
     "max_connections": 20,
     "request_seconds": NEVER,
@@ -154,8 +158,8 @@ SLOW = {
 }
 
 
-def count_stalled() -> int:
-    return sum(connection.flow.write_paused for connection in list(WAITING))
+def count_stalled(waiting: Connections) -> int:
+    return sum(connection.flow.write_paused for connection in list(waiting))
 
 
 @pytest.mark.parametrize("port", [SLOW], indirect=True)
@@ -166,7 +170,7 @@ def test_above_the_limit_the_oldest_slow_readers_are_closed(port: int) -> None:
             readers.append(stack.enter_context(open_slow_reader(port)))
             if number >= 20:
                 assert len(read_until_closed(readers[number - 20])) < 1_000_000
-            eventually("the reader's response is stalled", lambda: count_stalled() == min(len(readers), 20))
+            eventually("the reader's response is stalled", lambda: count_stalled(WAITING) == min(len(readers), 20))
         statuses = [
             httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=TIMEOUT_SECONDS).status_code for _ in range(50)
         ]
@@ -174,11 +178,11 @@ def test_above_the_limit_the_oldest_slow_readers_are_closed(port: int) -> None:
         assert len(read_until_closed(readers[10])) < 1_000_000
 
 
-@pytest.mark.parametrize("port", [{"request_seconds": NEVER, "response_seconds": NEVER, "stalled_seconds": SECONDS, "_waiting_for_client": WAITING}], indirect=True)  # fmt: skip
+@pytest.mark.parametrize("port", [{"request_seconds": NEVER, "response_seconds": NEVER, "stalled_seconds": SECONDS, "_waiting_for_client": STALLED}], indirect=True)  # fmt: skip
 def test_a_stalled_response_is_closed(port: int) -> None:
     with open_slow_reader(port) as reader:
-        eventually("the response is stalled", lambda: count_stalled() == 1)
-        eventually("its connection is closed", lambda: not WAITING)
+        eventually("the response is stalled", lambda: count_stalled(STALLED) == 1)
+        eventually("its connection is closed", lambda: not STALLED)
         assert len(read_until_closed(reader)) < 1_000_000
 
 
@@ -215,13 +219,13 @@ def test_an_unread_response_ends() -> None:
         assert ended.wait(SECONDS + TIMEOUT_SECONDS)
 
 
-@pytest.mark.parametrize("port", [{"request_seconds": NEVER, "_waiting_for_client": WAITING}], indirect=True)
+@pytest.mark.parametrize("port", [{"request_seconds": NEVER, "_waiting_for_client": IDLE}], indirect=True)
 def test_the_timeout_restarts_with_each_request(connect: Connect) -> None:
     connection = connect()
     end = 0.0
 
     def is_restarted() -> bool:
-        return [protocol._timer.when() > end for protocol in list(WAITING) if protocol._timer] == [True]
+        return [protocol._timer.when() > end for protocol in list(IDLE) if protocol._timer] == [True]
 
     for _ in range(3):
         connection.sendall(GOOD + GOOD)
@@ -229,7 +233,7 @@ def test_the_timeout_restarts_with_each_request(connect: Connect) -> None:
         while answers.count(b"ok\n") < 2:
             answers += connection.recv(4096)
         eventually("the timeout begins anew", is_restarted)
-        (protocol,) = list(WAITING)
+        (protocol,) = list(IDLE)
         assert protocol._timer
         end = protocol._timer.when()
 
