@@ -99,9 +99,9 @@ def test_a_pod_that_cannot_be_scheduled_is_explained_and_deleted(cli: Cli, kubec
     }
     kubectl.apply({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "unbound"}, "spec": spec})
     try:
-        run = cli("upload", str(TICKETS), "--claim=unbound", "--timeout=30")
+        run = cli("upload", str(TICKETS), "--claim=unbound", "--timeout=20")
         assert (run.returncode, run.stdout) == (1, "")
-        assert "has not started within 30 s. Unschedulable: " in run.stderr
+        assert "has not started within 20 s. Unschedulable: " in run.stderr
         assert "PersistentVolumeClaim" in run.stderr
         eventually("no helper pods", lambda: not list_helper_pods(kubectl))
     finally:
