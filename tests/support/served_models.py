@@ -89,10 +89,20 @@ class ModelServer:
     url: str
 
 
+COMMAND = """\
+import sys
+from trainingtask_trainer.__main__ import main
+from trainingtask_trainer.serving import server
+
+server._DRAIN_SECONDS = {}
+sys.exit(main())
+"""
+
+
 @contextmanager
-def run_model_server(*arguments: str) -> Iterator[ModelServer]:
-    """Serve a model in a process while entered."""
-    command = [sys.executable, "-m", "trainingtask_trainer", "serve", "--port=0", *arguments]
+def run_model_server(*arguments: str, drain_seconds: float = 1.0) -> Iterator[ModelServer]:
+    """Serve a model in a process while entered; after SIGTERM it accepts connections for so many seconds."""
+    command = [sys.executable, "-c", COMMAND.format(drain_seconds), "serve", "--port=0", *arguments]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None

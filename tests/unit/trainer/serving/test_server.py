@@ -246,9 +246,10 @@ def test_a_failing_model_is_no_stack_trace(held: HeldModel, server: ModelServer)
     assert post(server, "next").status_code == 200
 
 
-def test_sigterm_drains_before_the_server_stops(held: HeldModel, server: ModelServer) -> None:
+def test_sigterm_drains_before_the_server_stops(held: HeldModel) -> None:
     held.close_gate()
-    with ThreadPoolExecutor(1) as pool:
+    serving = run_model_server(str(held.folder), f"--code-dir={held.code}", drain_seconds=15.0)
+    with serving as server, ThreadPoolExecutor(1) as pool:
         first = pool.submit(post, server, "first")
         with held.hold_batch():
             server.process.send_signal(signal.SIGTERM)
@@ -260,8 +261,8 @@ def test_sigterm_drains_before_the_server_stops(held: HeldModel, server: ModelSe
         assert first.result().status_code == 200
         assert late.result().status_code == 200
         assert late.result().headers["Connection"] == "close"
-    server.client.close()
-    assert server.process.wait() == 0
+        server.client.close()
+        assert server.process.wait() == 0
 
 
 def test_the_server_imports_no_torch_and_no_scikit_learn() -> None:
