@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 POLL_SECONDS = 0.3
 WAIT_SECONDS = 300
-# What an API server says, or a client of it, on a machine that stalls for some seconds; whatever was asked can be repeated.
+# What an API server says, or a client of it, on a machine that stalls for some seconds, and the commands to repeat then.
 STALLED = re.compile(r"TLS handshake timeout|etcdserver: request timed out|failed calling webhook")
 REPEATABLE = {"get", "apply", "patch", "delete", "wait", "scale", "rollout"}
 

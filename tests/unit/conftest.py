@@ -15,14 +15,14 @@ from trainingtask_history.migrations.runner import migrate
 __all__ = ["postgres_server"]
 
 # The same examples in every run, however slow the machine.
-slow = [hypothesis.HealthCheck.too_slow]
-hypothesis.settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=slow)
+_SLOW = [hypothesis.HealthCheck.too_slow]
+hypothesis.settings.register_profile("same", deadline=None, derandomize=True, suppress_health_check=_SLOW)
 hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def patience() -> Iterator[None]:
-    """Let no test fail because the database or the API server took some seconds to answer."""
+    """Let no test fail because the database took some seconds to answer."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(engine_module._POSTGRES_ARGUMENTS, "connect_timeout", 60)
         patch.setattr(engine_module, "_STATEMENT_SECONDS", 120)
