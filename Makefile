@@ -25,7 +25,7 @@ test: $(VENV)/ready style ## Everything, on a real cluster as well, whose tests 
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	$(AT_ONCE) tests/cluster tests/faults tests/rest
+	$(AT_ONCE) tests/cluster tests/faults tests/rest tests/chart
 
 test-unit: $(VENV)/ready style ## Lint, types, and the tests that need no cluster, in two processes
 	$(AT_ONCE) types tests/browser
@@ -35,9 +35,9 @@ test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postg
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	$(AT_ONCE) tests/cluster tests/faults
+	$(AT_ONCE) tests/cluster tests/faults tests/chart
 
-.PHONY: style types tests/browser tests/rest tests/cluster tests/faults
+.PHONY: style types tests/browser tests/rest tests/cluster tests/faults tests/chart
 style: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 types:
@@ -49,7 +49,7 @@ tests/rest:
 	nice -n 10 $(BIN)/mypy
 	nice -n 10 $(BIN)/pytest tests/browser
 	nice -n 10 $(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
-tests/cluster tests/faults:
+tests/cluster tests/faults tests/chart:
 	eval "$$($(CLUSTER) env)" && $(BIN)/pytest $@
 
 bench-operator: $(VENV)/ready ## Measure the operator beside a bare kopf and a plain asyncio (BENCH=--quick: a smoke test)

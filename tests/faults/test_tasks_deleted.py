@@ -22,10 +22,14 @@ async def read_rows_of(history: str, uid: str) -> list[Object]:
 
 
 async def create_running_task(namespace: TaskNamespace, history: str, name: str = "task") -> str:
-    """Return the uid of a running task with a row."""
+    """Return the uid of a running task whose row says so."""
     await namespace.create(name, RUNS)
     uid = str((await namespace.wait_for_state(name, "Running"))["metadata"]["uid"])
-    await eventually("a row", lambda: read_rows_of(history, uid))
+
+    async def has_started() -> bool:
+        return any(row["start_time"] for row in await read_rows_of(history, uid))
+
+    await eventually("a row with the start", has_started)
     return uid
 
 

@@ -182,6 +182,15 @@ class TaskNamespace:
         except AssertionError as error:
             raise AssertionError(f"{error}, but {json.dumps(task.get('status'))}") from None
 
+    async def wait_for_attempt(self, name: str, number: int) -> Object:
+        """Wait until this attempt of a task runs; return the task."""
+
+        async def runs() -> Object | None:
+            task = await self.get_task(name)
+            return task if task["status"].get("attempt") == number and get_state(task) == "Running" else None
+
+        return await eventually(f"attempt {number} of {name} runs", runs)
+
     async def wait_for_finished_jobs(self, number: int, timeout: float = CONVERGED_SECONDS) -> None:
         """Wait until so many Jobs have finished."""
 
