@@ -1,4 +1,4 @@
-"""Every task of examples/ runs, all in parallel, on claims that examples/load-data.yaml fills."""
+"""The tasks of examples/ run, in parallel, on claims that examples/load-data.yaml fills."""
 
 import csv
 import os
@@ -31,6 +31,11 @@ RUN_ELSEWHERE = {
     "batch-predict.yaml": "no task: checked with the unit tests of the repository",
     "kserve.yaml": "no task, and needs KServe: checked with the unit tests of the repository",
 }
+# Of a kind that another example has: `make test-full` runs them.
+ALIKE = [
+    *(f"transformers/{family}.yaml" for family in ("albert", "bert", "distilbert", "roberta")),
+    *(f"classical/{model}.yaml" for model in ("linear-svc", "random-forest")),
+]
 # Several must fit on two cores.
 RESOURCES = {"cpu": "300m", "memory": "1Gi"}
 
@@ -40,9 +45,11 @@ def manifests(example: str) -> list[dict[str, Any]]:
 
 
 def get_skip_reason(example: str) -> str | None:
-    """Return why an example cannot run here, None when it can."""
+    """Return why an example does not run here, None when it does."""
     if example in RUN_ELSEWHERE:
         return RUN_ELSEWHERE[example]
+    if example in ALIKE and os.environ.get("TRAININGTASK_TESTS") != "full":
+        return "takes long: make test-full"
     spec = manifests(example)[-1]["spec"]
     if "hub" in spec["dataset"]:
         return "no hub is at hand"
@@ -93,7 +100,7 @@ def write_raw(source: Path, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tasks(kubectl: Kubectl, claims: None) -> Iterator[dict[str, str]]:
-    """Apply all examples that can run here and return their tasks' names."""
+    """Apply all examples that are to run and return their tasks' names."""
     names = {}
     for example in FILES:
         if get_skip_reason(example) is not None:
@@ -126,7 +133,9 @@ def test_the_example_is_accepted(kubectl: Kubectl, example: str) -> None:
     kubectl("apply", "--dry-run=server", "-f", str(EXAMPLES / example))
 
 
-@pytest.mark.parametrize("example", FILES)
+@pytest.mark.parametrize(
+    "example", [pytest.param(name, marks=pytest.mark.full) if name in ALIKE else name for name in FILES]
+)
 def test_the_example_runs(kubectl: Kubectl, request: pytest.FixtureRequest, example: str) -> None:
     reason = get_skip_reason(example)
     if reason is not None:

@@ -76,6 +76,7 @@ def test_operator_killed_while_a_task_runs(kubectl: Kubectl, system: Kubectl, ta
     assert len(kubectl.pods(slow_task)) == 1
 
 
+@pytest.mark.full
 def test_operator_killed_as_soon_as_a_task_has_its_job(
     kubectl: Kubectl, system: Kubectl, task: Apply, final_row: FinalRow
 ) -> None:
@@ -87,6 +88,7 @@ def test_operator_killed_as_soon_as_a_task_has_its_job(
     assert final_row(name)["status"] == "Succeeded"
 
 
+@pytest.mark.full
 def test_operator_away_while_a_task_is_created_named_and_finished(
     kubectl: Kubectl, system: Kubectl, task: Apply, final_row: FinalRow
 ) -> None:
@@ -159,6 +161,7 @@ def test_task_deleted_while_it_trains(
     assert row["log_tail"], "the log is kept"
 
 
+@pytest.mark.full
 def test_job_deleted_by_hand_while_it_trains(kubectl: Kubectl, slow_task: str, final_row: FinalRow) -> None:
     kubectl("delete", "job", f"--selector=trainingtask.dev/task-name={slow_task}", "--wait=false")
     kubectl.wait(slow_task, "Failed")
@@ -192,6 +195,7 @@ def test_suspended_while_it_trains_and_resumed(kubectl: Kubectl, slow_task: str)
     assert resumed >= reached, "the last step, written within the grace period"
 
 
+@pytest.mark.full
 def test_deadline_passed(kubectl: Kubectl, task: Apply, slow_spec: dict[str, Any], final_row: FinalRow) -> None:
     task("too-slow", specs.changed(slow_spec, runPolicy__activeDeadlineSeconds=15))
     kubectl.wait("too-slow", "Failed")

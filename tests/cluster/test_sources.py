@@ -146,6 +146,7 @@ def test_a_slow_server_is_waited_for_and_its_bytes_are_told(
     kubectl.wait(name, "Complete")
 
 
+@pytest.mark.full
 def test_killed_at_a_random_step_it_ends_with_the_same_numbers(
     kubectl: Kubectl, task: Apply, store: tuple[S3Server, Bucket]
 ) -> None:

@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -21,7 +20,6 @@ from sklearn.svm import SVC
 
 from support.hostile_models import (
     BROKEN,
-    INSTALLED,
     Payload,
     refusal,
     write_archive,
@@ -223,19 +221,16 @@ def forge_single_tree(state: dict[str, Any]) -> None:
     ],
 )
 def test_compiled_code_follows_no_number_unchecked(
-    trained: Callable[[str], Path], tmp_path: Path,
+    trained: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str],
     model: str, forge: Callable[[dict[str, Any]], None], sentence: str,
 ) -> None:  # fmt: skip
     folder = Path(shutil.copytree(trained(model), tmp_path / "model"))
     state = skops_files.load(folder / "model.skops")
     forge(state)
     skops_files.dump(state, folder / "model.skops")
-    done = subprocess.run(  # apart: it would end the process
-        [INSTALLED, "predict", folder, "the page is very slow"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 64, done
-    assert BROKEN in done.stderr
-    assert sentence in done.stderr
+    said = refusal(folder, capsys)
+    assert BROKEN in said
+    assert sentence in said
 
 
 def test_a_file_that_unpacks_to_more_than_itself_is_not_read(

@@ -254,6 +254,7 @@ def test_baselines_on_real_rows(go_emotions: Path) -> None:
     assert result.test.label_prior.loss == pytest.approx(result.test.loss)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(120)  # two seconds; scikit-learn's functions would take minutes
 @pytest.mark.parametrize("shape", [(43_000, 28), (5_000, 1_000)])
 def test_large_data_takes_seconds(shape: tuple[int, int]) -> None:

@@ -140,7 +140,7 @@ def test_an_exception_in_one_rank_is_the_failure_of_all(start: Start) -> None:
     assert row["step"] is not None  # what rank 0 had reported stays
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_a_killed_rank_is_named(start: Start, rank: int) -> None:
     run = start(STEPS=MANY_STEPS)
     run.signal_rank(rank, signal.SIGKILL)

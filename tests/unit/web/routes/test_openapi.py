@@ -14,7 +14,7 @@ from support.web_client import connect
 from trainingtask_web.app import create_app
 from trainingtask_web.settings import load_settings
 
-EXAMPLES = 25
+EXAMPLES = 10
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,

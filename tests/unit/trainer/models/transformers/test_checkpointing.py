@@ -30,6 +30,8 @@ from trainingtask_trainer.storage.claim_folder import ClaimFolder
 
 LOOPS = ("accelerate", "trainer")
 STEPS = 21  # three epochs of seven
+# Steps between checkpoints, the step of the kill, and the one that the training goes on from.
+KILLS = [(5, 12, 10), (None, 12, 7), (None, 6, None), (5, 4, None)]
 
 
 class Killed(BaseException):
@@ -59,8 +61,14 @@ def falling_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_state.TrainingSession, "_validate_epoch", score)
 
 
-@pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("step", sorted({0, 7, *random.Random(4).sample(range(1, STEPS), 4)}))
+@pytest.mark.parametrize(
+    ("loop", "step"),
+    [
+        *(("accelerate", step) for step in sorted({0, 7, *random.Random(4).sample(range(1, STEPS), 4)})),
+        *(("trainer", step) for step in (0, 13)),
+        *(pytest.param("trainer", step, marks=pytest.mark.full) for step in (4, 7, 8, 10)),
+    ],
+)
 def test_stopped_at_any_step(tiny_models: Path, tmp_path: Path, loop: str, step: int) -> None:
     whole = uninterrupted(loop, tiny_models)
     with pytest.raises(Interrupted):
@@ -95,9 +103,13 @@ def test_stopped_while_validating(tiny_models: Path, tmp_path: Path, loop: str, 
     assert resumed.fitted.resumed_from_step == step
 
 
-@pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize(
-    ("checkpoint_steps", "killed", "resumed_from"), [(None, 12, 7), (None, 6, None), (5, 12, 10), (5, 4, None)]
+    ("loop", "checkpoint_steps", "killed", "resumed_from"),
+    [
+        *(("accelerate", *kill) for kill in KILLS),
+        ("trainer", *KILLS[0]),
+        *(pytest.param("trainer", *kill, marks=pytest.mark.full) for kill in KILLS[1:]),
+    ],
 )
 def test_killed_without_a_word(
     tiny_models: Path, tmp_path: Path, loop: str, checkpoint_steps: int | None, killed: int, resumed_from: int | None
