@@ -124,6 +124,8 @@ def kubelet(config: Config, cgroup_root: str) -> str:
             "cgroupRoot": cgroup_root,
             "failCgroupV1": False,
             "failSwapOn": False,
+            # Idle cores are anyone's: a trainer of half a core, as several must fit here, starts in a third of the time.
+            "cpuCFSQuota": False,
             "oomScoreAdj": 0,
             "makeIPTablesUtilChains": False,  # unused here, and they would outlive the kubelet
             # The root file system's device may be invisible to the kubelet's statistics.
