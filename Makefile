@@ -22,14 +22,15 @@ demo: ## From nothing to two trained models on a real cluster (KUBECONTEXT=name:
 	@$(PYTHON) hack/demo.py
 
 test: $(VENV)/ready style ## Everything, on a real cluster as well, whose tests mostly wait: what needs none runs beside them
+	$(AT_ONCE) types tests/browser
 	$(CLUSTER) up
 	$(CLUSTER) images
 	$(CLUSTER) build jobset kueue
-	$(AT_ONCE) tests/cluster tests/faults tests/rest tests/chart
+	$(AT_ONCE) tests/cluster tests/faults tests/unit tests/chart
 
 test-unit: $(VENV)/ready style ## Lint, types, and the tests that need no cluster, in two processes
 	$(AT_ONCE) types tests/browser
-	$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
+	$(MAKE) --no-print-directory tests/unit
 
 test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postgres, each folder in one process
 	$(CLUSTER) up
@@ -37,18 +38,17 @@ test-cluster: $(VENV)/ready ## The tests on a real API server, kubelet and Postg
 	$(CLUSTER) build jobset kueue
 	$(AT_ONCE) tests/cluster tests/faults tests/chart
 
-.PHONY: style types tests/browser tests/rest tests/cluster tests/faults tests/chart
+.PHONY: style types tests/browser tests/unit tests/cluster tests/faults tests/chart
 style: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports --no-logo
 types:
 	$(BIN)/mypy
+# Never beside the cluster: Chromium ends its requests whenever a pod changes the machine's network.
 tests/browser:
 	$(BIN)/pytest $@
-# What needs no cluster takes the processor time that the cluster and its tests leave.
-tests/rest:
-	nice -n 10 $(BIN)/mypy
-	nice -n 10 $(BIN)/pytest tests/browser
-	nice -n 10 $(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile
+# In the processor time that the cluster and its tests leave.
+tests/unit:
+	nice -n 10 $(BIN)/pytest $@ --numprocesses 2 --dist loadfile
 tests/cluster tests/faults tests/chart:
 	eval "$$($(CLUSTER) env)" && $(BIN)/pytest $@
 
