@@ -1,5 +1,6 @@
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,14 @@ from trainingtask_trainer.volumes import Volumes
 os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 GO_EMOTIONS = Path(__file__).parents[3] / ".." / "shared" / "data" / "go_emotions"
+
+
+@pytest.fixture(autouse=True)
+def forget_precision() -> Iterator[None]:
+    """Forget in which precision a test trained: a process trains once, outside tests."""
+    yield
+    if "accelerate.state" in sys.modules:
+        sys.modules["accelerate.state"].AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
