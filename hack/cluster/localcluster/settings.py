@@ -124,7 +124,7 @@ def kubelet(config: Config, cgroup_root: str) -> str:
             "cgroupRoot": cgroup_root,
             "failCgroupV1": False,
             "failSwapOn": False,
-            # Idle cores are anyone's: a trainer of half a core, as several must fit here, starts in a third of the time.
+            # Idle cores are anyone's: trainers of the tests request half a core, so that several fit here.
             "cpuCFSQuota": False,
             "oomScoreAdj": 0,
             "makeIPTablesUtilChains": False,  # unused here, and they would outlive the kubelet
