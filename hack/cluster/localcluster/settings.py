@@ -124,7 +124,7 @@ def kubelet(config: Config, cgroup_root: str) -> str:
             "cgroupRoot": cgroup_root,
             "failCgroupV1": False,
             "failSwapOn": False,
-            # Idle cores are anyone's: trainers of the tests request half a core, so that several fit here.
+            # Idle cores are anyone's: the imports of a trainer of half a core take 7.5 s, with its limit enforced 22 s.
             "cpuCFSQuota": False,
             "oomScoreAdj": 0,
             "makeIPTablesUtilChains": False,  # unused here, and they would outlive the kubelet
