@@ -75,6 +75,7 @@ _TRANSFORMER = ModelCapabilities(
         "learningRate",
         "scheduler",
         "warmupFraction",
+        "layerDecay",
         "weightDecay",
         "maxGradientNorm",
         "loss",

@@ -107,6 +107,10 @@ class Training(Contract):
         None,
         description="Fraction of the optimiser steps in which the learning rate rises from 0 to its peak. Transformers only. Default: 0.",
     )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None,
+        description="Layer-wise learning-rate decay: each layer learns at this many times the rate of the one above it, the embeddings slowest, and the head at learningRate. Transformers only. Default: 1, all at the same rate.",
+    )
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = Field(
         None, description="Weight decay of AdamW. Transformers only. Default: 0.01."
     )

@@ -62,7 +62,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "cpu-quantities": changed(CLASSICAL, resources={"cpu": "500m", "memory": "512Mi", "storage": "500Mi"}),
     "cpu-fraction": changed(CLASSICAL, resources={"cpu": "1.5"}),
     "all-training": changed(TRANSFORMER, training={"epochs": 1000, "batchSize": 1, "learningRate": 1, "weightDecay": 0, "seed": 4294967295}),
-    "loop": changed(TRANSFORMER, training={"loop": "accelerate", "loss": "focal", "precision": "bf16", "batching": "length_grouped", "scheduler": "cosine", "warmupFraction": 0.1, "gradientAccumulationSteps": 4, "maxGradientNorm": 0, "earlyStoppingPatience": 2, "checkpointSteps": 100}),
+    "loop": changed(TRANSFORMER, training={"loop": "accelerate", "loss": "focal", "precision": "bf16", "batching": "length_grouped", "scheduler": "cosine", "warmupFraction": 0.1, "layerDecay": 0.75, "gradientAccumulationSteps": 4, "maxGradientNorm": 0, "earlyStoppingPatience": 2, "checkpointSteps": 100}),
     "fp16-on-gpu": changed(TRANSFORMER, device="gpu", training__precision="fp16"),
     "auto": changed(TRANSFORMER, model={"name": "auto", "checkpoint": "answerdotai/ModernBERT-base"}),
     "xlnet": changed(TRANSFORMER, model__name="xlnet", training__posWeight="balanced"),

@@ -1,10 +1,11 @@
 """One optimizer step, as both loops take it: AdamW, its learning rate, and the gradients of several micro-batches."""
 
+import re
 from collections.abc import Callable
 
 import torch
 from accelerate.scheduler import AcceleratedScheduler
-from transformers import get_scheduler
+from transformers import PreTrainedModel, get_scheduler
 
 from trainingtask_api.training import Scheduler
 from trainingtask_trainer.models.transformers.collation import Batch, slice_batch
@@ -22,23 +23,48 @@ _SCHEDULERS = {
 
 
 def create_optimizer_and_scheduler(
-    model: torch.nn.Module, settings: Settings, total_steps: int
+    model: PreTrainedModel, settings: Settings, total_steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """Return AdamW, without weight decay of biases and norms, and its learning rate over the steps."""
-    decayed: list[torch.nn.Parameter] = []
-    free: list[torch.nn.Parameter] = []
+    """Return AdamW, without weight decay of biases and norms, and its learning rate over the steps.
+
+    With layer-wise decay the rate of each parameter is multiplied by the decay for every layer above it, as in Sun et
+    al., "How to Fine-Tune BERT for Text Classification?", 2019 (arXiv:1905.05583), section 5.3.2.
+    """
+    layers_above = _count_layers_above(model)
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        (decayed if parameter.ndim > 1 and not name.endswith("bias") else free).append(parameter)
+        rate = settings.learning_rate * settings.layer_decay ** layers_above[name]
+        weight_decay = settings.weight_decay if parameter.ndim > 1 and not name.endswith("bias") else 0.0
+        groups.setdefault((rate, weight_decay), []).append(parameter)
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
+        [
+            {"params": parameters, "lr": rate, "weight_decay": weight_decay}
+            for (rate, weight_decay), parameters in groups.items()
+        ],
         fused=True,
     )
     return optimizer, _create_scheduler(optimizer, settings, total_steps)
 
 
+def _count_layers_above(model: PreTrainedModel) -> dict[str, int]:
+    """Return how many layers lie above each parameter, by its name; the head counts as one.
+
+    A model lists its parameters from the input to the output, and numbers its layers from 0: what comes before the first
+    layer are embeddings, what comes after the last one belongs to the head. Layers that share weights count as one.
+    """
+    prefix = re.escape(model.base_model_prefix)
+    names = [name for name, _ in model.named_parameters()]
+    layers = {name: int(found[1]) for name in names if (found := re.match(rf"{prefix}\.(?:\w+\.)*?(\d+)\.", name))}
+    top = max(layers.values(), default=-1) + 1
+    first = next((index for index, name in enumerate(names) if name in layers), 0)
+    return {
+        name: top - layers[name] if name in layers else (top + 1 if index < first else 0)
+        for index, name in enumerate(names)
+    }
+
+
 def create_learning_rate_function(settings: Settings, total_steps: int) -> Callable[[int], float]:
-    """Return the function from an optimizer step, counted from 1, to its learning rate."""
+    """Return the function from an optimizer step, counted from 1, to its learning rate: without decay, the head's."""
     scheduler = _create_scheduler(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
     (factor,) = scheduler.lr_lambdas
     return lambda step: settings.learning_rate * factor(step - 1)

@@ -25,6 +25,7 @@ class Settings:
     learning_rate: float
     scheduler: Scheduler
     warmup_fraction: float
+    layer_decay: float
     weight_decay: float
     max_gradient_norm: float
     """0: gradients are not clipped."""
@@ -51,6 +52,7 @@ class Settings:
             learning_rate=training.learning_rate or DEFAULT_LEARNING_RATE,
             scheduler=training.scheduler or Scheduler.LINEAR,
             warmup_fraction=training.warmup_fraction or 0.0,
+            layer_decay=training.layer_decay or 1.0,
             weight_decay=DEFAULT_WEIGHT_DECAY if decay is None else decay,
             max_gradient_norm=DEFAULT_MAX_GRADIENT_NORM if norm is None else norm,
             loss=training.loss or Loss.BCE,
@@ -82,6 +84,7 @@ class Settings:
             "learningRate": self.learning_rate,
             "scheduler": self.scheduler.value,
             "warmupFraction": self.warmup_fraction,
+            "layerDecay": self.layer_decay,
             "weightDecay": self.weight_decay,
             "maxGradientNorm": self.max_gradient_norm,
             "loss": self.loss.value,

@@ -113,6 +113,7 @@ def test_arguments_are_all_resolved(tiny_models: Path, make_task: Make, volumes:
         "training.scheduler": "linear",
         "training.warmupFraction": 0.0,
         "training.weightDecay": 0.01,
+        "training.layerDecay": 1.0,
         "training.maxGradientNorm": 1.0,
         "training.loss": "bce",
         "training.loop": "accelerate",
