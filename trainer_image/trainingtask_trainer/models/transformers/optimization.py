@@ -28,7 +28,7 @@ def create_optimizer_and_scheduler(
     """Return AdamW, without weight decay of biases and norms, and its learning rate over the steps.
 
     With layer-wise decay the rate of each parameter is multiplied by the decay for every layer above it, as in Sun et
-    al., "How to Fine-Tune BERT for Text Classification?", 2019 (arXiv:1905.05583), section 5.3.2.
+    al., "How to Fine-Tune BERT for Text Classification?", 2019 (arXiv:1905.05583).
     """
     layers_above = _count_layers_above(model)
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
