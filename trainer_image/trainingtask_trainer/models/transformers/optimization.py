@@ -49,22 +49,34 @@ def create_optimizer_and_scheduler(
 def _count_layers_above(model: PreTrainedModel) -> dict[str, int]:
     """Return how many layers lie above each parameter, by its name; the head counts as one.
 
-    A model lists its parameters from the input to the output, and numbers its layers from 0: what comes before the first
-    layer are embeddings, what comes after the last one belongs to the head. Layers that share weights count as one.
+    A model lists its parameters from the input to the output, and numbers its layers from 0; those of a decoder lie above
+    those of its encoder. What comes before the first layer belongs to the embeddings, as does each table outside of the
+    layers, such as that of relative positions; what else comes after it belongs to the head. Layers that share weights
+    count as one.
     """
-    prefix = re.escape(model.base_model_prefix)
-    names = [name for name, _ in model.named_parameters()]
-    layers = {name: int(found[1]) for name in names if (found := re.match(rf"{prefix}\.(?:\w+\.)*?(\d+)\.", name))}
-    top = max(layers.values(), default=-1) + 1
-    first = next((index for index, name in enumerate(names) if name in layers), 0)
-    return {
-        name: top - layers[name] if name in layers else (top + 1 if index < first else 0)
-        for index, name in enumerate(names)
+    parameters = dict(model.named_parameters())
+    numbered = re.compile(
+        rf"{re.escape(model.base_model_prefix)}\.(?:\w+\.)*?((?:\d+\.)+)"
+    )  # `blocks.0.3.`: two numbers
+    layers = {
+        name: (".decoder." in name, *map(int, found[1].split(".")[:-1]))
+        for name in parameters
+        if (found := numbered.match(name))
     }
+    heights = {layer: height for height, layer in enumerate(sorted(set(layers.values())))}
+    tables = {id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)}
+    above: dict[str, int] = {}
+    for name, parameter in parameters.items():
+        if name in layers:
+            above[name] = len(heights) - heights[layers[name]]
+        else:
+            is_embedding = id(parameter) in tables or layers.keys().isdisjoint(above)
+            above[name] = len(heights) + 1 if is_embedding else 0
+    return above
 
 
 def create_learning_rate_function(settings: Settings, total_steps: int) -> Callable[[int], float]:
-    """Return the function from an optimizer step, counted from 1, to its learning rate: without decay, the head's."""
+    """Return the function from an optimizer step, counted from 1, to the head's learning rate, which no layer decays."""
     scheduler = _create_scheduler(torch.optim.SGD([torch.zeros(1)]), settings, total_steps)
     (factor,) = scheduler.lr_lambdas
     return lambda step: settings.learning_rate * factor(step - 1)

@@ -40,7 +40,7 @@ class Killed(BaseException):
 
 
 def long(loop: str, **training: Any) -> dict[str, Any]:
-    return spec(epochs=3, loop=loop, scheduler="cosine", warmupFraction=0.1, **training)
+    return spec(epochs=3, loop=loop, scheduler="cosine", warmupFraction=0.1, layerDecay=0.8, **training)
 
 
 @cache

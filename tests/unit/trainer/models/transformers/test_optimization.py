@@ -55,6 +55,47 @@ LAYERS_ABOVE = {
         "model.final_norm.weight": 0,
         "head.dense.weight": 0,
     },
+    "deberta-v2": {
+        "deberta.embeddings.LayerNorm.weight": 4,
+        "deberta.encoder.layer.0.output.dense.weight": 3,
+        "deberta.encoder.rel_embeddings.weight": 4,  # of all layers
+        "pooler.dense.weight": 0,
+    },
+    "mpnet": {
+        "mpnet.encoder.layer.2.output.dense.weight": 1,
+        "mpnet.encoder.relative_attention_bias.weight": 4,
+        "classifier.dense.weight": 0,
+    },
+    "xlm": {  # a list of each part of its layers
+        "transformer.embeddings.weight": 4,
+        "transformer.attentions.0.q_lin.weight": 3,
+        "transformer.layer_norm1.2.weight": 1,
+        "transformer.ffns.1.lin1.bias": 2,
+        "sequence_summary.summary.weight": 0,
+    },
+    "funnel": {  # blocks of layers
+        "funnel.embeddings.word_embeddings.weight": 4,
+        "funnel.encoder.blocks.0.0.ffn.linear_1.weight": 3,
+        "funnel.encoder.blocks.0.1.ffn.linear_1.weight": 2,
+        "funnel.encoder.blocks.1.0.ffn.linear_1.weight": 1,
+        "classifier.linear_hidden.weight": 0,
+    },
+    "bart": {
+        "model.shared.weight": 4,
+        "model.encoder.layers.1.fc1.weight": 2,
+        "model.decoder.embed_positions.weight": 4,
+        "model.decoder.layers.0.fc1.weight": 1,
+        "classification_head.dense.weight": 0,
+    },
+}
+# Of families without a tiny checkpoint.
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "deberta-v2": {**_SIZES, "relative_attention": True, "pooler_hidden_size": 32},
+    "mpnet": _SIZES,
+    "xlm": {"emb_dim": 32, "n_layers": 3, "n_heads": 2},
+    "funnel": {"d_model": 32, "block_sizes": [2, 1], "n_head": 2, "d_head": 16, "d_inner": 32},
+    "bart": {"d_model": 32, "encoder_layers": 2, "decoder_layers": 1, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32},
 }
 
 
@@ -108,7 +149,11 @@ def test_the_curve_shows_the_rates_that_the_heads_optimiser_uses(
 
 @pytest.mark.parametrize("family", LAYERS_ABOVE)
 def test_lower_layers_learn_slower(tiny_models: Path, family: str) -> None:
-    model = create_model(tiny_models / family)
+    if family in CONFIGURATIONS:
+        configuration = AutoConfig.for_model(family, vocab_size=40, **CONFIGURATIONS[family])
+        model = AutoModelForSequenceClassification.from_config(configuration)
+    else:
+        model = create_model(tiny_models / family)
     settings = read_settings(learningRate=0.016, layerDecay=0.5, weightDecay=0.25)
     optimiser, _ = create_optimizer_and_scheduler(model, settings, STEPS)
     groups = {id(parameter): group for group in optimiser.param_groups for parameter in group["params"]}

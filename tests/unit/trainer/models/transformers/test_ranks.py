@@ -12,7 +12,7 @@ from support.ranks import Outcome, Training, train_in_ranks
 WORLD_SIZES = (1, 2, 4)
 STEPS = 21  # three epochs of seven
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "length_split": ("bert", {"scheduler": "cosine", "warmupFraction": 0.1}),
+    "length_split": ("bert", {"scheduler": "cosine", "warmupFraction": 0.1, "layerDecay": 0.8}),
     "length_grouped": ("xlnet", {"batching": "length_grouped", "maxGradientNorm": 0.05}),  # has unused parameters
     "accumulation": ("distilbert", {"gradientAccumulationSteps": 4, "batchSize": 3, "posWeight": "balanced"}),
     "early_stopping": ("roberta", {"epochs": 8, "earlyStoppingPatience": 1}),
