@@ -262,7 +262,7 @@ per text. Cross Validated, whose rows are split by three seeds: in each split th
 that it was not trained on, none of them a test row (see below), at least one label per text, and a threshold that is
 chosen on the training rows as well, out of fold. The 95 % are those of resampled test rows.
 """,
-    "transformers": """Three epochs over all rows, or over 2,500 of them where the name says so, on one core of a processor with AMX, *minilm* in bf16.
+    "transformers": """Three epochs over all rows, or over 2,500 of them where the name says so, on one core of a processor with AMX, both in bf16.
 Three seeds of *minilm*, by the kind of thresholds, and what `layerDecay` gains stand [further below](#which-options-gain). The families without numbers need a
 checkpoint from the hub and a GPU: `python benchmarks/results/make_results.py emotions-bert` fills one in where both can be reached.
 """,

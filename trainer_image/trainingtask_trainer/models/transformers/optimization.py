@@ -55,9 +55,8 @@ def _count_layers_above(model: PreTrainedModel) -> dict[str, int]:
     count as one.
     """
     parameters = dict(model.named_parameters())
-    numbered = re.compile(
-        rf"{re.escape(model.base_model_prefix)}\.(?:\w+\.)*?((?:\d+\.)+)"
-    )  # `blocks.0.3.`: two numbers
+    # A layer's number, or its block's and its own.
+    numbered = re.compile(rf"{re.escape(model.base_model_prefix)}\.(?:\w+\.)*?((?:\d+\.)+)")
     layers = {
         name: (".decoder." in name, *map(int, found[1].split(".")[:-1]))
         for name in parameters
@@ -66,12 +65,13 @@ def _count_layers_above(model: PreTrainedModel) -> dict[str, int]:
     heights = {layer: height for height, layer in enumerate(sorted(set(layers.values())))}
     tables = {id(part.weight) for part in model.modules() if isinstance(part, torch.nn.Embedding)}
     above: dict[str, int] = {}
+    embeddings = outside = len(heights) + 1
     for name, parameter in parameters.items():
         if name in layers:
             above[name] = len(heights) - heights[layers[name]]
+            outside = 0
         else:
-            is_embedding = id(parameter) in tables or layers.keys().isdisjoint(above)
-            above[name] = len(heights) + 1 if is_embedding else 0
+            above[name] = embeddings if id(parameter) in tables else outside
     return above
 
 

@@ -88,8 +88,8 @@ LAYERS_ABOVE = {
         "classification_head.dense.weight": 0,
     },
 }
-# Of families without a tiny checkpoint.
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+# Of families without a tiny checkpoint.
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "deberta-v2": {**_SIZES, "relative_attention": True, "pooler_hidden_size": 32},
     "mpnet": _SIZES,
